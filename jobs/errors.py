@@ -1,0 +1,186 @@
+"""Everything that can go wrong with a job, as one tree. Each error knows whether trying again can help.
+
+    Trouble
+    ├── Refused               refused    asked for something that cannot be done as asked
+    │   ├── BadName                      not a model name by Ollama's grammar
+    │   ├── BadRequest                   a job request with wrong or missing parameters
+    │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
+    │   ├── Unsupported                  this server or registry cannot do that, ever
+    │   ├── CpuFallback                  a GPU was promised and the model landed on the CPU
+    │   └── Busy                         the model is held by another job
+    ├── NotFound              not_found  the model, tag, blob or job does not exist
+    ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
+    ├── NoRoom                disk       no place for the bytes
+    │   ├── QuotaExceeded                the weights would outgrow their quota
+    │   ├── DiskFull                     the disk said ENOSPC or EDQUOT
+    │   └── NotWritable                  the weights directory is not ours to write
+    ├── NetworkTrouble        network    trying again can help
+    │   ├── Unreachable                  no connection, no DNS, refused, timed out before an answer
+    │   ├── Stalled                      no byte for longer than the stall limit
+    │   ├── CutShort                     the answer ended before it was whole
+    │   ├── TooManyRequests              429, perhaps with Retry-After
+    │   └── ServerTrouble                5xx, or an answer that makes no sense
+    ├── Corrupt               corrupt    bytes that are not what their digest says; worth one more try
+    ├── Killed                killed     the attempt ended from outside: lease lost, or handed back at a stop
+    └── Bug                   bug        anything nobody foresaw; trying again repeats it
+
+    Interrupted               never recorded as a failure: the worker's own business
+    ├── Fenced                           somebody else ended this attempt, or its lease ran out: stop without a trace
+    ├── Cancelled                        the job was cancelled
+    └── HandedBack                       the worker is asked to stop; the attempt goes back
+
+Nobody reads message text to decide anything: `failure_class` and `tries` are what code looks at.
+"""
+
+from datetime import timedelta
+from typing import ClassVar, Literal, get_args
+
+FailureClass = Literal["not_found", "auth", "disk", "network", "corrupt", "killed", "refused", "bug"]
+FAILURE_CLASSES: tuple[FailureClass, ...] = get_args(FailureClass)
+
+
+class Trouble(Exception):
+    """Something went wrong with a job or a request.
+
+    Args:
+        message: what happened, to which thing. The class docstring's first line stands in when it is left out.
+        hint: what to do next, in one line; shown on a line of its own.
+        retry_after: the other side's own wish, when it said one (429 or 503 with Retry-After).
+
+    """
+
+    failure_class: ClassVar[FailureClass] = "bug"
+    tries: ClassVar[int | None] = 1
+    """How many attempts of this class a job is worth in all; None is as many as the job allows."""
+
+    def __init__(
+        self, message: str | None = None, *, hint: str | None = None, retry_after: timedelta | None = None
+    ) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+        self.hint = hint
+        self.retry_after = retry_after
+
+    @property
+    def can_retry(self) -> bool:
+        return self.tries != 1
+
+
+class Refused(Trouble):
+    """This cannot be done as asked."""
+
+    failure_class = "refused"
+
+
+class BadName(Refused, ValueError):
+    """Not a model name."""
+
+
+class BadRequest(Refused, ValueError):
+    """The request has wrong or missing parameters."""
+
+
+class NewerOllamaNeeded(Refused):
+    """The model needs a newer Ollama."""
+
+
+class Unsupported(Refused):
+    """The other side cannot do this."""
+
+
+class CpuFallback(Refused):
+    """A GPU was promised, but the model runs on the CPU."""
+
+
+class Busy(Refused):
+    """Another job holds this model."""
+
+
+class NotFound(Trouble):
+    """It does not exist."""
+
+    failure_class = "not_found"
+
+
+class Unauthorized(Trouble):
+    """Credentials are missing or refused."""
+
+    failure_class = "auth"
+
+
+class NoRoom(Trouble):
+    """There is no room for the weights."""
+
+    failure_class = "disk"
+
+
+class QuotaExceeded(NoRoom):
+    """The weights would outgrow their quota."""
+
+
+class DiskFull(NoRoom):
+    """The disk is full."""
+
+
+class NotWritable(NoRoom):
+    """The weights directory cannot be written."""
+
+
+class NetworkTrouble(Trouble):
+    """The network or the other side failed for now."""
+
+    failure_class = "network"
+    tries = None
+
+
+class Unreachable(NetworkTrouble):
+    """Nothing answers there."""
+
+
+class Stalled(NetworkTrouble):
+    """No byte arrived for longer than the stall limit."""
+
+
+class CutShort(NetworkTrouble):
+    """The answer ended before it was whole."""
+
+
+class TooManyRequests(NetworkTrouble):
+    """The other side asks us to slow down."""
+
+
+class ServerTrouble(NetworkTrouble):
+    """The other side answered with an error of its own."""
+
+
+class Corrupt(Trouble):
+    """The bytes are not what their digest says."""
+
+    failure_class = "corrupt"
+    tries = 2
+
+
+class Killed(Trouble):
+    """The attempt was ended from outside."""
+
+    failure_class = "killed"
+    tries = None
+
+
+class Bug(Trouble):
+    """Something nobody foresaw."""
+
+
+class Interrupted(Exception):
+    """The attempt stops here, and its task must stop without further effect."""
+
+
+class Fenced(Interrupted):
+    """This attempt is no longer ours."""
+
+
+class Cancelled(Interrupted):
+    """The job was cancelled."""
+
+
+class HandedBack(Interrupted):
+    """The worker is stopping; the attempt goes back to the queue."""
