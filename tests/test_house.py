@@ -159,7 +159,7 @@ def test_readme_maps_what_exists() -> None:
 
 @cache
 def subcommands() -> frozenset[str]:
-    """What `ollama-modal` understands. By name, so that this file also says so while the command line is missing."""
+    """What `ollama-modal` understands. Imported here, so that a broken command line fails only the tests about it."""
     app: Any = importlib.import_module("jobs.cli").app
     return frozenset(typer.main.get_group(app).commands)
 
