@@ -25,6 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"protocols"}),
     frozenset({"record", "catalog", "schedules"}),
     frozenset({"ledger", "ollama", "registry", "weights", "sqlite"}),
+    frozenset({"run"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
     frozenset({"cli"}),
