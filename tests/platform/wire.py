@@ -57,8 +57,8 @@ class Bell:
 class Wire:
     """Serves the families' methods as the `ModalClient` service."""
 
-    def __init__(self, families: Sequence[object]) -> None:
-        self.families = families
+    def __init__(self) -> None:
+        self.families: Sequence[object] = ()
         self.counts: Counter[str] = Counter()
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.failures: list[str] = []
