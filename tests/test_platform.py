@@ -268,27 +268,42 @@ def test_deploy_asks_for_what_the_code_says(tiny: Platform, serving: Platform) -
     assert "/root/jobs/names.py" in tiny.mounts.files(functions["look"].definition.mount_ids)
 
 
-def test_deploy_again_keeps_what_did_not_change(tiny: Platform) -> None:
+def test_deploy_again_keeps_what_did_not_change(serving: Platform) -> None:
     """A second deployment of the same code is the same app, with the same functions in the same version."""
-    before = {name: (one.id, one.version) for name, one in tiny.functions("tiny").items()}
-    app = tiny.app("tiny").id
-    deploy(tiny, "tiny")
-    assert tiny.app("tiny").id == app
-    assert {name: (one.id, one.version) for name, one in tiny.functions("tiny").items()} == before
+    before = {name: (one.id, one.version) for name, one in serving.functions("serving").items()}
+    app = serving.app("serving").id
+    deploy(serving, "serving")
+    assert serving.app("serving").id == app
+    assert {name: (one.id, one.version) for name, one in serving.functions("serving").items()} == before
 
 
-def test_deploy_needs_its_secrets_and_its_environment(tiny: Platform) -> None:
+def needy(secret: modal.Secret) -> modal.App:
+    app = modal.App("needy")
+    app.function(serialized=True, secrets=[secret], image=modal.Image.debian_slim())(lambda: None)
+    return app
+
+
+def test_deploy_needs_its_secrets_and_its_environment(platform: Platform, client: Client) -> None:
     """A secret that does not exist, or lacks a required key, stops the deployment; so does an unknown environment."""
-    missing = modal_command(tiny, "deploy", "-m", f"{SAMPLES}.tiny", "--env", "test")
-    assert missing.returncode != 0
-    assert "Secret 'tiny-secret' not found in environment 'test'" in missing.stdout + missing.stderr
-    tiny.create_secret("tiny-secret", {"OTHER": "x"}, "test")
-    lacking = modal_command(tiny, "deploy", "-m", f"{SAMPLES}.tiny", "--env", "test")
-    assert "missing key(s): TOKEN" in lacking.stdout + lacking.stderr
+    secret = modal.Secret.from_name("needed", required_keys=["TOKEN"])
+    with pytest.raises(modal.exception.NotFoundError, match="Secret 'needed' not found in environment 'test'"):
+        needy(secret).deploy(client=client, environment_name="test")
+    platform.create_secret("needed", {"OTHER": "x"}, "test")
+    with pytest.raises(modal.exception.ConflictError, match=r"missing key\(s\): TOKEN"):
+        needy(secret).deploy(client=client, environment_name="test")
+    with pytest.raises(modal.exception.NotFoundError, match="Environment 'prod' not found"):
+        needy(secret).deploy(client=client, environment_name="prod")
     with pytest.raises(KeyError):
-        tiny.app("tiny", "test")
-    nowhere = modal_command(tiny, "deploy", "-m", f"{SAMPLES}.tiny", "--env", "prod")
-    assert "Environment 'prod' not found" in nowhere.stdout + nowhere.stderr
+        platform.app("needy", "test")
+
+
+def test_sixth_schedule_is_refused(client: Client) -> None:
+    """A workspace runs five schedules; an app that would make it six is not deployed."""
+    app = modal.App("punctual")
+    for n in range(6):
+        app.function(serialized=True, name=f"tick-{n}", schedule=modal.Period(days=1))(lambda: None)
+    with pytest.raises(modal.exception.ConflictError, match="reached limit of 5 cron jobs"):
+        app.deploy(client=client)
 
 
 def test_run_goes_to_its_end_and_leaves_nothing(tiny: Platform) -> None:
@@ -312,7 +327,9 @@ def test_run_reports_what_failed(tiny: Platform) -> None:
 
 def test_source_that_was_not_added_is_not_there(platform: Platform) -> None:
     """Without `add_local_python_source` a container cannot import the package, though this repository can."""
+    platform.settings.start_attempts = 1
     done = modal_command(platform, "run", "-m", f"{SAMPLES}.forgetful::main")
+    platform.settings.start_attempts = 3
     assert done.returncode != 0
     assert "No module named 'jobs'" in done.stdout + done.stderr
 
@@ -413,7 +430,7 @@ def test_preempted_container_commits_and_its_input_runs_again(tiny: Platform, cl
 
 
 def wait_until_lingering(platform: Platform, client: Client, key: str) -> Container:
-    facts = modal.Dict.from_name("tiny-facts", client=client)
+    facts = modal.Dict.from_name("tiny-facts", create_if_missing=True, client=client)
     deadline = time.monotonic() + 60
     while facts.get(key) is None:
         assert time.monotonic() < deadline
@@ -485,12 +502,13 @@ def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform)
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
-    while not any(one.inputs for one in platform.containers("linger")):
+    deployed = tiny.app("tiny").id
+    while not (orphans := [one for one in platform.containers("linger") if one.function.app_id != deployed]):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     client.kill()
     client.wait()
-    [orphan] = [one for one in platform.containers("linger") if one.inputs]
+    [orphan] = orphans
     platform.settings.client_seconds = 0
     platform.wait_exit(orphan)
     platform.settings.client_seconds = 90

@@ -18,7 +18,6 @@ from tests.platform.containers import Container, Containers
 from tests.platform.named import new_id
 from tests.platform.wire import Bell, not_found
 
-MAX_START_FAILURES = 3
 RETRIED = (api_pb2.GenericResult.GENERIC_STATUS_FAILURE, api_pb2.GenericResult.GENERIC_STATUS_TIMEOUT)
 TERMINATED = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_TERMINATED)
 KILL_SWITCH = api_pb2.FunctionGetInputsResponse(inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)])
@@ -270,7 +269,7 @@ class Calls:
             return
         if container.failure is not None or not container.was_ready:
             pool.start_failures += 1
-        if pool.start_failures >= MAX_START_FAILURES:
+        if pool.start_failures >= self.containers.settings.start_attempts:
             self.give_up(pool, container)
         self.scale(pool)
 

@@ -42,6 +42,8 @@ class Settings:
     """Variables every container gets on top of its image's and secrets'."""
     idle_seconds: float = 60.0
     """How long a container without work stays; stands in for every `scaledown_window`."""
+    start_attempts: int = 3
+    """So many containers in a row may fail to start before the waiting inputs are given back as failed."""
     commit_seconds: float = 5.0
     """The pause between background commits."""
     grace_seconds: float = 30.0
