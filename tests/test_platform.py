@@ -21,6 +21,7 @@ from modal_proto import api_pb2
 from jobs.testing.clock import HandClock
 from tests.platform.containers import Container, Settings
 from tests.platform.plane import Platform
+from tests.platform.sample_apps import forgetful
 
 SAMPLES = "tests.platform.sample_apps"
 
@@ -325,13 +326,37 @@ def test_run_reports_what_failed(tiny: Platform) -> None:
     assert "ValueError: as planned" in done.stdout + done.stderr
 
 
-def test_source_that_was_not_added_is_not_there(platform: Platform) -> None:
+def test_source_that_was_not_added_is_not_there(platform: Platform, client: Client) -> None:
     """Without `add_local_python_source` a container cannot import the package, though this repository can."""
     platform.settings.start_attempts = 1
-    done = modal_command(platform, "run", "-m", f"{SAMPLES}.forgetful::main")
+    with forgetful.app.run(client=client), pytest.raises(ModuleNotFoundError, match="No module named 'jobs'"):
+        forgetful.parse.remote("llama3.2")
     platform.settings.start_attempts = 3
-    assert done.returncode != 0
-    assert "No module named 'jobs'" in done.stdout + done.stderr
+
+
+def answering(number: int) -> modal.App:
+    app = modal.App("answering")
+    app.function(serialized=True, name="which", max_containers=1)(lambda: number)
+    app.function(serialized=True, name="double", max_containers=1)(lambda n: 2 * n)
+    return app
+
+
+def test_new_deployment_replaces_the_containers(platform: Platform, client: Client) -> None:
+    """After a deployment that changes a function, its next input runs in a container with the new code."""
+    which = modal.Function.from_name("answering", "which", client=client)
+    answering(1).deploy(client=client)
+    assert which.remote() == 1
+    [old] = platform.containers("which")
+    answering(2).deploy(client=client)
+    assert which.remote() == 2
+    assert platform.wait_exit(old) == 0
+
+
+def test_map_hands_out_many_inputs(platform: Platform, client: Client) -> None:
+    """`map` gives every input to a container and returns the results in order."""
+    answering(3).deploy(client=client)
+    double = modal.Function.from_name("answering", "double", client=client)
+    assert list(double.map(range(20))) == [2 * n for n in range(20)]
 
 
 def test_container_sees_its_image_and_nothing_of_the_host(tiny: Platform, client: Client) -> None:

@@ -10,8 +10,3 @@ app = modal.App("forgetful")
 @app.function(image=modal.Image.debian_slim())
 def parse(name: str) -> str:
     return str(ModelName.parse(name))
-
-
-@app.local_entrypoint()
-def main() -> None:
-    print(parse.remote("llama3.2"))
