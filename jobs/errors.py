@@ -6,8 +6,7 @@
     │   ├── BadRequest                   a job request with wrong or missing parameters
     │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
     │   ├── Unsupported                  this server or registry cannot do that, ever
-    │   ├── CpuFallback                  a GPU was promised and the model landed on the CPU
-    │   └── Busy                         the model is held by another job
+    │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
     ├── NoRoom                disk       no place for the bytes
@@ -32,6 +31,7 @@
 Nobody reads message text to decide anything: `failure_class` and `tries` are what code looks at.
 """
 
+import errno
 from datetime import timedelta
 from typing import ClassVar, Literal, get_args
 
@@ -89,10 +89,6 @@ class Unsupported(Refused):
 
 class CpuFallback(Refused):
     """A GPU was promised, but the model runs on the CPU."""
-
-
-class Busy(Refused):
-    """Another job holds this model."""
 
 
 class NotFound(Trouble):
@@ -184,3 +180,24 @@ class Cancelled(Interrupted):
 
 class HandedBack(Interrupted):
     """The worker is stopping; the attempt goes back to the queue."""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def os_trouble(error: OSError, *, doing: str) -> Trouble:
+    """What the operating system's refusal means for a job: no room, not ours to write, or nothing we foresaw.
+
+    Args:
+        error: as the system raised it; raise the answer `from` it.
+        doing: what was going on, as in "writing blob sha256:…".
+
+    """
+    where = f" ({error.filename})" if error.filename else ""
+    said = f"{doing}: {error.strerror or error}{where}"
+    if error.errno in _FULL:
+        return DiskFull(said, hint="free some space, or delete a model; what was fetched so far is kept")
+    if error.errno in _NOT_OURS:
+        return NotWritable(said, hint="let this user own the models directory, or name another one")
+    return Bug(said)
