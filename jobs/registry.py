@@ -185,7 +185,7 @@ class Registry:
         return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"
 
     def _timeout(self) -> httpx.Timeout:
-        read = min(self._stall, _READ).total_seconds()
+        read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
         return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
 
 

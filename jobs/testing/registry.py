@@ -66,6 +66,8 @@ class Fault:
     digest: str | None = None
     """Only requests for this blob, or this manifest by digest."""
     retry_after: int | None = None
+    challenge: bool = False
+    """A 401 says where to get a token."""
 
     def __post_init__(self) -> None:
         if self.route not in get_args(Route) or self.kind not in get_args(Kind):
@@ -248,7 +250,7 @@ class RegistryDouble:
             if seen:
                 self.seen.append(seen)
                 self.requests[seen.route] += 1
-            if served:
+            if served and served[0]:  # manifests are no blobs
                 self.served[served[0]] += served[1]
 
     def counters(self) -> dict[str, Any]:
@@ -440,8 +442,9 @@ class _Handler(BaseHTTPRequestHandler):
         if "silent" in faults:
             self.double.stopping.wait()
             raise _HangUp
-        if "status" in faults:
-            self._send_error(faults["status"].value, retry_after=faults["status"].retry_after)
+        if fault := faults.get("status"):
+            challenge = self._challenge() if fault.challenge else None
+            self._send_error(fault.value, retry_after=fault.retry_after, challenge=challenge)
             return True
         return False
 
@@ -449,10 +452,13 @@ class _Handler(BaseHTTPRequestHandler):
         double = self.double
         if not double.wants_token or self.headers.get("Authorization") == f"Bearer {double.token}":
             return True
-        realm = double.realm or f"{double.url}/token"
-        scope = f',scope="repository:{repository}:pull"' if repository else ""
-        self._send_error(401, challenge=f'Bearer realm="{realm}",service="double"{scope}')
+        self._send_error(401, challenge=self._challenge(repository))
         return False
+
+    def _challenge(self, repository: str = "") -> str:
+        realm = self.double.realm or f"{self.double.url}/token"
+        scope = f',scope="repository:{repository}:pull"' if repository else ""
+        return f'Bearer realm="{realm}",service="double"{scope}'
 
     # Answers
 
