@@ -35,8 +35,9 @@ from jobs.names import ModelName
 from jobs.progress import Progress
 from jobs.registry import Registry, is_loopback
 from jobs.retrying import AT_ONCE, NEVER, Policy
+from jobs.testing.faults import Fault
 from jobs.testing.models import arbitrary
-from jobs.testing.registry import Fault, RegistryDouble
+from jobs.testing.registry import RegistryDouble
 
 NAME = ModelName.parse("odd")
 MODEL = arbitrary("odd", 3_000_000, layers=3)
