@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "progress", "manifests", "retrying"}),
     frozenset({"protocols"}),
     frozenset({"record", "catalog", "schedules"}),
-    frozenset({"ledger", "ollama", "registry", "weights", "sqlite"}),
+    frozenset({"ledger", "ollama", "registry", "fetch", "journal", "oci", "transport", "weights", "sqlite"}),
     frozenset({"run"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),

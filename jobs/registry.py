@@ -1,0 +1,168 @@
+"""Every model registry, as the rest of the house meets it: a name's manifest, and its blobs brought to disk.
+
+registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How they are spoken to is in `oci`, how bytes
+reach the disk in `fetch`; here stand the numbers. Nothing here knows where models are kept: paths are handed in.
+"""
+
+import ipaddress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+
+from jobs.clock import Clock, SystemClock
+from jobs.fetch import Fetch, attend
+from jobs.manifests import Layer, Manifest
+from jobs.names import ModelName
+from jobs.oci import Line
+from jobs.progress import Progress
+from jobs.retrying import RANGES, REQUESTS, Policy
+
+CONNECTIONS = 8
+"""Enough to fill a fast line from a CDN that limits each connection; more only contend for the interpreter."""
+
+RANGE_BYTES = 16 * 1024 * 1024
+"""What a SIGKILL may cost each connection. Smaller ranges spend their time on round trips."""
+
+STALL = timedelta(seconds=60)
+
+_READ = timedelta(seconds=15)
+"""A connection silent for this long is dropped and its range asked for again, well before the whole fetch stalls."""
+
+_CONNECT = timedelta(seconds=10)
+
+USER_AGENT = "ollama/0.32.15 (amd64 linux) ollama-modal"
+"""The registry refuses models that are newer than the Ollama it reads here."""
+
+
+class Registry:
+    """Every registry, by the host in the model's name.
+
+    Args:
+        client: for tests: all requests go through it, and it stays open.
+        mirrors: a base URL to use instead, by host: `{"registry.ollama.ai": "http://127.0.0.1:5000"}`.
+        plain_http: hosts to speak plain HTTP to, beside loopback and mirrors that say so.
+        stall: no byte for this long ends a fetch.
+        policy: for one range of a blob.
+        requests: for one short request.
+        user_agent: names the Ollama version that is to run the models.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        client: httpx.Client | None = None,
+        mirrors: Mapping[str, str] | None = None,
+        plain_http: Collection[str] = (),
+        connections: int = CONNECTIONS,
+        range_bytes: int = RANGE_BYTES,
+        stall: timedelta = STALL,
+        policy: Policy = RANGES,
+        requests: Policy = REQUESTS,
+        clock: Clock | None = None,
+        user_agent: str = USER_AGENT,
+    ) -> None:
+        self._client = client
+        self._mirrors = dict(mirrors or {})
+        self._plain_http = frozenset(plain_http)
+        self._connections = connections
+        self._range_bytes = range_bytes
+        self._stall = stall
+        self._policy = policy
+        self._requests = requests
+        self._clock = clock or SystemClock()
+        self._user_agent = user_agent
+        self._certificates = httpx.create_ssl_context()
+
+    def manifest(
+        self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
+    ) -> Manifest:
+        """The manifest of a model, or of this repository by `sha256:<hex>`.
+
+        Raises:
+            NotFound: no such model or tag.
+            Unauthorized, NewerOllamaNeeded, Corrupt, NetworkTrouble: as they say.
+
+        """
+        with self._line(name) as line, ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self._requests.call, lambda: line.manifest(reference or name.tag), sleep=line.sleep)
+            attend([answer], check=check, hang_up=line.hang_up)
+            return answer.result()
+
+    def fetch(
+        self,
+        name: ModelName,
+        layer: Layer,
+        into: Path,
+        *,
+        progress: Progress,
+        check: Callable[[], None] = lambda: None,
+        limit: int | None = None,
+    ) -> None:
+        """One blob into the file `into`; see `fetch_all`."""
+        self.fetch_all(name, [layer], lambda _: into, progress=progress, check=check, limit=limit)
+
+    def fetch_all(
+        self,
+        name: ModelName,
+        layers: Sequence[Layer],
+        staged: Callable[[Layer], Path],
+        *,
+        progress: Progress,
+        check: Callable[[], None] = lambda: None,
+        limit: int | None = None,
+        verified: Callable[[Layer], None] = lambda _: None,
+    ) -> None:
+        """Bring blobs to disk, resuming what is there, each hashed in full when this returns.
+
+        Args:
+            name: whose repository holds them.
+            layers: each digest once, in the order to fetch.
+            staged: the file for a blob; a journal named `<file>.ranges` lies beside it.
+            progress: told every byte, those found on disk included; its total is the caller's.
+            check: asked ten times a second from this thread; what it raises ends the fetch within a moment.
+            limit: bytes per second.
+            verified: told each blob whose digest matched, from another thread.
+
+        """
+        with self._line(name) as line:
+            Fetch(
+                line,
+                layers,
+                staged,
+                progress=progress,
+                clock=self._clock,
+                policy=self._policy,
+                stall=self._stall,
+                connections=self._connections,
+                range_bytes=self._range_bytes,
+                limit=limit,
+                verified=verified,
+            ).run(check)
+
+    @contextmanager
+    def _line(self, name: ModelName) -> Iterator[Line]:
+        base = httpx.URL(self._mirrors.get(name.host) or f"{self._scheme(name.host)}://{name.host}")
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
+        with ExitStack() as stack:
+            client = self._client or stack.enter_context(httpx.Client(verify=self._certificates, limits=limits))
+            yield Line(client, base, name, clock=self._clock, timeout=self._timeout(), agent=self._user_agent)
+
+    def _scheme(self, host: str) -> str:
+        return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"
+
+    def _timeout(self) -> httpx.Timeout:
+        read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
+        return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether this host can only be this machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
