@@ -6,8 +6,7 @@
     │   ├── BadRequest                   a job request with wrong or missing parameters
     │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
     │   ├── Unsupported                  this server or registry cannot do that, ever
-    │   ├── CpuFallback                  a GPU was promised and the model landed on the CPU
-    │   └── Busy                         the model is held by another job
+    │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
     ├── NoRoom                disk       no place for the bytes
@@ -91,10 +90,6 @@ class Unsupported(Refused):
 
 class CpuFallback(Refused):
     """A GPU was promised, but the model runs on the CPU."""
-
-
-class Busy(Refused):
-    """Another job holds this model."""
 
 
 class NotFound(Trouble):

@@ -1,0 +1,372 @@
+"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry, follow.
+
+Facts are keys written once; a job is the fold over them (`jobs.record`). So no compare-and-swap is needed: of racing
+writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
+again.
+
+    job/<id>            the request; writing it is the posting        once
+    live/<kind>/<subj>  which job of this subject to look at first    overwritten, any old value is still right
+    claim/<id>/<n>      attempt n belongs to this token               once
+    beat/<id>/<n>       its holder lives; progress                    overwritten by the holder
+    end/<id>/<n>        how attempt n ended                           once
+    cancel/<id>         who asked, when                               once
+
+An id is `<line>-<generation>`: all jobs of one kind and subject form a line, and generation g+1 may be posted only when
+g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
+"""
+
+import queue
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from loguru import logger
+
+from jobs.clock import Clock, isoformat
+from jobs.errors import Fenced, NotFound, Refused
+from jobs.progress import Reading
+from jobs.protocols import DictLike, QueueLike
+from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
+
+RING_AGAIN = timedelta(minutes=1)
+"""A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
+
+
+@dataclass(frozen=True)
+class Posted:
+    """The job, and whether it was there before (then the caller shares it)."""
+
+    job: Job
+    attached: bool
+
+
+@dataclass
+class Claim:
+    """One attempt, held under a lease. Only its holder changes `held_until`, by beating."""
+
+    job: Job
+    n: int
+    token: str
+    lease: timedelta
+    held_until: datetime
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did: ids rung again, attempts given up for lost, and when it is worth sweeping next, if known."""
+
+    rung: tuple[str, ...]
+    lost: tuple[str, ...]
+    next_due: datetime | None
+
+
+class Ledger:
+    def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
+        self._queue = queue
+        self._facts = facts
+        self._clock = clock
+        self._ended: set[str] = set()
+        self._rung_at: dict[tuple[str, int], datetime] = {}
+
+    # -- what people do ------------------------------------------------------------------------------------------------
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted:
+        """Write a job down and ring for a worker; with one of this kind and subject alive, answer with that one.
+
+        Once this has returned, the job ends, whatever happens to the queue or to any worker (P1).
+
+        Raises:
+            BadRequest: there is no such kind.
+
+        """
+        spec = kind_named(kind)
+        line, known = self._line(kind, subject)
+        generation = known
+        while True:
+            id = f"{line}-{generation}"
+            fact = {
+                "id": id,
+                "kind": kind,
+                "subject": subject,
+                "lane": spec.lane,
+                "request": dict(request),
+                "attempts_allowed": attempts or spec.attempts,
+                "posted_by": by,
+                "posted_at": isoformat(self._clock.now()),
+            }
+            if self._write_once(f"job/{id}", fact):
+                if generation != known:
+                    self._facts.put(_live(kind, subject), {"v": VERSION, "line": line, "generation": generation})
+                posted = self.get(id)
+                self._ring(posted)
+                return Posted(posted, attached=False)
+            job = self.get(id)
+            if not job.has_ended:
+                return Posted(job, attached=True)
+            generation += 1
+
+    def get(self, id: str) -> Job:
+        """The job as its facts stand now.
+
+        Raises:
+            NotFound: the ledger has no such job.
+
+        """
+        return fold(self._facts_of(id))
+
+    def jobs(self) -> list[Job]:
+        """All jobs, newest first."""
+        gathered: dict[str, Facts] = {}
+        rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
+        for key, value in self._facts.items():
+            sort, _, tail = key.partition("/")
+            if sort == "job":
+                gathered[tail] = Facts(job=value)
+            elif sort in {"claim", "beat", "end", "cancel"}:
+                parts = tail.split("/")
+                rest[parts[0]].append((sort, parts, value))
+        for id, facts in gathered.items():
+            for sort, parts, value in rest.get(id, ()):
+                if sort == "cancel":
+                    facts.cancel = value
+                else:
+                    {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
+        return sorted(
+            (self._folded(id, facts) for id, facts in gathered.items()), key=lambda job: job.posted_at, reverse=True
+        )
+
+    def cancel(self, id: str, *, by: str) -> Job:
+        """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
+
+        Cancelling an ended job changes nothing.
+        """
+        if not self.get(id).has_ended:
+            self._write_once(f"cancel/{id}", {"by": by, "at": isoformat(self._clock.now())})
+            self._end_cancelled(self.get(id))
+        return self.get(id)
+
+    def retry(self, id: str, *, by: str) -> Posted:
+        """Post an ended job again, exactly as it was posted.
+
+        Raises:
+            Refused: the job has not ended.
+
+        """
+        job = self.get(id)
+        if not job.has_ended:
+            raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
+        return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
+
+    def follow(self, id: str, *, every: timedelta, wake: threading.Event | None = None) -> Iterator[Job]:
+        """The job each time it has changed, until it has ended (that one comes last) or `wake` is set."""
+        seen: Job | None = None
+        while True:
+            job = self.get(id)
+            if job != seen:
+                yield job
+                seen = job
+            if job.has_ended or self._clock.wait(every.total_seconds(), wake):
+                return
+
+    # -- what workers do -----------------------------------------------------------------------------------------------
+
+    def next_id(self, lane: str, timeout: timedelta) -> str | None:
+        """Wait for a bell in this lane; the id it carried, or None when none rang. Ringing twice does no harm."""
+        try:
+            rung = self._queue.get(timeout=timeout.total_seconds(), partition=lane)
+        except queue.Empty:
+            return None
+        return rung if isinstance(rung, str) else None
+
+    def ring(self, id: str) -> None:
+        """Ring for a job: to give back a bell that was taken from the queue and could not be answered."""
+        self._ring(self.get(id))
+
+    def claim(self, id: str, *, worker: str, lease: timedelta) -> Claim | None:
+        """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else."""
+        try:
+            job = self.get(id)
+        except NotFound:
+            return None
+        if job.cancel_asked and self._end_cancelled(job):
+            return None
+        if not job.is_due(self._clock.now()):
+            return None
+        return self._claim(job, worker, lease)
+
+    def beat(self, claim: Claim, reading: Reading) -> bool:
+        """Renew the lease and tell the progress; true when somebody asked to cancel.
+
+        Raises:
+            Fenced: the lease ran out, or the attempt was ended by somebody else.
+
+        """
+        self._still_held(claim)
+        if self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None:
+            raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
+        now = self._clock.now()
+        self._facts.put(
+            f"beat/{claim.job.id}/{claim.n}", {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
+        )
+        claim.held_until = now + claim.lease
+        return self._facts.get(f"cancel/{claim.job.id}") is not None
+
+    def end(self, claim: Claim, ending: Ending, reading: Reading) -> Job:
+        """End the attempt. Only the holder can, and only once.
+
+        Raises:
+            Fenced: the lease ran out, or somebody else ended the attempt first; nothing was changed.
+
+        """
+        self._still_held(claim)
+        if not self._end(claim.job.id, claim.n, ending, reading):
+            raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
+        job = self.get(claim.job.id)
+        if job.is_due(self._clock.now()):
+            self._ring(job)
+        return job
+
+    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None) -> Swept:
+        """Give up attempts whose lease ran out, ring for jobs that are due, finish cancellations.
+
+        Safe to run any number of times at once.
+
+        Args:
+            before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
+
+        """
+        now = self._clock.now()
+        rung, lost, due = [], [], []
+        for job in self._open_jobs():
+            current = job
+            if job.state is State.RUNNING and job.attempts[-1].is_lost(now):
+                before_lost(job)
+                silent = now - job.attempts[-1].last_sign
+                reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"
+                if self._end(job.id, len(job.attempts), Ending("lost", "killed", reason), job.progress):
+                    lost.append(job.id)
+                current = self.get(job.id)
+            if current.cancel_asked and self._end_cancelled(current):
+                continue
+            if current.is_due(now):
+                if self._ring_if_silent(current, now):
+                    rung.append(current.id)
+            elif current.not_before is not None:
+                due.append(current.not_before)
+        return Swept(tuple(rung), tuple(lost), min(due, default=None))
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _line(self, kind: str, subject: str) -> tuple[str, int]:
+        key = _live(kind, subject)
+        pointer = self._facts.get(key)
+        if pointer is None:
+            # Base 32 without look-alikes; 50 bits, so that two lines never meet.
+            line = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(10))
+            self._facts.put(key, {"v": VERSION, "line": line, "generation": 1}, skip_if_exists=True)
+            pointer = self._facts.get(key)
+        return pointer["line"], int(pointer["generation"])
+
+    def _folded(self, id: str, facts: Facts) -> Job:
+        try:
+            return fold(facts)
+        except IllegalMove:
+            # A pass over all entries is no snapshot on Modal: it may see claim 2 and have missed end 1. Reading by key,
+            # in the order in which facts are written, cannot.
+            return self.get(id)
+
+    def _facts_of(self, id: str) -> Facts:
+        told = self._facts.get(f"job/{id}")
+        if told is None:
+            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+        facts = Facts(job=told, cancel=self._facts.get(f"cancel/{id}"))
+        n = 1
+        while (claim := self._facts.get(f"claim/{id}/{n}")) is not None:
+            facts.claims[n] = claim
+            if (end := self._facts.get(f"end/{id}/{n}")) is None:
+                break
+            facts.ends[n] = end
+            n += 1
+        last = len(facts.claims)
+        if last not in facts.ends and last and (beat := self._facts.get(f"beat/{id}/{last}")) is not None:
+            facts.beats[last] = beat
+        return facts
+
+    def _claim(self, job: Job, worker: str, lease: timedelta) -> Claim | None:
+        n = len(job.attempts) + 1
+        now = self._clock.now()
+        fact = {"at": isoformat(now), "worker": worker, "lease_seconds": lease.total_seconds()}
+        token = secrets.token_hex(8)
+        if not self._write_once(f"claim/{job.id}/{n}", fact, token):
+            return None
+        return Claim(self.get(job.id), n, token, lease, held_until=now + lease)
+
+    def _still_held(self, claim: Claim) -> None:
+        late = self._clock.now() - claim.held_until
+        if late > timedelta(0):
+            raise Fenced(
+                f"the lease of attempt {claim.n} of job {claim.job.id!r} ran out {late.total_seconds():.1f} s ago"
+            )
+
+    def _end(self, id: str, n: int, ending: Ending, reading: Reading) -> bool:
+        fact = {
+            "at": isoformat(self._clock.now()),
+            "outcome": ending.outcome,
+            "class": ending.failure_class,
+            "message": ending.message,
+            "hint": ending.hint,
+            "not_before": isoformat(ending.not_before) if ending.not_before else None,
+            "result": dict(ending.result) if ending.result is not None else None,
+            "progress": reading.as_json(),
+        }
+        return self._write_once(f"end/{id}/{n}", fact)
+
+    def _end_cancelled(self, job: Job) -> bool:
+        """End a job that nobody runs as cancelled; false when it is running, has ended, or was claimed just now."""
+        if job.state not in {State.QUEUED, State.WAITING}:
+            return job.has_ended
+        claim = self._claim(job, "cancel", timedelta(minutes=1))
+        return claim is not None and self._end(job.id, claim.n, Ending("cancelled"), job.progress)
+
+    def _open_jobs(self) -> list[Job]:
+        """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
+        keys = self._facts.keys()
+        ids = {key.removeprefix("job/") for key in keys if key.startswith("job/")} - self._ended
+        # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
+        jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [self.get(id) for id in ids]
+        self._ended.update(job.id for job in jobs if job.has_ended)
+        self._rung_at = {bell: at for bell, at in self._rung_at.items() if bell[0] not in self._ended}
+        return [job for job in jobs if not job.has_ended]
+
+    def _ring_if_silent(self, job: Job, now: datetime) -> bool:
+        """Ring for a due job unless the bell for its next attempt may still be in the queue."""
+        rung_at = self._rung_at.get((job.id, len(job.attempts)))
+        if rung_at is not None and now - rung_at < RING_AGAIN and self._queue.len(partition=job.lane):
+            return False
+        self._ring(job)
+        return True
+
+    def _ring(self, job: Job) -> None:
+        self._rung_at[job.id, len(job.attempts)] = self._clock.now()
+        try:
+            self._queue.put(job.id, block=False, partition=job.lane)
+        except queue.Full:
+            # Nothing is lost: the job stands in the ledger, and a sweep rings when the lane has room.
+            logger.warning("the queue of lane {} is full; job {} will be rung for later", job.lane, job.id)
+
+    def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
+        """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""
+        mine = token or secrets.token_hex(8)
+        if self._facts.put(key, {"v": VERSION, **fact, "token": mine}, skip_if_exists=True):
+            return True
+        return bool((self._facts.get(key) or {}).get("token") == mine)
+
+
+def _live(kind: str, subject: str) -> str:
+    return f"live/{kind}/{subject}"

@@ -1,0 +1,86 @@
+"""What a task sees of the attempt it runs: the job, a meter, and whether to go on.
+
+The task calls `check` often and `hold` right before it changes anything that others can see; both raise when the
+attempt is no longer to go on. Whoever wants it to stop (the worker at a stop, a beat that was fenced) calls `stop`.
+"""
+
+import threading
+
+from jobs.clock import Clock
+from jobs.errors import Cancelled, Fenced, Interrupted
+from jobs.ledger import Claim, Ledger
+from jobs.progress import Progress
+from jobs.record import Job
+
+
+class Run:
+    def __init__(self, claim: Claim, ledger: Ledger, clock: Clock) -> None:
+        self.progress = Progress(clock)
+        self._claim = claim
+        self._ledger = ledger
+        self._clock = clock
+        self._why: Interrupted | None = None
+        self._stopped = threading.Event()
+        self._beating = threading.Lock()
+
+    @property
+    def job(self) -> Job:
+        return self._claim.job
+
+    @property
+    def n(self) -> int:
+        return self._claim.n
+
+    @property
+    def claim(self) -> Claim:
+        return self._claim
+
+    @property
+    def holder(self) -> str:
+        """Names this attempt wherever it leaves a trace on disk."""
+        return f"{self.job.id}.{self.n}"
+
+    def check(self) -> None:
+        """Raise the reason to stop, if there is one. Costs nothing, so call it for every chunk.
+
+        Raises:
+            Interrupted: cancelled, fenced, or handed back.
+
+        """
+        if self._why is not None:
+            raise self._why
+
+    def hold(self) -> None:
+        """Make sure, now, that this attempt is still ours: what follows may be seen by others (P4).
+
+        Raises:
+            Interrupted: cancelled, fenced, or handed back.
+
+        """
+        self.beat()
+        self.check()
+
+    def beat(self) -> None:
+        """Renew the lease; learn whether to stop."""
+        with self._beating:
+            try:
+                if self._ledger.beat(self._claim, self.progress.read()):
+                    self.stop(Cancelled(f"job {self.job.id!r} was cancelled"))
+            except Fenced as fenced:
+                self.stop(fenced)
+
+    def stop(self, why: Interrupted) -> None:
+        """Let the next `check` raise `why`. Being fenced outranks every other reason; else the first one stays."""
+        if self._why is None or isinstance(why, Fenced):
+            self._why = why
+        self._stopped.set()
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not past a reason to stop.
+
+        Raises:
+            Interrupted: cancelled, fenced, or handed back.
+
+        """
+        self._clock.wait(seconds, self._stopped)
+        self.check()
