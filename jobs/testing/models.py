@@ -32,9 +32,9 @@ def _noise(seed: str) -> bytes:
 
 
 def _block(seed: str, index: int) -> bytes:
-    """The block rotated by its index and headed by it: no two blocks of a blob are equal."""
+    """The block rotated by its index and ending with it: no two blocks of a blob are equal."""
     turn = index * _STRIDE % _BLOCK
-    return index.to_bytes(8, "little") + _noise(seed)[turn + 8 : turn + _BLOCK]
+    return _noise(seed)[turn : turn + _BLOCK - 8] + index.to_bytes(8, "little")
 
 
 @dataclass(frozen=True)
