@@ -12,7 +12,7 @@ from typing import Any
 from jobs.clock import Clock
 from jobs.testing.ollama_faults import SimError
 
-SAYS = "This is the ollama-modal simulator, not inference. You said: "
+SAYS = "This is the ollama-modal simulator, not inference."
 LONGEST = timedelta(days=106_751)
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -32,8 +32,9 @@ _OPTIONS: dict[str, tuple[type, ...]] = {
 }
 
 
-def reply(prompt: str) -> str:
-    return SAYS + " ".join(prompt.split())
+def reply(prompt: str) -> list[str]:
+    """The answer in tokens. What it is stands in the first, so that no limit cuts it away."""
+    return [SAYS, *tokens(f" You said: {' '.join(prompt.split())}")]
 
 
 def tokens(text: str) -> list[str]:
