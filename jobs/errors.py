@@ -31,6 +31,7 @@
 Nobody reads message text to decide anything: `failure_class` and `tries` are what code looks at.
 """
 
+import errno
 from datetime import timedelta
 from typing import ClassVar, Literal, get_args
 
@@ -179,3 +180,24 @@ class Cancelled(Interrupted):
 
 class HandedBack(Interrupted):
     """The worker is stopping; the attempt goes back to the queue."""
+
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+def os_trouble(error: OSError, *, doing: str) -> Trouble:
+    """What the operating system's refusal means for a job: no room, not ours to write, or nothing we foresaw.
+
+    Args:
+        error: as the system raised it; raise the answer `from` it.
+        doing: what was going on, as in "writing blob sha256:…".
+
+    """
+    where = f" ({error.filename})" if error.filename else ""
+    said = f"{doing}: {error.strerror or error}{where}"
+    if error.errno in _FULL:
+        return DiskFull(said, hint="free some space, or delete a model; what was fetched so far is kept")
+    if error.errno in _NOT_OURS:
+        return NotWritable(said, hint="let this user own the models directory, or name another one")
+    return Bug(said)

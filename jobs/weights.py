@@ -1,0 +1,437 @@
+"""The models directory. With its staging folders it is the only thing in this house that writes there.
+
+A model is published blobs first, then manifest, each by rename, so that a reader at any instant sees the whole model or
+none of it; it is removed the other way round. Both hold one lock, and ask before each step that shows whether the work
+is still ours. It fetches nothing and schedules nothing.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat as modes
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs import staging as stagings
+from jobs import survey as surveys
+from jobs.clock import Clock
+from jobs.errors import Corrupt, DiskFull, NotFound, NotWritable, QuotaExceeded, Refused
+from jobs.layout import Layout, ManifestFile, entries, flush_folder, is_inside, make_folder, translated
+from jobs.manifests import Layer, Manifest
+from jobs.names import ModelName
+from jobs.progress import Progress
+from jobs.staging import Staging
+from jobs.survey import BlobState, Broken, Model, Survey
+from jobs.units import human_bytes
+from jobs.verifying import Damage, verify
+
+_LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did: the blobs that went, those that others still need, and why any were kept beyond that."""
+
+    name: ModelName
+    deleted: tuple[Layer, ...]
+    kept: tuple[Layer, ...]
+    note: str = ""
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(layer.size for layer in self.deleted)
+
+
+class Weights:
+    """A models directory.
+
+    Args:
+        root: the directory that `OLLAMA_MODELS` names; need not exist yet.
+        lock: file whose flock keeps writers apart; better not on the volume itself.
+        persist: called when what was written must last and be seen elsewhere (a volume's commit).
+        clock: for the age of leftovers and for waiting on the lock.
+        disk_counts: whether the file system's own numbers mean something; those of a network volume do not.
+
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        lock: Path,
+        persist: Callable[[], None],
+        clock: Clock,
+        disk_counts: bool = True,
+    ) -> None:
+        self.layout = Layout(root)
+        self._lock = lock
+        self._persist = persist
+        self._clock = clock
+        self._disk_counts = disk_counts
+
+    # Reading
+
+    def models(self) -> list[Model]:
+        """All whole models, by name."""
+        return sorted(
+            (each for each in surveys.loaded(self.layout) if isinstance(each, Model)), key=lambda model: model.name
+        )
+
+    def find(self, name: ModelName) -> Model | None:
+        """The whole model of this name in any case, under the spelling it is stored with."""
+        for file in self._files_of(name):
+            model = surveys.load(self.layout, file)
+            if isinstance(model, Model):
+                return model
+        return None
+
+    def _files_of(self, name: ModelName) -> list[ManifestFile]:
+        """Manifest files of this name in any case, the exact spelling first."""
+        files = [file for file in self.layout.manifest_files()[0] if file.name.folded() == name.folded()]
+        return sorted(files, key=lambda file: (file.name != name, file.name))
+
+    def survey(self) -> Survey:
+        return surveys.survey(self.layout)
+
+    def blob_state(self, layer: Layer) -> BlobState:
+        return surveys.blob_state(self.layout, layer)
+
+    def verify(
+        self,
+        what: Manifest | Iterable[Layer],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Damage]:
+        """Hash these blobs where they are published; the damaged ones."""
+        layers = what.blobs if isinstance(what, Manifest) else tuple({layer.digest: layer for layer in what}.values())
+        blobs = ((self.layout.blob(layer.digest), layer) for layer in layers)
+        return verify(blobs, workers=workers, progress=progress, check=check)
+
+    # Room and rights
+
+    def is_ours(self) -> bool:
+        """Whether we may write here; makes the folders that are missing."""
+        try:
+            self.prepare()
+        except NotWritable:
+            return False
+        return True
+
+    def prepare(self) -> None:
+        """Make what is missing of a models directory.
+
+        Raises:
+            NotWritable: it is not ours, not on one file system, or something else than a models directory.
+
+        """
+        root = self.layout.root
+        ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
+        with translated(f"preparing the models directory {str(root)!r}"):
+            if root.exists() and not root.is_dir():
+                raise NotWritable(f"{str(root)!r} is no directory", hint="name another models directory")
+            if not any(folder.exists() for folder in ours[:2]) and (names := self._strangers()):
+                raise NotWritable(
+                    f"{str(root)!r} does not look like a models directory: it has neither blobs nor manifests,"
+                    f" but {', '.join(map(repr, names[:3]))}",
+                    hint="name an empty directory, or the one that OLLAMA_MODELS names",
+                )
+            root.mkdir(parents=True, exist_ok=True)
+            for folder in ours:
+                make_folder(folder, below=root)
+                self._require_ours(folder)
+
+    def _strangers(self) -> list[str]:
+        passed_over = {"lost+found", "staging", self._lock.name}
+        names = (entry.name for entry in entries(self.layout.root))
+        return [name for name in names if name not in passed_over and not name.startswith(".")]
+
+    def _require_ours(self, folder: Path) -> None:
+        root = self.layout.root
+        if not is_inside(folder, root):
+            raise NotWritable(
+                f"{str(folder)!r} is a link out of the models directory",
+                hint="models can be read through it; write them where it points to",
+            )
+        if folder.stat().st_dev != root.stat().st_dev:
+            raise NotWritable(
+                f"{str(folder)!r} is on another file system than {str(root)!r}, so nothing can be renamed in"
+            )
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise NotWritable(
+                f"{str(folder)!r} cannot be written by user {os.geteuid()}",
+                hint="let this user own the models directory, or name another one",
+            )
+
+    def room_for(self, bytes_needed: int, quota: int | None = None) -> None:
+        """Refuse what cannot fit, before a byte is fetched. `bytes_needed` is what is still to come.
+
+        Raises:
+            QuotaExceeded: the weights would outgrow their quota.
+            DiskFull: the disk has not that much left.
+
+        """
+        survey = self.survey()
+        free = self._free_bytes()
+        on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
+        if quota is not None and survey.usage_bytes + bytes_needed > quota:
+            raise QuotaExceeded(
+                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(survey.usage_bytes)}"
+                f" of a quota of {human_bytes(quota)}{on_disk}",
+                hint=self._what_could_go(survey),
+            )
+        if free is not None and bytes_needed > free:
+            raise DiskFull(
+                f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
+                hint=self._what_could_go(survey),
+            )
+
+    def _free_bytes(self) -> int | None:
+        place = next((each for each in (self.layout.root, *self.layout.root.parents) if each.exists()), None)
+        if not self._disk_counts or place is None:
+            return None
+        usage = shutil.disk_usage(place)
+        return usage.free if usage.total > 0 else None
+
+    def _what_could_go(self, survey: Survey) -> str:
+        oldest = self._clock.now() - surveys.STALE
+        orphans = () if survey.torn else survey.orphans
+        strays = (*survey.of("partial"), *survey.of("temp"))
+        unfinished = [stray.size for stray in strays if stray.modified_at < oldest]
+        unfinished += [folder.size for folder in survey.stagings if folder.modified_at < oldest]
+        parts = []
+        if orphans:
+            parts.append(f"{human_bytes(sum(each.size for each in orphans))} in {len(orphans)} blobs of no model")
+        if sum(unfinished):
+            parts.append(f"{human_bytes(sum(unfinished))} in {len(unfinished)} unfinished pulls")
+        biggest = sorted(survey.models, key=lambda model: (-model.size, model.name))[:3]
+        if biggest:
+            parts.append(
+                "delete a model, biggest first: "
+                + ", ".join(f"{model.name} ({human_bytes(model.size)})" for model in biggest)
+            )
+        return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
+
+    # Staging
+
+    def stage(self, subject: str, holder: str, *, still_ours: Callable[[], None] = lambda: None) -> Staging:
+        """A folder of this holder's own, with whatever earlier holders of the subject have fetched.
+
+        Args:
+            subject: what the bytes are for, as the ledger names it.
+            holder: unique to the attempt; an earlier holder finds its folder gone.
+            still_ours: raises when the attempt is not ours any more.
+
+        """
+        self.prepare()
+        with self._exclusive(still_ours), translated(f"staging {subject!r}"):
+            still_ours()
+            return stagings.take_over(self.layout.staging, subject, holder)
+
+    def release(self, subject: str) -> int:
+        """Fence whoever stages this subject, and keep the bytes for the next; how many were fenced.
+
+        Takes no lock: the holder may be asleep with it.
+        """
+        with translated(f"releasing {subject!r}"):
+            return stagings.release(self.layout.staging, subject)
+
+    # Writing
+
+    def publish(self, name: ModelName, manifest: Manifest, staging: Staging, *, still_ours: Callable[[], None]) -> None:
+        """Make a model visible: staged blobs, then its manifest. The staging folder is gone afterwards.
+
+        A blob that is published already stays, and its staged copy is dropped; a damaged one is for `replace_blob`.
+        A model of this name in any case is replaced where it stands, and its old blobs become orphans.
+
+        Raises:
+            Fenced: the staging folder was taken over; nothing more is done.
+            Corrupt: a blob is neither staged in full nor published any more; trying again fetches it.
+
+        """
+        self.prepare()
+        with self._exclusive(still_ours), translated(f"publishing {name}"):
+            still_ours()
+            staging.hold()
+            needed = [layer for layer in manifest.blobs if self.blob_state(layer) is not BlobState.PRESENT]
+            for layer in needed:
+                self._require_staged(layer, staging)
+            for layer in needed:
+                self._move_in(layer, staging)
+            flush_folder(self.layout.blobs)
+            self._persist()
+            still_ours()
+            self._require_published(manifest)
+            self._place_manifest(name, manifest, staging)
+            self._persist()
+            staging.discard()
+
+    def replace_blob(self, layer: Layer, staging: Staging, *, still_ours: Callable[[], None]) -> None:
+        """Put the staged copy in the place of a damaged blob, in one step.
+
+        Raises:
+            Fenced: the staging folder was taken over.
+            Corrupt: the blob is not staged in full.
+
+        """
+        self.prepare()
+        with self._exclusive(still_ours), translated(f"mending {layer.digest}"):
+            still_ours()
+            staging.hold()
+            self._require_staged(layer, staging)
+            self._move_in(layer, staging)
+            flush_folder(self.layout.blobs)
+            self._persist()
+
+    def remove(self, name: ModelName, *, still_ours: Callable[[], None]) -> Removed:
+        """Delete a model, whole or broken: its manifest first, then the blobs that no manifest refers to.
+
+        While any other manifest is torn, nobody knows what it refers to, and no blob is deleted.
+
+        Raises:
+            NotFound: there is no manifest of this name in any case.
+
+        """
+        if not self.layout.manifests.is_dir():
+            raise NotFound(f"model {str(name)!r} is not here")
+        self.prepare()
+        with self._exclusive(still_ours), translated(f"removing {name}"):
+            still_ours()
+            file, blobs = self._doomed(name)
+            if not is_inside(file.path.parent, self.layout.manifests):
+                raise NotWritable(f"{str(file.path)!r} is behind a link out of the models directory")
+            file.path.unlink(missing_ok=True)
+            self._drop_empty_folders(file.path.parent)
+            self._persist()
+            still_ours()
+            removed = self._delete_unreferenced(file.name, blobs)
+            self._persist()
+            return removed
+
+    @contextmanager
+    def _exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock. While waiting for it, keep asking whether there is anything to wait for."""
+        with translated(f"locking {str(self._lock)!r}"):
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            while not _locked(descriptor):
+                still_ours()
+                self._clock.wait(_LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _require_staged(self, layer: Layer, staging: Staging) -> None:
+        if staging.is_settled(layer):
+            return
+        staging.hold()
+        raise Corrupt(
+            f"blob {layer.digest} is neither published nor staged in full: it may have been deleted meanwhile",
+            hint="trying again fetches it",
+        )
+
+    def _require_published(self, manifest: Manifest) -> None:
+        """Somebody without our lock (Ollama itself) may have deleted a blob while we were busy."""
+        for layer in manifest.blobs:
+            if (state := self.blob_state(layer)) is not BlobState.PRESENT:
+                raise Corrupt(
+                    f"blob {layer.digest} was {state} when all was to be there", hint="trying again fetches it"
+                )
+
+    def _move_in(self, layer: Layer, staging: Staging) -> None:
+        source = staging.path(layer.digest)
+        try:
+            _settle_on_disk(source)
+            source.rename(self.layout.blob(layer.digest))
+        except FileNotFoundError:
+            staging.hold()
+            raise
+
+    def _place_manifest(self, name: ModelName, manifest: Manifest, staging: Staging) -> None:
+        target = self.layout.manifest(self.layout.stored_spelling(name))
+        draft = staging.folder / "manifest"
+        try:
+            draft.write_bytes(manifest.raw)
+            _settle_on_disk(draft)
+            self._rename_manifest(draft, target)
+        except FileNotFoundError:
+            staging.hold()
+            raise
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise Refused(
+                f"{str(name)!r} cannot be published: {str(error.filename2 or error.filename)!r} stands in its way",
+                hint="move that aside; Ollama does not use it",
+            ) from error
+
+    def _rename_manifest(self, draft: Path, target: Path) -> None:
+        """A starting Ollama removes empty folders, also those made a moment ago: then they are made again."""
+        for tries_left in (2, 1, 0):
+            make_folder(target.parent, below=self.layout.manifests)
+            if target.is_dir() and not target.is_symlink() and not entries(target):
+                target.rmdir()
+            try:
+                draft.rename(target)
+                break
+            except FileNotFoundError:
+                if not tries_left or not draft.exists():
+                    raise
+        flush_folder(target.parent)
+
+    def _doomed(self, name: ModelName) -> tuple[ManifestFile, tuple[Layer, ...]]:
+        for file in self._files_of(name):
+            state = surveys.load(self.layout, file)
+            if state is not None:
+                return file, () if state.manifest is None else state.manifest.blobs
+        raise NotFound(f"model {str(name)!r} is not here")
+
+    def _drop_empty_folders(self, folder: Path) -> None:
+        flush_folder(folder)
+        while folder != self.layout.manifests:
+            try:
+                folder.rmdir()
+            except OSError as error:  # another model is there, or just now being published there
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                break
+            folder = folder.parent
+
+    def _delete_unreferenced(self, name: ModelName, blobs: tuple[Layer, ...]) -> Removed:
+        known = surveys.loaded(self.layout)
+        torn = [each for each in known if isinstance(each, Broken) and each.is_torn]
+        if torn:
+            note = f"no blob was deleted, because the manifest of {torn[0].name} is torn: {torn[0].cause}"
+            return Removed(name, (), blobs, note)
+        needed = {layer.digest for each in known if each.manifest is not None for layer in each.manifest.blobs}
+        deleted = tuple(layer for layer in blobs if layer.digest not in needed and self._delete_blob(layer))
+        flush_folder(self.layout.blobs)
+        return Removed(name, deleted, tuple(layer for layer in blobs if layer.digest in needed))
+
+    def _delete_blob(self, layer: Layer) -> bool:
+        try:
+            self.layout.blob(layer.digest).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _settle_on_disk(path: Path) -> None:
+    """Readable for every user, and on the disk for good, before its name says so. Refuses a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, modes.S_IRUSR | modes.S_IWUSR | modes.S_IRGRP | modes.S_IROTH)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
