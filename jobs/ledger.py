@@ -86,7 +86,8 @@ class Ledger:
 
         """
         spec = kind_named(kind)
-        line, generation = self._line(kind, subject)
+        line, known = self._line(kind, subject)
+        generation = known
         while True:
             id = f"{line}-{generation}"
             fact = {
@@ -100,7 +101,8 @@ class Ledger:
                 "posted_at": isoformat(self._clock.now()),
             }
             if self._write_once(f"job/{id}", fact):
-                self._facts.put(_live(kind, subject), {"v": VERSION, "line": line, "generation": generation})
+                if generation != known:
+                    self._facts.put(_live(kind, subject), {"v": VERSION, "line": line, "generation": generation})
                 posted = self.get(id)
                 self._ring(posted)
                 return Posted(posted, attached=False)

@@ -71,6 +71,10 @@ class Staging:
         stat = stat_file(self.path(layer.digest), follow=False)
         return stat is not None and stat.st_size == layer.size and layer.digest in self._settled
 
+    def bytes_held(self) -> int:
+        """What earlier attempts have left here, in bytes on disk."""
+        return measured(self.folder)[0]
+
     def hold(self) -> None:
         """Raise Fenced when the folder was taken over."""
         if not self.folder.is_dir():

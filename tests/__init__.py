@@ -1,0 +1,1 @@
+"""What we promise, tried. Each test's docstring is the promise."""

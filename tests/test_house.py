@@ -1,0 +1,288 @@
+"""The house stays as drawn: which file may import which, and that what the documents name exists."""
+
+import ast
+import importlib
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
+FLOORS: tuple[frozenset[str], ...] = (
+    frozenset({"errors", "names", "clock", "units", "progress", "manifests", "retrying"}),
+    frozenset({"protocols"}),
+    frozenset({"record", "catalog", "schedules"}),
+    frozenset({"ledger", "ollama", "registry", "weights", "sqlite"}),
+    frozenset({"run"}),
+    frozenset({"tasks"}),
+    frozenset({"worker"}),
+    frozenset({"cli"}),
+    frozenset({"__main__"}),
+)
+
+DOCUMENTS = [ROOT / name for name in ("README.md", "app/README.md", "jobs/README.md") if (ROOT / name).exists()]
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def python_files(*folders: str) -> Iterator[Path]:
+    for folder in folders:
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def ours() -> dict[str, Path]:
+    return {name_of(path): path for path in python_files("app", "jobs")}
+
+
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Every module the file imports anywhere, those inside functions and under TYPE_CHECKING included."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: import by full name, so that a reader sees where it lives"
+            module = str(node.module)
+            found.update(
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in ours() else module for alias in node.names
+            )
+    return frozenset(found)
+
+
+def is_below(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
+
+
+def floor(name: str) -> int:
+    """The floor of a module of jobs; a folder stands on one floor."""
+    head = name.split(".")[1]
+    floors = [number for number, heads in enumerate(FLOORS) if head in heads]
+    assert floors, f"{name} has no floor yet: give it one in FLOORS, and a line in README's map"
+    return floors[0]
+
+
+def test_jobs_imports_downward() -> None:
+    """Inside jobs every import points to a lower floor or stays on its own."""
+    house = [name for name in ours() if name.startswith("jobs.") and not is_below(name, "jobs.testing")]
+
+    backward = [
+        f"{name} (floor {floor(name)}) imports {target} (floor {floor(target)})"
+        for name in house
+        for target in sorted(imports(ours()[name]))
+        if target in house and floor(target) > floor(name)
+    ]
+
+    assert not backward, backward
+
+
+def test_jobs_stands_alone() -> None:
+    """Nothing under jobs imports app or modal, so the same code runs on one machine and on a platform."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in ours().items()
+        if is_below(name, "jobs")
+        for target in sorted(imports(path))
+        if is_below(target, "app") or is_below(target, "modal")
+    ]
+
+    assert not wrong, wrong
+
+
+def test_doubles_are_not_leant_on() -> None:
+    """Nothing under jobs imports jobs.testing but jobs.testing itself."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in ours().items()
+        if is_below(name, "jobs") and not is_below(name, "jobs.testing")
+        for target in sorted(imports(path))
+        if is_below(target, "jobs.testing")
+    ]
+
+    assert not wrong, wrong
+
+
+def test_no_circles() -> None:
+    """No set of files imports one another."""
+    graph = {name: {target for target in imports(path) if target in ours()} for name, path in ours().items()}
+
+    TopologicalSorter(graph).prepare()
+
+
+def test_packages_import_nothing() -> None:
+    """An __init__.py says what lives in the folder and imports nothing; every import names its file."""
+    wrong = [str(path) for path in python_files("app", "jobs") if path.name == "__init__.py" and imports(path)]
+
+    assert not wrong, wrong
+
+
+def fenced(text: str) -> list[str]:
+    return re.findall(r"^```[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def mapped(block: str) -> set[str]:
+    """The paths that a map draws: a name per line, two spaces deeper for each folder, folders ending in a slash."""
+    folders: list[str] = []
+    paths = set()
+    for line in block.splitlines():
+        drawn = re.match(r"(?P<indent> *)(?P<name>[\w.-]+/?)(\s|$)", line)
+        assert drawn, f"not a line of the map: {line!r}"
+        depth = len(drawn["indent"]) // 2
+        folders[depth:] = [drawn["name"]] if drawn["name"].endswith("/") else []
+        paths.add("".join(folders) + ("" if drawn["name"].endswith("/") else drawn["name"]))
+    return paths
+
+
+def test_readme_maps_what_exists() -> None:
+    """README's map lists every Python file of app and jobs, and nothing that is not there."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    drawn = mapped(fenced(text.split("## The map of files")[1])[0])
+
+    assert not [path for path in drawn if not (ROOT / path).exists()]
+    there = {path.relative_to(ROOT).as_posix() for path in python_files("app", "jobs") if path.name != "__init__.py"}
+    assert {path for path in drawn if path.startswith(("app/", "jobs/")) and path.endswith(".py")} == there
+
+
+@cache
+def subcommands() -> frozenset[str]:
+    """What `ollama-modal` understands. Imported here, so that a broken command line fails only the tests about it."""
+    app: Any = importlib.import_module("jobs.cli").app
+    return frozenset(typer.main.get_group(app).commands)
+
+
+def pixi_tasks() -> dict[str, Any]:
+    tasks: dict[str, Any] = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))["tasks"]
+    return tasks
+
+
+def is_command(line: str) -> bool:
+    """Whether a command line of ours names a script, a module or a subcommand that exists."""
+    words = shlex.split(line)
+    match words:
+        case ["ollama-modal", subcommand, *_]:
+            return subcommand in subcommands()
+        case ["modal", "deploy" | "run" as verb, *rest] if "-m" in rest:
+            module, _, function = rest[rest.index("-m") + 1].partition("::")
+            path = ours().get(module)
+            return path is not None and (verb == "deploy" or f"def {function}(" in path.read_text("utf-8"))
+        case ["python", "-m", module, *_]:
+            return module in ours()
+        case [script, *_] if script.startswith("scripts/"):
+            return os.access(ROOT / script, os.X_OK)
+        case _:
+            return False
+
+
+@pytest.mark.parametrize("task", sorted(pixi_tasks()))
+def test_pixi_tasks_exist(task: str) -> None:
+    """Every pixi task says what it does and runs a command that exists."""
+    assert pixi_tasks()[task]["description"]
+    assert is_command(pixi_tasks()[task]["cmd"]), pixi_tasks()[task]["cmd"]
+
+
+def test_pixi_refers_to_the_one_list() -> None:
+    """pixi.toml names no Python package of its own, only this project, and serves the platforms we promise."""
+    pixi = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))
+
+    assert pixi["pypi-dependencies"] == {"ollama-modal": {"path": ".", "editable": True}}
+    assert set(pixi["dependencies"]) == {"python", "ollama"}
+    assert set(pixi["workspace"]["platforms"]) == {"linux-64", "linux-aarch64", "osx-arm64"}
+
+
+def code(text: str) -> list[str]:
+    """Each line of a document that is set as code."""
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL))
+    return [line for block in fenced(text) for line in block.splitlines()] + spans
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_documents_name_what_exists(document: Path) -> None:
+    """Every command that a README shows can be run: subcommands, scripts, pixi tasks, module paths."""
+    lines = "\n".join(code(document.read_text("utf-8")))
+
+    wrong = [
+        f"ollama-modal {name}" for name in re.findall(r"\bollama-modal ([a-z]\w*)", lines) if name not in subcommands()
+    ]
+    wrong += [script for script in re.findall(r"\bscripts/[\w.]+", lines) if not (ROOT / script).exists()]
+    wrong += [f"pixi run {task}" for task in re.findall(r"\bpixi run ([\w-]+)", lines) if task not in pixi_tasks()]
+    wrong += [line for line in re.findall(r"\bmodal (?:run|deploy) [^\n]*-m \S+", lines) if not is_command(line)]
+    wrong += [f"-m {name}" for name in re.findall(r"\bpython -m ((?:app|jobs)[\w.]*)", lines) if name not in ours()]
+    assert not wrong, wrong
+
+
+def test_every_test_states_its_promise() -> None:
+    """Every test has a docstring."""
+    bare = [
+        f"{path.name}:{node.lineno} {node.name}"
+        for path in python_files("tests")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and not ast.get_docstring(node)
+    ]
+
+    assert not bare, bare
+
+
+def pins() -> dict[str, str]:
+    """The lock's blocks by package: the pin, its hashes, and who wants it."""
+    blocks = re.split(r"^(?=[a-z])", (ROOT / "requirements.lock").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    return {canonicalize_name(block.partition("==")[0]): block for block in blocks}
+
+
+def wanted() -> dict[str, Requirement]:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    listed = [*pyproject["project"]["dependencies"], *pyproject["dependency-groups"]["dev"]]
+    return {canonicalize_name(each.name): each for each in map(Requirement, listed)}
+
+
+def test_lock_is_in_step() -> None:
+    """The lock pins what pyproject.toml lists, each within its range, and nothing that it no longer lists."""
+    locked = pins()
+
+    assert {name for name, block in locked.items() if "ollama-modal (pyproject.toml" in block} == set(wanted())
+    for name, requirement in wanted().items():
+        version = locked[name].partition("==")[2].split()[0]
+        assert requirement.specifier.contains(version), f"{requirement} is locked at {version}"
+
+
+def test_lock_pins_bytes_not_places() -> None:
+    """Every pin has hashes, and the lock names no index, so it serves behind any of them."""
+    assert not [name for name, block in pins().items() if "--hash=sha256:" not in block]
+    assert not re.findall(r"://|--\S*index\S*|--find-links", (ROOT / "requirements.lock").read_text("utf-8"))
+
+
+def kept_files() -> Iterator[Path]:
+    """What a checkout holds beside what tools leave behind; works without git."""
+    ignored = [line.rstrip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines()]
+    for folder, folders, files in os.walk(ROOT):
+        folders[:] = [name for name in folders if name != ".git" and not any(map(Path(name).match, ignored))]
+        yield from (Path(folder, name) for name in files if name != ".git" and not any(map(Path(name).match, ignored)))
+
+
+def test_no_file_knows_one_machine() -> None:
+    """No file holds a path of somebody's machine or the address of a package index."""
+    foreign = re.compile(r"(?<![\w.])/(?:work|farm)/\w|/root/\.|/home/\w|pypi\.org|pythonhosted\.org")
+
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in kept_files()
+        for match in foreign.finditer(path.read_text("utf-8", errors="replace"))
+    ]
+
+    assert not found, found

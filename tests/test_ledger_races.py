@@ -1,0 +1,286 @@
+"""The ledger under any order of steps: posters, workers, sweepers, kills, clock jumps, lost replies, wiped queues."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobs.errors import Fenced
+from jobs.ledger import Ledger
+from jobs.progress import Reading
+from jobs.record import Ending, Job, State
+from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.testing.clock import HandClock
+from tests.turns import Actor, TurnDict, TurnQueue
+
+LEASE = timedelta(seconds=30)
+ALLOWED = 3
+
+
+class World:
+    """Two posters, two workers, three sweepers and a canceller on one store, moved by the test's hand.
+
+    `holder` plays the staging folder: claiming takes it, giving an attempt up for lost takes it away, and only who
+    still has it can publish.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.clock = HandClock()
+        self.facts = SqliteDict(home / "ledger.sqlite")
+        self.bells = SqliteQueue(home / "ledger.sqlite", clock=self.clock)
+        self.watcher = Ledger(self.bells, self.facts, self.clock)
+        self.posted: list[str] = []
+        self.holder: dict[str, str] = {}
+        self.published: list[str] = []
+        self.outcomes: list[str] = []
+        self.actors = [
+            *(Actor(f"poster {i}", self.as_poster) for i in range(2)),
+            *(Actor(f"worker {i}", self.as_worker) for i in range(2)),
+            *(Actor(f"sweeper {i}", self.as_sweeper) for i in range(3)),
+            Actor("canceller", self.as_canceller),
+        ]
+
+    def ledger(self) -> Ledger:
+        return Ledger(TurnQueue(self.bells), TurnDict(self.facts), self.clock)
+
+    def as_poster(self) -> None:
+        ledger = self.ledger()
+        for _ in range(3):
+            self.posted.append(ledger.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED).job.id)
+
+    def as_worker(self) -> None:
+        ledger = self.ledger()
+        for _ in range(6):
+            id = ledger.next_id("weights", timedelta(0))
+            claim = ledger.claim(id, worker="w", lease=LEASE) if id else None
+            if claim is None:
+                continue
+            me = f"{claim.job.id}.{claim.n}"
+            self.holder["m"] = me
+            try:
+                cancelled = ledger.beat(claim, Reading(1, 2))
+                if not cancelled and self.holder.get("m") == me:
+                    self.published.append(threading.current_thread().name)
+                    self.check_publisher_not_ended(claim.job.id, claim.n)
+                ledger.end(claim, self.ending(cancelled), Reading(2, 2))
+            except Fenced:
+                continue
+
+    def ending(self, cancelled: bool) -> Ending:
+        if cancelled:
+            return Ending("cancelled")
+        outcome = self.outcomes.pop() if self.outcomes else "succeeded"
+        return (
+            Ending("retry", "network", "cut", not_before=self.clock.now())
+            if outcome == "retry"
+            else Ending("succeeded")
+        )
+
+    def as_sweeper(self) -> None:
+        ledger = self.ledger()
+        for _ in range(4):
+            ledger.sweep(self.take_staging_away)
+
+    def take_staging_away(self, job: Job) -> None:
+        self.holder.pop(job.subject, None)
+
+    def as_canceller(self) -> None:
+        ledger = self.ledger()
+        for job in ledger.jobs():
+            ledger.cancel(job.id, by="test")
+
+    def check_publisher_not_ended(self, id: str, n: int) -> None:
+        assert self.facts.get(f"end/{id}/{n}") is None, f"attempt {n} of {id} published after it was ended"
+
+    def check(self) -> None:
+        """What holds between any two steps."""
+        jobs = self.watcher.jobs()  # folding raises on any move that the table does not have
+        entries = dict(self.facts.items())
+        for key in entries:
+            sort, _, rest = key.partition("/")
+            id, _, n = rest.partition("/")
+            if sort == "claim" and int(n) > 1:
+                before = entries.get(f"end/{id}/{int(n) - 1}")
+                assert before, f"attempt {n} of {id} was claimed while attempt {int(n) - 1} ran"
+                assert before["outcome"] in {"retry", "lost"}, f"attempt {n} of {id} was claimed after a final end"
+        assert sum(not job.has_ended for job in jobs) <= 1, (
+            f"two live jobs of one subject: {[str(job) for job in jobs]}"
+        )
+        for job in jobs:
+            assert len(job.attempts) <= ALLOWED, str(job)
+
+    def recover(self) -> None:
+        """All processes are gone and the queue is empty; one healthy worker starts."""
+        for actor in self.actors:
+            actor.kill()
+        while self.bells.get(block=False, partition="weights") is not None:
+            pass
+        ledger = Ledger(self.bells, self.facts, self.clock)
+        for _ in range(ALLOWED + 2):
+            self.clock.tick(LEASE.total_seconds() + 1)
+            ledger.sweep()
+            while (id := self.bells.get(block=False, partition="weights")) is not None:
+                claim = ledger.claim(id, worker="healthy", lease=LEASE)
+                if claim is not None:
+                    ledger.end(claim, Ending("succeeded"), Reading())
+            self.check()
+
+    def close(self) -> None:
+        for actor in self.actors:
+            actor.kill()
+        self.facts.close()
+        self.bells.close()
+
+
+@contextmanager
+def a_world() -> Iterator[World]:
+    with tempfile.TemporaryDirectory() as home:
+        world = World(Path(home))
+        try:
+            yield world
+        finally:
+            world.close()
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.integers(0, 7), st.integers(1, 12)),
+        st.tuples(st.just("lose reply"), st.integers(0, 7), st.just(1)),
+        st.tuples(st.just("kill"), st.integers(0, 7), st.just(1)),
+        st.tuples(st.just("tick"), st.sampled_from([1, 29, 31]), st.just(1)),
+        st.tuples(st.just("wipe"), st.just(0), st.just(1)),
+    ),
+    min_size=10,
+    max_size=120,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=STEPS, outcomes=st.lists(st.sampled_from(["retry", "succeeded"]), max_size=8))
+def test_no_order_of_steps_breaks_the_ledger(steps: list[tuple[str, int, int]], outcomes: list[str]) -> None:
+    """Whatever the order, kills, lost replies, clock jumps and wiped queues: one live job of a subject, attempts
+    within what was allowed, nothing published by an ended attempt, and every posted job ends (P1 to P4)."""
+    with a_world() as world:
+        world.outcomes = list(outcomes)
+        for what, whom, times in steps:
+            if what == "tick":
+                world.clock.tick(whom)
+            elif what == "wipe":
+                while world.bells.get(block=False, partition="weights") is not None:
+                    pass
+            elif what == "kill":
+                world.actors[whom].kill()
+            else:
+                for _ in range(times):
+                    world.actors[whom].step(loses_reply=what == "lose reply")
+            world.check()
+            raise_failures(world.actors)
+        world.recover()
+        for id in world.posted:
+            assert world.watcher.get(id).has_ended, f"{world.watcher.get(id)} was posted and never ended"
+
+
+def raise_failures(actors: list[Actor]) -> None:
+    for actor in actors:
+        if actor.failure is not None:
+            raise AssertionError(f"{actor.name} failed") from actor.failure
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(turns=st.lists(st.integers(0, 3), min_size=5, max_size=80))
+def test_racing_posters_share_one_job(turns: list[int]) -> None:
+    """Of any number of posters of one subject, in any order, one makes the job and the others attach to it (P2)."""
+    with tempfile.TemporaryDirectory() as home:
+        clock = HandClock()
+        facts, bells = SqliteDict(Path(home) / "l"), SqliteQueue(Path(home) / "l", clock=clock)
+        answers = []
+
+        def post() -> None:
+            answers.append(Ledger(TurnQueue(bells), TurnDict(facts), clock).post("pull", "m", {}, by="x"))
+
+        actors = [Actor(f"poster {i}", post) for i in range(4)]
+        for turn in turns:
+            actors[turn].step()
+        for actor in actors:
+            while not actor.done:
+                actor.step()
+        raise_failures(actors)
+        assert len({posted.job.id for posted in answers}) == 1
+        assert sum(not posted.attached for posted in answers) == 1
+        facts.close()
+        bells.close()
+
+
+@pytest.mark.parametrize("allowed", [1, ALLOWED])
+@pytest.mark.parametrize("steps", range(1, 24))
+def test_a_sleeper_publishes_nothing(steps: int, allowed: int) -> None:
+    """A worker that falls asleep before any of its store operations, and wakes after a sweep and a second worker,
+    publishes and ends nothing; the job ends once (P3, P4)."""
+    with a_world() as world:
+        world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=allowed)
+        sleeper, other, sweeper = world.actors[2], world.actors[3], world.actors[4]
+        for _ in range(steps):
+            sleeper.step()
+        world.clock.tick(31)
+        before = len(world.published)
+        for actor in (sweeper, other, sleeper):
+            while not actor.done:
+                actor.step()
+                world.check()
+        raise_failures(world.actors)
+        (job,) = world.watcher.jobs()
+        assert job.state is (State.FAILED if is_all_lost(job) else State.SUCCEEDED), str(job)
+        woke_as_holder = job.attempts[0].outcome == "lost"
+        assert not (woke_as_holder and sleeper.name in world.published[before:]), (str(job), world.published)
+
+
+@pytest.mark.parametrize("sort", ["job", "claim", "end"])
+def test_a_lost_reply_is_recognised(sort: str, tmp_path: Path) -> None:
+    """Who wins a conditional write and never hears of it finds its own token there and goes on as the winner."""
+
+    class Deaf(SqliteDict):
+        def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+            written = super().put(key, value, skip_if_exists=skip_if_exists)
+            return written and not key.startswith(f"{sort}/")
+
+    clock = HandClock()
+    facts, bells = Deaf(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(bells, facts, clock)
+    posted = ledger.post("pull", "m", {}, by="x")
+    claim = ledger.claim(posted.job.id, worker="w", lease=LEASE)
+    assert not posted.attached
+    assert claim is not None
+    assert ledger.end(claim, Ending("succeeded"), Reading()).state is State.SUCCEEDED
+    facts.close()
+    bells.close()
+
+
+def test_a_sleeper_that_wakes_after_its_lease_cannot_end(tmp_path: Path) -> None:
+    """A holder that slept past its lease can neither beat nor end, though nobody swept yet (P4)."""
+    clock = HandClock()
+    facts, bells = SqliteDict(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(bells, facts, clock)
+    job = ledger.post("pull", "m", {}, by="x").job
+    claim = ledger.claim(job.id, worker="w", lease=LEASE)
+    assert claim is not None
+    clock.tick(31)
+    with pytest.raises(Fenced, match=r"ran out 1\.0 s ago"):
+        ledger.beat(claim, Reading())
+    with pytest.raises(Fenced, match=r"ran out 1\.0 s ago"):
+        ledger.end(claim, Ending("succeeded"), Reading())
+    assert ledger.get(job.id).state is State.RUNNING
+    assert ledger.sweep().lost == (job.id,)
+    assert ledger.get(job.id).attempts[0].outcome == "lost"
+    facts.close()
+    bells.close()
+
+
+def is_all_lost(job: Job) -> bool:
+    return all(attempt.outcome == "lost" for attempt in job.attempts)
