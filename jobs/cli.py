@@ -99,7 +99,9 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
 def pull(
     model: Name,
     wait: Wait = True,
-    way: Annotated[str, typer.Option(metavar="|".join(WAYS), help="How: our own puller, or an Ollama server's")] = "auto",
+    way: Annotated[
+        str, typer.Option(metavar="|".join(WAYS), help="How: our own puller, or an Ollama server's")
+    ] = "auto",
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="At most so much a second, like 20MB")] = None,
     attempts: Attempts = None,
     json: Json = False,
@@ -228,7 +230,9 @@ def list_jobs(
     if json:
         put_json([job.as_json() for job in jobs])
     elif jobs:
-        put_table(("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK"), [row(job, at) for job in jobs])
+        put_table(
+            ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK"), [row(job, at) for job in jobs]
+        )
     else:
         say("no jobs" if state is None and kind is None else "no such jobs")
     if count > len(jobs):

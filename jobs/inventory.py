@@ -131,9 +131,7 @@ class Tier:
             "answers": self.version is not None,
             "version": self.version,
             "problem": self.problem,
-            "loaded": [
-                {"name": model.name, "size": model.size, "size_vram": model.size_vram} for model in self.loaded
-            ],
+            "loaded": [{"name": model.name, "size": model.size, "size_vram": model.size_vram} for model in self.loaded],
         }
 
     def lines(self) -> list[str]:
