@@ -28,6 +28,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @app.command()
 def up(
+    *,
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The first server's; 0 picks one")] = PORT,
     simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
     tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,

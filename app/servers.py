@@ -235,7 +235,7 @@ def _urls(port: int, count: int) -> tuple[str, ...]:
             except (OSError, OverflowError) as error:
                 raise Refused(
                     f"port {wanted} cannot be used: {getattr(error, 'strerror', None) or error}",
-                    hint="end what listens there (a server that an earlier `up` left?), or pass another --port; 0 picks one",
+                    hint="end what listens there, or pass another --port; 0 picks a free one",
                 ) from error
             numbers.append(listener.getsockname()[1])
     return tuple(f"http://127.0.0.1:{number}" for number in numbers)
@@ -267,9 +267,8 @@ def _version(url: str, clock: Clock) -> str | None:
 
 def _accepts(url: str, _: Clock) -> str | None:
     """Whether anybody takes connections there."""
-    host, _, port = url.removeprefix("http://").partition(":")
     try:
-        with socket.create_connection((host, int(port)), timeout=_ASKED.total_seconds()):
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=_ASKED.total_seconds()):
             return "yes"
     except OSError:
         return None

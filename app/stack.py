@@ -40,6 +40,7 @@ class Limits:
 
 def live(wishes: Wishes, limits: Limits, home: Home, clock: Clock, asked: Sequence[int]) -> int:
     """Run until a signal (0), or until a server or a worker is lost (1)."""
+
     def check() -> None:
         if asked:
             raise Stopped(f"stopping on {signal.Signals(asked[0]).name}")
@@ -77,7 +78,6 @@ def live(wishes: Wishes, limits: Limits, home: Home, clock: Clock, asked: Sequen
 
 def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Workshop:
     """What the tasks work with."""
-
     weights = None
     if servers.models is not None:
         weights = Weights(servers.models, lock=home.weights_lock, persist=lambda: None, clock=clock)

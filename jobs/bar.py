@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from jobs.record import Job
 from jobs.plain import plain
+from jobs.record import Job
 from jobs.story import amounts, share
 
 

@@ -38,7 +38,6 @@ LISTED = 20
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Many open models behind one address. Jobs survive; the GPU sleeps.",
@@ -84,12 +83,17 @@ def who() -> str:
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False) -> None:
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
+) -> None:
     if version:
         from importlib.metadata import version as version_of  # noqa: PLC0415 - takes as long as a whole command
 
         put(f"ollama-modal {version_of('ollama-modal')}")
-        raise typer.Exit
+    elif context.invoked_subcommand is None:
+        say(context.get_help())
+        raise typer.Exit(2)
 
 
 # -- commands that post a job ------------------------------------------------------------------------------------------
@@ -98,6 +102,7 @@ def start(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def pull(
     model: Name,
+    *,
     wait: Wait = True,
     way: Annotated[
         str, typer.Option(metavar="|".join(WAYS), help="How: our own puller, or an Ollama server's")
@@ -183,7 +188,7 @@ def follow_to_end(at: Here, id: str) -> Job:
         return follow(at.ledger, id, clock=at.clock, is_worked=at.is_worked)
     except KeyboardInterrupt:
         say()
-        say(f"left job {id} running")
+        say(f"job {id} goes on without you")
         say(f"hint: follow it again: `ollama-modal job {id} --follow`; or end it: `ollama-modal cancel {id}`")
         raise typer.Exit(130) from None
 

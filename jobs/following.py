@@ -10,8 +10,8 @@ from typing import Protocol
 
 from jobs.clock import Clock
 from jobs.ledger import Ledger
-from jobs.record import Job, State
 from jobs.plain import plain
+from jobs.record import Job, State
 from jobs.story import headline, lasted, trouble
 from jobs.terminal import is_terminal, say
 

@@ -141,7 +141,8 @@ class Tier:
         return [
             f"{head}answers, Ollama {plain(self.version)}",
             *(
-                f"    {plain(model.name)} is loaded, {human_bytes(model.size_vram)} of {human_bytes(model.size)} on the GPU"
+                f"    {plain(model.name)} is loaded,"
+                f" {human_bytes(model.size_vram)} of {human_bytes(model.size)} on the GPU"
                 for model in self.loaded
             ),
         ]
