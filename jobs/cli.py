@@ -160,8 +160,12 @@ def delete(model: Name, wait: Wait = True, attempts: Attempts = None, json: Json
 
 def post(at: Here, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
     posted = at.ledger.post(kind, subject, request, by=who(), attempts=attempts)
-    if posted.attached and dict(posted.job.request) != dict(request):
-        say(f"note: it was asked for as {plain(dict(posted.job.request))}, and goes on that way")
+    first = posted.job.request
+    unheard = [key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}]
+    if posted.attached and unheard:
+        say(
+            f"note: it goes on as it was first asked for; --{', --'.join(unheard).replace('_', '-')} changes nothing now"
+        )
     return posted
 
 

@@ -199,11 +199,10 @@ def _verified(job: Job, told: Mapping[str, Any]) -> str:
         f"{_count(len(told['models']), 'model')}, {_count(told['blobs'], 'blob')},"
         f" {human_bytes(told['bytes'])}{_speed(job, told['bytes'])}"
     )
-    damaged = told["damaged"]
-    if not damaged:
+    if not told["mended"]:
         return f"{what}: every byte is what it should be"
-    which = "; ".join(str(each["damage"]) for each in damaged)
-    return f"{what}: {_count(len(damaged), 'blob')} damaged and {told['mended']} fetched again: {which}"
+    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in told["mended"])
+    return f"{what}: {_count(len(told['mended']), 'damaged blob')} fetched again, and sound now: {which}"
 
 
 def _deleted(_: Job, told: Mapping[str, Any]) -> str:
