@@ -241,23 +241,19 @@ def _attempt(
     n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
 ) -> Attempt:
     started_at = parse_moment(claim["at"])
-    attempt = Attempt(
+    told = end or {}
+    not_before = told.get("not_before")
+    return Attempt(
         n=n,
         started_at=started_at,
         worker=claim.get("worker", ""),
         lease=timedelta(seconds=claim["lease_seconds"]),
         last_sign=max(started_at, parse_moment(beat["at"])) if beat else started_at,
-    )
-    if end is None:
-        return attempt
-    not_before = end.get("not_before")
-    return replace(
-        attempt,
-        ended_at=parse_moment(end["at"]),
-        outcome=end["outcome"],
-        failure_class=end.get("class"),
-        message=end.get("message"),
-        hint=end.get("hint"),
+        ended_at=parse_moment(end["at"]) if end else None,
+        outcome=told.get("outcome"),
+        failure_class=told.get("class"),
+        message=told.get("message"),
+        hint=told.get("hint"),
         not_before=parse_moment(not_before) if not_before else None,
     )
 

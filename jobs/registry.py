@@ -44,6 +44,7 @@ class Registry:
     Args:
         client: for tests: all requests go through it, and it stays open.
         mirrors: a base URL to use instead, by host: `{"registry.ollama.ai": "http://127.0.0.1:5000"}`.
+            The one of `*` stands for every host that is not named.
         plain_http: hosts to speak plain HTTP to, beside loopback and mirrors that say so.
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
@@ -146,7 +147,8 @@ class Registry:
 
     @contextmanager
     def _line(self, name: ModelName) -> Iterator[Line]:
-        base = httpx.URL(self._mirrors.get(name.host) or f"{self._scheme(name.host)}://{name.host}")
+        mirror = self._mirrors.get(name.host) or self._mirrors.get("*")
+        base = httpx.URL(mirror or f"{self._scheme(name.host)}://{name.host}")
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
         with ExitStack() as stack:
             client = self._client or stack.enter_context(httpx.Client(verify=self._certificates, limits=limits))
