@@ -20,6 +20,7 @@
     │   ├── TooManyRequests              429, perhaps with Retry-After
     │   └── ServerTrouble                5xx, or an answer that makes no sense
     ├── Corrupt               corrupt    bytes that are not what their digest says; worth one more try
+    │   └── PartsDamaged                 part files of an earlier pull cannot be read; remove them first
     ├── Killed                killed     the attempt ended from outside: lease lost, or handed back at a stop
     └── Bug                   bug        anything nobody foresaw; trying again repeats it
 
@@ -153,6 +154,10 @@ class Corrupt(Trouble):
 
     failure_class = "corrupt"
     tries = 2
+
+
+class PartsDamaged(Corrupt):
+    """Part files of an earlier pull cannot be read."""
 
 
 class Killed(Trouble):

@@ -63,6 +63,11 @@ class Progress:
         if amount:
             self.advance(amount)
 
+    def set_total(self, total: int) -> None:
+        """More to do has become known; that is no movement."""
+        with self._lock:
+            self._total = total
+
     @property
     def idle_seconds(self) -> float:
         """How long since anything moved."""

@@ -66,11 +66,8 @@ class Policy:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, Trouble) and error.retry_after is not None:
             return error.retry_after.total_seconds()
-        return tenacity.wait_exponential_jitter(
-            initial=self.first.total_seconds(),
-            max=self.longest.total_seconds(),
-            jitter=self.first.total_seconds(),
-        )(state)
+        growing = tenacity.wait_exponential(self.first.total_seconds(), max=self.longest.total_seconds())
+        return (growing + tenacity.wait_random(0, self.first.total_seconds()))(state)
 
 
 REQUESTS = Policy(attempts=4, within=timedelta(seconds=30))

@@ -132,8 +132,9 @@ class Weights:
         root = self.layout.root
         ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
         with translated(f"preparing the models directory {str(root)!r}"):
-            if root.exists() and not root.is_dir():
-                raise NotWritable(f"{str(root)!r} is no directory", hint="name another models directory")
+            for place in (root, *ours):
+                if os.path.lexists(place) and not place.is_dir():
+                    raise NotWritable(f"{str(place)!r} is no directory", hint="name another models directory")
             if not any(folder.exists() for folder in ours[:2]) and (names := self._strangers()):
                 raise NotWritable(
                     f"{str(root)!r} does not look like a models directory: it has neither blobs nor manifests,"
@@ -146,7 +147,7 @@ class Weights:
                 self._require_ours(folder)
 
     def _strangers(self) -> list[str]:
-        passed_over = {"lost+found", "staging", self._lock.name}
+        passed_over = {"blobs", "manifests", "staging", "lost+found", self._lock.name}
         names = (entry.name for entry in entries(self.layout.root))
         return [name for name in names if name not in passed_over and not name.startswith(".")]
 
@@ -257,6 +258,7 @@ class Weights:
         with self._exclusive(still_ours), translated(f"publishing {name}"):
             still_ours()
             staging.hold()
+            target = self._place_of(name)
             needed = [layer for layer in manifest.blobs if self.blob_state(layer) is not BlobState.PRESENT]
             for layer in needed:
                 self._require_staged(layer, staging)
@@ -266,7 +268,7 @@ class Weights:
             self._persist()
             still_ours()
             self._require_published(manifest)
-            self._place_manifest(name, manifest, staging)
+            self._place_manifest(target, manifest, staging)
             self._persist()
             staging.discard()
 
@@ -302,8 +304,7 @@ class Weights:
         with self._exclusive(still_ours), translated(f"removing {name}"):
             still_ours()
             file, blobs = self._doomed(name)
-            if not is_inside(file.path.parent, self.layout.manifests):
-                raise NotWritable(f"{str(file.path)!r} is behind a link out of the models directory")
+            self._require_inside(file.path)
             file.path.unlink(missing_ok=True)
             self._drop_empty_folders(file.path.parent)
             self._persist()
@@ -352,8 +353,16 @@ class Weights:
             staging.hold()
             raise
 
-    def _place_manifest(self, name: ModelName, manifest: Manifest, staging: Staging) -> None:
+    def _place_of(self, name: ModelName) -> Path:
         target = self.layout.manifest(self.layout.stored_spelling(name))
+        self._require_inside(target)
+        return target
+
+    def _require_inside(self, manifest: Path) -> None:
+        if not is_inside(manifest.parent, self.layout.manifests):
+            raise NotWritable(f"{str(manifest)!r} is behind a link out of the models directory")
+
+    def _place_manifest(self, target: Path, manifest: Manifest, staging: Staging) -> None:
         draft = staging.folder / "manifest"
         try:
             draft.write_bytes(manifest.raw)
@@ -364,7 +373,7 @@ class Weights:
             raise
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             raise Refused(
-                f"{str(name)!r} cannot be published: {str(error.filename2 or error.filename)!r} stands in its way",
+                f"{str(target)!r} cannot be written: {str(error.filename2 or error.filename)!r} stands in its way",
                 hint="move that aside; Ollama does not use it",
             ) from error
 

@@ -1,0 +1,318 @@
+"""HTTP client of one Ollama server: what it has, what it runs, pull through it, load, ask.
+
+Short requests are retried in seconds by the policy handed in; whatever moves weights or tokens is one try, watched,
+and retried by the ledger. Every error is one of ours, with the server's own words in it.
+"""
+
+import json
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import timedelta
+from typing import Any, Self
+
+import httpx
+
+from jobs.clock import Clock, SystemClock
+from jobs.errors import CutShort, ServerTrouble, Stalled, Unsupported
+from jobs.http_errors import translated
+from jobs.names import ModelName
+from jobs.ollama_pull import PullWatch
+from jobs.ollama_shapes import Embedded, Frame, Listed, Running, Shown, listed_in
+from jobs.ollama_texts import refusal
+from jobs.progress import Progress
+from jobs.retrying import REQUESTS, Policy
+from jobs.watching import Head, exchange
+
+STALL = timedelta(seconds=60)
+"""Twice the 30 s after which Ollama itself gives up a silent connection and asks again."""
+
+VERIFY_BUDGET = timedelta(minutes=30)
+"""For re-reading new blobs: 40 GB in one thread at 25 MB/s, a bad day of a network volume."""
+
+PATIENCE = timedelta(minutes=15)
+"""For a load or an answer that says nothing yet: above Ollama's own OLLAMA_LOAD_TIMEOUT, which is about stalls too."""
+
+FOREVER = timedelta(seconds=-1)
+"""`keep_alive` that never ends: Ollama takes any negative duration for it."""
+
+_CONNECT_SECONDS = 10.0
+
+
+def _nothing() -> None:
+    pass
+
+
+class Ollama:
+    """One server at `url`.
+
+    Args:
+        url: its base address, without a path.
+        client: sends everything, when handed in; it is then the caller's to close.
+        policy: how short requests are retried.
+        clock: for waits and silences.
+        stall: how long nothing may move while a pull fetches, or a short request is silent.
+        verify_budget: how long a pull may be silent once it verifies.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        client: httpx.Client | None = None,
+        policy: Policy = REQUESTS,
+        clock: Clock | None = None,
+        stall: timedelta = STALL,
+        verify_budget: timedelta = VERIFY_BUDGET,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._policy = policy
+        self._clock = clock or SystemClock()
+        self._stall = stall
+        self._verify_budget = verify_budget
+        self._own = [] if client else [httpx.Client(), httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))]
+        self._client, self._watched = (client, client) if client else self._own
+
+    def close(self) -> None:
+        for client in self._own:
+            client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What it has and runs
+
+    def version(self) -> str:
+        """Its version. An answer means that it is ready: Ollama accepts connections long before."""
+        return str(_object(self._ask("GET", "/api/version", doing="asking for the version")).get("version", ""))
+
+    def tags(self) -> list[Listed]:
+        """The models on its disk, newest first."""
+        return [Listed.of(each) for each in listed_in(self._ask("GET", "/api/tags", doing="listing models"))]
+
+    def ps(self) -> list[Running]:
+        """The models in its memory; one that is loading is not among them."""
+        return [Running.of(each) for each in listed_in(self._ask("GET", "/api/ps", doing="listing running models"))]
+
+    def running(self, name: str) -> Running | None:
+        """The model in memory under this name, whatever its spelling."""
+        wanted = ModelName.parse(name).folded()
+        return next((each for each in self.ps() if ModelName.parse(each.name).folded() == wanted), None)
+
+    def show(self, name: str) -> Shown:
+        return Shown.of(self._ask("POST", "/api/show", {"model": name}, doing=f"showing {name!r}"))
+
+    def delete(self, name: str) -> None:
+        """Remove the model and every blob that no other manifest on that server lists."""
+        self._send("DELETE", "/api/delete", {"model": name}, doing=f"deleting {name!r}")
+
+    # Work that takes long
+
+    def pull(
+        self, name: str, *, progress: Progress, check: Callable[[], None] = _nothing, insecure: bool = False
+    ) -> None:
+        """Have the server pull a model; it answers success, or this raises.
+
+        Two pulls of one server that share a blob can crash it (ollama server/download.go:442), so the caller lets only
+        one run. What leaves early makes the server keep the parts it has.
+
+        Args:
+            name: as the server shall know it.
+            progress: moved over all layers together.
+            check: called with every frame and while none comes; may raise to stop.
+            insecure: the registry speaks plain http.
+
+        """
+        doing = f"pulling {name!r} through {self.url}"
+        watch = PullWatch(doing, progress, stall=self._stall, verify_budget=self._verify_budget)
+
+        def idle() -> None:
+            check()
+            watch.look()
+
+        body = {"model": name, "stream": True} | ({"insecure": True} if insecure else {})
+        with closing(self._frames("/api/pull", body, doing=doing, idle=idle)) as frames:
+            for frame in frames:
+                check()
+                watch.see(frame)
+                if watch.succeeded:
+                    return
+        raise watch.cut_short()
+
+    def load(
+        self,
+        name: str,
+        *,
+        keep_alive: timedelta | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        """Have the model in memory. The server drops a load when its caller leaves, so this stays until the end."""
+        body = {"model": name} | _keep_alive(keep_alive)
+        doing = f"loading {name!r} on {self.url}"
+        try:
+            self._last("/api/generate", body, doing=doing, check=check, patience=patience)
+        except Unsupported:  # it only embeds
+            self._last("/api/embed", body | {"input": []}, doing=doing, check=check, patience=patience)
+
+    def unload(self, name: str) -> None:
+        """Have the model out of memory; it is no error when it was not in."""
+        self._ask("POST", "/api/generate", {"model": name, "keep_alive": 0}, doing=f"unloading {name!r}")
+
+    def generate(
+        self,
+        name: str,
+        prompt: str,
+        *,
+        options: Mapping[str, Any] | None = None,
+        keep_alive: timedelta | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> Iterator[Frame]:
+        """Continue a prompt. The iterator ends after the frame that says done, or raises CutShort."""
+        body = {"model": name, "prompt": prompt} | _options(options) | _keep_alive(keep_alive)
+        return self._answer("/api/generate", body, f"generating with {name!r}", check, patience)
+
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        options: Mapping[str, Any] | None = None,
+        keep_alive: timedelta | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> Iterator[Frame]:
+        """Answer a conversation. The iterator ends after the frame that says done, or raises CutShort."""
+        body = {"model": name, "messages": list(messages)} | _options(options) | _keep_alive(keep_alive)
+        return self._answer("/api/chat", body, f"chatting with {name!r}", check, patience)
+
+    def embed(
+        self,
+        name: str,
+        texts: Sequence[str],
+        *,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> Embedded:
+        """One vector for each text."""
+        body = {"model": name, "input": list(texts)}
+        return Embedded.of(
+            self._last("/api/embed", body, doing=f"embedding with {name!r}", check=check, patience=patience)
+        )
+
+    # How it is asked
+
+    def _ask(self, method: str, path: str, body: Any = None, *, doing: str) -> Any:
+        """A short request that may safely be sent twice, and its JSON."""
+        answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._sleep)
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise ServerTrouble(f"{doing} on {self.url}: the answer is no JSON: {answer.text[:80]!r}") from error
+
+    def _sleep(self, seconds: float) -> None:
+        self._clock.wait(seconds)
+
+    def _send(self, method: str, path: str, body: Any, *, doing: str) -> httpx.Response:
+        where = f"{doing} on {self.url}"
+        timeout = httpx.Timeout(self._stall.total_seconds(), connect=_CONNECT_SECONDS)
+        with translated(where):
+            answer = self._client.request(method, self.url + path, json=body, timeout=timeout)
+        if answer.status_code != 200:
+            raise _refused(answer.status_code, answer.headers, answer.text, where)
+        return answer
+
+    def _frames(
+        self, path: str, body: Any, *, doing: str, idle: Callable[[], None], silence: timedelta | None = None
+    ) -> Generator[Mapping[str, Any], None, None]:
+        """The JSON objects of an answer, one a line; an error status raises."""
+        longest = silence or max(self._stall, self._verify_budget)
+        timeout = httpx.Timeout(longest.total_seconds() + 60, connect=_CONNECT_SECONDS)
+        with translated(doing):
+            request = self._watched.build_request("POST", self.url + path, json=body, timeout=timeout)
+        with exchange(self._watched, request, doing=doing, idle=idle) as events:
+            head = next(events)
+            assert isinstance(head, Head)
+            if head.status != 200:
+                text = b"\n".join(line for line in events if isinstance(line, bytes)).decode(errors="replace")
+                raise _refused(head.status, head.headers, text, doing)
+            for line in events:
+                if isinstance(line, bytes) and line.strip():
+                    yield _parsed(line, doing)
+
+    def _patient(
+        self, path: str, body: Any, *, doing: str, check: Callable[[], None], patience: timedelta
+    ) -> Generator[Mapping[str, Any], None, None]:
+        """Frames of an answer, checked with each and while none comes; silence beyond `patience` is Stalled."""
+        heard_at = self._clock.monotonic()
+
+        def idle() -> None:
+            check()
+            if self._clock.monotonic() - heard_at > patience.total_seconds():
+                raise Stalled(f"{doing}: not a word for {patience.total_seconds():.0f} s")
+
+        with closing(self._frames(path, body, doing=doing, idle=idle, silence=patience)) as frames:
+            for frame in frames:
+                heard_at = self._clock.monotonic()
+                check()
+                if "error" in frame:
+                    raise refusal(500, str(frame["error"]), doing=doing)
+                yield frame
+
+    def _answer(
+        self, path: str, body: dict[str, Any], doing: str, check: Callable[[], None], patience: timedelta
+    ) -> Iterator[Frame]:
+        where = f"{doing} on {self.url}"
+        with closing(self._patient(path, body, doing=where, check=check, patience=patience)) as frames:
+            for wire in frames:
+                frame = Frame.of(wire)
+                yield frame
+                if frame.done:
+                    return
+        raise CutShort(f"{where}: the stream ended before it said done")
+
+    def _last(
+        self, path: str, body: dict[str, Any], *, doing: str, check: Callable[[], None], patience: timedelta
+    ) -> Mapping[str, Any]:
+        """The one object of an answer that is not streamed."""
+        frames = list(
+            self._patient(path, body | {"stream": False}, doing=doing, check=check, patience=patience),
+        )
+        if not frames:
+            raise CutShort(f"{doing}: the answer is empty")
+        return frames[-1]
+
+
+def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> Exception:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = text
+    said = document.get("error", text) if isinstance(document, dict) else text
+    return refusal(status, str(said), doing=doing, retry_after=headers.get("retry-after"))
+
+
+def _parsed(line: bytes, doing: str) -> Mapping[str, Any]:
+    try:
+        return _object(json.loads(line))
+    except ValueError as error:
+        raise CutShort(f"{doing}: the answer broke off inside a frame: {line[-60:]!r}") from error
+
+
+def _object(document: Any) -> Mapping[str, Any]:
+    if not isinstance(document, dict):
+        raise ServerTrouble(f"the answer is {type(document).__name__}, not an object")
+    return document
+
+
+def _options(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {"options": dict(options)} if options else {}
+
+
+def _keep_alive(duration: timedelta | None) -> dict[str, Any]:
+    """A number counts as seconds on the wire; a string without a unit would be refused."""
+    return {} if duration is None else {"keep_alive": duration.total_seconds()}

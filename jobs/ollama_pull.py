@@ -1,0 +1,94 @@
+"""Watching a pull that an Ollama server does: what its frames mean, and when it has stopped moving.
+
+Ollama repeats its frames sixteen times a second while nothing arrives, says nothing at all while it verifies, may take
+back what it counted, and skips layers that were fast. So movement is measured by `completed`, silence has a budget by
+phase, and only the word `success` ends it well.
+"""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from jobs.errors import CutShort, Stalled, Trouble
+from jobs.ollama_texts import pull_trouble
+from jobs.progress import Progress
+from jobs.units import human_bytes
+
+VERIFYING = "verifying sha256 digest"
+
+
+class PullWatch:
+    """Follows one `/api/pull` stream and moves `progress`.
+
+    Args:
+        doing: for messages, as in "pulling 'llama3.2' through http://127.0.0.1:11434".
+        progress: moved over all layers together; its total grows as layers become known.
+        stall: how long nothing may move while fetching.
+        verify_budget: how long nothing may move from the moment the server verifies: it re-reads every new blob in
+            one thread, on a network volume for minutes, without a frame.
+
+    """
+
+    def __init__(self, doing: str, progress: Progress, *, stall: timedelta, verify_budget: timedelta) -> None:
+        self.succeeded = False
+        self._doing = doing
+        self._progress = progress
+        self._stall = stall
+        self._verify_budget = verify_budget
+        self._limit = stall
+        self._status = ""
+        self._layers: dict[str, tuple[int, int]] = {}
+        self._begin("asking the server to pull")
+
+    def see(self, frame: Mapping[str, Any]) -> None:
+        """Take in one frame.
+
+        Raises:
+            Trouble: the frame tells of an error, or nothing has moved for too long.
+
+        """
+        if "error" in frame:
+            raise pull_trouble(str(frame["error"]), doing=self._doing)
+        status = str(frame.get("status", ""))
+        if status == "success":
+            self.succeeded = True
+            self._progress.begin("pulled")
+            return
+        if status == VERIFYING:
+            self._limit = self._verify_budget
+        if status != self._status:
+            self._begin(status)
+        if digest := frame.get("digest"):
+            self._count(str(digest), frame)
+        self.look()
+
+    def look(self) -> None:
+        """Also called while no frame comes.
+
+        Raises:
+            Stalled: nothing has moved for too long.
+
+        """
+        idle = self._progress.idle_seconds
+        if idle > self._limit.total_seconds():
+            at = human_bytes(self._progress.read().completed)
+            raise Stalled(
+                f"{self._doing}: nothing moved for {idle:.0f} s at {self._status or 'the start'!r}, {at} in",
+                hint="the server keeps what it has; the next attempt goes on from there",
+            )
+
+    def cut_short(self) -> Trouble:
+        """What it means that the stream is over without success or error."""
+        return CutShort(f"{self._doing}: the stream ended at {self._status or 'the start'!r}, before success")
+
+    def _begin(self, status: str) -> None:
+        self._status = status
+        self._progress.begin(status)
+
+    def _count(self, digest: str, frame: Mapping[str, Any]) -> None:
+        total, completed = frame.get("total", 0), frame.get("completed", 0)  # zeros are left out on the wire
+        is_new = self._layers.get(digest, (0, 0))[1] != total
+        self._layers[digest] = (int(completed), int(total))
+        if is_new:
+            self._progress.set_total(sum(size for _, size in self._layers.values()))
+        self._progress.set_completed(sum(done for done, _ in self._layers.values()))

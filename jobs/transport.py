@@ -1,0 +1,47 @@
+"""httpx's errors in our words, in one table: every request of ours is made inside `translated`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+
+from jobs.errors import CutShort, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unreachable, Unsupported
+
+MEANING: dict[type[Exception], type[Trouble]] = {
+    httpx.ConnectTimeout: Unreachable,
+    httpx.PoolTimeout: Unreachable,
+    httpx.ConnectError: Unreachable,
+    httpx.ProxyError: Unreachable,
+    httpx.ReadTimeout: Stalled,
+    httpx.WriteTimeout: Stalled,
+    httpx.ReadError: CutShort,
+    httpx.WriteError: CutShort,
+    httpx.CloseError: CutShort,
+    httpx.RemoteProtocolError: CutShort,
+    httpx.LocalProtocolError: ServerTrouble,
+    httpx.DecodingError: ServerTrouble,
+    httpx.TooManyRedirects: ServerTrouble,
+    httpx.HTTPStatusError: ServerTrouble,
+    httpx.UnsupportedProtocol: Unsupported,
+    httpx.InvalidURL: Unsupported,
+}
+"""What each means for whoever asked. A class that is not here is what its nearest ancestor here is."""
+
+
+def meaning(error: Exception) -> type[Trouble]:
+    return next((MEANING[each] for each in type(error).__mro__ if each in MEANING), NetworkTrouble)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Raise our own error, from httpx's, for what goes wrong inside.
+
+    Args:
+        doing: what was going on, as in "asking registry.ollama.ai for llama3.2".
+
+    """
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        said = str(error) or type(error).__name__
+        raise meaning(error)(f"{doing}: {said}") from error

@@ -1,0 +1,125 @@
+"""One HTTP exchange that may be silent for minutes, watched while it lasts.
+
+A thread reads; the caller gets lines as they come and is called back while none does, so that a cancelled job or a
+stall ends the exchange at once, whatever the server is doing. It judges nothing: that is the caller's business.
+"""
+
+import queue
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from jobs.errors import CutShort
+from jobs.http_errors import http_trouble
+
+LOOK_EVERY_SECONDS = 0.2
+"""How often the caller is called back while nothing comes: soon enough for a person who cancels, and cheap."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The answer has begun."""
+
+    status: int
+    headers: httpx.Headers
+
+
+class _End:
+    pass
+
+
+class _Reader(threading.Thread):
+    """Sends the request, puts what comes into `out`: a Head, lines, then an `_End` or the error."""
+
+    def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
+        super().__init__(name=f"reading {request.url}", daemon=True)
+        self.out: queue.SimpleQueue[Head | bytes | _End | Exception] = queue.SimpleQueue()
+        self._client = client
+        self._request = request
+        self._connection: Any = None
+        self._closed = False
+        request.extensions = {**request.extensions, "trace": self._remember}
+
+    def run(self) -> None:
+        try:
+            response = self._client.send(self._request, stream=True)
+            try:
+                self.out.put(Head(response.status_code, response.headers))
+                for line in _lines(response.iter_bytes()):
+                    self.out.put(line)
+            finally:
+                response.close()
+            self.out.put(_End())
+        except Exception as error:  # noqa: BLE001 - carried over to the caller's thread
+            self.out.put(error)
+
+    def stop(self) -> None:
+        """End the exchange now. Closing a socket does not wake a thread that reads it; shutting it down does."""
+        self._closed = True
+        connection = self._connection
+        if connection is not None and (sock := connection.get_extra_info("socket")) is not None:
+            with suppress(OSError):  # it is gone already
+                sock.shutdown(socket.SHUT_RDWR)
+        self.join(timeout=2)
+
+    def _remember(self, event: str, info: dict[str, Any]) -> None:
+        """The transport tells what it does; a new connection is what `stop` needs."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._connection = info["return_value"]
+        if self._closed:
+            raise CutShort("the exchange was stopped")
+
+
+@contextmanager
+def exchange(
+    client: httpx.Client, request: httpx.Request, *, doing: str, idle: Callable[[], None]
+) -> Iterator[Iterator[Head | bytes]]:
+    """Send `request`; what comes out is one Head, then the body's lines, without their line feeds.
+
+    The client must not reuse connections, or `stop` may have to wait for the next byte.
+
+    Args:
+        client: sends it.
+        request: built by that client; its read timeout must be longer than any silence that `idle` lets pass.
+        doing: for the message when it fails.
+        idle: called a few times a second while nothing comes; may raise to end the exchange.
+
+    Raises:
+        Trouble: what httpx's error means.
+
+    """
+    reader = _Reader(client, request)
+    reader.start()
+    try:
+        yield _events(reader, doing, idle)
+    finally:
+        reader.stop()
+
+
+def _events(reader: _Reader, doing: str, idle: Callable[[], None]) -> Iterator[Head | bytes]:
+    while True:
+        try:
+            event = reader.out.get(timeout=LOOK_EVERY_SECONDS)
+        except queue.Empty:
+            idle()
+            continue
+        if isinstance(event, _End):
+            return
+        if isinstance(event, Exception):
+            raise http_trouble(event, doing=doing) from event
+        yield event
+
+
+def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Split at line feeds and nowhere else: httpx's own splitter also cuts at U+0085, which JSON may hold."""
+    rest = b""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from whole
+    if rest:
+        yield rest

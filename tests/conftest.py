@@ -1,0 +1,61 @@
+"""Fixtures that more than one file asks for."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jobs.clock import Clock, SystemClock
+from jobs.ledger import Ledger
+from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.testing.clock import HandClock
+
+
+@dataclass
+class Store:
+    """A ledger with the queue and dict below it, so that a test can damage them."""
+
+    queue: SqliteQueue
+    facts: SqliteDict
+    clock: Clock
+    path: Path
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.queue, self.facts, self.clock)
+
+    def empty_queue(self) -> int:
+        count = 0
+        for lane in ("weights", "servers"):
+            while self.queue.get(block=False, partition=lane) is not None:
+                count += 1
+        return count
+
+    def close(self) -> None:
+        self.queue.close()
+        self.facts.close()
+
+
+def open_store(path: Path, clock: Clock) -> Store:
+    return Store(SqliteQueue(path, clock=clock), SqliteDict(path), clock, path)
+
+
+@pytest.fixture
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: HandClock) -> Iterator[Store]:
+    """A store on a real SQLite file, its clock moved by hand."""
+    opened = open_store(tmp_path / "ledger.sqlite", clock)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def live_store(tmp_path: Path) -> Iterator[Store]:
+    """A store on a real SQLite file and the machine's clock, for tests with real threads and processes."""
+    opened = open_store(tmp_path / "live.sqlite", SystemClock())
+    yield opened
+    opened.close()

@@ -1,0 +1,93 @@
+"""Models small enough to make by the hundred, and a models directory filled with them."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.clock import Clock, SystemClock
+from jobs.manifests import Layer, Manifest
+from jobs.names import ModelName
+from jobs.staging import Staging
+from jobs.weights import Weights
+
+CONFIG = b'{"model_format":"gguf","model_family":"llama","model_type":"1B","file_type":"Q4_0"}'
+
+
+def nothing() -> None:
+    pass
+
+
+def digest_of(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A model with its bytes at hand."""
+
+    name: ModelName
+    manifest: Manifest
+    contents: dict[str, bytes]
+
+
+def sample(name: str = "tiny", *contents: bytes, config: bytes = CONFIG) -> Sample:
+    blobs = contents or (f"weights of {name}".encode() * 100, b"template")
+
+    def entry(media_type: str, content: bytes) -> dict[str, str | int]:
+        return {"mediaType": media_type, "digest": digest_of(content), "size": len(content)}
+
+    raw = json.dumps(
+        {
+            "schemaVersion": 2,
+            "config": entry("application/vnd.docker.container.image.v1+json", config),
+            "layers": [entry("application/vnd.ollama.image.model", each) for each in blobs],
+        }
+    ).encode()
+    return Sample(ModelName.parse(name), Manifest.parse(raw), {digest_of(each): each for each in (*blobs, config)})
+
+
+def weights_at(root: Path, *, persist: Callable[[], None] = nothing, clock: Clock | None = None) -> Weights:
+    return Weights(
+        root / "models", lock=root / "weights.lock", persist=persist, clock=clock or SystemClock(), disk_counts=False
+    )
+
+
+def put_blob(weights: Weights, content: bytes, digest: str | None = None) -> Path:
+    path = weights.layout.blob(digest or digest_of(content))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def put_manifest(weights: Weights, name: str | ModelName, raw: bytes) -> Path:
+    path = weights.layout.manifest(ModelName.parse(name) if isinstance(name, str) else name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(raw)
+    return path
+
+
+def put(weights: Weights, model: Sample) -> Path:
+    """As if Ollama had pulled it."""
+    for content in model.contents.values():
+        put_blob(weights, content)
+    return put_manifest(weights, model.name, model.manifest.raw)
+
+
+def fill(staging: Staging, model: Sample, *, but: tuple[str, ...] = ()) -> Staging:
+    """Stage and settle what is to be fetched."""
+    for digest, content in model.contents.items():
+        if digest not in but:
+            staging.path(digest).write_bytes(content)
+            staging.settle(digest)
+    return staging
+
+
+def publish(weights: Weights, model: Sample, *, holder: str = "a", still_ours: Callable[[], None] = nothing) -> None:
+    staging = fill(weights.stage(str(model.name), holder), model)
+    weights.publish(model.name, model.manifest, staging, still_ours=still_ours)
+
+
+def layer_of(content: bytes, size: int | None = None) -> Layer:
+    return Layer("application/vnd.ollama.image.model", digest_of(content), len(content) if size is None else size)

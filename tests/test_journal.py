@@ -1,0 +1,70 @@
+"""The journal beside a half-fetched blob."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs import journal
+from jobs.manifests import Layer
+
+BLOB = Layer("x", f"sha256:{'a' * 64}", 1000)
+SPANS = st.lists(st.tuples(st.integers(0, 999), st.integers(1, 1000)).filter(lambda span: span[0] < span[1]))
+
+
+@given(SPANS, st.integers(1, 1500))
+def test_had_and_missing_make_the_whole(spans: list[journal.Span], step: int) -> None:
+    """What was recorded and what is missing cover each byte once, and no missing span is longer than a range."""
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "blob"
+        assert journal.resume(staged, BLOB) == []
+        journal.record(staged, spans)
+        had = journal.resume(staged, BLOB)
+    gaps = list(journal.missing(had, BLOB.size, step))
+    assert sorted(at for start, stop in had + gaps for at in range(start, stop)) == list(range(BLOB.size))
+    assert {at for start, stop in had for at in range(start, stop)} == {
+        at for start, stop in spans for at in range(start, stop)
+    }
+    assert all(stop - start <= step for start, stop in gaps)
+
+
+@given(st.integers(0, 200))
+def test_a_journal_torn_anywhere_is_never_wrong(length: int) -> None:
+    """A journal cut at any byte claims nothing that the whole one did not, and can be written on."""
+    spans = [(0, 10), (100, 250), (700, 1000)]
+    with tempfile.TemporaryDirectory() as folder:
+        staged = Path(folder) / "blob"
+        journal.resume(staged, BLOB)
+        journal.record(staged, spans)
+        path = journal.journal_of(staged)
+        path.write_bytes(path.read_bytes()[:length])
+        had = journal.resume(staged, BLOB)
+        assert set(had) <= set(spans)
+        journal.record(staged, [(300, 400)])
+        assert journal.resume(staged, BLOB) == sorted([*had, (300, 400)])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda staged: staged.unlink(),
+        lambda staged: staged.write_bytes(b"short"),
+        lambda staged: journal.journal_of(staged).unlink(),
+        lambda staged: journal.journal_of(staged).write_text("sha256:other 1000\n0 10\n"),
+        lambda staged: journal.record(staged, [(900, 1001)]),
+        lambda staged: journal.journal_of(staged).write_bytes(bytes(50) + b"\n"),
+    ],
+    ids=["no file", "short file", "no journal", "another blob's", "beyond the end", "garbage"],
+)
+def test_a_journal_that_does_not_fit_begins_the_blob_again(spoil: object, tmp_path: Path) -> None:
+    """File and journal that contradict one another are both replaced."""
+    assert callable(spoil)
+    staged = tmp_path / "blob"
+    journal.resume(staged, BLOB)
+    journal.record(staged, [(0, 10)])
+    assert journal.resume(staged, BLOB) == [(0, 10)]
+    spoil(staged)
+    assert journal.resume(staged, BLOB) == []
+    assert staged.stat().st_size == BLOB.size

@@ -1,0 +1,339 @@
+"""What posting, cancelling, retrying and sweeping promise, step by step."""
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+
+from jobs.errors import BadRequest, NotFound, Refused
+from jobs.ledger import Claim, Ledger
+from jobs.progress import Reading
+from jobs.record import Ending, State
+from jobs.testing.clock import HandClock
+from tests.conftest import Store
+
+LEASE = timedelta(seconds=30)
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    return store.ledger()
+
+
+def post(ledger: Ledger, subject: str = "llama3.2:latest", attempts: int = 3) -> str:
+    return ledger.post("pull", subject, {"model": subject}, by="test", attempts=attempts).job.id
+
+
+def claimed(ledger: Ledger, id: str) -> Claim:
+    claim = ledger.claim(id, worker="w1", lease=LEASE)
+    assert claim is not None
+    return claim
+
+
+def test_a_posted_job_is_queued_and_rung_for(ledger: Ledger) -> None:
+    """`post` answers with a queued job and puts its id into the lane of its kind."""
+    posted = ledger.post("warm", "llama3.2:latest", {"model": "llama3.2"}, by="shell")
+    assert not posted.attached
+    assert posted.job.state is State.QUEUED
+    assert (posted.job.kind, posted.job.lane, posted.job.posted_by) == ("warm", "servers", "shell")
+    assert ledger.next_id("weights", timedelta(0)) is None
+    assert ledger.next_id("servers", timedelta(0)) == posted.job.id
+
+
+def test_an_unknown_kind_is_refused(ledger: Ledger) -> None:
+    """A job of no known kind is refused before anything is written, naming the kinds there are."""
+    with pytest.raises(BadRequest, match="no kind of job 'bake'") as refused:
+        ledger.post("bake", "m", {}, by="x")
+    assert refused.value.hint == "kinds are pull, verify, delete, warm"
+    assert ledger.jobs() == []
+
+
+def test_a_second_post_attaches(ledger: Ledger) -> None:
+    """While a job of this kind and subject lives, posting again answers with that job (P2)."""
+    first = post(ledger)
+    again = ledger.post("pull", "llama3.2:latest", {"model": "LLAMA3.2"}, by="somebody else")
+    assert again.attached
+    assert again.job.id == first
+    assert ledger.post("verify", "llama3.2:latest", {}, by="x").job.id != first
+
+
+def test_after_the_end_a_post_is_a_new_job(ledger: Ledger) -> None:
+    """Once a job has ended, the next post of its subject makes a new one, and the old one stays as it was."""
+    first = post(ledger)
+    ledger.end(claimed(ledger, first), Ending("succeeded", result={"ok": True}), Reading(5, 5))
+    second = ledger.post("pull", "llama3.2:latest", {}, by="test")
+    assert not second.attached
+    assert second.job.id != first
+    assert ledger.get(first).result == {"ok": True}
+    assert {job.id for job in ledger.jobs()} == {first, second.job.id}
+
+
+def test_a_stale_pointer_still_leads_to_the_live_job(ledger: Ledger, store: Store) -> None:
+    """A poster that died before it moved the pointer, or moved it back, costs a look and nothing else."""
+    first = post(ledger)
+    line = first.partition("-")[0]
+    ledger.end(claimed(ledger, first), Ending("succeeded"), Reading())
+    second = post(ledger)
+    store.facts.put("live/pull/llama3.2:latest", {"v": 1, "line": line, "generation": 1})
+    assert post(ledger) == second
+
+
+def test_a_job_runs_and_ends(ledger: Ledger, clock: HandClock) -> None:
+    """Claimed is running, beats carry progress, and the end tells outcome, times, result and the last progress."""
+    id = post(ledger)
+    claim = claimed(ledger, id)
+    assert ledger.get(id).state is State.RUNNING
+    clock.tick(2)
+    assert ledger.beat(claim, Reading(10, 100, 5.0, "pulling")) is False
+    assert ledger.get(id).progress == Reading(10, 100, 5.0, "pulling")
+    clock.tick(3)
+    job = ledger.end(claim, Ending("succeeded", result={"digest": "abc"}), Reading(100, 100, 20.0, "publishing"))
+    assert job.state is State.SUCCEEDED
+    assert job.progress.completed == 100
+    assert job.ended_at == clock.now()
+    assert (job.ended_at - job.posted_at).total_seconds() == 5
+    assert job.as_json()["attempts"][0]["outcome"] == "succeeded"
+
+
+def test_a_claim_is_for_one(ledger: Ledger) -> None:
+    """A second claim of the same attempt is answered with nothing, politely."""
+    id = post(ledger)
+    claimed(ledger, id)
+    assert ledger.claim(id, worker="w2", lease=LEASE) is None
+    assert ledger.claim("no-such-job", worker="w2", lease=LEASE) is None
+
+
+def test_a_retry_waits_until_its_time(ledger: Ledger, clock: HandClock) -> None:
+    """An attempt that ends with `retry` leaves the job waiting; from its time on it can be claimed, and is rung for."""
+    id = post(ledger)
+    ledger.next_id("weights", timedelta(0))
+    not_before = clock.now() + timedelta(seconds=10)
+    job = ledger.end(claimed(ledger, id), Ending("retry", "network", "cut", not_before=not_before), Reading())
+    assert job.state is State.WAITING
+    assert ledger.claim(id, worker="w", lease=LEASE) is None
+    swept = ledger.sweep()
+    assert (swept.rung, swept.next_due) == ((), not_before)
+    clock.tick(10)
+    assert ledger.sweep().rung == (id,)
+    assert claimed(ledger, id).n == 2
+
+
+def test_queued_is_never_stale(ledger: Ledger, clock: HandClock) -> None:
+    """A job that waits behind others for days is neither lost nor failed (P5)."""
+    id = post(ledger)
+    for _ in range(5):
+        clock.tick(86_400)
+        assert ledger.sweep().lost == ()
+    assert ledger.get(id).state is State.QUEUED
+    assert claimed(ledger, id).n == 1
+
+
+def test_a_beating_attempt_is_never_lost(ledger: Ledger, clock: HandClock) -> None:
+    """While its holder beats, an attempt may take as long as it takes (P5)."""
+    id = post(ledger)
+    claim = claimed(ledger, id)
+    for _ in range(200):
+        clock.tick(29)
+        ledger.beat(claim, Reading())
+        assert ledger.sweep().lost == ()
+    assert ledger.get(id).state is State.RUNNING
+
+
+def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
+    """An attempt whose lease ran out is ended as lost, its holder is told of first, and the job is rung for again."""
+    id = post(ledger)
+    ledger.next_id("weights", timedelta(0))
+    claimed(ledger, id)
+    clock.tick(31)
+    told = []
+    swept = ledger.sweep(before_lost=lambda job: told.append((job.id, job.attempts[-1].outcome)))
+    assert told == [(id, None)]
+    assert (swept.lost, swept.rung) == ((id,), (id,))
+    attempt = ledger.get(id).attempts[0]
+    assert (attempt.outcome, attempt.failure_class) == ("lost", "killed")
+    assert attempt.message == "worker w1 was not heard of for 31 s"
+    assert ledger.sweep().lost == ()
+
+
+def test_losing_the_last_attempt_fails_the_job(ledger: Ledger, clock: HandClock) -> None:
+    """A job whose every attempt was lost has failed, after exactly as many attempts as were allowed (P3)."""
+    id = post(ledger, attempts=2)
+    for _ in range(2):
+        claimed(ledger, id)
+        clock.tick(31)
+        ledger.sweep()
+    job = ledger.get(id)
+    assert job.state is State.FAILED
+    assert [attempt.outcome for attempt in job.attempts] == ["lost", "lost"]
+    assert ledger.claim(id, worker="w", lease=LEASE) is None
+
+
+def test_a_wiped_queue_is_rung_again(ledger: Ledger, store: Store) -> None:
+    """Emptying the queue loses nothing: the next sweep rings for every job that is due (P1)."""
+    ids = {post(ledger, f"m{i}:latest") for i in range(5)}
+    assert store.empty_queue() == 5
+    assert set(store.ledger().sweep().rung) == ids
+    assert store.empty_queue() == 5
+
+
+def test_a_sweep_rings_once(ledger: Ledger, clock: HandClock) -> None:
+    """Sweeping again and again does not fill the queue; a bell that may be lost is rung again after a minute."""
+    post(ledger)
+    for _ in range(10):
+        clock.tick(5)
+        assert ledger.sweep().rung == ()
+    clock.tick(60)
+    assert len(ledger.sweep().rung) == 1
+    assert ledger.sweep().rung == ()
+
+
+def test_a_full_queue_loses_nothing(store: Store) -> None:
+    """With the lane's partition full a job can be posted all the same; it is rung for when there is room."""
+    for number in range(5_000):
+        store.queue.put(f"x{number}", partition="weights")
+    ledger = store.ledger()
+    id = post(ledger)
+    assert store.empty_queue() == 5_000
+    assert ledger.sweep().rung == (id,)
+
+
+def test_cancelling_a_queued_job_ends_it_at_once(ledger: Ledger) -> None:
+    """A job that nobody runs is cancelled there and then, and is not run any more."""
+    id = post(ledger)
+    assert ledger.cancel(id, by="me").state is State.CANCELLED
+    assert ledger.claim(id, worker="w", lease=LEASE) is None
+    assert ledger.cancel(id, by="me").state is State.CANCELLED
+
+
+def test_cancelling_a_running_job_reaches_its_holder(ledger: Ledger) -> None:
+    """The holder of a running attempt hears of the wish at its next beat; until then the job runs."""
+    id = post(ledger)
+    claim = claimed(ledger, id)
+    job = ledger.cancel(id, by="me")
+    assert (job.state, job.cancel_asked) == (State.RUNNING, True)
+    assert ledger.beat(claim, Reading()) is True
+    assert ledger.end(claim, Ending("cancelled"), Reading()).state is State.CANCELLED
+
+
+def test_a_cancelled_job_whose_holder_died_ends_cancelled(ledger: Ledger, clock: HandClock) -> None:
+    """Asked to cancel and then lost, a job is not run again: the sweep ends it as cancelled."""
+    id = post(ledger)
+    claimed(ledger, id)
+    ledger.cancel(id, by="me")
+    clock.tick(31)
+    ledger.sweep()
+    assert ledger.get(id).state is State.CANCELLED
+
+
+def test_a_canceller_that_died_half_way_is_finished(ledger: Ledger, store: Store) -> None:
+    """A wish to cancel that was written down is carried out, though who wrote it died right after."""
+    id = post(ledger)
+    store.facts.put(f"cancel/{id}", {"v": 1, "by": "me", "at": "2026-01-01T00:00:00Z"})
+    assert ledger.claim(id, worker="w", lease=LEASE) is None
+    assert ledger.get(id).state is State.CANCELLED
+
+
+def test_cancelling_an_ended_job_changes_nothing(ledger: Ledger) -> None:
+    """A job that has succeeded stays so."""
+    id = post(ledger)
+    ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
+    job = ledger.cancel(id, by="me")
+    assert (job.state, job.cancel_asked) == (State.SUCCEEDED, False)
+
+
+def test_a_failed_job_is_retried_as_it_was_posted(ledger: Ledger) -> None:
+    """`retry` posts the same kind, subject, request and allowance again; the failed job keeps its story (P6)."""
+    request = {"model": "llama3.2", "rate_limit": 5}
+    id = ledger.post("pull", "llama3.2:latest", request, by="test", attempts=2).job.id
+    with pytest.raises(Refused, match="only an ended job is retried"):
+        ledger.retry(id, by="me")
+    ledger.end(claimed(ledger, id), Ending("failed", "not_found", "no such model", "check the name"), Reading())
+    again = ledger.retry(id, by="me").job
+    assert (again.kind, again.subject, again.request, again.attempts_allowed) == (
+        "pull",
+        "llama3.2:latest",
+        request,
+        2,
+    )
+    told = ledger.get(id).as_json()["attempts"][0]
+    assert (told["class"], told["message"], told["hint"]) == ("not_found", "no such model", "check the name")
+
+
+def test_following_ends_with_the_job(ledger: Ledger) -> None:
+    """`follow` yields the job each time it has changed, and the ended one last."""
+    id = post(ledger)
+    following = ledger.follow(id, every=timedelta(seconds=1))
+    assert next(following).state is State.QUEUED
+    claim = claimed(ledger, id)
+    assert next(following).state is State.RUNNING
+    ledger.beat(claim, Reading(1, 2))
+    assert next(following).progress.completed == 1
+    ledger.end(claim, Ending("succeeded"), Reading(2, 2))
+    assert [job.state for job in following] == [State.SUCCEEDED]
+
+
+def test_an_unknown_job_says_so(ledger: Ledger) -> None:
+    """Asking for a job that is not there names it and says where to look."""
+    with pytest.raises(NotFound, match="no job 'nope-1'") as missing:
+        ledger.get("nope-1")
+    assert missing.value.hint == "`ollama-modal jobs` lists them"
+
+
+def test_last_months_record_still_opens(store: Store) -> None:
+    """A record with fields missing, or with fields we do not know, is read with defaults."""
+    store.facts.put(
+        "job/old-1",
+        {"id": "old-1", "kind": "pull", "subject": "m", "lane": "weights", "posted_at": "2026-01-01T00:00:00Z", "x": 1},
+    )
+    store.facts.put("claim/old-1/1", {"at": "2026-01-01T00:00:01Z", "lease_seconds": 30})
+    store.facts.put("end/old-1/1", {"at": "2026-01-01T00:00:02Z", "outcome": "succeeded", "progress": {"z": 1}})
+    (job,) = store.ledger().jobs()
+    assert job.state is State.SUCCEEDED
+    assert store.ledger().get("old-1") == job
+
+
+def test_listing_and_reading_tell_the_same(ledger: Ledger, clock: HandClock) -> None:
+    """`jobs` and `get` agree about every job, whatever state it is in."""
+    for number, ending in enumerate(
+        [None, Ending("succeeded"), Ending("failed", "disk", "full"), Ending("retry", "network", "cut")]
+    ):
+        id = post(ledger, f"m{number}:latest")
+        claim = claimed(ledger, id)
+        ledger.beat(claim, Reading(number, 10))
+        if ending:
+            ledger.end(claim, ending, Reading(number, 10))
+        clock.tick(1)
+    post(ledger, "queued:latest")
+    assert ledger.jobs() == [ledger.get(job.id) for job in ledger.jobs()]
+    assert next(job.subject for job in ledger.jobs()) == "queued:latest"
+
+
+def test_real_threads_post_one_job(live_store: Store) -> None:
+    """Twenty threads that post the same pull at the same moment share one job (P2)."""
+    gate = threading.Barrier(20)
+    ids = []
+
+    def run() -> None:
+        gate.wait()
+        ids.append(live_store.ledger().post("pull", "m", {}, by="x"))
+
+    threads = [threading.Thread(target=run) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({posted.job.id for posted in ids}) == 1
+    assert sum(not posted.attached for posted in ids) == 1
+
+
+def test_a_waiting_worker_hears_the_bell(live_store: Store) -> None:
+    """A worker that waits on an empty lane gets the id when it is posted, not only when it looks again."""
+    heard: list[str | None] = []
+    ledger = live_store.ledger()
+    thread = threading.Thread(target=lambda: heard.append(ledger.next_id("weights", timedelta(seconds=20))))
+    thread.start()
+    time.sleep(0.05)  # real threads: the getter has to be waiting
+    id = post(live_store.ledger())
+    thread.join(timeout=20)
+    assert heard == [id]

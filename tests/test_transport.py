@@ -1,0 +1,34 @@
+"""httpx's errors in our words."""
+
+import httpx
+import pytest
+
+from jobs.errors import CutShort, NetworkTrouble, Stalled, Trouble, Unreachable
+from jobs.transport import MEANING, meaning, translated
+
+
+def _below(kind: type[Exception]) -> set[type[Exception]]:
+    return {kind}.union(*(_below(each) for each in kind.__subclasses__()))
+
+
+def test_every_error_of_httpx_has_a_meaning() -> None:
+    """Each httpx error that can be raised stands in the table, or is a mere ancestor of those that do."""
+    leaves = {each for each in _below(httpx.HTTPError) if not each.__subclasses__() and each.__module__ == "httpx"}
+    assert leaves - set(MEANING) == set()
+
+
+@pytest.mark.parametrize(
+    ("error", "trouble"),
+    [
+        (httpx.ConnectError("refused"), Unreachable),
+        (httpx.ReadTimeout("late"), Stalled),
+        (httpx.RemoteProtocolError("cut"), CutShort),
+        (httpx.TransportError("whatever"), NetworkTrouble),
+    ],
+)
+def test_an_error_is_raised_in_our_words_from_the_original(error: Exception, trouble: type[Trouble]) -> None:
+    """The message says what was going on, and the cause is kept."""
+    assert meaning(error) is trouble
+    with pytest.raises(trouble, match="asking for a model: ") as caught, translated("asking for a model"):
+        raise error
+    assert caught.value.__cause__ is error

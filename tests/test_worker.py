@@ -1,0 +1,252 @@
+"""What a worker promises: real threads on a real store, with leases of tenths of a second."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from jobs.clock import SystemClock
+from jobs.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.record import Backoff, Job, State
+from jobs.run import Run
+from jobs.worker import Timing, Worker
+from tests.conftest import Store
+
+QUICK = Timing(
+    lease=timedelta(seconds=1),
+    beat=timedelta(seconds=0.05),
+    sweep=timedelta(seconds=0.1),
+    poll=timedelta(seconds=0.05),
+    grace=timedelta(seconds=2),
+)
+AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
+Work = Callable[[Run], Mapping[str, Any]]
+
+
+def worker(store: Store, work: Work, *, concurrency: int = 2, timing: Timing = QUICK) -> Worker:
+    return Worker(
+        store.ledger(),
+        "weights",
+        work,
+        clock=SystemClock(),
+        concurrency=concurrency,
+        timing=timing,
+        backoff=AT_ONCE,
+    )
+
+
+@contextmanager
+def working(*workers: Worker) -> Iterator[threading.Event]:
+    stop = threading.Event()
+    threads = [threading.Thread(target=each.run, args=(stop,)) for each in workers]
+    for thread in threads:
+        thread.start()
+    try:
+        yield stop
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=20)
+        assert not any(thread.is_alive() for thread in threads)
+
+
+def post(store: Store, subject: str = "m:latest", attempts: int = 3) -> str:
+    return store.ledger().post("pull", subject, {"model": subject}, by="test", attempts=attempts).job.id
+
+
+def ended(store: Store, id: str) -> Job:
+    job: Job = until(lambda: store.ledger().get(id), lambda job: job.has_ended)
+    return job
+
+
+def until(look: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
+    """Look again until it is right: other threads are at it, in real time."""
+    deadline = time.monotonic() + 20
+    while not is_right(seen := look()):
+        assert time.monotonic() < deadline, f"still {seen}"
+        time.sleep(0.01)
+    return seen
+
+
+def failing(*troubles: Exception) -> Work:
+    """Work that meets these troubles, one an attempt, and then succeeds."""
+    left = list(troubles)
+
+    def work(run: Run) -> Mapping[str, Any]:
+        if left:
+            raise left.pop(0)
+        return {"attempt": run.n}
+
+    return work
+
+
+def test_a_job_is_worked_and_its_result_kept(live_store: Store) -> None:
+    """What the task returns is the job's result; the bytes it counted are its last progress."""
+
+    def work(run: Run) -> Mapping[str, Any]:
+        run.progress.begin("pulling", total=10, completed=0)
+        run.progress.advance(10)
+        return {"digest": "abc"}
+
+    id = post(live_store)
+    with working(worker(live_store, work)):
+        job = ended(live_store, id)
+    assert job.state is State.SUCCEEDED
+    assert job.result == {"digest": "abc"}
+    assert (job.progress.completed, job.progress.total) == (10, 10)
+
+
+@pytest.mark.parametrize(
+    ("troubles", "outcomes", "state"),
+    [
+        ([Unreachable("no route")], ["retry", "succeeded"], State.SUCCEEDED),
+        (
+            [Unreachable("a"), TooManyRequests("b", retry_after=timedelta(0))],
+            ["retry"] * 2 + ["succeeded"],
+            State.SUCCEEDED,
+        ),
+        ([Unreachable("a"), Unreachable("b"), Unreachable("c")], ["retry", "retry", "failed"], State.FAILED),
+        ([NotFound("no such model")], ["failed"], State.FAILED),
+        ([Corrupt("flipped"), Corrupt("flipped")], ["retry", "failed"], State.FAILED),
+        ([Unreachable("a"), Corrupt("flipped")], ["retry", "retry", "succeeded"], State.SUCCEEDED),
+    ],
+)
+def test_trouble_is_tried_again_as_often_as_it_is_worth(
+    live_store: Store, troubles: list[Trouble], outcomes: list[str], state: State
+) -> None:
+    """Network trouble uses every attempt, damage is worth one more, what cannot help is not tried again."""
+    id = post(live_store)
+    with working(worker(live_store, failing(*troubles))):
+        job = ended(live_store, id)
+    assert [attempt.outcome for attempt in job.attempts] == outcomes
+    assert job.state is state
+    for trouble, attempt in zip(troubles, job.attempts, strict=False):
+        assert (attempt.failure_class, attempt.message) == (trouble.failure_class, str(trouble))
+
+
+def test_a_bug_is_recorded_and_the_worker_lives(live_store: Store) -> None:
+    """Whatever a task throws becomes the job's story, once, and the next job is worked."""
+    bad, good = post(live_store, "bad:latest"), post(live_store, "good:latest")
+    with working(worker(live_store, failing(ZeroDivisionError("oops")), concurrency=1)):
+        job, fine = ended(live_store, bad), ended(live_store, good)
+    assert (job.state, job.attempts[0].failure_class) == (State.FAILED, "bug")
+    assert job.attempts[0].message == "ZeroDivisionError: oops"
+    assert fine.state is State.SUCCEEDED
+
+
+def test_a_running_job_is_cancelled_within_beats(live_store: Store) -> None:
+    """A task that checks often stops soon after somebody asked to cancel."""
+    id = post(live_store)
+    with working(worker(live_store, forever)):
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        live_store.ledger().cancel(id, by="me")
+        assert ended(live_store, id).state is State.CANCELLED
+
+
+def forever(run: Run) -> Mapping[str, Any]:
+    while True:
+        run.sleep(0.01)
+
+
+def test_a_stop_hands_the_attempt_back(live_store: Store) -> None:
+    """At a stop the running attempt is handed back at once, and another worker takes the job up again."""
+    id = post(live_store)
+    with working(worker(live_store, forever)) as stop:
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        stop.set()
+    job = live_store.ledger().get(id)
+    assert job.state is State.WAITING
+    assert (job.attempts[0].outcome, job.attempts[0].failure_class) == ("retry", "killed")
+    assert job.attempts[0].message == "the worker was asked to stop"
+    with working(worker(live_store, failing())):
+        assert ended(live_store, id).result == {"attempt": 2}
+
+
+def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
+    """What does not stop in time is handed back over its head, and can then neither publish nor end."""
+    go_on, fenced = threading.Event(), threading.Event()
+
+    def stubborn(run: Run) -> Mapping[str, Any]:
+        go_on.wait(20)
+        try:
+            run.hold()
+        except Fenced:
+            fenced.set()
+            raise
+        return {}
+
+    id = post(live_store)
+    with working(worker(live_store, stubborn, timing=replace(QUICK, grace=timedelta(seconds=0.1)))) as stop:
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        stop.set()
+    assert live_store.ledger().get(id).state is State.WAITING
+    go_on.set()
+    assert fenced.wait(20)
+    assert live_store.ledger().get(id).state is State.WAITING
+
+
+def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
+    """No more than `concurrency` jobs of a worker run at once, and that many do."""
+    lock, at_once, most = threading.Lock(), 0, 0
+    together = threading.Barrier(2)
+
+    def work(run: Run) -> Mapping[str, Any]:
+        nonlocal at_once, most
+        with lock:
+            at_once += 1
+            most = max(most, at_once)
+        together.wait(20)
+        with lock:
+            at_once -= 1
+        return {}
+
+    ids = [post(live_store, f"m{n}:latest") for n in range(6)]
+    with working(worker(live_store, work)):
+        assert all(ended(live_store, id).state is State.SUCCEEDED for id in ids)
+    assert most == 2
+
+
+def test_a_lane_minds_its_own_business(live_store: Store) -> None:
+    """A worker of one lane leaves jobs of the other lane alone."""
+    warm = live_store.ledger().post("warm", "m:latest", {}, by="x").job.id
+    pull = post(live_store)
+    with working(worker(live_store, failing())):
+        ended(live_store, pull)
+    assert live_store.ledger().get(warm).state is State.QUEUED
+
+
+def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
+    """A worker whose attempt was given up by a sweep elsewhere stops at its next check and ends nothing."""
+    id = post(live_store)
+    lazy = replace(QUICK, lease=timedelta(seconds=0.2), beat=timedelta(seconds=0.5), sweep=timedelta(seconds=60))
+    runs: list[Run] = []
+
+    def work(run: Run) -> Mapping[str, Any]:
+        runs.append(run)
+        return forever(run) if run.n == 1 else {"n": run.n}
+
+    with working(worker(live_store, work, timing=lazy)):
+        until(lambda: live_store.ledger().sweep().lost, lambda lost: lost == (id,))
+        job = ended(live_store, id)
+        until(lambda: is_fenced(runs[0]), bool)
+    assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
+
+
+def is_fenced(run: Run) -> bool:
+    try:
+        run.check()
+    except Fenced:
+        return True
+    return False
+
+
+def test_an_idle_worker_goes_home(live_store: Store) -> None:
+    """With `idle_after` a worker returns once nothing was to do for that long, with everything done."""
+    id = post(live_store)
+    worker(live_store, failing()).run(threading.Event(), idle_after=timedelta(seconds=0.3))
+    assert live_store.ledger().get(id).state is State.SUCCEEDED
