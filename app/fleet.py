@@ -54,7 +54,8 @@ def _cron(text: str) -> str:
         CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
     except CronSimError as error:
         remedy = "five fields, as in 0 8 * * 1-5: minute, hour, day, month, weekday"
-        raise PydanticCustomError("cron", "no cron line ({why}); {remedy}", {"why": str(error), "remedy": remedy}) from error
+        said = {"why": str(error), "remedy": remedy}
+        raise PydanticCustomError("cron", "no cron line ({why}); {remedy}", said) from error
     return text
 
 
@@ -72,7 +73,7 @@ def _minutes_of_an_hour(number: int) -> int:
 
 def _beside(key: str, message: str) -> PydanticCustomError:
     """A key of a table that is wrong only beside another one."""
-    return PydanticCustomError("beside", message, {"key": key})  # type: ignore[arg-type]
+    return PydanticCustomError("beside", message, {"key": key})
 
 
 def _known(names: tuple[str, ...]) -> dict[str, Any]:
@@ -118,6 +119,8 @@ class Tier(_Table):
 
     gpu: Annotated[str, AfterValidator(_gpu)] | None = None
     vram_gb: Annotated[int, Field(ge=1, le=2000)] | None = None
+    cpu_cores: Annotated[int, Field(ge=1, le=64)]
+    memory_gb: Annotated[int, Field(ge=1, le=336)]
     min_containers: Annotated[int, Field(ge=0, le=100)]
     max_containers: Annotated[int, Field(ge=1, le=100)]
     buffer_containers: Annotated[int, Field(ge=0, le=100)]
@@ -126,6 +129,10 @@ class Tier(_Table):
     target_concurrency: Annotated[int, Field(ge=1, le=1000)]
     exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
     ollama: OllamaSettings
+
+    @property
+    def memory_mib(self) -> int:
+        return self.memory_gb * 1024
 
     @model_validator(mode="after")
     def _limits_agree(self) -> Self:
@@ -195,6 +202,11 @@ class Fleet(_Table):
         if name not in self.tiers:
             raise BadFleet(f"tiers.{name}: is missing, but a server class asks for it; add it")
         return self.tiers[name]
+
+    def expect_tiers(self, served: set[str]) -> None:
+        """Refuse a tier that no server class serves: its models would never be reached."""
+        if strangers := sorted(set(self.tiers) - served):
+            raise BadFleet(f"tiers.{strangers[0]}: no class in app/endpoint.py serves it; write one, or remove it")
 
     def models_of(self, tier: str) -> list[Model]:
         return [model for model in self.models if model.tier == tier]

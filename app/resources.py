@@ -18,10 +18,10 @@ PORT = 11434
 PYTHON = "3.12"
 
 OLLAMA_VERSION = "0.32.15"
-"""The one place that says which Ollama the GPUs run. See app/README.md before changing it."""
+"""The one place that says which Ollama the GPUs run."""
 
-# A tag can be moved. To pin the bytes as well, add the digest that `docker buildx imagetools inspect` prints for the tag:
-# f"ollama/ollama:{OLLAMA_VERSION}@sha256:…". Whoever changes the version changes both.
+# A tag can be moved. To pin the bytes as well, append the digest that `docker buildx imagetools inspect` prints for it:
+# f"ollama/ollama:{OLLAMA_VERSION}@sha256:…". Whoever changes the version then changes both.
 OLLAMA_IMAGE = f"ollama/ollama:{OLLAMA_VERSION}"
 
 UV_VERSION = "0.8.22"
