@@ -1,56 +1,29 @@
-"""How many connections others hold to a port of this container, from the kernel's own table.
+"""How many callers are connected to a port of this container, from the kernel's own table.
 
-A request in flight always has one, so none means that no request is: neither running, nor waiting to be accepted. A
-client that keeps an idle connection counts too; that errs on the safe side.
+A request in flight always has a connection, so none means that no request is: neither running, nor waiting to be
+accepted. A caller that keeps an idle one counts too; that errs on the safe side. One that has hung up does not, and
+Ollama has dropped its request.
 """
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 _TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
-_TIME_WAIT, _LISTEN = 0x06, 0x0A
+_ESTABLISHED, _SYN_RECEIVED = 0x01, 0x03
 
 
-@dataclass(frozen=True)
-class _Socket:
-    local: int
-    remote: int
-    state: int
-    inode: int
-
-
-def held_by_others(port: int) -> int | None:
-    """Connections to the port that this process did not open; None where the kernel does not tell."""
+def callers_of(port: int) -> int | None:
+    """Connections to the port whose other end is still there; None where the kernel does not tell."""
+    tables = [table for table in _TABLES if table.exists()]  # there may be no IPv6
     try:
-        sockets = list(_sockets())
+        return sum(_callers_in(table, port) for table in tables) if tables else None
     except OSError:
         return None
-    ours = _own_inodes()
-    own_ports = {each.local for each in sockets if each.remote == port and each.inode in ours}
-    return sum(
-        each.local == port and each.state not in (_TIME_WAIT, _LISTEN) and each.remote not in own_ports
-        for each in sockets
-    )
 
 
-def _sockets() -> Iterator[_Socket]:
-    for table in _TABLES:
-        if table == _TABLES[1] and not table.exists():  # a kernel without IPv6
-            continue
-        for line in table.read_text("ascii").splitlines()[1:]:
-            fields = line.split()
-            local, remote = (int(address.rpartition(":")[2], 16) for address in fields[1:3])
-            yield _Socket(local, remote, int(fields[3], 16), int(fields[9]))
+def _callers_in(table: Path, port: int) -> int:
+    rows = (line.split() for line in table.read_text("ascii").splitlines()[1:])
+    return sum(_port(row[1]) == port and int(row[3], 16) in (_ESTABLISHED, _SYN_RECEIVED) for row in rows)
 
 
-def _own_inodes() -> frozenset[int]:
-    found = set()
-    for entry in os.scandir("/proc/self/fd"):
-        with suppress(OSError):  # closed since it was listed
-            target = os.readlink(entry.path)  # noqa: PTH115 - Path would take socket:[1] for a path
-            if target.startswith("socket:["):
-                found.add(int(target[len("socket:[") : -1]))
-    return frozenset(found)
+def _port(address: str) -> int:
+    return int(address.rpartition(":")[2], 16)

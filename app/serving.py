@@ -15,7 +15,7 @@ from typing import Any
 from loguru import logger
 
 from app import gpu
-from app.connections import held_by_others
+from app.connections import callers_of
 from app.daemon import COMMAND, Daemon, environ
 from app.freshness import GENERATION, MISSES_ALLOWED, Look, Step, next_step
 from app.view import View
@@ -220,7 +220,8 @@ class Server:
         return max(0, self._daemon.served - self._own_requests)
 
     def _in_flight(self) -> int | None:
-        return held_by_others(self._place.host.port)
+        """Callers, once our own clients are closed."""
+        return callers_of(self._place.host.port)
 
     def _on_cpu(self, running: list[Running]) -> str:
         """Which model runs on the CPU alone though a GPU was promised, in words; empty when none does."""
@@ -235,10 +236,14 @@ class Server:
         """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
         try:
             wanted = self._place.facts.get(GENERATION)
+        except Exception as error:  # noqa: BLE001 - it serves what it has; the keeper asks again
+            logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
+            wanted = _UNKNOWN
+        try:
             self._place.reload()
             self._known = wanted
-        except Exception as error:  # noqa: BLE001 - it serves what it has; the keeper tries again
-            logger.warning("the weights may not be the newest: {}: {}", type(error).__name__, error)
+        except RuntimeError as error:
+            logger.warning("the volume cannot be reloaded yet: {}", error)
         self._view.copy()
 
     def _refresh(self, wanted: Any, look: Look) -> None:

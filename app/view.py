@@ -66,6 +66,8 @@ class View:
         """Link to the volume's blobs. While an empty volume has none, a folder stands there: Ollama insists on one."""
         blobs = self.layout.blobs
         if not self._volume.blobs.is_dir():
+            if blobs.is_symlink():
+                blobs.unlink()
             blobs.mkdir(exist_ok=True)
         elif not blobs.is_symlink():
             shutil.rmtree(blobs, ignore_errors=True)
