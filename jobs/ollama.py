@@ -14,13 +14,13 @@ import httpx
 
 from jobs.clock import Clock, SystemClock
 from jobs.errors import CutShort, ServerTrouble, Stalled, Unsupported
-from jobs.http_errors import translated
 from jobs.names import ModelName
 from jobs.ollama_pull import PullWatch
 from jobs.ollama_shapes import Embedded, Frame, Listed, Running, Shown, listed_in
 from jobs.ollama_texts import refusal
 from jobs.progress import Progress
 from jobs.retrying import REQUESTS, Policy
+from jobs.transport import translated
 from jobs.watching import Head, exchange
 
 STALL = timedelta(seconds=60)

@@ -57,6 +57,7 @@ class PullWatch:
         if status == VERIFYING:
             self._limit = self._verify_budget
         if status != self._status:
+            self._settle()
             self._begin(status)
         if digest := frame.get("digest"):
             self._count(str(digest), frame)
@@ -84,6 +85,11 @@ class PullWatch:
     def _begin(self, status: str) -> None:
         self._status = status
         self._progress.begin(status)
+
+    def _settle(self) -> None:
+        """A new phase means that the layers before are whole, though their last frames need not have said so."""
+        self._layers = {digest: (total, total) for digest, (_, total) in self._layers.items()}
+        self._progress.set_completed(sum(total for _, total in self._layers.values()))
 
     def _count(self, digest: str, frame: Mapping[str, Any]) -> None:
         total, completed = frame.get("total", 0), frame.get("completed", 0)  # zeros are left out on the wire

@@ -58,9 +58,7 @@ PERMANENT = (
     _means(r"read-only file system|permission denied", NotWritable, "let the server's user own its models directory"),
 )
 CLEANUP_FIRST = (
-    _means(
-        r"no space left on device|disk quota exceeded", DiskFull, "free some space there, or delete a model"
-    ),
+    _means(r"no space left on device|disk quota exceeded", DiskFull, "free some space there, or delete a model"),
     _means(r"\AEOF\Z", PartsDamaged, PARTS_HINT),
 )
 RETRYABLE = (

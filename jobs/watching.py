@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 
 from jobs.errors import CutShort
-from jobs.http_errors import http_trouble
+from jobs.transport import translated
 
 LOOK_EVERY_SECONDS = 0.2
 """How often the caller is called back while nothing comes: soon enough for a person who cancels, and cheap."""
@@ -111,7 +111,8 @@ def _events(reader: _Reader, doing: str, idle: Callable[[], None]) -> Iterator[H
         if isinstance(event, _End):
             return
         if isinstance(event, Exception):
-            raise http_trouble(event, doing=doing) from event
+            with translated(doing):
+                raise event
         yield event
 
 

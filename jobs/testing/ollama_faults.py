@@ -1,0 +1,87 @@
+"""Things that go wrong in the Ollama simulator, switched on per route while it runs."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, get_args
+
+Kind = Literal["status", "error", "hang", "slow", "cut", "die", "digest", "full", "cpu"]
+
+ENOSPC = "write {path}-partial: no space left on device"
+MISMATCH = "digest mismatch, file must be downloaded again: want sha256:{want}, got sha256:{got}"
+CRASHED = "an error was encountered while running the model: unexpected EOF"
+
+
+class SimError(Exception):
+    """An error with Ollama's own text. Before the first frame it is a status; later it is a last line after a 200."""
+
+    def __init__(self, text: str, status: int = 500) -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that goes wrong, for the next `times` matching requests, or until cleared when None.
+
+    kind     what happens                                        value
+    status   this status and `text` instead of an answer         the status
+    error    `text` as an error inside the stream                after this many frames
+    hang     nothing more comes                                  after this many frames
+    slow     a pause before every frame                          seconds
+    cut      the connection closes inside the body               after this many bytes of it
+    die      the whole process exits                             after this many frames
+    digest   a pull ends with a digest mismatch                  -
+    full     a pull ends with a full disk                        -
+    cpu      a load lands on the CPU: size_vram is 0             -
+    """
+
+    route: str
+    """A path such as `/api/pull`, or `*` for all of them."""
+    kind: Kind
+    value: float = 0
+    text: str = CRASHED
+    times: int | None = 1
+    after: int = 0
+    """Matching requests that pass unharmed first."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"no such fault: {self.kind!r}; there are {', '.join(get_args(Kind))}")
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self:
+        known = {field.name for field in fields(cls)}
+        if not isinstance(document, dict) or not {"route", "kind"} <= set(document) <= known:
+            raise ValueError(f"a fault is an object with route and kind, and perhaps {', '.join(sorted(known))}")
+        return cls(**document)
+
+
+class Faults:
+    """The faults that are on, each with the requests it has met."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._on: list[tuple[Fault, Counter[str]]] = []
+
+    def add(self, fault: Fault) -> None:
+        with self._lock:
+            self._on.append((fault, Counter()))
+
+    def clear(self) -> None:
+        with self._lock:
+            self._on.clear()
+
+    def strike(self, route: str) -> dict[Kind, Fault]:
+        """The faults that hit this request, by kind, counted as used."""
+        struck: dict[Kind, Fault] = {}
+        with self._lock:
+            for fault, met in self._on:
+                if fault.route not in {route, "*"}:
+                    continue
+                met["requests"] += 1
+                if met["requests"] > fault.after and (fault.times is None or met["hits"] < fault.times):
+                    met["hits"] += 1
+                    struck[fault.kind] = fault
+        return struck

@@ -1,0 +1,232 @@
+"""The simulator's own routes, `/api/*`, with the real shapes, statuses and texts, which differ from route to route."""
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from jobs.testing.ollama_faults import SimError
+from jobs.testing.ollama_requests import Answer, Parts, Reply, Request, as_json, ndjson, with_error
+from jobs.testing.ollama_store import StoredModel, os_text, parsed_name
+from jobs.testing.ollama_talk import (
+    CHAT,
+    GENERATE,
+    Shape,
+    checked_name,
+    embedded,
+    load_only,
+    merged,
+    talk,
+    using,
+    vector_for,
+)
+
+NO_CLOUD = "ollama cloud is disabled: "
+
+
+def root(_: Parts, __: Request) -> Answer:
+    return Reply(200, b"Ollama is running", "text/plain; charset=utf-8")
+
+
+def version(parts: Parts, _: Request) -> Answer:
+    return as_json({"version": parts.settings.version})
+
+
+def status(_: Parts, __: Request) -> Answer:
+    return as_json({"cloud": {"disabled": True, "source": "env"}})
+
+
+def listed(parts: Parts) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": str(model.name),
+            "model": str(model.name),
+            "modified_at": model.modified_at.isoformat(),
+            "size": model.size,
+            "digest": model.digest,
+            "details": _full_details(model),
+            **({"capabilities": list(model.capabilities)} if model.capabilities else {}),
+        }
+        for model in parts.store.models()
+    ]
+
+
+def tags(parts: Parts, _: Request) -> Answer:
+    return as_json({"models": listed(parts)})
+
+
+def ps(parts: Parts, _: Request) -> Answer:
+    return as_json({"models": parts.runners.listed()})
+
+
+def show(parts: Parts, request: Request) -> Answer:
+    return as_json(shown(parts, request.json()))
+
+
+def shown(parts: Parts, body: dict[str, Any]) -> dict[str, Any]:
+    asked = str(body.get("model") or body.get("name") or "")
+    if not asked:
+        raise SimError("model is required", 400)
+    name = checked_name(asked, empty=SimError("invalid model name", 400), cloud="remote model details are unavailable")
+    model = parts.store.get(name)
+    weights = model.layer_of("model") if model else None
+    if model is None or weights is None or not parts.store.blob(weights["digest"]).exists():
+        raise SimError(f"model '{parts.store.layout.stored_spelling(name)}' not found", 404)
+    family = model.config.get("model_family", "")
+    return {
+        "license": parts.store.text_of(model, "license"),
+        "modelfile": _modelfile(parts, model, weights["digest"]),
+        "parameters": _parameters(parts.store.text_of(model, "params")),
+        "template": parts.store.text_of(model, "template"),
+        "system": str(body.get("system") or parts.store.text_of(model, "system")),
+        "details": model.details(),
+        "model_info": {
+            "general.architecture": family,
+            f"{family}.context_length": model.config.get("context_length", 2048),
+            f"{family}.embedding_length": model.config.get("embedding_length", 2048),
+        },
+        "capabilities": list(model.capabilities),
+        "modified_at": model.modified_at.isoformat(),
+    }
+
+
+def delete(parts: Parts, request: Request) -> Answer:
+    body = request.json()
+    asked = str(body.get("model") or body.get("name") or "")
+    if not asked:
+        raise SimError("model is required", 400)
+    name = parsed_name(asked)
+    if name is None:
+        raise SimError(f'name "{asked}" is invalid', 400)
+    if parts.store.get(name) is None:
+        raise SimError(f"model '{asked}' not found", 404)
+    try:
+        parts.store.delete(name)
+    except OSError as error:
+        raise SimError(os_text(error, "remove")) from error
+    return Reply(200, b"", "")
+
+
+def copy(parts: Parts, request: Request) -> Answer:
+    body = request.json()
+    names = []
+    for end in ("source", "destination"):
+        asked = str(body.get(end) or "")
+        name = parsed_name(asked)
+        if name is None:
+            raise SimError(f'{end} "{asked}" is invalid', 400)
+        names.append(name)
+    source, destination = names
+    if parts.store.get(source) is None:
+        raise SimError(f'model "{body["source"]}" not found', 404)
+    parts.store.copy(source, destination)
+    return Reply(200, b"", "")
+
+
+def pull(parts: Parts, request: Request) -> Answer:
+    body = request.json()
+    asked = str(body.get("model") or body.get("name") or "")
+    name = checked_name(asked, empty=SimError("invalid model name", 400), cloud=None)
+    frames = with_error(
+        parts.puller.pull(
+            parts.store.layout.stored_spelling(name),
+            insecure=bool(body.get("insecure")),
+            faults=request.faults,
+            gone=lambda: request.gone() or parts.stopping.is_set(),
+        ),
+        request.faults.get("error"),
+    )
+    if body.get("stream") is False:
+        return as_json(list(frames)[-1], content_type="application/json")
+    return ndjson(frames)
+
+
+def generate(parts: Parts, request: Request) -> Answer:
+    return _talk(parts, request, GENERATE)
+
+
+def chat(parts: Parts, request: Request) -> Answer:
+    return _talk(parts, request, CHAT)
+
+
+def _talk(parts: Parts, request: Request, shape: Shape) -> Answer:
+    body = request.json()
+    outcome = talk(parts, request, body, shape)
+    if isinstance(outcome, dict):
+        return as_json(outcome)
+    if body.get("stream") is False:
+        return as_json(merged(list(outcome), shape))
+    return ndjson(outcome)
+
+
+def embed(parts: Parts, request: Request) -> Answer:
+    return as_json(embedded(parts, request, request.json()))
+
+
+def embeddings(parts: Parts, request: Request) -> Answer:
+    """The legacy route, and the one that does not fold the case of names."""
+    body = request.json()
+    asked = str(body.get("model") or "")
+    name = checked_name(asked, empty=SimError("model is required", 400))
+    model = parts.store.get_exact(name)
+    if model is None:
+        raise SimError(f'model "{asked}" not found, try pulling it first', 404)
+    prompt = str(body.get("prompt") or "")
+    if not prompt:
+        load_only(parts, request, model, body)
+        return as_json({"embedding": []})
+    with using(parts, request, model, body):
+        return as_json({"embedding": vector_for(model, prompt)})
+
+
+def head_blob(parts: Parts, request: Request) -> Answer:
+    digest = request.path.rpartition("/")[2]
+    return Reply(200 if parts.store.blob(digest).exists() else 404, b"", "")
+
+
+def create(_: Parts, request: Request) -> Answer:
+    body = request.json()
+    if not body.get("from") and not body.get("files"):
+        raise SimError("neither 'from' or 'files' was specified", 400)
+    raise SimError("the simulator creates no models", 400)
+
+
+def push(_: Parts, request: Request) -> Answer:
+    body = request.json()
+    if not (body.get("model") or body.get("name")):
+        raise SimError("model is required", 400)
+    raise SimError("the simulator pushes no models")
+
+
+def account(_: Parts, __: Request) -> Answer:
+    raise SimError("account unavailable", 503)
+
+
+def web(_: Parts, request: Request) -> Answer:
+    operation = "web search" if request.path.endswith("search") else "web fetch"
+    raise SimError(f"{NO_CLOUD}{operation} is unavailable", 403)
+
+
+def recommendations(_: Parts, __: Request) -> Answer:
+    return as_json({"recommendations": []})
+
+
+def _full_details(model: StoredModel) -> dict[str, Any]:
+    lengths = {key: model.config[key] for key in ("context_length", "embedding_length") if key in model.config}
+    return model.details() | lengths
+
+
+def _parameters(text: str) -> str:
+    options: dict[str, Any] = {}
+    with suppress(ValueError):
+        options = json.loads(text)
+    pairs = ((key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value]))
+    return "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in pairs)
+
+
+def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
+    """It tells where the blobs lie, as the real one does."""
+    return (
+        '# Modelfile generated by "ollama show"\n# To build a new Modelfile based on this, replace FROM with:\n'
+        f"# FROM {model.name}\n\nFROM {parts.store.blob(weights)}\n"
+        f'TEMPLATE """{parts.store.text_of(model, "template")}"""\n'
+    )
