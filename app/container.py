@@ -9,8 +9,9 @@ from pathlib import Path
 from loguru import logger
 
 from app.fleet import declared
+from app.place import PROBE_EVERY, Place, Wanted
 from app.resources import MODELS, PORT, ledger, weights
-from app.serving import PROBE_EVERY, Place, Server, Wanted
+from app.serving import Server
 from jobs.clock import SystemClock
 from jobs.ollama_host import OllamaHost
 

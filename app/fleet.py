@@ -7,77 +7,27 @@ deployment has begun. It creates nothing.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from cronsim import CronSim, CronSimError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from cronsim import CronSim
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet_file import HERE, BadFleet, Times, read
+from app.fleet_values import CronLine, Gpu, ModelText, TickMinutes, TimezoneName
 from jobs import catalog
-from jobs.errors import BadName
 from jobs.names import ModelName
 
-# Modal's list of August 2026, with the older names it still takes; its client passes on any text.
-GPUS = (
-    *("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"),
-    *("H100", "H100!", "H200", "B200", "B200+"),
-)
-MOST_GPUS = 8
-
 GB = 1_000_000_000
-
-
-def _gpu(text: str) -> str:
-    name, colon, count = text.partition(":")
-    if name.upper() not in GPUS:
-        raise PydanticCustomError("gpu", "no such GPU; one of {known}, perhaps with a count as in H100:2", _known(GPUS))
-    if colon and not (count.isdecimal() and 1 <= int(count) <= MOST_GPUS):
-        raise PydanticCustomError("gpu", "a count is from 1 to {most}, as in H100:2", {"most": MOST_GPUS})
-    return text
-
-
-def _model(text: str) -> str:
-    try:
-        ModelName.parse(text)
-    except BadName as error:
-        raise PydanticCustomError("model", "{message}; {hint}", {"message": str(error), "hint": error.hint}) from error
-    return text
-
-
-def _cron(text: str) -> str:
-    try:
-        CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
-    except CronSimError as error:
-        remedy = "five fields, as in 0 8 * * 1-5: minute, hour, day, month, weekday"
-        said = {"why": str(error), "remedy": remedy}
-        raise PydanticCustomError("cron", "no cron line ({why}); {remedy}", said) from error
-    return text
-
-
-def _timezone(text: str) -> str:
-    if text not in available_timezones():
-        raise PydanticCustomError("timezone", "no such timezone; a name as in Europe/Berlin, America/New_York or UTC")
-    return text
-
-
-def _minutes_of_an_hour(number: int) -> int:
-    if 60 % number:
-        raise PydanticCustomError("minutes", "does not divide an hour; 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30")
-    return number
 
 
 def _beside(key: str, message: str) -> PydanticCustomError:
     """A key of a table that is wrong only beside another one."""
     return PydanticCustomError("beside", message, {"key": key})
-
-
-def _known(names: tuple[str, ...]) -> dict[str, Any]:
-    return {"known": ", ".join(names)}
 
 
 class _Table(BaseModel):
@@ -117,7 +67,7 @@ class OllamaSettings(_Table):
 class Tier(_Table):
     """A kind of server. Without `gpu` it promises none."""
 
-    gpu: Annotated[str, AfterValidator(_gpu)] | None = None
+    gpu: Gpu | None = None
     vram_gb: Annotated[int, Field(ge=1, le=2000)] | None = None
     cpu_cores: Annotated[int, Field(ge=1, le=64)]
     memory_gb: Annotated[int, Field(ge=1, le=336)]
@@ -144,7 +94,7 @@ class Tier(_Table):
 
 
 class Model(_Table):
-    name: Annotated[str, AfterValidator(_model)]
+    name: ModelText
     tier: str
     pinned: bool = False
     warmed: bool = False
@@ -158,9 +108,9 @@ class Window(_Table):
     """When models of a tier are kept loaded before anybody asks."""
 
     tier: str
-    start: Annotated[str, AfterValidator(_cron)]
+    start: CronLine
     hours: Annotated[int, Field(ge=1, le=24)]
-    models: Annotated[list[Annotated[str, AfterValidator(_model)]], Field(min_length=1)]
+    models: Annotated[list[ModelText], Field(min_length=1)]
 
     def is_open(self, at: datetime, timezone: ZoneInfo) -> bool:
         """Whether the window's last start before `at` is less than its hours ago."""
@@ -178,9 +128,9 @@ class Volume(_Table):
 
 
 class Schedule(_Table):
-    timezone: Annotated[str, AfterValidator(_timezone)]
+    timezone: TimezoneName
     nightly_hour: Annotated[int, Field(ge=0, le=23)]
-    tick_minutes: Annotated[int, Field(ge=1, le=30), AfterValidator(_minutes_of_an_hour)]
+    tick_minutes: TickMinutes
 
     @property
     def zone(self) -> ZoneInfo:

@@ -1,4 +1,4 @@
-"""One `ollama serve`: it starts apart, is heard, freezes, ends with all it started; and what the kernel and GPU tell."""
+"""One `ollama serve`: starts apart, is heard, freezes, ends with all it started; what the kernel and the GPU tell."""
 
 import os
 import signal
@@ -8,7 +8,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -23,27 +23,9 @@ from app.freshness import Look, Step, next_step
 from jobs.clock import SystemClock
 from jobs.errors import CpuFallback, ServerTrouble
 from jobs.ollama_host import OllamaHost
+from tests.processes import free_port, is_running, nvidia_smi, until
 
 SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-def until(done: Callable[[], object], patience: float = 20) -> None:
-    deadline = time.monotonic() + patience
-    while not done():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture
@@ -114,7 +96,7 @@ def test_environment_keeps_what_must_be_so(tmp_path: Path) -> None:
 
 
 def test_server_answers_and_ends(case: Case) -> None:
-    """A server is ready when HTTP answers, not when the port opens; asked to end, it ends and nobody calls it a death."""
+    """A server is ready when HTTP answers, not when the port opens; when it is asked to end, that is no death."""
     daemon = case.daemon(OLLAMA_SIM_DISCOVERY_MILLISECONDS="500")
     started = time.monotonic()
     daemon.start()
@@ -123,7 +105,6 @@ def test_server_answers_and_ends(case: Case) -> None:
 
     assert version
     assert time.monotonic() - started >= 0.5
-    assert daemon.is_alive
     assert daemon.stop() == 0
     assert not daemon.is_alive
     assert case.deaths == []
@@ -178,7 +159,7 @@ def test_failure_to_start_has_its_last_words(case: Case) -> None:
         ended.wait_ready(timedelta(seconds=20))
     silent = case.script("import time; time.sleep(60)")
     silent.start()
-    with pytest.raises(ServerTrouble, match="did not answer for 0.3 s: without a word"):
+    with pytest.raises(ServerTrouble, match=r"did not answer for 0\.3 s: without a word"):
         silent.wait_ready(timedelta(seconds=0.3))
     with pytest.raises(ServerTrouble, match="'/nowhere/ollama' cannot be started: No such file"):
         case.daemon("/nowhere/ollama").start()
@@ -249,12 +230,6 @@ def test_callers_count_until_they_hang_up() -> None:
         assert callers_of(port) == 0
 
 
-def nvidia_smi(folder: Path, script: str) -> None:
-    path = folder / "nvidia-smi"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-
-
 def test_gpu_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The name and memory of the GPUs come from the driver, all of them counted."""
     nvidia_smi(tmp_path, "echo 'NVIDIA H100 80GB HBM3, 81559'; echo 'NVIDIA H100 80GB HBM3, 81559'")
@@ -272,9 +247,7 @@ def test_gpu_is_what_the_driver_says(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("true", "nvidia-smi said ''"),
     ],
 )
-def test_missing_gpu_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, why: str
-) -> None:
+def test_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None, why: str) -> None:
     """No driver, no device, or an answer that makes no sense: no GPU, and the message says which of them."""
     monkeypatch.setenv("PATH", str(tmp_path))
     if script is not None:
@@ -305,6 +278,6 @@ LOADED = Look(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), served=3, i
     ],
 )
 def test_new_weights_wait_for_nothing_in_use(look: Look, before: Look | None, step: Step) -> None:
-    """With new weights: nothing loaded and nothing in flight is enough; a loaded model was left alone since last time."""
+    """New weights wait until nothing is in flight, and until a loaded model was left alone since the last look."""
     assert next_step(2, 1, look, before) is step
     assert next_step(1, 1, look, before) is Step.NOTHING

@@ -12,8 +12,9 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet import GPUS, Fleet, declared, load, parse
+from app.fleet import declared, load, parse
 from app.fleet_file import HERE, BadFleet, Times, read
+from app.fleet_values import GPUS
 from jobs.catalog import A10G, H100
 
 
@@ -100,7 +101,11 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("tiers.a10g.ollama.kv_cache_type", "q5", "tiers.a10g.ollama.kv_cache_type = 'q5': not one of the choices; '"),
         ("tiers.a10g.ollama", [], "tiers.a10g.ollama = []: not a table"),
         ("tiers", {}, "tiers = {}: is empty; at least one"),
-        ("models.0.name", "a b", "models[0].name = 'a b': 'a b' is not a model name: bad model 'a b'; a name looks like"),
+        (
+            "models.0.name",
+            "a b",
+            "models[0].name = 'a b': 'a b' is not a model name: bad model 'a b'; a name looks like",
+        ),
         ("models.0.name", "DeepSeek-R1:32b", "models[1].name = 'deepseek-r1:32b': is models[0] again; leave one"),
         ("models.0.tier", "l4", "models[0].tier = 'l4': there is no such tier; one of a10g, h100"),
         ("tiers.a10g.ollama.max_loaded_models", 0, "tiers.a10g.ollama.max_loaded_models = 0: too small; at least 1"),
@@ -228,8 +233,9 @@ _JSON = st.recursive(
 def test_whatever_stands_there_is_taken_or_refused(key: str, value: Any) -> None:
     """Any value under any key gives a fleet, or a refusal that names the key."""
     try:
-        parsed = parse(document() | {key: value}, "fleet.toml")
+        parse(document() | {key: value}, "fleet.toml")
     except BadFleet as refusal:
-        assert key in str(refusal)
+        problems = str(refusal)
     else:
-        assert isinstance(parsed, Fleet)
+        return
+    assert key in problems
