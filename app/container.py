@@ -42,6 +42,7 @@ def _wanted(name: str, environ: Mapping[str, str]) -> Wanted:
         gpu_promised=tier.gpu is not None,
         settings=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
+        dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
         probe_every=timedelta(seconds=float(every)) if every else PROBE_EVERY,
     )

@@ -1,4 +1,4 @@
-"""What should be: tiers, models, windows, quota and times, as `fleet.toml` declares them.
+"""What should be: tiers, models, windows, quota, times and prices, as `fleet.toml` declares them.
 
 A wrong file is refused as a whole, before anything is created. Each problem is a line that says which key, which value,
 what is wrong and what would be right. The ranges are those that the platform enforces, some of them only after a
@@ -7,7 +7,7 @@ deployment has begun. It creates nothing.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -81,6 +81,14 @@ class Tier(_Table):
     ollama: OllamaSettings
 
     @property
+    def gpu_and_count(self) -> tuple[str | None, int]:
+        """The GPU as the price list names it, and how many of them a container has."""
+        if self.gpu is None:
+            return None, 0
+        name, _, count = self.gpu.partition(":")
+        return name.upper().removesuffix("!").replace("A10G", "A10"), int(count or 1)
+
+    @property
     def memory_mib(self) -> int:
         return self.memory_gb * 1024
 
@@ -141,12 +149,38 @@ class Schedule(_Table):
         return Times.of(self.tick_minutes, self.nightly_hour, self.timezone)
 
 
+Dollars = Annotated[float, Field(ge=0)]
+
+
+class Prices(_Table):
+    """Dollars per second of a container, as they were on a day."""
+
+    as_of: date
+    source: Annotated[str, Field(min_length=1)]
+    cpu_core: Dollars
+    memory_gib: Dollars
+    gpu: dict[Gpu, Dollars]
+
+    def per_second(self, tier: Tier) -> float:
+        name, count = tier.gpu_and_count
+        return (
+            self.cpu_core * tier.cpu_cores
+            + self.memory_gib * tier.memory_gb
+            + (self.gpu[name] * count if name is not None else 0)
+        )
+
+
 class Fleet(_Table):
     tiers: Annotated[dict[str, Tier], Field(min_length=1)]
     models: list[Model] = []
     windows: list[Window] = []
     volume: Volume
     schedule: Schedule
+    prices: Prices
+
+    def dollars_per_hour(self, tier: str) -> float:
+        """What one container of a tier costs while it is up, by the prices of that day."""
+        return round(self.prices.per_second(self.tier(tier)) * 3600, 2)
 
     def tier(self, name: str) -> Tier:
         if name not in self.tiers:
@@ -183,6 +217,9 @@ class Fleet(_Table):
             if first != index:
                 yield f"models[{index}].name = {model.name!r}: is models[{first}] again; leave one of them out"
         for name, tier in self.tiers.items():
+            gpu, _ = tier.gpu_and_count
+            if gpu is not None and gpu not in self.prices.gpu:
+                yield f"prices.gpu.{gpu}: is missing, but tiers.{name} asks for that GPU; add it"
             warmed = [model.name for model in self.models_of(name) if model.warmed]
             if len(warmed) > tier.ollama.max_loaded_models:
                 yield (
@@ -227,6 +264,9 @@ _WORDS: dict[str, str] = {
     "missing": "is missing; add it",
     "extra_forbidden": "there is no such key; remove it or mend its spelling",
     "int_type": "not a whole number; write it without quotes and point",
+    "float_type": "not a number; write it without quotes",
+    "date_type": "not a date; write it without quotes, as in 2026-09-15",
+    "string_too_short": "is empty; say it",
     "bool_type": "neither true nor false; write one of them, without quotes",
     "string_type": "not a text; put it in quotes",
     "greater_than_equal": "too small; at least {ge}",
@@ -241,7 +281,8 @@ _WORDS: dict[str, str] = {
 
 def _worded(detail: ErrorDetails) -> str:
     """`path.to.key = value: what is wrong; what would be right`."""
-    context, place, value = detail.get("ctx", {}), list(detail["loc"]), detail["input"]
+    context, value = detail.get("ctx", {}), detail["input"]
+    place = [part for part in detail["loc"] if part != "[key]"]
     if detail["type"] == "beside":
         place.append(context["key"])
         value = value.get(context["key"])

@@ -60,5 +60,6 @@ class Wanted:
     gpu_promised: bool
     settings: Mapping[str, str]
     startup: timedelta
+    dollars_per_hour: float | None = None
     warmed: tuple[ModelName, ...] = ()
     probe_every: timedelta = PROBE_EVERY

@@ -195,6 +195,7 @@ class Server:
             ],
             "requests": {"served": self._served(), "in_flight": self._in_flight()},
             "generation": self._intake.generation,
+            "dollars_per_hour": self._wanted.dollars_per_hour,
         }
         try:
             self._place.facts.put(f"server/{self._wanted.tier}/{self._place.container}", report)

@@ -112,6 +112,10 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("volume.quota_gb", 0, "volume.quota_gb = 0: too small; at least 1"),
         ("schedule.tick_minutes", 7, "schedule.tick_minutes = 7: does not divide an hour; 1, 2,"),
         ("schedule.nightly_hour", 24, "schedule.nightly_hour = 24: too large; at most 23"),
+        ("prices.as_of", "yesterday", "prices.as_of = 'yesterday': not a date; write it without quotes, as in"),
+        ("prices.cpu_core", -1.0, "prices.cpu_core = -1.0: too small; at least 0"),
+        ("prices.gpu", {"H100": 0.001}, "prices.gpu.A10: is missing, but tiers.a10g asks for that GPU; add it"),
+        ("prices.gpu", {"A9000": 1.0}, "prices.gpu.A9000"),
         ("alerts", {}, "alerts = {}: there is no such key; remove it"),
     ],
 )
@@ -169,6 +173,16 @@ def test_window_is_open_for_its_hours_in_its_timezone() -> None:
     assert is_open("2026-01-15T16:59:59+00:00")
 
 
+def test_price_of_a_tier_is_its_parts_added_up() -> None:
+    """A container costs its GPUs, cores and memory for as long as it is up, by the file's prices."""
+    fleet = declared()
+    assert (fleet.dollars_per_hour("a10g"), fleet.dollars_per_hour("h100")) == (1.42, 4.84)
+    changed = document()
+    setting("tiers.a10g.gpu", "a10g:2")(changed)
+
+    assert parse(changed, "fleet.toml").dollars_per_hour("a10g") == pytest.approx(1.42 + 1.10, abs=0.01)
+
+
 def test_tier_without_a_gpu_promises_none() -> None:
     """A tier that leaves out its GPU is one without; naming only half of it is refused."""
     changed = document()
@@ -219,6 +233,7 @@ def test_known_gpus_pass_with_a_count(gpu: str, count: int) -> None:
     for text in (gpu, gpu.lower(), f"{gpu}:{count}"):
         changed = document()
         setting("tiers.a10g.gpu", text)(changed)
+        setting("prices.gpu", dict.fromkeys((*GPUS, "H100"), 0.001))(changed)
         assert parse(changed, "fleet.toml").tiers["a10g"].gpu == text
 
 
