@@ -1,4 +1,4 @@
-"""Values of a fleet file that a type alone cannot check: GPUs, names, cron lines. A refusal says what would be right."""
+"""Values of a fleet file that a type alone cannot check: GPUs, names, cron lines. Refusals say what would be right."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any
