@@ -5,9 +5,11 @@ and retried by the ledger. Every error is one of ours, with the server's own wor
 """
 
 import json
+import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
+from functools import cache
 from typing import Any, Self
 
 import httpx
@@ -42,6 +44,16 @@ def _nothing() -> None:
     pass
 
 
+@cache
+def _tls() -> ssl.SSLContext:
+    """Reading the trusted certificates takes a tenth of a second; once is enough."""
+    return httpx.create_ssl_context()
+
+
+def _client(**limits: int) -> httpx.Client:
+    return httpx.Client(verify=_tls(), limits=httpx.Limits(**limits))
+
+
 class Ollama:
     """One server at `url`.
 
@@ -70,7 +82,7 @@ class Ollama:
         self._clock = clock or SystemClock()
         self._stall = stall
         self._verify_budget = verify_budget
-        self._own = [] if client else [httpx.Client(), httpx.Client(limits=httpx.Limits(max_keepalive_connections=0))]
+        self._own = [] if client else [_client(), _client(max_keepalive_connections=0)]
         self._client, self._watched = (client, client) if client else self._own
 
     def close(self) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import httpx
 
-from jobs.errors import CutShort
 from jobs.transport import translated
 
 LOOK_EVERY_SECONDS = 0.2
@@ -29,6 +28,37 @@ class Head:
     headers: httpx.Headers
 
 
+class Lifeline:
+    """The connection of one request, so that another thread can cut it.
+
+    Closing a socket does not wake a thread that reads it; shutting it down does. The request must open a connection of
+    its own: one that is reused was never told of.
+    """
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+        self._is_cut = False
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """For the request."""
+        return {"trace": self._remember}
+
+    def cut(self) -> None:
+        self._is_cut = True
+        connection = self._connection
+        if connection is not None and (sock := connection.get_extra_info("socket")) is not None:
+            with suppress(OSError):  # it is gone already
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def _remember(self, event: str, info: dict[str, Any]) -> None:
+        """The transport tells what it does."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._connection = info["return_value"]
+        if self._is_cut:
+            raise httpx.ReadError("the connection was cut")
+
+
 class _End:
     pass
 
@@ -41,9 +71,8 @@ class _Reader(threading.Thread):
         self.out: queue.SimpleQueue[Head | bytes | _End | Exception] = queue.SimpleQueue()
         self._client = client
         self._request = request
-        self._connection: Any = None
-        self._closed = False
-        request.extensions = {**request.extensions, "trace": self._remember}
+        self._lifeline = Lifeline()
+        request.extensions = {**request.extensions, **self._lifeline.extensions}
 
     def run(self) -> None:
         try:
@@ -59,20 +88,9 @@ class _Reader(threading.Thread):
             self.out.put(error)
 
     def stop(self) -> None:
-        """End the exchange now. Closing a socket does not wake a thread that reads it; shutting it down does."""
-        self._closed = True
-        connection = self._connection
-        if connection is not None and (sock := connection.get_extra_info("socket")) is not None:
-            with suppress(OSError):  # it is gone already
-                sock.shutdown(socket.SHUT_RDWR)
+        """End the exchange now."""
+        self._lifeline.cut()
         self.join(timeout=2)
-
-    def _remember(self, event: str, info: dict[str, Any]) -> None:
-        """The transport tells what it does; a new connection is what `stop` needs."""
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._connection = info["return_value"]
-        if self._closed:
-            raise CutShort("the exchange was stopped")
 
 
 @contextmanager

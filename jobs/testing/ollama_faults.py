@@ -15,10 +15,12 @@ CRASHED = "an error was encountered while running the model: unexpected EOF"
 class SimError(Exception):
     """An error with Ollama's own text. Before the first frame it is a status; later it is a last line after a 200."""
 
-    def __init__(self, text: str, status: int = 500) -> None:
+    def __init__(self, text: str, status: int = 500, *, at_the_door: bool = False) -> None:
         super().__init__(text)
         self.text = text
         self.status = status
+        self.at_the_door = at_the_door
+        """Refused before the native route was reached, which shows in the Content-Type of `/v1` answers."""
 
 
 @dataclass(frozen=True)

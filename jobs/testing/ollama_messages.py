@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.testing.ollama_faults import SimError
-from jobs.testing.ollama_openai import JSON_PLAIN
-from jobs.testing.ollama_requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, dumps
+from jobs.testing.ollama_requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, as_line, dumps
 from jobs.testing.ollama_talk import CHAT, Frame, merged, talk
 from jobs.testing.ollama_words import short_id, tokens, unix
 
@@ -27,16 +26,17 @@ def anthropic_error(error: SimError) -> Reply:
         "error": {"type": _TYPES.get(error.status, "api_error"), "message": error.text},
         "request_id": f"req_{secrets.token_hex(12)}",
     }
-    return as_json(document, error.status, JSON_PLAIN)
+    return as_json(document, error.status) if error.at_the_door else as_line(document, error.status)
 
 
 def messages(parts: Parts, request: Request) -> Answer:
     body = request.json()
-    for field, text in (("model", "model is required"), ("max_tokens", "max_tokens is required and must be positive")):
-        if not body.get(field):
-            raise SimError(text, 400)
+    if not body.get("model"):
+        raise SimError("model is required", 400, at_the_door=True)
+    if not isinstance(body.get("max_tokens"), int) or body["max_tokens"] <= 0:
+        raise SimError("max_tokens is required and must be positive", 400, at_the_door=True)
     if not body.get("messages"):
-        raise SimError("messages is required", 400)
+        raise SimError("messages is required", 400, at_the_door=True)
     native = {
         "model": body["model"],
         "messages": [{"role": each.get("role"), "content": _text(each.get("content"))} for each in body["messages"]],
@@ -47,9 +47,7 @@ def messages(parts: Parts, request: Request) -> Answer:
         whole = merged(list(frames), CHAT)
         usage = {"input_tokens": whole["prompt_eval_count"], "output_tokens": whole["eval_count"]}
         content = [{"type": "text", "text": CHAT.text_of(whole)[0]}]
-        return as_json(
-            _message(body["model"], content, _STOPS.get(whole["done_reason"]), usage), content_type=JSON_PLAIN
-        )
+        return as_line(_message(body["model"], content, _STOPS.get(whole["done_reason"]), usage))
     estimate = sum(len(tokens(each["content"])) for each in native["messages"])
     events = _message_events(str(body["model"]), estimate, next(frames), frames)
     return Stream((_event(each) for each in events), SSE)
@@ -100,7 +98,7 @@ def responses(parts: Parts, request: Request) -> Answer:
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
         document = answer.document("completed", CHAT.text_of(whole)[0], whole)
-        return Reply(200, dumps(document), JSON_PLAIN)
+        return as_line(document)
     events = _numbered(answer.events(next(frames), frames))
     return Stream((_event(each, sort_keys=True) for each in events), SSE)
 

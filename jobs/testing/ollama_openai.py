@@ -13,24 +13,22 @@ from urllib.parse import unquote
 
 from jobs.testing.ollama_faults import SimError
 from jobs.testing.ollama_native import listed, shown
-from jobs.testing.ollama_requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, dumps
+from jobs.testing.ollama_requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, as_line, dumps
 from jobs.testing.ollama_talk import CHAT, GENERATE, Frame, Shape, embedded, merged, talk
 from jobs.testing.ollama_words import short_id, unix
-
-JSON_PLAIN = "application/json"
 
 
 def error_reply(error: SimError) -> Reply:
     """Every status in OpenAI's shape; only 400 and 404 have types of their own."""
     kind = {400: "invalid_request_error", 404: "not_found_error"}.get(error.status, "api_error")
     document = {"error": {"message": error.text, "type": kind, "param": None, "code": None}}
-    return as_json(document, error.status, JSON_PLAIN)
+    return as_json(document, error.status) if error.at_the_door else as_line(document, error.status)
 
 
 def chat_completions(parts: Parts, request: Request) -> Answer:
     body = request.json()
     if not body.get("messages"):
-        raise SimError("[] is too short - 'messages'", 400)
+        raise SimError("[] is too short - 'messages'", 400, at_the_door=True)
     return _completion(parts, request, body, CHAT)
 
 
@@ -44,7 +42,7 @@ def _completion(parts: Parts, request: Request, body: dict[str, Any], shape: Sha
     frames = iter([outcome]) if isinstance(outcome, dict) else outcome
     head = _Head(parts, str(body.get("model", "")), shape)
     if not body.get("stream"):
-        return as_json(head.whole(merged(list(frames), shape)), content_type=JSON_PLAIN)
+        return as_line(head.whole(merged(list(frames), shape)))
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
     first = next(frames)
     chunks = (
@@ -151,7 +149,7 @@ def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
 def embeddings(parts: Parts, request: Request) -> Answer:
     body = request.json()
     if not body.get("input"):
-        raise SimError("invalid input", 400)
+        raise SimError("invalid input", 400, at_the_door=True)
     answer = embedded(parts, request, body)
     encode = _base64 if body.get("encoding_format") == "base64" else list
     data = [
@@ -165,7 +163,7 @@ def embeddings(parts: Parts, request: Request) -> Answer:
         "model": body.get("model", ""),
         "usage": {"prompt_tokens": count, "total_tokens": count},
     }
-    return as_json(document, content_type=JSON_PLAIN)
+    return as_line(document)
 
 
 def _base64(numbers: list[float]) -> str:
@@ -183,7 +181,7 @@ def models(parts: Parts, _: Request) -> Answer:
         }
         for each in listed(parts)
     ]
-    return as_json({"object": "list", "data": data or None}, content_type=JSON_PLAIN)
+    return as_line({"object": "list", "data": data or None})
 
 
 def model(parts: Parts, request: Request) -> Answer:
@@ -191,7 +189,7 @@ def model(parts: Parts, request: Request) -> Answer:
     found = shown(parts, {"model": name})
     created = unix(datetime.fromisoformat(found["modified_at"]))
     document = {"id": name, "object": "model", "created": created, "owned_by": _owner(name)}
-    return as_json(document, content_type=JSON_PLAIN)
+    return as_line(document)
 
 
 def _owner(name: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.clock import Clock
 from jobs.testing.ollama_faults import Fault, Faults, Kind, SimError
+from jobs.testing.ollama_gojson import go_json
 from jobs.testing.ollama_pulling import Puller
 from jobs.testing.ollama_running import Runners
 from jobs.testing.ollama_store import Store
@@ -19,6 +20,22 @@ VERSION = "0.32.15-simulator"
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
+
+_GO_TYPES = {
+    "/api/generate": "api.GenerateRequest",
+    "/api/chat": "api.ChatRequest",
+    "/api/pull": "api.PullRequest",
+    "/api/show": "api.ShowRequest",
+    "/api/delete": "api.DeleteRequest",
+    "/api/copy": "api.CopyRequest",
+    "/api/embed": "api.EmbedRequest",
+    "/api/embeddings": "api.EmbeddingRequest",
+    "/v1/chat/completions": "openai.ChatCompletionRequest",
+    "/v1/completions": "openai.CompletionRequest",
+    "/v1/embeddings": "openai.EmbedRequest",
+    "/v1/responses": "openai.ResponsesRequest",
+    "/v1/messages": "anthropic.MessagesRequest",
+}
 
 
 @dataclass(frozen=True)
@@ -69,18 +86,14 @@ class Request:
     faults: dict[Kind, Fault] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
-        """The body, keys in lower case as Go matches them."""
+        """The body, keys in lower case as Go matches them; `/v1` has other words for an empty one."""
         if not self.body:
-            raise SimError("missing request body", 400)
+            empty = "EOF" if self.path.startswith("/v1/") else "missing request body"
+            raise SimError(empty, 400, at_the_door=True)
         try:
-            document = json.loads(self.body)
-        except ValueError as error:
-            shown = self.body.lstrip()[:1].decode("latin-1")
-            text = "unexpected EOF" if shown in "{[" else f"invalid character '{shown}' looking for beginning of value"
-            raise SimError(text, 400) from error
-        if not isinstance(document, dict):
-            kinds = {list: "array", str: "string", int: "number", float: "number", bool: "bool"}
-            raise SimError(f"json: cannot unmarshal {kinds.get(type(document), 'null')} into Go value", 400)
+            document = go_json(self.body, _GO_TYPES.get(self.path, "api.Request"))
+        except SimError as error:
+            raise SimError(error.text, 400, at_the_door=True) from error
         return {key.lower(): value for key, value in document.items()}
 
 
@@ -114,6 +127,11 @@ def dumps(document: Any, *, sort_keys: bool = False) -> bytes:
     for plain, escape in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026"), ("\u2028", "\\u2028")):
         text = text.replace(plain, escape)
     return text.encode()
+
+
+def as_line(document: Any, status: int = 200) -> Reply:
+    """How `/v1` answers are written: by an encoder that ends the line and names no charset."""
+    return Reply(status, dumps(document) + b"\n", "application/json")
 
 
 def with_error(frames: Iterator[dict[str, Any]], fault: Fault | None) -> Iterator[dict[str, Any]]:

@@ -11,6 +11,7 @@ from jobs.clock import Clock
 from jobs.names import ModelName
 from jobs.testing.ollama_faults import SimError
 from jobs.testing.ollama_store import StoredModel
+from jobs.testing.ollama_words import rfc3339
 
 FOREVER = timedelta(days=106_751)  # Go's longest duration, some 292 years
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
@@ -36,7 +37,7 @@ class Runner:
             "size": self.model.size,
             "digest": self.model.digest,
             "details": self.model.details(),
-            "expires_at": self.expires_at.isoformat(),
+            "expires_at": rfc3339(self.expires_at),
             "size_vram": self.size_vram,
             "context_length": self.context_length,
         }

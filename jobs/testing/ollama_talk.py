@@ -64,13 +64,13 @@ def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote mod
 
 def talk(parts: Parts, request: Request, body: dict[str, Any], shape: Shape) -> Frame | Iterator[Frame]:
     """The frames of an answer; or the one object that says a model was loaded or unloaded."""
+    alive = keep_alive(body.get("keep_alive"))  # the body is decoded before anything is looked up
     asked = str(body.get("model") or "")
     name = checked_name(asked, empty=shape.empty_model)
     model = parts.store.get(name)
     if model is None:
         raise SimError(f"model '{asked}' not found", 404)
     prompt = shape.prompt(body)
-    alive = keep_alive(body.get("keep_alive"))
     if not prompt and alive is not None and not alive:
         parts.runners.unload(model.name)
         return _marker(parts, shape, asked, "unload")
@@ -109,9 +109,10 @@ def merged(frames: list[Frame], shape: Shape) -> Frame:
 
 def embedded(parts: Parts, request: Request, body: dict[str, Any]) -> Frame:
     """What `/api/embed` answers."""
+    keep_alive(body.get("keep_alive"))
     asked = str(body.get("model") or "")
     given = body.get("input")
-    texts = [given] if isinstance(given, str) else given or []
+    texts = [given] if isinstance(given, str) else [] if given is None else given
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
         raise SimError("invalid input type", 400)
     name = checked_name(asked, empty=SimError("model '' not found", 404))

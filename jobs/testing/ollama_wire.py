@@ -6,6 +6,7 @@ It refuses what the real one refuses before any route is reached: foreign Host a
 import ipaddress
 import json
 import os
+import re
 import select
 import socket
 import socketserver
@@ -25,10 +26,10 @@ from jobs.testing.ollama_requests import Answer, Parts, Reply, Request, Stream, 
 Route = Callable[[Parts, Request], Answer]
 
 ROUTES: dict[str, dict[str, Route]] = {
-    "/": {"GET": native.root, "HEAD": native.root},
-    "/api/version": {"GET": native.version, "HEAD": native.version},
+    "/": {"HEAD": native.root, "GET": native.root},
+    "/api/version": {"HEAD": native.version, "GET": native.version},
     "/api/status": {"GET": native.status},
-    "/api/tags": {"GET": native.tags, "HEAD": native.tags},
+    "/api/tags": {"HEAD": native.tags, "GET": native.tags},
     "/api/ps": {"GET": native.ps},
     "/api/show": {"POST": native.show},
     "/api/pull": {"POST": native.pull},
@@ -41,7 +42,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/api/embed": {"POST": native.embed},
     "/api/embeddings": {"POST": native.embeddings},
     "/api/me": {"POST": native.account},
-    "/api/signout": {"POST": native.account},
+    "/api/signout": {"POST": native.signout},
     "/api/experimental/web_search": {"POST": native.web},
     "/api/experimental/web_fetch": {"POST": native.web},
     "/api/experimental/model-recommendations": {"GET": native.recommendations},
@@ -55,6 +56,11 @@ ROUTES: dict[str, dict[str, Route]] = {
 _BELOW: dict[str, dict[str, Route]] = {
     "/api/blobs/": {"HEAD": native.head_blob},
     "/v1/models/": {"GET": openai.model},
+}
+_PREFLIGHT = {
+    "Access-Control-Allow-Headers": "Authorization,Content-Type,User-Agent,Accept,X-Requested-With",
+    "Access-Control-Allow-Methods": "GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS",
+    "Access-Control-Max-Age": "43200",
 }
 _LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 _APP_ORIGINS = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
@@ -101,6 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
+    _more: dict[str, str]
+    """Headers of this answer beside the usual ones."""
+
     @property
     def sim(self) -> SimServer:
         return cast("SimServer", self.server)
@@ -118,14 +127,17 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_GET  # noqa: N815 - as http.server names them
 
     def _serve(self) -> None:
+        self._more = {}
         body = self._body()
         path = urlsplit(self.path).path
         if path == "/_faults":
             self._send(self._set_faults(body))
         elif not self._is_welcome():
             self._send(Reply(403, b"", ""))
-        elif self.command == "OPTIONS":
+        elif self.command == "OPTIONS" and "Origin" in self.headers:
             self._send(Reply(204, b"", ""))
+        elif (place := _redirect(path)) is not None:
+            self._send_redirect(place, clean=path.rstrip("/") == place)
         else:
             self._route(path, body)
 
@@ -147,6 +159,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         route = methods.get(self.command)
         if route is None:
+            self._more = {"Allow": ", ".join(methods)}
             self._send(Reply(405, b"405 method not allowed", "text/plain"))
             return
         faults = self.sim.parts.faults.strike(path)
@@ -176,6 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin")
         if origin and not self._is_known_origin(origin):
             return False
+        if origin:
+            self._more = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+            if self.command == "OPTIONS":
+                self._more |= _PREFLIGHT
         return not self.sim.is_on_loopback or _is_local_host(self.headers.get("Host", ""))
 
     def _is_known_origin(self, origin: str) -> bool:
@@ -204,9 +221,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_silenced(faults, 0):
             raise _HangUp
         body = answer.body
-        self.send_response(answer.status)
-        if answer.content_type:
-            self.send_header("Content-Type", answer.content_type)
+        self._begin(answer.status, answer.content_type)
         if answer.status != 204:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -215,9 +230,21 @@ class _Handler(BaseHTTPRequestHandler):
         if "cut" in faults:
             raise _HangUp
 
+    def _begin(self, status: int, content_type: str) -> None:
+        self.send_response(status)
+        if content_type:
+            self.send_header("Content-Type", content_type)
+        for name, value in self._more.items():
+            self.send_header(name, value)
+
+    def _send_redirect(self, place: str, *, clean: bool) -> None:
+        """A slash too many at the end is moved for good, one inside for now."""
+        status, word = (301, "Moved Permanently") if clean and self.command == "GET" else (307, "Temporary Redirect")
+        self._more |= {"Location": place}
+        self._send(Reply(status, f'<a href="{place}">{word}</a>.\n\n'.encode(), "text/html; charset=utf-8"))
+
     def _send_stream(self, answer: Stream, faults: dict[Kind, Fault]) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", answer.content_type)
+        self._begin(200, answer.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
         pieces = answer.pieces
@@ -253,6 +280,15 @@ class _Handler(BaseHTTPRequestHandler):
                 pass
             return True
         return stopping.is_set()
+
+
+def _redirect(path: str) -> str | None:
+    """Where a path that is not clean belongs, if anywhere."""
+    clean = re.sub(r"/+", "/", path)
+    if clean != path:
+        return clean
+    shorter = path.rstrip("/")
+    return shorter if shorter != path and shorter in ROUTES else None
 
 
 def _methods(path: str) -> dict[str, Route] | None:

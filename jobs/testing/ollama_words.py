@@ -61,6 +61,11 @@ def stamp(clock: Clock) -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%S.%f") + f"{random.randrange(1000):03d}Z"
 
 
+def rfc3339(moment: datetime) -> str:
+    """A file's time as Go writes it."""
+    return moment.isoformat().replace("+00:00", "Z")
+
+
 def unix(moment: datetime) -> int:
     return int(moment.timestamp())
 
@@ -102,7 +107,7 @@ def checked_options(options: Any) -> dict[str, Any]:
     given: dict[str, Any] = options if isinstance(options, dict) else {}
     for name, value in given.items():
         kinds = _OPTIONS.get(name)
-        if kinds and (isinstance(value, bool) or not isinstance(value, kinds)):
+        if kinds and (isinstance(value, bool) or not isinstance(value, int | float)):  # fractions are cut off
             raise SimError(f'option "{name}" must be of type {"float32" if float in kinds else "integer"}')
     return given
 

@@ -1,0 +1,70 @@
+"""Ollama servers for tests: the simulator as a double or a process, and the real one where OLLAMA_BIN names it."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from jobs.clock import SystemClock
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that runs, and the directory it keeps."""
+
+    url: str
+    models: Path
+    is_real: bool
+    process: "subprocess.Popen[bytes]"
+
+
+@contextmanager
+def serving(command: list[str], home: Path, *, is_real: bool, **environ: str) -> Iterator[Server]:
+    """Run `command serve` on a free port with a home of its own; end it by its pid."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    models = home / "models"
+    with (home / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "serve"],
+            env=_environ(home, OLLAMA_HOST=f"127.0.0.1:{port}", OLLAMA_MODELS=str(models), **environ),
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        _await_answer(url, process, home / "server.log")
+        yield Server(url, models, is_real, process)
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def simulator_command() -> list[str]:
+    return [sys.executable, "-m", "jobs.testing.ollama"]
+
+
+def _environ(home: Path, **more: str) -> Mapping[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("OLLAMA_", "MODAL_"))}
+    return kept | {"HOME": str(home), "OLLAMA_NO_CLOUD": "1"} | more
+
+
+def _await_answer(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    clock = SystemClock()
+    until = clock.monotonic() + 60
+    while clock.monotonic() < until:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(f"{url}/api/version", timeout=2).status_code == 200:
+                return
+        except httpx.HTTPError:
+            clock.wait(0.05)
+    raise AssertionError(f"{url} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
