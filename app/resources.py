@@ -1,4 +1,4 @@
-"""Every name that Modal knows us by, once: app, images, volume, queue, dict, secrets.
+"""Every name that Modal knows us by, once: app, images, volume, queue, dict.
 
 Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
 container, where the images are what they already are, so it stays cheap and imports only modal.

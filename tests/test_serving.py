@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.connections import callers_of
 from app.freshness import GENERATION
 from app.place import Place, Wanted
 from app.serving import Server
@@ -23,7 +25,7 @@ from jobs.names import ModelName
 from jobs.ollama_host import OllamaHost
 from tests.conftest import Store
 from tests.models_dir import put, sample, weights_at
-from tests.processes import free_port, is_running, nvidia_smi, running_with
+from tests.processes import free_port, is_running, nvidia_smi, running_with, until
 from tests.test_daemon import SIMULATOR
 
 LLAMA, OTHER = sample("llama3.2", b"llama" * 1000), sample("other", b"other" * 1000)
@@ -325,3 +327,19 @@ def test_ollama_that_cannot_start_fails_the_start(case: Case) -> None:
     """When ollama ends at once, the start fails with its last words instead of waiting."""
     with pytest.raises(ServerTrouble, match="ended with 4 before it answered: bad driver"):
         case.start(command=(sys.executable, "-c", "print('bad driver'); raise SystemExit(4)"))
+
+
+def test_connection_that_is_held_keeps_new_weights_waiting(case: Case) -> None:
+    """A caller who is connected, though it has said nothing yet, is taken for a request until it hangs up."""
+    server = case.start()
+    case.publish(LLAMA, generation=1)
+    with socket.create_connection((case.host.host, case.host.port)):
+        server.look()
+        server.look()
+        assert case.report()["requests"]["in_flight"] == 1
+        assert case.listed() == []
+    until(lambda: callers_of(case.host.port) == 0)
+
+    server.look()
+
+    assert case.listed() == ["llama3.2:latest"]
