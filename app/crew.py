@@ -11,7 +11,7 @@ from loguru import logger
 from jobs.clock import Clock
 from jobs.home import Home
 from jobs.record import LANES, SERVERS_LANE, WEIGHTS_LANE, Job
-from jobs.tasks import Workshop, perform
+from jobs.tasks import Workshop, perform, staging_subject
 from jobs.worker import Timing, Worker
 
 TIMING = Timing(lease=timedelta(seconds=20), beat=timedelta(milliseconds=500))
@@ -68,4 +68,4 @@ class Crew:
     def _fence(self, job: Job) -> None:
         """Take the staging of a lost pull from its holder, should that wake up. Any lane's sweep may come first."""
         if job.lane == WEIGHTS_LANE and self._shop.weights is not None:
-            self._shop.weights.release(job.subject)
+            self._shop.weights.release(staging_subject(job))

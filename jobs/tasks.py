@@ -4,6 +4,7 @@ Tasks decide and order the steps; bytes move in `registry`, `ollama` and `weight
 instruction and simply runs again.
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -41,6 +42,8 @@ class Workshop:
     servers: Mapping[str, Ollama] = field(default_factory=dict)
     tiers: Sequence[Tier] = ()
     quota_bytes: int | None = None
+    server_pulls: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a server pulls: two pulls that share a blob can crash it (ollama server/download.go:442)."""
 
     def server_for(self, model: str, size: int, tier: str | None) -> tuple[Tier, Ollama]:
         """The tier that is asked for, or the one the model's size leads to."""
@@ -134,15 +137,20 @@ def _fetch(run: Run, shop: Workshop, name: ModelName, layers: Sequence[Layer], s
         progress=run.progress,
         check=run.check,
         limit=run.job.request.get("rate_limit"),
+        verified=lambda layer: staging.settle(layer.digest),
     )
-    for layer in layers:
-        staging.settle(layer.digest)
 
 
 def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Result:
     tier, server = shop.server_for(str(name), 0, run.job.request.get("tier"))
-    run.progress.begin("asking the server to pull")
-    server.pull(str(name), progress=run.progress, check=run.check)
+    run.progress.begin("waiting for another pull of the server")
+    while not shop.server_pulls.acquire(blocking=False):
+        run.sleep(0.2)
+    try:
+        run.progress.begin("asking the server to pull")
+        server.pull(str(name), progress=run.progress, check=run.check)
+    finally:
+        shop.server_pulls.release()
     shown = next((each for each in server.tags() if ModelName.parse(each.name).folded() == name.folded()), None)
     if shown is None:
         raise NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
@@ -224,12 +232,13 @@ def warm(run: Run, shop: Workshop) -> Result:
     known = shop.weights.find(name) if shop.weights else None
     tier, server = shop.server_for(str(name), known.size if known else 0, run.job.request.get("tier"))
     run.progress.begin(f"loading on {tier.name}")
-    loaded = server.load(str(name), keep_alive=WARM_KEEP_ALIVE, check=run.check)
-    run.check()
+    started = shop.clock.monotonic()
+    server.load(str(name), keep_alive=WARM_KEEP_ALIVE, check=run.check)
+    load_seconds = shop.clock.monotonic() - started
     run.progress.begin(f"asking {tier.name} for a token")
-    answered = server.first_token(str(name), keep_alive=WARM_KEEP_ALIVE)
-    resident = next((each for each in server.ps() if ModelName.parse(each.name).folded() == name.folded()), None)
-    on_gpu = resident is not None and resident.size > 0 and resident.size_vram >= resident.size
+    *_, last = server.generate(str(name), "Hi", options={"num_predict": 1}, keep_alive=WARM_KEEP_ALIVE, check=run.check)
+    resident = server.running(str(name))
+    on_gpu = resident is not None and resident.is_on_gpu
     if tier.gpu_promised and not on_gpu:
         size, in_vram = (resident.size, resident.size_vram) if resident else (0, 0)
         raise CpuFallback(
@@ -240,9 +249,9 @@ def warm(run: Run, shop: Workshop) -> Result:
     return {
         "model": str(name),
         "tier": tier.name,
-        "load_seconds": loaded.load_seconds,
-        "first_token_seconds": answered.total_seconds,
-        "tokens_per_second": answered.tokens_per_second,
+        "load_seconds": round(load_seconds, 3),
+        "first_token_seconds": last.usage.total.total_seconds(),
+        "tokens_per_second": last.usage.tokens_per_second,
         "size": resident.size if resident else None,
         "size_vram": resident.size_vram if resident else None,
         "on_gpu": on_gpu,

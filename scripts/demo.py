@@ -1,8 +1,9 @@
 """Shows the main job on this machine: the stack comes up, a model is pulled through the queue, warmed, and asked.
 
-Every line that begins with `$` is a command that is really run, as anybody could type it. All of it happens in a scratch
-directory that is gone afterwards. `scripts/demo` sets up what this needs and starts it. A real Ollama is preferred to
-the simulator: the binary on PATH, in the scratch directory; else a server that answers, which gets its model from us.
+Every line that begins with `$` is a command that is really run, as anybody could type it. All of it happens in a
+scratch directory that is gone afterwards. `scripts/demo` sets up what this needs and starts it. A real Ollama is
+preferred to the simulator: the binary on PATH, in the scratch directory; else a server that answers, which gets its
+model from us.
 """
 
 import argparse
@@ -213,8 +214,8 @@ def look_around() -> Kind:
 
 
 INTRODUCTIONS: dict[Kind, str] = {
-    "simulated": "SIMULATED: there is no Ollama here (or --simulate), so the servers and the registry pretend; the rest is"
-    " real.",
+    "simulated": "SIMULATED: there is no Ollama here (or --simulate), so the servers and the registry pretend;"
+    " the rest is real.",
     "started": "With the `ollama` that is on PATH. The model comes from the network: 2 GB, so this takes a while.",
     "found": "With the Ollama that answers here. The model comes from the network, 2 GB, and stays in that Ollama.",
 }
