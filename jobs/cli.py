@@ -163,9 +163,7 @@ def post(at: Here, kind: str, subject: str, request: Mapping[str, Any], attempts
     first = posted.job.request
     unheard = [key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}]
     if posted.attached and unheard:
-        say(
-            f"note: it goes on as it was first asked for; --{', --'.join(unheard).replace('_', '-')} changes nothing now"
-        )
+        say(f"note: it goes on as it was first asked for; --{', --'.join(unheard).replace('_', '-')} has no effect now")
     return posted
 
 

@@ -5,11 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
+
+# A shared machine stalls for seconds now and then; a promise about time would be a benchmark.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 @dataclass
