@@ -5,10 +5,12 @@ reach the disk in `fetch`; here stand the numbers. Nothing here knows where mode
 """
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 
 import httpx
@@ -77,7 +79,6 @@ class Registry:
         self._requests = requests
         self._clock = clock or SystemClock()
         self._user_agent = user_agent
-        self._certificates = httpx.create_ssl_context()
 
     def manifest(
         self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
@@ -153,6 +154,11 @@ class Registry:
         with ExitStack() as stack:
             client = self._client or stack.enter_context(httpx.Client(verify=self._certificates, limits=limits))
             yield Line(client, base, name, clock=self._clock, timeout=self._timeout(), agent=self._user_agent)
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """Reading them takes a twentieth of a second; once is enough, and a client that was handed in has its own."""
+        return httpx.create_ssl_context()
 
     def _scheme(self, host: str) -> str:
         return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"

@@ -19,7 +19,7 @@ from jobs.manifests import Manifest
 from jobs.names import ModelName
 from jobs.record import Backoff, Job
 from jobs.registry import Registry
-from jobs.retrying import AT_ONCE as REQUESTS_AT_ONCE
+from jobs.retrying import AT_ONCE, NEVER
 from jobs.run import Run
 from jobs.survey import BlobState
 from jobs.tasks import Workshop, perform, staging_subject
@@ -28,7 +28,7 @@ from jobs.weights import Weights
 from jobs.worker import Timing, Worker
 from tests.conftest import Store, open_store
 
-MODEL = arbitrary("walnut", 1_200_000, layers=3)
+MODEL = arbitrary("walnut", 600_000, layers=2)
 SUBJECT = str(MODEL.name.folded())
 CONNECTIONS = 3
 RANGE_BYTES = 32 * 1024
@@ -74,8 +74,8 @@ class Scene:
             connections=CONNECTIONS,
             range_bytes=RANGE_BYTES,
             stall=timedelta(seconds=10),
-            policy=REQUESTS_AT_ONCE,
-            requests=REQUESTS_AT_ONCE,
+            policy=AT_ONCE,
+            requests=NEVER,
         )
         return Workshop(SystemClock(), registry, self.weights(persist), **more)
 
@@ -108,7 +108,7 @@ def snapshot(folder: Path) -> dict[str, str]:
 
 
 class Reader:
-    """Looks at models directories without a pause: whatever is listed must be whole, byte for byte."""
+    """Looks at models directories all the time: whatever is listed must be whole, byte for byte."""
 
     def __init__(self) -> None:
         self.looks = 0
@@ -136,7 +136,7 @@ class Reader:
         assert not self._wrong, self._wrong[:3]
 
     def _look_on(self) -> None:
-        while not self._stop.wait(0.001):
+        while not self._stop.wait(0.005):
             for weights in list(self._watched):
                 self._look_at(weights)
 

@@ -4,9 +4,7 @@ Real processes and real SIGKILLs. Whatever happens, the job ends once, the model
 pull, little is fetched twice, and nobody ever sees half a model.
 """
 
-import os
 import random
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,7 +12,6 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-import httpx
 import pytest
 
 from jobs.record import Job, State
@@ -23,7 +20,7 @@ from jobs.testing.registry import RegistryDouble
 from tests.conftest import Store
 from tests.processes import until
 from tests.pull_child import lived, started
-from tests.pulling import ATTEMPTS, CONNECTIONS, MODEL, RANGE_BYTES, Reader, Scene, post, snapshot, worker
+from tests.pulling import ATTEMPTS, CONNECTIONS, MODEL, RANGE_BYTES, Reader, Scene, post, snapshot
 
 AT_ONCE = 8
 """Stories told side by side: most of each is waiting for a lease to run out."""
@@ -64,15 +61,11 @@ class Story:
         claims, ends = ([key for key in facts if key.startswith(f"{sort}/{self.id}/")] for sort in ("claim", "end"))
         assert len(claims) == len(ends) == len(job.attempts) <= ATTEMPTS
         assert [facts[key]["outcome"] for key in ends if facts[key]["outcome"] in FINAL] == ["succeeded"]
-        lost = len(job.attempts) - 1
-        assert lost <= self.kills + self.late(), f"{lost} attempts lost by {self.kills} kills: {job}"
+        lost = len(job.attempts) - 1  # by a kill, or because this machine was too busy to beat in time
+        assert [each.outcome for each in job.attempts] == ["lost"] * lost + ["succeeded"], job
         found = snapshot(self.scene.folder / "models")
         assert found == expected, sorted(set(found.items()) ^ set(expected.items()))
         assert sum(self.double.served.values()) <= MODEL.size + lost * CONNECTIONS * RANGE_BYTES
-
-    def late(self) -> int:
-        """How many attempts a worker of ours lost alive, because this machine was too busy to beat in time."""
-        return sum(each.outcome == "retry" for each in self.job().attempts)
 
 
 @contextmanager
@@ -134,10 +127,10 @@ def test_killed_at_random_moments_a_pull_ends_once(tmp_path: Path, reader: Reade
 
     def story(seed: int) -> int:
         rng = random.Random(seed)
-        with told(tmp_path / f"{seed}", reader, throttle=MODEL.size) as story:
+        with told(tmp_path / f"{seed}", reader, throttle=MODEL.size // 2) as story:
             try:
-                for _ in range(12):
-                    if story.run_for(rng.uniform(0.02, 1.2)):
+                for _ in range(10):
+                    if story.run_for(rng.uniform(0.02, 0.8)):
                         break
                 else:
                     assert story.run()
@@ -184,3 +177,19 @@ def test_two_workers_at_once_end_a_pull_once(tmp_path: Path, reader: Reader, exp
     print(f"{sum(kills)} kills, {reader.looks} looks")
     assert sum(kills) > 10
     assert reader.models_seen
+
+
+def test_a_job_whose_bell_was_wiped_away_is_rung_again(tmp_path: Path, reader: Reader) -> None:
+    """The queue is emptied by hand under a queued job, and again under one that waits for its next try; it ends."""
+    with told(tmp_path / "story", reader) as story:
+        story.double.faults.add(Fault("manifest", "status", 503, retry_after=1))
+        assert story.store.empty_queue() == 1
+
+        child = started(story.scene, story.id)
+        until(lambda: story.job().state is State.WAITING)
+        assert not lived(child, for_seconds=0)
+        until(lambda: story.store.ledger().sweep().rung == (story.id,))
+        assert story.store.empty_queue() == 1
+
+        assert story.run()
+        assert [each.outcome for each in story.job().attempts] == ["retry", "succeeded"]
