@@ -199,6 +199,8 @@ def _verified(job: Job, told: Mapping[str, Any]) -> str:
         f"{_count(len(told['models']), 'model')}, {_count(told['blobs'], 'blob')},"
         f" {human_bytes(told['bytes'])}{_speed(job, told['bytes'])}"
     )
+    if torn := told.get("torn"):
+        what += f" (the manifest of {', '.join(torn)} is torn: pull it again)"
     if not told["mended"]:
         return f"{what}: every byte is what it should be"
     which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in told["mended"])

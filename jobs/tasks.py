@@ -22,7 +22,7 @@ from jobs.record import Job
 from jobs.registry import Registry
 from jobs.run import Run
 from jobs.staging import Staging
-from jobs.survey import BlobState, Model
+from jobs.survey import BlobState, Broken, Model
 from jobs.units import human_bytes
 from jobs.weights import Weights
 
@@ -168,11 +168,12 @@ def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Resu
 
 
 def verify(run: Run, shop: Workshop) -> Result:
-    """Hash every blob of one model, or of all, and fetch the damaged ones again, alone."""
+    """Hash every blob of one model, or of all, and fetch the damaged ones again, alone; also of models not whole."""
     weights = _own_weights(shop)
     asked = run.job.request.get("model")
-    models = [_known(weights, ModelName.parse(asked))] if asked else weights.models()
-    owners = {layer.digest: (model.name, layer) for model in models for layer in model.manifest.blobs}
+    models = _known(weights, ModelName.parse(asked)) if asked else weights.named()
+    manifests = {each.name: each.manifest for each in models if each.manifest is not None}
+    owners = {layer.digest: (name, layer) for name, manifest in manifests.items() for layer in manifest.blobs}
     layers = [layer for _, layer in owners.values()]
     damages = weights.verify(layers, progress=run.progress, check=run.check)
     for damage in damages:
@@ -180,10 +181,11 @@ def verify(run: Run, shop: Workshop) -> Result:
     if damages:
         _mend(run, shop, weights, [owners[damage.digest] for damage in damages])
     return {
-        "models": [str(model.name) for model in models],
+        "models": [str(name) for name in manifests],
         "blobs": len(layers),
         "bytes": sum(layer.size for layer in layers),
         "mended": [{"digest": damage.digest, "damage": damage.kind} for damage in damages],
+        "torn": [str(each.name) for each in models if each.manifest is None],
     }
 
 
@@ -278,11 +280,13 @@ def _own_weights(shop: Workshop) -> Weights:
     return shop.weights
 
 
-def _known(weights: Weights, name: ModelName) -> Model:
-    model = weights.find(name)
-    if model is None:
+def _known(weights: Weights, name: ModelName) -> list[Model | Broken]:
+    known = weights.named(name)
+    if not known:
         raise NotFound(f"there is no model {str(name)!r} here", hint=f"pull it: `ollama-modal pull {name}`")
-    return model
+    if all(each.manifest is None for each in known):
+        raise Corrupt(f"the manifest of {str(name)!r} is torn", hint=f"bring it anew: `ollama-modal pull {name}`")
+    return known
 
 
 TASKS: dict[str, Callable[[Run, Workshop], Result]] = {"pull": pull, "verify": verify, "delete": delete, "warm": warm}

@@ -80,6 +80,13 @@ class Weights:
             (each for each in surveys.loaded(self.layout) if isinstance(each, Model)), key=lambda model: model.name
         )
 
+    def named(self, name: ModelName | None = None) -> list[Model | Broken]:
+        """What stands behind each manifest, whole or broken, by name; or behind those of one name in any case."""
+        return sorted(
+            (each for each in surveys.loaded(self.layout) if name is None or each.name.folded() == name.folded()),
+            key=lambda each: each.name,
+        )
+
     def find(self, name: ModelName) -> Model | None:
         """The whole model of this name in any case, under the spelling it is stored with."""
         for file in self._files_of(name):

@@ -97,16 +97,33 @@ def test_a_verify_mends_the_damaged_blob_alone(bench: Bench, damage: Callable[[P
     damage(bench.blob(BLOB.digest))
     bench.registry.reset()
 
-    # A model with a blob that is missing or short is no whole model: it is verified by name of its pull.
-    job = bench.do("verify" if kind == "flipped" else "pull")
+    job = bench.do("verify")
 
     assert job.state is State.SUCCEEDED, told(job)
     assert bench.registry.served == {BLOB.digest: BLOB.size}
     assert snapshot(bench.scene.folder / "models") == before
-    if kind == "flipped":
-        assert job.result
-        assert job.result["mended"] == [{"digest": BLOB.digest, "damage": "flipped"}]
-        assert "1 damaged blob fetched again, and sound now" in told(job)
+    assert job.result
+    assert job.result["mended"] == [{"digest": BLOB.digest, "damage": kind}]
+    assert "1 damaged blob fetched again, and sound now" in told(job)
+
+
+def test_a_verify_of_all_names_torn_manifests(bench: Bench) -> None:
+    """Nobody knows which blobs a torn manifest meant: its model is named, the others are verified all the same."""
+    bench.do("pull", model="one")
+    bench.do("pull", model="two")
+    layout = bench.scene.weights().layout
+    cut_short(layout.manifest(ONE.name))
+    flipped(bench.blob(TWO.layers[0].digest))
+
+    job = worked(bench.store, bench.shop(), bench.store.ledger().post("verify", "*", {"model": None}, by="test").job.id)
+
+    assert job.result
+    assert job.result["torn"] == ["one:latest"]
+    assert [each["digest"] for each in job.result["mended"]] == [TWO.layers[0].digest]
+    assert "the manifest of one:latest is torn: pull it again" in told(job)
+    alone = bench.do("verify", model="one")
+    assert [each.failure_class for each in alone.attempts] == ["corrupt", "corrupt"]
+    assert "ollama-modal pull one" in told(alone)
 
 
 def test_a_pull_over_a_damaged_blob_mends_it(bench: Bench) -> None:
