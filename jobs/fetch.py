@@ -178,6 +178,7 @@ class Fetch:
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._landed: list[_Range] = []
+        self._halves: list[_Range] = []
         self._blobs = [self._prepared(layer, staged(layer)) for layer in layers]
         self._to_keep = sum(stop - start for blob in self._blobs for start, stop in blob.pending)
         if limit:  # a chunk must pass within seconds, or slowness would look like a stall
@@ -224,7 +225,7 @@ class Fetch:
     def _leave(self) -> None:
         """Keep what landed last, even halves of ranges. The trouble that led here is the one to tell."""
         with suppress(OSError):
-            self._sync([part for part in self._landed if part.at > part.start])
+            self._sync([part for part in (*self._landed, *self._halves) if part.at > part.start])
         for blob in self._blobs:
             blob.close()
 
@@ -266,8 +267,11 @@ class Fetch:
         try:
             while part.at < part.stop and not part.blob.is_sequential:
                 self._policy.call(partial(self._request, part), sleep=self._sleep)
-        finally:
-            self._land(part)
+        except BaseException:
+            with self._changed:
+                self._halves.append(part)
+            raise
+        self._land(part)
 
     def _request(self, part: _Range) -> None:
         """One request for what is left. Being cut after some bytes is no failure: it moved, and goes on from there."""
@@ -366,10 +370,7 @@ class Fetch:
             if part.at == part.stop:
                 self._landed.append(part)
             else:
-                if self._stop.is_set():
-                    self._landed.append(part)
-                else:
-                    self._recount(part.start - part.at)
+                self._recount(part.start - part.at)
                 part.blob.pending.append((part.start, part.stop))
                 part.blob.pending.sort()
                 self._permits += part.has_permit

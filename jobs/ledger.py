@@ -26,7 +26,7 @@ from typing import Any
 
 from loguru import logger
 
-from jobs.clock import Clock, isoformat
+from jobs.clock import Clock, isoformat, parse_moment
 from jobs.errors import Fenced, NotFound, Refused
 from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
@@ -120,8 +120,8 @@ class Ledger:
         """
         return fold(self._facts_of(id))
 
-    def jobs(self) -> list[Job]:
-        """All jobs, newest first."""
+    def jobs(self, newest: int | None = None) -> list[Job]:
+        """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
         gathered: dict[str, Facts] = {}
         rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
         for key, value in self._facts.items():
@@ -131,15 +131,18 @@ class Ledger:
             elif sort in {"claim", "beat", "end", "cancel"}:
                 parts = tail.split("/")
                 rest[parts[0]].append((sort, parts, value))
-        for id, facts in gathered.items():
+        by_age = sorted(gathered.items(), key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
+        for id, facts in by_age[:newest]:
             for sort, parts, value in rest.get(id, ()):
                 if sort == "cancel":
                     facts.cancel = value
                 else:
                     {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
-        return sorted(
-            (self._folded(id, facts) for id, facts in gathered.items()), key=lambda job: job.posted_at, reverse=True
-        )
+        return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def ids(self) -> list[str]:
+        """The ids of all jobs, in no order."""
+        return [key.removeprefix("job/") for key in self._facts.keys() if key.startswith("job/")]  # noqa: SIM118 - no dict
 
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
@@ -336,8 +339,7 @@ class Ledger:
 
     def _open_jobs(self) -> list[Job]:
         """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
-        keys = self._facts.keys()
-        ids = {key.removeprefix("job/") for key in keys if key.startswith("job/")} - self._ended
+        ids = set(self.ids()) - self._ended
         # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
         jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [self.get(id) for id in ids]
         self._ended.update(job.id for job in jobs if job.has_ended)

@@ -209,12 +209,12 @@ def fold(facts: Facts) -> Job:
             raise IllegalMove(f"job {facts.job.get('id')!r} has no claim {n}, but a later one")
         state = move(state, "claim")
         end = facts.ends.get(n)
-        attempts.append(_attempt(n, facts.claims[n], facts.beats.get(n), end))
+        attempts.append(_attempt(n, facts.claims[n], None if end else facts.beats.get(n), end))
         if end is not None:
             is_last_loss = end["outcome"] == "lost" and n >= allowed
             state = move(state, "failed" if is_last_loss else end["outcome"])
     last = len(attempts)
-    tale = facts.ends.get(last) or facts.beats.get(last) or {}
+    tale = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
     return Job(
         id=facts.job["id"],
         kind=facts.job["kind"],
@@ -226,7 +226,7 @@ def fold(facts: Facts) -> Job:
         posted_at=parse_moment(facts.job["posted_at"]),
         posted_by=facts.job.get("posted_by", ""),
         attempts=tuple(attempts),
-        progress=_reading(tale.get("progress") or (facts.beats.get(last) or {}).get("progress")),
+        progress=_reading(tale.get("progress")),
         result=facts.ends.get(last, {}).get("result"),
         cancel_asked=facts.cancel is not None,
     )
@@ -241,23 +241,19 @@ def _attempt(
     n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
 ) -> Attempt:
     started_at = parse_moment(claim["at"])
-    attempt = Attempt(
+    told = end or {}
+    not_before = told.get("not_before")
+    return Attempt(
         n=n,
         started_at=started_at,
         worker=claim.get("worker", ""),
         lease=timedelta(seconds=claim["lease_seconds"]),
         last_sign=max(started_at, parse_moment(beat["at"])) if beat else started_at,
-    )
-    if end is None:
-        return attempt
-    not_before = end.get("not_before")
-    return replace(
-        attempt,
-        ended_at=parse_moment(end["at"]),
-        outcome=end["outcome"],
-        failure_class=end.get("class"),
-        message=end.get("message"),
-        hint=end.get("hint"),
+        ended_at=parse_moment(end["at"]) if end else None,
+        outcome=told.get("outcome"),
+        failure_class=told.get("class"),
+        message=told.get("message"),
+        hint=told.get("hint"),
         not_before=parse_moment(not_before) if not_before else None,
     )
 

@@ -91,7 +91,7 @@ class Staging:
             self.folder.rename(doomed)
         except FileNotFoundError:
             return
-        shutil.rmtree(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)  # whoever stages next sweeps what is left
 
 
 def take_over(staging: Path, subject: str, holder: str) -> Staging:
@@ -102,6 +102,9 @@ def take_over(staging: Path, subject: str, holder: str) -> Staging:
     if not _HOLDER.fullmatch(holder) or holder.startswith(_RELEASED):
         raise ValueError(f"{holder!r} does not name a holder: letters, digits, '_', '.' and '-', 80 at most")
     own = staging / f"{slug(subject)}@{holder}"
+    for entry in entries(staging):
+        if entry.name.startswith(_DISCARDED):  # its holder was killed while it discarded
+            shutil.rmtree(staging / entry.name, ignore_errors=True)
     try:
         for other in _folders(staging, subject):
             if other != own and (own.exists() or not _renamed(other, own)):

@@ -87,7 +87,7 @@ def sha(path: Path) -> str:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     size=st.integers(0, 30_000),
     range_bytes=st.integers(500, 9_000),

@@ -24,7 +24,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "progress", "manifests", "retrying"}),
     frozenset({"protocols"}),
     frozenset({"record", "catalog", "schedules"}),
-    frozenset({"ledger", "ollama", "registry", "weights", "sqlite"}),
+    frozenset({"ledger", "ollama", "registry", "fetch", "journal", "oci", "transport", "weights", "sqlite"}),
     frozenset({"run"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
@@ -218,7 +218,7 @@ def test_documents_name_what_exists(document: Path) -> None:
     wrong = [
         f"ollama-modal {name}" for name in re.findall(r"\bollama-modal ([a-z]\w*)", lines) if name not in subcommands()
     ]
-    wrong += [script for script in re.findall(r"\bscripts/[\w.]+", lines) if not (ROOT / script).exists()]
+    wrong += [script for script in re.findall(r"\bscripts/[\w.-]+", lines) if not (ROOT / script).exists()]
     wrong += [f"pixi run {task}" for task in re.findall(r"\bpixi run ([\w-]+)", lines) if task not in pixi_tasks()]
     wrong += [line for line in re.findall(r"\bmodal (?:run|deploy) [^\n]*-m \S+", lines) if not is_command(line)]
     wrong += [f"-m {name}" for name in re.findall(r"\bpython -m ((?:app|jobs)[\w.]*)", lines) if name not in ours()]

@@ -22,8 +22,9 @@ from jobs.errors import Corrupt, NotFound, PartsDamaged
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.progress import Progress
+from jobs.testing.faults import Fault
 from jobs.testing.models import LIBRARY, SimLayer, SimModel, text
-from jobs.testing.registry import Fault, RegistryDouble
+from jobs.testing.registry import RegistryDouble
 from tests.ollama_servers import Server, serving, simulator_command
 
 

@@ -167,6 +167,15 @@ def test_discarding_removes_what_is_ours_and_only_that(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_discarding_that_was_cut_short_is_finished_by_whoever_stages_next(tmp_path: Path) -> None:
+    """What a killed holder was throwing away does not stay for ever."""
+    old = take_over(tmp_path, "m", "one")
+    staged(old, A, b"half")
+    old.folder.rename(tmp_path / f"~{old.folder.name}")
+    assert take_over(tmp_path, "another", "two").folder.parent == tmp_path
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_a_blob_is_settled_only_by_its_holder_and_in_full(tmp_path: Path) -> None:
     """Size alone proves nothing: a sparse file has its full size from the first byte."""
     staging = take_over(tmp_path, "m", "one")

@@ -13,8 +13,9 @@ import httpx
 import pytest
 
 from jobs.names import ModelName
+from jobs.testing.faults import Fault
 from jobs.testing.models import LIBRARY, find
-from jobs.testing.registry import Fault, RegistryDouble
+from jobs.testing.registry import RegistryDouble
 
 TINY = find(ModelName.parse("tiny"))
 assert TINY is not None

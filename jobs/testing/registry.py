@@ -19,18 +19,16 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast, get_args
+from typing import Any, ClassVar, Self, cast
 from urllib.parse import parse_qs, urlsplit
 
 from jobs.clock import Clock, SystemClock
+from jobs.testing.faults import Fault, Faults, Throttle
 from jobs.testing.models import LIBRARY, MANIFEST_TYPE, SimLayer, SimModel
-
-Route = Literal["manifest", "blob", "cdn", "token"]
-Kind = Literal["status", "cut", "hang", "silent", "crawl", "flip", "short", "shift", "whole", "expire"]
 
 NEWER_OLLAMA = (
     "\n\nThe model you are attempting to pull requires a newer version of Ollama.\n\n"
@@ -38,45 +36,6 @@ NEWER_OLLAMA = (
 )
 
 _CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOOMANYREQUESTS"}
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something that goes wrong on a route, for the next `times` matching requests, or until cleared when None.
-
-    kind     what happens                                               value
-    status   this status instead of an answer                           the status; 429 and 503 carry `retry_after`
-    cut      the connection closes inside the body                      after this many bytes
-    hang     nothing more comes                                         after this many bytes of the body
-    silent   the request is read and never answered                     -
-    crawl    the body comes slowly                                      bytes per second
-    flip     one byte is wrong                                          its place in this body
-    short    the body ends early, and Content-Length agrees             bytes left out
-    shift    Content-Range names another place than was asked for       by this many bytes
-    whole    Range is ignored: 200 and everything                       -
-    expire   this answer is good, then all signed addresses are refused -
-    """
-
-    route: Route
-    kind: Kind
-    value: int = 0
-    times: int | None = 1
-    after: int = 0
-    """Matching requests that pass unharmed first."""
-    digest: str | None = None
-    """Only requests for this blob, or this manifest by digest."""
-    retry_after: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.route not in get_args(Route) or self.kind not in get_args(Kind):
-            raise ValueError(f"no such fault: {self.route!r} {self.kind!r}")
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> Self:
-        unknown = set(document) - {field.name for field in fields(cls)}
-        if unknown:
-            raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
-        return cls(**document)
 
 
 @dataclass(frozen=True)
@@ -89,55 +48,6 @@ class Seen:
     range: str | None
     authorization: str | None
     user_agent: str | None
-
-
-class Faults:
-    """The faults that are on, each with the requests it has met."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._on: list[tuple[Fault, Counter[str]]] = []
-
-    def add(self, fault: Fault) -> None:
-        with self._lock:
-            self._on.append((fault, Counter()))
-
-    def clear(self) -> None:
-        with self._lock:
-            self._on.clear()
-
-    def strike(self, route: str, digest: str | None) -> dict[str, Fault]:
-        """The faults that hit this request, by kind, counted as used."""
-        struck: dict[str, Fault] = {}
-        with self._lock:
-            for fault, met in self._on:
-                if fault.route != route or (fault.digest or digest) != digest:
-                    continue
-                met["requests"] += 1
-                if met["requests"] > fault.after and (fault.times is None or met["hits"] < fault.times):
-                    met["hits"] += 1
-                    struck[fault.kind] = fault
-        return struck
-
-
-class Throttle:
-    """A rate that all answers of a server share."""
-
-    def __init__(self, bytes_per_second: int | None, clock: Clock) -> None:
-        self.bytes_per_second = bytes_per_second
-        self._clock = clock
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def delay(self, amount: int) -> float:
-        """Book `amount` bytes; how long to wait before they may leave."""
-        if not self.bytes_per_second:
-            return 0.0
-        with self._lock:
-            now = self._clock.monotonic()
-            start = max(now, self._free_at)
-            self._free_at = start + amount / self.bytes_per_second
-            return self._free_at - now
 
 
 class RegistryDouble:
@@ -248,7 +158,7 @@ class RegistryDouble:
             if seen:
                 self.seen.append(seen)
                 self.requests[seen.route] += 1
-            if served:
+            if served and served[0]:  # manifests are no blobs
                 self.served[served[0]] += served[1]
 
     def counters(self) -> dict[str, Any]:
@@ -440,8 +350,9 @@ class _Handler(BaseHTTPRequestHandler):
         if "silent" in faults:
             self.double.stopping.wait()
             raise _HangUp
-        if "status" in faults:
-            self._send_error(faults["status"].value, retry_after=faults["status"].retry_after)
+        if fault := faults.get("status"):
+            challenge = self._challenge() if fault.challenge else None
+            self._send_error(fault.value, retry_after=fault.retry_after, challenge=challenge)
             return True
         return False
 
@@ -449,10 +360,13 @@ class _Handler(BaseHTTPRequestHandler):
         double = self.double
         if not double.wants_token or self.headers.get("Authorization") == f"Bearer {double.token}":
             return True
-        realm = double.realm or f"{double.url}/token"
-        scope = f',scope="repository:{repository}:pull"' if repository else ""
-        self._send_error(401, challenge=f'Bearer realm="{realm}",service="double"{scope}')
+        self._send_error(401, challenge=self._challenge(repository))
         return False
+
+    def _challenge(self, repository: str = "") -> str:
+        realm = self.double.realm or f"{self.double.url}/token"
+        scope = f',scope="repository:{repository}:pull"' if repository else ""
+        return f'Bearer realm="{realm}",service="double"{scope}'
 
     # Answers
 

@@ -149,6 +149,7 @@ class Apps:
     async def function_create(self, request: api_pb2.FunctionCreateRequest) -> api_pb2.FunctionCreateResponse:
         ranked = request.function_data.ranked_functions
         definition = ranked[0].function if ranked else request.function
+        definition.mount_ids[:] = sorted(definition.mount_ids)  # the client sends a set
         function = self.functions.get(request.existing_function_id) or Function(new_id("fu"), request.app_id)
         self.functions[function.id] = function
         if function.definition != definition:

@@ -10,7 +10,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from tests.platform.named import Environments, Named, new_id
+from tests.platform.named import NAMELESS, Environments, Named
 from tests.platform.wire import not_found
 
 BUILT = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_SUCCESS)
@@ -30,7 +30,7 @@ class Secrets:
     async def secret_get_or_create(
         self, request: api_pb2.SecretGetOrCreateRequest
     ) -> api_pb2.SecretGetOrCreateResponse:
-        secret_id = self.named.get_or_create(request, lambda _: dict(request.env_dict))
+        secret_id = self._nameless(request) or self.named.get_or_create(request, lambda _: dict(request.env_dict))
         missing = sorted(set(request.required_keys) - set(self.named.find(secret_id)))
         if missing:
             raise GRPCError(
@@ -39,6 +39,15 @@ class Secrets:
             )
         metadata = api_pb2.SecretMetadata(name=request.deployment_name)
         return api_pb2.SecretGetOrCreateResponse(secret_id=secret_id, metadata=metadata)
+
+    def _nameless(self, request: api_pb2.SecretGetOrCreateRequest) -> str:
+        """Values in the code make a secret named by its content: deploying them again changes no function."""
+        if request.object_creation_type not in NAMELESS:
+            return ""
+        content = repr(sorted(request.env_dict.items()))
+        secret_id = f"st-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
+        self.named.by_id[secret_id] = dict(request.env_dict)
+        return secret_id
 
     async def secret_delete(self, request: api_pb2.SecretDeleteRequest) -> Empty:
         self.named.delete(request.secret_id)
@@ -65,9 +74,11 @@ class Mounts:
 
     async def mount_get_or_create(self, request: api_pb2.MountGetOrCreateRequest) -> api_pb2.MountGetOrCreateResponse:
         # The published mounts are Modal's own (the client itself): a container here has them installed.
-        mount_id = new_id("mo")
+        contents = sorted(f"{file.filename} {file.sha256_hex} {file.mode}" for file in request.files)
+        checksum = hashlib.sha256("\n".join([request.deployment_name, *contents]).encode()).hexdigest()
+        # Named by its content, so that deploying the same files again changes no function.
+        mount_id = f"mo-{checksum[:16]}"
         self.mounts[mount_id] = list(request.files)
-        checksum = hashlib.sha256("".join(sorted(file.sha256_hex for file in request.files)).encode()).hexdigest()
         metadata = api_pb2.MountHandleMetadata(content_checksum_sha256_hex=checksum)
         return api_pb2.MountGetOrCreateResponse(mount_id=mount_id, handle_metadata=metadata)
 

@@ -18,7 +18,8 @@ from tests.platform.containers import Container, Containers
 from tests.platform.named import new_id
 from tests.platform.wire import Bell, not_found
 
-MAX_START_FAILURES = 3
+#: An idle container looks up this often, and so learns of a deployment or of its own idleness.
+LOOK_UP_SECONDS = 0.5
 RETRIED = (api_pb2.GenericResult.GENERIC_STATUS_FAILURE, api_pb2.GenericResult.GENERIC_STATUS_TIMEOUT)
 TERMINATED = api_pb2.GenericResult(status=api_pb2.GenericResult.GENERIC_STATUS_TERMINATED)
 KILL_SWITCH = api_pb2.FunctionGetInputsResponse(inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)])
@@ -191,7 +192,7 @@ class Calls:
                 return KILL_SWITCH
             if pool.waiting:
                 return self.hand_out(pool.waiting.popleft(), container)
-            patience = asyncio.ensure_future(pool.bell.wait(max(0.1, deadline - time.monotonic())))
+            patience = asyncio.ensure_future(pool.bell.wait(LOOK_UP_SECONDS))
             told = asyncio.ensure_future(container.bell.wait(3600))
             try:
                 await asyncio.wait([patience, told], return_when=asyncio.FIRST_COMPLETED)
@@ -270,7 +271,7 @@ class Calls:
             return
         if container.failure is not None or not container.was_ready:
             pool.start_failures += 1
-        if pool.start_failures >= MAX_START_FAILURES:
+        if pool.start_failures >= self.containers.settings.start_attempts:
             self.give_up(pool, container)
         self.scale(pool)
 

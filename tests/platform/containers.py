@@ -1,7 +1,7 @@
 """Containers are real processes of Modal's own entrypoint: they start, fetch, commit, are stopped, and die like there.
 
 A container sees the files its mounts brought and the variables its image and secrets set, nothing of the repository;
-what it leaves running dies with it. A test can kill one (SIGKILL, everything in it) or preempt it (SIGINT, then SIGKILL).
+what it leaves running dies with it. A test can kill one (SIGKILL for all of it) or preempt it (SIGINT, then SIGKILL).
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from modal_proto import api_pb2
 
 from tests.platform.apps import App, Apps, Function
 from tests.platform.build import Images, Mounts, Secrets
-from tests.platform.isolation import Bind, Isolation
+from tests.platform.isolation import Bind, isolated, unshare
 from tests.platform.named import new_id
 from tests.platform.volumes import View, Volumes
 from tests.platform.wire import Bell, Wire, caller, not_found
@@ -42,10 +42,16 @@ class Settings:
     """Variables every container gets on top of its image's and secrets'."""
     idle_seconds: float = 60.0
     """How long a container without work stays; stands in for every `scaledown_window`."""
+    start_attempts: int = 3
+    """So many containers in a row may fail to start before the waiting inputs are given back as failed."""
     commit_seconds: float = 5.0
     """The pause between background commits."""
     grace_seconds: float = 30.0
     """From SIGINT or SIGTERM to SIGKILL."""
+    namespaces: bool = field(default_factory=lambda: bool(unshare()))
+    """Whether volumes are mounted where they belong; never set it where the kernel refuses."""
+    mount_variables: dict[str, str] = field(default_factory=dict)
+    """Without namespaces, variables by which a container learns where it finds what belongs at a mount path."""
     client_seconds: float = 90.0
     """An ephemeral app is stopped when its client was silent for so long."""
 
@@ -103,7 +109,6 @@ class Containers:
         self.home, self.wire, self.apps = home, wire, apps
         self.images, self.mounts, self.secrets, self.volumes = images, mounts, secrets, volumes
         self.settings = settings
-        self.isolation = Isolation()
         self.all: dict[str, Container] = {}
         self.on_exit: Callable[[Container], None] = lambda _: None
         self._lives: set[asyncio.Task[None]] = set()
@@ -124,8 +129,7 @@ class Containers:
         door, url = await self.wire.listen(container.id)
         try:
             binds = await asyncio.to_thread(self._furnish, container)
-            async with self.isolation.paths(binds):
-                await self._run(container, url, binds)
+            await self._run(container, url, binds)
         except Exception as broken:
             container.lines.append(f"{type(broken).__name__}: {broken}\n")
             self.wire.failures.append(f"container {container.id} of {container.function.name}: {broken!r}")
@@ -159,9 +163,9 @@ class Containers:
         arguments.write_bytes(self._arguments(container).SerializeToString())
         inside = [sys.executable, "-S", "-m", "modal._container_entrypoint"]
         container.process = await asyncio.create_subprocess_exec(
-            *self.isolation.command(inside, binds, container.home),
+            *(isolated(inside, binds, container.home / "fs/all") if self.settings.namespaces else inside),
             cwd=container.home / "fs/root",
-            env=self._environ(container, url, arguments),
+            env={**self._environ(container, url, arguments), **self._mount_variables(binds)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -203,6 +207,12 @@ class Containers:
             "MODAL_DISABLE_API_PROXY": "1",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(arguments),
         }
+
+    def _mount_variables(self, binds: list[Bind]) -> dict[str, str]:
+        if self.settings.namespaces:
+            return {}
+        sources = {str(bind.target): str(bind.source) for bind in binds}
+        return {key: sources[path] for key, path in self.settings.mount_variables.items() if path in sources}
 
     def _arguments(self, container: Container) -> api_pb2.ContainerArguments:
         function = container.function
@@ -309,7 +319,7 @@ class Containers:
         container = self.all.get(caller.get())
         if container is None:
             raise GRPCError(Status.FAILED_PRECONDITION, "this can only be called from within a container")
-        if container.namespace is None and self.isolation.namespaces:
+        if container.namespace is None and self.settings.namespaces:
             container.namespace = mount_namespace(container.pid)
         return container
 

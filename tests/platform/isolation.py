@@ -1,17 +1,14 @@
 """A volume has to appear at its mount path in one container and nowhere else.
 
 Where the kernel lets us (as root, or in a user namespace), a container gets a root directory of its own in a private
-mount namespace: everything of the machine, plus its volumes, the read-only ones truly read-only. Elsewhere each mount
-path becomes a link, one container at a time, and only where links can be made: nothing then enforces read-only.
+mount namespace: everything of the machine, plus its volumes, the read-only ones truly read-only. Elsewhere a container
+is told by an environment variable where its volume is (`Settings.mount_variables`); only permissions guard it there.
 """
 
-import asyncio
 import functools
 import shlex
 import subprocess
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,38 +45,14 @@ def unshare() -> tuple[str, ...]:
     return ()
 
 
-class Isolation:
-    def __init__(self) -> None:
-        self._locks: dict[Path, asyncio.Lock] = defaultdict(asyncio.Lock)
-
-    @property
-    def namespaces(self) -> bool:
-        return bool(unshare())
-
-    def command(self, inside: Sequence[str], binds: Iterable[Bind], home: Path) -> list[str]:
-        """The command line that runs `inside` where the binds are in place; its process id stays the same."""
-        if not self.namespaces:
-            return list(inside)
-        root = home / "root"
-        root.mkdir()
-        script = [f"ROOT={shlex.quote(str(root))}", FURNISH]
-        for bind in binds:
-            source, target = shlex.quote(str(bind.source)), f'"$ROOT"{shlex.quote(str(bind.target))}'
-            script.append(f"mkdir -p {target}; mount --bind {source} {target}")
-            if bind.read_only:
-                script.append(f"mount -o remount,bind,ro {target}")
-        script.append(f'HERE=$PWD; exec chroot "$ROOT" sh -c \'cd "$0" && exec "$@"\' "$HERE" {shlex.join(inside)}')
-        return [*unshare(), "sh", "-c", "\n".join(script)]
-
-    @asynccontextmanager
-    async def paths(self, binds: Sequence[Bind]) -> AsyncIterator[None]:
-        """Hold the mount paths for one container; with namespaces there is nothing to hold."""
-        if self.namespaces:
-            yield
-            return
-        async with AsyncExitStack() as stack:
-            for bind in sorted(binds, key=lambda bind: bind.target):
-                await stack.enter_async_context(self._locks[bind.target])
-                bind.target.symlink_to(bind.source)
-                stack.callback(bind.target.unlink)
-            yield
+def isolated(inside: Sequence[str], binds: Iterable[Bind], root: Path) -> list[str]:
+    """The command line that runs `inside` where the binds are in place; its process id stays the same."""
+    root.mkdir()
+    script = [f"ROOT={shlex.quote(str(root))}", FURNISH]
+    for bind in binds:
+        source, target = shlex.quote(str(bind.source)), f'"$ROOT"{shlex.quote(str(bind.target))}'
+        script.append(f"mkdir -p {target}; mount --bind {source} {target}")
+        if bind.read_only:
+            script.append(f"mount -o remount,bind,ro {target}")
+    script.append(f'HERE=$PWD; exec chroot "$ROOT" sh -c \'cd "$0" && exec "$@"\' "$HERE" {shlex.join(inside)}')
+    return [*unshare(), "sh", "-c", "\n".join(script)]

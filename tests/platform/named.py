@@ -1,6 +1,7 @@
 """Objects that live in an environment under a name: queues, dicts, volumes and secrets are found and made alike."""
 
 import itertools
+import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +17,8 @@ _numbers = itertools.count(1)
 
 
 def new_id(prefix: str) -> str:
-    return f"{prefix}-{next(_numbers):06d}"
+    """An id that no other process uses either: what runs in a container is found by the container's id."""
+    return f"{prefix}-{os.getpid():x}x{next(_numbers):06d}"
 
 
 class Environments:

@@ -235,6 +235,10 @@ class Platform:
         self._until(container.done.wait(), f"the end of {container.function.name!r}", patience)
         return container.exit_code
 
+    def processes(self, container: Container) -> list[int]:
+        """The ids of all processes in the container, its entrypoint's among them."""
+        return self._containers.pids(container)
+
     def kill(self, container: Container) -> None:
         """SIGKILL for everything in it; its input runs again elsewhere, what it had not committed is lost."""
         self._call(self._containers.kill, container)

@@ -5,12 +5,13 @@ its own, as each has its own worker on the platform; that is how a call that nam
 """
 
 import asyncio
+import contextlib
 import contextvars
 import re
 import socket
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -47,11 +48,13 @@ class Bell:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._event.wait(), seconds)
-        except TimeoutError:
-            return
+    def wait(self, seconds: float) -> Coroutine[Any, Any, None]:
+        """Returns at the next ring, counted from this call and not from when it is first awaited."""
+        return self._wait(self._event, seconds)
+
+    async def _wait(self, event: asyncio.Event, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(event.wait(), seconds)
 
 
 class Wire:

@@ -12,7 +12,8 @@ image = modal.Image.debian_slim().env({"COLOR": "deep blue"}).add_local_python_s
 weights = modal.Volume.from_name("tiny-weights", create_if_missing=True, version=2)
 facts = modal.Dict.from_name("tiny-facts", create_if_missing=True)
 secret = modal.Secret.from_name("tiny-secret", required_keys=["TOKEN"])
-HERE = Path("/weights")
+MOUNT = os.environ.get("SAMPLE_MOUNT", "/weights")
+HERE = Path(MOUNT)
 
 
 @app.function(image=image, secrets=[secret])
@@ -37,7 +38,7 @@ def fail(message: str) -> None:
     raise ValueError(message)
 
 
-@app.function(image=image, volumes={"/weights": weights}, max_containers=1, timeout=3600, retries=0)
+@app.function(image=image, volumes={MOUNT: weights}, max_containers=1, timeout=3600, retries=0)
 def write(name: str, text: str, *, commit: bool = True) -> list[str]:
     (HERE / name).write_text(text)
     if commit:
@@ -45,7 +46,7 @@ def write(name: str, text: str, *, commit: bool = True) -> list[str]:
     return sorted(path.name for path in HERE.iterdir())
 
 
-@app.function(image=image, volumes={"/weights": weights.with_mount_options(read_only=True)})
+@app.function(image=image, volumes={MOUNT: weights.with_mount_options(read_only=True)})
 def read(name: str, *, reload: bool = True, hold: bool = False) -> str:
     """The file as this container sees it, perhaps after a reload, perhaps with the file held open meanwhile."""
     if hold:
@@ -56,12 +57,12 @@ def read(name: str, *, reload: bool = True, hold: bool = False) -> str:
     return (HERE / name).read_text() if (HERE / name).exists() else "absent"
 
 
-@app.function(image=image, volumes={"/weights": weights.with_mount_options(read_only=True)})
+@app.function(image=image, volumes={MOUNT: weights.with_mount_options(read_only=True)})
 def spoil() -> None:
     (HERE / "spoiled").write_text("never")
 
 
-@app.function(image=image, volumes={"/weights": weights})
+@app.function(image=image, volumes={MOUNT: weights})
 def linger(key: str) -> str:
     """Count the attempts; every one but the last leaves files behind and waits to be ended."""
     attempt = facts.get(key, 0) + 1

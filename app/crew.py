@@ -1,0 +1,71 @@
+"""The workers of the one-machine stack: one per lane, each in a thread, on ledgers of their own.
+
+A worker that crashes is kept as `failure` for whoever looks; it is never started again behind anybody's back.
+"""
+
+import threading
+from datetime import timedelta
+
+from loguru import logger
+
+from jobs.clock import Clock
+from jobs.home import Home
+from jobs.record import LANES, SERVERS_LANE, WEIGHTS_LANE, Job
+from jobs.tasks import Workshop, perform, staging_subject
+from jobs.worker import Timing, Worker
+
+TIMING = Timing(lease=timedelta(seconds=20), beat=timedelta(milliseconds=500))
+"""Beats feed the progress bar, and a local one costs a millisecond. A killed `up` is noticed after the lease."""
+
+AT_SERVERS = 4
+"""Warm-ups side by side: they wait for servers, and those queue by themselves."""
+
+
+class Crew:
+    def __init__(self, home: Home, shop: Workshop, clock: Clock, *, at_weights: int) -> None:
+        self.failure: BaseException | None = None
+        self._stop = threading.Event()
+        self._shop = shop
+        concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
+        self._workers = {
+            lane: Worker(
+                home.ledger(clock),
+                lane,
+                lambda run: perform(run, shop),
+                clock=clock,
+                concurrency=concurrency[lane],
+                timing=TIMING,
+                before_lost=self._fence,
+            )
+            for lane in LANES
+        }
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"worker-{lane}", daemon=True) for lane in LANES
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Let every attempt be handed back, then return."""
+        self._stop.set()
+        patience = 2 * TIMING.grace.total_seconds()
+        for thread in self._threads:
+            if thread.ident is None:
+                continue
+            thread.join(patience)
+            if thread.is_alive():
+                logger.error("{} did not stop within {:.0f} s; its lease will run out", thread.name, patience)
+
+    def _work(self, lane: str) -> None:
+        try:
+            self._workers[lane].run(self._stop)
+        except BaseException as failure:  # noqa: BLE001 - a thread's edge: `up` ends with it
+            logger.opt(exception=failure).error("the worker of lane {} crashed", lane)
+            self.failure = failure
+
+    def _fence(self, job: Job) -> None:
+        """Take the staging of a lost pull from its holder, should that wake up. Any lane's sweep may come first."""
+        if job.lane == WEIGHTS_LANE and self._shop.weights is not None:
+            self._shop.weights.release(staging_subject(job))

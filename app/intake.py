@@ -1,0 +1,124 @@
+"""How new weights get into a server that runs: at its start, and later whenever nothing is in use.
+
+The server is frozen while the volume is reloaded and the view copied, so nobody can see a thing half done, and whoever
+asks meanwhile waits a moment. When in doubt the weights wait; a request never does.
+"""
+
+import threading
+from typing import Any
+
+from loguru import logger
+
+from app.connections import callers_of
+from app.daemon import Daemon
+from app.freshness import GENERATION, Look
+from app.place import Place
+from app.view import View
+from jobs.errors import ServerTrouble, Trouble
+from jobs.names import ModelName
+from jobs.ollama import Ollama
+
+_RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
+"""A runner that was told to end needs a moment to close its files."""
+
+
+class _Unknown:
+    """A generation that equals no other."""
+
+
+class Intake:
+    """The weights of one server.
+
+    Args:
+        place: where it runs.
+        view: what it sees of the weights.
+        daemon: the server's process.
+        stopping: set when there is no time left for any of this.
+
+    """
+
+    def __init__(self, place: Place, view: View, daemon: Daemon, stopping: threading.Event) -> None:
+        self.known: Any = _Unknown()
+        """The generation of the weights that are served."""
+        self.own_requests = 0
+        """How many of the server's requests were ours."""
+        self._place = place
+        self._view = view
+        self._daemon = daemon
+        self._stopping = stopping
+
+    @property
+    def generation(self) -> Any:
+        return None if isinstance(self.known, _Unknown) else self.known
+
+    def wanted(self) -> Any:
+        return self._place.facts.get(GENERATION)
+
+    def begin(self) -> None:
+        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
+        try:
+            wanted = self.wanted()
+        except Exception as error:  # noqa: BLE001 - it serves what it has; the keeper asks again
+            logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
+            wanted = _Unknown()
+        try:
+            self._place.reload()
+            self.known = wanted
+        except RuntimeError as error:
+            logger.warning("the volume cannot be reloaded yet: {}", error)
+        self._view.copy()
+
+    def refresh(self, wanted: Any, look: Look) -> None:
+        """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
+        loaded = [ModelName.parse(name) for name in look.names]
+        with self._place.ollama() as ollama:
+            for name in loaded:
+                ollama.unload(str(name))
+                self.own_requests += 1
+        try:
+            if self._reloaded_soon():
+                self.known = wanted
+        finally:
+            self.load(loaded)
+
+    def load(self, names: list[ModelName]) -> None:
+        """Have those of the models in memory that are served."""
+        served = {name.folded() for name in self._view.names()}
+        with self._place.ollama() as ollama:
+            for name in names:
+                if name.folded() in served:
+                    self._load(ollama, name)
+
+    def _reloaded_soon(self) -> bool:
+        for pause in _RELOAD_PAUSES:
+            if self._place.clock.wait(pause, self._stopping):
+                return False
+            if self._reloaded():
+                return True
+        return False
+
+    def _reloaded(self) -> bool:
+        with self._daemon.frozen():
+            if callers_of(self._place.host.port) != 0:
+                logger.info("new weights wait: a request came in between")
+                return False
+            try:
+                self._place.reload()
+            except RuntimeError as error:
+                logger.info("new weights wait: {}", error)
+                return False
+            self._view.copy()
+        return True
+
+    def _load(self, ollama: Ollama, name: ModelName) -> None:
+        try:
+            ollama.load(str(name), check=self._go_on)
+        except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
+            logger.warning("{} did not load: {}", name, trouble)
+        else:
+            self.own_requests += 1
+            logger.info("loaded {}", name)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise ServerTrouble("the server is stopping")

@@ -1,0 +1,114 @@
+"""One machine, end to end: `ollama-modal up` runs servers, workers and the ledger until it is told to stop.
+
+The entry point of the command is here, because `up` may know both `app` and `jobs`; `app.stack` composes the parts.
+"""
+
+import json
+import os
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any, NoReturn
+
+import typer
+from loguru import logger
+
+from jobs.cli import app, run
+from jobs.clock import SystemClock, isoformat
+from jobs.home import Home, home_of
+from jobs.terminal import say
+from jobs.units import parse_bytes
+
+PORT = 11500
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@app.command()
+def up(
+    *,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The first server's; 0 picks one")] = PORT,
+    simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
+    tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
+    models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
+    quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
+    rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pulls side by side")] = 2,
+) -> None:
+    """Run the stack on this machine: servers, workers, ledger. Prints `ready URL` on stdout when all of it answers."""
+    from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
+    from app.stack import Limits, live  # noqa: PLC0415
+
+    wishes = Wishes(port, simulate, tuple(tier or ()), models)
+    limits = Limits(
+        parse_bytes(quota, "--quota") if quota is not None else None,
+        parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
+        concurrency,
+    )
+    clock = SystemClock()
+    home = home_of(os.environ)
+    with home.held(clock), signalled() as asked:
+        log_to(home)
+        raise typer.Exit(live(wishes, limits, home, clock, asked))
+
+
+@contextmanager
+def signalled() -> Iterator[list[int]]:
+    """The signals that asked us to stop, as they come.
+
+    A handler that only notes the number cannot deadlock with whatever it interrupts, as one that sets an event could.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log_to(home: Home) -> None:
+    """A readable line on stderr, a JSON line in the log. Never with the values of variables: they may be secrets."""
+    home.logs.mkdir(exist_ok=True)
+    logger.remove()
+    logger.add(lambda line: say(str(line).rstrip("\n")), level="INFO", format=_line, diagnose=False, backtrace=False)
+    logger.add(
+        home.logs / "up.log", level="DEBUG", format=_json_line, diagnose=False, backtrace=False,
+        rotation="10 MB", retention=5, encoding="utf-8",
+    )  # fmt: skip
+
+
+def _line(record: Any) -> str:
+    extra = record["extra"]
+    about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})" if "job" in extra else ""
+    record["extra"]["_about"] = about
+    return "{time:HH:mm:ss} {level.name: <7} {message}{extra[_about]}\n"
+
+
+def _json_line(record: Any) -> str:
+    told = {
+        "at": isoformat(record["time"]),
+        "level": record["level"].name,
+        "message": record["message"],
+        "where": f"{record['name']}:{record['line']}",
+        **{key: value for key, value in record["extra"].items() if not key.startswith("_")},
+    }
+    if (failure := record["exception"]) is not None:
+        told["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
+    record["extra"]["_json"] = json.dumps(told, default=str)
+    return "{extra[_json]}\n"
+
+
+def main() -> NoReturn:
+    """`ollama-modal`."""
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""Every name that Modal knows us by, once: app, images, volume, queue, dict.
+
+Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
+container, where the images are what they already are, so it stays cheap and imports only modal.
+"""
+
+import atexit
+import shutil
+import tempfile
+from pathlib import Path
+
+import modal
+
+from app.lock import LOCK, runtime_part
+
+APP = "ollama-service"
+PORT = 11434
+PYTHON = "3.12"
+
+OLLAMA_VERSION = "0.32.15"
+"""The one place that says which Ollama the GPUs run."""
+
+# A tag can be moved. To pin the bytes as well, append the digest that `docker buildx imagetools inspect` prints for it:
+# f"ollama/ollama:{OLLAMA_VERSION}@sha256:…". Whoever changes the version then changes both.
+OLLAMA_IMAGE = f"ollama/ollama:{OLLAMA_VERSION}"
+
+UV_VERSION = "0.8.22"
+"""Installs the packages while an image is built; unpinned, each build would fetch the newest."""
+
+MODELS = "/models"
+"""Where the weights are mounted: read-only on servers, writable for the weights worker."""
+
+app = modal.App(APP)
+
+weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True, version=2)
+queue = modal.Queue.from_name("ollama-jobs", create_if_missing=True)
+ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
+
+
+def with_packages(image: modal.Image) -> modal.Image:
+    """The image with what the lock pins for run time, every byte checked, and our own source on top."""
+    if modal.is_local():
+        image = image.uv_pip_install(
+            requirements=[str(_requirements())], extra_options="--require-hashes", uv_version=UV_VERSION
+        )
+    return image.add_local_python_source("jobs")
+
+
+def _requirements() -> Path:
+    """A file of a constant name and content, so that the layer is built once and then found again."""
+    if not LOCK.exists():
+        raise FileNotFoundError(f"{LOCK} is not there: deploy from a checkout, images are built from its pins")
+    folder = Path(tempfile.mkdtemp(prefix="ollama-modal-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    requirements = folder / "requirements.txt"
+    requirements.write_text(runtime_part(LOCK.read_text("utf-8")), "utf-8")
+    return requirements
+
+
+cpu_image = with_packages(modal.Image.debian_slim(python_version=PYTHON))
+gpu_image = with_packages(modal.Image.from_registry(OLLAMA_IMAGE, add_python=PYTHON).entrypoint([]))

@@ -1,0 +1,203 @@
+"""One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, a keeper.
+
+The keeper is a thread that looks every half minute: it reports to the ledger from inside, so that nobody has to wake a
+server to learn how it is; it takes in new weights when nothing is in use; and when the server cannot do its work any
+more, it takes the container out. The platform is handed in.
+"""
+
+import threading
+
+from loguru import logger
+
+from app import gpu
+from app.connections import callers_of
+from app.daemon import Daemon, environ
+from app.freshness import MISSES_ALLOWED, Look, Step, next_step
+from app.intake import Intake
+from app.place import Place, Wanted
+from app.view import View
+from jobs.clock import isoformat
+from jobs.errors import CpuFallback, Trouble
+from jobs.ollama_shapes import Running
+
+_DRAIN_SECONDS = 10
+"""After SIGTERM the platform allows 30 s for everything; what is in flight has had its own grace before."""
+
+
+class Server:
+    def __init__(self, wanted: Wanted, place: Place) -> None:
+        self._wanted = wanted
+        self._place = place
+        self._stopping = threading.Event()
+        self._view = View(place.volume, place.disk / "models")
+        home = place.disk / "home"
+        home.mkdir(parents=True, exist_ok=True)
+        self._daemon = Daemon(
+            environ(place.inherited, wanted.settings, host=place.host, models=self._view.layout.root, home=home),
+            place.host,
+            place.clock,
+            on_death=self._died,
+            command=place.command,
+        )
+        self._intake = Intake(place, self._view, self._daemon, self._stopping)
+        self._gpu: gpu.Gpu | None = None
+        self._version = ""
+        self._started_at = place.clock.now()
+        self._before: Look | None = None
+        self._misses = 0
+        self._is_ready = False
+        self._leaving = threading.Lock()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+
+    # From start to end
+
+    def start(self) -> None:
+        """Be ready to answer, with the tier's warmed models in memory as far as they are there.
+
+        Raises:
+            CpuFallback: a GPU was promised and is not there, or is not used.
+            ServerTrouble: Ollama did not come up.
+
+        """
+        try:
+            self._gpu = gpu.find() if self._wanted.gpu_promised else None
+            logger.info("tier {}: {}", self._wanted.tier, self._gpu or "no GPU promised")
+            self._intake.begin()
+            self._daemon.start()
+            self._version = self._daemon.wait_ready(self._wanted.startup)
+            self._intake.load(list(self._wanted.warmed))
+            self._check(self._running())
+        except BaseException as trouble:
+            logger.error("this server cannot start: {}", trouble)
+            self._daemon.stop()
+            self._report(state="refused", why=str(trouble))
+            raise
+        self._is_ready = True
+        logger.info("ollama {} answers; it has {} models", self._version, len(self._view.names()))
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """Let what is in flight end if it is quick, then end Ollama and all that it started."""
+        if not self._leaving.acquire(blocking=False):
+            return
+        self._stopping.set()
+        self._drain()
+        logger.info("ollama ended with {}", self._daemon.stop())
+        if self._keeper.is_alive():
+            self._keeper.join(timeout=2)
+        self._report(state="ended")
+
+    def _drain(self) -> None:
+        deadline = self._place.clock.monotonic() + _DRAIN_SECONDS
+        while self._daemon.is_alive and self._in_flight() and self._place.clock.monotonic() < deadline:
+            self._place.clock.wait(0.1)
+
+    # Taking itself out
+
+    def _died(self, code: int) -> None:
+        if self._is_ready:  # before, `start` itself says so
+            self._leave(f"ollama ended by itself with {code}")
+
+    def _leave(self, why: str) -> None:
+        """Say why, end everything, and take the container out; once."""
+        if not self._leaving.acquire(blocking=False):
+            return
+        logger.error("taking this container out: {}", why)
+        self._report(state="failed", why=why)
+        self._stopping.set()
+        self._drain()
+        self._daemon.stop()
+        self._place.take_out()
+
+    # The keeper
+
+    def _keep(self) -> None:
+        while not self._place.clock.wait(self._wanted.probe_every.total_seconds(), self._stopping):
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - one bad round must not end the thread that watches
+                logger.warning("a look at the server failed: {}: {}", type(error).__name__, error)
+
+    def look(self) -> None:
+        """One round: probe, report, and take in new weights if there are any and nothing is in use."""
+        try:
+            running = self._running()
+            self._check(running)
+        except CpuFallback as fallen:
+            self._leave(str(fallen))
+        except Trouble as trouble:
+            self._missed(trouble)
+        else:
+            self._misses = 0
+            self._keep_fresh(self._look(running))
+
+    def _missed(self, trouble: Trouble) -> None:
+        self._misses += 1
+        logger.warning("probe {} in a row without an answer: {}", self._misses, trouble)
+        if self._misses >= MISSES_ALLOWED:
+            self._leave(f"ollama has not answered {self._misses} probes in a row: {trouble}")
+
+    def _keep_fresh(self, look: Look) -> None:
+        wanted = self._intake.wanted()
+        step = next_step(wanted, self._intake.known, look, self._before)
+        self._before = look
+        if step is Step.LATER:
+            logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
+        elif step is Step.REFRESH:
+            self._before = None
+            self._intake.refresh(wanted, look)
+
+    # What is to be seen
+
+    def _running(self) -> list[Running]:
+        with self._place.ollama() as ollama:
+            running = ollama.ps()
+        self._report(running)
+        return running
+
+    def _look(self, running: list[Running]) -> Look:
+        loaded = tuple(sorted((each.name, isoformat(each.expires_at)) for each in running))
+        return Look(loaded, self._served(), self._in_flight())
+
+    def _served(self) -> int:
+        """Requests of others; ours are in the server's log too, a moment after we counted them."""
+        return max(0, self._daemon.served - self._intake.own_requests)
+
+    def _in_flight(self) -> int | None:
+        """Callers, once our own clients are closed."""
+        return callers_of(self._place.host.port)
+
+    def _check(self, running: list[Running]) -> None:
+        """Refuse a model that runs on the CPU alone where a GPU was promised: Ollama falls back without a word."""
+        fallen = [each.name for each in running if each.size > 0 and each.size_vram == 0]
+        if fallen and self._wanted.gpu_promised:
+            raise CpuFallback(
+                f"{', '.join(fallen)} runs on the CPU, though a GPU was promised",
+                hint="the next container may have a GPU that works",
+            )
+
+    def _report(self, running: list[Running] | None = None, *, state: str = "serving", why: str = "") -> None:
+        """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server."""
+        found = self._gpu
+        report = {
+            "tier": self._wanted.tier,
+            "container": self._place.container,
+            "state": state,
+            "why": why,
+            "at": isoformat(self._place.clock.now()),
+            "started_at": isoformat(self._started_at),
+            "version": self._version,
+            "gpu": found and {"name": found.name, "vram_bytes": found.vram_bytes, "count": found.count},
+            "models": sorted(str(name) for name in self._view.names()),
+            "loaded": [
+                {"name": each.name, "size": each.size, "size_vram": each.size_vram, "context": each.context_length}
+                for each in running or ()
+            ],
+            "requests": {"served": self._served(), "in_flight": self._in_flight()},
+            "generation": self._intake.generation,
+            "dollars_per_hour": self._wanted.dollars_per_hour,
+        }
+        try:
+            self._place.facts.put(f"server/{self._wanted.tier}/{self._place.container}", report)
+        except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
+            logger.warning("the report could not be written: {}: {}", type(error).__name__, error)

@@ -1,0 +1,122 @@
+"""Follows a job to its end: a bar on a terminal, else a line per ten per cent. Both tell of every attempt that failed.
+
+It only reads. Whoever stops following (Ctrl-C) leaves the job as it is.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from jobs.clock import Clock
+from jobs.ledger import Ledger
+from jobs.plain import plain
+from jobs.record import Job, State
+from jobs.story import headline, lasted, trouble
+from jobs.terminal import is_terminal, say
+
+LOOK_EVERY = timedelta(milliseconds=200)
+"""Smooth enough for a bar; a look reads four small entries."""
+
+
+class View(Protocol):
+    """How a job is shown while it goes on."""
+
+    def show(self, job: Job) -> None:
+        """The job has changed."""
+
+    def tell(self, line: str) -> None:
+        """A line that stays."""
+
+
+def follow(
+    ledger: Ledger, id: str, *, clock: Clock, is_worked: Callable[[], bool], every: timedelta = LOOK_EVERY
+) -> Job:
+    """Show the job until it has ended, and answer with it.
+
+    Args:
+        ledger: where the job stands.
+        id: which one.
+        clock: for waiting.
+        is_worked: whether anybody works the queue; when not, that is said once.
+        every: how often to look.
+
+    """
+    with _view() as view:
+        told = _Told(view)
+        while True:
+            job = ledger.get(id)
+            told.tell(job, clock.now(), is_worked)
+            if job.has_ended:
+                return job
+            clock.wait(every.total_seconds())
+
+
+class _Told:
+    """What was said so far, so that everything is said once."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._seen: Job | None = None
+        self._attempts = 0
+        self._idle = False
+
+    def tell(self, job: Job, now: datetime, is_worked: Callable[[], bool]) -> None:
+        if self._idle != (not job.has_ended and not is_worked()):
+            self._idle = not self._idle
+            self._tell_idle()
+        if job == self._seen:
+            return
+        for attempt in job.attempts[self._attempts :]:
+            if attempt.outcome is None:
+                break
+            self._attempts = attempt.n
+            if attempt.outcome in {"retry", "lost"}:
+                left = attempt.not_before - now if attempt.not_before else timedelta(0)
+                after = f"next try in {lasted(left)}" if left > timedelta(0) else "next try now"
+                again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
+                self._view.tell(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
+                if attempt.hint:
+                    self._view.tell(f"hint: {plain(attempt.hint)}")
+        self._view.show(job)
+        self._seen = job
+
+    def _tell_idle(self) -> None:
+        if self._idle:
+            self._view.tell("nothing is working the queue; the job waits until `up` runs")
+            self._view.tell("hint: start it in another terminal: `ollama-modal up`")
+        else:
+            self._view.tell("the queue is being worked now")
+
+
+@contextmanager
+def _view() -> Iterator[View]:
+    if not is_terminal():
+        yield Lines()
+        return
+    from jobs.bar import bar  # noqa: PLC0415 - rich takes longer to import than most commands to run
+
+    with bar() as drawn:
+        yield drawn
+
+
+class Lines:
+    """A line per ten per cent of each phase, and one when the state changes."""
+
+    def __init__(self, write: Callable[[str], None] = say) -> None:
+        self._write = write
+        self._state: State | None = None
+        self._status = ""
+        self._tenth = -1
+
+    def show(self, job: Job) -> None:
+        reading = job.progress
+        tenth = min(10, 10 * reading.completed // reading.total) if reading.total else -1
+        is_new = job.state is not self._state or reading.status != self._status
+        if not is_new and tenth <= self._tenth:
+            return
+        self._state, self._status, self._tenth = job.state, reading.status, tenth
+        self._write("  ".join(headline(job)))
+
+    def tell(self, line: str) -> None:
+        self._write(line)

@@ -1,0 +1,21 @@
+"""Text from outside (names, messages of registries and servers) made fit to be shown to a person.
+
+What passes here can neither move the cursor, nor turn the direction of reading, nor pretend to be a line of ours.
+"""
+
+import unicodedata
+
+LONGEST = 600
+"""Characters of a foreign text that are shown; `--json` has all of it."""
+
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def plain(text: object) -> str:
+    """One line that is what it looks like: blanks joined, control and direction characters shown as escapes."""
+    words = " ".join(str(text).split())
+    shown = words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
+    return "".join(
+        character.encode("unicode_escape").decode() if unicodedata.category(character) in _HIDDEN else character
+        for character in shown
+    )

@@ -1,0 +1,276 @@
+"""What each kind of job does: pull, verify, delete, warm. A task takes its run and the workshop; it returns the result.
+
+Tasks decide and order the steps; bytes move in `registry`, `ollama` and `weights`. Each one may be killed at any
+instruction and simply runs again.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from loguru import logger
+
+from jobs.catalog import Tier, place
+from jobs.clock import Clock
+from jobs.errors import BadRequest, Cancelled, Corrupt, CpuFallback, NotFound, Unauthorized, Unsupported
+from jobs.manifests import Layer
+from jobs.names import ModelName
+from jobs.ollama import Ollama
+from jobs.record import Job
+from jobs.registry import Registry
+from jobs.run import Run
+from jobs.staging import Staging
+from jobs.survey import BlobState, Model
+from jobs.units import human_bytes
+from jobs.weights import Weights
+
+WAYS = ("auto", "registry", "server")
+
+WARM_KEEP_ALIVE = timedelta(minutes=30)
+"""How long a warmed model stays loaded when nobody uses it; a server at zero containers forgets it anyway."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What tasks work with. Where the models directory is not ours, `weights` is None and pulls go through a server."""
+
+    clock: Clock
+    registry: Registry
+    weights: Weights | None = None
+    servers: Mapping[str, Ollama] = field(default_factory=dict)
+    tiers: Sequence[Tier] = ()
+    quota_bytes: int | None = None
+    server_pulls: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a server pulls: two pulls that share a blob can crash it (ollama server/download.go:442)."""
+
+    def server_for(self, model: str, size: int, tier: str | None) -> tuple[Tier, Ollama]:
+        """The tier that is asked for, or the one the model's size leads to."""
+        known = [each for each in self.tiers if each.name in self.servers]
+        if not known:
+            raise Unsupported("no Ollama server is part of this stack", hint="start one: `ollama-modal up`")
+        if tier is None:
+            chosen = place(size, known).tier
+        else:
+            named = [each for each in known if each.name == tier]
+            if not named:
+                raise BadRequest(
+                    f"there is no tier {tier!r} for {model!r}", hint=f"tiers are {', '.join(t.name for t in known)}"
+                )
+            chosen = named[0]
+        return chosen, self.servers[chosen.name]
+
+
+Result = dict[str, Any]
+
+
+def perform(run: Run, shop: Workshop) -> Result:
+    """Do what the run's job asks for."""
+    return TASKS[run.job.kind](run, shop)
+
+
+# -- pull --------------------------------------------------------------------------------------------------------------
+
+
+def pull(run: Run, shop: Workshop) -> Result:
+    """Bring a model, whole or not at all, the way that fits: our own puller, or a server's."""
+    name = ModelName.parse(run.job.request["model"])
+    way = run.job.request.get("way") or "auto"
+    if way not in WAYS:
+        raise BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
+    if way == "server" or (way == "auto" and shop.weights is None):
+        return _pull_by_server(run, shop, name, "asked for" if way == "server" else "the models directory is not ours")
+    if shop.weights is None:
+        raise Unsupported("the models directory is not ours to write", hint="pull with --way server")
+    try:
+        return _pull_by_registry(run, shop, shop.weights, name)
+    except Unauthorized as refused:
+        if way == "registry" or not shop.servers:
+            raise
+        logger.info("the registry wants a login; trying the server's own")
+        return _pull_by_server(run, shop, name, f"the registry refused us: {refused}")
+
+
+def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelName) -> Result:
+    run.progress.begin("asking for the manifest")
+    manifest = shop.registry.manifest(name, check=run.check)
+    staging = weights.stage(staging_subject(run.job), run.holder, still_ours=run.check)
+    try:
+        here = [layer for layer in manifest.blobs if weights.blob_state(layer) is BlobState.PRESENT]
+        damaged = {damage.digest for damage in weights.verify(here, progress=run.progress, check=run.check)}
+        sound = {layer.digest for layer in here} - damaged
+        wanted = [layer for layer in manifest.blobs if layer.digest not in sound]
+        missing = sum(layer.size for layer in wanted)
+        weights.room_for(max(0, missing - staging.bytes_held()), shop.quota_bytes)
+        total = sum(layer.size for layer in manifest.blobs)
+        run.progress.begin("pulling", total=total, completed=total - missing)
+        _fetch(run, shop, name, wanted, staging)
+        run.progress.begin("publishing")
+        for layer in wanted:
+            if layer.digest in damaged:
+                weights.replace_blob(layer, staging, still_ours=run.hold)
+        weights.publish(name, manifest, staging, still_ours=run.hold)
+    except Cancelled:
+        staging.discard()
+        raise
+    return {
+        "model": str(name),
+        "digest": manifest.digest,
+        "size": manifest.size,
+        "way": "registry",
+        "fetched_bytes": missing,
+        "reused_bytes": total - missing,
+    }
+
+
+def staging_subject(job: Job) -> str:
+    """Under which name the bytes of a job are staged: the same for every attempt and for a retry."""
+    return f"{job.kind} {job.subject}"
+
+
+def _fetch(run: Run, shop: Workshop, name: ModelName, layers: Sequence[Layer], staging: Staging) -> None:
+    shop.registry.fetch_all(
+        name,
+        layers,
+        lambda layer: staging.path(layer.digest),
+        progress=run.progress,
+        check=run.check,
+        limit=run.job.request.get("rate_limit"),
+        verified=lambda layer: staging.settle(layer.digest),
+    )
+
+
+def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Result:
+    tier, server = shop.server_for(str(name), 0, run.job.request.get("tier"))
+    run.progress.begin("waiting for another pull of the server")
+    while not shop.server_pulls.acquire(blocking=False):
+        run.sleep(0.2)
+    try:
+        run.progress.begin("asking the server to pull")
+        server.pull(str(name), progress=run.progress, check=run.check)
+    finally:
+        shop.server_pulls.release()
+    shown = next((each for each in server.tags() if ModelName.parse(each.name).folded() == name.folded()), None)
+    if shown is None:
+        raise NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
+    return {
+        "model": str(name),
+        "digest": shown.digest,
+        "size": shown.size,
+        "way": "server",
+        "why": why,
+        "tier": tier.name,
+    }
+
+
+# -- verify ------------------------------------------------------------------------------------------------------------
+
+
+def verify(run: Run, shop: Workshop) -> Result:
+    """Hash every blob of one model, or of all, and fetch the damaged ones again, alone."""
+    weights = _own_weights(shop)
+    asked = run.job.request.get("model")
+    models = [_known(weights, ModelName.parse(asked))] if asked else weights.models()
+    owners = {layer.digest: (model.name, layer) for model in models for layer in model.manifest.blobs}
+    layers = [layer for _, layer in owners.values()]
+    damages = weights.verify(layers, progress=run.progress, check=run.check)
+    for damage in damages:
+        logger.warning("a blob of {} is damaged: {}", owners[damage.digest][0], damage)
+    if damages:
+        _mend(run, shop, weights, [owners[damage.digest] for damage in damages])
+    return {
+        "models": [str(model.name) for model in models],
+        "blobs": len(layers),
+        "bytes": sum(layer.size for layer in layers),
+        "mended": [{"digest": damage.digest, "damage": damage.kind} for damage in damages],
+    }
+
+
+def _mend(run: Run, shop: Workshop, weights: Weights, damaged: Sequence[tuple[ModelName, Layer]]) -> None:
+    staging = weights.stage(staging_subject(run.job), run.holder, still_ours=run.check)
+    run.progress.begin("mending", total=sum(layer.size for _, layer in damaged), completed=0)
+    for name, layer in damaged:
+        try:
+            _fetch(run, shop, name, [layer], staging)
+        except NotFound as gone:
+            raise Corrupt(
+                f"blob {layer.digest} of {str(name)!r} is damaged, and the registry no longer has it",
+                hint=f"bring the newest: `ollama-modal pull {name}`",
+            ) from gone
+        weights.replace_blob(layer, staging, still_ours=run.hold)
+    staging.discard()
+
+
+# -- delete ------------------------------------------------------------------------------------------------------------
+
+
+def delete(run: Run, shop: Workshop) -> Result:
+    """Remove a model: its manifest first, then the blobs that nobody else references."""
+    name = ModelName.parse(run.job.request["model"])
+    if shop.weights is None:
+        _, server = shop.server_for(str(name), 0, None)
+        run.hold()
+        server.delete(str(name))
+        return {"model": str(name), "way": "server"}
+    removed = shop.weights.remove(name, still_ours=run.hold)
+    return {
+        "model": str(name),
+        "way": "directory",
+        "freed_bytes": removed.freed_bytes,
+        "blobs": len(removed.deleted),
+        "note": removed.note,
+    }
+
+
+# -- warm --------------------------------------------------------------------------------------------------------------
+
+
+def warm(run: Run, shop: Workshop) -> Result:
+    """Load a model, ask for one token, and tell how long it took and where it runs."""
+    name = ModelName.parse(run.job.request["model"])
+    known = shop.weights.find(name) if shop.weights else None
+    tier, server = shop.server_for(str(name), known.size if known else 0, run.job.request.get("tier"))
+    run.progress.begin(f"loading on {tier.name}")
+    started = shop.clock.monotonic()
+    server.load(str(name), keep_alive=WARM_KEEP_ALIVE, check=run.check)
+    load_seconds = shop.clock.monotonic() - started
+    run.progress.begin(f"asking {tier.name} for a token")
+    *_, last = server.generate(str(name), "Hi", options={"num_predict": 1}, keep_alive=WARM_KEEP_ALIVE, check=run.check)
+    resident = server.running(str(name))
+    on_gpu = resident is not None and resident.is_on_gpu
+    if tier.gpu_promised and not on_gpu:
+        size, in_vram = (resident.size, resident.size_vram) if resident else (0, 0)
+        raise CpuFallback(
+            f"tier {tier.name!r} promises a GPU, but {human_bytes(in_vram)} of {human_bytes(size)} of {str(name)!r}"
+            " are in its memory",
+            hint="look at the server's log for the GPU it found; a bigger tier may be needed",
+        )
+    return {
+        "model": str(name),
+        "tier": tier.name,
+        "load_seconds": round(load_seconds, 3),
+        "first_token_seconds": last.usage.total.total_seconds(),
+        "tokens_per_second": last.usage.tokens_per_second,
+        "size": resident.size if resident else None,
+        "size_vram": resident.size_vram if resident else None,
+        "on_gpu": on_gpu,
+    }
+
+
+def _own_weights(shop: Workshop) -> Weights:
+    if shop.weights is None:
+        raise Unsupported(
+            "the models directory is not ours to read", hint="start `up` with --models DIR and a directory you own"
+        )
+    return shop.weights
+
+
+def _known(weights: Weights, name: ModelName) -> Model:
+    model = weights.find(name)
+    if model is None:
+        raise NotFound(f"there is no model {str(name)!r} here", hint=f"pull it: `ollama-modal pull {name}`")
+    return model
+
+
+TASKS: dict[str, Callable[[Run, Workshop], Result]] = {"pull": pull, "verify": verify, "delete": delete, "warm": warm}

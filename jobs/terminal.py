@@ -1,0 +1,83 @@
+"""What the command line writes: data to stdout, talk to stderr. Nobody else prints.
+
+A reader that has gone away is no failure: what it would have read is dropped. Nothing is written in colour.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, TextIO
+
+from jobs.errors import Trouble
+from jobs.plain import plain
+
+
+def put(line: str) -> None:
+    """A line of data."""
+    _write(sys.stdout, line)
+
+
+def put_json(document: Any) -> None:
+    put(json.dumps(document, indent=2))
+
+
+def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Columns as wide as they need to be; what looks like a number stands right."""
+    cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        padded = [
+            cell.rjust(width) if name.isupper() and name in _NUMBERS else cell.ljust(width)
+            for cell, width, name in zip(row, widths, head, strict=True)
+        ]
+        put("  ".join(padded).rstrip())
+
+
+_NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
+
+
+def say(line: str = "") -> None:
+    """A line of talk."""
+    _write(sys.stderr, line)
+
+
+def complain(trouble: Trouble) -> None:
+    """Say what happened and, on a line of its own, what to do about it."""
+    say(f"error: {plain(trouble).rstrip('.')}")
+    if trouble.hint:
+        say(f"hint: {plain(trouble.hint)}")
+
+
+def _write(stream: TextIO | None, line: str) -> None:
+    if stream is None:  # closed before we started
+        return
+    try:
+        stream.write(f"{line}\n")
+        stream.flush()
+    except BrokenPipeError:
+        silence(stream)
+
+
+def silence(stream: TextIO) -> None:
+    """Send what is still to come, and what is flushed at exit, nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def settle_streams() -> None:
+    """Make writing safe whatever we were started with: closed descriptors, or an encoding that lacks characters."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:  # else the next file that is opened would take its number, and what is printed would go there
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def is_terminal() -> bool:
+    """Whether the talk goes to a screen that can redraw a line."""
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}

@@ -1,0 +1,37 @@
+"""What a weights worker does to the volume, in a container of its own: publish a model or remove one, commit, tell."""
+
+from pathlib import Path
+
+import modal
+
+app = modal.App("publishing")
+image = modal.Image.debian_slim().add_local_python_source("jobs")
+weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True, version=2)
+ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
+
+
+@app.function(image=image, volumes={"/models": weights}, max_containers=1)
+def publish(text: str, generation: int) -> None:
+    from jobs.clock import SystemClock  # noqa: PLC0415 - shipped by `add_local_python_source`
+    from jobs.manifests import Manifest  # noqa: PLC0415
+    from jobs.names import ModelName  # noqa: PLC0415
+    from jobs.testing.models import find  # noqa: PLC0415
+    from jobs.weights import Weights  # noqa: PLC0415
+
+    name = ModelName.parse(text)
+    model = find(name)
+    assert model is not None
+    models = Weights(
+        Path("/models"),
+        lock=Path.home() / "weights.lock",
+        persist=weights.commit,
+        clock=SystemClock(),
+        disk_counts=False,
+    )
+    staging = models.stage(text, "test")
+    for digest, blob in model.blobs.items():
+        with staging.path(digest).open("wb") as file:
+            file.writelines(blob.chunks())
+        staging.settle(digest)
+    models.publish(name, Manifest.parse(model.manifest), staging, still_ours=lambda: None)
+    ledger["weights/generation"] = generation

@@ -1,0 +1,43 @@
+"""Real processes in tests: free ports, waiting for what is to come, who runs, and a driver that says what we like."""
+
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def until(done: Callable[[], object], patience: float = 20) -> None:
+    deadline = time.monotonic() + patience
+    while not done():
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def running_with(**variables: str) -> list[int]:
+    """The processes that were started with these variables in their environment."""
+    wanted = {f"{name}={value}".encode() for name, value in variables.items()}
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError, ValueError):
+            if wanted <= set((entry / "environ").read_bytes().split(b"\0")) and is_running(int(entry.name)):
+                found.append(int(entry.name))
+    return found
+
+
+def nvidia_smi(folder: Path, script: str) -> None:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)

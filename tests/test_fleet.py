@@ -1,0 +1,256 @@
+"""The fleet file: what ships is whole, and what is wrong is refused with key, value and remedy."""
+
+import tomllib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from cronsim import CronSim
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.fleet import declared, load, parse
+from app.fleet_file import HERE, BadFleet, Times, read
+from app.fleet_values import GPUS
+from jobs.catalog import A10G, H100
+
+
+def document() -> dict[str, Any]:
+    return tomllib.loads(HERE.read_text("utf-8"))
+
+
+def refused(change: Callable[[dict[str, Any]], Any]) -> list[str]:
+    """The problems that are told about the shipped file with one change made to it."""
+    changed = document()
+    change(changed)
+    with pytest.raises(BadFleet) as raised:
+        parse(changed, "fleet.toml")
+    first, *problems = str(raised.value).splitlines()
+    assert first == "fleet.toml is refused:"
+    return [problem.strip() for problem in problems]
+
+
+def test_shipped_file_serves_a_model_on_each_tier() -> None:
+    """The file that ships serves llama3.2 on an A10G and deepseek-r1:32b on an H100, both asleep until asked."""
+    fleet = declared()
+
+    assert {(model.name, model.tier, model.pinned) for model in fleet.models} == {
+        ("llama3.2", "a10g", True),
+        ("deepseek-r1:32b", "h100", True),
+    }
+    assert {name: tier.gpu for name, tier in fleet.tiers.items()} == {"a10g": "A10", "h100": "H100"}
+    assert all(tier.min_containers == 0 for tier in fleet.tiers.values())
+    assert fleet.catalog_tiers() == [A10G, H100]
+
+
+def test_times_are_lines_that_cron_reads() -> None:
+    """Both schedules are cron lines in a timezone that exists, the same with and without the whole file checked."""
+    times = declared().schedule.times
+
+    assert times == Times.read()
+    ZoneInfo(times.timezone)
+    midnight = datetime(2026, 6, 1, tzinfo=UTC)
+    assert next(CronSim(times.tick, midnight)).minute == 5
+    assert next(CronSim(times.nightly, midnight)).hour == 3
+
+
+def test_every_problem_is_told_at_once() -> None:
+    """A file with several mistakes is refused once, with a line for each."""
+
+    def change(fleet: dict[str, Any]) -> None:
+        fleet["tiers"]["a10g"]["scaledown_window_seconds"] = 1
+        fleet["tiers"]["h100"]["ollama"]["num_paralel"] = fleet["tiers"]["h100"]["ollama"].pop("num_parallel")
+        fleet["schedule"]["timezone"] = "Mars/Olympus"
+
+    assert refused(change) == [
+        "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2",
+        "tiers.h100.ollama.num_parallel: is missing; add it",
+        "tiers.h100.ollama.num_paralel = 4: there is no such key; remove it or mend its spelling",
+        "schedule.timezone = 'Mars/Olympus': no such timezone; a name as in Europe/Berlin, America/New_York or UTC",
+    ]
+
+
+def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
+    *tables, key = path.split(".")
+
+    def change(fleet: dict[str, Any]) -> None:
+        table: Any = fleet
+        for name in tables:
+            table = table[int(name) if name.isdecimal() else name]
+        table[key] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("tiers.a10g.gpu", "A9000", "tiers.a10g.gpu = 'A9000': no such GPU; one of T4, L4, A10,"),
+        ("tiers.a10g.gpu", "A10:0", "tiers.a10g.gpu = 'A10:0': a count is from 1 to 8, as in H100:2"),
+        ("tiers.a10g.gpu", "A10:9", "tiers.a10g.gpu = 'A10:9': a count"),
+        ("tiers.a10g.min_containers", "0", "tiers.a10g.min_containers = '0': not a whole number;"),
+        ("tiers.a10g.min_containers", True, "tiers.a10g.min_containers = True: not a whole number;"),
+        ("tiers.a10g.min_containers", 4, "tiers.a10g.min_containers = 4: is above max_containers; lower it"),
+        ("tiers.a10g.scaledown_window_seconds", 3601, "tiers.a10g.scaledown_window_seconds = 3601: too large; at most"),
+        ("tiers.a10g.exit_grace_seconds", 3601, "tiers.a10g.exit_grace_seconds = 3601: too large; at most 3600"),
+        ("tiers.a10g.ollama.flash_attention", 1, "tiers.a10g.ollama.flash_attention = 1: neither true nor false;"),
+        ("tiers.a10g.ollama.flash_attention", False, "tiers.a10g.ollama.kv_cache_type = 'q8_0': a quantised cache"),
+        ("tiers.a10g.ollama.kv_cache_type", "q5", "tiers.a10g.ollama.kv_cache_type = 'q5': not one of the choices; '"),
+        ("tiers.a10g.ollama", [], "tiers.a10g.ollama = []: not a table"),
+        ("tiers", {}, "tiers = {}: is empty; at least one"),
+        (
+            "models.0.name",
+            "a b",
+            "models[0].name = 'a b': 'a b' is not a model name: bad model 'a b'; a name looks like",
+        ),
+        ("models.0.name", "DeepSeek-R1:32b", "models[1].name = 'deepseek-r1:32b': is models[0] again; leave one"),
+        ("models.0.tier", "l4", "models[0].tier = 'l4': there is no such tier; one of a10g, h100"),
+        ("tiers.a10g.ollama.max_loaded_models", 0, "tiers.a10g.ollama.max_loaded_models = 0: too small; at least 1"),
+        ("volume.quota_gb", 0, "volume.quota_gb = 0: too small; at least 1"),
+        ("schedule.tick_minutes", 7, "schedule.tick_minutes = 7: does not divide an hour; 1, 2,"),
+        ("schedule.nightly_hour", 24, "schedule.nightly_hour = 24: too large; at most 23"),
+        ("prices.as_of", "yesterday", "prices.as_of = 'yesterday': not a date; write it without quotes, as in"),
+        ("prices.cpu_core", -1.0, "prices.cpu_core = -1.0: too small; at least 0"),
+        ("prices.gpu", {"H100": 0.001}, "prices.gpu.A10: is missing, but tiers.a10g asks for that GPU; add it"),
+        ("prices.gpu", {"A9000": 1.0}, "prices.gpu.A9000"),
+        ("alerts", {}, "alerts = {}: there is no such key; remove it"),
+    ],
+)
+def test_wrong_value_is_told_with_key_and_remedy(path: str, value: Any, problem: str) -> None:
+    """A wrong value is told as `key = value: what is wrong; what would be right`."""
+    [told] = refused(setting(path, value))
+
+    assert told.startswith(problem)
+
+
+def window(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    whole = {"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]} | changes
+    return setting("windows", [whole])
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"start": "0 25 * * *"}, "windows[0].start = '0 25 * * *': no cron line ("),
+        ({"start": "at eight"}, "windows[0].start = 'at eight': no cron line (Wrong number of fields); five fields,"),
+        ({"models": []}, "windows[0].models = []: is empty; at least one"),
+        ({"models": ["../x"]}, "windows[0].models[0] = '../x': '../x' is not a model name"),
+        ({"tier": "l4"}, "windows[0].tier = 'l4': there is no such tier; one of a10g, h100"),
+    ],
+)
+def test_wrong_window_is_refused(changes: dict[str, Any], problem: str) -> None:
+    """A window that could never open, or would warm nothing, is refused."""
+    [told] = refused(window(**changes))
+
+    assert told.startswith(problem)
+
+
+def test_more_warmed_than_fit_is_refused() -> None:
+    """A tier cannot promise more models in memory than its server keeps loaded."""
+
+    def change(fleet: dict[str, Any]) -> None:
+        fleet["models"] += [{"name": f"m{n}", "tier": "a10g", "warmed": True} for n in range(2)]
+
+    assert refused(change) == [
+        "tiers.a10g.ollama.max_loaded_models = 2: 3 models are warmed there; at least 3, or warm fewer"
+    ]
+
+
+def test_window_is_open_for_its_hours_in_its_timezone() -> None:
+    """A window opens at its start by the fleet's timezone, through a change of the clocks, and closes hours later."""
+    changed = document()
+    window(start="0 8 * * *", hours=10)(changed)
+    fleet = parse(changed, "fleet.toml")
+
+    def is_open(text: str) -> bool:
+        return bool(fleet.windows_open(datetime.fromisoformat(text)))
+
+    assert [is_open(f"2026-01-15T{hour}:00+00:00") for hour in ("06", "07", "16", "17")] == [False, True, True, False]
+    assert [is_open(f"2026-07-15T{hour}:00+00:00") for hour in ("05", "06", "15", "16")] == [False, True, True, False]
+    assert is_open("2026-01-15T16:59:59+00:00")
+
+
+def test_price_of_a_tier_is_its_parts_added_up() -> None:
+    """A container costs its GPUs, cores and memory for as long as it is up, by the file's prices."""
+    fleet = declared()
+    assert (fleet.dollars_per_hour("a10g"), fleet.dollars_per_hour("h100")) == (1.42, 4.84)
+    changed = document()
+    setting("tiers.a10g.gpu", "a10g:2")(changed)
+
+    assert parse(changed, "fleet.toml").dollars_per_hour("a10g") == pytest.approx(1.42 + 1.10, abs=0.01)
+
+
+def test_tier_without_a_gpu_promises_none() -> None:
+    """A tier that leaves out its GPU is one without; naming only half of it is refused."""
+    changed = document()
+    del changed["tiers"]["a10g"]["gpu"]
+    with pytest.raises(BadFleet, match=r"tiers.a10g.vram_gb = 24: gpu and vram_gb go together"):
+        parse(changed, "fleet.toml")
+    del changed["tiers"]["a10g"]["vram_gb"]
+
+    tier = parse(changed, "fleet.toml").catalog_tiers()[0]
+
+    assert (tier.name, tier.vram_bytes, tier.gpu_promised) == ("a10g", None, False)
+
+
+def test_tier_that_nobody_serves_is_refused() -> None:
+    """A tier without a server class, and a server class without its tier, are both refused by name."""
+    fleet = declared()
+
+    with pytest.raises(BadFleet, match=r"tiers\.h100: no class in app/endpoint.py serves it"):
+        fleet.expect_tiers({"a10g"})
+    with pytest.raises(BadFleet, match=r"tiers\.l4: is missing"):
+        fleet.tier("l4")
+
+
+@pytest.mark.parametrize("text", ["tiers = ", "\0", None])
+def test_unreadable_file_is_refused(tmp_path: Path, text: str | None) -> None:
+    """A file that is no TOML, or not there, is refused with its path."""
+    path = tmp_path / "fleet.toml"
+    if text is not None:
+        path.write_text(text)
+
+    for reading in (load, read, Times.read):
+        with pytest.raises(BadFleet, match=str(path)):
+            reading(path)
+
+
+def test_file_without_times_is_refused_by_the_quick_reader(tmp_path: Path) -> None:
+    """The reader that checks nothing else still says when the times are not there."""
+    path = tmp_path / "fleet.toml"
+    for text in ("", "schedule = 3", "[schedule]\ntick_minutes = 5"):
+        path.write_text(text)
+        with pytest.raises(BadFleet, match="schedule = "):
+            Times.read(path)
+
+
+@given(st.sampled_from(GPUS), st.integers(1, 8))
+def test_known_gpus_pass_with_a_count(gpu: str, count: int) -> None:
+    """Every GPU on the list is taken, in upper and lower case, alone or with a count."""
+    for text in (gpu, gpu.lower(), f"{gpu}:{count}"):
+        changed = document()
+        setting("tiers.a10g.gpu", text)(changed)
+        setting("prices.gpu", dict.fromkeys((*GPUS, "H100"), 0.001))(changed)
+        assert parse(changed, "fleet.toml").tiers["a10g"].gpu == text
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(st.sampled_from(["tiers", "models", "windows", "volume", "schedule", "new"]), _JSON)
+def test_whatever_stands_there_is_taken_or_refused(key: str, value: Any) -> None:
+    """Any value under any key gives a fleet, or a refusal that names the key."""
+    try:
+        parse(document() | {key: value}, "fleet.toml")
+    except BadFleet as refusal:
+        problems = str(refusal)
+    else:
+        return
+    assert key in problems

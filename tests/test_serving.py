@@ -1,0 +1,345 @@
+"""A server in its container, on a real simulator process: start, reports, new weights, and taking itself out."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app.connections import callers_of
+from app.freshness import GENERATION
+from app.place import Place, Wanted
+from app.serving import Server
+from jobs.clock import SystemClock
+from jobs.errors import CpuFallback, ServerTrouble
+from jobs.names import ModelName
+from jobs.ollama_host import OllamaHost
+from tests.conftest import Store
+from tests.models_dir import put, sample, weights_at
+from tests.processes import free_port, is_running, nvidia_smi, running_with, until
+from tests.test_daemon import SIMULATOR
+
+LLAMA, OTHER = sample("llama3.2", b"llama" * 1000), sample("other", b"other" * 1000)
+
+
+@dataclass
+class Volume:
+    """A mount that shows new weights only after a reload, and refuses one while a test says that a file is open."""
+
+    root: Path
+    seen: Path
+    reloads: int = 0
+    open_files: int = 0
+    asked_while: list[bool] = field(default_factory=list)
+
+    def reload(self) -> None:
+        self.reloads += 1
+        if self.open_files:
+            self.open_files -= 1
+            raise RuntimeError("there are open files preventing the operation")
+        self.seen.unlink(missing_ok=True)
+        self.seen.symlink_to(self.root / f"at-{self.reloads}")
+        weights = self.root / "models"
+        copy = self.root / f"at-{self.reloads}"
+        copy.mkdir()
+        for path in weights.rglob("*") if weights.exists() else ():
+            target = copy / path.relative_to(weights)
+            target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.hardlink_to(path)
+
+
+class Case:
+    def __init__(self, folder: Path, store: Store) -> None:
+        self.folder = folder
+        self.facts = store.facts
+        self.volume = Volume(folder, folder / "mount")
+        self.weights = weights_at(folder)
+        self.host = OllamaHost(port=free_port())
+        self.taken_out = threading.Event()
+        self.variables: dict[str, str] = {}
+        self.server: Server | None = None
+        (folder / "bin").mkdir()
+        nvidia_smi(folder / "bin", "echo 'NVIDIA A10G, 23028'")
+
+    def start(
+        self, *, gpu: bool = False, warmed: tuple[str, ...] = (), every: float = 3600, command: Any = SIMULATOR
+    ) -> Server:
+        wanted = Wanted(
+            tier="a10g",
+            gpu_promised=gpu,
+            settings={"OLLAMA_KEEP_ALIVE": "-1"},
+            startup=timedelta(seconds=20),
+            warmed=tuple(map(ModelName.parse, warmed)),
+            probe_every=timedelta(seconds=every),
+        )
+        place = Place(
+            volume=self.volume.seen,
+            disk=self.folder / "disk",
+            container="ta-1",
+            facts=self.facts,
+            reload=self.volume.reload,
+            take_out=self.taken_out.set,
+            host=self.host,
+            inherited={**os.environ, **self.variables},
+            clock=SystemClock(),
+            command=command,
+        )
+        self.server = Server(wanted, place)
+        self.server.start()
+        return self.server
+
+    def publish(self, *models: Any, generation: int) -> None:
+        for model in models:
+            put(self.weights, model)
+        self.facts.put(GENERATION, generation)
+
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = self.facts.get("server/a10g/ta-1")
+        return report
+
+    def ask(self, path: str, body: Any = None, **options: Any) -> Any:
+        method = "GET" if body is None else "POST"
+        answer = httpx.request(method, f"{self.host.url}{path}", json=body, timeout=20, **options)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    def listed(self) -> list[str]:
+        return sorted(model["name"] for model in self.ask("/api/tags")["models"])
+
+    def loaded(self) -> list[str]:
+        return sorted(model["name"] for model in self.ask("/api/ps")["models"])
+
+    def chat(self, model: str) -> str:
+        messages = [{"role": "user", "content": "hello"}]
+        return str(self.ask("/api/chat", {"model": model, "messages": messages, "stream": False})["message"]["content"])
+
+    def children(self) -> list[int]:
+        return running_with(OLLAMA_HOST=f"127.0.0.1:{self.host.port}")
+
+
+@pytest.fixture
+def case(tmp_path: Path, live_store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[Case]:
+    case = Case(tmp_path, live_store)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    yield case
+    if case.server is not None:
+        case.server.stop()
+
+
+def test_empty_volume_is_served_as_such(case: Case) -> None:
+    """With nothing on the volume the server comes up, lists nothing, reports that, and ends in order."""
+    server = case.start()
+
+    assert case.listed() == []
+    report = case.report()
+    assert (report["state"], report["models"], report["loaded"], report["generation"]) == ("serving", [], [], None)
+    assert report["version"]
+    [child] = case.children()
+    server.stop()
+    assert not is_running(child)
+    assert case.report()["state"] == "ended"
+    assert not case.taken_out.is_set()
+    server.stop()
+
+
+def test_start_takes_the_newest_weights_and_warms(case: Case) -> None:
+    """What was published before the start is served, and what the tier warms is in memory before anybody asks."""
+    case.publish(LLAMA, OTHER, generation=7)
+
+    case.start(gpu=True, warmed=("LLAMA3.2", "absent"))
+
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+    report = case.report()
+    assert report["generation"] == 7
+    assert report["gpu"] == {"name": "NVIDIA A10G", "vram_bytes": 23028 * 2**20, "count": 1}
+    assert [(one["name"], one["size"] == one["size_vram"] > 0) for one in report["loaded"]] == [
+        ("llama3.2:latest", True)
+    ]
+    assert case.chat("llama3.2")
+
+
+def test_idle_server_takes_in_new_weights(case: Case) -> None:
+    """With nothing loaded and nothing in flight, one look is enough: what came is served, what went is not."""
+    case.publish(OTHER, generation=1)
+    server = case.start()
+    case.weights.remove(OTHER.name, still_ours=lambda: None)
+    case.publish(LLAMA, generation=2)
+    assert case.listed() == ["other:latest"]
+
+    server.look()
+
+    assert case.listed() == ["llama3.2:latest"]
+    assert case.chat("llama3.2")
+    server.look()
+    assert case.report()["generation"] == 2
+    assert case.volume.reloads == 2
+
+
+def test_loaded_and_idle_model_is_put_aside_and_back(case: Case) -> None:
+    """A loaded model that was left alone from one look to the next is unloaded for the reload, and loaded again."""
+    case.publish(LLAMA, generation=1)
+    server = case.start()
+    case.chat("llama3.2")
+    case.publish(OTHER, generation=2)
+
+    server.look()
+    assert case.listed() == ["llama3.2:latest"]
+    case.chat("llama3.2")
+    server.look()
+    assert case.volume.reloads == 1
+    server.look()
+
+    assert case.volume.reloads == 2
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+
+
+def test_reload_that_fails_is_tried_again_and_loses_nothing(case: Case) -> None:
+    """While a file stays open the weights stay as they are, the model comes back, and a later look succeeds."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    server.look()
+    case.volume.open_files = 5
+
+    server.look()
+    assert case.listed() == ["llama3.2:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+    server.look()
+    server.look()
+
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+
+
+def test_request_in_flight_is_never_disturbed(case: Case) -> None:
+    """While an answer streams, however long, nothing is unloaded or reloaded; afterwards the new weights come."""
+    case.variables["OLLAMA_SIM_TOKENS_PER_SECOND"] = "4"
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        case.publish(OTHER, generation=2)
+        for _ in range(3):
+            server.look()
+        assert case.report()["requests"]["in_flight"] == 1
+        assert case.volume.reloads == 1
+        assert '"done":true' in list(lines)[-1].replace(" ", "")
+    for _ in range(20):
+        server.look()
+        if case.volume.reloads == 2:
+            break
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+
+
+def test_ledger_out_of_reach_does_not_stop_the_service(case: Case) -> None:
+    """When the ledger's dict fails, the server starts and answers all the same."""
+    case.publish(LLAMA, generation=1)
+    case.facts.close()
+
+    case.start(every=0.1)
+    time.sleep(0.5)
+
+    assert case.chat("llama3.2")
+    assert not case.taken_out.is_set()
+
+
+def test_death_takes_the_container_out(case: Case) -> None:
+    """When ollama is killed under the server, the report says so and the container goes."""
+    case.start()
+
+    [child] = case.children()
+    os.kill(child, signal.SIGKILL)
+
+    assert case.taken_out.wait(20)
+    assert (case.report()["state"], case.report()["why"]) == ("failed", "ollama ended by itself with -9")
+
+
+def test_model_on_the_cpu_takes_the_container_out(case: Case) -> None:
+    """A model that runs on the CPU where a GPU was promised is no service: the container goes."""
+    case.variables["OLLAMA_SIM_VRAM"] = "cpu"
+    case.publish(LLAMA, generation=1)
+    case.start(gpu=True, every=0.2)
+    case.chat("llama3.2")
+
+    assert case.taken_out.wait(20)
+    assert case.report()["why"] == "llama3.2:latest runs on the CPU, though a GPU was promised"
+
+
+def test_model_on_the_cpu_is_refused_at_the_start(case: Case) -> None:
+    """When the warmed model already lands on the CPU, the server does not start, and leaves nothing running."""
+    case.variables["OLLAMA_SIM_VRAM"] = "cpu"
+    case.publish(LLAMA, generation=1)
+
+    with pytest.raises(CpuFallback, match="runs on the CPU, though a GPU was promised"):
+        case.start(gpu=True, warmed=("llama3.2",))
+    assert case.children() == []
+
+
+def test_tier_without_a_gpu_may_run_on_the_cpu(case: Case) -> None:
+    """Where no GPU is promised, none is looked for and the CPU is no fault."""
+    (case.folder / "bin/nvidia-smi").unlink()
+    case.variables["OLLAMA_SIM_VRAM"] = "cpu"
+    case.publish(LLAMA, generation=1)
+
+    server = case.start(warmed=("llama3.2",))
+    server.look()
+
+    assert case.report()["gpu"] is None
+    assert not case.taken_out.is_set()
+
+
+def test_promised_gpu_that_is_not_there_is_refused(case: Case) -> None:
+    """Without the GPU that was promised nothing is started, and the message says what is missing."""
+    nvidia_smi(case.folder / "bin", "exit 9")
+
+    with pytest.raises(CpuFallback, match="a GPU was promised, but nvidia-smi ended with 9"):
+        case.start(gpu=True)
+    assert case.children() == []
+    assert case.report()["state"] == "refused"
+
+
+def test_server_that_hangs_is_taken_out(case: Case) -> None:
+    """Ollama that listens but no longer answers is given some looks, then the container goes."""
+    server = case.start()
+    case.ask("/_faults", {"route": "/api/ps", "kind": "status", "value": 500, "times": None})
+
+    for _ in range(3):
+        server.look()
+    assert not case.taken_out.is_set()
+    server.look()
+
+    assert case.taken_out.is_set()
+
+
+def test_ollama_that_cannot_start_fails_the_start(case: Case) -> None:
+    """When ollama ends at once, the start fails with its last words instead of waiting."""
+    with pytest.raises(ServerTrouble, match="ended with 4 before it answered: bad driver"):
+        case.start(command=(sys.executable, "-c", "print('bad driver'); raise SystemExit(4)"))
+
+
+def test_connection_that_is_held_keeps_new_weights_waiting(case: Case) -> None:
+    """A caller who is connected, though it has said nothing yet, is taken for a request until it hangs up."""
+    server = case.start()
+    case.publish(LLAMA, generation=1)
+    with socket.create_connection((case.host.host, case.host.port)):
+        server.look()
+        server.look()
+        assert case.report()["requests"]["in_flight"] == 1
+        assert case.listed() == []
+    until(lambda: callers_of(case.host.port) == 0)
+
+    server.look()
+
+    assert case.listed() == ["llama3.2:latest"]
