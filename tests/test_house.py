@@ -24,7 +24,8 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "progress", "manifests", "retrying"}),
     frozenset({"protocols"}),
     frozenset({"record", "catalog", "schedules"}),
-    frozenset({"ledger", "ollama", "registry", "fetch", "journal", "oci", "transport", "weights", "sqlite"}),
+    frozenset({"ollama", "ollama_host", "ollama_pull", "ollama_shapes", "ollama_texts", "watching"})
+    | frozenset({"ledger", "registry", "fetch", "journal", "oci", "transport", "weights", "sqlite"}),
     frozenset({"run"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),

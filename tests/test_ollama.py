@@ -40,11 +40,11 @@ from jobs.ollama_texts import pull_trouble, refusal
 from jobs.progress import Progress
 from jobs.retrying import AT_ONCE, NEVER
 from jobs.testing.clock import HandClock
+from jobs.testing.faults import Fault as RegistryFault
 from jobs.testing.models import LIBRARY, SimModel, arbitrary
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.ollama_faults import Fault
 from jobs.testing.ollama_words import SAYS
-from jobs.testing.registry import Fault as RegistryFault
 from jobs.testing.registry import RegistryDouble
 
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
