@@ -4,7 +4,9 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -193,7 +195,7 @@ def test_verify_mends_a_flipped_byte(shell: Shell, stack: Up) -> None:
 def test_interrupting_leaves_the_job(shell: Shell) -> None:
     """Ctrl-C ends the following, not the job: it exits 130, and says how to follow it again or end it."""
     shell.run("delete", "deepseek-r1:32b")
-    following = shell.start("pull", "deepseek-r1:32b", "--rate-limit", "60MB")
+    following = shell.start("pull", "deepseek-r1:32b", "--rate-limit", "5MB")
     assert following.stderr is not None
     first = following.stderr.readline()
     id = first.split("posted job ")[1].split(":")[0]
@@ -360,7 +362,8 @@ def test_a_reader_that_leaves_is_no_failure(quiet: Shell) -> None:
 
 def test_ten_thousand_jobs_are_listed(quiet: Shell) -> None:
     """A ledger of ten thousand jobs is listed whole, and the newest twenty when nothing is said."""
-    facts = quiet.ledger()._facts
+    quiet.ledger()
+    rows = []
     for number in range(10_000):
         minute, second = divmod(number, 60)
         fact = {
@@ -371,11 +374,62 @@ def test_ten_thousand_jobs_are_listed(quiet: Shell) -> None:
             "lane": "weights",
             "posted_at": f"2026-01-{1 + minute // 1440:02}T{minute // 60 % 24:02}:{minute % 60:02}:{second:02}Z",
         }
-        facts.put(f"job/j{number:05}-1", fact)
+        rows.append(("ollama-ledger", f"job/j{number:05}-1", json.dumps(fact)))
+    with sqlite3.connect(quiet.home / "om" / "ledger.sqlite") as file:
+        file.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+    file.close()
     newest = quiet.ask("jobs")
     assert [job["id"] for job in newest] == [f"j{number:05}-1" for number in range(9_999, 9_979, -1)]
     assert len(quiet.ask("jobs", "--limit", "0")) == 10_000
     assert "9,980 more; --limit 0 lists all" in quiet.run("jobs").stderr
+
+
+def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
+    """Data that cannot be written exits 1 and says so; talk that cannot be written is dropped."""
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} status >/dev/full"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: writing to stdout: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait 2>/dev/full"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
+    """With stdin, stdout or stderr closed from the start, the job is posted, and the ledger stays whole."""
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait {closed}"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [job["subject"] for job in quiet.ask("jobs")] == ["tiny:latest"]
+
+
+def test_listing_jobs_imports_no_more_than_it_needs() -> None:
+    """The command line starts without an HTTP client, a bar or a validator: listing jobs is to feel instant."""
+    code = (
+        "import sys, app.local; print(*sorted({'httpx', 'rich', 'pydantic', 'modal', 'tenacity'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_json_is_json(quiet: Shell) -> None:
