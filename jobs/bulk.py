@@ -166,7 +166,7 @@ def _has_news(connection: HTTPConnection) -> bool:
 
 @contextmanager
 def _translated(request: httpx.Request) -> Iterator[None]:
-    """httpx's own errors for what goes wrong while talking."""
+    """Httpx's own errors for what goes wrong while talking."""
     try:
         yield
     except HTTPException as error:

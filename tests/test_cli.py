@@ -19,6 +19,7 @@ from jobs.names import ModelName
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.models import SimModel, find
+from tests.conftest import Store
 from tests.stacks import COMMAND, Shell, Up, both, until, up
 
 LEASE = timedelta(seconds=30)
@@ -41,6 +42,14 @@ def shell(stack: Up) -> Shell:
 def quiet(tmp_path: Path) -> Shell:
     """A home where nothing runs."""
     return Shell(tmp_path)
+
+
+@pytest.fixture
+def quiet_store(quiet: Shell) -> Iterator[Store]:
+    """What that home's commands read."""
+    store = quiet.store()
+    yield store
+    store.close()
 
 
 def simulated(name: str) -> SimModel:
@@ -310,9 +319,9 @@ def test_a_home_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     assert "OLLAMA_MODAL_HOME" in done.stderr
 
 
-def test_a_failed_job_is_retried_with_one_command(quiet: Shell) -> None:
+def test_a_failed_job_is_retried_with_one_command(quiet: Shell, quiet_store: Store) -> None:
     """`retry` posts a failed job again exactly as it was posted (P6); a job that has not ended is not retried."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     request = {"model": "llama3.2", "way": "registry", "rate_limit": 5_000_000}
     id = ledger.post("pull", "llama3.2:latest", request, by="test", attempts=2).job.id
     assert quiet.run("retry", id, "--no-wait").returncode == 2
@@ -328,9 +337,9 @@ def test_a_failed_job_is_retried_with_one_command(quiet: Shell) -> None:
     assert "ollama-modal retry" in story
 
 
-def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell) -> None:
+def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell, quiet_store: Store) -> None:
     """Control characters in a message from outside are shown as text."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job.id
     claim = ledger.claim(id, worker="w", lease=LEASE)
     assert claim is not None
@@ -342,9 +351,9 @@ def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell) -> None:
         assert "\nhint: run rm" not in shown
 
 
-def test_a_reader_that_leaves_is_no_failure(quiet: Shell) -> None:
+def test_a_reader_that_leaves_is_no_failure(quiet: Shell, quiet_store: Store) -> None:
     """Output into a pipe that closed early ends quietly."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     for number in range(200):
         ledger.post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
     done = subprocess.run(
@@ -360,9 +369,9 @@ def test_a_reader_that_leaves_is_no_failure(quiet: Shell) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
-def test_ten_thousand_jobs_are_listed(quiet: Shell) -> None:
+def test_ten_thousand_jobs_are_listed(quiet: Shell, quiet_store: Store) -> None:
     """A ledger of ten thousand jobs is listed whole, and the newest twenty when nothing is said."""
-    quiet.ledger()
+    quiet_store.ledger()
     rows = []
     for number in range(10_000):
         minute, second = divmod(number, 60)
