@@ -1,5 +1,6 @@
 """What the weights worker does in its container: pull, verify and delete on the volume, and commit while it works."""
 
+import os
 import secrets
 import tempfile
 import threading
@@ -10,10 +11,19 @@ from pathlib import Path
 import modal
 from loguru import logger
 
+from app.archive import archive
+from app.fleet import declared
 from app.freshness import GENERATION
+from app.lanes import work
+from app.mirror import mirrors
 from app.pulse import COMMIT_EVERY
-from jobs.clock import Clock
+from app.resources import MODELS, ledger, queue, weights
+from jobs.clock import Clock, SystemClock
+from jobs.ledger import Ledger
 from jobs.protocols import DictLike
+from jobs.record import WEIGHTS_LANE
+from jobs.registry import Registry
+from jobs.tasks import Workshop, perform
 from jobs.weights import Weights
 
 AT_ONCE = 4
@@ -75,3 +85,20 @@ class Shelf:
                 self.commit()
             except Exception as error:  # noqa: BLE001 - the next one is due soon, and the last one is not caught
                 logger.warning("a commit failed: {}: {}", type(error).__name__, error)
+
+
+def run() -> bool:
+    """Work the weights lane in this container; false when there is more to do but its time is up."""
+    clock = SystemClock()
+    book = Ledger(queue, ledger, clock)
+    shelf = Shelf(weights, Path(MODELS), ledger, clock)
+    shelf.open()
+    shop = Workshop(
+        clock=clock,
+        registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
+        weights=shelf.weights,
+        quota_bytes=declared().volume.quota_bytes,
+    )
+    with shelf.committed_often():
+        archive(book, Path(MODELS), clock.now())
+        return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)
