@@ -9,6 +9,7 @@ import sys
 from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import modal
@@ -26,6 +27,9 @@ from jobs.record import WEIGHTS_LANE, Job, State
 from jobs.terminal import put, put_json, say, settle_streams
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
+
+LOOK_EVERY = timedelta(seconds=1)
+"""A look is four calls across the network."""
 
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
@@ -158,7 +162,8 @@ def counter(own: "modal.Function[..., Any, Any]") -> Counter:
         clock,
         is_worked=errand.is_worked,
         idle=IDLE,
-        log=f"`modal app logs {APP}`",
+        log=f"`modal app logs {APP}`, or above where nothing is deployed",
+        look_every=LOOK_EVERY,
         posted=errand.send,
         worded=worded,
     )

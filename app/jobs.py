@@ -72,7 +72,7 @@ def nightly() -> None:
 
 @app.local_entrypoint()
 def pull(
-    model: str, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
+    model: str, *, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
 ) -> None:
     """Bring a model to the volume; a pull of it that is under way is shared."""
     from app.counter import counter  # noqa: PLC0415

@@ -1,11 +1,12 @@
 """A worker of one lane, as a container runs it: it keeps time for a store across a network, and leaves when idle.
 
-A container that is taken away (SIGINT), or whose day is over, hands its attempts back first. It knows nothing about what
-the jobs do.
+A container that is taken away (SIGINT), or whose day is over, hands its attempts back first. It knows nothing about
+what the jobs do.
 """
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from jobs.ledger import Ledger
 from jobs.worker import Perform, Timing, Worker
 
 IDLE_AFTER = timedelta(seconds=2)
-"""An idle container stays for its scaledown window anyway; only the call ends, so that the next one is not kept waiting."""
+"""Only the call ends then, so that the next one need not wait; the container stays for its scaledown window."""
 
 
 def timing(lease: timedelta = LEASE) -> Timing:
@@ -50,6 +51,7 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
         KeyboardInterrupt: the container is being taken away. The platform gives the call to another one.
 
     """
+    _log_plainly()
     stop = threading.Event()
     with _interrupted(stop) as interrupts, _day(stop):
         worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()))
@@ -58,6 +60,12 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
         logger.info("this container is being taken away; what was running is handed back")
         raise KeyboardInterrupt
     return not stop.is_set()
+
+
+def _log_plainly() -> None:
+    """A line per event with the job it is about, and never the values of variables: they may be secrets."""
+    logger.remove()
+    logger.add(sys.stderr, format="{time:HH:mm:ss} {level.name: <7} {message} {extra}", diagnose=False, backtrace=False)
 
 
 @contextmanager

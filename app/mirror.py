@@ -1,7 +1,7 @@
 """A pull-through mirror: one registry that is asked in place of all others, named by an environment variable.
 
-On one machine `up` reads it; for a deployment it is read where `modal deploy` or `modal run` runs, and goes along in the
-image.
+On one machine `up` reads it; for a deployment it is read where `modal deploy` or `modal run` runs, and goes along in
+the image.
 """
 
 from collections.abc import Mapping

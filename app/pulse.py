@@ -6,13 +6,13 @@ LEASE = timedelta(seconds=60)
 """A killed worker's job waits this long."""
 
 LONGEST = timedelta(hours=24)
-"""The platform grants a call no more; a pull that takes longer goes on in the next call, from the bytes that are there."""
+"""The platform grants a call no more. A pull that takes longer goes on in the next call, from the bytes that are here."""
 
 SPARE = timedelta(minutes=2)
 """Before the call's end: to hand back what is running and to commit."""
 
 COMMIT_EVERY = timedelta(seconds=10)
-"""What a killed container may lose of a pull, in time. The bytes of one commit are those of so many seconds."""
+"""What a killed container may lose of a pull."""
 
 REPORT_STALE = timedelta(minutes=3)
 """A server reports every thirty seconds; one whose last word is older than this is gone."""

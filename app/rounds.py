@@ -29,7 +29,7 @@ class Ticked:
     silent: tuple[str, ...]
 
 
-def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], None]) -> Ticked:
+def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:
     """Sweep, send a worker to every lane that has due work, and mark the servers that were not heard of for long.
 
     Args:

@@ -68,7 +68,7 @@ class Shelf:
 
     @contextmanager
     def committed_often(self) -> Iterator[None]:
-        """Commit every few seconds, so that a container that is killed loses no more than that; once more at the end."""
+        """Commit every few seconds, so that a container that is killed loses no more; once more at the end."""
         done = threading.Event()
         thread = threading.Thread(target=self._commit_until, args=(done.wait,), name="commits")
         thread.start()

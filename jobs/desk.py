@@ -11,12 +11,12 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from jobs.clock import Clock
 from jobs.errors import BadRequest, NotFound, Refused, Trouble
-from jobs.following import follow
+from jobs.following import LOOK_EVERY, follow
 from jobs.ledger import Ledger, Posted
 from jobs.names import ModelName
 from jobs.plain import plain
@@ -50,6 +50,7 @@ class Desk:
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         rate_limit: bytes per second for a pull that names none.
+        look_every: how often a job that is followed is looked at.
 
     """
 
@@ -61,6 +62,7 @@ class Desk:
     posted: Callable[[Job], None] = nothing
     worded: Callable[[str], str] = str
     rate_limit: int | None = None
+    look_every: timedelta = LOOK_EVERY
 
     @property
     def now(self) -> datetime:
@@ -130,7 +132,9 @@ class Desk:
     def _followed(self, id: str) -> Job | None:
         """The job once it has ended; None when whoever followed it left."""
         try:
-            return follow(self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle)
+            return follow(
+                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+            )
         except KeyboardInterrupt:
             say()
             say(f"job {id} goes on without you")
