@@ -6,7 +6,7 @@ LEASE = timedelta(seconds=60)
 """A killed worker's job waits this long."""
 
 LONGEST = timedelta(hours=24)
-"""The platform grants a call no more. A pull that takes longer goes on in the next call, from the bytes that are here."""
+"""The platform grants a call no more. A longer pull goes on in the next call, from the bytes that are here."""
 
 SPARE = timedelta(minutes=2)
 """Before the call's end: to hand back what is running and to commit."""
