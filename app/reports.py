@@ -44,13 +44,12 @@ class Status:
         age = lasted(self.now - parse_moment(report["at"]))
         gpu = (report.get("gpu") or {}).get("name", "no GPU")
         why = f": {report['why']}" if report.get("why") else ""
+        words = [report["tier"], report["container"], f"{report['state']} {age} ago{why}", gpu]
         return [
-            plain(f"  {report['tier']}  {report['container']}  {report['state']} {age} ago{why}  {gpu}"),
+            "  " + "  ".join(map(plain, words)),
             *(
-                plain(
-                    f"    {each['name']} is loaded, {human_bytes(each['size_vram'])} of {human_bytes(each['size'])}"
-                    " on the GPU"
-                )
+                f"    {plain(each['name'])} is loaded,"
+                f" {human_bytes(each['size_vram'])} of {human_bytes(each['size'])} on the GPU"
                 for each in report.get("loaded", ())
             ),
         ]
