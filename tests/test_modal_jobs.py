@@ -1,4 +1,4 @@
-"""The jobs of a deployment: asked for by the real client, worked on in real containers, on a registry of this machine."""
+"""The jobs of a deployment: asked for by the real client, worked on in real containers, from a registry on loopback."""
 
 import http.server
 import json
@@ -134,7 +134,7 @@ def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
 
 
 def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
-    """Servers alone have GPUs, the weights worker alone writes the volume, two schedules, secrets where they are used."""
+    """Servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used."""
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
@@ -253,7 +253,7 @@ def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> No
 def test_a_killed_worker_costs_what_was_not_committed(
     deployed: Platform, client: Client, registry: RegistryDouble
 ) -> None:
-    """The container is killed half-way, a tick fires once: the job ends once, and committed blobs come no second time."""
+    """Killed half-way, and a tick fired once: the job ends once, and what was committed is not fetched again."""
     *before, last = (layer.digest for layer in MANY_BLOBS.layers)
     registry.faults.add(Fault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
@@ -286,13 +286,15 @@ def test_a_killed_worker_costs_what_was_not_committed(
 
 def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Client, registry: RegistryDouble) -> None:
     """A container that is taken away hands its attempt back at once, and the next one finishes it without a tick."""
-    registry.faults.add(Fault("cdn", "hang", value=1000, times=1))
+    *_, layer = sorted(simulated("llama3.2:1b").layers, key=lambda each: each.size)
+    registry.faults.add(Fault("cdn", "hang", value=1000, digest=layer.digest, times=None))
     ledger = book(client)
     id = ledger.post("pull", "llama3.2:1b", {"model": "llama3.2:1b"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-    until(lambda: ledger.get(id).state is State.RUNNING, 60)
+    until(lambda: registry.counters()["served"].get(layer.digest), 60)
 
     deployed.preempt(deployed.wait_for("weights_worker"))
+    registry.faults.clear()
     job = finished(ledger, id)
 
     assert job.state is State.SUCCEEDED
@@ -361,7 +363,7 @@ class ProxyServer(http.server.ThreadingHTTPServer):
 
 
 def test_a_model_is_warmed_through_the_proxy(deployed: Platform, registry: RegistryDouble) -> None:
-    """`warm` wakes the server of the model's tier, with the proxy's token, however long it sleeps; P10 knows no other."""
+    """`warm` wakes the server of the model's tier, with the proxy's token, and waits for it to wake."""
     with OllamaDouble(registry=registry.url) as ollama, ProxyServer(ollama.url) as proxy:
         httpx.post(f"{ollama.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=60)
         threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()

@@ -1,4 +1,4 @@
-"""The two schedules, the reports and the words of a deployment, on a store of this machine and a clock moved by hand."""
+"""The two schedules, the reports and the words of a deployment, on a local store and a clock moved by hand."""
 
 import json
 from datetime import UTC, datetime, timedelta
