@@ -6,7 +6,7 @@ A reader that has gone away is no failure: what it would have read is dropped. N
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from jobs.errors import Trouble, os_trouble
@@ -42,11 +42,11 @@ def say(line: str = "") -> None:
     _write(sys.stderr, line)
 
 
-def complain(trouble: Trouble) -> None:
-    """Say what happened and, on a line of its own, what to do about it."""
-    say(f"error: {plain(trouble).rstrip('.')}")
+def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:
+    """Say what happened and, on a line of its own, what to do about it, in the words of the place."""
+    say(f"error: {worded(plain(trouble).rstrip('.'))}")
     if trouble.hint:
-        say(f"hint: {plain(trouble.hint)}")
+        say(f"hint: {worded(plain(trouble.hint))}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:
