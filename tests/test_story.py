@@ -155,7 +155,8 @@ def test_following_tells_of_attempts_and_idleness(
         ledger.end(claimed(ledger, id), Ending("succeeded", result={}), Reading())
 
     turns = Turn(clock, lambda: None, come_up, fail, lambda: None, succeed)
-    ended = follow(ledger, id, clock=turns, is_worked=lambda: is_up)
+    idle = ("nothing is working the queue", "hint: start it in another terminal: `ollama-modal up`")
+    ended = follow(ledger, id, clock=turns, is_worked=lambda: is_up, idle=idle)
 
     said = capsys.readouterr().err
     assert ended.state is State.SUCCEEDED
