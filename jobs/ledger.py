@@ -57,11 +57,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep did: ids rung again, attempts given up for lost, and when it is worth sweeping next, if known."""
+    """What a sweep did and saw.
+
+    Args:
+        rung: the ids that were rung for again.
+        lost: those of which an attempt was given up.
+        next_due: when it is worth sweeping next, if known.
+        open_lanes: the lanes that have jobs which have not ended.
+
+    """
 
     rung: tuple[str, ...]
     lost: tuple[str, ...]
     next_due: datetime | None
+    open_lanes: frozenset[str]
 
 
 class Ledger:
@@ -246,6 +255,7 @@ class Ledger:
         """
         now = self._clock.now()
         rung, lost, due = [], [], []
+        lanes: set[str] = set()
         for job in self._open_jobs():
             current = job
             if job.state is State.RUNNING and job.attempts[-1].is_lost(now):
@@ -257,12 +267,14 @@ class Ledger:
                 current = self.get(job.id)
             if current.cancel_asked and self._end_cancelled(current):
                 continue
+            if not current.has_ended:
+                lanes.add(current.lane)
             if current.is_due(now):
                 if self._ring_if_silent(current, now):
                     rung.append(current.id)
             elif current.not_before is not None:
                 due.append(current.not_before)
-        return Swept(tuple(rung), tuple(lost), min(due, default=None))
+        return Swept(tuple(rung), tuple(lost), min(due, default=None), frozenset(lanes))
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

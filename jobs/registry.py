@@ -5,10 +5,12 @@ reach the disk in `fetch`; here stand the numbers. Nothing here knows where mode
 """
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from urllib.request import getproxies
 
@@ -79,7 +81,6 @@ class Registry:
         self._requests = requests
         self._clock = clock or SystemClock()
         self._user_agent = user_agent
-        self._certificates = httpx.create_ssl_context()
 
     def manifest(
         self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
@@ -159,8 +160,13 @@ class Registry:
         """One that spends little on each byte; behind a proxy httpx's own, which knows the ways through."""
         if getproxies():
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
-            return httpx.Client(verify=self._certificates, limits=limits)
+            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT)
         return httpx.Client(transport=Bulk(self._certificates))
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """Reading them takes a twentieth of a second; once is enough, and a client that was handed in has its own."""
+        return httpx.create_ssl_context()
 
     def _scheme(self, host: str) -> str:
         return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"

@@ -29,6 +29,7 @@ FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"tasks"}),
     frozenset({"worker"}),
     frozenset({"home", "terminal", "story", "bar", "inventory", "following"}),
+    frozenset({"desk"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
 )
