@@ -5,14 +5,18 @@ reach the disk in `fetch`; here stand the numbers. Nothing here knows where mode
 """
 
 import ipaddress
+import ssl
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
+from urllib.request import getproxies
 
 import httpx
 
+from jobs.bulk import Bulk
 from jobs.clock import Clock, SystemClock
 from jobs.fetch import Fetch, attend
 from jobs.manifests import Layer, Manifest
@@ -77,7 +81,6 @@ class Registry:
         self._requests = requests
         self._clock = clock or SystemClock()
         self._user_agent = user_agent
-        self._certificates = httpx.create_ssl_context()
 
     def manifest(
         self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
@@ -149,10 +152,21 @@ class Registry:
     def _line(self, name: ModelName) -> Iterator[Line]:
         mirror = self._mirrors.get(name.host) or self._mirrors.get("*")
         base = httpx.URL(mirror or f"{self._scheme(name.host)}://{name.host}")
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
         with ExitStack() as stack:
-            client = self._client or stack.enter_context(httpx.Client(verify=self._certificates, limits=limits))
+            client = self._client or stack.enter_context(self._new_client())
             yield Line(client, base, name, clock=self._clock, timeout=self._timeout(), agent=self._user_agent)
+
+    def _new_client(self) -> httpx.Client:
+        """One that spends little on each byte; behind a proxy httpx's own, which knows the ways through."""
+        if getproxies():
+            limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
+            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT)
+        return httpx.Client(transport=Bulk(self._certificates))
+
+    @cached_property
+    def _certificates(self) -> ssl.SSLContext:
+        """Reading them takes a twentieth of a second; once is enough, and a client that was handed in has its own."""
+        return httpx.create_ssl_context()
 
     def _scheme(self, host: str) -> str:
         return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from jobs.errors import Trouble
+from jobs.errors import Trouble, os_trouble
 from jobs.plain import plain
 
 
@@ -23,12 +23,12 @@ def put_json(document: Any) -> None:
 
 
 def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; what looks like a number stands right."""
+    """Columns as wide as they need to be; numbers stand right."""
     cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         padded = [
-            cell.rjust(width) if name.isupper() and name in _NUMBERS else cell.ljust(width)
+            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
             for cell, width, name in zip(row, widths, head, strict=True)
         ]
         put("  ".join(padded).rstrip())
@@ -55,8 +55,11 @@ def _write(stream: TextIO | None, line: str) -> None:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         silence(stream)
+        # Talk may be lost, and a reader may leave; data that found no room is a failure.
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise os_trouble(error, doing="writing to stdout") from error
 
 
 def silence(stream: TextIO) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs.clock import SystemClock
 from jobs.home import Home
-from jobs.ledger import Ledger
+from tests.conftest import Store, open_store
 
 COMMAND = [sys.executable, "-m", "app.local"]
 PATIENCE = 60.0
@@ -63,8 +63,11 @@ class Shell:
             start_new_session=True,
         )
 
-    def ledger(self) -> Ledger:
-        return Home(self.home / "om").ledger(SystemClock())
+    def store(self) -> Store:
+        """The home's own store; whoever opens it closes it."""
+        home = Home(self.home / "om")
+        home.prepare()
+        return open_store(home.root / "ledger.sqlite", SystemClock())
 
 
 @dataclass

@@ -4,7 +4,9 @@ import json
 import os
 import pty
 import signal
+import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,6 +19,7 @@ from jobs.names import ModelName
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.models import SimModel, find
+from tests.conftest import Store
 from tests.stacks import COMMAND, Shell, Up, both, until, up
 
 LEASE = timedelta(seconds=30)
@@ -39,6 +42,14 @@ def shell(stack: Up) -> Shell:
 def quiet(tmp_path: Path) -> Shell:
     """A home where nothing runs."""
     return Shell(tmp_path)
+
+
+@pytest.fixture
+def quiet_store(quiet: Shell) -> Iterator[Store]:
+    """What that home's commands read."""
+    store = quiet.store()
+    yield store
+    store.close()
 
 
 def simulated(name: str) -> SimModel:
@@ -193,7 +204,7 @@ def test_verify_mends_a_flipped_byte(shell: Shell, stack: Up) -> None:
 def test_interrupting_leaves_the_job(shell: Shell) -> None:
     """Ctrl-C ends the following, not the job: it exits 130, and says how to follow it again or end it."""
     shell.run("delete", "deepseek-r1:32b")
-    following = shell.start("pull", "deepseek-r1:32b", "--rate-limit", "60MB")
+    following = shell.start("pull", "deepseek-r1:32b", "--rate-limit", "5MB")
     assert following.stderr is not None
     first = following.stderr.readline()
     id = first.split("posted job ")[1].split(":")[0]
@@ -308,9 +319,9 @@ def test_a_home_that_cannot_be_used_is_told(tmp_path: Path) -> None:
     assert "OLLAMA_MODAL_HOME" in done.stderr
 
 
-def test_a_failed_job_is_retried_with_one_command(quiet: Shell) -> None:
+def test_a_failed_job_is_retried_with_one_command(quiet: Shell, quiet_store: Store) -> None:
     """`retry` posts a failed job again exactly as it was posted (P6); a job that has not ended is not retried."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     request = {"model": "llama3.2", "way": "registry", "rate_limit": 5_000_000}
     id = ledger.post("pull", "llama3.2:latest", request, by="test", attempts=2).job.id
     assert quiet.run("retry", id, "--no-wait").returncode == 2
@@ -326,9 +337,9 @@ def test_a_failed_job_is_retried_with_one_command(quiet: Shell) -> None:
     assert "ollama-modal retry" in story
 
 
-def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell) -> None:
+def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell, quiet_store: Store) -> None:
     """Control characters in a message from outside are shown as text."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job.id
     claim = ledger.claim(id, worker="w", lease=LEASE)
     assert claim is not None
@@ -340,9 +351,9 @@ def test_a_registrys_words_cannot_draw_on_the_terminal(quiet: Shell) -> None:
         assert "\nhint: run rm" not in shown
 
 
-def test_a_reader_that_leaves_is_no_failure(quiet: Shell) -> None:
+def test_a_reader_that_leaves_is_no_failure(quiet: Shell, quiet_store: Store) -> None:
     """Output into a pipe that closed early ends quietly."""
-    ledger = quiet.ledger()
+    ledger = quiet_store.ledger()
     for number in range(200):
         ledger.post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
     done = subprocess.run(
@@ -358,9 +369,10 @@ def test_a_reader_that_leaves_is_no_failure(quiet: Shell) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
-def test_ten_thousand_jobs_are_listed(quiet: Shell) -> None:
+def test_ten_thousand_jobs_are_listed(quiet: Shell, quiet_store: Store) -> None:
     """A ledger of ten thousand jobs is listed whole, and the newest twenty when nothing is said."""
-    facts = quiet.ledger()._facts
+    quiet_store.ledger()
+    rows = []
     for number in range(10_000):
         minute, second = divmod(number, 60)
         fact = {
@@ -371,11 +383,62 @@ def test_ten_thousand_jobs_are_listed(quiet: Shell) -> None:
             "lane": "weights",
             "posted_at": f"2026-01-{1 + minute // 1440:02}T{minute // 60 % 24:02}:{minute % 60:02}:{second:02}Z",
         }
-        facts.put(f"job/j{number:05}-1", fact)
+        rows.append(("ollama-ledger", f"job/j{number:05}-1", json.dumps(fact)))
+    with sqlite3.connect(quiet.home / "om" / "ledger.sqlite") as file:
+        file.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+    file.close()
     newest = quiet.ask("jobs")
     assert [job["id"] for job in newest] == [f"j{number:05}-1" for number in range(9_999, 9_979, -1)]
     assert len(quiet.ask("jobs", "--limit", "0")) == 10_000
     assert "9,980 more; --limit 0 lists all" in quiet.run("jobs").stderr
+
+
+def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
+    """Data that cannot be written exits 1 and says so; talk that cannot be written is dropped."""
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} status >/dev/full"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: writing to stdout: No space left on device")
+    assert "Traceback" not in done.stderr
+    assert subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait 2>/dev/full"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", ">&- 2>&- <&-"])
+def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
+    """With stdin, stdout or stderr closed from the start, the job is posted, and the ledger stays whole."""
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait {closed}"],
+        env=quiet.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [job["subject"] for job in quiet.ask("jobs")] == ["tiny:latest"]
+
+
+def test_listing_jobs_imports_no_more_than_it_needs() -> None:
+    """The command line starts without an HTTP client, a bar or a validator: listing jobs is to feel instant."""
+    code = (
+        "import sys, app.local; print(*sorted({'httpx', 'rich', 'pydantic', 'modal', 'tenacity'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == ""
 
 
 def test_json_is_json(quiet: Shell) -> None:
