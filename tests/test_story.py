@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.cli import IDLE
 from jobs.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.following import Lines, follow
 from jobs.ledger import Claim, Ledger
