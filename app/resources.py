@@ -1,10 +1,11 @@
-"""Every name that Modal knows us by, once: app, images, volume, queue, dict.
+"""Every name that Modal knows us by, once: app, images, volume, queue, dict, secret.
 
 Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
 container, where the images are what they already are, so it stays cheap and imports only modal.
 """
 
 import atexit
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,8 +13,14 @@ from pathlib import Path
 import modal
 
 from app.lock import LOCK, runtime_part
+from app.mirror import VARIABLE as MIRROR
 
 APP = "ollama-service"
+SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
+"""The class that serves each tier."""
+
+WEIGHTS_WORKER = "weights_worker"
+SERVERS_WORKER = "servers_worker"
 PORT = 11434
 PYTHON = "3.12"
 
@@ -36,6 +43,11 @@ weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True,
 queue = modal.Queue.from_name("ollama-jobs", create_if_missing=True)
 ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
 
+# For requests to the servers: Modal's proxy in front of them lets nobody in without it.
+proxy_token = modal.Secret.from_name(
+    "ollama-proxy-token", required_keys=["MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"]
+)
+
 
 def with_packages(image: modal.Image) -> modal.Image:
     """The image with what the lock pins for run time, every byte checked, and our own source on top."""
@@ -43,6 +55,8 @@ def with_packages(image: modal.Image) -> modal.Image:
         image = image.uv_pip_install(
             requirements=[str(_requirements())], extra_options="--require-hashes", uv_version=UV_VERSION
         )
+        if mirror := os.environ.get(MIRROR):
+            image = image.env({MIRROR: mirror})
     return image.add_local_python_source("jobs")
 
 

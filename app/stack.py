@@ -12,6 +12,7 @@ from loguru import logger
 
 from app.children import Child, stop
 from app.crew import Crew
+from app.mirror import mirrors
 from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
@@ -82,9 +83,10 @@ def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Work
     if servers.models is not None:
         weights = Weights(servers.models, lock=home.weights_lock, persist=lambda: None, clock=clock)
         weights.prepare()
+    mirror = {"*": servers.mirror} if servers.mirror else mirrors(os.environ)
     return Workshop(
         clock=clock,
-        registry=Registry(clock=clock, mirrors={"*": servers.mirror} if servers.mirror else None),
+        registry=Registry(clock=clock, mirrors=mirror),
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,

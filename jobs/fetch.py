@@ -33,8 +33,8 @@ _HASH_PIECE = 1 << 20
 """Large enough that hashing lets other threads run, small enough to stay in the CPU's cache."""
 
 
-_CHUNK = 64 * 1024
-"""What one read of a connection brings at most."""
+_CHUNK = 256 * 1024
+"""What one read of a connection brings at most, as `jobs.bulk` reads."""
 
 
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has the second only

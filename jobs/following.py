@@ -3,7 +3,7 @@
 It only reads. Whoever stops following (Ctrl-C) leaves the job as it is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -30,7 +30,13 @@ class View(Protocol):
 
 
 def follow(
-    ledger: Ledger, id: str, *, clock: Clock, is_worked: Callable[[], bool], every: timedelta = LOOK_EVERY
+    ledger: Ledger,
+    id: str,
+    *,
+    clock: Clock,
+    is_worked: Callable[[], bool],
+    idle: Sequence[str],
+    every: timedelta = LOOK_EVERY,
 ) -> Job:
     """Show the job until it has ended, and answer with it.
 
@@ -39,11 +45,12 @@ def follow(
         id: which one.
         clock: for waiting.
         is_worked: whether anybody works the queue; when not, that is said once.
+        idle: in these lines.
         every: how often to look.
 
     """
     with _view() as view:
-        told = _Told(view)
+        told = _Told(view, idle)
         while True:
             job = ledger.get(id)
             told.tell(job, clock.now(), is_worked)
@@ -55,8 +62,9 @@ def follow(
 class _Told:
     """What was said so far, so that everything is said once."""
 
-    def __init__(self, view: View) -> None:
+    def __init__(self, view: View, idle: Sequence[str]) -> None:
         self._view = view
+        self._idle_lines = idle
         self._seen: Job | None = None
         self._attempts = 0
         self._idle = False
@@ -83,8 +91,8 @@ class _Told:
 
     def _tell_idle(self) -> None:
         if self._idle:
-            self._view.tell("nothing is working the queue; the job waits until `up` runs")
-            self._view.tell("hint: start it in another terminal: `ollama-modal up`")
+            for line in self._idle_lines:
+                self._view.tell(line)
         else:
             self._view.tell("the queue is being worked now")
 

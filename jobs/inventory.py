@@ -84,9 +84,12 @@ def listed(home: Home, clock: Clock) -> Found:
         server = stack.servers[0]
         with asked(server, clock) as ollama:
             return Found(server.url, tuple(sorted(map(Entry.of, ollama.tags()), key=lambda entry: entry.name)))
-    survey = weights_of(stack.models, home, clock).survey()
+    return found_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+
+
+def found_in(survey: Survey, where: str) -> Found:
     whole = sorted(survey.models, key=lambda model: model.name)
-    return Found(str(stack.models), tuple(map(Entry.of, whole)), tuple(complaints(survey)))
+    return Found(where, tuple(map(Entry.of, whole)), tuple(complaints(survey)))
 
 
 def weights_of(models: Path, home: Home, clock: Clock) -> Weights:

@@ -1,4 +1,4 @@
-"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry, follow.
+"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry.
 
 Facts are keys written once; a job is the fold over them (`jobs.record`). So no compare-and-swap is needed: of racing
 writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
@@ -17,9 +17,8 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import queue
 import secrets
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -57,11 +56,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Swept:
-    """What a sweep did: ids rung again, attempts given up for lost, and when it is worth sweeping next, if known."""
+    """What a sweep did and saw.
+
+    Args:
+        rung: the ids that were rung for again.
+        lost: those of which an attempt was given up.
+        next_due: when it is worth sweeping next, if known.
+        open_lanes: the lanes that have jobs which have not ended.
+
+    """
 
     rung: tuple[str, ...]
     lost: tuple[str, ...]
     next_due: datetime | None
+    open_lanes: frozenset[str]
 
 
 class Ledger:
@@ -166,17 +174,6 @@ class Ledger:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
 
-    def follow(self, id: str, *, every: timedelta, wake: threading.Event | None = None) -> Iterator[Job]:
-        """The job each time it has changed, until it has ended (that one comes last) or `wake` is set."""
-        seen: Job | None = None
-        while True:
-            job = self.get(id)
-            if job != seen:
-                yield job
-                seen = job
-            if job.has_ended or self._clock.wait(every.total_seconds(), wake):
-                return
-
     # -- what workers do -----------------------------------------------------------------------------------------------
 
     def next_id(self, lane: str, timeout: timedelta) -> str | None:
@@ -246,6 +243,7 @@ class Ledger:
         """
         now = self._clock.now()
         rung, lost, due = [], [], []
+        lanes: set[str] = set()
         for job in self._open_jobs():
             current = job
             if job.state is State.RUNNING and job.attempts[-1].is_lost(now):
@@ -257,12 +255,14 @@ class Ledger:
                 current = self.get(job.id)
             if current.cancel_asked and self._end_cancelled(current):
                 continue
+            if not current.has_ended:
+                lanes.add(current.lane)
             if current.is_due(now):
                 if self._ring_if_silent(current, now):
                     rung.append(current.id)
             elif current.not_before is not None:
                 due.append(current.not_before)
-        return Swept(tuple(rung), tuple(lost), min(due, default=None))
+        return Swept(tuple(rung), tuple(lost), min(due, default=None), frozenset(lanes))
 
     # -- how -----------------------------------------------------------------------------------------------------------
 

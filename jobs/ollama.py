@@ -22,7 +22,7 @@ from jobs.ollama_shapes import Embedded, Frame, Listed, Running, Shown, listed_i
 from jobs.ollama_texts import refusal
 from jobs.progress import Progress
 from jobs.retrying import REQUESTS, Policy
-from jobs.transport import translated
+from jobs.transport import LOOPBACK_IS_DIRECT, translated
 from jobs.watching import Head, exchange
 
 STALL = timedelta(seconds=60)
@@ -51,7 +51,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _client(**limits: int) -> httpx.Client:
-    return httpx.Client(verify=_tls(), limits=httpx.Limits(**limits))
+    return httpx.Client(verify=_tls(), limits=httpx.Limits(**limits), mounts=LOOPBACK_IS_DIRECT)
 
 
 class Ollama:

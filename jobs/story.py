@@ -17,12 +17,12 @@ _AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
 REMEDIES: Mapping[str, str] = {
     "not_found": "check the spelling of {subject!r} and whether its publisher still has it, and ask for the right name",
     "auth": "sign the Ollama server in (`ollama signin`) or name a model that is public, " + _AGAIN,
-    "disk": "make room (`ollama-modal models` shows sizes, `ollama-modal delete MODEL` frees one) or raise the quota of"
-    " `up`, " + _AGAIN,
-    "network": "see whether this machine reaches the other side; what was fetched is kept, " + _AGAIN,
+    "disk": "make room (`ollama-modal models` shows sizes, `ollama-modal delete MODEL` frees one) or raise the"
+    " quota, " + _AGAIN,
+    "network": "see whether the worker's machine reaches the other side; what was fetched is kept, " + _AGAIN,
     "corrupt": "the bytes were wrong twice: something on the way here damages them, or the registry's own copy"
     " is bad; wait a while, " + _AGAIN,
-    "killed": "its worker died or was ended each time; see why in the log of `up` (memory, a reboot, a kill), "
+    "killed": "its worker died or was ended each time; see why in the workers' log (memory, a reboot, a kill), "
     + _AGAIN,
     "refused": "trying again changes nothing: change what the message names, and ask anew",
     "bug": "this is our mistake: please report it with what `ollama-modal job {id} --json` prints, " + _AGAIN,

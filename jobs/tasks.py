@@ -42,6 +42,8 @@ class Workshop:
     servers: Mapping[str, Ollama] = field(default_factory=dict)
     tiers: Sequence[Tier] = ()
     quota_bytes: int | None = None
+    belongs: Callable[[ModelName], str | None] = lambda _: None
+    """The tier that was declared for a model, whatever its size."""
     server_pulls: threading.Lock = field(default_factory=threading.Lock)
     """Held while a server pulls: two pulls that share a blob can crash it (ollama server/download.go:442)."""
 
@@ -60,6 +62,11 @@ class Workshop:
                 )
             chosen = named[0]
         return chosen, self.servers[chosen.name]
+
+    def server_of(self, name: ModelName, asked: str | None) -> tuple[Tier, Ollama]:
+        """Where a model goes: to the tier that is asked for, else the declared one, else by its size."""
+        known = self.weights.find(name) if self.weights else None
+        return self.server_for(str(name), known.size if known else 0, asked or self.belongs(name))
 
 
 Result = dict[str, Any]
@@ -243,8 +250,7 @@ def _deleted(run: Run, shop: Workshop, name: ModelName) -> Result:
 def warm(run: Run, shop: Workshop) -> Result:
     """Load a model, ask for one token, and tell how long it took and where it runs."""
     name = ModelName.parse(run.job.request["model"])
-    known = shop.weights.find(name) if shop.weights else None
-    tier, server = shop.server_for(str(name), known.size if known else 0, run.job.request.get("tier"))
+    tier, server = shop.server_of(name, run.job.request.get("tier"))
     run.progress.begin(f"loading on {tier.name}")
     started = shop.clock.monotonic()
     server.load(str(name), keep_alive=WARM_KEEP_ALIVE, check=run.check)

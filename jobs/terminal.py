@@ -6,10 +6,10 @@ A reader that has gone away is no failure: what it would have read is dropped. N
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from jobs.errors import Trouble
+from jobs.errors import Trouble, os_trouble
 from jobs.plain import plain
 
 
@@ -23,12 +23,12 @@ def put_json(document: Any) -> None:
 
 
 def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; what looks like a number stands right."""
+    """Columns as wide as they need to be; numbers stand right."""
     cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     for row in cells:
         padded = [
-            cell.rjust(width) if name.isupper() and name in _NUMBERS else cell.ljust(width)
+            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
             for cell, width, name in zip(row, widths, head, strict=True)
         ]
         put("  ".join(padded).rstrip())
@@ -42,11 +42,11 @@ def say(line: str = "") -> None:
     _write(sys.stderr, line)
 
 
-def complain(trouble: Trouble) -> None:
-    """Say what happened and, on a line of its own, what to do about it."""
-    say(f"error: {plain(trouble).rstrip('.')}")
+def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:
+    """Say what happened and, on a line of its own, what to do about it, in the words of the place."""
+    say(f"error: {worded(plain(trouble).rstrip('.'))}")
     if trouble.hint:
-        say(f"hint: {plain(trouble.hint)}")
+        say(f"hint: {worded(plain(trouble.hint))}")
 
 
 def _write(stream: TextIO | None, line: str) -> None:
@@ -55,8 +55,11 @@ def _write(stream: TextIO | None, line: str) -> None:
     try:
         stream.write(f"{line}\n")
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         silence(stream)
+        # Talk may be lost, and a reader may leave; data that found no room is a failure.
+        if stream is sys.stdout and not isinstance(error, BrokenPipeError):
+            raise os_trouble(error, doing="writing to stdout") from error
 
 
 def silence(stream: TextIO) -> None:

@@ -27,6 +27,11 @@ MEANING: dict[type[Exception], type[Trouble]] = {
 }
 """What each means for whoever asked. A class that is not here is what its nearest ancestor here is."""
 
+LOOPBACK_IS_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
+    ("all://127.0.0.1", "all://localhost", "all://[::1]")
+)
+"""`mounts` of a client: a proxy that the environment names cannot reach our loopback (Go asks none for it either)."""
+
 
 def meaning(error: Exception) -> type[Trouble]:
     return next((MEANING[each] for each in type(error).__mro__ if each in MEANING), NetworkTrouble)

@@ -75,9 +75,14 @@ class Worker:
         self._running: dict[Run, threading.Thread] = {}
         self._sweep_at = clock.now()
         self._busy_at = clock.now()
+        self._has_open_jobs = True
 
     def run(self, stop: threading.Event, *, idle_after: timedelta | None = None) -> None:
-        """Work until `stop` is set, or nothing was to do for `idle_after`; then hand back what is running."""
+        """Work until `stop` is set, or nothing was to do for `idle_after`; then hand back what is running.
+
+        There is something to do as long as the lane has a job that has not ended: one that waits for its next try, or
+        one whose worker was killed and whose lease still runs.
+        """
         done = threading.Event()
         beater = threading.Thread(target=self._beat_all, args=(done,), name=f"beat-{self._lane}")
         beater.start()
@@ -176,13 +181,14 @@ class Worker:
         if now < self._sweep_at:
             return
         swept = self._ledger.sweep(self._before_lost)
+        self._has_open_jobs = self._lane in swept.open_lanes
         for id in swept.lost:
             logger.warning("gave up a silent attempt of job {}", id)
         self._sweep_at = min(filter(None, (now + self._timing.sweep, swept.next_due)))
 
     def _is_idle(self, idle_after: timedelta | None) -> bool:
         now = self._clock.now()
-        if self._running:
+        if self._running or self._has_open_jobs:
             self._busy_at = now
         return idle_after is not None and now - self._busy_at >= idle_after
 

@@ -392,7 +392,7 @@ def double(registry: RegistryDouble, tmp_path: Path) -> Iterator[OllamaDouble]:
 
 @pytest.fixture
 def ollama(double: OllamaDouble) -> Iterator[Ollama]:
-    with Ollama(double.url, policy=NEVER, stall=timedelta(milliseconds=600)) as ollama:
+    with Ollama(double.url, policy=NEVER, stall=timedelta(seconds=2.5)) as ollama:
         yield ollama
 
 

@@ -250,3 +250,20 @@ def test_an_idle_worker_goes_home(live_store: Store) -> None:
     id = post(live_store)
     worker(live_store, failing()).run(threading.Event(), idle_after=timedelta(seconds=0.3))
     assert live_store.ledger().get(id).state is State.SUCCEEDED
+
+
+def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
+    """With `idle_after` a worker does not leave while a job of its lane waits for its next try."""
+    id = post(live_store)
+    calls: list[int] = []
+
+    def once_unreachable(run: Run) -> dict[str, Any]:
+        calls.append(run.n)
+        if run.n == 1:
+            raise Unreachable("not yet", retry_after=timedelta(seconds=1))
+        return {}
+
+    worker(live_store, once_unreachable).run(threading.Event(), idle_after=timedelta(seconds=0.1))
+
+    assert calls == [1, 2]
+    assert live_store.ledger().get(id).state is State.SUCCEEDED

@@ -175,7 +175,7 @@ def _frames(parts: Parts, request: Request, model: StoredModel, body: dict[str, 
         begun = parts.clock.monotonic()
         if "thinking" in model.capabilities and body.get("think") is not False:
             yield frame("", UNTHINKING)
-        for word in paced(words, parts.settings.tokens_per_second, parts.clock):
+        for word in paced(words, parts.settings.tokens_per_second, parts.clock, parts.stopping):
             yield frame(word)
         done = parts.clock.monotonic()
         yield {

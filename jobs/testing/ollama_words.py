@@ -5,6 +5,7 @@ import math
 import random
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -112,9 +113,9 @@ def checked_options(options: Any) -> dict[str, Any]:
     return given
 
 
-def paced(words: list[str], per_second: float, clock: Clock) -> Iterator[str]:
-    """The words, one by one, at a model's speed; 0 is as fast as it goes."""
+def paced(words: list[str], per_second: float, clock: Clock, stopping: threading.Event) -> Iterator[str]:
+    """The words, one by one, at a model's speed; 0 is as fast as it goes. They end when the server stops."""
     for word in words:
-        if per_second:
-            clock.wait(1 / per_second)
+        if per_second and clock.wait(1 / per_second, stopping):
+            raise SimError("context canceled")
         yield word

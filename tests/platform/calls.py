@@ -33,6 +33,8 @@ class Input:
     payload: api_pb2.FunctionInput
     retries: int = 0
     container: Container | None = None
+    concluded: bool = False
+    """It has its output; a container may still be busy with it, and is not listened to any more."""
 
 
 @dataclass(eq=False)
@@ -149,15 +151,13 @@ class Calls:
 
     async def function_call_cancel(self, request: api_pb2.FunctionCallCancelRequest) -> Empty:
         call = self.call(request.function_call_id)
-        answered = {one.input_id for one in call.outputs}
         for one in call.inputs.values():
-            if one.id in answered:
+            if one.concluded:
                 continue
+            self.conclude(one, TERMINATED)
             if one.container is None:
                 self.pool(call.function).waiting.remove(one)
-                self.answer(one, TERMINATED)
             elif request.terminate_containers:
-                self.answer(one, TERMINATED)
                 self.containers.kill(one.container)
             else:
                 one.container.cancelled.append(one.id)
@@ -236,18 +236,24 @@ class Calls:
         container, one.container = one.container, None
         if container is not None:
             container.inputs.discard(one.id)
+        if one.concluded:
+            return
         policy = one.call.function.definition.retry_policy
         if result.status in RETRIED and one.retries < policy.retries:
             one.retries += 1
             asyncio.get_running_loop().call_later(policy.initial_delay_ms / 1000, self.requeue, one)
             return
+        self.conclude(one, result, data_format, container.id if container else "")
+
+    def conclude(self, one: Input, result: api_pb2.GenericResult, data_format: int = 0, task_id: str = "") -> None:
+        one.concluded = True
         one.call.outputs.append(
             api_pb2.FunctionGetOutputsItem(
                 result=result,
                 idx=one.index,
                 input_id=one.id,
                 data_format=data_format,  # type: ignore[arg-type]
-                task_id=container.id if container else "",
+                task_id=task_id,
                 output_created_at=time.time(),
                 retry_count=one.retries,
             )
@@ -265,7 +271,8 @@ class Calls:
         container.inputs.clear()
         for one in lost:
             one.container = None
-            pool.waiting.appendleft(one)
+            if not one.concluded:
+                pool.waiting.appendleft(one)
         if self.apps.app(container.function.app_id).state in GONE:
             pool.waiting.clear()
             return

@@ -69,8 +69,8 @@ def linger(key: str) -> str:
     (HERE / f"{key}-{attempt}").write_text("committed")
     weights.commit()
     (HERE / f"{key}-{attempt}-late").write_text("not committed")
-    facts[key] = attempt
     try:
+        facts[key] = attempt
         while attempt == 1:
             time.sleep(0.05)
     except KeyboardInterrupt:
@@ -91,8 +91,3 @@ def main(word: str = "hello") -> None:
     print(f"{word}: {seen['color']}, {seen['name']}")
     call = write.spawn("greeting", word)
     print("spawned", call.get(timeout=60))
-
-
-@app.local_entrypoint()
-def doubt() -> None:
-    fail.remote("as planned")

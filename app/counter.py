@@ -1,0 +1,170 @@
+"""What `modal run -m app.jobs::NAME` does on the caller's machine: a desk over the deployment's ledger.
+
+Posting sends the deployed worker. With nothing deployed, the worker runs in the app of this very command, for as long
+as the command follows the job.
+"""
+
+import re
+import sys
+from collections import Counter as Tally
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import modal
+from loguru import logger
+
+from app import reports
+from app.resources import APP, WEIGHTS_WORKER, ledger, queue
+from app.ringing import ring
+from jobs.clock import SystemClock
+from jobs.desk import Desk, exit_code
+from jobs.errors import Refused
+from jobs.inventory import Found
+from jobs.ledger import Ledger
+from jobs.record import WEIGHTS_LANE, Job, State
+from jobs.terminal import put, put_json, say, settle_streams
+
+DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
+
+LOOK_EVERY = timedelta(seconds=1)
+"""A look is four calls across the network."""
+
+IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
+
+_OPTIONS = {"pull": "--model", "delete": "--model", "warm": "--model", "verify": "--model"}
+
+
+def worded(text: str) -> str:
+    """The commands of `ollama-modal` in a text, as they are typed here."""
+
+    def ours(found: re.Match[str]) -> str:
+        verb, argument = found[1], found[2]
+        option = f"{_OPTIONS.get(verb, '--id')} " if argument else ""
+        return f"modal run -m app.jobs::{verb}" + (f" {option}{argument}" if argument else "")
+
+    return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
+
+
+def is_deployed() -> bool:
+    try:
+        modal.Function.from_name(APP, WEIGHTS_WORKER).hydrate()
+    except modal.exception.NotFoundError:
+        return False
+    return True
+
+
+class Errand:
+    """Who works on what was posted."""
+
+    def __init__(self, own: "modal.Function[..., Any, Any]") -> None:
+        self._own = own
+        self._deployed: bool | None = None
+        self._call: modal.FunctionCall[Any] | None = None
+        self.follows = True
+        """Whether this command stays until the job has ended: only then can a worker run in its own app."""
+
+    @property
+    def deployed(self) -> bool:
+        if self._deployed is None:
+            self._deployed = is_deployed()
+        return self._deployed
+
+    def is_worked(self) -> bool:
+        return self.deployed or self._call is not None
+
+    def send(self, job: Job) -> None:
+        if job.has_ended:
+            return
+        if self.deployed:
+            ring(job.lane)
+        elif self.follows and job.lane == WEIGHTS_LANE:
+            say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
+            self._call = self._own.spawn()
+
+
+@dataclass(frozen=True)
+class Counter:
+    """The commands. Each ends the process when it was not all well."""
+
+    desk: Desk
+    errand: Errand
+
+    def pull(self, model: str, *, wait: bool, way: str, rate_limit: str, attempts: int, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(
+            lambda: self.desk.pull(
+                model, wait=wait, way=way, rate_limit=rate_limit or None, attempts=attempts or None, json=json
+            )
+        )
+
+    def verify(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(lambda: self.desk.verify(model or None, wait=wait, attempts=attempts or None, json=json))
+
+    def delete(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(lambda: self.desk.delete(model, wait=wait, attempts=attempts or None, json=json))
+
+    def warm(self, model: str, *, tier: str, wait: bool, attempts: int, json: bool) -> None:
+        def warm() -> int:
+            if not self.errand.deployed:
+                raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
+            return self.desk.warm(model, tier=tier or None, wait=wait, attempts=attempts or None, json=json)
+
+        self._do(warm)
+
+    def retry(self, id: str, *, wait: bool, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(lambda: self.desk.retry(id, wait=wait, json=json))
+
+    def jobs(self, *, state: str, kind: str, limit: int, json: bool) -> None:
+        self._do(lambda: self.desk.browse(state=state or None, kind=kind or None, limit=limit, json=json))
+
+    def job(self, id: str, *, follow: bool, json: bool) -> None:
+        self._do(lambda: self.desk.tell(id, follow=follow, json=json))
+
+    def cancel(self, id: str, *, json: bool) -> None:
+        self._do(lambda: self.desk.cancel(id, json=json))
+
+    def models(self, look: Callable[[], Found], *, json: bool) -> None:
+        self._do(lambda: self.desk.models(look(), json=json))
+
+    def status(self, *, json: bool) -> None:
+        def status() -> int:
+            counts = Tally(job.state for job in self.desk.ledger.jobs())
+            known = {str(state): counts[state] for state in State}
+            found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
+            if json:
+                put_json(found.as_json())
+            else:
+                for line in found.lines():
+                    put(line)
+            return 0
+
+        self._do(status)
+
+    def _do(self, work: Callable[[], int]) -> None:
+        settle_streams()
+        logger.remove()
+        logger.add(lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}")
+        if code := exit_code(work, worded):
+            sys.exit(code)
+
+
+def counter(own: "modal.Function[..., Any, Any]") -> Counter:
+    """The counter of this command; `own` is the weights worker of its own app."""
+    clock = SystemClock()
+    errand = Errand(own)
+    desk = Desk(
+        Ledger(queue, ledger, clock),
+        clock,
+        is_worked=errand.is_worked,
+        idle=IDLE,
+        log=f"`modal app logs {APP}`, or above where nothing is deployed",
+        look_every=LOOK_EVERY,
+        posted=errand.send,
+        worded=worded,
+    )
+    return Counter(desk, errand)

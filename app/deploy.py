@@ -1,0 +1,12 @@
+"""All of it in one app: `modal deploy -m app.deploy`.
+
+A wrong fleet.toml is refused while this is imported, before anything is created.
+"""
+
+from app import endpoint, jobs, warming
+from app.resources import app
+
+PARTS = (endpoint, jobs, warming)
+"""Importing a part registers what it has on the app."""
+
+__all__ = ["PARTS", "app"]

@@ -1,0 +1,152 @@
+"""Pull and its siblings for `modal run -m app.jobs::NAME`, the weights worker, and the two schedules.
+
+    modal run -m app.jobs::pull --model llama3.2        posts, sends a worker, follows to the end
+    modal run -m app.jobs::pull --model llama3.2 --no-wait      prints the job's id at once
+
+`modal run` builds whatever this file registers, so no GPU server is registered here; and it imports nothing that takes
+long: each function imports what it works with.
+"""
+
+from typing import TYPE_CHECKING
+
+import modal
+
+from app.fleet_file import Times
+from app.pulse import LONGEST
+from app.resources import MODELS, app, cpu_image, weights
+
+if TYPE_CHECKING:
+    from jobs.inventory import Found
+
+_TIMES = Times.read()
+_DAY = int(LONGEST.total_seconds())
+_SHORT = 600
+
+
+# What runs there
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights}, cpu=2, memory=2048, max_containers=1, timeout=_DAY)
+def weights_worker() -> None:
+    """Pull, verify, delete: the only container that writes the volume, several jobs side by side in it."""
+    from app.weights_lane import run  # noqa: PLC0415
+
+    if not run():
+        weights_worker.spawn()
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def shelf() -> "Found":
+    """What is on the volume."""
+    from app.shelf import found  # noqa: PLC0415
+
+    return found()
+
+
+@app.function(
+    image=cpu_image, schedule=modal.Cron(_TIMES.tick, timezone=_TIMES.timezone), max_containers=1, timeout=_SHORT
+)
+def tick() -> None:
+    """Every few minutes: sweep, send workers to due jobs, mark servers that went silent."""
+    from app.schedules import tick  # noqa: PLC0415
+
+    tick()
+
+
+@app.function(
+    image=cpu_image,
+    volumes={MODELS: weights.with_mount_options(read_only=True)},
+    schedule=modal.Cron(_TIMES.nightly, timezone=_TIMES.timezone),
+    max_containers=1,
+    timeout=_SHORT,
+)
+def nightly() -> None:
+    """Once a night: pull what is pinned and absent, verify, warm."""
+    from app.schedules import nightly  # noqa: PLC0415
+
+    nightly()
+
+
+# What a person runs
+
+
+@app.local_entrypoint()
+def pull(
+    model: str, *, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
+) -> None:
+    """Bring a model to the volume; a pull of it that is under way is shared."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
+    """Hash every byte of a model, or of all, and fetch again what is damaged."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).verify(model, wait=wait, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
+    """Remove a model and the blobs that no other model needs."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).delete(model, wait=wait, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
+    """Load a model on its server and ask it for a token. This wakes a GPU."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def retry(id: str, wait: bool = True, json: bool = False) -> None:
+    """Post an ended job again, exactly as it was posted."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).retry(id, wait=wait, json=json)
+
+
+@app.local_entrypoint()
+def jobs(state: str = "", kind: str = "", limit: int = 20, json: bool = False) -> None:
+    """List the jobs, newest first."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).jobs(state=state, kind=kind, limit=limit, json=json)
+
+
+@app.local_entrypoint()
+def job(id: str, follow: bool = False, json: bool = False) -> None:
+    """Tell a job's story."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).job(id, follow=follow, json=json)
+
+
+@app.local_entrypoint()
+def cancel(id: str, json: bool = False) -> None:
+    """Ask a job to stop."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).cancel(id, json=json)
+
+
+@app.local_entrypoint()
+def models(json: bool = False) -> None:
+    """List the models that are whole, and complain about those that are not. Wakes no GPU."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).models(shelf.remote, json=json)
+
+
+@app.local_entrypoint()
+def status(json: bool = False) -> None:
+    """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).status(json=json)

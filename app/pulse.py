@@ -1,0 +1,18 @@
+"""The times of the two workers. The limits of their Functions follow from these; plain values, cheap to import."""
+
+from datetime import timedelta
+
+LEASE = timedelta(seconds=60)
+"""A killed worker's job waits this long."""
+
+LONGEST = timedelta(hours=24)
+"""The platform grants a call no more. A longer pull goes on in the next call, from the bytes that are here."""
+
+SPARE = timedelta(minutes=2)
+"""Before the call's end: to hand back what is running and to commit."""
+
+COMMIT_EVERY = timedelta(seconds=10)
+"""What a killed container may lose of a pull."""
+
+REPORT_STALE = timedelta(minutes=3)
+"""A server reports every thirty seconds; one whose last word is older than this is gone."""

@@ -1,0 +1,104 @@
+"""What the weights worker does in its container: pull, verify and delete on the volume, and commit while it works."""
+
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import modal
+from loguru import logger
+
+from app.archive import archive
+from app.fleet import declared
+from app.freshness import GENERATION
+from app.lanes import work
+from app.mirror import mirrors
+from app.pulse import COMMIT_EVERY
+from app.resources import MODELS, ledger, queue, weights
+from jobs.clock import Clock, SystemClock
+from jobs.ledger import Ledger
+from jobs.protocols import DictLike
+from jobs.record import WEIGHTS_LANE
+from jobs.registry import Registry
+from jobs.tasks import Workshop, perform
+from jobs.weights import Weights
+
+AT_ONCE = 4
+"""Pulls side by side: each has connections of its own, and a CPU container a line that one pull seldom fills."""
+
+
+class Shelf:
+    """The volume, as the one container that writes it sees it.
+
+    Args:
+        volume: commit and reload.
+        root: where it is mounted.
+        facts: the ledger's dict, where servers look whether the weights have changed.
+        clock: for waits.
+
+    """
+
+    def __init__(self, volume: modal.Volume, root: Path, facts: DictLike, clock: Clock) -> None:
+        self._volume = volume
+        self._facts = facts
+        self._clock = clock
+        self._committing = threading.Lock()
+        lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
+        self.weights = Weights(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+
+    def open(self) -> None:
+        """Bring in what others committed, and make what is missing of a models directory."""
+        try:
+            self._volume.reload()
+        except RuntimeError as error:  # a thread of the call before still holds a file: then this container is current
+            logger.warning("the volume is not reloaded: {}", error)
+        self.weights.prepare()
+
+    def commit(self) -> None:
+        with self._committing:
+            self._volume.commit()
+
+    def _persist(self) -> None:
+        """Commit what a reader may see from now on, and only then tell the servers of it."""
+        self.commit()
+        self._facts.put(GENERATION, secrets.token_hex(8))
+
+    @contextmanager
+    def committed_often(self) -> Iterator[None]:
+        """Commit every few seconds, so that a container that is killed loses no more; once more at the end."""
+        done = threading.Event()
+        thread = threading.Thread(target=self._commit_until, args=(done.wait,), name="commits")
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self.commit()
+
+    def _commit_until(self, done: Callable[[float], bool]) -> None:
+        while not done(COMMIT_EVERY.total_seconds()):
+            try:
+                self.commit()
+            except Exception as error:  # noqa: BLE001 - the next one is due soon, and the last one is not caught
+                logger.warning("a commit failed: {}: {}", type(error).__name__, error)
+
+
+def run() -> bool:
+    """Work the weights lane in this container; false when there is more to do but its time is up."""
+    clock = SystemClock()
+    book = Ledger(queue, ledger, clock)
+    shelf = Shelf(weights, Path(MODELS), ledger, clock)
+    shelf.open()
+    shop = Workshop(
+        clock=clock,
+        registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
+        weights=shelf.weights,
+        quota_bytes=declared().volume.quota_bytes,
+    )
+    with shelf.committed_often():
+        archive(book, Path(MODELS), clock.now())
+        return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)

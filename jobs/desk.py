@@ -1,0 +1,283 @@
+"""What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry.
+
+The command line of one machine and that of a deployment are both thin fronts of a desk, so that
+words and exit codes are the same wherever the ledger is kept. It runs no job.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted.
+"""
+
+import gc
+import getpass
+import os
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from jobs.clock import Clock
+from jobs.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.following import LOOK_EVERY, follow
+from jobs.ledger import Ledger, Posted
+from jobs.names import ModelName
+from jobs.plain import plain
+from jobs.record import KINDS, Job, State
+from jobs.story import moment, remedy, result, share, story, trouble
+from jobs.terminal import complain, put, put_json, put_table, say
+from jobs.units import parse_bytes
+
+if TYPE_CHECKING:
+    from jobs.inventory import Found
+
+WAYS = ("auto", "registry", "server")
+LISTED = 20
+"""Jobs that fit on a screen."""
+
+
+def nothing(_: Job) -> None:
+    """Nobody has to be told."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """One ledger, and how the place around it is called.
+
+    Args:
+        ledger: where the jobs stand.
+        clock: the reader's.
+        is_worked: whether anybody works the queue.
+        idle: what is said when nobody does, and what to do about it.
+        log: where the workers' log is.
+        posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
+        worded: turns the commands of `ollama-modal` in a text into those of this place.
+        rate_limit: bytes per second for a pull that names none.
+        look_every: how often a job that is followed is looked at.
+
+    """
+
+    ledger: Ledger
+    clock: Clock
+    is_worked: Callable[[], bool]
+    idle: tuple[str, str]
+    log: str
+    posted: Callable[[Job], None] = nothing
+    worded: Callable[[str], str] = str
+    rate_limit: int | None = None
+    look_every: timedelta = LOOK_EVERY
+
+    @property
+    def now(self) -> datetime:
+        """In the zone of the person who reads."""
+        return self.clock.now().astimezone()
+
+    # -- posting -------------------------------------------------------------------------------------------------------
+
+    def pull(
+        self, model: str, *, wait: bool, way: str, rate_limit: str | None, attempts: int | None, json: bool
+    ) -> int:
+        name = ModelName.parse(model)
+        if way not in WAYS:
+            raise BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
+        limit = parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else self.rate_limit
+        request = {"model": model, "way": way, "rate_limit": limit}
+        return self._see_through(self._post("pull", str(name.folded()), request, attempts), wait, json)
+
+    def verify(self, model: str | None, *, wait: bool, attempts: int | None, json: bool) -> int:
+        subject = str(ModelName.parse(model).folded()) if model is not None else "*"
+        return self._see_through(self._post("verify", subject, {"model": model}, attempts), wait, json)
+
+    def warm(self, model: str, *, tier: str | None, wait: bool, attempts: int | None, json: bool) -> int:
+        request = {"model": model, "tier": tier}
+        return self._see_through(
+            self._post("warm", str(ModelName.parse(model).folded()), request, attempts), wait, json
+        )
+
+    def delete(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
+        name = ModelName.parse(model)
+        return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
+
+    def retry(self, id: str, *, wait: bool, json: bool) -> int:
+        return self._see_through(self.ledger.retry(self.named(id).id, by=who()), wait, json)
+
+    def _post(self, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
+        posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
+        first = posted.job.request
+        unheard = [
+            key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}
+        ]
+        if posted.attached and unheard:
+            names = ", --".join(unheard).replace("_", "-")
+            say(f"note: it goes on as it was first asked for; --{names} has no effect now")
+        return posted
+
+    def _see_through(self, posted: Posted, wait: bool, json: bool) -> int:
+        """Follow the job that was posted, or say how to."""
+        job = posted.job
+        if posted.attached:
+            say(f"following the {job.kind} of {job.subject} that is already under way, job {job.id}")
+        else:
+            say(f"posted job {job.id}: {job.kind} {job.subject}")
+        self.posted(job)
+        if wait:
+            ended = self._followed(job.id)
+            return 130 if ended is None else self._conclude(ended, json)
+        if json:
+            put_json(job.as_json())
+        else:
+            put(job.id)
+        if not self.is_worked():
+            for line in self.idle:
+                say(line)
+        return 0
+
+    def _followed(self, id: str) -> Job | None:
+        """The job once it has ended; None when whoever followed it left."""
+        try:
+            return follow(
+                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+            )
+        except KeyboardInterrupt:
+            say()
+            say(f"job {id} goes on without you")
+            again = f"follow it again: `ollama-modal job {id} --follow`; or end it: `ollama-modal cancel {id}`"
+            say(f"hint: {self.worded(again)}")
+            return None
+
+    def _conclude(self, job: Job, json: bool) -> int:
+        """Say how the job ended; the exit code for it."""
+        if json:
+            put_json(job.as_json())
+        match job.state:
+            case State.SUCCEEDED:
+                if not json:
+                    put(f"{job.kind} done: {result(job)}")
+                return 0
+            case State.CANCELLED:
+                say(f"cancelled: {job.kind} of {job.subject}, job {job.id}")
+            case _:
+                last = job.attempts[-1]
+                say(f"error: the {job.kind} of {job.subject} failed: {trouble(last)}")
+                if last.hint:
+                    say(f"hint: {self.worded(plain(last.hint))}")
+                say(f"hint: {self.worded(plain(remedy(job)))}")
+                say(f"hint: {self.worded(f'the whole story: `ollama-modal job {job.id}`')}; the log: {self.log}")
+        return 1
+
+    # -- about jobs ----------------------------------------------------------------------------------------------------
+
+    def browse(self, *, state: str | None, kind: str | None, limit: int, json: bool) -> int:
+        if state is not None and state not in set(State):
+            raise BadRequest(f"there is no state {state!r}", hint=f"states are {', '.join(State)}")
+        if kind is not None and kind not in KINDS:
+            raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
+        gc.disable()  # looking through a hundred thousand live objects for cycles takes longer than reading the ledger
+        jobs, count = self._chosen(state, kind, limit or None)
+        if json:
+            put_json([job.as_json() for job in jobs])
+        elif jobs:
+            head = ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK")
+            put_table(head, [self._row(job) for job in jobs])
+        else:
+            say("no jobs" if state is None and kind is None else "no such jobs")
+        if count > len(jobs):
+            say(f"{count - len(jobs):,} more; --limit 0 lists all")
+        return 0
+
+    def _chosen(self, state: str | None, kind: str | None, limit: int | None) -> tuple[list[Job], int]:
+        """The newest jobs of that state and kind, and how many there are in all."""
+        if state is None and kind is None:
+            newest = self.ledger.jobs(limit)
+            return newest, len(newest) if limit is None else len(self.ledger.ids())
+        found = [job for job in self.ledger.jobs() if state in {None, job.state} and kind in {None, job.kind}]
+        return found[:limit], len(found)
+
+    def _row(self, job: Job) -> tuple[object, ...]:
+        last = job.attempts[-1] if job.attempts else None
+        remark = trouble(last) if last is not None and last.failure_class else ""
+        tries = f"{len(job.attempts)}/{job.attempts_allowed}"
+        short = remark if len(remark) <= 60 else f"{remark[:59]}…"
+        return (job.id, job.kind, job.subject, job.state, share(job), tries, moment(job.posted_at, self.now), short)
+
+    def tell(self, id: str, *, follow: bool, json: bool) -> int:
+        job = self.named(id)
+        if follow and not job.has_ended:
+            ended = self._followed(job.id)
+            if ended is None:
+                return 130
+            job = ended
+        if json:
+            put_json(job.as_json())
+        else:
+            for line in story(job, self.now):
+                put(self.worded(line))
+        return 1 if follow and job.state is not State.SUCCEEDED else 0
+
+    def cancel(self, id: str, *, json: bool) -> int:
+        found = self.named(id)
+        job = self.ledger.cancel(found.id, by=who())
+        if json:
+            put_json(job.as_json())
+        if found.has_ended and found.state is not State.CANCELLED:
+            say(f"error: job {job.id} has already {job.state}; there is nothing left to cancel")
+            return 1
+        if job.has_ended:
+            say(f"job {job.id} is cancelled")
+        else:
+            say(f"job {job.id} is asked to stop; its worker notices within seconds")
+        return 0
+
+    def named(self, text: str) -> Job:
+        """The job of this id, or the only one whose id begins so.
+
+        Raises:
+            NotFound: there is none.
+            BadRequest: there are several, or nothing was named.
+
+        """
+        if not text:
+            raise BadRequest("the job's id is empty", hint="`ollama-modal jobs` lists them")
+        try:
+            return self.ledger.get(text)
+        except NotFound:
+            found = sorted(id for id in self.ledger.ids() if id.startswith(text))
+            if not found:
+                raise
+        if len(found) > 1:
+            shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+            raise BadRequest(f"{len(found)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
+        return self.ledger.get(found[0])
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def models(self, found: "Found", *, json: bool) -> int:
+        """Show what was found in a models directory."""
+        if json:
+            put_json([each.as_json() for each in found.models])
+        elif found.models:
+            head = ("NAME", "SIZE", "DIGEST", "MODIFIED", "FAMILY", "PARAMETERS", "QUANTISATION")
+            put_table(head, [each.row(self.now) for each in found.models])
+        else:
+            say(f"no models in {found.where}")
+        for line in found.complaints:
+            say(self.worded(line))
+        return 0
+
+
+def who() -> str:
+    """Who is asking, for the record."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run under a number that has no name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
+def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> int:
+    """Do the work of a command; what went wrong becomes words and a code."""
+    try:
+        return work()
+    except (Refused, NotFound) as error:
+        complain(error, worded)
+        return 2
+    except Trouble as error:
+        complain(error, worded)
+        return 1

@@ -1,0 +1,142 @@
+"""Runs `ollama-modal` as people do: as a process of its own, with a home of its own."""
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jobs.clock import SystemClock
+from jobs.home import Home
+from tests.conftest import Store, open_store
+
+COMMAND = [sys.executable, "-m", "app.local"]
+PATIENCE = 60.0
+
+
+@dataclass
+class Shell:
+    """A person at a shell with this home. Nothing of the tester's own environment reaches the commands."""
+
+    home: Path
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environ(self) -> dict[str, str]:
+        kept = {key: os.environ[key] for key in ("PATH", "LANG", "TMPDIR") if key in os.environ}
+        # An Ollama that happens to run on this machine is none of ours.
+        own = {"HOME": str(self.home), "OLLAMA_MODAL_HOME": str(self.home / "om"), "OLLAMA_HOST": "127.0.0.1:9"}
+        return {**kept, **own, "PYTHONWARNINGS": "default", **self.extra}
+
+    def run(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *words],
+            env=self.environ,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def ask(self, *words: str) -> Any:
+        """A command's JSON; it has to succeed."""
+        done = self.run(*words, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [*COMMAND, *words],
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def store(self) -> Store:
+        """The home's own store; whoever opens it closes it."""
+        home = Home(self.home / "om")
+        home.prepare()
+        return open_store(home.root / "ledger.sqlite", SystemClock())
+
+
+@dataclass
+class Up:
+    """A running `ollama-modal up`."""
+
+    shell: Shell
+    process: subprocess.Popen[str]
+    url: str
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
+        """End it; its exit code and all that it said on stderr."""
+        self.process.send_signal(number)
+        _, said = self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode, said
+
+
+@contextmanager
+def up(shell: Shell, *words: str) -> Iterator[Up]:
+    """`ollama-modal up` from its word `ready` until it is told to stop."""
+    process = shell.start("up", "--port", "0", *words)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.startswith("ready "):
+        _, said = process.communicate(timeout=PATIENCE)
+        raise AssertionError(f"up did not come up: {line!r}\n{said}")
+    running = Up(shell, process, line.split()[1])
+    try:
+        yield running
+    finally:
+        if process.poll() is None:
+            running.stop()
+
+
+def family(pid: int) -> list[int]:
+    """The process and all below it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in children for each in family(int(child)))]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def until(is_so: Callable[[], Any]) -> Any:
+    """Wait for other processes to get there."""
+    deadline = time.monotonic() + PATIENCE
+    while not (answer := is_so()):
+        assert time.monotonic() < deadline, "it never came to be"
+        time.sleep(0.05)
+    return answer
+
+
+def simulator_as_ollama(folder: Path, registry: str) -> Path:
+    """A program called `ollama` that is the simulator, to be found on PATH."""
+    folder.mkdir(exist_ok=True)
+    program = folder / "ollama"
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.testing.ollama "$@" --registry {registry}\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return folder
+
+
+def both(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    told = []
+    for process in processes:
+        out, err = process.communicate(timeout=PATIENCE)
+        told.append((process.returncode, out, err))
+    return told

@@ -1,0 +1,108 @@
+"""The local home: where it is, who holds it, and what is remembered of the last stack."""
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from jobs.clock import SystemClock
+from jobs.errors import BadRequest, Refused
+from jobs.home import Home, Server, Stack, home_of
+from jobs.testing.clock import HandClock
+
+HOLD = "import sys, time; from pathlib import Path; from jobs.home import Home; from jobs.clock import SystemClock\n"
+HOLD += "with Home(Path(sys.argv[1])).held(SystemClock()): print('held', flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("environ", "platform", "path"),
+    [
+        ({"OLLAMA_MODAL_HOME": "/srv/om"}, "linux", "/srv/om"),
+        ({"XDG_DATA_HOME": "/data"}, "linux", "/data/ollama-modal"),
+        ({"XDG_DATA_HOME": "not/absolute"}, "linux", "~/.local/share/ollama-modal"),
+        ({"OLLAMA_MODAL_HOME": ""}, "linux", "~/.local/share/ollama-modal"),
+        ({"XDG_DATA_HOME": "/data"}, "darwin", "~/Library/Application Support/ollama-modal"),
+    ],
+)
+def test_the_home_is_where_the_platform_keeps_such_data(environ: dict[str, str], platform: str, path: str) -> None:
+    """The variable names the home; without it, it is in the user's data directory, as the platform has it."""
+    assert home_of(environ, platform).root == Path(path).expanduser()
+
+
+@pytest.mark.parametrize("bad", ["file", "file/below", "x" * 300])
+def test_a_home_that_cannot_be_is_refused(tmp_path: Path, bad: str) -> None:
+    """A home that cannot be made is refused with its path, and with the variable and its value."""
+    (tmp_path / "file").write_text("")
+    value = str(tmp_path / bad)
+    with pytest.raises(BadRequest, match="cannot be used") as refused:
+        home_of({"OLLAMA_MODAL_HOME": value}).prepare()
+    assert refused.value.hint is not None
+    assert f"OLLAMA_MODAL_HOME is {value!r}" in refused.value.hint
+
+
+def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:
+    """A home is made for its owner: the ledger tells who asked for what."""
+    home = Home(tmp_path / "new")
+    home.prepare()
+    assert home.root.stat().st_mode & 0o077 == 0
+
+
+def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
+    """One process holds a home; others see its pid and are refused; a SIGKILL of it frees the home at once."""
+    home = Home(tmp_path)
+    assert home.up_pid() is None
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        assert home.up_pid() == holder.pid
+        with pytest.raises(Refused, match=f"with pid {holder.pid}"), home.held(HandClock()):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    assert home.up_pid() is None
+    with home.held(SystemClock()):
+        assert home.up_pid() == os.getpid()
+    assert home.up_pid() is None
+
+
+def test_asking_does_not_get_in_the_way(tmp_path: Path) -> None:
+    """Many who ask at once whether somebody holds the home neither see each other nor keep a holder out."""
+    home = Home(tmp_path)
+    with home.held(SystemClock()):
+        pass
+    descriptors = [os.open(home.lock, os.O_RDONLY) for _ in range(5)]
+    try:
+        assert [home.up_pid() for _ in descriptors] == [None] * 5
+        with home.held(SystemClock()):
+            assert home.up_pid() == os.getpid()
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def test_the_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
+    """What `up` composed is read back whole; a file that is torn or of another shape counts as none."""
+    home = Home(tmp_path)
+    assert home.read_stack() is None
+    stack = Stack(
+        pid=7,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        simulated=True,
+        servers=(Server("a10g", "http://127.0.0.1:1"), Server("h100", "http://127.0.0.1:2")),
+        models=tmp_path / "models",
+        quota_bytes=5,
+        rate_limit=6,
+        why_by_server=None,
+    )
+    home.write_stack(stack)
+    assert home.read_stack() == stack
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stack.json"]
+    for torn in ("", "{", "[]", '{"pid": 7}', "null"):
+        home.stack_file.write_text(torn)
+        assert home.read_stack() is None

@@ -1,0 +1,187 @@
+"""The one-machine stack as a process: what `up` finds or starts, what it leaves behind, and how it ends."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobs.testing.models import LIBRARY
+from jobs.testing.ollama import OllamaDouble
+from jobs.testing.registry import RegistryDouble
+from tests.stacks import Shell, family, is_alive, simulator_as_ollama, until, up
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryDouble]:
+    with RegistryDouble(LIBRARY) as double:
+        yield double
+
+
+def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
+    """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
+    with up(shell, "--simulate") as running:
+        assert httpx.get(f"{running.url}/api/version").status_code == 200
+        pids = family(running.process.pid)
+        assert len(pids) == 3  # itself, a registry, a server
+        code, said = running.stop()
+    assert code == 0, said
+    assert "SIMULATED" in said
+    until(lambda: not any(map(is_alive, pids)))
+
+
+def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
+    """Each --tier answers on its own port and sees the one models directory."""
+    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100"):
+        shell.ask("pull", "tiny")
+        stack = json.loads((shell.home / "om" / "stack.json").read_text())
+        urls = [server["url"] for server in stack["servers"]]
+        assert [server["tier"] for server in stack["servers"]] == ["a10g", "h100"]
+        for url in urls:
+            names = [model["name"] for model in httpx.get(f"{url}/api/tags").json()["models"]]
+            assert names == ["tiny:latest"]
+    assert len(set(urls)) == 2
+
+
+def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
+    """When `up` is SIGKILLed, its servers end with it, and the job it held is taken up by the next `up`."""
+    with up(shell, "--simulate") as running:
+        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "20MB", "--no-wait").stdout.strip()
+        until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
+        pids = family(running.process.pid)
+        running.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)))
+    assert shell.ask("job", id)["state"] == "running"
+    with up(shell, "--simulate"):
+        done = shell.run("job", id, "--follow")
+    job = shell.ask("job", id)
+    assert done.returncode == 0, done.stderr
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
+    assert job["attempts"][0]["class"] == "killed"
+
+
+def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
+    """At SIGTERM a running pull is handed back at once, with what it fetched kept for the next `up`."""
+    with up(shell, "--simulate") as running:
+        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "20MB", "--no-wait").stdout.strip()
+        until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
+        code, _ = running.stop()
+        assert code == 0
+    job = shell.ask("job", id)
+    assert (job["state"], job["attempts"][0]["outcome"]) == ("waiting", "retry")
+    assert job["attempts"][0]["message"] == "the worker was asked to stop"
+
+
+def test_one_up_a_home(shell: Shell) -> None:
+    """A second `up` on the same home exits 2 and names the first one's pid."""
+    with up(shell, "--simulate") as running:
+        second = shell.run("up", "--simulate", "--port", "0")
+    assert second.returncode == 2
+    assert f"with pid {running.process.pid}" in second.stderr
+
+
+def test_a_dead_server_ends_up(shell: Shell) -> None:
+    """When a server dies, `up` says which and where its log is, stops the rest and exits 1."""
+    with up(shell, "--simulate") as running:
+        pids = family(running.process.pid)
+        stack = json.loads((shell.home / "om" / "stack.json").read_text())
+        server = next(pid for pid in pids if "jobs.testing.ollama" in Path(f"/proc/{pid}/cmdline").read_text())
+        assert stack["pid"] == running.process.pid
+        os.kill(server, signal.SIGKILL)
+        _, said = running.process.communicate(timeout=60)
+    assert running.process.returncode == 1
+    assert "ended by SIGKILL" in said
+    assert "hint: " in said
+    until(lambda: not any(map(is_alive, pids)))
+
+
+def test_no_ollama_is_told(shell: Shell, tmp_path: Path) -> None:
+    """With no Ollama anywhere `up` exits 2, says where it looked, how to get one, and names --simulate."""
+    done = Shell(tmp_path, {"PATH": "/nowhere"}).run("up", "--port", "0")
+    assert done.returncode == 2
+    assert "no Ollama answers at http://127.0.0.1:9, and none is on PATH" in done.stderr
+    assert "https://ollama.com/download" in done.stderr
+    assert "--simulate" in done.stderr
+
+
+def test_an_ollama_on_path_is_started(tmp_path: Path, registry: RegistryDouble) -> None:
+    """An `ollama` on PATH is started on loopback with the models directory that was named, and pulls land there."""
+    programs = simulator_as_ollama(tmp_path / "bin", registry.url)
+    shell = Shell(tmp_path, {"PATH": f"{programs}:{os.environ['PATH']}"})
+    name = f"{registry.url.removeprefix('http://')}/library/tiny"
+    with up(shell, "--models", str(tmp_path / "models")) as running:
+        job = shell.ask("pull", name)
+        assert job["result"]["way"] == "registry"
+        assert [model["name"] for model in httpx.get(f"{running.url}/api/tags").json()["models"]] == [f"{name}:latest"]
+        assert (tmp_path / "models" / "manifests").is_dir()
+        assert "SIMULATED" not in shell.run("status").stdout
+
+
+def test_a_running_ollama_is_used(tmp_path: Path, registry: RegistryDouble) -> None:
+    """An Ollama that answers at OLLAMA_HOST is used as it is; pulls go through it, for its directory is not ours."""
+    with OllamaDouble(tmp_path / "theirs", registry=registry.url) as ollama:
+        shell = Shell(tmp_path, {"OLLAMA_HOST": ollama.url.removeprefix("http://")})
+        with up(shell) as running:
+            assert running.url == ollama.url
+            job = shell.ask("pull", "tiny")
+            assert job["result"]["way"] == "server"
+            assert job["result"]["why"] == "the models directory is not ours"
+            assert [model["name"] for model in shell.ask("models")] == ["tiny:latest"]
+            assert shell.run("delete", "tiny").returncode == 0
+            assert shell.ask("models") == []
+        assert httpx.get(f"{ollama.url}/api/version").status_code == 200
+
+
+def test_a_pull_that_cannot_fit_is_refused(shell: Shell) -> None:
+    """A pull over the quota fails before a byte is fetched, exits 1, and its message names the sizes (P9)."""
+    with up(shell, "--simulate", "--quota", "10MB"):
+        done = shell.run("pull", "llama3.2")
+    assert done.returncode == 1
+    assert "20 MB needed, but the weights use 0 B of a quota of 10 MB" in done.stderr
+    (job,) = shell.ask("jobs")
+    assert [attempt["class"] for attempt in job["attempts"]] == ["disk"]
+    assert not list((shell.home / "om" / "simulated" / "models" / "blobs").iterdir())
+
+
+def test_the_log_tells_which_job(shell: Shell) -> None:
+    """The log is one JSON object a line, each line of an attempt with its job; it is in the home."""
+    with up(shell, "--simulate"):
+        job = shell.ask("pull", "tiny")
+    lines = [json.loads(line) for line in (shell.home / "om" / "logs" / "up.log").read_text().splitlines()]
+    assert {"attempt started", "attempt ended: succeeded, job succeeded"} <= {
+        line["message"] for line in lines if line.get("job") == job["id"]
+    }
+
+
+def test_a_directory_of_other_things_is_refused(shell: Shell, tmp_path: Path) -> None:
+    """A models directory that is somebody's documents is refused before any server starts."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "novel.txt").write_text("once upon a time")
+    done = shell.run("up", "--simulate", "--port", "0", "--models", str(documents))
+    assert done.returncode == 2
+    assert str(documents) in done.stderr
+    assert [entry.name for entry in documents.iterdir()] == ["novel.txt"]
+
+
+@pytest.mark.skipif("OLLAMA_BIN" not in os.environ, reason="no real Ollama: set OLLAMA_BIN to the path of an `ollama`")
+def test_a_real_ollama_serves_what_we_published(tmp_path: Path, registry: RegistryDouble) -> None:
+    """A real `ollama serve` lists a model that our own puller published, with the digest and size that we say."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    shutil.copy(os.environ["OLLAMA_BIN"], programs / "ollama")
+    shell = Shell(tmp_path, {"PATH": f"{programs}:{os.environ['PATH']}"})
+    name = f"{registry.url.removeprefix('http://')}/library/tiny"
+    with up(shell, "--models", str(tmp_path / "models")) as running:
+        result = shell.ask("pull", name)["result"]
+        (model,) = httpx.get(f"{running.url}/api/tags").json()["models"]
+    assert (model["name"], model["digest"], model["size"]) == (f"{name}:latest", result["digest"], result["size"])

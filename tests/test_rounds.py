@@ -1,0 +1,161 @@
+"""The two schedules, the reports and the words of a deployment, on a local store and a clock moved by hand."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from app import reports, rounds
+from app.archive import FILE, archive
+from app.counter import worded
+from app.fleet import declared, parse
+from app.fleet_file import read
+from app.mirror import mirrors
+from app.servers_lane import tier_of
+from jobs.clock import isoformat
+from jobs.errors import BadRequest
+from jobs.names import ModelName
+from jobs.progress import Reading
+from jobs.record import Ending, State
+from tests.conftest import Store
+
+FLEET = declared()
+NAMES = [ModelName.parse(model.name) for model in FLEET.models]
+
+
+def begin(store: Store) -> datetime:
+    """An hour after the night began."""
+    began = rounds.night_began(FLEET, store.clock.now())
+    return began + timedelta(hours=1)
+
+
+def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
+    ledger = store.ledger()
+    id = ledger.post("pull", subject, {"model": subject}, by="test").job.id
+    if ending is not None:
+        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+        assert claim is not None
+        ledger.end(claim, ending, Reading())
+    return id
+
+
+def test_a_night_begins_at_its_hour() -> None:
+    """The night that a run belongs to began at the fleet's last nightly hour in its timezone, summer or winter."""
+    for month, hour in ((1, 2), (7, 1)):  # 03:00 in Berlin
+        late = datetime(2026, month, 15, 23, 30, tzinfo=UTC)
+        assert rounds.night_began(FLEET, late) == datetime(2026, month, 15, hour, tzinfo=UTC)
+        early = datetime(2026, month, 15, 0, 30, tzinfo=UTC)
+        assert rounds.night_began(FLEET, early) == datetime(2026, month, 14, hour, tzinfo=UTC)
+
+
+def test_nightly_posts_what_should_be(store: Store) -> None:
+    """Absent pinned models are pulled, the weights verified, and warmed models warmed that are here."""
+    here, absent = NAMES
+    rounds.nightly(store.ledger(), FLEET, [here], begin(store))
+
+    posted = {(job.kind, job.subject) for job in store.ledger().jobs()}
+    assert posted == {("pull", str(absent.folded())), ("verify", "*"), ("warm", str(here.folded()))}
+
+
+def test_nightly_twice_is_nightly_once(store: Store) -> None:
+    """A second run of a night posts nothing, though everything of the first has ended and the models have come."""
+    ledger = store.ledger()
+    first = rounds.nightly(ledger, FLEET, [], begin(store))
+    for id in first:
+        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+        assert claim is not None
+        ledger.end(claim, Ending("succeeded", result={}), Reading())
+
+    assert first
+    assert rounds.nightly(ledger, FLEET, NAMES, begin(store)) == []
+    assert len(rounds.nightly(ledger, FLEET, NAMES, begin(store) + timedelta(days=1))) == 3
+
+
+def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
+    """A tick rings for the lanes that have due jobs, for no other, and once more does no harm."""
+    rung: list[str] = []
+    rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
+    assert rung == []
+    id = pull(store, "m:latest")
+    store.empty_queue()
+    for _ in range(2):
+        rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
+    assert rung == ["weights", "weights"]
+    assert store.ledger().get(id).state is State.QUEUED
+
+
+def test_a_window_keeps_its_tier_awake(store: Store) -> None:
+    """An open window keeps a container up and warms its models once; as it closes, the tier may sleep again."""
+    document = read()
+    document["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
+    fleet = parse(document, "test")
+    kept: list[tuple[str, int]] = []
+    for hour in (6, 8, 9, 11, 12):
+        now = datetime(2026, 1, 5, hour, 30, tzinfo=fleet.schedule.zone)
+        rounds.windows(store.ledger(), fleet, store.facts, now, lambda tier, least: kept.append((tier, least)))
+
+    assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
+    [job] = store.ledger().jobs()
+    assert (job.kind, job.subject, job.request["tier"]) == ("warm", "llama3.2:latest", "a10g")
+
+
+def test_a_silent_server_is_marked_once(store: Store) -> None:
+    """A server whose last report is too old is marked silent; one that ended, or reports, is left alone."""
+    now = store.clock.now()
+    for name, state, age in (("a", "serving", 30), ("b", "serving", 600), ("c", "ended", 600)):
+        report = {"tier": "a10g", "container": name, "state": state, "at": isoformat(now - timedelta(seconds=age))}
+        store.facts.put(f"server/a10g/{name}", report)
+
+    ticks = [rounds.tick(store.ledger(), store.facts, store.clock, lambda _: None).silent for _ in range(2)]
+
+    assert ticks == [("a10g/b",), ()]
+    states = {name: store.facts.get(f"server/a10g/{name}")["state"] for name in "abc"}
+    assert states == {"a": "serving", "b": "silent", "c": "ended"}
+    shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs={"queued": 2}).lines())
+    assert "a10g  b  silent 10 min 0 s ago: not heard of since" in shown
+    assert "jobs     2 queued" in shown
+
+
+def test_old_jobs_are_archived_once(store: Store, tmp_path: Path) -> None:
+    """A job that ended days ago is appended as one line of JSON, once, though a torn line stands before it."""
+    id = pull(store, "m:latest", Ending("succeeded", result={"model": "m"}))
+    now = store.clock.now()
+    (tmp_path / "ops").mkdir()
+    (tmp_path / FILE).write_text('{"id": "torn\n')
+
+    counts = [archive(store.ledger(), tmp_path, now + timedelta(days=days)) for days in (4, 6, 6)]
+
+    assert counts == [0, 1, 0]
+    assert json.loads((tmp_path / FILE).read_text().splitlines()[-1])["id"] == id
+
+
+def test_a_model_goes_where_it_was_declared(store: Store) -> None:
+    """A model is warmed on the tier that the fleet declares, one it does not name by the size that its pull told."""
+    big = Ending("succeeded", result={"size": 40_000_000_000})
+    pull(store, "big:latest", big)
+    places = [tier_of(ModelName.parse(name), FLEET, store.ledger()) for name in ("DeepSeek-R1:32b", "big", "unknown")]
+    assert places == ["h100", "h100", None]
+
+
+@pytest.mark.parametrize(
+    ("text", "here"),
+    [
+        ("`ollama-modal retry abc-1`", "`modal run -m app.jobs::retry --id abc-1`"),
+        ("`ollama-modal job abc-1 --follow`", "`modal run -m app.jobs::job --id abc-1 --follow`"),
+        ("`ollama-modal job abc-1 --json` prints", "`modal run -m app.jobs::job --id abc-1 --json` prints"),
+        ("pull it: `ollama-modal pull llama3.2:1b`", "pull it: `modal run -m app.jobs::pull --model llama3.2:1b`"),
+        ("`ollama-modal jobs` lists them", "`modal run -m app.jobs::jobs` lists them"),
+    ],
+)
+def test_hints_name_the_commands_of_the_place(text: str, here: str) -> None:
+    """A hint that names a command of the one-machine stack names the one of the deployment instead."""
+    assert worded(text) == here
+
+
+def test_a_mirror_is_an_address() -> None:
+    """A mirror stands for every registry; what is no address is refused with the variable's name."""
+    assert mirrors({}) == {}
+    assert mirrors({"OLLAMA_MODAL_REGISTRY": "http://cache:5000/"}) == {"*": "http://cache:5000"}
+    with pytest.raises(BadRequest, match="OLLAMA_MODAL_REGISTRY 'cache:5000' is no address"):
+        mirrors({"OLLAMA_MODAL_REGISTRY": "cache:5000"})
