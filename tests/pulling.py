@@ -28,6 +28,7 @@ from jobs.testing.models import arbitrary
 from jobs.weights import Weights
 from jobs.worker import Timing, Worker
 from tests.conftest import Store, open_store
+from tests.processes import until
 
 MODEL = arbitrary("walnut", 600_000, layers=2)
 SUBJECT = str(MODEL.name.folded())
@@ -123,9 +124,10 @@ def working(store: Store, shop: Workshop) -> Iterator[None]:
 
 def worked(store: Store, shop: Workshop, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
+    ledger = store.ledger()
     with working(store, shop):
-        *_, job = store.ledger().follow(id, every=timedelta(seconds=0.02))
-    return job
+        until(lambda: ledger.get(id).has_ended, patience=60)
+    return ledger.get(id)
 
 
 def post(store: Store, kind: str = "pull", *, attempts: int | None = None, **request: Any) -> str:
