@@ -19,7 +19,6 @@ from loguru import logger
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
 from jobs.sqlite import SqliteDict, SqliteQueue
-from tests.processes import until
 from tests.pulling import Scene, worker
 
 FILE_STEPS = frozenset({"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"})
