@@ -95,7 +95,7 @@ def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
 
 
 AGAIN = "then try exactly the same again: `ollama-modal retry"
-REACH = f"see whether this machine reaches the other side; what was fetched is kept, {AGAIN}"
+REACH = f"reaches the other side; what was fetched is kept, {AGAIN}"
 KEPT = "the server keeps what it has; the next attempt goes on from there"
 THRICE = "network network network"
 
