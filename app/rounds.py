@@ -18,6 +18,7 @@ from jobs.names import ModelName
 from jobs.protocols import DictLike
 
 BY_NIGHTLY = "nightly"
+BY_WINDOW = "window"
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,40 @@ class Ticked:
     lanes: tuple[str, ...]
     lost: tuple[str, ...]
     silent: tuple[str, ...]
+
+
+def windows(ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]) -> None:
+    """Keep the tiers awake whose window is open, and no longer than that.
+
+    Said again at every tick, because a deployment makes Modal forget it. A tier without windows is never touched: what
+    somebody set there by hand stays.
+
+    Args:
+        ledger: where the window's models are posted to be warmed, as it opens.
+        fleet: declares the windows.
+        facts: remembers which tiers are kept awake.
+        now: the time.
+        keep: keeps so many containers of a tier up.
+
+    """
+    opened = fleet.windows_open(now)
+    awake = {window.tier for window in opened}
+    for name in {window.tier for window in fleet.windows} | {name for name in fleet.tiers if facts.get(_window(name))}:
+        was, least = bool(facts.get(_window(name))), fleet.tier(name).min_containers
+        if name in awake:
+            keep(name, max(1, least))
+        elif was:
+            keep(name, least)
+        if was != (name in awake):
+            facts.put(_window(name), name in awake)
+            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
+            for text in (model for window in opened if window.tier == name for model in window.models):
+                subject = str(ModelName.parse(text).folded())
+                ledger.post("warm", subject, {"model": text, "tier": name}, by=BY_WINDOW)
+
+
+def _window(tier: str) -> str:
+    return f"window/{tier}"
 
 
 def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:

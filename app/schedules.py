@@ -1,8 +1,10 @@
 """The two schedules as they run in a container: `app.rounds` with everything it is handed there."""
 
+import modal
+
 from app import rounds, shelf
 from app.fleet import declared
-from app.resources import ledger, queue
+from app.resources import APP, SERVERS, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
@@ -11,7 +13,13 @@ from jobs.record import WEIGHTS_LANE
 
 def tick() -> None:
     clock = SystemClock()
-    rounds.tick(Ledger(queue, ledger, clock), ledger, clock, ring)
+    book = Ledger(queue, ledger, clock)
+    rounds.windows(book, declared(), ledger, clock.now(), _keep)
+    rounds.tick(book, ledger, clock, ring)
+
+
+def _keep(tier: str, least: int) -> None:
+    modal.Server.from_name(APP, SERVERS[tier]).autoscaler.update(min_containers=least)
 
 
 def nightly() -> None:

@@ -24,6 +24,7 @@ from jobs.names import ModelName
 from jobs.oci import Line
 from jobs.progress import Progress
 from jobs.retrying import RANGES, REQUESTS, Policy
+from jobs.transport import LOOPBACK_IS_DIRECT
 
 CONNECTIONS = 8
 """Enough to fill a fast line from a CDN that limits each connection; more only contend for the interpreter."""

@@ -30,7 +30,7 @@ MEANING: dict[type[Exception], type[Trouble]] = {
 LOOPBACK_IS_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
     ("all://127.0.0.1", "all://localhost", "all://[::1]")
 )
-"""`mounts` of a client: whatever proxy the environment names, it cannot reach this machine's loopback (nor does Go's)."""
+"""`mounts` of a client: a proxy that the environment names cannot reach our loopback (Go asks none for it either)."""
 
 
 def meaning(error: Exception) -> type[Trouble]:

@@ -9,7 +9,8 @@ import pytest
 from app import reports, rounds
 from app.archive import FILE, archive
 from app.counter import worded
-from app.fleet import declared
+from app.fleet import declared, parse
+from app.fleet_file import read
 from app.mirror import mirrors
 from app.servers_lane import tier_of
 from jobs.clock import isoformat
@@ -82,6 +83,21 @@ def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
         rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
     assert rung == ["weights", "weights"]
     assert store.ledger().get(id).state is State.QUEUED
+
+
+def test_a_window_keeps_its_tier_awake(store: Store) -> None:
+    """An open window keeps a container up and warms its models once; as it closes, the tier may sleep again."""
+    document = read()
+    document["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
+    fleet = parse(document, "test")
+    kept: list[tuple[str, int]] = []
+    for hour in (6, 8, 9, 11, 12):
+        now = datetime(2026, 1, 5, hour, 30, tzinfo=fleet.schedule.zone)
+        rounds.windows(store.ledger(), fleet, store.facts, now, lambda tier, least: kept.append((tier, least)))
+
+    assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
+    [job] = store.ledger().jobs()
+    assert (job.kind, job.subject, job.request["tier"]) == ("warm", "llama3.2:latest", "a10g")
 
 
 def test_a_silent_server_is_marked_once(store: Store) -> None:

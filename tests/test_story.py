@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs.cli import IDLE
 from jobs.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.following import Lines, follow
 from jobs.ledger import Claim, Ledger
@@ -155,12 +156,12 @@ def test_following_tells_of_attempts_and_idleness(
         ledger.end(claimed(ledger, id), Ending("succeeded", result={}), Reading())
 
     turns = Turn(clock, lambda: None, come_up, fail, lambda: None, succeed)
-    ended = follow(ledger, id, clock=turns, is_worked=lambda: is_up)
+    ended = follow(ledger, id, clock=turns, is_worked=lambda: is_up, idle=IDLE)
 
     said = capsys.readouterr().err
     assert ended.state is State.SUCCEEDED
     assert said.count("nothing is working the queue") == 1
-    assert "hint: start it in another terminal: `ollama-modal up`" in said
+    assert IDLE[1] in said
     assert "the queue is being worked now" in said
     assert "attempt 1 failed because of network: \\x1b[31mslow down; next try in 4.0 s (2 of 8)" in said
     assert said.count("attempt 1 failed") == 1
