@@ -15,10 +15,12 @@ An id is `<line>-<generation>`: all jobs of one kind and subject form a line, an
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
 """
 
+import gc
 import queue
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -130,6 +132,10 @@ class Ledger:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
+        with _uncollected():
+            return self._all(newest)
+
+    def _all(self, newest: int | None) -> list[Job]:
         gathered: dict[str, Facts] = {}
         rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
         for key, value in self._facts.items():
@@ -368,6 +374,19 @@ class Ledger:
         if self._facts.put(key, {"v": VERSION, **fact, "token": mine}, skip_if_exists=True):
             return True
         return bool((self._facts.get(key) or {}).get("token") == mine)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: a pass over all facts makes no cycles, and looking for them doubles its time."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _live(kind: str, subject: str) -> str:
