@@ -166,7 +166,7 @@ def _has_news(connection: HTTPConnection) -> bool:
 
 @contextmanager
 def _translated(request: httpx.Request) -> Iterator[None]:
-    """Httpx's own errors for what goes wrong while talking."""
+    """What goes wrong while talking, as httpx names it."""
     try:
         yield
     except HTTPException as error:

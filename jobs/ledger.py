@@ -1,4 +1,4 @@
-"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry, follow.
+"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry.
 
 Facts are keys written once; a job is the fold over them (`jobs.record`). So no compare-and-swap is needed: of racing
 writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
@@ -17,9 +17,8 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import queue
 import secrets
-import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -174,17 +173,6 @@ class Ledger:
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
-
-    def follow(self, id: str, *, every: timedelta, wake: threading.Event | None = None) -> Iterator[Job]:
-        """The job each time it has changed, until it has ended (that one comes last) or `wake` is set."""
-        seen: Job | None = None
-        while True:
-            job = self.get(id)
-            if job != seen:
-                yield job
-                seen = job
-            if job.has_ended or self._clock.wait(every.total_seconds(), wake):
-                return
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 

@@ -208,7 +208,8 @@ def _verified(job: Job, told: Mapping[str, Any]) -> str:
 def _deleted(_: Job, told: Mapping[str, Any]) -> str:
     if told["way"] != "directory":
         return f"{told['model']} was deleted by the server"
-    return f"{told['model']} is gone; {_count(told['blobs'], 'blob')} went with it, {human_bytes(told['freed_bytes'])}"
+    what = f"{told['model']} is gone; {_count(told['blobs'], 'blob')} went with it, {human_bytes(told['freed_bytes'])}"
+    return f"{what}; {told['note']}" if told.get("note") else what
 
 
 def _warmed(_: Job, told: Mapping[str, Any]) -> str:

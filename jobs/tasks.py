@@ -215,6 +215,18 @@ def _mend(run: Run, shop: Workshop, weights: Weights, damaged: Sequence[tuple[Mo
 def delete(run: Run, shop: Workshop) -> Result:
     """Remove a model: its manifest first, then the blobs that nobody else references."""
     name = ModelName.parse(run.job.request["model"])
+    try:
+        return _deleted(run, shop, name)
+    except NotFound:
+        if run.n == 1:
+            raise
+        # An attempt that died after its first step leaves nothing to be found, which is what was asked for.
+        note = "an earlier attempt had removed it, and may have left blobs that no model needs"
+        way = "server" if shop.weights is None else "directory"
+        return {"model": str(name), "way": way, "freed_bytes": 0, "blobs": 0, "note": note}
+
+
+def _deleted(run: Run, shop: Workshop, name: ModelName) -> Result:
     if shop.weights is None:
         _, server = shop.server_for(str(name), 0, None)
         run.hold()

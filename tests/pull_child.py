@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -95,8 +94,9 @@ def work(scene: Scene, id: str, dies_at: int | None) -> None:
 
 def _await_end(scene: Scene, id: str, stop: threading.Event) -> None:
     try:
-        for _ in scene.store().ledger().follow(id, every=timedelta(seconds=0.02)):
-            pass
+        ledger, clock = scene.store().ledger(), SystemClock()
+        while not ledger.get(id).has_ended:
+            clock.wait(0.02)
     finally:
         stop.set()
 

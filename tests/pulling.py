@@ -5,8 +5,9 @@ Scenes can be sent to other processes: whoever gets one opens the stores for its
 
 import hashlib
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +18,9 @@ from jobs.clock import SystemClock
 from jobs.ledger import Ledger
 from jobs.manifests import Manifest
 from jobs.names import ModelName
-from jobs.record import Backoff, Job
+from jobs.record import LANES, WEIGHTS_LANE, Backoff, Job
 from jobs.registry import Registry
-from jobs.retrying import AT_ONCE, NEVER
+from jobs.retrying import AT_ONCE, NEVER, Policy
 from jobs.run import Run
 from jobs.survey import BlobState
 from jobs.tasks import Workshop, perform, staging_subject
@@ -67,21 +68,29 @@ class Scene:
             folder / "models", lock=folder / "weights.lock", persist=persist, clock=SystemClock(), disk_counts=False
         )
 
-    def shop(self, client: httpx.Client, persist: Callable[[], None] = nothing, **more: Any) -> Workshop:
+    def shop(
+        self,
+        client: httpx.Client,
+        *,
+        persist: Callable[[], None] = nothing,
+        stall: float = 10,
+        policy: Policy = AT_ONCE,
+        **more: Any,
+    ) -> Workshop:
         registry = Registry(
             client=client,
             mirrors={"registry.ollama.ai": self.registry},
             connections=CONNECTIONS,
             range_bytes=RANGE_BYTES,
-            stall=timedelta(seconds=10),
-            policy=AT_ONCE,
+            stall=timedelta(seconds=stall),
+            policy=policy,
             requests=NEVER,
         )
         return Workshop(SystemClock(), registry, self.weights(persist), **more)
 
 
-def worker(ledger: Ledger, shop: Workshop, *, timing: Timing = TIMING, backoff: Backoff = NO_WAIT) -> Worker:
-    """A worker of the weights as `app.crew` composes it."""
+def worker(ledger: Ledger, shop: Workshop, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
+    """A worker as `app.crew` composes it, which waits for nothing between two attempts."""
 
     def fence(job: Job) -> None:
         if shop.weights is not None:
@@ -90,7 +99,33 @@ def worker(ledger: Ledger, shop: Workshop, *, timing: Timing = TIMING, backoff: 
     def work(run: Run) -> Mapping[str, Any]:
         return perform(run, shop)
 
-    return Worker(ledger, "weights", work, clock=SystemClock(), timing=timing, backoff=backoff, before_lost=fence)
+    return Worker(ledger, lane, work, clock=SystemClock(), timing=timing, backoff=NO_WAIT, before_lost=fence)
+
+
+@contextmanager
+def working(store: Store, shop: Workshop) -> Iterator[None]:
+    """Workers of both lanes at work, patient enough for a busy machine."""
+    stop = threading.Event()
+    patient = replace(TIMING, lease=timedelta(seconds=20))
+    threads = [
+        threading.Thread(target=worker(store.ledger(), shop, lane=lane, timing=patient).run, args=(stop,))
+        for lane in LANES
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def worked(store: Store, shop: Workshop, id: str) -> Job:
+    """The job, after a worker has brought it to its end."""
+    with working(store, shop):
+        *_, job = store.ledger().follow(id, every=timedelta(seconds=0.02))
+    return job
 
 
 def post(store: Store, kind: str = "pull", *, attempts: int | None = None, **request: Any) -> str:

@@ -223,7 +223,7 @@ def test_documents_name_what_exists(document: Path) -> None:
     ]
     wrong += [script for script in re.findall(r"\bscripts/[\w.-]+", lines) if not (ROOT / script).exists()]
     wrong += [f"pixi run {task}" for task in re.findall(r"\bpixi run ([\w-]+)", lines) if task not in pixi_tasks()]
-    wrong += [line for line in re.findall(r"\bmodal (?:run|deploy) [^\n]*-m \S+", lines) if not is_command(line)]
+    wrong += [line for line in re.findall(r"\bmodal (?:run|deploy) [^\n]*-m [\w.:]+", lines) if not is_command(line)]
     wrong += [f"-m {name}" for name in re.findall(r"\bpython -m ((?:app|jobs)[\w.]*)", lines) if name not in ours()]
     assert not wrong, wrong
 

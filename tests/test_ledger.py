@@ -260,19 +260,6 @@ def test_a_failed_job_is_retried_as_it_was_posted(ledger: Ledger) -> None:
     assert (told["class"], told["message"], told["hint"]) == ("not_found", "no such model", "check the name")
 
 
-def test_following_ends_with_the_job(ledger: Ledger) -> None:
-    """`follow` yields the job each time it has changed, and the ended one last."""
-    id = post(ledger)
-    following = ledger.follow(id, every=timedelta(seconds=1))
-    assert next(following).state is State.QUEUED
-    claim = claimed(ledger, id)
-    assert next(following).state is State.RUNNING
-    ledger.beat(claim, Reading(1, 2))
-    assert next(following).progress.completed == 1
-    ledger.end(claim, Ending("succeeded"), Reading(2, 2))
-    assert [job.state for job in following] == [State.SUCCEEDED]
-
-
 def test_an_unknown_job_says_so(ledger: Ledger) -> None:
     """Asking for a job that is not there names it and says where to look."""
     with pytest.raises(NotFound, match="no job 'nope-1'") as missing:

@@ -1,9 +1,15 @@
 """httpx's errors in our words."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import httpx
 import pytest
 
 from jobs.errors import CutShort, NetworkTrouble, Stalled, Trouble, Unreachable
+from jobs.testing.ollama import OllamaDouble
 from jobs.transport import MEANING, meaning, translated
 
 
@@ -32,3 +38,20 @@ def test_an_error_is_raised_in_our_words_from_the_original(error: Exception, tro
     with pytest.raises(trouble, match="asking for a model: ") as caught, translated("asking for a model"):
         raise error
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_proxy_stands_before_loopback(host: str, tmp_path: Path) -> None:
+    """With HTTP_PROXY set and nothing else, servers on this machine are still asked directly."""
+    with OllamaDouble(tmp_path) as double:
+        url = double.url.replace("127.0.0.1", host)
+        ask = f"from jobs.ollama import Ollama; print(Ollama({url!r}).version())"
+        done = subprocess.run(
+            [sys.executable, "-c", ask],
+            env={"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.stdout.strip().endswith("simulator"), done.stderr

@@ -1,0 +1,228 @@
+"""What each kind of job does, through a real worker, against the registry double and the simulator on one directory."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.catalog import A10G, Tier
+from jobs.names import ModelName
+from jobs.ollama import Ollama
+from jobs.record import Job, State
+from jobs.retrying import NEVER
+from jobs.story import story
+from jobs.tasks import Workshop, staging_subject
+from jobs.testing.faults import Fault
+from jobs.testing.models import LICENSE, SimModel, weights
+from jobs.testing.ollama import OllamaDouble
+from jobs.testing.registry import RegistryDouble
+from tests.conftest import Store
+from tests.processes import until
+from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
+
+BLOB = MODEL.layers[0]
+ONE, TWO = (
+    SimModel(ModelName.parse(name), "llama", "1B", "F16", (weights(name, 20_000), LICENSE)) for name in ("one", "two")
+)
+ROOMY = Tier("roomy", None, gpu_promised=False)
+
+
+@dataclass
+class Bench:
+    scene: Scene
+    store: Store
+    registry: RegistryDouble
+    client: httpx.Client
+
+    def shop(self, **more: Any) -> Workshop:
+        return self.scene.shop(self.client, **more)
+
+    def do(self, kind: str, shop: Workshop | None = None, **request: Any) -> Job:
+        return worked(self.store, shop or self.shop(), post(self.store, kind, **request))
+
+    def blob(self, digest: str) -> Path:
+        return self.scene.weights().layout.blob(digest)
+
+    @property
+    def staging(self) -> list[Path]:
+        return list((self.scene.folder / "models" / "staging").iterdir())
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client() as client:
+        yield client
+
+
+@pytest.fixture
+def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
+    with RegistryDouble([MODEL, ONE, TWO]) as registry, ExitStack() as closing:
+        scene = Scene(tmp_path, registry.url)
+        store = scene.store()
+        closing.callback(store.close)
+        yield Bench(scene, store, registry, client)
+
+
+@contextmanager
+def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[Workshop]:
+    """A server of this tier on the bench's models directory."""
+    with OllamaDouble(bench.scene.folder / "models", **settings) as double, Ollama(double.url, policy=NEVER) as ollama:
+        yield bench.shop(servers={tier.name: ollama}, tiers=(tier,))
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def told(job: Job) -> str:
+    return "\n".join(story(job, datetime.now(UTC)))
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+@pytest.mark.parametrize(("damage", "kind"), [(flipped, "flipped"), (cut_short, "short"), (Path.unlink, "missing")])
+def test_a_verify_mends_the_damaged_blob_alone(bench: Bench, damage: Callable[[Path], None], kind: str) -> None:
+    """Only the bytes of the damaged blob are fetched again, and the directory is as it was."""
+    assert bench.do("pull").state is State.SUCCEEDED
+    before = snapshot(bench.scene.folder / "models")
+    damage(bench.blob(BLOB.digest))
+    bench.registry.reset()
+
+    # A model with a blob that is missing or short is no whole model: it is verified by name of its pull.
+    job = bench.do("verify" if kind == "flipped" else "pull")
+
+    assert job.state is State.SUCCEEDED, told(job)
+    assert bench.registry.served == {BLOB.digest: BLOB.size}
+    assert snapshot(bench.scene.folder / "models") == before
+    if kind == "flipped":
+        assert job.result
+        assert job.result["mended"] == [{"digest": BLOB.digest, "damage": "flipped"}]
+        assert "1 damaged blob fetched again, and sound now" in told(job)
+
+
+def test_a_pull_over_a_damaged_blob_mends_it(bench: Bench) -> None:
+    """What is here is hashed before it is trusted: a pull of a model that is here fetches its damaged blob only."""
+    bench.do("pull")
+    before = snapshot(bench.scene.folder / "models")
+    flipped(bench.blob(BLOB.digest))
+    bench.registry.reset()
+
+    job = bench.do("pull")
+
+    assert job.result
+    assert (job.result["fetched_bytes"], job.result["reused_bytes"]) == (BLOB.size, MODEL.size - BLOB.size)
+    assert bench.registry.served == {BLOB.digest: BLOB.size}
+    assert snapshot(bench.scene.folder / "models") == before
+
+
+def test_a_damaged_blob_that_the_registry_forgot_is_told(bench: Bench) -> None:
+    """What cannot be mended is corrupt, and the story says how to get the newest; nothing here was removed."""
+    bench.do("pull")
+    flipped(bench.blob(BLOB.digest))
+    bench.registry.faults.add(Fault("blob", "status", 404, times=None))
+
+    job = bench.do("verify")
+
+    assert [each.failure_class for each in job.attempts] == ["corrupt", "corrupt"]
+    assert "the registry no longer has it" in told(job)
+    assert f"ollama-modal pull {MODEL.name}" in told(job)
+    assert bench.blob(BLOB.digest).exists()
+
+
+def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
+    """Load time, tokens per second and where it runs are the job's result."""
+    bench.do("pull")
+    with warmed_by(bench, A10G, load_bytes_per_second=MODEL.size * 2, tokens_per_second=40.0) as shop:
+        job = bench.do("warm", shop)
+    assert job.state is State.SUCCEEDED, told(job)
+    assert job.result
+    assert 0.4 < job.result["load_seconds"] < 20
+    assert job.result["tokens_per_second"] > 0
+    assert (job.result["tier"], job.result["on_gpu"]) == ("a10g", True)
+    assert "is loaded on tier a10g, on the GPU, after" in told(job)
+
+
+def test_a_warm_up_that_lands_on_the_cpu_is_refused(bench: Bench) -> None:
+    """Where a GPU was promised, running on the CPU is a failure that trying again would not change."""
+    bench.do("pull")
+    with warmed_by(bench, A10G, vram=0) as shop:
+        job = bench.do("warm", shop)
+    assert [each.failure_class for each in job.attempts] == ["refused"]
+    assert f"tier 'a10g' promises a GPU, but 0 B of {'600 kB'}" in told(job)
+    with warmed_by(bench, ROOMY, vram=0) as shop:
+        fine = bench.do("warm", shop)
+    assert fine.result
+    assert fine.result["on_gpu"] is False
+
+
+def test_a_delete_leaves_what_others_share(bench: Bench) -> None:
+    """The model and its own blobs go; a blob that another model lists stays, and that one is whole."""
+    bench.do("pull", model="one")
+    bench.do("pull", model="two")
+
+    job = bench.do("delete", model="one")
+
+    assert job.result
+    assert job.result["freed_bytes"] == ONE.size - LICENSE.size
+    models = bench.scene.weights()
+    assert [str(model.name) for model in models.models()] == ["two:latest"]
+    assert models.verify(models.models()[0].manifest) == []
+    assert not bench.blob(ONE.layers[0].digest).exists()
+
+
+def test_a_delete_that_was_killed_counts_as_done(bench: Bench) -> None:
+    """The next attempt finds nothing, which is what was asked for; a first attempt that finds nothing is not_found."""
+    bench.do("pull", model="one")
+    id = post(bench.store, "delete", model="one")
+    claim = bench.store.ledger().claim(id, worker="killed", lease=timedelta(seconds=0.1))
+    assert claim
+    bench.scene.weights().remove(ONE.name, still_ours=nothing)
+
+    job = worked(bench.store, bench.shop(), id)
+    assert [each.outcome for each in job.attempts] == ["lost", "succeeded"]
+    assert "an earlier attempt had removed it" in told(job)
+
+    again = bench.do("delete", model="one")
+    assert [each.failure_class for each in again.attempts] == ["not_found"]
+
+
+def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
+    """A running pull that is cancelled stops within beats and discards what it staged."""
+    bench.registry.throttle.bytes_per_second = MODEL.size // 4
+    id = post(bench.store)
+    ledger = bench.store.ledger()
+    with working(bench.store, bench.shop()):
+        until(lambda: ledger.get(id).progress.completed > RANGE_BYTES)
+        assert bench.staging
+        ledger.cancel(id, by="test")
+        until(lambda: ledger.get(id).has_ended)
+    assert ledger.get(id).state is State.CANCELLED
+    assert bench.staging == []
+    assert bench.scene.weights().models() == []
+
+
+def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
+    """A job that failed for good leaves its bytes; the same job posted again fetches the rest."""
+    bench.registry.faults.add(Fault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
+    failed = worked(bench.store, bench.shop(), post(bench.store, attempts=1))
+    assert failed.state is State.FAILED
+    held = sum(bench.registry.served.values())
+    assert held >= CONNECTIONS * RANGE_BYTES
+    bench.registry.faults.clear()
+
+    again = bench.store.ledger().retry(failed.id, by="test").job
+    assert staging_subject(replace(again, id="x")) == staging_subject(failed)
+    job = worked(bench.store, bench.shop(), again.id)
+
+    assert job.state is State.SUCCEEDED
+    assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
+    assert bench.staging == []
