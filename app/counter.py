@@ -19,7 +19,7 @@ from app import reports
 from app.resources import APP, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
-from jobs.desk import Desk, exit_code
+from jobs.desk import INTERRUPTED, Desk, exit_code
 from jobs.errors import Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
@@ -71,8 +71,12 @@ class Errand:
             self._deployed = is_deployed()
         return self._deployed
 
+    @property
+    def ends_with_us(self) -> bool:
+        return self._call is not None
+
     def is_worked(self) -> bool:
-        return self.deployed or self._call is not None
+        return self.deployed or self.ends_with_us
 
     def send(self, job: Job) -> None:
         if job.has_ended:
@@ -149,7 +153,10 @@ class Counter:
         settle_streams()
         logger.remove()
         logger.add(lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}")
-        if code := exit_code(work, worded):
+        code = exit_code(work, worded)
+        if code == INTERRUPTED and self.errand.ends_with_us:
+            say("but its worker ends with this command: pull again to go on from the bytes that are there, or deploy")
+        if code:
             sys.exit(code)
 
 

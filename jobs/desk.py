@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jobs.inventory import Found
 
 WAYS = ("auto", "registry", "server")
+INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
 
@@ -119,7 +120,7 @@ class Desk:
         self.posted(job)
         if wait:
             ended = self._followed(job.id)
-            return 130 if ended is None else self._conclude(ended, json)
+            return INTERRUPTED if ended is None else self._conclude(ended, json)
         if json:
             put_json(job.as_json())
         else:
@@ -202,7 +203,7 @@ class Desk:
         if follow and not job.has_ended:
             ended = self._followed(job.id)
             if ended is None:
-                return 130
+                return INTERRUPTED
             job = ended
         if json:
             put_json(job.as_json())
