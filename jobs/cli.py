@@ -103,7 +103,7 @@ def pull(
     attempts: Attempts = None,
     json: Json = False,
 ) -> None:
-    """Bring a model here, through the queue; a pull of it that is under way is shared."""
+    """Bring a model here, through the queue. One that is under way is shared."""
     done(here().desk.pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
 
 
@@ -114,7 +114,7 @@ def verify(
     attempts: Attempts = None,
     json: Json = False,
 ) -> None:
-    """Hash every byte of a model, or of all, and fetch again what is damaged."""
+    """Hash every byte of a model, or of all. What is damaged is fetched again."""
     done(here().desk.verify(model, wait=wait, attempts=attempts, json=json))
 
 
@@ -126,7 +126,7 @@ def warm(
     attempts: Attempts = None,
     json: Json = False,
 ) -> None:
-    """Load a model and ask it for a token, so that the next question is answered at once."""
+    """Load a model. The next question to it is answered at once."""
     done(here().desk.warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
 
 
@@ -177,7 +177,7 @@ def retry(id: Id, wait: Wait = True, json: Json = False) -> None:
 
 @app.command()
 def models(json: Json = False) -> None:
-    """List the models that are whole, and complain about those that are not."""
+    """List the models. Those that are not whole are complained about."""
     from jobs.inventory import listed  # noqa: PLC0415 - brings httpx, which takes long to import
 
     at = here()
@@ -186,7 +186,7 @@ def models(json: Json = False) -> None:
 
 @app.command()
 def status(json: Json = False) -> None:
-    """Tell what runs here: `up`, its servers and what they have loaded, the models, the queue."""
+    """Tell what runs here. That is `up`, its servers, what they have loaded, the models, the queue."""
     from jobs.inventory import surveyed  # noqa: PLC0415 - brings httpx, which takes long to import
 
     at = here()
