@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -128,7 +129,9 @@ def simulator_as_ollama(folder: Path, registry: str) -> Path:
     """A program called `ollama` that is the simulator, to be found on PATH."""
     folder.mkdir(exist_ok=True)
     program = folder / "ollama"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.testing.ollama "$@" --registry {registry}\n')
+    program.write_text(
+        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@" --registry {registry}\n'
+    )
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     return folder
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -357,7 +358,7 @@ def test_a_reader_that_leaves_is_no_failure(quiet: Shell, quiet_store: Store) ->
     for number in range(200):
         ledger.post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
     done = subprocess.run(
-        ["sh", "-c", f"{' '.join(COMMAND)} jobs --limit 0 | head -1"],
+        ["sh", "-c", f"{shlex.join(COMMAND)} jobs --limit 0 | head -1"],
         env=quiet.environ,
         capture_output=True,
         text=True,
@@ -396,7 +397,7 @@ def test_ten_thousand_jobs_are_listed(quiet: Shell, quiet_store: Store) -> None:
 def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
     """Data that cannot be written exits 1 and says so; talk that cannot be written is dropped."""
     done = subprocess.run(
-        ["sh", "-c", f"{' '.join(COMMAND)} status >/dev/full"],
+        ["sh", "-c", f"{shlex.join(COMMAND)} status >/dev/full"],
         env=quiet.environ,
         capture_output=True,
         text=True,
@@ -407,7 +408,7 @@ def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
     assert done.stderr.startswith("error: writing to stdout: No space left on device")
     assert "Traceback" not in done.stderr
     assert subprocess.run(
-        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait 2>/dev/full"],
+        ["sh", "-c", f"{shlex.join(COMMAND)} pull tiny --no-wait 2>/dev/full"],
         env=quiet.environ,
         capture_output=True,
         text=True,
@@ -420,7 +421,7 @@ def test_a_full_disk_behind_stdout_is_a_failure(quiet: Shell) -> None:
 def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
     """With stdin, stdout or stderr closed from the start, the job is posted, and the ledger stays whole."""
     done = subprocess.run(
-        ["sh", "-c", f"{' '.join(COMMAND)} pull tiny --no-wait {closed}"],
+        ["sh", "-c", f"{shlex.join(COMMAND)} pull tiny --no-wait {closed}"],
         env=quiet.environ,
         capture_output=True,
         text=True,

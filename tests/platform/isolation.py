@@ -2,11 +2,13 @@
 
 Where the kernel lets us (as root, or in a user namespace), a container gets a root directory of its own in a private
 mount namespace: everything of the machine, plus its volumes, the read-only ones truly read-only. Elsewhere a container
-is told by an environment variable where its volume is (`Settings.mount_variables`); only permissions guard it there.
+is told by an environment variable where its volume is (`Settings.mount_variables`), and nothing makes it read-only.
 """
 
 import functools
+import os
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -31,10 +33,14 @@ class Bind:
     read_only: bool
 
 
+CHROOT = shutil.which("chroot", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin") or "chroot"
+"""Its folder is often not on the PATH of anybody but root."""
+
+
 @functools.cache
 def unshare() -> tuple[str, ...]:
     """The command that gives a program a mount namespace of its own; empty where there is no way."""
-    trial = "mount -t tmpfs tmpfs /mnt && mount -o remount,bind,ro /mnt && chroot / true"
+    trial = f"mount -t tmpfs tmpfs /mnt && mount -o remount,bind,ro /mnt && {CHROOT} / true"
     for command in (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount")):
         try:
             found = subprocess.run([*command, "sh", "-c", trial], capture_output=True, timeout=10, check=False)
@@ -54,5 +60,5 @@ def isolated(inside: Sequence[str], binds: Iterable[Bind], root: Path) -> list[s
         script.append(f"mkdir -p {target}; mount --bind {source} {target}")
         if bind.read_only:
             script.append(f"mount -o remount,bind,ro {target}")
-    script.append(f'HERE=$PWD; exec chroot "$ROOT" sh -c \'cd "$0" && exec "$@"\' "$HERE" {shlex.join(inside)}')
+    script.append(f'HERE=$PWD; exec {CHROOT} "$ROOT" sh -c \'cd "$0" && exec "$@"\' "$HERE" {shlex.join(inside)}')
     return [*unshare(), "sh", "-c", "\n".join(script)]
