@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -35,7 +36,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the GPU image and the driver would bring: `ollama`, here the simulator, and `nvidia-smi`."""
     folder = tmp_path_factory.mktemp("bin")
     ollama = folder / "ollama"
-    ollama.write_text(f'#!/bin/sh\nexec {sys.executable} -m jobs.testing.ollama "$@"\n')
+    ollama.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@"\n')
     ollama.chmod(0o755)
     nvidia_smi(folder, "echo 'NVIDIA A10G, 23028'")
     return folder
