@@ -280,7 +280,7 @@ def kept_files() -> Iterator[Path]:
 
 def test_no_file_knows_one_machine() -> None:
     """No file holds a path of somebody's machine or the address of a package index."""
-    foreign = re.compile(r"(?<![\w.])/(?:work|farm)/\w|/root/\.|/home/\w|pypi\.org|pythonhosted\.org")
+    foreign = re.compile(r"/root/\.|/home/\w|https?://[^ \"]*/simple\b|/packages/[0-9a-f]{2}/")
 
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
