@@ -298,17 +298,13 @@ def after_trouble(job: Job, trouble: Trouble, *, now: datetime, backoff: Backoff
     return replace(ending, outcome="retry", not_before=now + wait)
 
 
-def lane_of(kind: str) -> str:
-    """The lane whose workers run jobs of this kind.
+def kind_named(name: str) -> Kind:
+    """The kind of this name.
 
     Raises:
         BadRequest: there is no such kind.
 
     """
-    return kind_named(kind).lane
-
-
-def kind_named(name: str) -> Kind:
     try:
         return KINDS[name]
     except KeyError:
