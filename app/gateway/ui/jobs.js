@@ -1,0 +1,190 @@
+// The jobs: how far each has come, what went wrong and what to do about it, and the buttons that change something.
+
+import { el, icon, keep, setAttribute, setHidden, setIcon, setText, time } from "/ui/dom.js";
+import { ago, bytes, clock, count, lasted, now, short, until } from "/ui/words.js";
+
+const WORDS = {
+  queued: "queued, no worker has taken it yet",
+  running: "running",
+  waiting: "waiting for its next try",
+  succeeded: "succeeded",
+  failed: "failed",
+  cancelled: "cancelled",
+};
+
+export const hasEnded = ({ state }) => state === "succeeded" || state === "failed" || state === "cancelled";
+
+/** What a job is about, in words: `pull llama3.2:latest`. */
+export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all models" : short(subject)}`;
+
+/**
+ * `context` has `remedies` by class of failure, `mayChange`, and `act(verb, job)` that cancels or retries. `newest` tells
+ * which failed job has no later job of its kind and subject, so that trying it again makes sense.
+ */
+export function showJobs(list, jobs, context) {
+  const newest = new Map();
+  for (const job of [...jobs].reverse()) newest.set(`${job.kind}/${job.subject}`, job.id);
+  const known = jobs.map((job) => ({ job, context, isNewest: newest.get(`${job.kind}/${job.subject}`) === job.id }));
+  keep(list, known, ({ job }) => job.id, row);
+}
+
+function row() {
+  let latest = null;
+  const mark = icon("queued");
+  const kind = el("span", { class: "kind" });
+  const subject = el("bdi", { class: "subject" });
+  const state = el("span", { class: "state-words" });
+  const posted = time();
+  const bar = el("progress", { class: "bar" });
+  const numbers = el("p", { class: "numbers" });
+  const trouble = el("p", { class: "trouble" });
+  const remedy = el("p", { class: "remedy" });
+  const cancel = button("Cancel", "quiet-button", () => latest.context.act("cancel", latest.job));
+  const retry = button("Try again", "", () => latest.context.act("retry", latest.job));
+  const told = story();
+  const node = el(
+    "li",
+    { class: "job" },
+    el("div", { class: "job-mark" }, mark),
+    el(
+      "div",
+      { class: "job-body" },
+      el("p", { class: "job-title" }, kind, " ", subject),
+      el("p", { class: "job-state" }, state, el("span", { class: "quiet" }, " · posted ", posted.node)),
+      bar,
+      numbers,
+      trouble,
+      remedy,
+      told.node,
+    ),
+    el("div", { class: "job-actions" }, retry, cancel),
+  );
+  const show = (known) => {
+    latest = known;
+    const { job, context, isNewest } = known;
+    node.dataset.state = job.state;
+    node.id = `job-${job.id}`;
+    setIcon(mark, job.state in WORDS ? job.state : "unknown");
+    setText(kind, job.kind);
+    setText(subject, job.subject === "*" ? "all models" : short(job.subject));
+    setText(state, stateOf(job));
+    posted.show(new Date(job.posted_at), ago(Date.parse(job.posted_at)));
+    showProgress(bar, numbers, job);
+    showTrouble(trouble, remedy, job, context);
+    setHidden(retry, !(context.mayChange && isNewest && (job.state === "failed" || job.state === "cancelled")));
+    setHidden(cancel, !(context.mayChange && !hasEnded(job)));
+    cancel.disabled = job.cancel_asked;
+    setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
+    setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
+    told.show(job);
+  };
+  return { node, show };
+}
+
+function button(text, kind, press) {
+  return el("button", { type: "button", class: kind, text, on: { click: press } });
+}
+
+function stateOf(job) {
+  const last = job.attempts.at(-1);
+  if (hasEnded(job)) return `${job.state} after ${lasted(Date.parse(job.ended_at) - Date.parse(job.posted_at))}`;
+  if (job.cancel_asked) return "asked to stop; its worker notices within seconds";
+  if (job.state === "running" && last) return `running for ${lasted(now() - Date.parse(last.started_at))}`;
+  if (job.state === "waiting" && last?.not_before) return `the next try is ${until(Date.parse(last.not_before))}`;
+  return WORDS[job.state] ?? job.state;
+}
+
+function showProgress(bar, numbers, job) {
+  const { completed, total, bytes_per_second: rate, status } = job.progress;
+  const goesOn = !hasEnded(job);
+  setHidden(bar, !(goesOn && total > 0));
+  setHidden(numbers, !goesOn || (!total && !status));
+  if (!goesOn) return;
+  if (total > 0) {
+    bar.max = total;
+    bar.value = Math.min(completed, total);
+    setAttribute(bar, "aria-label", `Progress of ${titleOf(job)}`);
+    setText(bar, percent(completed, total));
+  }
+  setText(numbers, amounts(job.progress).join(" · "));
+}
+
+const percent = (completed, total) => `${Math.min(100, Math.floor((100 * completed) / total))} %`;
+
+function amounts({ completed, total, bytes_per_second: rate, status }) {
+  const parts = [];
+  if (total > 0) parts.push(percent(completed, total), `${bytes(completed)} of ${bytes(total)}`);
+  if (total > 0 && rate > 0 && completed < total) {
+    parts.push(`${bytes(rate)}/s`, `${lasted((1000 * (total - completed)) / rate)} left`);
+  }
+  if (status) parts.push(status);
+  return parts;
+}
+
+function showTrouble(trouble, remedy, job, { remedies }) {
+  const last = job.attempts.at(-1);
+  const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
+  setHidden(trouble, !isBad);
+  setText(trouble, isBad ? `${last.class ? `${last.class}: ` : ""}${last.message}` : "");
+  const advice = job.state === "failed" && last ? [last.hint, remedies?.[last.class ?? "bug"]?.replaceAll("{id}", job.id).replaceAll("{subject}", job.subject)] : [];
+  const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
+  setHidden(remedy, known.length === 0);
+  setText(remedy, known.join(" "));
+}
+
+function story() {
+  const summary = el("summary");
+  const list = el("ol", { class: "attempts" });
+  const facts = el("dl", { class: "facts" });
+  const node = el("details", { class: "story" }, summary, list, facts);
+  const show = (job) => {
+    setText(summary, job.attempts.length ? `Story: ${count(job.attempts.length, "attempt")} of ${job.attempts_allowed}` : "Story");
+    keep(list, job.attempts, ({ n }) => n, attempt);
+    keep(facts, factsOf(job), ([name]) => name, fact);
+  };
+  return { node, show };
+}
+
+function attempt() {
+  const head = el("p", { class: "attempt-head" });
+  const why = el("p", { class: "attempt-why" });
+  const hint = el("p", { class: "quiet" });
+  const node = el("li", {}, head, why, hint);
+  const show = (told) => {
+    const end = told.ended_at ? Date.parse(told.ended_at) : now();
+    const took = lasted(end - Date.parse(told.started_at));
+    const outcome = told.outcome === "retry" ? "failed, to be tried again" : (told.outcome ?? "goes on");
+    setText(head, `${clock(new Date(told.started_at))}, ${outcome} after ${took}, on ${told.worker}`);
+    setText(why, told.message ? `${told.class ? `${told.class}: ` : ""}${told.message}` : "");
+    setHidden(why, !told.message);
+    setText(hint, told.hint ? `Hint: ${told.hint}` : "");
+    setHidden(hint, !told.hint);
+  };
+  return { node, show };
+}
+
+function fact() {
+  const name = el("dt");
+  const value = el("dd");
+  const node = el("div", {}, name, value);
+  const show = ([key, text]) => {
+    setText(name, key);
+    setText(value, text);
+  };
+  return { node, show };
+}
+
+function factsOf(job) {
+  const asked = Object.entries(job.request ?? {}).filter(([, value]) => value !== null && value !== undefined);
+  return [
+    ["job", job.id],
+    ["posted by", job.posted_by || "somebody"],
+    ...asked.map(([key, value]) => [`asked ${key.replaceAll("_", " ")}`, String(value)]),
+    ...Object.entries(job.result ?? {}).map(([key, value]) => [key.replaceAll("_", " "), shown(key, value)]),
+  ];
+}
+
+function shown(key, value) {
+  if (typeof value === "number" && /size|bytes/.test(key)) return bytes(value);
+  return typeof value === "object" && value !== null ? JSON.stringify(value) : String(value);
+}

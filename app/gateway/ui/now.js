@@ -1,0 +1,54 @@
+// The first line: is all well, and if not, what needs somebody.
+
+import { el, icon, keep, setIcon, setText } from "/ui/dom.js";
+import { hasEnded, titleOf } from "/ui/jobs.js";
+import { count, dollars } from "/ui/words.js";
+
+/** Says in one line how it stands; the lines below say what is wrong. */
+export function headline(section, title, list, known) {
+  const { health, tiers, jobs } = known;
+  if (health === null || tiers === null || jobs === null) return;
+  const wrong = problemsOf(known);
+  section.dataset.state = wrong.length ? "trouble" : "well";
+  if (!title.firstElementChild) title.append(icon("succeeded"), el("span"));
+  setIcon(title.firstElementChild, wrong.length ? "degraded" : "succeeded");
+  setText(title.lastElementChild, wrong.length ? `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you` : "All is well");
+  keep(list, [...wrong, factsOf(known)], (line) => line, () => {
+    const node = el("li");
+    return { node, show: (line) => setText(node, line) };
+  });
+}
+
+function problemsOf({ health, tiers, jobs }) {
+  const seen = new Set();
+  const failed = [];
+  for (const job of jobs) {
+    const about = `${job.kind}/${job.subject}`;
+    if (!seen.has(about) && job.state === "failed") failed.push(`${capital(titleOf(job))} failed and was not tried again.`);
+    seen.add(about);
+  }
+  const bad = tiers.filter(({ state }) => state === "degraded" || state === "lost");
+  return [
+    ...health.problems.map((line) => `${capital(line)}.`),
+    ...bad.map(({ tier, state, why }) => `Tier ${tier} is ${state}${why ? `: ${why}` : ""}.`),
+    ...failed,
+  ];
+}
+
+function factsOf({ tiers, jobs, health, board }) {
+  const states = new Map();
+  for (const { state } of tiers) states.set(state, (states.get(state) ?? 0) + 1);
+  const standing = [...states].map(([state, number]) => `${number} ${state}`).join(", ");
+  const parts = [`${count(tiers.length, "tier")}${standing ? `: ${standing}` : ""}`];
+  parts.push(count(health.models.count, "model"));
+  const open = jobs.filter((job) => !hasEnded(job)).length;
+  parts.push(open ? `${count(open, "job")} under way` : "no job under way");
+  const spent = Object.values(board?.tiers ?? {}).map(({ dollars_now: now }) => now);
+  if (spent.some((now) => typeof now === "number")) {
+    const sum = spent.reduce((total, now) => total + (now ?? 0), 0);
+    parts.push(sum > 0 ? `${dollars(sum)} an hour now` : "nothing is spent on GPUs now");
+  }
+  return parts.join(" · ");
+}
+
+const capital = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;
