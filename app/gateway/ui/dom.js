@@ -41,6 +41,13 @@ export function setText(node, text) {
   if (node.textContent !== shown) node.textContent = shown;
 }
 
+/** The same for a sentence of ours or of the jobs', in which commands stand between backticks. */
+export function setProse(node, text) {
+  if (node.prose === text) return;
+  node.prose = text;
+  node.replaceChildren(...plain(text).split("`").map((part, index) => (index % 2 ? el("code", { text: part }) : part)));
+}
+
 export function setHidden(node, hidden) {
   if (node.hidden !== hidden) node.hidden = hidden;
 }

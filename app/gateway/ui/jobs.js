@@ -1,6 +1,6 @@
 // The jobs: how far each has come, what went wrong and what to do about it, and the buttons that change something.
 
-import { el, icon, keep, setAttribute, setHidden, setIcon, setText, time } from "/ui/dom.js";
+import { el, icon, keep, setAttribute, setHidden, setIcon, setProse, setText, time } from "/ui/dom.js";
 import { ago, bytes, clock, count, lasted, now, short, until } from "/ui/words.js";
 
 const WORDS = {
@@ -74,6 +74,7 @@ function row() {
     setHidden(retry, !(context.mayChange && isNewest && (job.state === "failed" || job.state === "cancelled")));
     setHidden(cancel, !(context.mayChange && !hasEnded(job)));
     cancel.disabled = job.cancel_asked;
+    retry.className = job.state === "failed" ? "" : "quiet-button";
     setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
     setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
     told.show(job);
@@ -125,11 +126,11 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   const last = job.attempts.at(-1);
   const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
   setHidden(trouble, !isBad);
-  setText(trouble, isBad ? `${last.class ? `${last.class}: ` : ""}${last.message}` : "");
+  setProse(trouble, isBad ? `${last.class ? `${last.class}: ` : ""}${last.message}` : "");
   const advice = job.state === "failed" && last ? [last.hint, remedies?.[last.class ?? "bug"]?.replaceAll("{id}", job.id).replaceAll("{subject}", job.subject)] : [];
   const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
   setHidden(remedy, known.length === 0);
-  setText(remedy, known.join(" "));
+  setProse(remedy, known.join(" "));
 }
 
 function story() {
@@ -155,9 +156,9 @@ function attempt() {
     const took = lasted(end - Date.parse(told.started_at));
     const outcome = told.outcome === "retry" ? "failed, to be tried again" : (told.outcome ?? "goes on");
     setText(head, `${clock(new Date(told.started_at))}, ${outcome} after ${took}, on ${told.worker}`);
-    setText(why, told.message ? `${told.class ? `${told.class}: ` : ""}${told.message}` : "");
+    setProse(why, told.message ? `${told.class ? `${told.class}: ` : ""}${told.message}` : "");
     setHidden(why, !told.message);
-    setText(hint, told.hint ? `Hint: ${told.hint}` : "");
+    setProse(hint, told.hint ? `Hint: ${told.hint}` : "");
     setHidden(hint, !told.hint);
   };
   return { node, show };
