@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.gateway.keys import Caller
 from app.gateway.routes import Entry
 
 Message = MutableMapping[str, Any]
@@ -39,7 +40,7 @@ class Exchange:
     method: str
     headers: Sequence[Header]
     body: bytes
-    caller: Any
+    caller: Caller
     send: Send = field(repr=False)
     gone: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     status: int = 0
