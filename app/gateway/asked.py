@@ -38,6 +38,8 @@ class Asked:
     streams: bool
     settings: Settings = ()
     """Those of the options that a load depends on."""
+    needs_load: bool = True
+    """Whether a server answers only with the model in memory."""
 
     @property
     def context(self) -> int | None:
@@ -55,20 +57,27 @@ async def read(exchange: Exchange) -> Asked:
     """
     if any(name == b"content-encoding" for name, _ in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
+    if exchange.entry.path == "/api/show":
+        return Asked(model_in(document(exchange)), streams=False, needs_load=False)
     if exchange.entry.path == "/v1/audio/transcriptions":
         kind = next((value for name, value in exchange.headers if name == b"content-type"), b"")
         return Asked(_field_of(exchange.body, kind, b"model"), streams=False)
     if len(exchange.body) > LARGE:
-        document = await asyncio.to_thread(_document, exchange.body)
+        found = await asyncio.to_thread(_document, exchange.body)
     else:
-        document = _document(exchange.body)
-    return _asked(document, streams=exchange.entry.speech == "ollama")
+        found = _document(exchange.body)
+    return _asked(found, streams=exchange.entry.speech == "ollama")
 
 
-def model_in(body: bytes) -> str:
-    """The model that a native body names, by either of its two keys."""
-    found = _watched(_document(body))
-    return _text(found.get("model") or found.get("name"))
+def document(exchange: Exchange) -> Mapping[str, Any]:
+    """The body of a request about a model, its keys in lower case: Go reads them in any."""
+    found = _document(exchange.body)
+    return {key.casefold(): value for key, value in found.items()} | _watched(found)
+
+
+def model_in(request: Mapping[str, Any]) -> str:
+    """The model that a native request names, by either of its two keys."""
+    return _text(request.get("model") or request.get("name"))
 
 
 def renamed(body: bytes, name: str) -> bytes:

@@ -19,7 +19,7 @@ from app.gateway.routing import Route
 from app.gateway.waking import Expired, LoadFailed, Upstream, Waking
 from app.gateway.wire import Answer, Wire
 from jobs.clock import Clock
-from jobs.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
+from jobs.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble, Unreachable
 from jobs.names import ModelName
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ class Way:
     wires: Mapping[str, Wire]
     waking: Waking
     route: Callable[[str, int | None], Route]
+    look: Callable[[], Awaitable[bool]]
+    """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
     clock: Clock
     comment_seconds: float = COMMENT_SECONDS
@@ -95,7 +97,7 @@ class _Passing:
 
     async def _pass(self) -> None:
         self._asked = await asked.read(self._exchange)
-        self._route = self._way.route(self._asked.model, self._asked.context)
+        self._route = await self._routed(self._asked)
         self._exchange.caller.need_model(self._route.model)
         answer = await self._answered(self._asked, self._route)
         try:
@@ -105,6 +107,15 @@ class _Passing:
                 await self._relay(answer)
         finally:
             answer.close()
+
+    async def _routed(self, wanted: Asked) -> Route:
+        """Where it goes. A model that nobody has heard of may have come a moment ago: that is looked up once."""
+        try:
+            return self._way.route(wanted.model, wanted.context)
+        except NotFound:
+            if not await self._way.look():
+                raise
+            return self._way.route(wanted.model, wanted.context)
 
     # Until there is an answer
 
@@ -132,7 +143,8 @@ class _Passing:
             else:
                 unseen += answer.status == 404
                 if answer.status not in {404, 503} or unseen > UNSEEN or not _is_json(answer):
-                    way.waking.answered(route.tier, route.served_name, wanted.settings)
+                    if wanted.needs_load:
+                        way.waking.answered(route.tier, route.served_name, wanted.settings)
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
@@ -154,9 +166,9 @@ class _Passing:
 
     async def _ready(self, wanted: Asked, route: Route, until: float) -> None:
         waking = self._way.waking
-        if waking.is_ready(route.tier, route.served_name, wanted.settings):
-            return
-        self._woke |= await self._waiting(waking.ready(route.tier, route.served_name, wanted.settings, until))
+        model = route.served_name if wanted.needs_load else ""
+        if not waking.is_ready(route.tier, model, wanted.settings):
+            self._woke |= await self._waiting(waking.ready(route.tier, model, wanted.settings, until))
 
     async def _waiting(self, event: Awaitable[T]) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""

@@ -143,7 +143,9 @@ class Waking:
     # For callers
 
     def is_ready(self, tier: str, model: str, settings: Settings) -> bool:
-        """Whether a request may go out now, as far as is known."""
+        """Whether a request may go out now, as far as is known; without a model, whether the tier answers."""
+        if not model:
+            return _now() - self._tiers[tier].heard_at < self._pace.trust_seconds
         found = self._tiers[tier].loaded.get(model)
         return found is not None and found[0] == settings and _now() - found[1] < self._pace.trust_seconds
 
@@ -152,7 +154,7 @@ class Waking:
 
         Args:
             tier: where.
-            model: as the server is asked for it.
+            model: as the server is asked for it; empty when none is needed in memory.
             settings: the options that a load depends on.
             until: when to give up, on the event loop's clock.
 
@@ -271,6 +273,8 @@ class Waking:
         pauses = self._pauses()
         while True:
             await self._up(place)
+            if not model:
+                return
             try:
                 status, text = await _loaded(place.wire, model, settings)
             except NetworkTrouble as trouble:
