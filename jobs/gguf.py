@@ -56,6 +56,33 @@ NUMBERS: Mapping[int, struct.Struct] = {
 }
 
 _U32, _U64 = NUMBERS[4], NUMBERS[10]
+_SINGLE = 6
+
+
+# ggml's and llama.cpp's numbers, as Ollama names them (ollama fs/ggml/type.go); what has no name is "unknown".
+_FILE_TYPES = (
+    "F32 F16 Q4_0 Q4_1 - - - Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M Q6_K IQ2_XXS IQ2_XS"
+    " Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M BF16 - - - TQ1_0 TQ2_0 MXFP4_MOE NVFP4"
+    " Q1_0"
+)
+_TENSOR_KINDS = (
+    "F32 F16 Q4_0 Q4_1 - - Q5_0 Q5_1 Q8_0 Q8_1 Q2_K Q3_K Q4_K Q5_K Q6_K Q8_K IQ2_XXS IQ2_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S"
+    " IQ2_S IQ4_XS I8 I16 I32 I64 F64 IQ1_M BF16 - - - TQ1_0 TQ2_0 - - - MXFP4 NVFP4 Q1_0"
+)
+
+
+def file_type_name(number: int | None) -> str:
+    """How most tensors are packed, by name; empty when it has none. Ollama takes 0 for not said."""
+    return _named(_FILE_TYPES, number or -1)
+
+
+def tensor_kind_name(number: int) -> str:
+    return _named(_TENSOR_KINDS, number) or "unknown"
+
+
+def _named(names: str, number: int) -> str:
+    named = names.split()
+    return named[number].strip("-") if 0 <= number < len(named) else ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +233,20 @@ def parse(file: BinaryIO, size: int) -> Header:
     return Header(version, values, listed, wire.parameters)
 
 
+def shortest(number: float) -> float:
+    """The number with the fewest digits that is this one in single precision: 1e-05, and not 9.999999747378752e-06."""
+    packed = NUMBERS[_SINGLE].pack(number)
+    rounded = (float(f"{number:.{digits}g}") for digits in range(6, 9))
+    return next((each for each in rounded if _packs(each) == packed), number)
+
+
+def _packs(number: float) -> bytes | None:
+    try:
+        return NUMBERS[_SINGLE].pack(number)
+    except OverflowError:  # rounded up beyond the largest there is
+        return None
+
+
 class _Wire:
     """Reads forward, never beyond the file's end or the header's limits."""
 
@@ -272,7 +313,7 @@ class _Wire:
         if kind not in NUMBERS:
             raise Corrupt(f"the GGUF header has a value of kind {kind}, and there is none")
         number: int | float | bool = self.number(NUMBERS[kind], "a value")
-        return number
+        return shortest(number) if kind == _SINGLE else number
 
     def _array(self) -> Value:
         kind, count = self.number(_U32, "an array's kind"), self.number(_U64, "an array's length")

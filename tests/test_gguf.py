@@ -53,13 +53,27 @@ TENSORS = st.lists(
 )
 
 
+def as_read(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return gguf.shortest(value) if isinstance(value, float) else value
+
+
+@given(st.floats(width=32, allow_nan=False))
+def test_fractions_are_the_shortest_that_mean_the_same(number: float) -> None:
+    """A number of single precision is read with as few digits as name it."""
+    assert struct.pack("<f", gguf.shortest(number)) == struct.pack("<f", number)
+    assert len(repr(gguf.shortest(number))) <= len(repr(number))
+    assert gguf.shortest(struct.unpack("<f", struct.pack("<f", 1e-05))[0]) == 1e-05
+
+
 @given(st.dictionaries(NAMES, VALUES, max_size=8), TENSORS, st.sampled_from(gguf.VERSIONS))
 def test_what_was_written_is_read(values: dict[str, Any], tensors: list[Tensor], version: int) -> None:
     """Keys, values and tensors come out as they went in, and the elements are counted."""
     header = parsed(encoded(values, tensors, version=version))
 
     assert header.version == version
-    assert header.values == {key: tuple(each) if isinstance(each, list) else each for key, each in values.items()}
+    assert header.values == {key: as_read(each) for key, each in values.items()}
     assert list(header.tensors) == tensors
     assert header.parameters == sum(math.prod(each.shape) for each in tensors)
 
