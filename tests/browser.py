@@ -1,7 +1,7 @@
 """A browser driven over WebDriver's own wire: chromedriver is an HTTP server, and httpx is at hand.
 
-The usual client library for this would bring a dozen packages and a program that looks for newer drivers by itself. What
-is needed here is a tenth of the protocol. Nothing is downloaded: the browser is the one that is installed, or none.
+The usual client library would bring a dozen packages and a program that looks for newer drivers by itself; what is
+needed here is a tenth of the protocol. Nothing is downloaded: the browser is the one that is installed, or none.
 """
 
 import base64
@@ -133,27 +133,29 @@ class Browser:
         path.write_bytes(base64.b64decode(told["data"]))
 
     def complaints(self) -> list[str]:
-        """What the console has had to say since this was last asked: errors of scripts, refusals by the page's policy."""
+        """What the console has said since this was last asked: errors of scripts, refusals by the page's policy."""
         return [f"{each['level']}: {each['message']}" for each in self._ask("POST", "/se/log", {"type": "browser"})]
 
 
 @contextmanager
 def browser(width: int = 1200, height: int = 900) -> Iterator[Browser]:
     """A fresh browser with nothing in its memory; gone afterwards, with all that it started."""
-    with tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
-        with _driver(Path(folder)) as client:
-            options = {
-                "binary": CHROMIUM,
-                "args": [*ARGUMENTS, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"],
-            }
-            always = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
-            answer = client.post("/session", json={"capabilities": {"alwaysMatch": always}})
-            value = answer.json()["value"]
-            assert answer.status_code == 200, value["message"]
-            try:
-                yield Browser(client, value["sessionId"])
-            finally:
-                client.delete(f"/session/{value['sessionId']}")
+    with (
+        tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder,
+        _driver(Path(folder)) as client,
+    ):
+        options = {
+            "binary": CHROMIUM,
+            "args": [*ARGUMENTS, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"],
+        }
+        always = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        answer = client.post("/session", json={"capabilities": {"alwaysMatch": always}})
+        value = answer.json()["value"]
+        assert answer.status_code == 200, value["message"]
+        try:
+            yield Browser(client, value["sessionId"])
+        finally:
+            client.delete(f"/session/{value['sessionId']}")
 
 
 @contextmanager

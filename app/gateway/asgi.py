@@ -17,6 +17,7 @@ from app.gateway.answers import TooLarge, WrongMethod, headers_of, status_of
 from app.gateway.exchange import Exchange, Handler, Message, Receive, Send
 from app.gateway.keys import ANYONE, Keys
 from app.gateway.limits import Limits
+from app.gateway.page import PREFIX as PAGE
 from app.gateway.routes import Entry, clean, find, speech_of
 from jobs.clock import Clock
 from jobs.errors import Bug, Forbidden, NotFound, Trouble
@@ -46,6 +47,7 @@ class Gateway:
         passes: answers what the table calls passed.
         handlers: answer what the table calls here or job, by the entry's path.
         ops: answers below `OWN`; it knows the keys itself.
+        page: answers at `PAGE`, whoever asks: its files tell nothing.
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
@@ -59,6 +61,7 @@ class Gateway:
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: App,
+        page: App,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
@@ -68,6 +71,7 @@ class Gateway:
         self._passes = passes
         self._handlers = handlers
         self._ops = ops
+        self._page = page
         self._clock = clock
         self._begin = begin
         self._end = end
@@ -98,6 +102,9 @@ class Gateway:
         exchange = _exchange(scope, path, send)
         if path.startswith(OWN):
             await self._ops({**scope, "path": path, "raw_path": path.encode()}, receive, _naming(exchange, send))
+            return
+        if path == PAGE or path.startswith(f"{PAGE}/"):
+            await self._page({**scope, "path": path}, receive, _naming(exchange, send))
             return
         try:
             await self._answer(scope, path, exchange, receive)

@@ -21,20 +21,20 @@ TYPES: Mapping[str, bytes] = {
     ".svg": b"image/svg+xml",
 }
 
-POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "connect-src 'self'",
-        "img-src 'self' data:",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "require-trusted-types-for 'script'",  # with no policy allowed: no text ever becomes markup or code
-        "trusted-types 'none'",
-    )
-)
+RULES: Mapping[str, str] = {
+    "default-src": "'none'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "connect-src": "'self'",
+    "img-src": "'self' data:",
+    "base-uri": "'none'",
+    "form-action": "'none'",
+    "frame-ancestors": "'none'",
+    "require-trusted-types-for": "'script'",  # and as no policy is allowed, no text ever becomes markup or code
+    "trusted-types": "'none'",
+}
+
+POLICY = "; ".join(f"{what} {where}" for what, where in RULES.items())
 
 Message = MutableMapping[str, Any]
 Send = Callable[[Message], Awaitable[None]]
@@ -78,10 +78,10 @@ class Page:
     def paths(self) -> tuple[str, ...]:
         return tuple(self._files)
 
-    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Mapping[str, Any], _: Receive, send: Send) -> None:
         """Answer a request; its body, if it has one, is left unread."""
         method = scope["method"]
-        file = self._files.get(scope["path"].rstrip("/"))
+        file = self._files.get(scope["path"])
         if method not in {"GET", "HEAD"}:
             await _answer(send, 405, b"the page is only read\n", (*_TEXT, (b"allow", b"GET, HEAD")), method)
         elif file is None:

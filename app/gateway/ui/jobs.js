@@ -39,8 +39,10 @@ function row() {
   const numbers = el("p", { class: "numbers" });
   const trouble = el("p", { class: "trouble" });
   const remedy = el("p", { class: "remedy" });
-  const cancel = button("Cancel", "quiet-button", () => latest.context.act("cancel", latest.job));
-  const retry = button("Try again", "", () => latest.context.act("retry", latest.job));
+  const refusal = el("p", { class: "trouble", role: "alert" });
+  const press = (verb) => (event) => act(event.currentTarget, refusal, () => latest.context.act(verb, latest.job));
+  const cancel = el("button", { type: "button", class: "quiet-button", text: "Cancel", on: { click: press("cancel") } });
+  const retry = el("button", { type: "button", text: "Try again", on: { click: press("retry") } });
   const told = story();
   const node = el(
     "li",
@@ -55,6 +57,7 @@ function row() {
       numbers,
       trouble,
       remedy,
+      refusal,
       told.node,
     ),
     el("div", { class: "job-actions" }, retry, cancel),
@@ -82,8 +85,18 @@ function row() {
   return { node, show };
 }
 
-function button(text, kind, press) {
-  return el("button", { type: "button", class: kind, text, on: { click: press } });
+/** Once at a time; a refusal is told beside the button that was pressed. */
+async function act(button, refusal, work) {
+  if (button.ariaBusy === "true") return;
+  button.ariaBusy = "true";
+  setText(refusal, "");
+  try {
+    await work();
+  } catch (error) {
+    setText(refusal, error.message);
+  } finally {
+    button.ariaBusy = "false";
+  }
 }
 
 function stateOf(job) {
@@ -127,10 +140,14 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
   setHidden(trouble, !isBad);
   setProse(trouble, isBad ? `${last.class ? `${last.class}: ` : ""}${last.message}` : "");
-  const advice = job.state === "failed" && last ? [last.hint, remedies?.[last.class ?? "bug"]?.replaceAll("{id}", job.id).replaceAll("{subject}", job.subject)] : [];
+  const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies?.[last.class ?? "bug"])] : [];
   const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
   setHidden(remedy, known.length === 0);
   setProse(remedy, known.join(" "));
+}
+
+function remedyOf(job, template) {
+  return template?.replaceAll("{id}", () => job.id).replaceAll("{subject}", () => job.subject);
 }
 
 function story() {

@@ -184,7 +184,10 @@ function showModelList() {
   if (known.models === null) return;
   const declared = known.board?.models ?? {};
   const used = known.board?.last_used ?? {};
-  const models = known.models.map((model) => ({ ...model, ...declared[model.name], last_used: used[model.name] }));
+  const models = known.models.map((model) => {
+    const folded = model.name.toLowerCase(); // the board knows models by their names in small letters
+    return { ...model, ...declared[folded], last_used: used[folded] };
+  });
   showModels(at("model-list"), models);
   setHidden(at("model-table"), models.length === 0);
   const total = known.models.reduce((sum, { size }) => sum + size, 0);
