@@ -22,7 +22,7 @@ from app.gateway.clerks import Clerks
 from app.gateway.door import Door
 from app.gateway.office import Office
 from app.gateway.posting import reader
-from app.gateway.shapes import Failure
+from app.gateway.shapes import Failure, JobsTold, JobTold, examples
 from jobs.errors import Trouble
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
@@ -75,9 +75,18 @@ def create(office: Office, *, clerks: Clerks | None = None, more: Sequence[APIRo
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_document(app))
 
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
+    told = app.openapi()
+    schemas = told["components"]["schemas"]
+    for shape in (JobTold, JobsTold):
+        schemas[shape.__name__]["examples"] = examples(shape)
+    return told
 
 
 def _word_failures(app: FastAPI) -> None:

@@ -58,6 +58,11 @@ def _example(document: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [document]})
 
 
+def examples(shape: type[BaseModel]) -> list[Any]:
+    extra = shape.model_config.get("json_schema_extra")
+    return list(extra["examples"]) if isinstance(extra, dict) and isinstance(extra.get("examples"), list) else []
+
+
 class Failure(BaseModel):
     """What went wrong, and what to do about it."""
 
