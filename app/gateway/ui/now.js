@@ -5,7 +5,7 @@ import { hasEnded, titleOf } from "/ui/jobs.js";
 import { count, dollars } from "/ui/words.js";
 
 /** Says in one line how it stands; the lines below say what is wrong. */
-export function headline(section, title, list, known) {
+export function headline({ section, title, list, standing }, known) {
   const { health, tiers, jobs } = known;
   if (health === null || tiers === null || jobs === null) return;
   const wrong = problemsOf(known);
@@ -13,26 +13,29 @@ export function headline(section, title, list, known) {
   if (!title.firstElementChild) title.append(icon("succeeded"), el("span"));
   setIcon(title.firstElementChild, wrong.length ? "degraded" : "succeeded");
   setText(title.lastElementChild, wrong.length ? `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you` : "All is well");
-  keep(list, [...wrong, factsOf(known)], (line) => line, () => {
-    const node = el("li");
-    return { node, show: (line) => setText(node, line) };
-  });
+  keep(list, wrong, ({ words }) => words, problem);
+  setText(standing, factsOf(known));
+}
+
+function problem({ job }) {
+  const line = job ? el("a", { href: `#job-${job.id}` }) : el("span");
+  return { node: el("li", {}, line), show: ({ words }) => setText(line, words) };
 }
 
 function problemsOf({ health, tiers, jobs }) {
-  const seen = new Set();
-  const failed = [];
-  for (const job of jobs) {
-    const about = `${job.kind}/${job.subject}`;
-    if (!seen.has(about) && job.state === "failed") failed.push(`${capital(titleOf(job))} failed and was not tried again.`);
-    seen.add(about);
-  }
   const bad = tiers.filter(({ state }) => state === "degraded" || state === "lost");
   return [
-    ...health.problems.map((line) => `${capital(line)}.`),
-    ...bad.map(({ tier, state, why }) => `Tier ${tier} is ${state}${why ? `: ${why}` : ""}.`),
-    ...failed,
+    ...health.problems.map((line) => ({ words: `${capital(line)}.` })),
+    ...bad.map(({ tier, state, why }) => ({ words: `Tier ${tier} is ${state}${why ? `: ${why}` : ""}.` })),
+    ...unmended(jobs).map((job) => ({ job, words: `${capital(titleOf(job))} failed and was not tried again.` })),
   ];
+}
+
+/** Jobs that failed, with no later one of their kind about the same. */
+function unmended(jobs) {
+  const newest = new Map();
+  for (const job of jobs) if (!newest.has(`${job.kind}/${job.subject}`)) newest.set(`${job.kind}/${job.subject}`, job);
+  return [...newest.values()].filter(({ state }) => state === "failed");
 }
 
 function factsOf({ tiers, jobs, health, board }) {

@@ -137,7 +137,7 @@ function announce(text) {
 function show() {
   const mayChange = known.board?.caller.scopes.includes("admin") ?? false;
   showConnection();
-  headline(at("now"), at("now-title"), at("problems"), known);
+  headline({ section: at("now"), title: at("now-title"), list: at("problems"), standing: at("standing") }, known);
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
   showJobList(mayChange);
