@@ -5,8 +5,8 @@ servers are then reads the same facts here as there.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import timedelta
 
 from loguru import logger
@@ -35,9 +35,7 @@ class Neighbours:
     """
 
     def __init__(self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock) -> None:
-        self._servers = {
-            tier: Ollama(url, policy=NEVER, stall=_PATIENCE, clock=clock) for tier, url in urls.items()
-        }
+        self._servers = {tier: Ollama(url, policy=NEVER, stall=_PATIENCE, clock=clock) for tier, url in urls.items()}
         self._facts = facts
         self._clock = clock
         self._started_at = clock.now()

@@ -7,7 +7,7 @@ The path that a server is asked for is the table's own, never the caller's. The 
 import asyncio
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from loguru import logger
@@ -22,8 +22,8 @@ from app.gateway.routes import Entry, clean, find, speech_of
 from jobs.clock import Clock
 from jobs.errors import Bug, Forbidden, NotFound, Trouble
 
-App = Callable[[Mapping[str, Any], Receive, Send], Awaitable[None]]
-Scope = Mapping[str, Any]
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BODY = 100 * 1024 * 1024
 """Images come inside the body."""
@@ -45,8 +45,8 @@ class Gateway:
         keys: who may ask.
         limits: how often.
         passes: answers what the table calls passed.
-        handlers: answer what the table calls here or job, by the entry's path.
-        ops: answers below `OWN`; it knows the keys itself.
+        handlers: answer what the table calls here, by the entry's path.
+        ops: answers below `OWN`, where it lets callers in itself, and what the table calls job.
         page: answers at `PAGE`, whoever asks: its files tell nothing.
         clock: the time.
         begin: run in the event loop before the first request.
@@ -101,10 +101,10 @@ class Gateway:
         path = clean(scope["path"])
         exchange = _exchange(scope, path, send)
         if path.startswith(OWN):
-            await self._ops({**scope, "path": path, "raw_path": path.encode()}, receive, _naming(exchange, send))
+            await self._ops(_at(path, scope), receive, _naming(exchange, send))
             return
         if path == PAGE or path.startswith(f"{PAGE}/"):
-            await self._page({**scope, "path": path}, receive, _naming(exchange, send))
+            await self._page(_at(path, scope), receive, _naming(exchange, send))
             return
         try:
             await self._answer(scope, path, exchange, receive)
@@ -123,12 +123,13 @@ class Gateway:
         exchange.caller.need("admin" if entry.scope == "admin" else "chat", "admin")
         if entry.what == "refused":
             raise Forbidden(f"{entry.path} is not served here: {entry.why}")
-        if entry.what == "here":
-            exchange.body = await _body(exchange, receive)
-            await self._handlers[entry.path](exchange)
-            return
         leave = self._limits.enter(exchange.caller)
         try:
+            if entry.what == "job":
+                inner = _at(path, scope)
+                inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
+                await self._ops(inner, receive, _naming(exchange, exchange.send))
+                return
             exchange.body = await _body(exchange, receive)
             handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
             await _while_present(handler(exchange), exchange, receive)
@@ -148,6 +149,11 @@ def _exchange(scope: Scope, path: str, send: Send) -> Exchange:
         caller=ANYONE,
         send=send,
     )
+
+
+def _at(path: str, scope: Scope) -> Scope:
+    """The request for another app, at the clean path."""
+    return {**scope, "path": path, "raw_path": path.encode()}
 
 
 def _entry(path: str, exchange: Exchange) -> Entry:

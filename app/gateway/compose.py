@@ -104,7 +104,7 @@ class Composed:
                 upstreams=parts.upstreams,
                 wires=self.wires,
                 waking=self.waking,
-                route=lambda text, context: parts.router.route(text, context=context),
+                router=parts.router,
                 look=self._look,
                 recorder=Ledgers(self.books, self.metrics),
                 clock=parts.clock,

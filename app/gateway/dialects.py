@@ -93,7 +93,7 @@ def comment(text: str) -> bytes:
 
 
 def _dumped(document: Any) -> bytes:
-    return json.dumps(document, ensure_ascii=False).encode()
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 # -- the end of an answer ----------------------------------------------------------------------------------------------

@@ -48,7 +48,9 @@ class Exchange:
 
     async def answer(self, document: Any, status: int = 200, *, more: Sequence[Header] = ()) -> None:
         """A whole answer: JSON."""
-        await self.answer_bytes(json.dumps(document, ensure_ascii=False).encode(), status, JSON, more=more)
+        await self.answer_bytes(
+            json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(), status, JSON, more=more
+        )
 
     async def answer_bytes(self, body: bytes, status: int, content_type: bytes, *, more: Sequence[Header] = ()) -> None:
         await self.begin(status, [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more])

@@ -15,7 +15,7 @@ from app.gateway.asked import Asked
 from app.gateway.exchange import Exchange
 from app.gateway.headers import to_caller, to_server
 from app.gateway.record import Ending, Recorder, Served
-from app.gateway.routing import Route
+from app.gateway.routing import Route, Router
 from app.gateway.waking import Expired, LoadFailed, Upstream, Waking
 from app.gateway.wire import Answer, Wire
 from jobs.clock import Clock
@@ -46,7 +46,7 @@ class Way:
     upstreams: Mapping[str, Upstream]
     wires: Mapping[str, Wire]
     waking: Waking
-    route: Callable[[str, int | None], Route]
+    router: Router
     look: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
@@ -98,7 +98,6 @@ class _Passing:
     async def _pass(self) -> None:
         self._asked = await asked.read(self._exchange)
         self._route = await self._routed(self._asked)
-        self._exchange.caller.need_model(self._route.model)
         answer = await self._answered(self._asked, self._route)
         try:
             if answer.status >= 400:
@@ -110,12 +109,14 @@ class _Passing:
 
     async def _routed(self, wanted: Asked) -> Route:
         """Where it goes. A model that nobody has heard of may have come a moment ago: that is looked up once."""
+        caller = self._exchange.caller
+        caller.need_model(ModelName.parse(wanted.model))
         try:
-            return self._way.route(wanted.model, wanted.context)
+            return self._way.router.route(wanted.model, context=wanted.context, may_see=caller.may_use)
         except NotFound:
             if not await self._way.look():
                 raise
-            return self._way.route(wanted.model, wanted.context)
+            return self._way.router.route(wanted.model, context=wanted.context, may_see=caller.may_use)
 
     # Until there is an answer
 
@@ -269,7 +270,7 @@ class _Passing:
             route=exchange.entry.path,
             dialect=exchange.entry.speech,
             ending=self._ending,
-            status=exchange.status,
+            status=exchange.status or (499 if self._ending == "client_gone" else 500),
             prompt_tokens=tokens.prompt,
             output_tokens=tokens.output,
             first_byte_seconds=self._first_byte,

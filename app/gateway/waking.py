@@ -145,9 +145,11 @@ class Waking:
     def is_ready(self, tier: str, model: str, settings: Settings) -> bool:
         """Whether a request may go out now, as far as is known; without a model, whether the tier answers."""
         if not model:
-            return _now() - self._tiers[tier].heard_at < self._pace.trust_seconds
+            return self._clock.monotonic() - self._tiers[tier].heard_at < self._pace.trust_seconds
         found = self._tiers[tier].loaded.get(model)
-        return found is not None and found[0] == settings and _now() - found[1] < self._pace.trust_seconds
+        return (
+            found is not None and found[0] == settings and self._clock.monotonic() - found[1] < self._pace.trust_seconds
+        )
 
     async def ready(self, tier: str, model: str, settings: Settings, until: float) -> bool:
         """Wait until the model is loaded on its tier; true for the caller who woke it.
@@ -182,7 +184,7 @@ class Waking:
     def answered(self, tier: str, model: str, settings: Settings) -> None:
         """The server has just answered with this model."""
         place = self._tiers[tier]
-        place.heard_at = _now()
+        place.heard_at = self._clock.monotonic()
         place.loaded[model] = (settings, place.heard_at)
 
     def lost(self, tier: str, why: str) -> None:
@@ -196,7 +198,7 @@ class Waking:
         """The server does not know a model that is here."""
         self._tiers[tier].loaded.pop(model, None)
 
-    # For those who only look
+    # For those who only look, in any thread
 
     def state(self, tier: str) -> TierState:
         place = self._tiers[tier]
@@ -232,7 +234,7 @@ class Waking:
 
     def _up_since(self, place: _Tier) -> datetime | None:
         """Since when the tier is up, by what it answered or reported lately."""
-        if _now() - place.heard_at < self._pace.trust_seconds:
+        if self._clock.monotonic() - place.heard_at < self._pace.trust_seconds:
             return place.since
         if place.why:  # it was asked, and was not there
             return None
@@ -331,7 +333,7 @@ class Waking:
                     )
                 await asyncio.sleep(next(pauses))
             place.why = ""
-            place.heard_at = _now()
+            place.heard_at = self._clock.monotonic()
         finally:
             place.since = self._clock.now()
             place.wake = None

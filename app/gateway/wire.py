@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -136,8 +137,7 @@ class Connection(asyncio.Protocol):
     # What the transport tells
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
