@@ -84,8 +84,10 @@ class Browser:
         return str(self._ask("POST", "/element", {"using": "css selector", "value": selector})[ELEMENT])
 
     def click(self, selector: str) -> None:
-        """Click as a person does: it has to be visible, and nothing may lie over it."""
-        self._ask("POST", f"/element/{self.find(selector)}/click")
+        """Click as a person does: it is scrolled to, has to be visible, and nothing may lie over it."""
+        element = {ELEMENT: self.find(selector)}
+        self.run("arguments[0].scrollIntoView({ block: 'center', behavior: 'instant' })", element)
+        self._ask("POST", f"/element/{element[ELEMENT]}/click")
 
     def type(self, selector: str, text: str) -> None:
         self._ask("POST", f"/element/{self.find(selector)}/value", {"text": text})
@@ -126,6 +128,15 @@ class Browser:
         self.devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=scale, mobile=mobile
         )
+
+    @contextmanager
+    def minimised(self) -> Iterator[None]:
+        """Nobody sees the window for a while."""
+        size = self._ask("POST", "/window/minimize")
+        try:
+            yield
+        finally:
+            self._ask("POST", "/window/rect", size)
 
     def picture(self, path: Path) -> None:
         """The whole page, not only what fits the window."""

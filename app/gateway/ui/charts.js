@@ -92,7 +92,7 @@ function bars({ days, series, format }, width, id) {
   const step = inner.width / days.length;
   const y = (value) => EDGE.top + inner.height * (1 - value / top);
   const parts = [patterns(id)];
-  for (const value of [0, top / 2, top]) {
+  for (const value of format(top / 2) === format(top) ? [0, top] : [0, top / 2, top]) {
     parts.push(
       svg("line", { class: "grid", x1: EDGE.left, x2: width - EDGE.right, y1: y(value), y2: y(value) }),
       svg("text", { class: "axis", x: EDGE.left - 6, y: y(value) + 4, "text-anchor": "end", text: format(value) }),

@@ -67,6 +67,7 @@ function row() {
     const { job, context, isNewest } = known;
     node.dataset.state = job.state;
     node.id = `job-${job.id}`;
+    subject.dataset.subject = job.subject;
     setIcon(mark, job.state in WORDS ? job.state : "unknown");
     setText(kind, job.kind);
     setText(subject, job.subject === "*" ? "all models" : short(job.subject));
@@ -139,12 +140,15 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   const last = job.attempts.at(-1);
   const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
   setHidden(trouble, !isBad);
-  setProse(trouble, isBad ? `${last.class ? `${last.class}: ` : ""}${last.message}` : "");
+  setProse(trouble, isBad ? why(last) : "");
   const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies?.[last.class ?? "bug"])] : [];
   const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
   setHidden(remedy, known.length === 0);
   setProse(remedy, known.join(" "));
 }
+
+/** `not found: registry.ollama.ai has no such model`. */
+const why = (attempt) => (attempt.class ? `${attempt.class.replaceAll("_", " ")}: ${attempt.message}` : attempt.message);
 
 function remedyOf(job, template) {
   return template?.replaceAll("{id}", () => job.id).replaceAll("{subject}", () => job.subject);
@@ -165,16 +169,16 @@ function story() {
 
 function attempt() {
   const head = el("p", { class: "attempt-head" });
-  const why = el("p", { class: "attempt-why" });
+  const reason = el("p", { class: "attempt-why" });
   const hint = el("p", { class: "quiet" });
-  const node = el("li", {}, head, why, hint);
+  const node = el("li", {}, head, reason, hint);
   const show = (told) => {
     const end = told.ended_at ? Date.parse(told.ended_at) : now();
     const took = lasted(end - Date.parse(told.started_at));
     const outcome = told.outcome === "retry" ? "failed, to be tried again" : (told.outcome ?? "goes on");
     setText(head, `${clock(new Date(told.started_at))}, ${outcome} after ${took}, on ${told.worker}`);
-    setProse(why, told.message ? `${told.class ? `${told.class}: ` : ""}${told.message}` : "");
-    setHidden(why, !told.message);
+    setProse(reason, told.message ? why(told) : "");
+    setHidden(reason, !told.message);
     setProse(hint, told.hint ? `Hint: ${told.hint}` : "");
     setHidden(hint, !told.hint);
   };

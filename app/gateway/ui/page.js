@@ -65,6 +65,7 @@ async function ask(look) {
   const path = look.path();
   try {
     const told = await api.get(path);
+    recovered();
     look.failures = 0;
     look.due = Date.now() + look.every();
     if (path === look.path()) look.take(told);
@@ -80,10 +81,15 @@ async function ask(look) {
 function failed(look, error) {
   if (error.status === 401) return signIn(error);
   look.failures += 1;
-  const patience = error.status === 404 ? RARE : Math.min(SLOW, look.every() * look.failures);
+  const patience = error.status === 404 ? RARE : Math.min(SLOW, BRISK * look.failures);
   look.due = Date.now() + Math.max(patience, error.retryAfter ?? 0);
   look.trouble = error;
   look.miss?.(error);
+}
+
+/** One answer tells that the gateway is back: what could not be reached is asked again at once. */
+function recovered() {
+  for (const look of looks) if (look.failures > 0 && look.trouble.status === 0) look.due = 0;
 }
 
 function wake() {
@@ -211,6 +217,7 @@ async function act(verb, job) {
 
 function refused(error) {
   if (error.status === 401) signIn(error);
+  if (error.status === 0) wake(); // the looks will say the same, and when it is over
   throw error;
 }
 
@@ -222,13 +229,12 @@ at("pull-form").addEventListener("submit", async (event) => {
   button.disabled = true;
   setText(at("pull-trouble"), "");
   try {
-    const { isNew, document: job } = await api.post("jobs", { kind: "pull", model });
+    const { isNew, document: job } = await api.post("jobs", { kind: "pull", model }).catch(refused);
     announce(isNew ? `The pull of ${short(job.subject)} is posted; its progress is under Jobs` : `The pull of ${short(job.subject)} is under way already; you share it`);
     takeJobs([job, ...(known.jobs ?? []).filter(({ id }) => id !== job.id)]);
     lookAgain("jobs");
     form.reset();
   } catch (error) {
-    if (error.status === 401) signIn(error);
     setText(at("pull-trouble"), error.message);
   } finally {
     button.disabled = false;
@@ -299,6 +305,10 @@ async function begin() {
   takeBoard(told);
   wake();
 }
+
+window.addEventListener("online", () => {
+  if (!at("board").hidden) wake();
+});
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) following.stop();
