@@ -78,7 +78,7 @@ function row() {
     setHidden(retry, !(context.mayChange && isNewest && (job.state === "failed" || job.state === "cancelled")));
     setHidden(cancel, !(context.mayChange && !hasEnded(job)));
     cancel.disabled = job.cancel_asked;
-    retry.className = job.state === "failed" ? "" : "quiet-button";
+    retry.className = job.state === "failed" && job.attempts.at(-1)?.class !== "refused" ? "" : "quiet-button";
     setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
     setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
     told.show(job);

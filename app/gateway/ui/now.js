@@ -2,7 +2,9 @@
 
 import { el, icon, keep, setIcon, setText } from "/ui/dom.js";
 import { hasEnded, titleOf } from "/ui/jobs.js";
-import { count, dollars } from "/ui/words.js";
+import { count, dollars, now } from "/ui/words.js";
+
+const DAY = 24 * 3600 * 1000;
 
 /** Says in one line how it stands; the lines below say what is wrong. */
 export function headline({ section, title, list, standing }, known) {
@@ -31,11 +33,11 @@ function problemsOf({ health, tiers, jobs }) {
   ];
 }
 
-/** Jobs that failed, with no later one of their kind about the same. */
+/** Jobs that failed within a day, with no later one of their kind about the same. */
 function unmended(jobs) {
   const newest = new Map();
   for (const job of jobs) if (!newest.has(`${job.kind}/${job.subject}`)) newest.set(`${job.kind}/${job.subject}`, job);
-  return [...newest.values()].filter(({ state }) => state === "failed");
+  return [...newest.values()].filter(({ state, ended_at: end }) => state === "failed" && now() - Date.parse(end) < DAY);
 }
 
 function factsOf({ tiers, jobs, health, board }) {
