@@ -72,14 +72,14 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def heard(self) -> Heard | None:
         """The next request; None when the other side has left."""
         while b"\r\n\r\n" not in self._buffer:
             if not self._more():
                 return None
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        head = self._taken(self._buffer.index(b"\r\n\r\n") + 4)[:-4]
         first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ")
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
@@ -87,8 +87,12 @@ class Line:
         while len(self._buffer) < length:
             if not self._more():
                 return None
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return Heard(method, path, headers, body)
+        return Heard(method, path, headers, self._taken(length))
+
+    def _taken(self, count: int) -> bytes:
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
 
     def _more(self) -> bool:
         try:
