@@ -1,6 +1,7 @@
 """A gateway over real sockets, and servers behind it that do what a test says, down to the byte."""
 
 import json
+import select
 import socket
 import struct
 import threading
@@ -128,6 +129,11 @@ class Line:
         while self._more():
             pass
 
+    def is_left(self) -> bool:
+        """Whether the other side has closed by now."""
+        readable, _, _ = select.select([self.sock], [], [], 0)
+        return bool(readable) and not self._more()
+
     def reset(self) -> None:
         """Close as a process that is killed: the other side gets an error instead of an end."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -168,6 +174,8 @@ class Scripted:
         return [each for each in self.heard if each.only_loads]
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts, who else would keep the port
         self._listener.close()
         for line in list(self.lines):
             line.close()

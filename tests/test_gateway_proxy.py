@@ -23,7 +23,6 @@ from tests.gateways import (
     OLLAMA,
     OPENAI,
     PATIENCE,
-    QUICK,
     TALK,
     Dialect,
     Heard,
@@ -605,4 +604,5 @@ def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
         busy = post(ANTHROPIC, alice)
         assert (busy.status_code, busy.json()["error"]["type"]) == (429, "rate_limit_error")
         assert int(busy.headers["retry-after"]) > 0
-        assert QUICK.most_held > 0
+        told = {(row.about.key, row.about.ending): row.sums.count for row in running.rows(7)}
+        assert told == {("", "refused"): 3, ("bob", "refused"): 1, ("alice", "success"): 2, ("alice", "refused"): 1}
