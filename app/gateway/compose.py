@@ -18,8 +18,8 @@ from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.page import Page
-from app.gateway.proxy import Proxy, Way
-from app.gateway.record import Ledgers
+from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.record import Records
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
@@ -55,6 +55,7 @@ class Parts:
         pace: how callers wait for a server.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
+        comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
 
@@ -73,6 +74,7 @@ class Parts:
     pace: Pace = field(default_factory=Pace)
     fleet: Fleet | None = None
     quota_bytes: int | None = None
+    comment_seconds: float = COMMENT_SECONDS
 
 
 class Composed:
@@ -99,6 +101,7 @@ class Composed:
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
         self.metrics.watch(self._readings())
+        records = Records(self.books, self.metrics)
         self.proxy = Proxy(
             Way(
                 upstreams=parts.upstreams,
@@ -106,8 +109,9 @@ class Composed:
                 waking=self.waking,
                 router=parts.router,
                 look=self._look,
-                recorder=Ledgers(self.books, self.metrics),
+                recorder=records,
                 clock=parts.clock,
+                comment_seconds=parts.comment_seconds,
             )
         )
         self.app: App = Gateway(
@@ -117,6 +121,7 @@ class Composed:
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
             ops=ops.create(self._office(), clerks=self._clerks, more=(board.router(self._board()),)),
             page=Page(),
+            recorder=records,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
