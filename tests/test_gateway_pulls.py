@@ -42,8 +42,9 @@ class Desk:
     clients: list[Any] = field(default_factory=list)
 
     def client(self, key: str = ADMIN_KEY) -> ollama.Client:
-        self.clients.append(ollama.Client(self.url, headers={"authorization": f"Bearer {key}"}))
-        return self.clients[-1]
+        client = ollama.Client(self.url, headers={"authorization": f"Bearer {key}"})
+        self.clients.append(client)
+        return client
 
     def ask(self, method: str, path: str, key: str = ADMIN_KEY, **how: Any) -> httpx.Response:
         return httpx.request(method, f"{self.url}{path}", headers={"x-api-key": key}, timeout=30, **how)
