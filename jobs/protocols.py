@@ -60,6 +60,9 @@ class DictLike(Protocol):
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or `default` when the key is absent."""
 
+    def pop(self, key: Any, default: Any = None) -> Any:
+        """Remove one entry and return its value, or `default` when it is absent."""
+
     def keys(self) -> Iterator[Any]:
         """All keys, in no order; entries written meanwhile may or may not be seen."""
 

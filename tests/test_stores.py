@@ -163,6 +163,15 @@ def test_one_writer_wins(place: Place, key: str) -> None:
     assert place.facts.get(key) == {"n": won.index(True)}
 
 
+def test_an_entry_is_removed(place: Place, key: str) -> None:
+    """`pop` answers with the entry and removes it, and with the default where there is none."""
+    place.facts.put(key, {"a": 1})
+    assert place.facts.pop(key, None) == {"a": 1}
+    assert place.facts.pop(key, None) is None
+    assert place.facts.get(key) is None
+    assert place.facts.put(key, 2, skip_if_exists=True)
+
+
 def test_each_item_goes_to_one_getter(place: Place, key: str) -> None:
     """Of many getters each item reaches exactly one."""
     for number in range(24):

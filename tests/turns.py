@@ -89,6 +89,10 @@ class TurnDict:
         _stand()
         return self._real.get(key, default)
 
+    def pop(self, key: Any, default: Any = None) -> Any:
+        _stand()
+        return self._real.pop(key, default)
+
     def keys(self) -> Iterator[Any]:
         _stand()
         return self._real.keys()
