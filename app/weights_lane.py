@@ -11,13 +11,14 @@ from pathlib import Path
 import modal
 from loguru import logger
 
-from app.archive import archive
+from app.archive import archive_at, archive_jobs
 from app.fleet import declared
-from app.freshness import GENERATION
+from app.freshness import GENERATION, SIZES
 from app.lanes import work
 from app.mirror import mirrors
 from app.pulse import COMMIT_EVERY
 from app.resources import MODELS, ledger, queue, weights
+from jobs import survey
 from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
@@ -61,9 +62,15 @@ class Shelf:
         with self._committing:
             self._volume.commit()
 
+    def tell_sizes(self) -> None:
+        """Tell those who do not mount the volume how large its models are."""
+        models = (each for each in survey.loaded(self.weights.layout) if isinstance(each, survey.Model))
+        self._facts.put(SIZES, {str(model.name.folded()): model.manifest.size for model in models})
+
     def _persist(self) -> None:
         """Commit what a reader may see from now on, and only then tell the servers of it."""
         self.commit()
+        self.tell_sizes()
         self._facts.put(GENERATION, secrets.token_hex(8))
 
     @contextmanager
@@ -99,6 +106,7 @@ def run() -> bool:
         weights=shelf.weights,
         quota_bytes=declared().volume.quota_bytes,
     )
+    shelf.tell_sizes()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():
-        archive(book, Path(MODELS), clock.now())
+        archive_jobs(book, archive_at(Path(MODELS)), clock.now(), shelf.commit)
         return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)

@@ -23,7 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk"}),
     frozenset({"progress", "manifests", "retrying", "transport", "ollama_texts"}),
-    frozenset({"protocols", "record", "catalog", "layout", "journal", "verifying", "ollama_shapes", "watching"}),
+    frozenset(
+        {"protocols", "record", "archive", "catalog", "layout", "journal", "verifying", "ollama_shapes", "watching"}
+    ),
     frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull"}),
     frozenset({"weights", "registry", "ollama", "run"}),
     frozenset({"tasks"}),
