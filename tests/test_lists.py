@@ -26,6 +26,7 @@ from jobs.names import ModelName
 from jobs.testing.gguf import encoded
 from jobs.testing.models import LIBRARY, LICENSE, SimLayer, SimModel, find, text
 from tests.conftest import Store
+from tests.models_dir import lay
 from tests.ollama_servers import Server, serving, simulator_command
 
 SMALL = tuple(model for model in LIBRARY if model.size < 5_000_000)
@@ -75,20 +76,6 @@ MADE = (
     made("talks", text("messages", '[{"role":"user","content":"hi"},{"role":"assistant","content":"two\\nlines"}]')),
     made("licensed", text("license", "one"), text("license", "two ")),
 )
-
-
-def lay(models: Path, *them: SimModel) -> None:
-    """As if they had been pulled, one second apart."""
-    layout = Layout(models)
-    layout.blobs.mkdir(parents=True, exist_ok=True)
-    for index, model in enumerate(them):
-        for digest, blob in model.blobs.items():
-            layout.blob(digest).write_bytes(blob.read())
-        manifest = layout.manifest(model.name)
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_bytes(model.manifest)
-        moment = 1_790_000_000 + index
-        os.utime(manifest, (moment, moment))
 
 
 @dataclass
