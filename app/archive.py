@@ -10,7 +10,9 @@ from pathlib import Path
 from loguru import logger
 
 from jobs.archive import Archive
+from jobs.clearing import clear
 from jobs.ledger import Ledger
+from jobs.protocols import ShrinkingDict
 from jobs.record import Job
 
 AFTER = timedelta(days=5)
@@ -25,15 +27,17 @@ def archive_at(root: Path) -> Archive:
     return Archive(root / FOLDER)
 
 
-def archive_jobs(ledger: Ledger, archive: Archive, now: datetime, commit: Callable[[], object]) -> int:
-    """Take the jobs that ended long enough ago out of the ledger; how many those were."""
+def archive_jobs(
+    ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Callable[[], object]
+) -> int:
+    """Take the jobs that ended long enough ago out of the ledger, which is kept in `facts`; how many those were."""
     old = [job for job in ledger.jobs() if job.ended_at and now - job.ended_at > AFTER]
     if archive.append(JOBS, (job.as_json() for job in reversed(old))):
         commit()
         logger.info("archived {} jobs", len(old))
     for job in old:
         ledger.retire(job.id)
-    ledger.clear()
+    clear(facts, now)
     return len(old)
 
 

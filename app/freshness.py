@@ -11,8 +11,8 @@ from typing import Any
 GENERATION = "weights/generation"
 """The fact that whoever changes the weights overwrites after the commit; any value that differs from the last."""
 
-SIZES = "weights/sizes"
-"""The bytes of each model that is whole, by its folded name, for whoever places models and has no volume."""
+KNOWN = "weights/models"
+"""The fact that tells size and header of each whole model, by folded name, to whoever has no volume to look at."""
 
 MISSES_ALLOWED = 4
 """So many probes in a row may go unanswered: a load that reads slow storage keeps Ollama silent for minutes."""

@@ -14,11 +14,12 @@ import modal
 from loguru import logger
 
 from app.fleet import Fleet, declared
-from app.freshness import SIZES
+from app.freshness import KNOWN
 from app.lanes import work
 from app.resources import APP, SERVERS, ledger, queue
 from jobs.catalog import place
 from jobs.clock import SystemClock
+from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.ollama import Ollama
@@ -66,12 +67,13 @@ def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
-    """The tier that the fleet declares for a model, or the one that its size on the volume leads to."""
-    for model in fleet.models:
-        if model.parsed.folded() == name.folded():
-            return model.tier
-    size = (facts.get(SIZES) or {}).get(str(name.folded()))
-    return None if size is None else place(int(size), fleet.catalog_tiers()).tier.name
+    """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
+    if tier := fleet.belongs(name):
+        return tier
+    known = (facts.get(KNOWN) or {}).get(str(name.folded()))
+    if known is None:
+        return None
+    return place(int(known["size"]), fleet.catalog_tiers(), facts=Facts.from_json(known["facts"])).tier.name
 
 
 def _awake(run: Run, shop: Workshop, fleet: Fleet) -> dict[str, Any]:

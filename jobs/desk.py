@@ -183,8 +183,7 @@ class Desk:
         if kind is not None and kind not in KINDS:
             raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
         gc.disable()  # looking through a hundred thousand live objects for cycles takes longer than reading the ledger
-        began = self.clock.now() - parse_span(since, "--since") if since is not None else None
-        jobs, count = self._chosen(state, kind, limit or None, began)
+        jobs, count = self._chosen(state, kind, limit or None, since)
         if json:
             put_json([job.as_json() for job in jobs])
         elif jobs:
@@ -197,20 +196,19 @@ class Desk:
         return 0
 
     def _chosen(
-        self, state: str | None, kind: str | None, limit: int | None, began: datetime | None
+        self, state: str | None, kind: str | None, limit: int | None, since: str | None
     ) -> tuple[list[Job], int]:
         """The newest jobs of that state and kind, and how many there are in all."""
-        if state is None and kind is None and began is None:
-            newest = self.ledger.jobs(limit)
-            return newest, len(newest) if limit is None else len(self.ledger.ids())
-        jobs = self.ledger.jobs() if began is None else self.since(began)
+        if since is None:
+            return self.ledger.select(state=state, kind=kind, limit=limit)
+        jobs = self.since(self.clock.now() - parse_span(since, "--since"))
         found = [job for job in jobs if state in {None, job.state} and kind in {None, job.kind}]
         return found[:limit], len(found)
 
     def since(self, began: datetime) -> list[Job]:
         """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""
         found = {job.id: job for job in self.archived(began)}
-        found |= {job.id: job for job in self.ledger.jobs() if job.posted_at >= began}
+        found |= {job.id: job for job in self.ledger.select(since=began)[0]}
         return sorted(found.values(), key=lambda job: job.posted_at, reverse=True)
 
     def _row(self, job: Job) -> tuple[object, ...]:
@@ -261,7 +259,7 @@ class Desk:
         try:
             return self.ledger.get(text)
         except NotFound:
-            found = sorted(id for id in self.ledger.ids() if id.startswith(text))
+            found = sorted(self.ledger.ids(text))
             old = {} if found else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
             if not found and not old:
                 raise

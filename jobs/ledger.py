@@ -34,12 +34,6 @@ from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
 from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
 
-CLEARED_AFTER = timedelta(hours=1)
-"""Between retiring a job and removing its facts: no pass over all entries lasts so long, so none sees half a job."""
-
-ID_KEPT = timedelta(days=30)
-"""How long the id of a retired job stays taken: who began to post or to claim before it ended has long gone by then."""
-
 RING_AGAIN = timedelta(minutes=1)
 """A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
 
@@ -124,7 +118,7 @@ class Ledger:
                 continue
             if is_ours:
                 if generation != known:
-                    self._point(kind, subject, line, generation)
+                    point(self._facts, kind, subject, line, generation)
                 self._ring(job)
             return Posted(job, attached=not is_ours)
 
@@ -144,6 +138,47 @@ class Ledger:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
         with _uncollected():
             return self._all(newest)
+
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        begin: str = "",
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that fit, and how many fit in all.
+
+        Args:
+            kind: only these.
+            state: only those in it.
+            subject: only those about it.
+            since: only those posted then or later.
+            begin: only those whose id begins so.
+            before: only those that come after the job of this id in such a list, to read on where one ended.
+            limit: so many at most.
+
+        """
+        if not (kind or state or subject or since or begin or before):
+            newest = self.jobs(limit)
+            return newest, len(newest) if limit is None else len(self.ids())
+        found = self.jobs()
+        if before is not None:
+            known = [job.id for job in found]
+            found = found[known.index(before) + 1 :] if before in known else []
+        found = [
+            job
+            for job in found
+            if kind in {None, job.kind}
+            and state in {None, job.state}
+            and subject in {None, job.subject}
+            and (since is None or job.posted_at >= since)
+            and job.id.startswith(begin)
+        ]
+        return found[:limit], len(found)
 
     def _all(self, newest: int | None) -> list[Job]:
         gathered: dict[str, Facts] = {}
@@ -168,11 +203,11 @@ class Ledger:
                     {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
 
-    def ids(self) -> list[str]:
-        """The ids of all jobs, in no order."""
+    def ids(self, begin: str = "") -> list[str]:
+        """The ids of all jobs, or of those whose id begins so, in no order."""
         keys = [key.partition("/") for key in self._facts.keys()]  # noqa: SIM118 - no dict
         gone = {id for sort, _, id in keys if sort == "gone"}
-        return [id for sort, _, id in keys if sort == "job" and id not in gone]
+        return [id for sort, _, id in keys if sort == "job" and id.startswith(begin) and id not in gone]
 
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
@@ -295,7 +330,7 @@ class Ledger:
     # -- what the archive does -----------------------------------------------------------------------------------------
 
     def retire(self, id: str) -> None:
-        """List an ended job no longer: it is archived, and `clear` may remove it.
+        """List an ended job no longer: it is archived, and `jobs.clearing` may remove it.
 
         Raises:
             Refused: the job has not ended.
@@ -308,29 +343,10 @@ class Ledger:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
         self._write_once(f"gone/{id}", {"at": isoformat(self._clock.now())})
 
-    def clear(self) -> int:
-        """Remove the facts of jobs that were retired a while ago, and much later the ids; how many entries those were.
-
-        Safe to run any number of times at once, and to stop anywhere.
-        """
-        now = self._clock.now()
-        entries = dict(self._facts.items())
-        retired = {key.removeprefix("gone/"): value for key, value in entries.items() if key.startswith("gone/")}
-        since = {id: now - parse_moment(mark["at"]) for id, mark in retired.items()}
-        removed = 0
-        for key in entries:
-            sort, _, tail = key.partition("/")
-            age = since.get(tail.partition("/")[0])
-            if sort in {"claim", "beat", "end", "cancel"} and age is not None and age > CLEARED_AFTER:
-                removed += self._facts.pop(key, None) is not None
-        for id in (id for id, age in since.items() if age > ID_KEPT):
-            removed += self._free(id, entries.get(f"job/{id}"))
-        return removed
-
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _line(self, kind: str, subject: str) -> tuple[str, int]:
-        key = _live(kind, subject)
+        key = live_key(kind, subject)
         pointer = self._facts.get(key)
         if pointer is None:
             # Base 32 without look-alikes; 50 bits, so that two lines never meet.
@@ -338,18 +354,6 @@ class Ledger:
             self._facts.put(key, {"v": VERSION, "line": line, "generation": 1}, skip_if_exists=True)
             pointer = self._facts.get(key)
         return pointer["line"], int(pointer["generation"])
-
-    def _point(self, kind: str, subject: str, line: str, generation: int) -> None:
-        self._facts.put(_live(kind, subject), {"v": VERSION, "line": line, "generation": generation})
-
-    def _free(self, id: str, fact: Mapping[str, Any] | None) -> int:
-        """Give the id of a retired job up, its line pointed past it first, so that nobody posts under it again."""
-        line, _, generation = id.rpartition("-")
-        if fact is not None:
-            pointer = self._facts.get(_live(fact["kind"], fact["subject"]))
-            if pointer is not None and pointer["line"] == line and pointer["generation"] <= int(generation):
-                self._point(fact["kind"], fact["subject"], line, int(generation) + 1)
-        return sum(self._facts.pop(key, None) is not None for key in (f"job/{id}", f"gone/{id}"))
 
     def _folded(self, id: str, facts: Facts) -> Job:
         try:
@@ -470,5 +474,10 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _live(kind: str, subject: str) -> str:
+def live_key(kind: str, subject: str) -> str:
     return f"live/{kind}/{subject}"
+
+
+def point(facts: DictLike, kind: str, subject: str, line: str, generation: int) -> None:
+    """Say at which generation of its line to look first for a job of this subject."""
+    facts.put(live_key(kind, subject), {"v": VERSION, "line": line, "generation": generation})

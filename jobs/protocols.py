@@ -60,11 +60,15 @@ class DictLike(Protocol):
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or `default` when the key is absent."""
 
-    def pop(self, key: Any, default: Any = None) -> Any:
-        """Remove one entry and return its value, or `default` when it is absent."""
-
     def keys(self) -> Iterator[Any]:
         """All keys, in no order; entries written meanwhile may or may not be seen."""
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """All entries, in no order; entries written meanwhile may or may not be seen."""
+
+
+class ShrinkingDict(DictLike, Protocol):
+    """One from which entries can be removed. Only the archive does that; to write once means never to remove."""
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        """Remove one entry and return its value, or `default` when it is absent."""

@@ -26,7 +26,7 @@ def archive(store: Store, folder: Path, commits: list[str] | None = None) -> int
     def commit() -> None:
         (commits if commits is not None else []).append("committed")
 
-    return archive_jobs(store.ledger(), archive_at(folder), store.clock.now(), commit)
+    return archive_jobs(store.ledger(), store.facts, archive_at(folder), store.clock.now(), commit)
 
 
 def pass_days(store: Store, days: float) -> None:
@@ -106,7 +106,7 @@ def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
         raise OSError("no commit")
 
     with pytest.raises(OSError, match="no commit"):
-        archive_jobs(store.ledger(), archive_at(tmp_path), store.clock.now(), fail)
+        archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), fail)
     assert store.ledger().jobs() == [job]
     assert archive(store, tmp_path) == 1
     assert [told.id for told in archived_jobs(archive_at(tmp_path), LONG_AGO)] == [job.id]

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.clearing import clear
 from jobs.errors import Fenced, NotFound
 from jobs.ledger import Ledger
 from jobs.progress import Reading
@@ -106,12 +107,12 @@ class World:
                 ledger.cancel(job.id, by="test")
 
     def as_archiver(self) -> None:
-        ledger = self.ledger()
+        ledger, facts = self.ledger(), TurnDict(self.facts)
         for _ in range(3):
             for job in ledger.jobs():
                 if job.has_ended:
                     ledger.retire(job.id)
-            ledger.clear()
+            clear(facts, self.clock.now())
 
     def check_publisher_not_ended(self, id: str, n: int) -> None:
         assert id not in self.ended, f"attempt {n} of {id} published after the job had ended"
@@ -287,7 +288,7 @@ def finish(world: World, *, then_wait: float = 0) -> None:
         ledger.retire(job.id)
     for wait in (3601, then_wait):
         world.clock.tick(wait)
-        ledger.clear()
+        clear(world.facts, world.clock.now())
 
 
 @pytest.mark.parametrize("actor", ["poster 0", "worker 0", "sweeper 0", "canceller", "archiver 0"])
@@ -329,7 +330,7 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
                 others.sweep()
                 others.retire(job.id)
                 clock.tick(3601)
-                others.clear()
+                clear(self, clock.now())
             return super().get(key, default)
 
     asleep: list[str] = ["not yet"]

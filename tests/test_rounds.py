@@ -8,7 +8,7 @@ from app import reports, rounds
 from app.counter import worded
 from app.fleet import declared, parse
 from app.fleet_file import read
-from app.freshness import SIZES
+from app.freshness import KNOWN
 from app.mirror import mirrors
 from app.servers_lane import tier_of
 from jobs.clock import isoformat
@@ -117,7 +117,7 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
 
 def test_a_model_goes_where_it_was_declared(store: Store) -> None:
     """A model is warmed on the tier that the fleet declares, one it does not name by its size on the volume."""
-    store.facts.put(SIZES, {"big:latest": 40_000_000_000})
+    store.facts.put(KNOWN, {"big:latest": {"size": 40_000_000_000, "facts": None}})
     places = [tier_of(ModelName.parse(name), FLEET, store.facts) for name in ("DeepSeek-R1:32b", "big", "unknown")]
     assert places == ["h100", "h100", None]
 

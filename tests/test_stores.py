@@ -20,7 +20,7 @@ from jobs.clock import SystemClock
 from jobs.errors import BadRequest
 from jobs.ledger import Ledger
 from jobs.progress import Reading
-from jobs.protocols import DictLike, QueueLike
+from jobs.protocols import QueueLike, ShrinkingDict
 from jobs.record import Ending, State
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
@@ -34,7 +34,7 @@ class Place:
     """A queue and a dict of one make, and what belongs to it."""
 
     queue: QueueLike
-    facts: DictLike
+    facts: ShrinkingDict
     too_large: type[Exception]
     pass_time: Callable[[float], None] | None
     """Moves the store's clock; None where nobody can."""
