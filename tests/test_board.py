@@ -42,7 +42,7 @@ def serving(tier: str = "a10g", container: str = "c1", *, at: datetime = NOW, do
 
 
 def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Board:
-    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, load())
+    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=load())
     return replace(found, **changes)
 
 
@@ -82,6 +82,14 @@ def test_what_is_declared_is_told_by_the_name_in_full() -> None:
     assert told["models"]["llama3.2:latest"] == {"tier": "a10g", "pinned": True, "warmed": True}
     assert told["prices"]["as_of"] == "2026-09-15"
     assert told["quota_bytes"] == 1000 * 10**9
+
+
+def test_a_model_that_nobody_declared_has_its_tier() -> None:
+    """Of a model that is here but not declared, the tier that answers for it is told, and that nothing pins it."""
+    told = board(routes=lambda: {"llama3.2:latest": "h100", "phi3:mini": "a10g"}).tell(ANYONE)["models"]
+
+    assert told["phi3:mini"] == {"tier": "a10g", "pinned": False, "warmed": False}
+    assert told["llama3.2:latest"]["tier"] == "a10g"  # as declared
 
 
 def test_a_key_hears_only_of_models_it_may_use() -> None:

@@ -72,7 +72,10 @@ class BoardTold(BaseModel):
     prices: PricesTold | None
     quota_bytes: int | None
     tiers: dict[str, TierBoard]
-    models: Annotated[dict[str, ModelBoard], Field(description="The declared ones, by their names in full")]
+    models: Annotated[
+        dict[str, ModelBoard],
+        Field(description="Those that are here or declared, by their names in full and in small letters"),
+    ]
     last_used: dict[str, AwareDatetime]
     next: Annotated[list[RunTold], Field(description="What runs by itself, soonest first")]
     remedies: Annotated[
@@ -88,6 +91,7 @@ class Board:
         clock: the time.
         reports: what the servers said last.
         last_used: when each model was, by its folded name; it reads the ledger.
+        routes: the tier that answers for each model that is here, by its folded name.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
@@ -96,6 +100,7 @@ class Board:
     clock: Clock
     reports: Callable[[], Sequence[Report]]
     last_used: Callable[[], Mapping[str, datetime]]
+    routes: Callable[[], Mapping[str, str]] = dict
     fleet: Fleet | None = None
     quota_bytes: int | None = None
     keyless: bool = False
@@ -113,7 +118,7 @@ class Board:
             "prices": fleet and {"as_of": fleet.prices.as_of.isoformat(), "source": fleet.prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
             "tiers": self._tiers(now),
-            "models": _models(fleet) if fleet else {},
+            "models": self._models(),
             "last_used": used,
             "next": list(upcoming(fleet, now)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
@@ -145,17 +150,18 @@ class Board:
             ],
         }
 
+    def _models(self) -> dict[str, Any]:
+        here = {name: {"tier": tier, "pinned": False, "warmed": False} for name, tier in self.routes().items()}
+        declared = {
+            str(model.parsed.folded()): {"tier": model.tier, "pinned": model.pinned, "warmed": model.warmed}
+            for model in (self.fleet.models if self.fleet else ())
+        }
+        return {**here, **declared}
+
 
 def _for_a_page(remedy: str) -> str:
     """The same for a reader who has a button for trying again."""
     return remedy.replace("{subject!r}", "{subject}").removesuffix(": `ollama-modal retry {id}`")
-
-
-def _models(fleet: Fleet) -> dict[str, Any]:
-    return {
-        str(model.parsed.folded()): {"tier": model.tier, "pinned": model.pinned, "warmed": model.warmed}
-        for model in fleet.models
-    }
 
 
 def upcoming(fleet: Fleet, now: datetime) -> Iterable[dict[str, str]]:

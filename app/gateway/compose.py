@@ -199,10 +199,16 @@ class Composed:
             clock=parts.clock,
             reports=parts.standing.reports,
             last_used=lambda: last_used(parts.facts),
+            routes=self._routes,
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
             keyless=parts.keys.is_empty,
         )
+
+    def _routes(self) -> dict[str, str]:
+        """The tier of each model that is here."""
+        names = [model.name for model in self._standing.models()]
+        return {str(name.folded()): self._parts.router.route(str(name)).tier for name in names}
 
 
 def _told(state: TierState) -> Document:

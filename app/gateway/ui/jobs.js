@@ -51,8 +51,12 @@ function row() {
     el(
       "div",
       { class: "job-body" },
-      el("p", { class: "job-title" }, kind, " ", subject),
-      el("p", { class: "job-state" }, state, el("span", { class: "quiet" }, " · posted ", posted.node)),
+      el(
+        "p",
+        { class: "job-head" },
+        el("span", { class: "job-title" }, kind, " ", subject),
+        el("span", { class: "job-state" }, state, el("span", { class: "quiet" }, " · posted ", posted.node)),
+      ),
       bar,
       numbers,
       trouble,
