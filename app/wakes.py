@@ -13,6 +13,7 @@ from jobs.clock import isoformat
 from jobs.protocols import DictLike
 
 PREFIX = "wake/"
+REFUSED = "refused_wake/"
 SYNTHETIC = frozenset({"nightly", "window"})
 """Who posts what no person asked for."""
 
@@ -35,7 +36,12 @@ class Wakes:
             taken: dict[str, Any] = self._facts.get(key) or {}
             if token == taken.get("token") or why == taken.get("why"):
                 return True
+        self._facts.put(f"{REFUSED}{tier}/{self._day(now)}", {"v": 1, "at": isoformat(now), "why": why})
         return False
+
+    def is_used_up(self, tier: str, now: datetime) -> bool:
+        """Whether somebody was refused a wake of this tier today."""
+        return self._facts.get(f"{REFUSED}{tier}/{self._day(now)}") is not None
 
     def used(self, tier: str, now: datetime) -> int:
         """How many of today's places are taken."""

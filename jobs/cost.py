@@ -49,7 +49,7 @@ class TierCost:
         return self.price.of(sum(self.seconds.values()))
 
     def as_json(self) -> dict[str, Any]:
-        parts = {
+        parts: dict[str, Any] = {
             share: {"seconds": round(self.seconds[share], 1), "dollars": round(self.price.of(self.seconds[share]), 4)}
             for share in SHARES
         }
