@@ -27,9 +27,12 @@ NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 CHAT = Caller("alice", frozenset({"chat"}), models=("llama*",))
 
 
+DECLARED = read()
+FLEET = load()
+
+
 def fleet(**windows: Any) -> Fleet:
-    document = read()
-    return parse({**document, **windows}, "fleet.toml")
+    return parse({**DECLARED, **windows}, "fleet.toml")
 
 
 OFFICE_HOURS = {"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]}
@@ -42,7 +45,7 @@ def serving(tier: str = "a10g", container: str = "c1", *, at: datetime = NOW, do
 
 
 def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Board:
-    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=load())
+    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=FLEET)
     return replace(found, **changes)
 
 
@@ -113,7 +116,7 @@ def test_remedies_fit_a_page() -> None:
 
 def test_next_runs_are_those_of_the_schedules() -> None:
     """The next tick and the next night are told in their order, as moments, with what they will do."""
-    runs = list(upcoming(load(), NOW))
+    runs = list(upcoming(FLEET, NOW))
 
     assert [(run["what"], run["at"]) for run in runs] == [
         ("Tick", "2026-09-15T08:35:00.000Z"),
@@ -139,10 +142,13 @@ def test_a_window_opens_or_closes_next(now: str, what: str, at: str) -> None:
     assert [(run["what"], run["at"]) for run in runs if "window" in run["what"]] == [(what, at)]
 
 
+WITH_WINDOW = fleet(windows=[OFFICE_HOURS])
+
+
 @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds
 def test_runs_lie_ahead(now: datetime) -> None:
     """At any moment, daylight-saving nights included, every run that is told lies ahead, the soonest first."""
-    runs = [parse_moment(run["at"]) for run in upcoming(fleet(windows=[OFFICE_HOURS]), now)]
+    runs = [parse_moment(run["at"]) for run in upcoming(WITH_WINDOW, now)]
 
     assert len(runs) == 3
     assert runs == sorted(runs)
