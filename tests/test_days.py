@@ -154,7 +154,7 @@ def test_the_history_of_each_tier_is_its_own() -> None:
     assert {row["tier"]: row["state"] for row in told(entries)["health"]} == {"a10g": "lost", "h100": "well"}
 
 
-def test_too_long_ago_is_refused -> None:
+def test_too_long_ago_is_refused() -> None:
     """Nobody can have years added up by one request."""
     with pytest.raises(BadRequest, match="more than 366 days ago"):
         told({}, date(2020, 1, 1))
