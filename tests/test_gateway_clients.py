@@ -120,10 +120,14 @@ def test_ollama_is_told_what_is_missing(door: Door) -> None:
 
 def test_ollama_without_the_scope_is_refused(door: Door) -> None:
     """A chat key cannot pull or delete."""
-    for call in (lambda client: client.pull(SMALL), lambda client: client.delete(CHAT)):
-        with pytest.raises(ollama.ResponseError, match="scope") as refused:
-            call(ollama_client(door, door.chat))
-        assert refused.value.status_code == 403
+    client = ollama_client(door, door.chat)
+
+    with pytest.raises(ollama.ResponseError, match="scope") as pulling:
+        client.pull(SMALL)
+    with pytest.raises(ollama.ResponseError, match="scope") as deleting:
+        client.delete(CHAT)
+
+    assert (pulling.value.status_code, deleting.value.status_code) == (403, 403)
 
 
 # -- OpenAI ------------------------------------------------------------------------------------------------------------
@@ -238,7 +242,7 @@ def test_anthropic_errors_have_its_shape(anthropic_client: anthropic.Anthropic) 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl is on PATH; with one this runs")
 def test_curl_asks_as_the_readme_says(door: Door) -> None:
-    """curl gets a stream of lines, and the headers say who answered."""
+    """A stream of lines comes to curl, and the headers say who answered."""
     done = subprocess.run(
         ["curl", "-sS", "-i", "-N", "-H", f"Authorization: Bearer {door.chat}", f"{door.url}//api/chat/", "-d",
          json.dumps({"model": CHAT, "messages": HELLO})],
