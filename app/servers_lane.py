@@ -18,6 +18,7 @@ from app.lanes import work
 from app.resources import APP, SERVERS, ledger, queue
 from jobs.catalog import place
 from jobs.clock import SystemClock
+from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.ollama import Ollama
@@ -64,13 +65,13 @@ def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
 
 
 def tier_of(name: ModelName, fleet: Fleet, book: Ledger) -> str | None:
-    """The tier that the fleet declares for a model, or the one that the size told by its last pull leads to."""
-    for model in fleet.models:
-        if model.parsed.folded() == name.folded():
-            return model.tier
+    """The tier that the fleet declares for a model, or the one that what its last pull told of it leads to."""
+    if tier := fleet.belongs(name):
+        return tier
     for job in book.jobs():
         if (job.kind, job.subject, job.state) == ("pull", str(name.folded()), State.SUCCEEDED) and job.result:
-            return place(int(job.result["size"]), fleet.catalog_tiers()).tier.name
+            facts = Facts.from_json(job.result.get("facts"))
+            return place(int(job.result["size"]), fleet.catalog_tiers(), facts=facts).tier.name
     return None
 
 

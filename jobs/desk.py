@@ -171,7 +171,7 @@ class Desk:
         if kind is not None and kind not in KINDS:
             raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
         gc.disable()  # looking through a hundred thousand live objects for cycles takes longer than reading the ledger
-        jobs, count = self._chosen(state, kind, limit or None)
+        jobs, count = self.ledger.select(state=state, kind=kind, limit=limit or None)
         if json:
             put_json([job.as_json() for job in jobs])
         elif jobs:
@@ -182,14 +182,6 @@ class Desk:
         if count > len(jobs):
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
         return 0
-
-    def _chosen(self, state: str | None, kind: str | None, limit: int | None) -> tuple[list[Job], int]:
-        """The newest jobs of that state and kind, and how many there are in all."""
-        if state is None and kind is None:
-            newest = self.ledger.jobs(limit)
-            return newest, len(newest) if limit is None else len(self.ledger.ids())
-        found = [job for job in self.ledger.jobs() if state in {None, job.state} and kind in {None, job.kind}]
-        return found[:limit], len(found)
 
     def _row(self, job: Job) -> tuple[object, ...]:
         last = job.attempts[-1] if job.attempts else None
@@ -239,7 +231,7 @@ class Desk:
         try:
             return self.ledger.get(text)
         except NotFound:
-            found = sorted(id for id in self.ledger.ids() if id.startswith(text))
+            found = sorted(self.ledger.ids(text))
             if not found:
                 raise
         if len(found) > 1:

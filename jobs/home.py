@@ -2,7 +2,7 @@
 
     ledger.sqlite   queue and dict                    up.lock        flock held for as long as `up` runs
     stack.json      what `up` last composed           weights.lock   flock held by whoever publishes or deletes
-    logs/           what `up` and its servers say
+    logs/           what `up` and its servers say     keys           who may ask the gateway, a line for each
 
 It composes nothing: `app.local` writes the stack down, the command line reads it.
 """
@@ -48,6 +48,8 @@ class Stack:
     simulated: bool
     servers: tuple[Server, ...]
     models: Path | None
+    gateway: str | None = None
+    """Where clients ask."""
     quota_bytes: int | None = None
     rate_limit: int | None = None
     """Bytes per second that a pull asks for when it names no limit of its own."""
@@ -66,6 +68,7 @@ class Stack:
             "simulated": self.simulated,
             "servers": [{"tier": server.tier, "url": server.url} for server in self.servers],
             "models": str(self.models) if self.models else None,
+            "gateway": self.gateway,
             "quota_bytes": self.quota_bytes,
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
@@ -79,6 +82,7 @@ class Stack:
             simulated=bool(document["simulated"]),
             servers=tuple(Server(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
+            gateway=document.get("gateway"),
             quota_bytes=document.get("quota_bytes"),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
@@ -98,6 +102,10 @@ class Home:
     @property
     def weights_lock(self) -> Path:
         return self.root / "weights.lock"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
 
     @property
     def logs(self) -> Path:
@@ -129,12 +137,25 @@ class Home:
             BadRequest: the home cannot be used.
 
         """
+        facts = self.facts()
+        return Ledger(SqliteQueue(self._ledger_file, clock=clock), facts, clock)
+
+    def facts(self) -> SqliteDict:
+        """The ledger's dict by itself. Threads may share it.
+
+        Raises:
+            BadRequest: the home cannot be used.
+
+        """
         self.prepare()
-        path = self.root / "ledger.sqlite"
         try:
-            return Ledger(SqliteQueue(path, clock=clock), SqliteDict(path), clock)
+            return SqliteDict(self._ledger_file)
         except sqlite3.Error as error:
             raise self._unusable(OSError(0, f"ledger.sqlite: {error}")) from error
+
+    @property
+    def _ledger_file(self) -> Path:
+        return self.root / "ledger.sqlite"
 
     def _unusable(self, error: OSError | ValueError) -> BadRequest:
         cause = error.strerror if isinstance(error, OSError) else error

@@ -135,6 +135,47 @@ class Ledger:
         with _uncollected():
             return self._all(newest)
 
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        begin: str = "",
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that fit, and how many fit in all.
+
+        Args:
+            kind: only these.
+            state: only those in it.
+            subject: only those about it.
+            since: only those posted then or later.
+            begin: only those whose id begins so.
+            before: only those that come after the job of this id in such a list, to read on where one ended.
+            limit: so many at most.
+
+        """
+        if not (kind or state or subject or since or begin or before):
+            newest = self.jobs(limit)
+            return newest, len(newest) if limit is None else len(self.ids())
+        found = self.jobs()
+        if before is not None:
+            known = [job.id for job in found]
+            found = found[known.index(before) + 1 :] if before in known else []
+        found = [
+            job
+            for job in found
+            if kind in {None, job.kind}
+            and state in {None, job.state}
+            and subject in {None, job.subject}
+            and (since is None or job.posted_at >= since)
+            and job.id.startswith(begin)
+        ]
+        return found[:limit], len(found)
+
     def _all(self, newest: int | None) -> list[Job]:
         gathered: dict[str, Facts] = {}
         rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
@@ -154,9 +195,9 @@ class Ledger:
                     {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
 
-    def ids(self) -> list[str]:
-        """The ids of all jobs, in no order."""
-        return [key.removeprefix("job/") for key in self._facts.keys() if key.startswith("job/")]  # noqa: SIM118 - no dict
+    def ids(self, begin: str = "") -> list[str]:
+        """The ids of all jobs, or of those whose id begins so, in no order."""
+        return [key.removeprefix("job/") for key in self._facts.keys() if key.startswith(f"job/{begin}")]  # noqa: SIM118 - no dict
 
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.

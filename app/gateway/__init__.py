@@ -1,5 +1,6 @@
-"""The front door: one process, one ASGI callable, for clients of Ollama, OpenAI and Anthropic.
+"""The gateway: one ASGI callable in front of the servers, the same on Modal and on one machine.
 
-Inference takes a thin path written by hand, because there every chunk costs; what is asked about jobs and how things
-stand goes through FastAPI, because there a typed document is worth more. It infers nothing and keeps no weights.
+`asgi` takes a request and finds its way in the table of `routes`; `proxy` passes inference on, byte for byte; `waking`
+holds callers through a cold start; `dialects` knows how Ollama, OpenAI and Anthropic say errors and ends; `record` has
+one record of each request; `compose` puts the parts together. The rest answers without a GPU.
 """

@@ -4,16 +4,28 @@ import math
 
 from jobs.errors import (
     BadRequest,
+    CutShort,
     Forbidden,
     NetworkTrouble,
     NoRoom,
     NotFound,
     Refused,
+    ServerTrouble,
+    Stalled,
     TooManyRequests,
     Trouble,
     Unauthorized,
     Unsupported,
 )
+
+
+class TooLarge(BadRequest):
+    """The body is too large."""
+
+
+class WrongMethod(BadRequest):
+    """The path is there, but not for this method."""
+
 
 STATUS: dict[type[Trouble], int] = {
     Unauthorized: 401,
@@ -21,8 +33,13 @@ STATUS: dict[type[Trouble], int] = {
     NotFound: 404,
     Refused: 400,
     BadRequest: 400,
+    WrongMethod: 405,
+    TooLarge: 413,
     Unsupported: 501,
     TooManyRequests: 429,
+    CutShort: 502,
+    ServerTrouble: 502,
+    Stalled: 504,
     NetworkTrouble: 503,
     NoRoom: 507,
 }

@@ -74,15 +74,16 @@ class Caller:
         spelt = (str(folded), "/".join(folded.path[:3]) + f":{folded.tag}")
         return not self.models or any(fnmatchcase(text, pattern) for text in spelt for pattern in self.models)
 
-    def need_model(self, name: ModelName) -> None:
-        """Insist on being allowed this model.
+    def need_model(self, name: ModelName | None) -> None:
+        """Insist on being allowed this model; None stands for all of them.
 
         Raises:
             Forbidden: no pattern of the key fits.
 
         """
-        if not self.may_use(name):
-            raise Forbidden(f"key {self.name!r} may not use {str(name)!r}", hint=f"it may use {', '.join(self.models)}")
+        if self.models and (name is None or not self.may_use(name)):
+            what = repr(str(name)) if name is not None else "all models at once"
+            raise Forbidden(f"key {self.name!r} may not use {what}", hint=f"it may use {', '.join(self.models)}")
 
 
 ANYONE = Caller("anyone", frozenset(SCOPES))

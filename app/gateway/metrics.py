@@ -1,4 +1,4 @@
-"""What `/metrics` shows, for Prometheus. Counting costs a caller microseconds; what has to be read is read when scraped.
+"""What `/metrics` shows, for Prometheus. Counting costs microseconds; what has to be read is read at a scrape.
 
 No label is open to callers: models are those that are here, keys those that are configured, the rest are words of
 ours. Whatever else comes is counted as `other`.
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -45,7 +45,6 @@ class Readings:
 
     Args:
         held: callers that wait for a tier, by tier.
-        jobs: how many jobs there are, by kind and state.
         weights_bytes: what the models take; None when not known.
         usage_dropped: records of usage that nobody will hear of.
         standing_seconds: how old what we know of models and servers is; None before the first look.
@@ -53,7 +52,6 @@ class Readings:
     """
 
     held: Callable[[], Mapping[str, int]]
-    jobs: Callable[[], Mapping[tuple[str, str], int]]
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
     standing_seconds: Callable[[], float | None]
@@ -104,6 +102,7 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
+        self._jobs = Gauge("ollama_modal_jobs", "Jobs in the ledger", ("kind", "state"), registry=self._registry)
         for tier in self._tiers:
             for cause in self._causes:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
@@ -138,8 +137,11 @@ class Metrics:
         """From now on show these, too."""
         self._registry.register(_Read(readings))
 
-    def render(self) -> bytes:
-        """The page. It reads, so it belongs in a thread."""
+    def render(self, jobs: Mapping[tuple[str, str], int]) -> bytes:
+        """The page; `jobs` is how many there are of each kind and state. It reads, so it belongs in a thread."""
+        self._jobs.clear()
+        for about, count in jobs.items():
+            self._jobs.labels(*about).set(count)
         return generate_latest(self._registry)
 
     def _tier(self, name: str) -> str:
@@ -160,10 +162,6 @@ class _Read(Collector):
         for tier, count in readings.held().items():
             held.add_metric([tier], count)
         yield held
-        jobs = GaugeMetricFamily("ollama_modal_jobs", "Jobs in the ledger", labels=["kind", "state"])
-        for (kind, state), count in readings.jobs().items():
-            jobs.add_metric([kind, state], count)
-        yield jobs
         if (size := readings.weights_bytes()) is not None:
             yield GaugeMetricFamily("ollama_modal_weights_bytes", "Bytes that the models take", value=size)
         yield CounterMetricFamily(

@@ -1,4 +1,4 @@
-"""What the ops API is handed by whoever composes the gateway. Every call here may take a moment, so it runs in a thread.
+"""What the ops API is handed by whoever composes the gateway. Every call may take a moment, so it is made in a thread.
 
 Nothing of it asks a server: what is told of servers is what they reported themselves.
 """
@@ -21,6 +21,10 @@ def nobody(_: str) -> None:
     """The queue's own bell is enough where workers listen to it."""
 
 
+def nothing() -> None:
+    """Nobody has to be told."""
+
+
 @dataclass(frozen=True)
 class Office:
     """What the ops API works with.
@@ -38,6 +42,7 @@ class Office:
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first look.
         ring: sends a worker to a lane.
+        changed: told when a pull or a delete that somebody waited for has ended.
         rate_limit: bytes per second for a pull that names none.
 
     """
@@ -54,4 +59,5 @@ class Office:
     age: Callable[[], timedelta | None]
     complaints: Callable[[], Sequence[str]] = tuple
     ring: Callable[[str], object] = nobody
+    changed: Callable[[], object] = nothing
     rate_limit: int | None = None
