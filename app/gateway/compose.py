@@ -16,7 +16,7 @@ from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
-from app.gateway.proxy import Proxy, Way
+from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Ledgers
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
@@ -51,6 +51,7 @@ class Parts:
         rate_limit: bytes per second for a pull that names none.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
+        comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
 
@@ -67,6 +68,7 @@ class Parts:
     rate_limit: int | None = None
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
+    comment_seconds: float = COMMENT_SECONDS
 
 
 class Composed:
@@ -102,6 +104,7 @@ class Composed:
                 look=self._look,
                 recorder=Ledgers(self.books, self.metrics),
                 clock=parts.clock,
+                comment_seconds=parts.comment_seconds,
             )
         )
         self.app: App = Gateway(
