@@ -59,7 +59,7 @@ def served(client: httpx.Client, model: str) -> Counter[str]:
     answer = client.get("/ops/v1/usage")
     answer.raise_for_status()
     told: Counter[str] = Counter()
-    for row in answer.json()["rows"]:
+    for row in answer.json()["usage"]:
         if row["ending"] == "success" and short(row["model"]) == short(model):
             told[row["tier"]] += row["count"]
     return told

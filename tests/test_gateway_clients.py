@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,14 +54,20 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 # -- Ollama's own ------------------------------------------------------------------------------------------------------
 
 
-def ollama_client(door: Door, key: str) -> ollama.Client:
-    return ollama.Client(host=door.url, headers={"Authorization": f"Bearer {key}"})
+@contextmanager
+def ollama_client(door: Door, key: str) -> Iterator[ollama.Client]:
+    with ollama.Client(host=door.url, headers={"Authorization": f"Bearer {key}"}) as client:
+        yield client
 
 
-def test_ollama_chats_and_generates(door: Door) -> None:
+@pytest.fixture
+def client(door: Door) -> Iterator[ollama.Client]:
+    with ollama_client(door, door.chat) as client:
+        yield client
+
+
+def test_ollama_chats_and_generates(client: ollama.Client) -> None:
     """Ollama's Python client chats and generates, streamed and whole, and its counters come through."""
-    client = ollama_client(door, door.chat)
-
     whole = client.chat(CHAT, HELLO)
     pieces = list(client.chat(CHAT, HELLO, stream=True))
     said = client.generate(CHAT, "Hello")
@@ -74,17 +81,14 @@ def test_ollama_chats_and_generates(door: Door) -> None:
     assert said.response
 
 
-def test_ollama_embeds(door: Door) -> None:
+def test_ollama_embeds(client: ollama.Client) -> None:
     """Both of Ollama's ways to embed pass."""
-    client = ollama_client(door, door.chat)
-
     assert len(client.embed(EMBEDDER, ["one", "two"]).embeddings) == 2
     assert len(client.embeddings(EMBEDDER, "one").embedding) > 0
 
 
-def test_ollama_lists_and_shows(door: Door) -> None:
+def test_ollama_lists_and_shows(client: ollama.Client) -> None:
     """Ollama's Python client lists, shows, and sees what is loaded."""
-    client = ollama_client(door, door.chat)
     client.generate(CHAT, "Hello")
 
     listed = {model.model for model in client.list().models}
@@ -99,29 +103,27 @@ def test_ollama_lists_and_shows(door: Door) -> None:
 
 def test_ollama_pulls_and_deletes_by_jobs(door: Door) -> None:
     """Ollama's own pull shows its progress to the end and is a job of the ledger; delete is one too."""
-    client = ollama_client(door, door.admin)
-
-    frames = list(client.pull(SMALL, stream=True))
-    kinds = {(job["kind"], job["subject"], job["state"]) for job in door.shell.ask("jobs")}
-    client.delete(SMALL)
+    with ollama_client(door, door.admin) as client:
+        frames = list(client.pull(SMALL, stream=True))
+        kinds = {(job["kind"], job["subject"], job["state"]) for job in door.shell.ask("jobs")}
+        client.delete(SMALL)
+        left = {str(model.model).partition(":")[0] for model in client.list().models}
 
     assert frames[0].status == "pulling manifest"
     assert frames[-1].status == "success"
     assert ("pull", "tiny:latest", "succeeded") in kinds
-    assert SMALL not in {str(model.model).partition(":")[0] for model in client.list().models}
+    assert SMALL not in left
 
 
-def test_ollama_is_told_what_is_missing(door: Door) -> None:
+def test_ollama_is_told_what_is_missing(client: ollama.Client) -> None:
     """An unknown model is a ResponseError with status 404, names what is near, and nothing is substituted."""
     with pytest.raises(ollama.ResponseError, match=r"llama3\.2") as refused:
-        ollama_client(door, door.chat).chat("llama3.3", HELLO)
+        client.chat("llama3.3", HELLO)
     assert refused.value.status_code == 404
 
 
-def test_ollama_without_the_scope_is_refused(door: Door) -> None:
+def test_ollama_without_the_scope_is_refused(client: ollama.Client) -> None:
     """A chat key cannot pull or delete."""
-    client = ollama_client(door, door.chat)
-
     with pytest.raises(ollama.ResponseError, match="scope") as pulling:
         client.pull(SMALL)
     with pytest.raises(ollama.ResponseError, match="scope") as deleting:
