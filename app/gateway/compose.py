@@ -166,6 +166,7 @@ class Composed:
         parts = self._parts
 
         def used(since: date | None) -> list[Document]:
+            self.books.flush()  # who asks wants to see what has just happened
             return [row.as_json() for row in usage(parts.facts, since=since)]
 
         return Office(
