@@ -16,8 +16,8 @@ from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
-from app.gateway.proxy import Proxy, Way
-from app.gateway.record import Ledgers
+from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.record import Records
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
@@ -51,6 +51,7 @@ class Parts:
         rate_limit: bytes per second for a pull that names none.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
+        comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
 
@@ -67,6 +68,7 @@ class Parts:
     rate_limit: int | None = None
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
+    comment_seconds: float = COMMENT_SECONDS
 
 
 class Composed:
@@ -93,6 +95,7 @@ class Composed:
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
         self.metrics.watch(self._readings())
+        records = Records(self.books, self.metrics)
         self.proxy = Proxy(
             Way(
                 upstreams=parts.upstreams,
@@ -100,8 +103,9 @@ class Composed:
                 waking=self.waking,
                 router=parts.router,
                 look=self._look,
-                recorder=Ledgers(self.books, self.metrics),
+                recorder=records,
                 clock=parts.clock,
+                comment_seconds=parts.comment_seconds,
             )
         )
         self.app: App = Gateway(
@@ -110,6 +114,7 @@ class Composed:
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
             ops=ops.create(self._office(), clerks=self._clerks),
+            recorder=records,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
