@@ -14,6 +14,7 @@ import modal
 from loguru import logger
 
 from app.fleet import Fleet, declared
+from app.freshness import KNOWN
 from app.lanes import work
 from app.resources import APP, SERVERS, ledger, queue
 from jobs.catalog import place
@@ -22,7 +23,8 @@ from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.ollama import Ollama
-from jobs.record import SERVERS_LANE, State
+from jobs.protocols import DictLike
+from jobs.record import SERVERS_LANE
 from jobs.registry import Registry
 from jobs.retrying import NEVER, Policy
 from jobs.run import Run
@@ -43,7 +45,7 @@ def run() -> bool:
         registry=Registry(clock=clock),
         servers=_servers(os.environ),
         tiers=fleet.catalog_tiers(),
-        belongs=lambda name: tier_of(name, fleet, book),
+        belongs=lambda name: tier_of(name, fleet, ledger),
     )
     return work(book, SERVERS_LANE, lambda run: _awake(run, shop, fleet), clock, concurrency=AT_ONCE)
 
@@ -64,15 +66,14 @@ def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
     return found
 
 
-def tier_of(name: ModelName, fleet: Fleet, book: Ledger) -> str | None:
-    """The tier that the fleet declares for a model, or the one that what its last pull told of it leads to."""
+def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
+    """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
     if tier := fleet.belongs(name):
         return tier
-    for job in book.jobs():
-        if (job.kind, job.subject, job.state) == ("pull", str(name.folded()), State.SUCCEEDED) and job.result:
-            facts = Facts.from_json(job.result.get("facts"))
-            return place(int(job.result["size"]), fleet.catalog_tiers(), facts=facts).tier.name
-    return None
+    known = (facts.get(KNOWN) or {}).get(str(name.folded()))
+    if known is None:
+        return None
+    return place(int(known["size"]), fleet.catalog_tiers(), facts=Facts.from_json(known["facts"])).tier.name
 
 
 def _awake(run: Run, shop: Workshop, fleet: Fleet) -> dict[str, Any]:

@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "protocols",
             "record",
+            "archive",
             "catalog",
             "layout",
             "journal",
@@ -37,7 +38,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull", "usage"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards"}),
+    frozenset({"weights", "registry", "ollama", "run", "cards", "clearing"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
     frozenset({"home", "terminal", "story", "bar", "inventory", "following"}),
