@@ -193,8 +193,8 @@ class Facts:
     @property
     def kept_per_token(self) -> int:
         """Numbers that the cache holds for each token of a context; 0 when the header tells too little."""
-        each = self.kv_heads * self.layers if len(self.kv_heads) == 1 else self.kv_heads
-        return sum(each[: self.layers]) * (self.key_length + self.value_length)
+        heads = self.kv_heads[0] * self.layers if len(self.kv_heads) == 1 else sum(self.kv_heads[: self.layers])
+        return heads * (self.key_length + self.value_length)
 
 
 def _whole(value: Value | None) -> tuple[int, ...]:
