@@ -17,7 +17,7 @@ from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
-from app.gateway.record import Ledgers
+from app.gateway.record import Records
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
@@ -95,6 +95,7 @@ class Composed:
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
         self.metrics.watch(self._readings())
+        records = Records(self.books, self.metrics)
         self.proxy = Proxy(
             Way(
                 upstreams=parts.upstreams,
@@ -102,7 +103,7 @@ class Composed:
                 waking=self.waking,
                 router=parts.router,
                 look=self._look,
-                recorder=Ledgers(self.books, self.metrics),
+                recorder=records,
                 clock=parts.clock,
                 comment_seconds=parts.comment_seconds,
             )
@@ -113,6 +114,7 @@ class Composed:
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
             ops=ops.create(self._office(), clerks=self._clerks),
+            recorder=records,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,

@@ -69,8 +69,8 @@ class _Passing:
     def __init__(self, way: Way, exchange: Exchange) -> None:
         self._way = way
         self._exchange = exchange
-        self._at = way.clock.now()
-        self._began = way.clock.monotonic()
+        self._began = exchange.began
+        exchange.is_recorded = True
         self._first_byte: float | None = None
         self._held = 0.0
         self._woke = False
@@ -263,7 +263,7 @@ class _Passing:
         tokens = self._tail.tokens() if self._tail else dialects.Tokens()
         return Served(
             request_id=exchange.id,
-            at=self._at,
+            at=exchange.at,
             key=exchange.caller.name,
             model=str(self._route.model) if self._route else "",
             tier=self._route.tier if self._route else "",
