@@ -169,7 +169,7 @@ class Counter:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            counts = Tally(job.state for job in self.desk.ledger.jobs())
+            counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
             found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
             if json:

@@ -12,12 +12,12 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
-from jobs.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
-from jobs.ledger import Ledger, Posted
+from jobs.ledger import Posted
 from jobs.names import ModelName
 from jobs.plain import plain
 from jobs.record import KINDS, Job, State
@@ -46,12 +46,33 @@ def no_archive(_: datetime) -> Iterable[Job]:
     return ()
 
 
+class Jobs(Protocol):
+    """What a desk asks of the jobs: of a ledger it has at hand, or of a gateway that has one."""
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted: ...
+    def retry(self, id: str, *, by: str) -> Posted: ...
+    def again(self, job: Job, *, by: str) -> Posted: ...
+    def cancel(self, id: str, *, by: str) -> Job: ...
+    def get(self, id: str) -> Job: ...
+    def ids(self, begin: str = "") -> list[str]: ...
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]: ...
+
+
 @dataclass(frozen=True)
 class Desk:
-    """One ledger, and how the place around it is called.
+    """Jobs, and how the place around them is called.
 
     Args:
-        ledger: where the jobs stand.
+        ledger: where the jobs stand: a ledger, or a gateway that has one.
         clock: the reader's.
         is_worked: whether anybody works the queue.
         idle: what is said when nobody does, and what to do about it.
@@ -64,7 +85,7 @@ class Desk:
 
     """
 
-    ledger: Ledger
+    ledger: Jobs
     clock: Clock
     is_worked: Callable[[], bool]
     idle: tuple[str, str]
@@ -146,7 +167,11 @@ class Desk:
         """The job once it has ended; None when whoever followed it left."""
         try:
             return follow(
-                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+                lambda: self.ledger.get(id),
+                clock=self.clock,
+                is_worked=self.is_worked,
+                idle=self.idle,
+                every=self.look_every,
             )
         except KeyboardInterrupt:
             say()
@@ -300,7 +325,7 @@ def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> in
     """Do the work of a command; what went wrong becomes words and a code."""
     try:
         return work()
-    except (Refused, NotFound) as error:
+    except (Refused, NotFound, Unauthorized) as error:
         complain(error, worded)
         return 2
     except Trouble as error:

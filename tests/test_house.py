@@ -38,10 +38,10 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull", "usage"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards", "clearing"}),
+    frozenset({"weights", "registry", "ollama", "run", "remote", "cards", "clearing"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
-    frozenset({"home", "terminal", "story", "bar", "inventory", "following"}),
+    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "elsewhere"}),
     frozenset({"desk"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
