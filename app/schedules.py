@@ -1,21 +1,33 @@
 """The two schedules as they run in a container: `app.rounds` with everything it is handed there."""
 
+import os
+
 import modal
 
-from app import rounds, shelf
+from app import lookout, rounds, shelf
 from app.fleet import declared
-from app.resources import APP, SERVERS, ledger, queue
+from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
-from jobs.clock import SystemClock
+from app.watch import NIGHT_RAN
+from jobs.clock import SystemClock, isoformat
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE
+from jobs.webhook import Webhook
 
 
 def tick() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
-    rounds.windows(book, declared(), ledger, clock.now(), _keep)
     rounds.tick(book, ledger, clock, ring)
+    fleet = declared()
+    if lookout.look(book, ledger, fleet, clock.now()).has_news and fleet.alerts.webhook_secret:
+        modal.Function.from_name(APP, MESSENGER).spawn()
+    rounds.windows(book, fleet, ledger, clock.now(), _keep)
+
+
+def tell() -> None:
+    clock = SystemClock()
+    lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
 
 
 def _keep(tier: str, least: int) -> None:
@@ -25,6 +37,7 @@ def _keep(tier: str, least: int) -> None:
 def nightly() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
+    ledger.put(NIGHT_RAN, {"v": 1, "at": isoformat(clock.now())})
     rounds.nightly(book, declared(), shelf.names(), clock.now())
     rounds.tick(book, ledger, clock, ring)
     ring(WEIGHTS_LANE)  # though nothing may be due: it also archives

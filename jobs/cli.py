@@ -22,7 +22,7 @@ from typer.exceptions import TyperException
 
 from jobs.clock import SystemClock
 from jobs.desk import LISTED, WAYS, Desk, exit_code
-from jobs.errors import Refused
+from jobs.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.home import Home, home_of
 from jobs.plain import plain
 from jobs.record import KINDS, State
@@ -202,12 +202,16 @@ def list_jobs(
     kind: Annotated[str | None, typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}")] = None,
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
+    dead: Annotated[bool, typer.Option("--dead", help="Those that failed for good, by class, with the remedy")] = False,
     url: Url = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
     """List the jobs, newest first."""
-    done(desk_at(url, key).browse(state=state, kind=kind, since=since, limit=limit, json=json))
+    at = desk_at(url, key)
+    if dead:
+        done(at.dead(since=since, json=json))
+    done(at.browse(state=state, kind=kind, since=since, limit=limit, json=json))
 
 
 @app.command("job")
@@ -230,9 +234,27 @@ def cancel(id: Id, url: Url = None, key: Key = None, json: Json = False) -> None
 
 
 @app.command()
-def retry(id: Id, wait: Wait = True, url: Url = None, key: Key = None, json: Json = False) -> None:
-    """Post an ended job again, exactly as it was posted."""
-    done(desk_at(url, key).retry(id, wait=wait, json=json))
+def retry(
+    id: Annotated[
+        str, typer.Argument(metavar="[ID]", help="A job's id, or as much of its beginning as is unique")
+    ] = "",
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Every job that failed for good")] = False,
+    failure_class: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help=f"Of those, only {', '.join(FAILURE_CLASSES)}")
+    ] = None,
+    wait: Wait = True,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
+    if bool(id) == every:
+        raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what could be retried")
+    if failure_class is not None and not every:
+        raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
+    at = desk_at(url, key)
+    done(at.retry_all(failure_class, json=json) if every else at.retry(id, wait=wait, json=json))
 
 
 # -- commands about what is there --------------------------------------------------------------------------------------

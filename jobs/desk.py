@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
+from jobs.dead import dead, lines, of_class
 from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
 from jobs.ledger import Posted
@@ -132,6 +133,22 @@ class Desk:
         posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
         return self._see_through(posted, wait, json)
 
+    def retry_all(self, failure_class: str | None, *, json: bool) -> int:
+        """Post every dead letter of a class again, exactly as it was posted; nobody is followed."""
+        again = [self.ledger.again(job, by=who()).job for job in of_class(self.ledger.select()[0], failure_class)]
+        for job in again:
+            self.posted(job)
+        if json:
+            put_json([job.as_json() for job in again])
+        else:
+            for job in again:
+                put(job.id)
+        say(f"posted {len(again):,} again" if again else "no such job has failed; there is nothing to retry")
+        if again and not self.is_worked():
+            for line in self.idle:
+                say(line)
+        return 0
+
     def _post(self, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
         first = posted.job.request
@@ -218,6 +235,18 @@ class Desk:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
+        return 0
+
+    def dead(self, *, since: str | None, json: bool) -> int:
+        """Show the jobs that failed for good, by the class of their failure, with the likely remedy."""
+        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.ledger.select()[0]
+        found = dead(jobs)
+        if json:
+            put_json([job.as_json() for job in found])
+        for line in () if json else lines(found, self.now):
+            put(self.worded(line))
+        if not found:
+            say("no job has failed for good")
         return 0
 
     def _chosen(

@@ -20,6 +20,9 @@ from jobs.protocols import DictLike
 
 PREFIX = "usage/"
 
+LAST_USED = "last_used"
+"""The fact that tells, of the usage that has left the ledger, when each model was last asked for."""
+
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
 
@@ -286,8 +289,24 @@ def _first_day(keys: Iterable[str]) -> str:
 
 def last_used(facts: DictLike) -> Mapping[str, datetime]:
     """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
-    found: dict[str, datetime] = {}
-    for row in usage(facts):
+    found = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    return _newer(found, usage(facts))
+
+
+def remember(facts: DictLike, rows: Iterable[Row]) -> None:
+    """Keep when models were last used by these rows, which are about to leave the ledger."""
+    known = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    facts.put(LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
+
+
+def rows_of(document: Any) -> list[Row]:
+    """The rows of one entry."""
+    return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:
+    found = dict(known)
+    for row in rows:
         try:
             name = str(ModelName.parse(row.about.model).folded())
         except BadName:  # the row of those that named no model
