@@ -13,11 +13,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Literal
 
+from jobs import trash
 from jobs.errors import Corrupt
 from jobs.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file, translated
 from jobs.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
 from jobs.names import ModelName
 from jobs.staging import StagingFolder, listed, measured
+from jobs.trash import TrashFolder
 
 STALE = timedelta(hours=1)
 """What nobody touched for this long is left over: Ollama's own grace for partial files."""
@@ -86,7 +88,9 @@ class Survey:
     broken: tuple[Broken, ...]
     strays: tuple[Stray, ...]
     stagings: tuple[StagingFolder, ...]
+    trash: tuple[TrashFolder, ...]
     usage_bytes: int
+    """All of it, the trash included."""
 
     def of(self, kind: StrayKind) -> tuple[Stray, ...]:
         return tuple(stray for stray in self.strays if stray.kind == kind)
@@ -103,6 +107,10 @@ class Survey:
     @property
     def orphans(self) -> tuple[Stray, ...]:
         return self.of("orphan")
+
+    @property
+    def trash_bytes(self) -> int:
+        return sum(folder.size for folder in self.trash)
 
     @property
     def poisoned(self) -> tuple[Stray, ...]:
@@ -183,10 +191,11 @@ def survey(layout: Layout) -> Survey:
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
     stagings, strange_stagings = listed(layout.staging)
+    thrown, strange_trash = trash.listed(layout)
     elsewhere = [layout.root / entry.name for entry in entries(layout.root) if entry.name not in _OURS]
     strays += [
         stray
-        for path in (*strange_manifests, *strange_stagings, *elsewhere)
+        for path in (*strange_manifests, *strange_stagings, *strange_trash, *elsewhere)
         if (stray := _stray("unknown", path)) is not None
     ]
     usage = (
@@ -194,12 +203,12 @@ def survey(layout: Layout) -> Survey:
         + sum(len(model.manifest.raw) for model in models)
         + sum(each.size for each in broken)
         + sum(stray.size for stray in strays)
-        + sum(folder.size for folder in stagings)
+        + sum(folder.size for folder in (*stagings, *thrown))
     )
-    return Survey(models, broken, tuple(strays), tuple(stagings), usage)
+    return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 
 
-_OURS = frozenset({"manifests", "blobs", "staging"})
+_OURS = frozenset({"manifests", "blobs", "staging", "trash"})
 
 
 def _referenced(known: Iterable[Model | Broken]) -> frozenset[str]:
