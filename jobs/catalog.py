@@ -33,7 +33,7 @@ class Placement:
     reason: str
 
 
-def place(size_bytes: int, tiers: Sequence[Tier]) -> Placement:
+def place(size_bytes: int, tiers: Sequence[Tier], *, context: int | None = None) -> Placement:  # noqa: ARG001 - XX
     """The smallest tier whose memory holds the weights and a fifth more; the largest when none does."""
     if not tiers:
         raise ValueError("there is no tier to place a model on")

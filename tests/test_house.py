@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk"}),
-    frozenset({"progress", "manifests", "retrying", "transport", "ollama_texts"}),
+    frozenset({"progress", "manifests", "retrying", "transport", "ollama_texts", "gguf"}),
     frozenset({"protocols", "record", "catalog", "layout", "journal", "verifying", "ollama_shapes", "watching"}),
-    frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull"}),
-    frozenset({"weights", "registry", "ollama", "run"}),
+    frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull", "usage"}),
+    frozenset({"weights", "registry", "ollama", "run", "cards"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
     frozenset({"home", "terminal", "story", "bar", "inventory", "following"}),
