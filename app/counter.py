@@ -19,10 +19,11 @@ from app import reports
 from app.resources import APP, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
-from jobs.desk import INTERRUPTED, Desk, exit_code
+from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
 from jobs.errors import Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
+from jobs.pruning import Plan
 from jobs.record import WEIGHTS_LANE, Job, State
 from jobs.terminal import put, put_json, say, settle_streams
 
@@ -33,7 +34,7 @@ LOOK_EVERY = timedelta(seconds=1)
 
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
-_OPTIONS = {"pull": "--model", "delete": "--model", "warm": "--model", "verify": "--model"}
+_OPTIONS = dict.fromkeys(("pull", "delete", "warm", "verify", "rollback"), "--model")
 
 
 def worded(text: str) -> str:
@@ -110,6 +111,31 @@ class Counter:
     def delete(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
         self.errand.follows = wait
         self._do(lambda: self.desk.delete(model, wait=wait, attempts=attempts or None, json=json))
+
+    def prune(
+        self,
+        look: Callable[[dict[str, Any]], Plan] | None,
+        *,
+        unused_days: float,
+        empty_trash: bool,
+        wait: bool,
+        attempts: int,
+        json: bool,
+    ) -> None:
+        """`look` only looks: with it nothing is posted."""
+        self.errand.follows = wait
+
+        def prune() -> int:
+            request = prune_request(unused_days or None, empty_trash)
+            if look is not None:
+                return self.desk.pruning(look(request), json=json)
+            return self.desk.prune(request, wait=wait, attempts=attempts or None, json=json)
+
+        self._do(prune)
+
+    def rollback(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(lambda: self.desk.rollback(model, wait=wait, attempts=attempts or None, json=json))
 
     def warm(self, model: str, *, tier: str, wait: bool, attempts: int, json: bool) -> None:
         def warm() -> int:

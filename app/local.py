@@ -40,10 +40,11 @@ def up(
     """Run the stack on this machine: servers, workers, ledger. Prints `ready URL` on stdout when all of it answers."""
     from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.stack import Limits, live  # noqa: PLC0415
+    from jobs.pruning import Retention  # noqa: PLC0415
 
     wishes = Wishes(port, simulate, tuple(tier or ()), models)
     limits = Limits(
-        parse_bytes(quota, "--quota") if quota is not None else None,
+        Retention(quota_bytes=parse_bytes(quota, "--quota") if quota is not None else None),
         parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
         concurrency,
     )

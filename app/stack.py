@@ -18,8 +18,10 @@ from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
 from jobs.home import Home, Server, Stack
 from jobs.ollama import Ollama
+from jobs.pruning import Retention
 from jobs.registry import Registry
 from jobs.tasks import Workshop
+from jobs.tending import around
 from jobs.terminal import complain, put, say
 from jobs.units import human_bytes
 from jobs.weights import Weights
@@ -34,7 +36,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    quota_bytes: int | None
+    retention: Retention
     rate_limit: int | None
     concurrency: int
 
@@ -90,8 +92,13 @@ def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Work
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,
-        quota_bytes=limits.quota_bytes,
+        retention=limits.retention,
+        around=lambda: around(home, named(servers), clock),
     )
+
+
+def named(servers: Servers) -> tuple[Server, ...]:
+    return tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
 def announce(servers: Servers, limits: Limits, home: Home, clock: Clock) -> None:
@@ -100,15 +107,16 @@ def announce(servers: Servers, limits: Limits, home: Home, clock: Clock) -> None
         pid=os.getpid(),
         started_at=clock.now(),
         simulated=servers.simulated,
-        servers=tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True)),
+        servers=named(servers),
         models=servers.models,
-        quota_bytes=limits.quota_bytes,
+        retention=limits.retention,
         rate_limit=limits.rate_limit,
         why_by_server=servers.why_by_server,
     )
     home.write_stack(stack)
     for server in stack.servers:
         logger.info("tier {} answers at {}", server.tier, server.url)
-    quota = f"at most {human_bytes(limits.quota_bytes)}" if limits.quota_bytes else "no quota"
+    most = limits.retention.quota_bytes
+    quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     put(f"ready {servers.urls[0]}")

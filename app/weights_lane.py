@@ -13,6 +13,7 @@ from loguru import logger
 
 from app.archive import archive
 from app.fleet import declared
+from app.forecast import around
 from app.freshness import GENERATION
 from app.lanes import work
 from app.mirror import mirrors
@@ -97,7 +98,8 @@ def run() -> bool:
         clock=clock,
         registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
         weights=shelf.weights,
-        quota_bytes=declared().volume.quota_bytes,
+        retention=declared().retention(),
+        around=lambda: around(book, ledger),
     )
     with shelf.committed_often():
         archive(book, Path(MODELS), clock.now())

@@ -17,7 +17,7 @@ from loguru import logger
 from typer.exceptions import TyperException
 
 from jobs.clock import SystemClock
-from jobs.desk import LISTED, WAYS, Desk, exit_code
+from jobs.desk import LISTED, WAYS, Desk, exit_code, prune_request
 from jobs.home import Home, home_of
 from jobs.plain import plain
 from jobs.record import KINDS, State
@@ -134,6 +134,33 @@ def warm(
 def delete(model: Name, wait: Wait = True, attempts: Attempts = None, json: Json = False) -> None:
     """Remove a model and the blobs that no other model needs."""
     done(here().desk.delete(model, wait=wait, attempts=attempts, json=json))
+
+
+@app.command()
+def prune(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")] = False,
+    unused_days: Annotated[
+        float | None, typer.Option(metavar="N", help="Also models that nobody used for so many days")
+    ] = None,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Do not wait for the trash's grace")] = False,
+    wait: Wait = True,
+    attempts: Attempts = None,
+    json: Json = False,
+) -> None:
+    """Move to the trash what nobody needs. What lay there for its grace is deleted."""
+    at, request = here(), prune_request(unused_days, empty_trash)
+    if not dry_run:
+        done(at.desk.prune(request, wait=wait, attempts=attempts, json=json))
+    from jobs.tending import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
+
+    done(at.desk.pruning(look(at.home, at.clock, request), json=json))
+
+
+@app.command()
+def rollback(model: Name, wait: Wait = True, attempts: Attempts = None, json: Json = False) -> None:
+    """Bring back the version of a model that was there before. Again, and the newer one is back."""
+    done(here().desk.rollback(model, wait=wait, attempts=attempts, json=json))
 
 
 # -- commands about jobs -----------------------------------------------------------------------------------------------

@@ -27,11 +27,26 @@ from jobs.units import parse_bytes
 
 if TYPE_CHECKING:
     from jobs.inventory import Found
+    from jobs.pruning import Plan
 
 WAYS = ("auto", "registry", "server")
 INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
+
+MOST_DAYS = 3650
+
+
+def prune_request(unused_days: float | None, empty_trash: bool) -> dict[str, Any]:
+    """How a prune is asked for, dry or real.
+
+    Raises:
+        BadRequest: so many days make no sense.
+
+    """
+    if unused_days is not None and not 0 < unused_days <= MOST_DAYS:
+        raise BadRequest(f"--unused-days {unused_days:g} makes no sense", hint=f"more than 0, at most {MOST_DAYS}")
+    return {"unused_days": unused_days, "empty_trash": empty_trash or None}
 
 
 def nothing(_: Job) -> None:
@@ -96,6 +111,14 @@ class Desk:
         name = ModelName.parse(model)
         return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
 
+    def prune(self, request: Mapping[str, Any], *, wait: bool, attempts: int | None, json: bool) -> int:
+        """Post a prune; `prune_request` words it."""
+        return self._see_through(self._post("prune", "*", request, attempts), wait, json)
+
+    def rollback(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
+        name = ModelName.parse(model)
+        return self._see_through(self._post("rollback", str(name.folded()), {"model": model}, attempts), wait, json)
+
     def retry(self, id: str, *, wait: bool, json: bool) -> int:
         return self._see_through(self.ledger.retry(self.named(id).id, by=who()), wait, json)
 
@@ -103,7 +126,9 @@ class Desk:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
         first = posted.job.request
         unheard = [
-            key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}
+            key
+            for key in ("way", "rate_limit", "tier", "unused_days", "empty_trash")
+            if request.get(key) not in {None, "auto", first.get(key)}
         ]
         if posted.attached and unheard:
             names = ", --".join(unheard).replace("_", "-")
@@ -248,6 +273,20 @@ class Desk:
         return self.ledger.get(found[0])
 
     # -- what is there -------------------------------------------------------------------------------------------------
+
+    def pruning(self, plan: "Plan", *, json: bool) -> int:
+        """Show what a prune would do."""
+        if json:
+            put_json(plan.as_json())
+        elif plan.is_empty:
+            say("nothing to prune")
+        else:
+            put_table(("DO", "WHAT", "SIZE", "WHY"), list(plan.rows()))
+        for note in plan.notes:
+            say(f"note: {self.worded(plain(note))}")
+        if not plan.is_empty and not json:
+            say(plan.summary)
+        return 0
 
     def models(self, found: "Found", *, json: bool) -> int:
         """Show what was found in a models directory."""

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from typing import Any, Self
 from jobs.clock import Clock, isoformat, parse_moment
 from jobs.errors import BadRequest, Refused
 from jobs.ledger import Ledger
+from jobs.pruning import Retention
 from jobs.sqlite import SqliteDict, SqliteQueue
 
 VARIABLE = "OLLAMA_MODAL_HOME"
@@ -48,7 +49,8 @@ class Stack:
     simulated: bool
     servers: tuple[Server, ...]
     models: Path | None
-    quota_bytes: int | None = None
+    retention: Retention = field(default_factory=Retention)
+    """What the weights may take, and for how long."""
     rate_limit: int | None = None
     """Bytes per second that a pull asks for when it names no limit of its own."""
     why_by_server: str | None = None
@@ -66,7 +68,7 @@ class Stack:
             "simulated": self.simulated,
             "servers": [{"tier": server.tier, "url": server.url} for server in self.servers],
             "models": str(self.models) if self.models else None,
-            "quota_bytes": self.quota_bytes,
+            "retention": self.retention.as_json(),
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
         }
@@ -79,7 +81,7 @@ class Stack:
             simulated=bool(document["simulated"]),
             servers=tuple(Server(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
-            quota_bytes=document.get("quota_bytes"),
+            retention=Retention.from_json(document["retention"]) if "retention" in document else Retention(),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
         )
@@ -135,6 +137,11 @@ class Home:
             return Ledger(SqliteQueue(path, clock=clock), SqliteDict(path), clock)
         except sqlite3.Error as error:
             raise self._unusable(OSError(0, f"ledger.sqlite: {error}")) from error
+
+    def facts(self) -> SqliteDict:
+        """The ledger's dict, for what is written down there beside the jobs."""
+        self.prepare()
+        return SqliteDict(self.root / "ledger.sqlite")
 
     def _unusable(self, error: OSError | ValueError) -> BadRequest:
         cause = error.strerror if isinstance(error, OSError) else error

@@ -203,7 +203,8 @@ def survey(layout: Layout) -> Survey:
         + sum(len(model.manifest.raw) for model in models)
         + sum(each.size for each in broken)
         + sum(stray.size for stray in strays)
-        + sum(folder.size for folder in (*stagings, *thrown))
+        + sum(folder.size for folder in stagings)
+        + sum(folder.size for folder in thrown)
     )
     return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 

@@ -2,7 +2,7 @@
 
     <root>/trash/<when>-<slug>/manifests/<host>/<namespace>/<model>/<tag>    a model that was there, at most one
     <root>/trash/<when>-<slug>/blobs/sha256-<hex>                            what no published manifest needs
-    <root>/trash/<when>-<slug>/rest/                                         part files and stagings that nobody goes on with
+    <root>/trash/<when>-<slug>/rest/                                         part files and stagings that nobody wants
 
 Ollama never looks here. Each folder is laid out like a models directory, and its name says when it was thrown away: no
 note has to agree with it. Things come and go by rename alone, under the lock of the weights, which is the caller's.

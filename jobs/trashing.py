@@ -1,8 +1,8 @@
 """What goes to the trash, comes back from it, and leaves it for good: all that prune and rollback do to the weights.
 
-Away: the manifest first, then the blobs that no published manifest needs. Back: the blobs first, then the manifest. Each
-step is a rename under the lock of the weights, so whoever is killed between two leaves nothing that is referenced gone,
-and the next run finishes. What is to be done has been decided before; what is needed is asked again under the lock.
+Away: the manifest first, then the blobs that no published manifest needs. Back: the blobs first, then the manifest.
+Each step is a rename under the lock of the weights, so whoever is killed between two leaves nothing that is referenced
+gone, and the next run finishes. What is to be done was decided before; what is needed is asked again under the lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -139,8 +139,10 @@ def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], others: S
 
 
 def take_back(weights: Weights, layers: Sequence[Layer], *, still_ours: StillOurs) -> int:
-    """Bring blobs back that lie in the trash, for a pull that would fetch them; their bytes. They are not hashed here."""
+    """Bring blobs back that lie in the trash, for a pull that would fetch them; their bytes. They are not hashed."""
     layout = weights.layout
+    if not trash.listed(layout)[0]:
+        return 0
     with weights.exclusive(still_ours), translated("taking blobs back from the trash"):
         folders, _ = trash.listed(layout)
         taken = [layer.size for layer in layers if _bring_back(weights, layer, folders)]

@@ -176,8 +176,12 @@ class Weights:
                 hint="let this user own the models directory, or name another one",
             )
 
-    def room_for(self, bytes_needed: int, quota: int | None = None) -> None:
+    def room_for(
+        self, bytes_needed: int, quota: int | None = None, *, could_go: Callable[[Survey], str] = lambda _: ""
+    ) -> None:
         """Refuse what cannot fit, before a byte is fetched. `bytes_needed` is what is still to come.
+
+        `could_go` words what could be freed; it becomes the hint.
 
         Raises:
             QuotaExceeded: the weights would outgrow their quota.
@@ -186,17 +190,18 @@ class Weights:
         """
         survey = self.survey()
         free = self._free_bytes()
+        in_trash = f", {human_bytes(survey.trash_bytes)} of it in the trash" if survey.trash else ""
         on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
         if quota is not None and survey.usage_bytes + bytes_needed > quota:
             raise QuotaExceeded(
                 f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(survey.usage_bytes)}"
-                f" of a quota of {human_bytes(quota)}{on_disk}",
-                hint=self._what_could_go(survey),
+                f" of a quota of {human_bytes(quota)}{in_trash}{on_disk}",
+                hint=could_go(survey) or None,
             )
         if free is not None and bytes_needed > free:
             raise DiskFull(
                 f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
-                hint=self._what_could_go(survey),
+                hint=could_go(survey) or None,
             )
 
     def _free_bytes(self) -> int | None:
@@ -205,25 +210,6 @@ class Weights:
             return None
         usage = shutil.disk_usage(place)
         return usage.free if usage.total > 0 else None
-
-    def _what_could_go(self, survey: Survey) -> str:
-        oldest = self.clock.now() - surveys.STALE
-        orphans = () if survey.torn else survey.orphans
-        strays = (*survey.of("partial"), *survey.of("temp"))
-        unfinished = [stray.size for stray in strays if stray.modified_at < oldest]
-        unfinished += [folder.size for folder in survey.stagings if folder.modified_at < oldest]
-        parts = []
-        if orphans:
-            parts.append(f"{human_bytes(sum(each.size for each in orphans))} in {len(orphans)} blobs of no model")
-        if sum(unfinished):
-            parts.append(f"{human_bytes(sum(unfinished))} in {len(unfinished)} unfinished pulls")
-        biggest = sorted(survey.models, key=lambda model: (-model.size, model.name))[:3]
-        if biggest:
-            parts.append(
-                "delete a model, biggest first: "
-                + ", ".join(f"{model.name} ({human_bytes(model.size)})" for model in biggest)
-            )
-        return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
 
     # Staging
 
@@ -304,7 +290,8 @@ class Weights:
     def remove(self, name: ModelName, *, still_ours: Callable[[], None]) -> Removed:
         """Delete a model, whole or broken: its manifest first, then the blobs that no manifest refers to.
 
-        A blob that a model in the trash needs joins that one. While any other manifest is torn, nobody knows what it refers to, and no blob is deleted.
+        A blob that a model in the trash needs joins that one. While any other manifest is torn, nobody knows what it
+        refers to, and no blob is deleted.
 
         Raises:
             NotFound: there is no manifest of this name in any case.
@@ -404,7 +391,7 @@ class Weights:
         flush_folder(target.parent)
 
     def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
-        """Copy what `manifest` is about to replace into the trash; the folder, or None when there is nothing to keep."""
+        """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
         before = next((file for file in self.layout.manifest_files()[0] if file.path == target), None)
         if before is None:
             return None
