@@ -217,18 +217,18 @@ class _Models:
             )
 
     def _last(self, model: Model) -> datetime | None:
-        """When a model was last used; one never used counts from when it came, but only as far back as records go."""
-        name = model.name.folded()
-        if self._around.used_since is None:
+        """When a model was last used, or came since; what was before the first record, nobody knows."""
+        name, around = model.name.folded(), self._around
+        if around.used_since is None:
             return None
-        came = max(model.modified_at, self._around.came.get(name, model.modified_at))
-        return self._around.used.get(name) or max(came, self._around.used_since)
+        used = around.used.get(name, around.used_since)
+        return max(used, model.modified_at, around.came.get(name, used))
 
     def _why(self, model: Model, left: int) -> str | None:
         last, unused, quota = self._last(model), self._retention.unused, self._retention.quota_bytes
         if last is None:
             return None
-        ever = "last used" if model.name.folded() in self._around.used else "never used since"
+        ever = "last used" if self._around.used.get(model.name.folded()) == last else "never used since"
         if unused is not None and self._now - last >= unused:
             return f"{ever} {last:%Y-%m-%d}, {(self._now - last).days} days ago"
         if quota is not None and left > quota:
@@ -307,14 +307,15 @@ def _notes(survey: Survey, around: Around, retention: Retention) -> Iterator[str
     for broken in survey.incomplete:
         yield f"{broken.name} is broken ({broken.cause}) and left alone: pull it again, or delete it"
     if survey.orphans and around.pulling and not survey.torn:
-        yield f"{_count(survey.orphans)} of no model are left alone while something is pulled: it may need them"
+        yield f"{_count(survey.orphans)} of no model: left alone while something is pulled, which may need them"
     wants_use = retention.unused is not None or retention.quota_bytes is not None
     if around.used_since is None and wants_use and survey.models:
         yield "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
     unknown = survey.of("unknown")
     if unknown:
         shown = ", ".join(repr(stray.path.name) for stray in unknown[:3])
-        yield f"{len(unknown)} files that are not ours are never touched: {shown}{' …' if len(unknown) > 3 else ''}"
+        files = "1 file that is not ours is" if len(unknown) == 1 else f"{len(unknown)} files that are not ours are"
+        yield f"{files} never touched: {shown}{' …' if len(unknown) > 3 else ''}"
 
 
 def _count(strays: tuple[Stray, ...]) -> str:
