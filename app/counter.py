@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 from loguru import logger
@@ -23,9 +23,12 @@ from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
 from jobs.errors import Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
-from jobs.pruning import Plan
 from jobs.record import WEIGHTS_LANE, Job, State
 from jobs.terminal import put, put_json, say, settle_streams
+
+if TYPE_CHECKING:
+    from app.desired import Night
+    from jobs.pruning import Plan
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 
@@ -114,7 +117,7 @@ class Counter:
 
     def prune(
         self,
-        look: Callable[[dict[str, Any]], Plan] | None,
+        look: "Callable[[dict[str, Any]], Plan] | None",
         *,
         unused_days: float,
         empty_trash: bool,
@@ -128,7 +131,7 @@ class Counter:
         def prune() -> int:
             request = prune_request(unused_days or None, empty_trash)
             if look is not None:
-                return self.desk.pruning(look(request), json=json)
+                return self.desk.outlook(look(request), json=json)
             return self.desk.prune(request, wait=wait, attempts=attempts or None, json=json)
 
         self._do(prune)
@@ -160,6 +163,9 @@ class Counter:
 
     def models(self, look: Callable[[], Found], *, json: bool) -> None:
         self._do(lambda: self.desk.models(look(), json=json))
+
+    def plan(self, look: "Callable[[], Night]", *, json: bool) -> None:
+        self._do(lambda: self.desk.outlook(look(), json=json))
 
     def status(self, *, json: bool) -> None:
         def status() -> int:

@@ -16,6 +16,7 @@ from app.pulse import LONGEST
 from app.resources import MODELS, app, cpu_image, weights
 
 if TYPE_CHECKING:
+    from app.desired import Night
     from jobs.inventory import Found
     from jobs.pruning import Plan
 
@@ -52,6 +53,14 @@ def forecast(request: "dict[str, Any]") -> "Plan":
     return pruning(request)
 
 
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def outlook() -> "Night":
+    """What the next night would do."""
+    from app.forecast import coming_night  # noqa: PLC0415
+
+    return coming_night()
+
+
 @app.function(
     image=cpu_image, schedule=modal.Cron(_TIMES.tick, timezone=_TIMES.timezone), max_containers=1, timeout=_SHORT
 )
@@ -70,7 +79,7 @@ def tick() -> None:
     timeout=_SHORT,
 )
 def nightly() -> None:
-    """Once a night: pull what is pinned and absent, verify, warm."""
+    """Once a night: post what leads from what is to what should be."""
     from app.schedules import nightly  # noqa: PLC0415
 
     nightly()
@@ -177,6 +186,14 @@ def models(json: bool = False) -> None:
     from app.counter import counter  # noqa: PLC0415
 
     counter(weights_worker).models(shelf.remote, json=json)
+
+
+@app.local_entrypoint()
+def plan(json: bool = False) -> None:
+    """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker).plan(outlook.remote, json=json)
 
 
 @app.local_entrypoint()

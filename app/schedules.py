@@ -2,13 +2,15 @@
 
 import modal
 
-from app import rounds, shelf
+from app import rounds
 from app.fleet import declared
+from app.forecast import actual
 from app.resources import APP, SERVERS, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE
+from jobs.upkeep import recall, remember
 
 
 def tick() -> None:
@@ -25,6 +27,8 @@ def _keep(tier: str, least: int) -> None:
 def nightly() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
-    rounds.nightly(book, declared(), shelf.names(), clock.now())
+    memory = recall(ledger, book.jobs())
+    remember(ledger, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
+    rounds.nightly(book, declared(), actual(book, declared(), memory, clock), clock.now())
     rounds.tick(book, ledger, clock, ring)
     ring(WEIGHTS_LANE)  # though nothing may be due: it also archives

@@ -154,7 +154,7 @@ def prune(
         done(at.desk.prune(request, wait=wait, attempts=attempts, json=json))
     from jobs.tending import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
 
-    done(at.desk.pruning(look(at.home, at.clock, request), json=json))
+    done(at.desk.outlook(look(at.home, at.clock, request), json=json))
 
 
 @app.command()

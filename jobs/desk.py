@@ -9,10 +9,10 @@ import gc
 import getpass
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
 from jobs.errors import BadRequest, NotFound, Refused, Trouble
@@ -27,7 +27,6 @@ from jobs.units import parse_bytes
 
 if TYPE_CHECKING:
     from jobs.inventory import Found
-    from jobs.pruning import Plan
 
 WAYS = ("auto", "registry", "server")
 INTERRUPTED = 130
@@ -35,6 +34,17 @@ LISTED = 20
 """Jobs that fit on a screen."""
 
 MOST_DAYS = 3650
+
+
+class Outlook(Protocol):
+    """What would be done: a prune's plan, or a night's."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def summary(self) -> str: ...
+    def rows(self) -> Iterable[tuple[str, str, str, str]]: ...
+    def as_json(self) -> dict[str, Any]: ...
 
 
 def prune_request(unused_days: float | None, empty_trash: bool) -> dict[str, Any]:
@@ -274,18 +284,17 @@ class Desk:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def pruning(self, plan: "Plan", *, json: bool) -> int:
-        """Show what a prune would do."""
+    def outlook(self, found: Outlook, *, json: bool) -> int:
+        """Show what would be done."""
         if json:
-            put_json(plan.as_json())
-        elif plan.is_empty:
-            say("nothing to prune")
-        else:
-            put_table(("DO", "WHAT", "SIZE", "WHY"), list(plan.rows()))
-        for note in plan.notes:
+            put_json(found.as_json())
+            return 0
+        rows = list(found.rows())
+        if rows:
+            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+        for note in found.notes:
             say(f"note: {self.worded(plain(note))}")
-        if not plan.is_empty and not json:
-            say(plan.summary)
+        say(found.summary)
         return 0
 
     def models(self, found: "Found", *, json: bool) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from jobs.names import ModelName
-from jobs.survey import Broken, Model, Stray, Survey
+from jobs.survey import Model, Stray, Survey
 from jobs.units import human_bytes
 
 IN_USE = timedelta(days=1)
@@ -194,8 +194,7 @@ class _Models:
 
     def __init__(self, survey: Survey, around: Around, retention: Retention, now: datetime) -> None:
         self._survey, self._around, self._retention, self._now = survey, around, retention, now
-        known: tuple[Model | Broken, ...] = (*survey.models, *survey.broken)
-        manifests = [each.manifest for each in known if each.manifest is not None]
+        manifests = [each.manifest for each in survey.known if each.manifest is not None]
         self._needs = Counter(layer.digest for manifest in manifests for layer in manifest.blobs)
 
     def doomed(self, others: int, notes: list[str]) -> Iterator[Removal]:

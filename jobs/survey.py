@@ -96,6 +96,11 @@ class Survey:
         return tuple(stray for stray in self.strays if stray.kind == kind)
 
     @property
+    def known(self) -> tuple[Model | Broken, ...]:
+        """What stands behind each manifest."""
+        return (*self.models, *self.broken)
+
+    @property
     def torn(self) -> tuple[Broken, ...]:
         """While there is one, nobody can tell which blobs are orphans for certain."""
         return tuple(each for each in self.broken if each.is_torn)

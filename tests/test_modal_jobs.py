@@ -141,7 +141,16 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    assert set(functions) == {*servers, "weights_worker", "servers_worker", "shelf", "forecast", "tick", "nightly"}
+    assert set(functions) == {
+        *servers,
+        "weights_worker",
+        "servers_worker",
+        "shelf",
+        "forecast",
+        "outlook",
+        "tick",
+        "nightly",
+    }
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -154,7 +163,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     }
     read_only = [("ollama-model-weights", "/models", True)]
     assert mounts == {
-        **dict.fromkeys([*servers, "shelf", "forecast", "nightly"], read_only),
+        **dict.fromkeys([*servers, "shelf", "forecast", "outlook", "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
         "servers_worker": [],
         "tick": [],
@@ -310,19 +319,23 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
 def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
     """A night brings what is pinned, a second run of it changes nothing; two ticks at once do no harm."""
     ledger = book(client)
+    before = {job.id for job in ledger.jobs()}
+    steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
     deployed.result(deployed.fire(APP, "nightly"))
+    assert {(job.kind, job.subject) for job in ledger.jobs() if job.id not in before} == steps
     for job in ledger.jobs():
         finished(ledger, job.id)
     assert has_whole(deployed, "llama3.2/latest")
     assert has_whole(deployed, "deepseek-r1/32b")
     assert {job.kind for job in ledger.jobs()} >= {"pull", "verify"}
-    before, files = ledger.jobs(), published(deployed)
+    jobs, files = ledger.jobs(), published(deployed)
 
+    assert ask(deployed, "plan")["steps"] == []
     deployed.result(deployed.fire(APP, "nightly"))
     for call in [deployed.fire(APP, "tick") for _ in range(2)]:
         deployed.result(call)
 
-    assert ledger.jobs() == before
+    assert ledger.jobs() == jobs
     assert published(deployed) == files
 
 
