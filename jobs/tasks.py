@@ -269,7 +269,7 @@ def prune(run: Run, shop: Workshop) -> Result:
     run.progress.begin("looking")
     trashing.require_models_directory(weights.layout)
     plan = planned(weights.survey(), shop.around(), shop.retention, shop.clock.now(), run.job.request)
-    _carry_out(plan, weights, run)
+    trashing.follow(weights, plan, still_ours=run.hold, tell=run.progress.begin)
     return plan.as_json()
 
 
@@ -278,21 +278,6 @@ def planned(survey: Survey, around: Around, retention: Retention, now: datetime,
     days = request.get("unused_days")
     asked = retention if days is None else replace(retention, unused=timedelta(days=days))
     return pruning.plan(survey, around, asked, now, empty_trash=bool(request.get("empty_trash", False)))
-
-
-def _carry_out(plan: Plan, weights: Weights, run: Run) -> None:
-    """Deletes first: on a full disk nothing can be moved before."""
-    run.progress.begin("emptying the trash")
-    trashing.empty(weights, [each.path for each in plan.delete if each.path], still_ours=run.hold)
-    run.progress.begin("moving to the trash")
-    unfinished, orphans = ([each.path for each in plan.of(what) if each.path] for what in ("unfinished", "orphan"))
-    trashing.throw_rest(weights, unfinished, still_ours=run.hold)
-    trashing.throw_orphans(weights, orphans, still_ours=run.hold)
-    for each in plan.of("model"):
-        try:
-            trashing.throw_model(weights, ModelName.parse(each.name), still_ours=run.hold)
-        except NotFound:
-            logger.info("{} is gone already", each.name)
 
 
 def rollback(run: Run, shop: Workshop) -> Result:

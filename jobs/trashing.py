@@ -8,11 +8,14 @@ gone, and the next run finishes. What is to be done was decided before; what is 
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from loguru import logger
+
 from jobs import trash
 from jobs.errors import Corrupt, NotFound, Refused
 from jobs.layout import Layout, flush_folder, translated
 from jobs.manifests import Layer
 from jobs.names import ModelName
+from jobs.pruning import Plan
 from jobs.survey import BlobState, load
 from jobs.trash import TrashFolder
 from jobs.weights import Weights
@@ -33,6 +36,23 @@ def require_models_directory(layout: Layout) -> None:
             f"{str(layout.root)!r} does not look like a models directory: it has no folder {' and no '.join(lacking)}",
             hint="name the directory that OLLAMA_MODELS names; nothing was touched",
         )
+
+
+def follow(
+    weights: Weights, plan: Plan, *, still_ours: StillOurs, tell: Callable[[str], object] = lambda _: None
+) -> None:
+    """Carry out a prune's plan. It deletes first: on a full disk nothing can be moved before."""
+    tell("emptying the trash")
+    empty(weights, [each.path for each in plan.delete if each.path], still_ours=still_ours)
+    tell("moving to the trash")
+    unfinished, orphans = ([each.path for each in plan.of(what) if each.path] for what in ("unfinished", "orphan"))
+    throw_rest(weights, unfinished, still_ours=still_ours)
+    throw_orphans(weights, orphans, still_ours=still_ours)
+    for each in plan.of("model"):
+        try:
+            throw_model(weights, ModelName.parse(each.name), still_ours=still_ours)
+        except NotFound:
+            logger.info("{} is gone already", each.name)
 
 
 def throw_model(weights: Weights, name: ModelName, *, still_ours: StillOurs) -> int:
