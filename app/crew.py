@@ -4,13 +4,16 @@ A worker that crashes is kept as `failure` for whoever looks; it is never starte
 """
 
 import threading
+from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 from loguru import logger
 
 from jobs.clock import Clock
 from jobs.home import Home
 from jobs.record import LANES, SERVERS_LANE, WEIGHTS_LANE, Job
+from jobs.run import Run
 from jobs.tasks import Workshop, perform, staging_subject
 from jobs.worker import Timing, Worker
 
@@ -22,16 +25,28 @@ AT_SERVERS = 4
 
 
 class Crew:
-    def __init__(self, home: Home, shop: Workshop, clock: Clock, *, at_weights: int) -> None:
+    """
+    Args:
+        home: where the ledger is.
+        shop: what the tasks work with.
+        clock: the time.
+        at_weights: jobs on weights, side by side.
+        changed: called when a job has done its work, before it ends.
+    """
+
+    def __init__(
+        self, home: Home, shop: Workshop, clock: Clock, *, at_weights: int, changed: Callable[[], object]
+    ) -> None:
         self.failure: BaseException | None = None
         self._stop = threading.Event()
         self._shop = shop
+        self._changed = changed
         concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
         self._workers = {
             lane: Worker(
                 home.ledger(clock),
                 lane,
-                lambda run: perform(run, shop),
+                self._perform,
                 clock=clock,
                 concurrency=concurrency[lane],
                 timing=TIMING,
@@ -64,6 +79,11 @@ class Crew:
         except BaseException as failure:  # noqa: BLE001 - a thread's edge: `up` ends with it
             logger.opt(exception=failure).error("the worker of lane {} crashed", lane)
             self.failure = failure
+
+    def _perform(self, run: Run) -> dict[str, Any]:
+        result = perform(run, self._shop)
+        self._changed()
+        return result
 
     def _fence(self, job: Job) -> None:
         """Take the staging of a lost pull from its holder, should that wake up. Any lane's sweep may come first."""

@@ -208,7 +208,15 @@ class Fleet(_Table):
     def catalog_tiers(self) -> list[catalog.Tier]:
         """The tiers as the jobs know them."""
         return [
-            catalog.Tier(name, None if tier.vram_gb is None else tier.vram_gb * GB, gpu_promised=tier.gpu is not None)
+            catalog.Tier(
+                name,
+                None if tier.vram_gb is None else tier.vram_gb * GB,
+                gpu_promised=tier.gpu is not None,
+                context=tier.ollama.context_length,
+                parallel=tier.ollama.num_parallel,
+                cache_type=tier.ollama.kv_cache_type,
+                dollars_per_hour=self.dollars_per_hour(name),
+            )
             for name, tier in self.tiers.items()
         ]
 
@@ -227,6 +235,10 @@ class Fleet(_Table):
             quota_bytes=self.volume.quota_bytes,
             kept=kept,
         )
+
+    def belongs(self, name: ModelName) -> str | None:
+        """The tier that is declared for a model, if one is."""
+        return next((model.tier for model in self.models if model.parsed.folded() == name.folded()), None)
 
     def windows_open(self, at: datetime) -> list[Window]:
         return [window for window in self.windows if window.is_open(at, self.schedule.zone)]

@@ -16,6 +16,8 @@ from app.pulse import LONGEST
 from app.resources import MODELS, app, cpu_image, weights
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from app.desired import Night
     from jobs.inventory import Found
     from jobs.pruning import Plan
@@ -61,6 +63,14 @@ def outlook() -> "Night":
     return coming_night()
 
 
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def past(since: str) -> "list[dict[str, Any]]":
+    """The archived jobs that were posted since then."""
+    from app.shelf import past  # noqa: PLC0415
+
+    return past(since)
+
+
 @app.function(
     image=cpu_image, schedule=modal.Cron(_TIMES.tick, timezone=_TIMES.timezone), max_containers=1, timeout=_SHORT
 )
@@ -95,7 +105,7 @@ def pull(
     """Bring a model to the volume; a pull of it that is under way is shared."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
+    counter(weights_worker, past).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -103,7 +113,7 @@ def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = F
     """Hash every byte of a model, or of all, and fetch again what is damaged."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).verify(model, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -111,7 +121,7 @@ def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False)
     """Remove a model and the blobs that no other model needs."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).delete(model, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -128,7 +138,7 @@ def prune(
     from app.counter import counter  # noqa: PLC0415
 
     look = forecast.remote if dry_run else None
-    at = counter(weights_worker)
+    at = counter(weights_worker, past)
     at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
 
 
@@ -137,7 +147,7 @@ def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = Fals
     """Bring back the version of a model that was there before."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).rollback(model, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -145,7 +155,7 @@ def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json:
     """Load a model on its server and ask it for a token. This wakes a GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -153,15 +163,15 @@ def retry(id: str, wait: bool = True, json: bool = False) -> None:
     """Post an ended job again, exactly as it was posted."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).retry(id, wait=wait, json=json)
+    counter(weights_worker, past).retry(id, wait=wait, json=json)
 
 
 @app.local_entrypoint()
-def jobs(state: str = "", kind: str = "", limit: int = 20, json: bool = False) -> None:
-    """List the jobs, newest first."""
+def jobs(state: str = "", kind: str = "", since: str = "", limit: int = 20, json: bool = False) -> None:
+    """List the jobs, newest first; with `--since 90d` the archived ones among them."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).jobs(state=state, kind=kind, limit=limit, json=json)
+    counter(weights_worker, past).jobs(state=state, kind=kind, since=since, limit=limit, json=json)
 
 
 @app.local_entrypoint()
@@ -169,7 +179,7 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).job(id, follow=follow, json=json)
+    counter(weights_worker, past).job(id, follow=follow, json=json)
 
 
 @app.local_entrypoint()
@@ -177,7 +187,7 @@ def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).cancel(id, json=json)
+    counter(weights_worker, past).cancel(id, json=json)
 
 
 @app.local_entrypoint()
@@ -185,7 +195,7 @@ def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).models(shelf.remote, json=json)
+    counter(weights_worker, past).models(shelf.remote, json=json)
 
 
 @app.local_entrypoint()
@@ -193,7 +203,7 @@ def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).plan(outlook.remote, json=json)
+    counter(weights_worker, past).plan(outlook.remote, json=json)
 
 
 @app.local_entrypoint()
@@ -201,4 +211,4 @@ def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).status(json=json)
+    counter(weights_worker, past).status(json=json)

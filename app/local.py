@@ -23,13 +23,15 @@ from jobs.terminal import say
 from jobs.units import parse_bytes
 
 PORT = 11500
+HOST = "127.0.0.1"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 @app.command()
 def up(
     *,
-    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The first server's; 0 picks one")] = PORT,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's; 0 picks one")] = PORT,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Where the gateway listens; others need keys")] = HOST,
     simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
     tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
@@ -37,12 +39,15 @@ def up(
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
     concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pulls side by side")] = 2,
 ) -> None:
-    """Run the stack on this machine: servers, workers, ledger. Prints `ready URL` on stdout when all of it answers."""
+    """Run the stack on this machine: servers, workers, ledger, gateway.
+
+    Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
+    """
     from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
-    from app.stack import Limits, live  # noqa: PLC0415
+    from app.stack import Limits, Plan, live  # noqa: PLC0415
     from jobs.pruning import Retention  # noqa: PLC0415
 
-    wishes = Wishes(port, simulate, tuple(tier or ()), models)
+    wishes = Wishes(simulate, tuple(tier or ()), models)
     limits = Limits(
         Retention(quota_bytes=parse_bytes(quota, "--quota") if quota is not None else None),
         parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
@@ -52,7 +57,7 @@ def up(
     home = home_of(os.environ)
     with home.held(clock), signalled() as asked:
         log_to(home)
-        raise typer.Exit(live(wishes, limits, home, clock, asked))
+        raise typer.Exit(live(Plan(wishes, limits, host, port), home, clock, asked))
 
 
 @contextmanager

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from app.freshness import GENERATION
+from app.report import PREFIX, Report
 from app.resources import APP
-from jobs.clock import parse_moment
 from jobs.plain import plain
 from jobs.protocols import DictLike
 from jobs.story import lasted
@@ -17,7 +17,7 @@ from jobs.units import human_bytes
 @dataclass(frozen=True)
 class Status:
     deployed: bool
-    servers: tuple[Mapping[str, Any], ...]
+    servers: tuple[Report, ...]
     generation: Any
     jobs: Mapping[str, int]
     now: datetime
@@ -26,7 +26,7 @@ class Status:
         return {
             "app": APP,
             "deployed": self.deployed,
-            "servers": [dict(each) for each in self.servers],
+            "servers": [each.as_json() for each in self.servers],
             "generation": self.generation,
             "jobs": dict(self.jobs),
         }
@@ -40,23 +40,23 @@ class Status:
             f"jobs     {', '.join(known) or 'none'}",
         ]
 
-    def _server(self, report: Mapping[str, Any]) -> list[str]:
-        age = lasted(self.now - parse_moment(report["at"]))
-        gpu = (report.get("gpu") or {}).get("name", "no GPU")
-        why = f": {report['why']}" if report.get("why") else ""
-        words = [report["tier"], report["container"], f"{report['state']} {age} ago{why}", gpu]
+    def _server(self, report: Report) -> list[str]:
+        age = lasted(self.now - report.at)
+        gpu = report.gpu.name if report.gpu else "no GPU"
+        why = f": {report.why}" if report.why else ""
+        words = [report.tier, report.container, f"{report.state} {age} ago{why}", gpu]
         return [
             "  " + "  ".join(map(plain, words)),
             *(
-                f"    {plain(each['name'])} is loaded,"
-                f" {human_bytes(each['size_vram'])} of {human_bytes(each['size'])} on the GPU"
-                for each in report.get("loaded", ())
+                f"    {plain(each.name)} is loaded,"
+                f" {human_bytes(each.size_vram)} of {human_bytes(each.size)} on the GPU"
+                for each in report.loaded
             ),
         ]
 
 
 def status(facts: DictLike, now: datetime, *, deployed: bool, jobs: Mapping[str, int]) -> Status:
     entries = dict(facts.items())
-    servers = [value for key, value in entries.items() if key.startswith("server/")]
-    newest = sorted(servers, key=lambda report: str(report["at"]), reverse=True)
+    servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
+    newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return Status(deployed, tuple(newest), entries.get(GENERATION), jobs, now)

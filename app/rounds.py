@@ -4,7 +4,7 @@ Each may run twice, late, or beside itself: it looks at what is there first. Nei
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cronsim import CronSim
@@ -13,7 +13,8 @@ from loguru import logger
 from app.desired import BY_NIGHTLY, Actual, night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
-from jobs.clock import Clock, parse_moment
+from app.report import PREFIX, Report
+from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.protocols import DictLike
@@ -86,14 +87,12 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
 
 def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
     """Servers that say they are up and have not said anything for long: killed, most likely. Marked once."""
-    for key, report in list(facts.items()):
-        if not key.startswith("server/") or report.get("state") != "serving":
-            continue
-        quiet = now - parse_moment(report["at"])
-        if quiet > REPORT_STALE:
-            why = f"not heard of since {report['at']}"
-            facts.put(key, {**report, "state": "silent", "why": why, "loaded": []})
-            yield str(key.removeprefix("server/"))
+    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(PREFIX)]
+    for key, report in reports:
+        if report.state == "serving" and now - report.at > REPORT_STALE:
+            why = f"not heard of since {isoformat(report.at)}"
+            facts.put(key, replace(report, state="silent", why=why, loaded=()).as_json())
+            yield str(key.removeprefix(PREFIX))
 
 
 def nightly(ledger: Ledger, fleet: Fleet, actual: Actual, now: datetime) -> list[str]:

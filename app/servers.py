@@ -17,7 +17,7 @@ from pathlib import Path
 from loguru import logger
 
 from app.children import Child
-from jobs.catalog import KNOWN_TIERS, LOCAL, Tier
+from jobs.catalog import KNOWN_TIERS, LOCAL, Tier, tuned
 from jobs.clock import Clock
 from jobs.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.home import Home
@@ -41,7 +41,6 @@ _ASKED = timedelta(seconds=2)
 class Wishes:
     """What the person asked `up` for."""
 
-    port: int
     simulate: bool
     tiers: tuple[str, ...]
     models: Path | None
@@ -142,9 +141,10 @@ def _started(wishes: Wishes, ground: Ground, silent: str) -> Servers:
         raise Refused(asked, hint=GET_OLLAMA)
     models = _prepared(_named_models(wishes, ground.environ) or _default_models(ground.environ), ground)
     # A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
-    tiers = tuple(replace(_tier(name), gpu_promised=False) for name in wishes.tiers or (LOCAL.name,))
+    named = wishes.tiers or (LOCAL.name,)
+    tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), ground.environ) for name in named)
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    urls = _serve(tiers, wishes.port, ground, [binary, "serve"], own)
+    urls = _serve(tiers, ground, [binary, "serve"], own)
     return Servers(tiers, urls, models, children=tuple(ground.children))
 
 
@@ -161,17 +161,21 @@ def _simulated(wishes: Wishes, ground: Ground) -> Servers:
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
     # OLLAMA_MODELS names real models; noise must never come to lie among them.
     models = _prepared(_named_models(wishes, {}) or ground.home.root / "simulated" / "models", ground)
-    mirror, *_ = _urls(0, 1)
+    mirror, *_ = _urls(1)
     port = mirror.rpartition(":")[2]
     registry = ground.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
     _await([(registry, mirror)], ground, _accepts)
     tiers = tuple(
-        replace(tier, vram_bytes=tier.vram_bytes // SCALE if tier.vram_bytes else None)
+        replace(
+            tier,
+            vram_bytes=tier.vram_bytes // SCALE if tier.vram_bytes else None,
+            runner_bytes=tier.runner_bytes // SCALE,
+        )
         for tier in map(_tier, wishes.tiers or (LOCAL.name,))
     )
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1"}
-    urls = _serve(tiers, wishes.port, ground, argv, own)
+    urls = _serve(tiers, ground, argv, own)
     return Servers(tiers, urls, models, simulated=True, mirror=mirror, children=tuple(ground.children))
 
 
@@ -205,10 +209,8 @@ def _tier(name: str) -> Tier:
     return KNOWN_TIERS.get(name) or Tier(name, None, gpu_promised=False)
 
 
-def _serve(
-    tiers: Sequence[Tier], port: int, ground: Ground, argv: Sequence[str], own: Mapping[str, str]
-) -> tuple[str, ...]:
-    urls = _urls(port, len(tiers))
+def _serve(tiers: Sequence[Tier], ground: Ground, argv: Sequence[str], own: Mapping[str, str]) -> tuple[str, ...]:
+    urls = _urls(len(tiers))
     started = [
         (ground.start(f"ollama-{tier.name}", argv, {**own, "OLLAMA_HOST": url.removeprefix("http://")}), url)
         for tier, url in zip(tiers, urls, strict=True)
@@ -217,26 +219,14 @@ def _serve(
     return urls
 
 
-def _urls(port: int, count: int) -> tuple[str, ...]:
-    """Loopback addresses that are free: `port` and the next ones, or any when it is 0.
-
-    Raises:
-        Refused: one of the ports is taken.
-
-    """
+def _urls(count: int) -> tuple[str, ...]:
+    """Loopback addresses that are free."""
     with ExitStack() as held:
         numbers = []
-        for offset in range(count):
+        for _ in range(count):
             listener = held.enter_context(socket.socket())
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            wanted = port + offset if port else 0
-            try:
-                listener.bind(("127.0.0.1", wanted))
-            except (OSError, OverflowError) as error:
-                raise Refused(
-                    f"port {wanted} cannot be used: {getattr(error, 'strerror', None) or error}",
-                    hint="end what listens there, or pass another --port; 0 picks a free one",
-                ) from error
+            listener.bind(("127.0.0.1", 0))
             numbers.append(listener.getsockname()[1])
     return tuple(f"http://127.0.0.1:{number}" for number in numbers)
 

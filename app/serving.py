@@ -15,6 +15,7 @@ from app.daemon import Daemon, environ
 from app.freshness import MISSES_ALLOWED, Look, Step, next_step
 from app.intake import Intake
 from app.place import Place, Wanted
+from app.report import Loaded, Report
 from app.view import View
 from jobs.clock import isoformat
 from jobs.errors import CpuFallback, Trouble
@@ -178,26 +179,23 @@ class Server:
 
     def _report(self, running: list[Running] | None = None, *, state: str = "serving", why: str = "") -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server."""
-        found = self._gpu
-        report = {
-            "tier": self._wanted.tier,
-            "container": self._place.container,
-            "state": state,
-            "why": why,
-            "at": isoformat(self._place.clock.now()),
-            "started_at": isoformat(self._started_at),
-            "version": self._version,
-            "gpu": found and {"name": found.name, "vram_bytes": found.vram_bytes, "count": found.count},
-            "models": sorted(str(name) for name in self._view.names()),
-            "loaded": [
-                {"name": each.name, "size": each.size, "size_vram": each.size_vram, "context": each.context_length}
-                for each in running or ()
-            ],
-            "requests": {"served": self._served(), "in_flight": self._in_flight()},
-            "generation": self._intake.generation,
-            "dollars_per_hour": self._wanted.dollars_per_hour,
-        }
+        report = Report(
+            tier=self._wanted.tier,
+            container=self._place.container,
+            state=state,
+            at=self._place.clock.now(),
+            why=why,
+            started_at=self._started_at,
+            version=self._version,
+            gpu=self._gpu,
+            models=tuple(sorted(str(name) for name in self._view.names())),
+            loaded=tuple(map(Loaded.of, running or ())),
+            served=self._served(),
+            in_flight=self._in_flight(),
+            generation=self._intake.generation,
+            dollars_per_hour=self._wanted.dollars_per_hour,
+        )
         try:
-            self._place.facts.put(f"server/{self._wanted.tier}/{self._place.container}", report)
+            self._place.facts.put(report.key, report.as_json())
         except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
             logger.warning("the report could not be written: {}: {}", type(error).__name__, error)

@@ -1,18 +1,22 @@
-"""Composes the one-machine stack and runs it: servers, workers, the ledger, until somebody asks it to stop.
+"""Composes the one-machine stack and runs it: servers, workers, gateway, until somebody asks it to stop.
 
-Order matters: servers first, from the main thread and before any other thread; then the workers; then the word `ready`.
+Order matters: the gateway's port first, so that a taken one is told at once; then the servers, from the main thread and
+before any other thread; then the workers and the gateway; then the word `ready`.
 """
 
 import os
 import signal
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from loguru import logger
 
 from app.children import Child, stop
 from app.crew import Crew
+from app.frontdoor import FrontDoor, listening
 from app.mirror import mirrors
+from app.reception import Reception, keys_of
 from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
@@ -41,42 +45,71 @@ class Limits:
     concurrency: int
 
 
-def live(wishes: Wishes, limits: Limits, home: Home, clock: Clock, asked: Sequence[int]) -> int:
-    """Run until a signal (0), or until a server or a worker is lost (1)."""
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for: servers, limits of the jobs, and where the gateway listens."""
+
+    wishes: Wishes
+    limits: Limits
+    host: str
+    port: int
+
+
+def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
+    """Run until a signal (0), or until a server, a worker or the gateway is lost (1)."""
 
     def check() -> None:
         if asked:
             raise Stopped(f"stopping on {signal.Signals(asked[0]).name}")
 
     children: list[Child] = []
-    crew: Crew | None = None
+    is_up = False
+    keys = keys_of(home, os.environ, plan.host)
     try:
-        servers = bring_up(wishes, Ground(home, os.environ, clock, children, check))
-        crew = Crew(home, workshop(servers, limits, home, clock), clock, at_weights=limits.concurrency)
-        crew.start()
-        announce(servers, limits, home, clock)
-        while True:
-            check()
-            for child in children:
-                child.require_alive()
-            if crew.failure is not None:
-                raise Bug(f"a worker crashed: {type(crew.failure).__name__}: {crew.failure}")
-            clock.wait(LOOK_SECONDS)
+        with ExitStack() as ending:
+            ending.callback(logger.info, "up has ended")
+            listener = ending.enter_context(closing(listening(plan.host, plan.port)))
+            ending.callback(stop, children, clock)
+            servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
+            reception = Reception(servers, keys, home, clock, plan.limits.rate_limit)
+            ending.callback(reception.close)
+            shop = workshop(servers, plan.limits, home, clock)
+            crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
+            ending.callback(crew.stop)
+            crew.start()
+            is_up = True
+            door = reception.open(listener)
+            announce(servers, plan.limits, door, home, clock)
+            while True:
+                check()
+                _require_all(children, crew, door)
+                clock.wait(LOOK_SECONDS)
     except Stopped as stopped:
         logger.info("{}", stopped)
         return 0
     except Trouble as trouble:
-        logger.error("up ends: {}", trouble)
-        if crew is None:
+        logger.error("up ended: {}", trouble)
+        if not is_up:
             raise
         complain(trouble)
         say(f"hint: the log is {home.logs / 'up.log'}")
         return 1
-    finally:
-        if crew is not None:
-            crew.stop()
-        stop(children, clock)
-        logger.info("up has ended")
+
+
+def _require_all(children: Sequence[Child], crew: Crew, door: FrontDoor) -> None:
+    """Insist that whatever was started still runs.
+
+    Raises:
+        ServerTrouble: a server has ended.
+        Bug: a worker or the gateway has.
+
+    """
+    for child in children:
+        child.require_alive()
+    if crew.failure is not None:
+        raise Bug(f"a worker crashed: {type(crew.failure).__name__}: {crew.failure}")
+    if door.has_ended:
+        raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
 
 
 def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Workshop:
@@ -101,7 +134,7 @@ def named(servers: Servers) -> tuple[Server, ...]:
     return tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
-def announce(servers: Servers, limits: Limits, home: Home, clock: Clock) -> None:
+def announce(servers: Servers, limits: Limits, door: FrontDoor, home: Home, clock: Clock) -> None:
     """Write the stack down for the other commands, and say that it is ready."""
     stack = Stack(
         pid=os.getpid(),
@@ -109,6 +142,7 @@ def announce(servers: Servers, limits: Limits, home: Home, clock: Clock) -> None
         simulated=servers.simulated,
         servers=named(servers),
         models=servers.models,
+        gateway=door.url,
         retention=limits.retention,
         rate_limit=limits.rate_limit,
         why_by_server=servers.why_by_server,
@@ -119,4 +153,5 @@ def announce(servers: Servers, limits: Limits, home: Home, clock: Clock) -> None
     most = limits.retention.quota_bytes
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
-    put(f"ready {servers.urls[0]}")
+    logger.info("the gateway answers at {}", door.url)
+    put(f"ready {door.url}")

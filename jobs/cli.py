@@ -170,11 +170,12 @@ def rollback(model: Name, wait: Wait = True, attempts: Attempts = None, json: Js
 def list_jobs(
     state: Annotated[str | None, typer.Option(metavar="STATE", help=f"Only these: {', '.join(State)}")] = None,
     kind: Annotated[str | None, typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}")] = None,
+    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
     json: Json = False,
 ) -> None:
     """List the jobs, newest first."""
-    done(here().desk.browse(state=state, kind=kind, limit=limit, json=json))
+    done(here().desk.browse(state=state, kind=kind, since=since, limit=limit, json=json))
 
 
 @app.command("job")

@@ -9,6 +9,7 @@
     │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
+    │   └── Forbidden                    the credentials are good, but not for this
     ├── NoRoom                disk       no place for the bytes
     │   ├── QuotaExceeded                the weights would outgrow their quota
     │   ├── DiskFull                     the disk said ENOSPC or EDQUOT
@@ -102,6 +103,10 @@ class Unauthorized(Trouble):
     """Credentials are missing or refused."""
 
     failure_class = "auth"
+
+
+class Forbidden(Unauthorized):
+    """These credentials do not allow that."""
 
 
 class NoRoom(Trouble):

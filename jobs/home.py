@@ -2,7 +2,7 @@
 
     ledger.sqlite   queue and dict                    up.lock        flock held for as long as `up` runs
     stack.json      what `up` last composed           weights.lock   flock held by whoever publishes or deletes
-    logs/           what `up` and its servers say
+    logs/           what `up` and its servers say     keys           who may ask the gateway, a line for each
 
 It composes nothing: `app.local` writes the stack down, the command line reads it.
 """
@@ -51,6 +51,8 @@ class Stack:
     models: Path | None
     retention: Retention = field(default_factory=Retention)
     """What the weights may take, and for how long."""
+    gateway: str | None = None
+    """Where clients ask."""
     rate_limit: int | None = None
     """Bytes per second that a pull asks for when it names no limit of its own."""
     why_by_server: str | None = None
@@ -69,6 +71,7 @@ class Stack:
             "servers": [{"tier": server.tier, "url": server.url} for server in self.servers],
             "models": str(self.models) if self.models else None,
             "retention": self.retention.as_json(),
+            "gateway": self.gateway,
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
         }
@@ -82,6 +85,7 @@ class Stack:
             servers=tuple(Server(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
             retention=Retention.from_json(document["retention"]) if "retention" in document else Retention(),
+            gateway=document.get("gateway"),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
         )
@@ -100,6 +104,10 @@ class Home:
     @property
     def weights_lock(self) -> Path:
         return self.root / "weights.lock"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
 
     @property
     def logs(self) -> Path:
@@ -131,17 +139,25 @@ class Home:
             BadRequest: the home cannot be used.
 
         """
+        facts = self.facts()
+        return Ledger(SqliteQueue(self._ledger_file, clock=clock), facts, clock)
+
+    def facts(self) -> SqliteDict:
+        """The ledger's dict by itself. Threads may share it.
+
+        Raises:
+            BadRequest: the home cannot be used.
+
+        """
         self.prepare()
-        path = self.root / "ledger.sqlite"
         try:
-            return Ledger(SqliteQueue(path, clock=clock), SqliteDict(path), clock)
+            return SqliteDict(self._ledger_file)
         except sqlite3.Error as error:
             raise self._unusable(OSError(0, f"ledger.sqlite: {error}")) from error
 
-    def facts(self) -> SqliteDict:
-        """The ledger's dict, for what is written down there beside the jobs."""
-        self.prepare()
-        return SqliteDict(self.root / "ledger.sqlite")
+    @property
+    def _ledger_file(self) -> Path:
+        return self.root / "ledger.sqlite"
 
     def _unusable(self, error: OSError | ValueError) -> BadRequest:
         cause = error.strerror if isinstance(error, OSError) else error

@@ -24,17 +24,22 @@ class Listed:
     digest: str
     details: ModelDetails
     capabilities: tuple[str, ...] = ()
+    context_length: int = 0
+    embedding_length: int = 0
 
     @classmethod
     def of(cls, document: Any) -> Self:
         wire = _mapping(document, "a model")
+        details = _mapping(wire.get("details") or {}, "a model's details")
         return cls(
             name=str(wire.get("name", "")),
             modified_at=_moment(wire.get("modified_at")),
             size=_count(wire.get("size")),
             digest=str(wire.get("digest", "")),
-            details=_details(wire.get("details")),
+            details=_details(details),
             capabilities=tuple(str(each) for each in wire.get("capabilities") or ()),
+            context_length=_count(details.get("context_length")),
+            embedding_length=_count(details.get("embedding_length")),
         )
 
 

@@ -214,7 +214,7 @@ def survey(layout: Layout) -> Survey:
     return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 
 
-_OURS = frozenset({"manifests", "blobs", "staging", "trash"})
+_OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops"})
 
 
 def _referenced(known: Iterable[Model | Broken]) -> frozenset[str]:

@@ -50,12 +50,13 @@ class Demo:
         self.home = scratch / "home"
         self.models = scratch / "models"
         self.up: subprocess.Popen[str] | None = None
+        self.url = ""
         self._step = 0
         self._env = {**os.environ, "OLLAMA_MODAL_HOME": str(self.home)}
         self._env.pop("OLLAMA_MODELS", None)
 
     def run(self) -> None:
-        self.step("Start the stack: servers, workers, the ledger")
+        self.step("Start the stack: servers, workers, the ledger, the gateway")
         self.start_up()
         self.step(f"Pull {MODEL} through the queue")
         limit = ["--rate-limit", SLOWLY] if self.kind == "simulated" else []
@@ -71,10 +72,8 @@ class Demo:
         self.step("Warm it: load it on the tier that fits its size")
         self.ollama_modal("warm", MODEL)
         self.ollama_modal("status")
-        [warmed] = json.loads(self.quietly("jobs", "--kind", "warm", "--json"))
-        tier = warmed["result"]["tier"]
-        self.step(f"Chat with the server of tier {tier}")
-        self.chat(tier)
+        self.step("Chat with it through the gateway, which knows the tier")
+        self.chat()
         self.step("Look back: all jobs, and the story of the pull")
         self.ollama_modal("jobs")
         self.ollama_modal("job", first)
@@ -101,6 +100,7 @@ class Demo:
         if not line.startswith("ready "):
             raise Failed("`up` did not become ready")
         print(line, flush=True)
+        self.url = line.split()[1]
 
     def ollama_modal(self, *arguments: str, captured: bool = False) -> str:
         """Run a command as a person would; its stdout is answered when `captured`, else it is shown."""
@@ -116,18 +116,11 @@ class Demo:
             raise Failed(f"`ollama-modal {shlex.join(arguments)}` exited with {done.returncode}")
         return done.stdout or ""
 
-    def chat(self, tier: str) -> None:
-        status = json.loads(self.quietly("status", "--json"))
-        url = next(each["url"] for each in status["tiers"] if each["name"] == tier)
+    def chat(self) -> None:
         body = {"model": MODEL, "stream": False, "messages": [{"role": "user", "content": QUESTION}]}
-        print(f"$ curl {url}/api/chat -d {shlex.quote(json.dumps(body))}", flush=True)
-        answer = posted(f"{url}/api/chat", body)
-        print(f"{MODEL}: {answer['message']['content'].strip()}", flush=True)
-
-    def quietly(self, *arguments: str) -> str:
-        return subprocess.run(
-            [*COMMAND, *arguments], stdout=subprocess.PIPE, env=self._env, text=True, check=True
-        ).stdout
+        print(f"$ curl {self.url}/api/chat -d {shlex.quote(json.dumps(body))}", flush=True)
+        answer, tier = posted(f"{self.url}/api/chat", body)
+        print(f"{MODEL}, on tier {tier}: {answer['message']['content'].strip()}", flush=True)
 
     def stop_up(self) -> None:
         """End `up` politely, and see that it ended well."""
@@ -174,12 +167,13 @@ def first_line(process: subprocess.Popen[str], seconds: float) -> str:
     return got[0].strip() if got else ""
 
 
-def posted(url: str, body: Any) -> Any:
+def posted(url: str, body: Any) -> tuple[Any, str]:
+    """The answer, and the tier that gave it."""
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310 - http
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with direct.open(request, timeout=120) as answer:
-            return json.load(answer)
+            return json.load(answer), answer.headers["x-served-tier"]
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise Failed(f"asking {url} failed: {error}") from error
 

@@ -1,19 +1,28 @@
 """Promises of jobs.catalog."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.catalog import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place
+from jobs.catalog import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
+from jobs.gguf import Facts
 
 GB = 1_000_000_000
+
+SMALL = replace(A10G, context=8192, parallel=4, cache_type="q8_0")
+LARGE = replace(H100, context=16384, parallel=4, cache_type="q8_0")
+
+LLAMA = Facts("llama", 28, 131_072, 3_072, 24, (8,), 128, 128)
+QWEN32 = Facts("qwen2", 64, 131_072, 5_120, 40, (8,), 128, 128)
 
 
 @pytest.mark.parametrize(
     ("size", "tier"),
     [(2 * GB, A10G), (20 * GB, A10G), (20 * GB + 1, H100), (43 * GB, H100), (400 * GB, H100), (0, A10G)],
 )
-def test_a_model_goes_to_the_smallest_tier_that_holds_it(size: int, tier: Tier) -> None:
+def test_without_a_header_a_fifth_more_than_the_weights_decides(size: int, tier: Tier) -> None:
     """Weights and a fifth more decide, whatever order the tiers are named in; beyond all of them, the largest."""
     assert place(size, [A10G, H100]).tier == tier
     assert place(size, [H100, A10G]).tier == tier
@@ -22,10 +31,69 @@ def test_a_model_goes_to_the_smallest_tier_that_holds_it(size: int, tier: Tier) 
 def test_the_reason_can_be_read() -> None:
     """The reason names the size, the need and what the tier has, and warns where it is not enough."""
     assert place(20 * GB, [A10G]).reason == "20 GB of weights need about 24 GB of memory; a10g has 24 GB"
-    assert place(100 * GB, [A10G, H100]).reason == (
-        "100 GB of weights need about 120 GB of memory; no tier has that much, and h100 has 80 GB:"
-        " part of it runs on the CPU"
+    placed = place(100 * GB, [A10G, H100])
+    assert placed.facts == (
+        "100 GB of weights need about 120 GB of memory; a10g has 24 GB",
+        "100 GB of weights need about 120 GB of memory; h100 has 80 GB",
     )
+    assert placed.warning == "h100 has 80 GB and 120 GB are needed: part of it runs on the CPU, slowly"
+
+
+def test_contexts_take_their_share() -> None:
+    """Layers, heads, context, parallelism and the cache's kind make the cache; the sum is told part by part."""
+    weighed = weigh(2_019_377_376, SMALL, facts=LLAMA)
+
+    assert weighed.cache_bytes == 28 * 8 * 256 * 8192 * 4 * 34 / 32
+    assert weighed.need_bytes == 2_019_377_376 + weighed.cache_bytes + GB
+    assert weighed.fact == (
+        "2.0 GB of weights + 2.0 GB for 4 contexts of 8,192 tokens at q8_0 + 1.0 GB for the runner"
+        " need 5.0 GB of memory; a10g has 24 GB"
+    )
+    halves = [weigh(0, replace(SMALL, cache_type=kind), facts=LLAMA).cache_bytes for kind in ("f16", "q8_0", "q4_0")]
+    assert halves == sorted(halves, key=lambda size: size or 0, reverse=True)
+
+
+def test_a_long_context_moves_a_model_to_a_larger_tier() -> None:
+    """What a request asks for counts in place of the tier's own context, up to what the model was trained for."""
+    assert place(2 * GB, [SMALL, LARGE], facts=LLAMA).tier == SMALL
+    asked = place(2 * GB, [SMALL, LARGE], facts=LLAMA, context=120_000)
+    assert asked.tier == LARGE
+    assert len(asked.facts) == 2
+    assert "4 contexts of 120,000 tokens" in asked.reason
+    assert weigh(0, SMALL, facts=LLAMA, context=10**9).context == 131_072
+
+
+def test_a_model_whose_weights_fit_may_not_fit_with_its_contexts() -> None:
+    """A model of 32 billion parameters fits an A10G by its weights alone, and goes to the H100 with its contexts."""
+    assert place(19_851_335_840, [A10G, H100]).tier == A10G
+    assert place(19_851_335_840, [SMALL, LARGE], facts=QWEN32).tier == LARGE
+
+
+def test_some_models_have_one_context() -> None:
+    """What only embeds keeps no cache; architectures that take one request at a time have one context."""
+    assert weigh(GB, SMALL, facts=replace(LLAMA, pools=True)).cache_bytes == 0
+    assert weigh(GB, SMALL, facts=replace(LLAMA, architecture="qwen35moe")).parallel == 1
+    assert weigh(GB, SMALL, facts=replace(LLAMA, has_vision=True)).words.count("to see with") == 1
+
+
+def test_ollamas_own_choice_of_context_depends_on_the_memory() -> None:
+    """A tier that says nothing gets the context that Ollama would take there."""
+    assert [weigh(0, tier).context for tier in (A10G, replace(A10G, vram_bytes=26 * GB), H100)] == [4096, 32768, 262144]
+
+
+def test_the_cheapest_wins_where_all_have_a_price() -> None:
+    """A larger tier that costs less is taken first; while one price is missing, the smaller tier is."""
+    bargain = replace(H100, dollars_per_hour=1.0)
+    assert place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).tier == bargain
+    assert "at $1.00 an hour" in place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).reason
+    assert place(GB, [A10G, bargain]).tier == A10G
+
+
+def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
+    """What the environment tells an Ollama server counts for its tier; what Ollama would pass over is passed over."""
+    told = {"OLLAMA_CONTEXT_LENGTH": "16384", "OLLAMA_NUM_PARALLEL": " 2 ", "OLLAMA_KV_CACHE_TYPE": "q4_0"}
+    assert tuned(A10G, told) == replace(A10G, context=16384, parallel=2, cache_type="q4_0")
+    assert tuned(A10G, {"OLLAMA_CONTEXT_LENGTH": "long", "OLLAMA_KV_CACHE_TYPE": "zip"}) == A10G
 
 
 def test_one_machine_takes_everything_and_promises_nothing() -> None:
@@ -42,10 +110,23 @@ def test_no_tier_at_all_is_a_mistake_of_the_caller() -> None:
         place(1, [])
 
 
-@given(st.integers(0, 10**13), st.lists(st.sampled_from([A10G, H100, LOCAL]), min_size=1))
-def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(size: int, tiers: list[Tier]) -> None:
-    """No tier given is smaller than the chosen one and still large enough."""
-    chosen = place(size, tiers).tier.vram_bytes
-    limits = [float("inf") if tier.vram_bytes is None else tier.vram_bytes for tier in tiers]
-    enough = [limit for limit in limits if limit >= size * 1.2]
-    assert (float("inf") if chosen is None else chosen) == (min(enough) if enough else max(limits))
+@given(
+    st.integers(0, 10**13),
+    st.lists(st.sampled_from([SMALL, LARGE, LOCAL]), min_size=1),
+    st.one_of(st.none(), st.sampled_from([LLAMA, QWEN32])),
+    st.one_of(st.none(), st.integers(1, 10**6)),
+)
+def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(
+    size: int, tiers: list[Tier], facts: Facts | None, context: int | None
+) -> None:
+    """No tier given is smaller than the chosen one and still large enough; where none is, a warning says so."""
+    placed = place(size, tiers, facts=facts, context=context)
+    weighed = [weigh(size, tier, facts=facts, context=context) for tier in tiers]
+    fitting = [each.tier for each in weighed if each.fits]
+    wanted = min(fitting, key=memory) if fitting else max(tiers, key=memory)
+    assert memory(placed.tier) == memory(wanted)
+    assert (placed.warning is None) == bool(fitting)
+
+
+def memory(tier: Tier) -> float:
+    return float("inf") if tier.vram_bytes is None else tier.vram_bytes

@@ -16,6 +16,7 @@ from app.fleet import declared, load, parse
 from app.fleet_file import HERE, BadFleet, Times, read
 from app.fleet_values import GPUS
 from jobs.catalog import A10G, H100
+from jobs.names import ModelName
 
 
 def document() -> dict[str, Any]:
@@ -43,7 +44,15 @@ def test_shipped_file_serves_a_model_on_each_tier() -> None:
     }
     assert {name: tier.gpu for name, tier in fleet.tiers.items()} == {"a10g": "A10", "h100": "H100"}
     assert all(tier.min_containers == 0 for tier in fleet.tiers.values())
-    assert fleet.catalog_tiers() == [A10G, H100]
+    told = [(tier.name, tier.vram_bytes, tier.gpu_promised) for tier in fleet.catalog_tiers()]
+    assert told == [(tier.name, tier.vram_bytes, tier.gpu_promised) for tier in (A10G, H100)]
+    assert [(tier.context, tier.parallel, tier.cache_type) for tier in fleet.catalog_tiers()] == [
+        (8192, 4, "q8_0"),
+        (16384, 4, "q8_0"),
+    ]
+    assert [tier.dollars_per_hour for tier in fleet.catalog_tiers()] == [1.42, 4.84]
+    assert fleet.belongs(ModelName.parse("LLAMA3.2:latest")) == "a10g"
+    assert fleet.belongs(ModelName.parse("tiny")) is None
 
 
 def test_times_are_lines_that_cron_reads() -> None:

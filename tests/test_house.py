@@ -22,10 +22,23 @@ ROOT = Path(__file__).resolve().parent.parent
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk"}),
-    frozenset({"progress", "manifests", "retrying", "transport", "ollama_texts", "gguf"}),
-    frozenset({"protocols", "record", "catalog", "layout", "journal", "verifying", "ollama_shapes", "watching"}),
+    frozenset({"progress", "manifests", "retrying", "transport", "ollama_texts", "gguf", "go_templates"}),
+    frozenset(
+        {
+            "protocols",
+            "record",
+            "archive",
+            "catalog",
+            "layout",
+            "journal",
+            "verifying",
+            "ollama_shapes",
+            "watching",
+            "capabilities",
+        }
+    ),
     frozenset({"ledger", "sqlite", "staging", "trash", "survey", "fetch", "oci", "ollama_pull", "usage", "pruning"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards", "trashing", "upkeep"}),
+    frozenset({"weights", "registry", "ollama", "run", "cards", "clearing", "trashing", "upkeep"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
     frozenset({"home", "terminal", "story", "bar", "inventory", "following", "tending"}),
@@ -185,6 +198,8 @@ def is_command(line: str) -> bool:
             return path is not None and (verb == "deploy" or f"def {function}(" in path.read_text("utf-8"))
         case ["python", "-m", module, *_]:
             return module in ours()
+        case ["uv", "run", "--script", script, *_]:
+            return (ROOT / script).exists()
         case [script, *_] if script.startswith("scripts/"):
             return os.access(ROOT / script, os.X_OK)
         case _:
@@ -203,7 +218,7 @@ def test_pixi_refers_to_the_one_list() -> None:
     pixi = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))
 
     assert pixi["pypi-dependencies"] == {"ollama-modal": {"path": ".", "editable": True}}
-    assert set(pixi["dependencies"]) == {"python", "ollama"}
+    assert set(pixi["dependencies"]) == {"python", "ollama", "uv"}
     assert set(pixi["workspace"]["platforms"]) == {"linux-64", "linux-aarch64", "osx-arm64"}
 
 

@@ -1,13 +1,16 @@
 """The doubles' models."""
 
 import hashlib
+import io
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jobs import gguf
 from jobs.names import ModelName
-from jobs.testing.models import LIBRARY, SCALE, arbitrary, find, weights
+from jobs.testing.models import LIBRARY, SCALE, SimModel, arbitrary, find, weights
 
 MIB = 1 << 20
 
@@ -35,6 +38,27 @@ def test_manifests_name_their_blobs() -> None:
             if blob.size < MIB:
                 assert listed["digest"] == "sha256:" + hashlib.sha256(blob.read()).hexdigest()
         assert model.digest == hashlib.sha256(model.manifest).hexdigest()
+
+
+@pytest.mark.parametrize("model", LIBRARY, ids=lambda model: str(model.name))
+def test_weights_begin_with_a_header_that_is_true(model: SimModel) -> None:
+    """The library's weights are GGUF files: the header tells what the config does, and its tensor fills the file."""
+    blob = model.layers[0]
+    header = gguf.parse(io.BytesIO(blob.read(0, 4096)), blob.size)
+
+    facts = gguf.Facts.of(header)
+    assert facts.architecture == model.family
+    assert (facts.context, facts.embedding) == (model.context_length, model.embedding_length)
+    assert facts.pools == (model.capabilities == ("embedding",))
+    assert facts.kept_per_token > 0
+    assert len(blob.head) + facts.parameters == blob.size
+
+
+@given(st.integers(0, 7_000), st.integers(0, 7_000))
+def test_a_range_may_cross_the_end_of_the_header(start: int, length: int) -> None:
+    """A range that begins in the header or ends in it equals the same slice of the whole blob."""
+    blob = LIBRARY[-2].layers[0]
+    assert blob.read(start, start + length) == blob.read()[start : start + length]
 
 
 def test_sizes_are_the_real_ones_scaled() -> None:

@@ -1,5 +1,6 @@
-"""The front door for programs: one URL for Ollama, OpenAI and Anthropic clients, in front of servers that may sleep.
+"""The gateway: one ASGI callable in front of the servers, the same on Modal and on one machine.
 
-An ASGI application that runs the same under `app.deploy` and under `ollama-modal up`. What needs no GPU is answered
-here, from what the servers reported and what lies on the disk; everything else is passed on byte for byte.
+`asgi` takes a request and finds its way in the table of `routes`; `proxy` passes inference on, byte for byte; `waking`
+holds callers through a cold start; `dialects` knows how Ollama, OpenAI and Anthropic say errors and ends; `record` has
+one record of each request; `compose` puts the parts together. The rest answers without a GPU.
 """

@@ -4,14 +4,21 @@ A declared tier wins; else it is the cheapest whose memory holds the weights and
 is refused with the names that come near it and how to pull it.
 """
 
-from collections.abc import Callable, Sequence
+import difflib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from app.gateway.standing import Standing
-from jobs.catalog import Tier, place
+from jobs.cards import Model
+from jobs.catalog import Tier, Weighed, place, too_large, weigh
 from jobs.errors import NotFound
 from jobs.names import ModelName
+
+NEAR = 3
+"""So many names are worth reading."""
+
+_ALIKE = 0.6
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,9 @@ class Route:
         served_name: how the server is asked for it.
         tier: the kind of server.
         facts: why, each in a sentence.
+        weighed: the memory that it takes there.
+        weights_bytes: the size of the model.
+        is_declared: the tier was declared for it, and not worked out.
         warning: what is doubtful about it, in words.
 
     """
@@ -31,12 +41,25 @@ class Route:
     served_name: str
     tier: str
     facts: tuple[str, ...]
+    weighed: Weighed
+    weights_bytes: int
+    is_declared: bool = False
     warning: str | None = None
 
     def as_json(self) -> dict[str, Any]:
+        weighed = self.weighed
         return {
             "model": str(self.model),
             "tier": self.tier,
+            "declared": self.is_declared,
+            "fits": weighed.fits,
+            "weights_bytes": self.weights_bytes,
+            "cache_bytes": weighed.cache_bytes,
+            "need_bytes": weighed.need_bytes,
+            "vram_bytes": weighed.tier.vram_bytes,
+            "context": weighed.context,
+            "parallel": weighed.parallel,
+            "dollars_per_hour": weighed.tier.dollars_per_hour,
             "facts": list(self.facts),
             "warning": self.warning,
         }
@@ -56,15 +79,18 @@ class Router:
         self, standing: Standing, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
     ) -> None:
         self._standing = standing
-        self._tiers = tuple(tiers)
+        self._tiers = {tier.name: tier for tier in tiers}
         self._belongs = belongs
 
-    def route(self, text: str, *, context: int | None = None) -> Route:
+    def route(
+        self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
+    ) -> Route:
         """Where a request for this model goes.
 
         Args:
             text: the model, as the caller wrote it.
             context: the context length that the request asks for.
+            may_see: which names the caller may be told of.
 
         Raises:
             BadName: the text is no model's name.
@@ -73,7 +99,60 @@ class Router:
         """
         name = ModelName.parse(text)
         model = self._standing.find(name)
-        if model is None:
-            raise NotFound(f"model {str(name)!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
-        placed = place(model.size, self._tiers, context=context)
-        return Route(model.name, str(model.name), self._belongs(model.name) or placed.tier.name, (placed.reason,))
+        if model is None or not may_see(model.name):
+            raise self._unknown(name, may_see)
+        declared = self._belongs(model.name)
+        if declared in self._tiers:
+            return self._declared(model, self._tiers[declared], context)
+        placed = place(model.size, list(self._tiers.values()), facts=model.facts, context=context)
+        strange = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
+        return _route(model, placed.weighed, (*strange, *placed.facts), warning=placed.warning)
+
+    def _declared(self, model: Model, tier: Tier, context: int | None) -> Route:
+        weighed = weigh(model.size, tier, facts=model.facts, context=context)
+        facts = (f"{tier.name} is declared for it", weighed.fact)
+        return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
+
+    def _unknown(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound:
+        near = near_matches(name, (model.name for model in self._standing.models() if may_see(model.name)))
+        alike = f"there is {', '.join(map(str, near))}; " if near else ""
+        return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
+
+
+def _route(
+    model: Model, weighed: Weighed, facts: tuple[str, ...], *, is_declared: bool = False, warning: str | None
+) -> Route:
+    return Route(
+        model=model.name,
+        served_name=str(model.name),
+        tier=weighed.tier.name,
+        facts=facts,
+        weighed=weighed,
+        weights_bytes=model.size,
+        is_declared=is_declared,
+        warning=warning,
+    )
+
+
+def near_matches(name: ModelName, known: Iterable[ModelName]) -> list[ModelName]:
+    """The known names that come nearest: other tags of the same model first, then what is spelt much the same."""
+    wanted = name.folded()
+    scored = [(_likeness(wanted, each.folded()), each) for each in known]
+    near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
+    return [each for _, each in near[:NEAR]]
+
+
+def _likeness(one: ModelName, other: ModelName) -> float:
+    if (one.model, one.namespace) == (other.model, other.namespace):
+        return 2.0 + _alike(one.tag, other.tag)
+    if one.model == other.model:
+        return 1.0 + _alike(str(one), str(other))
+    return max(_alike(str(one), str(other)), _alike(one.model, other.model))
+
+
+def _alike(one: str, other: str) -> float:
+    matcher = difflib.SequenceMatcher(None, one, other)
+    # The cheap upper bounds first: an unknown name is compared with all that are known.
+    if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE:
+        return 0.0
+    return matcher.ratio()

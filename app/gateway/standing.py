@@ -1,11 +1,11 @@
 """How things stand, in memory: the whole models, what the servers reported last, the generation of the weights.
 
-One thread keeps it fresh; everybody else only reads, at no cost. It never asks a server on a GPU. When a round fails,
-what was known stays, with its age, and `trouble` says why.
+One thread keeps it fresh; everybody else only reads, at no cost. It never asks a server on a GPU. What cannot be learnt
+stays as it was known, with its age, and `trouble` says why.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from loguru import logger
 
 from app.freshness import GENERATION
+from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
 from jobs.cards import Model
 from jobs.clock import Clock
@@ -25,7 +26,7 @@ EVERY = timedelta(seconds=5)
 class Source(Protocol):
     """Where the models come from."""
 
-    def stamp(self, generation: Any) -> Any:
+    def stamp(self, _generation: Any, /) -> Any:
         """Cheap to ask; equal to the last one means that nothing has changed since."""
 
     def read(self) -> Sequence[Model]:
@@ -33,14 +34,20 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """All that was known at one moment."""
+class _Models:
+    listed: tuple[Model, ...] = ()
+    by_name: Mapping[ModelName, Model] = field(default_factory=dict)
+    stamp: Any = None
+    at: datetime | None = None
 
-    models: tuple[Model, ...] = ()
+
+@dataclass(frozen=True)
+class _Told:
+    """What is told in the ledger."""
+
     reports: tuple[Report, ...] = ()
     generation: Any = None
     at: datetime | None = None
-    by_name: dict[ModelName, Model] = field(default_factory=dict, repr=False)
 
 
 class Standing:
@@ -59,37 +66,48 @@ class Standing:
         self._source = source
         self._clock = clock
         self._every = every
-        self._now = Snapshot()
-        self._stamp: Any = None
+        self._models = _Models()
+        self._told = _Told()
         self._final: dict[str, Report] = {}
+        self._troubles: dict[str, str] = {}
+        self._looking = threading.Lock()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="standing", daemon=True)
-        self.trouble: str | None = None
-        """Why the last round failed, if it did."""
 
     # What is known
 
     def models(self) -> tuple[Model, ...]:
         """Newest first, as Ollama lists them."""
-        return self._now.models
+        return self._models.listed
 
     def find(self, name: ModelName) -> Model | None:
         """The model of this name in any case, under the spelling it is stored with."""
-        return self._now.by_name.get(name.folded())
+        return self._models.by_name.get(name.folded())
 
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
         """What the servers said last, newest first; those of one tier when it is named."""
-        return tuple(each for each in self._now.reports if tier is None or each.tier == tier)
+        return tuple(each for each in self._told.reports if tier is None or each.tier == tier)
+
+    def serving(self, tier: str | None = None) -> tuple[Report, ...]:
+        """The reports of servers that are up, as far as their age lets one believe it."""
+        now = self._clock.now()
+        return tuple(each for each in self.reports(tier) if each.state == "serving" and now - each.at <= REPORT_STALE)
 
     @property
     def generation(self) -> Any:
-        return self._now.generation
+        """Of the weights, as whoever changed them last told it."""
+        return self._told.generation
 
     def age(self) -> timedelta | None:
-        """How old all this is; None before the first round that succeeded."""
-        at = self._now.at
-        return None if at is None else self._clock.now() - at
+        """How old the oldest part of all this is; None before each part was learnt once."""
+        models, told = self._models.at, self._told.at
+        return None if models is None or told is None else self._clock.now() - min(models, told)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last round did not learn everything, if it did not."""
+        return "; ".join(self._troubles.values()) or None
 
     # How it stays fresh
 
@@ -105,25 +123,14 @@ class Standing:
             self._thread.join(timeout=5)
 
     def nudge(self) -> None:
-        """Look again soon: something has just changed."""
+        """Look again at once: something has just changed."""
         self._wake.set()
 
     def refresh(self) -> bool:
-        """One round; false when it failed, and everything stays as it was known."""
-        try:
-            self._now = self._round()
-        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway goes on with what it knows
-            self._failed(f"{type(error).__name__}: {error}")
-            return False
-        if self.trouble:
-            logger.info("how things stand is known again")
-        self.trouble = None
-        return True
-
-    def _failed(self, why: str) -> None:
-        if why != self.trouble:
-            logger.warning("how things stand could not be learnt; what was known stays: {}", why)
-        self.trouble = why
+        """One round; false when a part of it failed, which then stays as it was known."""
+        with self._looking:
+            told = self._try("what the ledger tells", self._learn_told)
+            return self._try("which models there are", self._learn_models) and told
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
@@ -132,26 +139,39 @@ class Standing:
             if not self._stopping.is_set():
                 self.refresh()
 
-    def _round(self) -> Snapshot:
+    def _try(self, what: str, learn: Callable[[], None]) -> bool:
+        try:
+            learn()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway goes on with what it knows
+            why = f"{what} cannot be learnt: {type(error).__name__}: {error}"
+            if self._troubles.get(what) != why:
+                logger.warning("{}; what was known stays", why)
+            self._troubles = {**self._troubles, what: why}
+            return False
+        if what in self._troubles:
+            logger.info("{} is known again", what)
+            self._troubles = {key: why for key, why in self._troubles.items() if key != what}
+        return True
+
+    def _learn_models(self) -> None:
+        """The stamp is taken before the models are read, so it is never ahead of them."""
+        at = self._clock.now()
+        stamp = self._source.stamp(self._told.generation)
+        models = self._models.listed
+        if self._models.at is None or stamp != self._models.stamp:
+            models = tuple(
+                sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name))
+            )
+        self._models = _Models(models, {model.name.folded(): model for model in models}, stamp, at)
+
+    def _learn_told(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(GENERATION)
-        stamp = self._source.stamp(generation)
-        known = self._now
-        models = known.models
-        if known.at is None or stamp != self._stamp:
-            models = tuple(sorted(self._source.read(), key=lambda model: (-model.modified_at.timestamp(), model.name)))
-        snapshot = Snapshot(models, self._reports(), generation, at, {model.name.folded(): model for model in models})
-        self._stamp = stamp
-        return snapshot
+        self._told = _Told(self._reports(), generation, at)
 
     def _reports(self) -> tuple[Report, ...]:
         """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""
-        keys = [key for key in self._facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
-        self._final = {key: report for key, report in self._final.items() if key in keys}
-        found = []
-        for key in keys:
-            report = self._final.get(key) or Report.from_json(self._facts.get(key))
-            if report.is_final:
-                self._final[key] = report
-            found.append(report)
-        return tuple(sorted(found, key=lambda report: report.at, reverse=True))
+        keys = {key for key in self._facts.keys() if key.startswith(PREFIX)}  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        self._final = {key: report for key, report in found.items() if report.is_final}
+        return tuple(sorted(found.values(), key=lambda report: report.at, reverse=True))

@@ -1,7 +1,8 @@
 """Small deterministic models for the doubles: the registry's stock and what the Ollama simulator knows.
 
 Weights are a pure function of a seed and an offset, so a model of any size costs no memory and any range of it can be
-made on the spot. Sizes are those of the real models divided by `SCALE`; nothing here can be used for inference.
+made on the spot. Those of the library begin with a GGUF header that is true of them. Sizes are those of the real models
+divided by `SCALE`; nothing here can be used for inference.
 """
 
 import hashlib
@@ -12,7 +13,9 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
+from jobs.gguf import Tensor
 from jobs.names import ModelName
+from jobs.testing.gguf import encoded
 
 SCALE = 100
 """A byte here stands for a hundred real ones: routing by size can be tried without the disk space."""
@@ -39,12 +42,13 @@ def _block(seed: str, index: int) -> bytes:
 
 @dataclass(frozen=True)
 class SimLayer:
-    """One blob of a model: literal text, or `size` bytes of noise grown from `seed`."""
+    """One blob of a model: literal text, or `size` bytes: the `head`, and noise grown from `seed` after it."""
 
     media_type: str
     size: int
     seed: str = ""
     text: bytes | None = None
+    head: bytes = b""
 
     def chunks(self, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """The bytes from `start` up to `stop`, at most a MiB at a time."""
@@ -52,6 +56,9 @@ class SimLayer:
         if self.text is not None:
             yield self.text[start:end]
             return
+        if start < min(end, len(self.head)):
+            yield self.head[start:end]
+            start = len(self.head)
         while start < end:
             index, inside = divmod(start, _BLOCK)
             upto = min(_BLOCK, inside + end - start)
@@ -67,7 +74,7 @@ class SimLayer:
         """`sha256:<hex>`, worked out at the first question and then remembered for the process."""
         if self.text is not None:
             return f"sha256:{hashlib.sha256(self.text).hexdigest()}"
-        return _noise_digest(self.seed, self.size)
+        return _noise_digest(self.seed, self.size, self.head)
 
     def as_json(self) -> dict[str, Any]:
         """The layer as a manifest lists it."""
@@ -75,15 +82,15 @@ class SimLayer:
 
 
 @cache
-def _noise_digest(seed: str, size: int) -> str:
+def _noise_digest(seed: str, size: int, head: bytes) -> str:
     sha = hashlib.sha256()
-    for chunk in SimLayer("", size, seed).chunks():
+    for chunk in SimLayer("", size, seed, head=head).chunks():
         sha.update(chunk)
     return f"sha256:{sha.hexdigest()}"
 
 
-def weights(seed: str, size: int, kind: str = "model") -> SimLayer:
-    return SimLayer(LAYER_TYPE + kind, size, seed=seed)
+def weights(seed: str, size: int, kind: str = "model", head: bytes = b"") -> SimLayer:
+    return SimLayer(LAYER_TYPE + kind, size, seed=seed, head=head)
 
 
 def text(kind: str, content: str) -> SimLayer:
@@ -154,42 +161,102 @@ class SimModel:
         return {blob.digest: blob for blob in (*self.layers, self.config)}
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a header tells of a model. Heads are one number long, so that contexts are scaled down like weights."""
+
+    family: str
+    layers: int
+    embedding: int
+    heads: int
+    kv_heads: int
+    context: int
+    file_type: int
+    pools: bool = False
+
+    def header(self, size: int) -> bytes:
+        """The header of a file of `size` bytes, all that follows being one tensor of single bytes."""
+        family = self.family
+        values = {
+            "general.architecture": family,
+            "general.file_type": self.file_type,
+            f"{family}.block_count": self.layers,
+            f"{family}.context_length": self.context,
+            f"{family}.embedding_length": self.embedding,
+            f"{family}.attention.head_count": self.heads,
+            f"{family}.attention.head_count_kv": self.kv_heads,
+            f"{family}.attention.key_length": 1,
+            f"{family}.attention.value_length": 1,
+            **({f"{family}.pooling_type": 1} if self.pools else {}),
+            "tokenizer.ggml.model": "none",
+            "tokenizer.ggml.tokens": ["a", "double", "knows", "no", "words"],
+        }
+        length = len(encoded(values, [Tensor("noise", _BYTES, (0,))]))
+        return encoded(values, [Tensor("noise", _BYTES, (size - length,))])
+
+
+_BYTES = 24  # ggml's kind of tensor whose elements are single bytes
+_F16, _Q4_K_M = 1, 15  # llama.cpp's numbers for how most tensors are packed
+
 LICENSE = text("license", "Simulated weights for tests and demonstrations; they answer nothing.\n" * 20)
 _TEMPLATE = text("template", "{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt }}\n{{ .Response }}")
 _PARAMS = text("params", json.dumps({"stop": ["<|eot_id|>"]}))
 
 
-def _chat(name: str, family: str, parameters: str, real_bytes: int, context: int = 131_072) -> SimModel:
+def _chat(name: str, parameters: str, real_bytes: int, shape: Shape) -> SimModel:
     parsed = ModelName.parse(name)
     seed = f"{parsed.model} {parameters}"  # two tags of one size are one blob, as in the real library
-    layers = (weights(seed, real_bytes // SCALE), _TEMPLATE, LICENSE, _PARAMS)
-    return SimModel(parsed, family, parameters, "Q4_K_M", layers, context_length=context)
+    size = real_bytes // SCALE
+    layers = (weights(seed, size, head=shape.header(size)), _TEMPLATE, LICENSE, _PARAMS)
+    return SimModel(
+        parsed,
+        shape.family,
+        parameters,
+        "Q4_K_M",
+        layers,
+        context_length=shape.context,
+        embedding_length=shape.embedding,
+    )
 
 
 def _tiny(tag: str, system: str) -> SimModel:
-    layers = (weights(f"tiny:{tag}", 6_000), text("system", system), _TEMPLATE, LICENSE)
-    return SimModel(ModelName.parse(f"tiny:{tag}"), "llama", "6K", "F16", layers, context_length=2048)
+    head = Shape("llama", 2, 64, 4, 2, 2048, _F16).header(6_000)
+    layers = (weights(f"tiny:{tag}", 6_000, head=head), text("system", system), _TEMPLATE, LICENSE)
+    name = ModelName.parse(f"tiny:{tag}")
+    return SimModel(name, "llama", "6K", "F16", layers, context_length=2048, embedding_length=64)
+
+
+_LLAMA_3B = Shape("llama", 28, 3_072, 24, 8, 131_072, _Q4_K_M)
+_LLAMA_1B = Shape("llama", 16, 2_048, 32, 8, 131_072, _Q4_K_M)
+_QWEN_32B = Shape("qwen2", 64, 5_120, 40, 8, 131_072, _Q4_K_M)
+_QWEN_500M = Shape("qwen2", 24, 896, 14, 2, 32_768, _Q4_K_M)
+_TINY_LLAMA = Shape("llama", 22, 2_048, 32, 4, 2_048, _Q4_K_M)
+_NOMIC = Shape("nomic-bert", 12, 768, 12, 12, 2_048, _F16, pools=True)
 
 
 LIBRARY: tuple[SimModel, ...] = (
-    _chat("llama3.2:latest", "llama", "3.2B", 2_019_377_376),
-    _chat("llama3.2:3b", "llama", "3.2B", 2_019_377_376),
-    _chat("llama3.2:1b", "llama", "1.2B", 1_321_082_688),
-    _chat("deepseek-r1:32b", "qwen2", "32.8B", 19_851_335_840),
-    _chat("qwen2.5:0.5b", "qwen2", "494.03M", 397_807_936, context=32_768),
+    _chat("llama3.2:latest", "3.2B", 2_019_377_376, _LLAMA_3B),
+    _chat("llama3.2:3b", "3.2B", 2_019_377_376, _LLAMA_3B),
+    _chat("llama3.2:1b", "1.2B", 1_321_082_688, _LLAMA_1B),
+    _chat("deepseek-r1:32b", "32.8B", 19_851_335_840, _QWEN_32B),
+    _chat("qwen2.5:0.5b", "494.03M", 397_807_936, _QWEN_500M),
     SimModel(
         ModelName.parse("nomic-embed-text"),
         "nomic-bert",
         "137M",
         "F16",
-        (weights("nomic-embed-text", 274_290_656 // SCALE), LICENSE, text("params", '{"num_ctx":8192}')),
+        (
+            weights("nomic-embed-text", 274_290_656 // SCALE, head=_NOMIC.header(274_290_656 // SCALE)),
+            LICENSE,
+            text("params", '{"num_ctx":8192}'),
+        ),
         capabilities=("embedding",),
         context_length=2048,
         embedding_length=768,
     ),
     _tiny("latest", "You are a double."),
     _tiny("v2", "You are another double."),
-    _chat("hf.co/acme/demo:Q4_K_M", "llama", "1.1B", 668_788_096, context=2048),
+    _chat("hf.co/acme/demo:Q4_K_M", "1.1B", 668_788_096, _TINY_LLAMA),
 )
 
 

@@ -2,8 +2,11 @@
 
 import json
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+from jobs import gguf
+from jobs.errors import Corrupt
 from jobs.manifests import is_digest
 from jobs.testing.ollama_faults import SimError
 from jobs.testing.ollama_requests import Answer, Parts, Reply, Request, as_json, ndjson, with_error
@@ -74,7 +77,6 @@ def shown(parts: Parts, body: dict[str, Any]) -> dict[str, Any]:
     weights = model.layer_of("model") if model else None
     if model is None or weights is None or not parts.store.blob(weights["digest"]).exists():
         raise SimError(f"model '{parts.store.layout.stored_spelling(name)}' not found", 404)
-    family = model.config.get("model_family", "")
     facts = {
         "license": parts.store.text_of(model, "license"),
         "modelfile": _modelfile(parts, model, weights["digest"]),
@@ -82,16 +84,11 @@ def shown(parts: Parts, body: dict[str, Any]) -> dict[str, Any]:
         "template": parts.store.text_of(model, "template") or DEFAULT_TEMPLATE,
         "system": str(body.get("system") or parts.store.text_of(model, "system")),
         "details": model.details(),
-        "model_info": {
-            "general.architecture": family,
-            "general.parameter_count": 0,
-            f"{family}.context_length": model.config.get("context_length", 2048),
-            f"{family}.embedding_length": model.config.get("embedding_length", 2048),
-        },
+        **_header_of(parts.store.blob(weights["digest"]), model),
         "capabilities": list(model.capabilities),
         "modified_at": rfc3339(model.modified_at),
     }
-    return {key: value for key, value in facts.items() if value != ""}
+    return {key: value for key, value in facts.items() if value not in ("", [])}
 
 
 def delete(parts: Parts, request: Request) -> Answer:
@@ -230,12 +227,32 @@ def _full_details(model: StoredModel) -> dict[str, Any]:
     return model.details() | lengths
 
 
+def _header_of(blob: Path, model: StoredModel) -> dict[str, Any]:
+    """What the header of the weights says; of weights that have none, which the real one cannot load, the least."""
+    try:
+        header = gguf.read(blob)
+    except Corrupt:
+        family = model.config.get("model_family", "")
+        info = {"general.architecture": family, "general.parameter_count": 0}
+        lengths = {key: model.config.get(key, 2048) for key in ("context_length", "embedding_length")}
+        return {"model_info": info | {f"{family}.{key}": length for key, length in lengths.items()}}
+    info = {key: None if isinstance(value, tuple | gguf.Elided) else value for key, value in header.values.items()}
+    tensors = [
+        {"name": each.name, "type": gguf.tensor_kind_name(each.kind), "shape": list(each.shape)}
+        for each in header.tensors
+    ]
+    return {"model_info": info | {"general.parameter_count": header.parameters}, "tensors": tensors}
+
+
 def _parameters(text: str) -> str:
+    return "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in _options(text))
+
+
+def _options(text: str) -> list[tuple[str, Any]]:
     options: dict[str, Any] = {}
     with suppress(ValueError):
         options = json.loads(text)
-    pairs = ((key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value]))
-    return "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in pairs)
+    return [(key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value])]
 
 
 def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
@@ -246,8 +263,15 @@ def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
         "# To build a new Modelfile based on this, replace FROM with:",
         f"# FROM {model.name}\n",
         f"FROM {parts.store.blob(weights)}",
-        f"TEMPLATE {texts['template'] or DEFAULT_TEMPLATE}",
-        *([f"SYSTEM {texts['system']}"] if texts["system"] else ()),
-        *([f"LICENSE {texts['license']}"] if texts["license"] else ()),
+        f"TEMPLATE {_quoted(texts['template'] or DEFAULT_TEMPLATE)}",
+        *([f"SYSTEM {_quoted(texts['system'])}"] if texts["system"] else ()),
+        *(f"PARAMETER {key} {_quoted(str(value))}" for key, value in _options(parts.store.text_of(model, "params"))),
+        *([f"LICENSE {_quoted(texts['license'])}"] if texts["license"] else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    if "\n" in text or text != text.strip(" "):
+        return f'"""{text}"""' if '"' in text else f'"{text}"'
+    return text

@@ -1,0 +1,113 @@
+"""Serves the gateway from a thread of this process: uvicorn on an event loop of its own.
+
+The socket is bound before anything else is started, so a port that is taken is told at once.
+"""
+
+import socket
+import threading
+from typing import Any, cast
+
+import uvicorn
+from loguru import logger
+
+from app.gateway.asgi import App
+from jobs.clock import Clock
+from jobs.errors import Bug, Refused
+
+KEEP_ALIVE_SECONDS = 75
+"""Above the minute for which clients and proxies like to keep a connection: then it is they who close it."""
+
+GRACE_SECONDS = 5
+"""For answers that are under way when the stack is stopped."""
+
+_BACKLOG = 2048
+_LOOK_SECONDS = 0.01
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that is bound there.
+
+    Raises:
+        Refused: the port is taken, or is not for us.
+
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise Refused(
+            f"port {port} of {host} cannot be used: {getattr(error, 'strerror', None) or error}",
+            hint="end what listens there, or pass another --port; 0 picks a free one",
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class FrontDoor:
+    """
+    Args:
+        app: what is served.
+        listener: where; it is closed with us.
+        clock: for pauses.
+    """
+
+    def __init__(self, app: App, listener: socket.socket, clock: Clock) -> None:
+        self.url = url_of(listener)
+        self.failure: BaseException | None = None
+        self._listener = listener
+        self._clock = clock
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                log_level="critical",
+                access_log=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=GRACE_SECONDS,
+            )
+        )
+        self._thread = threading.Thread(target=self._serve, name="gateway", daemon=True)
+
+    def start(self) -> None:
+        """Return when requests are answered.
+
+        Raises:
+            Bug: it does not come up.
+
+        """
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                raise Bug(f"the gateway did not start: {self.failure or 'its log tells why'}")
+            self._clock.wait(_LOOK_SECONDS)
+
+    def stop(self) -> None:
+        """Take no more, and let what is under way end."""
+        self._server.should_exit = True
+        if self._thread.is_alive():
+            self._thread.join(2 * GRACE_SECONDS)
+        self._listener.close()
+
+    @property
+    def has_ended(self) -> bool:
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        try:
+            self._server.run(sockets=[self._listener])
+        except BaseException as failure:  # noqa: BLE001 - a thread's edge: `up` ends with it
+            logger.opt(exception=failure).error("the gateway crashed")
+            self.failure = failure

@@ -1,0 +1,65 @@
+"""What goes wrong, as HTTP says it: one table of statuses for all of the gateway. The words are the trouble's own."""
+
+import math
+
+from jobs.errors import (
+    BadRequest,
+    CutShort,
+    Forbidden,
+    NetworkTrouble,
+    NoRoom,
+    NotFound,
+    Refused,
+    ServerTrouble,
+    Stalled,
+    TooManyRequests,
+    Trouble,
+    Unauthorized,
+    Unsupported,
+)
+
+
+class TooLarge(BadRequest):
+    """The body is too large."""
+
+
+class WrongMethod(BadRequest):
+    """The path is there, but not for this method."""
+
+
+STATUS: dict[type[Trouble], int] = {
+    Unauthorized: 401,
+    Forbidden: 403,
+    NotFound: 404,
+    Refused: 400,
+    BadRequest: 400,
+    WrongMethod: 405,
+    TooLarge: 413,
+    Unsupported: 501,
+    TooManyRequests: 429,
+    CutShort: 502,
+    ServerTrouble: 502,
+    Stalled: 504,
+    NetworkTrouble: 503,
+    NoRoom: 507,
+}
+"""A class that is not here has the status of its nearest ancestor here, else 500."""
+
+
+def status_of(trouble: Trouble) -> int:
+    return next((STATUS[each] for each in type(trouble).__mro__ if each in STATUS), 500)
+
+
+def headers_of(trouble: Trouble) -> dict[str, str]:
+    """What a client should know beside the body: how to sign in, when to come again."""
+    headers = {}
+    if status_of(trouble) == 401:
+        headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
+    if trouble.retry_after is not None:
+        headers["retry-after"] = str(max(1, math.ceil(trouble.retry_after.total_seconds())))
+    return headers
+
+
+def body_of(trouble: Trouble) -> dict[str, str]:
+    """Our own shape, for the ops API; the inference routes have the shapes of their dialects."""
+    return {"error": str(trouble), **({"hint": trouble.hint} if trouble.hint else {})}

@@ -1,0 +1,228 @@
+"""The gateway as one ASGI callable: who asks, what the table says about the path, and who answers.
+
+Nothing is answered without a key but /healthz; with none configured, everybody is let in, which only loopback allows.
+The path that a server is asked for is the table's own, never the caller's. The ops API is an app of its own below it.
+"""
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from typing import Any
+
+from loguru import logger
+
+from app.gateway import dialects
+from app.gateway.answers import TooLarge, WrongMethod, headers_of, status_of
+from app.gateway.exchange import Exchange, Handler, Message, Receive, Send
+from app.gateway.keys import ANYONE, Keys
+from app.gateway.limits import Limits
+from app.gateway.routes import Entry, clean, find, speech_of
+from jobs.clock import Clock
+from jobs.errors import Bug, Forbidden, NotFound, Trouble
+
+Scope = MutableMapping[str, Any]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MOST_BODY = 100 * 1024 * 1024
+"""Images come inside the body."""
+
+OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
+"""What the mounted app answers."""
+
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
+
+
+class Gone(Exception):
+    """The caller has left before all of his request was here."""
+
+
+class Gateway:
+    """
+    Args:
+        keys: who may ask.
+        limits: how often.
+        passes: answers what the table calls passed.
+        handlers: answer what the table calls here, by the entry's path.
+        ops: answers below `OWN`, where it lets callers in itself, and what the table calls job.
+        clock: the time.
+        begin: run in the event loop before the first request.
+        end: run there after the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        keys: Keys,
+        limits: Limits,
+        passes: Handler,
+        handlers: Mapping[str, Handler],
+        ops: App,
+        clock: Clock,
+        begin: Callable[[], Awaitable[None]],
+        end: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._keys = keys
+        self._limits = limits
+        self._passes = passes
+        self._handlers = handlers
+        self._ops = ops
+        self._clock = clock
+        self._begin = begin
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match scope["type"]:
+            case "http":
+                await self._http(scope, receive, send)
+            case "lifespan":
+                await self._live(receive, send)
+            case _:
+                await send({"type": "websocket.close", "code": 1000})
+
+    async def _live(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            await self._begin()
+        except Trouble as trouble:
+            await send({"type": "lifespan.startup.failed", "message": dialects.words_of(trouble)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._end()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = clean(scope["path"])
+        exchange = _exchange(scope, path, send)
+        if path.startswith(OWN):
+            await self._ops(_at(path, scope), receive, _naming(exchange, send))
+            return
+        try:
+            await self._answer(scope, path, exchange, receive)
+        except Gone:
+            return
+        except Trouble as trouble:
+            await _refuse(exchange, trouble)
+        except Exception as error:  # noqa: BLE001 - the gateway's edge: one request must not end more than itself
+            logger.opt(exception=error).error("request {} to {} failed", exchange.id, path)
+            if not exchange.status:
+                await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
+
+    async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+        exchange.caller = self._keys.identify(scope["headers"], self._clock.now())
+        entry = exchange.entry = _entry(path, exchange)
+        exchange.caller.need("admin" if entry.scope == "admin" else "chat", "admin")
+        if entry.what == "refused":
+            raise Forbidden(f"{entry.path} is not served here: {entry.why}")
+        leave = self._limits.enter(exchange.caller)
+        try:
+            if entry.what == "job":
+                inner = _at(path, scope)
+                inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
+                await self._ops(inner, receive, _naming(exchange, exchange.send))
+                return
+            exchange.body = await _body(exchange, receive)
+            handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
+            await _while_present(handler(exchange), exchange, receive)
+        finally:
+            leave()
+
+
+def _exchange(scope: Scope, path: str, send: Send) -> Exchange:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return Exchange(
+        id=given.decode() if _ID.fullmatch(given) else secrets.token_hex(8),
+        entry=Entry((), path, "refused"),
+        below="",
+        method=scope["method"],
+        headers=scope["headers"],
+        body=b"",
+        caller=ANYONE,
+        send=send,
+    )
+
+
+def _at(path: str, scope: Scope) -> Scope:
+    """The request for another app, at the clean path."""
+    return {**scope, "path": path, "raw_path": path.encode()}
+
+
+def _entry(path: str, exchange: Exchange) -> Entry:
+    found = find(path)
+    if found is None:
+        raise NotFound(f"{path[:200]!r} is not here")
+    entry, exchange.below = found
+    if exchange.method not in entry.methods:
+        raise WrongMethod(f"{exchange.method} is nothing for {entry.path}", hint=f"use {' or '.join(entry.methods)}")
+    return entry
+
+
+async def _body(exchange: Exchange, receive: Receive) -> bytes:
+    """All of it.
+
+    Raises:
+        TooLarge: it has more bytes than anybody may send, whatever it said before.
+        Gone: the caller left in between.
+
+    """
+    if exchange.method not in _WITH_BODY:
+        return b""
+    said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
+    if not said.isdigit() or int(said) > MOST_BODY:
+        raise _too_large()
+    pieces, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        pieces.append(message.get("body", b""))
+        size += len(pieces[-1])
+        if size > MOST_BODY:
+            raise _too_large()
+        if not message.get("more_body"):
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"the body has more than {MOST_BODY:,} bytes", hint="send fewer or smaller images at a time")
+
+
+async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Receive) -> None:
+    """Do it for as long as the caller is there; when he leaves, cancel it, with `gone` set."""
+    task = asyncio.current_task()
+    assert task is not None
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        exchange.gone.set()
+        task.cancel()
+
+    watching = asyncio.create_task(watch())
+    try:
+        await work
+    finally:
+        watching.cancel()
+
+
+async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
+    status, speech = status_of(trouble), speech_of(exchange.entry.path)
+    more = [(name.encode(), value.encode()) for name, value in headers_of(trouble).items()]
+    # After a 413 the rest still arrives and is thrown away: closing at once would reset the caller before he can read.
+    if status == 405:
+        more.append((b"allow", ", ".join(exchange.entry.methods).encode()))
+    document = dialects.error(speech, status, dialects.words_of(trouble), exchange.id)
+    await exchange.answer(document, status, more=more)
+
+
+def _naming(exchange: Exchange, send: Send) -> Send:
+    """The same, with the request's id among the headers."""
+
+    async def named(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", exchange.id.encode())]}
+        await send(message)
+
+    return named

@@ -1,0 +1,199 @@
+"""Puts the gateway together from what differs between one machine and a deployment.
+
+Whoever starts it, `ollama-modal up` or a container, hands in `Parts` and serves what `Composed.app` is.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+
+from app.gateway import lists, ops
+from app.gateway.asgi import App, Gateway
+from app.gateway.clerks import Clerks
+from app.gateway.here import handlers
+from app.gateway.keys import Keys
+from app.gateway.limits import Limits
+from app.gateway.metrics import Metrics, Readings
+from app.gateway.office import Document, Office, nobody
+from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.record import Ledgers
+from app.gateway.routing import Router
+from app.gateway.standing import Standing
+from app.gateway.waking import Pace, TierState, Upstream, Waking
+from app.gateway.wire import Patience, Wire
+from jobs.clock import Clock, isoformat
+from jobs.errors import BadName
+from jobs.ledger import Ledger
+from jobs.names import ModelName
+from jobs.protocols import DictLike
+from jobs.usage import Books, usage
+
+LOOK_SECONDS = 2.0
+"""Between two looks for models that somebody misses; on a platform each reads the ledger and perhaps the volume."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything that differs between one machine and a deployment.
+
+    Args:
+        upstreams: the tiers, by name.
+        standing: what is known of models and servers.
+        router: on which tier a model is answered.
+        keys: who may ask.
+        facts: the ledger's dict.
+        open_ledger: a ledger for the thread that asks.
+        clock: the time.
+        writer: names this process among all that write usage.
+        version: of the Ollama that the servers run, while none has told its own.
+        ring: sends a worker to a lane.
+        rate_limit: bytes per second for a pull that names none.
+        patience: how long a server may be silent.
+        pace: how callers wait for a server.
+        comment_seconds: between two comment lines for those who wait with an event stream.
+
+    """
+
+    upstreams: Mapping[str, Upstream]
+    standing: Standing
+    router: Router
+    keys: Keys
+    facts: DictLike
+    open_ledger: Callable[[], Ledger]
+    clock: Clock
+    writer: str
+    version: str
+    ring: Callable[[str], object] = nobody
+    rate_limit: int | None = None
+    patience: Patience = field(default_factory=Patience)
+    pace: Pace = field(default_factory=Pace)
+    comment_seconds: float = COMMENT_SECONDS
+
+
+class Composed:
+    """A gateway, and its parts for whoever wants to look at one."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._standing = parts.standing
+        self.metrics = Metrics(parts.keys.names, parts.upstreams, self._is_known)
+        self.books = Books(parts.facts, parts.clock, parts.writer)
+        self.wires = {
+            name: Wire(each.url, _encoded(each.headers), parts.patience) for name, each in parts.upstreams.items()
+        }
+        self.waking = Waking(
+            parts.upstreams,
+            self.wires,
+            reports=parts.standing.reports,
+            clock=parts.clock,
+            woke=self.metrics.woke,
+            pace=parts.pace,
+        )
+        self.limits = Limits(parts.clock)
+        self._looking: asyncio.Task[bool] | None = None
+        self._looked_at = float("-inf")
+        self._clerks = Clerks(parts.open_ledger)
+        self.metrics.watch(self._readings())
+        self.proxy = Proxy(
+            Way(
+                upstreams=parts.upstreams,
+                wires=self.wires,
+                waking=self.waking,
+                router=parts.router,
+                look=self._look,
+                recorder=Ledgers(self.books, self.metrics),
+                clock=parts.clock,
+                comment_seconds=parts.comment_seconds,
+            )
+        )
+        self.app: App = Gateway(
+            keys=parts.keys,
+            limits=self.limits,
+            passes=self.proxy.pass_on,
+            handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
+            ops=ops.create(self._office(), clerks=self._clerks),
+            clock=parts.clock,
+            begin=self._begin,
+            end=self._end,
+        )
+
+    async def _look(self) -> bool:
+        """Have the models looked up again, by one thread for all who miss one, and not all the time."""
+        now = self._parts.clock.monotonic()
+        if self._looking is None and now - self._looked_at < LOOK_SECONDS:
+            return False
+        if self._looking is None:
+            self._looking = asyncio.create_task(asyncio.to_thread(self._standing.refresh))
+        looking = self._looking
+        try:
+            return await asyncio.shield(looking)
+        finally:
+            if looking.done():
+                self._looking, self._looked_at = None, self._parts.clock.monotonic()
+
+    async def _begin(self) -> None:
+        self.books.start()
+
+    async def _end(self) -> None:
+        await self.waking.close()
+        for wire in self.wires.values():
+            wire.close()
+        self._clerks.close()
+        self.books.stop()
+
+    def _is_known(self, text: str) -> bool:
+        try:
+            return self._standing.find(ModelName.parse(text)) is not None
+        except BadName:
+            return False
+
+    def _readings(self) -> Readings:
+        standing, waking = self._standing, self.waking
+
+        def age() -> float | None:
+            known = standing.age()
+            return None if known is None else known.total_seconds()
+
+        return Readings(
+            held=lambda: {state.tier: state.held for state in waking.states()},
+            weights_bytes=lambda: sum(model.size for model in standing.models()),
+            usage_dropped=lambda: self.books.dropped,
+            standing_seconds=age,
+        )
+
+    def _office(self) -> Office:
+        parts = self._parts
+
+        def used(since: date | None) -> list[Document]:
+            return [row.as_json() for row in usage(parts.facts, since=since)]
+
+        return Office(
+            open_ledger=parts.open_ledger,
+            keys=parts.keys,
+            limits=self.limits,
+            clock=parts.clock,
+            metrics=self.metrics,
+            models=lambda: list(lists.tags(parts.standing)["models"]),
+            route=lambda text, context: parts.router.route(text, context=context).as_json(),
+            tiers=lambda: [_told(state) for state in self.waking.states()],
+            usage=used,
+            age=parts.standing.age,
+            ring=parts.ring,
+            changed=parts.standing.refresh,
+            rate_limit=parts.rate_limit,
+        )
+
+
+def _told(state: TierState) -> Document:
+    return {
+        "tier": state.tier,
+        "state": state.temper,
+        "since": isoformat(state.since),
+        "why": state.why,
+        "held": state.held,
+    }
+
+
+def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode(), value.encode()) for name, value in headers.items()]

@@ -1,0 +1,62 @@
+"""Lets callers of the ops API in: by key, within its limits, or not at all. Unknown paths are behind it as well."""
+
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.gateway.answers import body_of, headers_of, status_of
+from app.gateway.keys import Keys
+from app.gateway.limits import Limits
+from jobs.clock import Clock
+from jobs.errors import Trouble
+
+OPEN = frozenset({"/healthz"})
+"""What needs no key: it tells nothing but that this process answers."""
+
+
+BODY_BYTES = 1 << 20
+"""What is posted here is a few names; nobody may fill our memory with more."""
+
+
+@dataclass(frozen=True)
+class Door:
+    """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through."""
+
+    inside: ASGIApp
+    keys: Keys
+    limits: Limits
+    clock: Clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})
+        if scope["type"] != "http" or scope["path"] in OPEN or "caller" in state:
+            await self.inside(scope, _bounded(receive), send)
+            return
+        try:
+            state["caller"] = self.keys.identify(scope["headers"], self.clock.now())
+            leave = self.limits.enter(state["caller"])
+        except Trouble as trouble:
+            answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))
+            await answer(scope, receive, send)
+            return
+        try:
+            await self.inside(scope, _bounded(receive), send)
+        finally:
+            leave()
+
+
+def _bounded(receive: Receive) -> Receive:
+    """The same, but a body that is too long ends with 413 as soon as it is."""
+    taken = 0
+
+    async def receive_some() -> Message:
+        nonlocal taken
+        message = await receive()
+        taken += len(message.get("body", b""))
+        if taken > BODY_BYTES:
+            raise HTTPException(413, f"the body is longer than {BODY_BYTES:,} bytes")
+        return message
+
+    return receive_some

@@ -1,0 +1,159 @@
+"""Jobs over HTTP: post, list, tell, follow, cancel, retry. The words and the JSON are those of the command line."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import Field
+
+from app.gateway.clerks import Clerks
+from app.gateway.events import COME_BACK, ID, STILL_HERE, Revision, frame, news
+from app.gateway.keys import Caller
+from app.gateway.office import Office
+from app.gateway.posting import Poster, changer, reader
+from app.gateway.shapes import FAILURES, JobAsked, JobsTold, JobTold, Left, Moment, PullAsked, WarmAsked
+from jobs.desk import LISTED
+from jobs.errors import BadRequest, ServerTrouble
+from jobs.ledger import Ledger, Posted
+from jobs.names import ModelName
+from jobs.record import KINDS, Job, State, kind_named
+
+LISTED_AT_MOST = 1_000
+
+STREAMS = 256
+"""Followers at once; each holds a connection."""
+
+SILENCE_SECONDS = 15.0
+"""After so long without news comes a comment: proxies cut a stream that says nothing for a minute."""
+
+IdText = Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")]
+SubjectText = Annotated[str, Field(max_length=700)]
+EventId = Annotated[str, Field(pattern=f"^{ID}$")]
+Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
+Changer = Annotated[Caller, Depends(changer)]
+
+
+class EventStream(StreamingResponse):
+    media_type = "text/event-stream"
+
+
+_EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`move` for each change of the state, `progress` in between; each with the job as it stood",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "The job has ended, and the client has heard so: do not come again"},
+    # Said once more, because FastAPI would document them as event streams, too.
+    **{
+        status: {
+            "description": failure["description"],
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
+        }
+        for status, failure in FAILURES.items()
+    },
+}
+_POSTED: dict[int | str, dict[str, Any]] = {
+    200: {"model": JobTold, "description": "It was under way already, and is shared"},
+    201: {"model": JobTold, "description": "It is posted, and will end, whatever happens to any worker"},
+}
+
+
+def router(office: Office, clerks: Clerks) -> APIRouter:
+    api = APIRouter(prefix="/jobs", tags=["jobs"])
+    _reading(api, clerks)
+    _following(api, clerks)
+    _changing(api, office, Poster(office, clerks))
+    return api
+
+
+def _reading(api: APIRouter, clerks: Clerks) -> None:
+    @api.get("", response_model=JobsTold, dependencies=[Depends(reader)])
+    async def jobs(
+        *,
+        kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
+        state: State | Left = None,
+        subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
+        since: Annotated[Moment | Left, Query(description="Posted then or later")] = None,
+        begin: Annotated[IdText | Left, Query(description="As much of an id as is known")] = None,
+        before: Annotated[IdText | Left, Query(description="Read on after the job of this id")] = None,
+        limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
+    ) -> JSONResponse:
+        """List jobs, the newest first."""
+
+        def select(ledger: Ledger) -> tuple[list[Job], int]:
+            if kind is not None:
+                kind_named(kind)
+            return ledger.select(
+                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before, limit=limit
+            )
+
+        found, total = await clerks.do(select)
+        return JSONResponse({"jobs": [job.as_json() for job in found], "total": total})
+
+    @api.get("/{id}", response_model=JobTold, dependencies=[Depends(reader)])
+    async def job(id: Id) -> JSONResponse:
+        """Tell a job's whole story."""
+        found = await clerks.do(lambda ledger: ledger.get(id))
+        return JSONResponse(found.as_json())
+
+
+def _following(api: APIRouter, clerks: Clerks) -> None:
+    streams = asyncio.Semaphore(STREAMS)
+
+    @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS, dependencies=[Depends(reader)])
+    async def events(id: Id, last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None) -> Response:
+        """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
+        found = await clerks.do(lambda ledger: ledger.get(id))
+        seen = Revision.parse(last_event_id) if last_event_id else None
+        if seen is not None and seen.moves > Revision.of(found).moves:
+            raise BadRequest(f"job {id!r} has not come to event {str(seen)!r} yet", hint="is it another job's?")
+        if seen is not None and found.has_ended and not list(news(found, seen)):
+            return Response(status_code=204)
+        if streams.locked():
+            raise ServerTrouble(f"{STREAMS} streams are open, the most there can be", hint="ask for the job instead")
+        return EventStream(_stream(clerks, found, seen, streams), headers={"cache-control": "no-store"})
+
+
+def _changing(api: APIRouter, office: Office, poster: Poster) -> None:
+    @api.post("", status_code=201, response_model=JobTold, responses=_POSTED)
+    async def post(caller: Changer, asked: JobAsked) -> JSONResponse:
+        """Post a job. One of this kind about this model that is under way is shared."""
+        name = ModelName.parse(asked.model) if asked.model is not None else None
+        request: dict[str, Any] = {"model": asked.model}
+        if isinstance(asked, PullAsked):
+            request |= {"way": asked.way, "rate_limit": asked.rate_limit or office.rate_limit}
+        elif isinstance(asked, WarmAsked):
+            request |= {"tier": asked.tier}
+        return _told(await poster.post(caller, asked.kind, name, request, asked.attempts))
+
+    @api.post("/{id}/cancel", response_model=JobTold)
+    async def cancel(id: Id, caller: Changer) -> JSONResponse:
+        """Ask a job to stop. One that has ended stays as it is."""
+        return JSONResponse((await poster.cancel(caller, id)).as_json())
+
+    @api.post("/{id}/retry", status_code=201, response_model=JobTold, responses=_POSTED)
+    async def retry(id: Id, caller: Changer) -> JSONResponse:
+        """Post an ended job again, exactly as it was posted."""
+        return _told(await poster.retry(caller, id))
+
+
+def _told(posted: Posted) -> JSONResponse:
+    """201 for a job that is new, 200 for one that is shared."""
+    job = posted.job
+    return JSONResponse(job.as_json(), 200 if posted.attached else 201, {"location": f"/ops/v1/jobs/{job.id}"})
+
+
+async def _stream(clerks: Clerks, job: Job, seen: Revision | None, streams: asyncio.Semaphore) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    async with streams:
+        yield COME_BACK
+        spoke_at = loop.time()
+        async for now in clerks.follow(job):
+            for revision, shown in news(now, seen):
+                seen, spoke_at = revision, loop.time()
+                yield frame(revision, shown)
+            if loop.time() - spoke_at > SILENCE_SECONDS:
+                spoke_at = loop.time()
+                yield STILL_HERE

@@ -1,0 +1,173 @@
+"""What `/metrics` shows, for Prometheus. Counting costs microseconds; what has to be read is read at a scrape.
+
+No label is open to callers: models are those that are here, keys those that are configured, the rest are words of
+ours. Whatever else comes is counted as `other`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+OTHER = "other"
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
+"""From a small model that is loaded to a large one that has to come from the volume."""
+
+
+class Served(Protocol):
+    """What is counted of a request that has ended: the part of `record.Served` that labels are made of."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def ending(self) -> str: ...
+    @property
+    def prompt_tokens(self) -> int | None: ...
+    @property
+    def output_tokens(self) -> int | None: ...
+    @property
+    def first_byte_seconds(self) -> float | None: ...
+
+
+@dataclass(frozen=True)
+class Readings:
+    """What is read when somebody scrapes; every call is cheap and none waits.
+
+    Args:
+        held: callers that wait for a tier, by tier.
+        weights_bytes: what the models take; None when not known.
+        usage_dropped: records of usage that nobody will hear of.
+        standing_seconds: how old what we know of models and servers is; None before the first look.
+
+    """
+
+    held: Callable[[], Mapping[str, int]]
+    weights_bytes: Callable[[], int | None]
+    usage_dropped: Callable[[], int]
+    standing_seconds: Callable[[], float | None]
+
+
+class Metrics:
+    """All meters of one gateway.
+
+    Args:
+        keys: the names of the configured keys.
+        tiers: the names of the tiers.
+        is_known: whether a model of this name is here.
+        causes: what may wake a tier.
+
+    """
+
+    def __init__(
+        self,
+        keys: Iterable[str],
+        tiers: Iterable[str],
+        is_known: Callable[[str], bool],
+        causes: Iterable[str] = ("request", "warm"),
+    ) -> None:
+        self._keys = frozenset(keys)
+        self._tiers = frozenset(tiers)
+        self._causes = tuple(causes)
+        self._is_known = is_known
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "ollama_modal_requests",
+            "Requests that have ended, by how they ended",
+            ("model", "tier", "key", "ending"),
+            registry=self._registry,
+        )
+        self._tokens = Counter(
+            "ollama_modal_tokens",
+            "Tokens as Ollama counted them",
+            ("model", "tier", "key", "kind"),
+            registry=self._registry,
+        )
+        self._first_byte = Histogram(
+            "ollama_modal_first_byte_seconds",
+            "From the request to the first byte of its answer, time held included",
+            ("tier",),
+            buckets=FIRST_BYTE_SECONDS,
+            registry=self._registry,
+        )
+        self._wakes = Counter(
+            "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
+        )
+        self._jobs = Gauge("ollama_modal_jobs", "Jobs in the ledger", ("kind", "state"), registry=self._registry)
+        for tier in self._tiers:
+            for cause in self._causes:
+                self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
+
+    def add(self, served: Served) -> None:
+        """Count a request that has ended."""
+        model = served.model if served.model and self._is_known(served.model) else OTHER
+        key = served.key if served.key in self._keys else OTHER
+        tier = self._tier(served.tier)
+        self._requests.labels(model, tier, key, served.ending).inc()
+        if served.prompt_tokens:
+            self._tokens.labels(model, tier, key, "prompt").inc(served.prompt_tokens)
+        if served.output_tokens:
+            self._tokens.labels(model, tier, key, "output").inc(served.output_tokens)
+        if served.first_byte_seconds is not None:
+            self._first_byte.labels(tier).observe(served.first_byte_seconds)
+
+    def woke(self, tier: str, cause: str) -> None:
+        """Count that a tier was woken."""
+        self._wakes.labels(self._tier(tier), cause if cause in self._causes else OTHER).inc()
+
+    def wakes(self) -> float:
+        """How often any tier was woken."""
+        return sum(
+            sample.value
+            for metric in self._wakes.collect()
+            for sample in metric.samples
+            if sample.name.endswith("_total")
+        )
+
+    def watch(self, readings: Readings) -> None:
+        """From now on show these, too."""
+        self._registry.register(_Read(readings))
+
+    def render(self, jobs: Mapping[tuple[str, str], int]) -> bytes:
+        """The page; `jobs` is how many there are of each kind and state. It reads, so it belongs in a thread."""
+        self._jobs.clear()
+        for about, count in jobs.items():
+            self._jobs.labels(*about).set(count)
+        return generate_latest(self._registry)
+
+    def _tier(self, name: str) -> str:
+        return name if name in self._tiers else OTHER
+
+
+class _Read(Collector):
+    def __init__(self, readings: Readings) -> None:
+        self._readings = readings
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: registering must not read."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        readings = self._readings
+        held = GaugeMetricFamily("ollama_modal_held_callers", "Callers that wait for a tier", labels=["tier"])
+        for tier, count in readings.held().items():
+            held.add_metric([tier], count)
+        yield held
+        if (size := readings.weights_bytes()) is not None:
+            yield GaugeMetricFamily("ollama_modal_weights_bytes", "Bytes that the models take", value=size)
+        yield CounterMetricFamily(
+            "ollama_modal_usage_dropped", "Records of usage that were lost", value=readings.usage_dropped()
+        )
+        if (age := readings.standing_seconds()) is not None:
+            yield GaugeMetricFamily(
+                "ollama_modal_standing_age_seconds", "How old what is known of models and servers is", value=age
+            )

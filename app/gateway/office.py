@@ -1,0 +1,63 @@
+"""What the ops API is handed by whoever composes the gateway. Every call may take a moment, so it is made in a thread.
+
+Nothing of it asks a server: what is told of servers is what they reported themselves.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from app.gateway.keys import Keys
+from app.gateway.limits import Limits
+from app.gateway.metrics import Metrics
+from jobs.clock import Clock
+from jobs.ledger import Ledger
+
+Document = Mapping[str, Any]
+
+
+def nobody(_: str) -> None:
+    """The queue's own bell is enough where workers listen to it."""
+
+
+def nothing() -> None:
+    """Nobody has to be told."""
+
+
+@dataclass(frozen=True)
+class Office:
+    """What the ops API works with.
+
+    Args:
+        open_ledger: a ledger for the thread that asks.
+        keys: who may ask.
+        limits: how often.
+        clock: the time.
+        metrics: what /metrics shows.
+        models: the whole models, as `ollama-modal models --json` lists them.
+        complaints: what is wrong with the rest, in lines for people.
+        route: on which tier a model (and a context) is answered, and why.
+        tiers: asleep, waking or ready, since when, and why.
+        usage: rows of usage since a day.
+        age: how old what is known of models and servers is; None before the first look.
+        ring: sends a worker to a lane.
+        changed: told when a pull or a delete that somebody waited for has ended.
+        rate_limit: bytes per second for a pull that names none.
+
+    """
+
+    open_ledger: Callable[[], Ledger]
+    keys: Keys
+    limits: Limits
+    clock: Clock
+    metrics: Metrics
+    models: Callable[[], Sequence[Document]]
+    route: Callable[[str, int | None], Document]
+    tiers: Callable[[], Sequence[Document]]
+    usage: Callable[[date | None], Sequence[Document]]
+    age: Callable[[], timedelta | None]
+    complaints: Callable[[], Sequence[str]] = tuple
+    ring: Callable[[str], object] = nobody
+    changed: Callable[[], object] = nothing
+    rate_limit: int | None = None

@@ -1,0 +1,97 @@
+"""Every route that Ollama's server registers (server/routes.go:1876-1926), and what becomes of it here.
+
+passed    goes to the tier that the model belongs to, byte for byte
+here      is answered by the gateway; no server is asked
+job       becomes a job of the ledger
+refused   is answered 403 with the reason
+
+A path is looked up after `clean`: a doubled or trailing slash is forgiven, and nothing else is. The table stands in
+app/README.md too; a test compares the two.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+What = Literal["passed", "here", "job", "refused"]
+Speech = Literal["ollama", "openai", "anthropic"]
+Scope = Literal["chat", "admin"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One path, and what is done with it. A part in braces stands for exactly one segment."""
+
+    methods: tuple[str, ...]
+    path: str
+    what: What
+    scope: Scope = "chat"
+    why: str = ""
+
+    @property
+    def speech(self) -> Speech:
+        return speech_of(self.path)
+
+
+def speech_of(path: str) -> Speech:
+    """In which of the three ways whoever asks there wants to be told what went wrong."""
+    if path.startswith("/v1/"):
+        return "anthropic" if path.startswith("/v1/messages") else "openai"
+    return "ollama"
+
+
+_CLOUD = "it would send this service's own Ollama account to ollama.com"
+_MAKES = "models come from registries by a pull, hashed and whole; the servers' weights are read-only"
+
+TABLE: tuple[Entry, ...] = (
+    Entry(("GET", "HEAD"), "/", "here"),
+    Entry(("GET", "HEAD"), "/api/version", "here"),
+    Entry(("GET", "HEAD"), "/api/tags", "here"),
+    Entry(("GET",), "/api/ps", "here", why="from the servers' own reports"),
+    Entry(("GET",), "/api/status", "here", why="the cloud is switched off, always"),
+    Entry(("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"),
+    Entry(("POST",), "/api/generate", "passed"),
+    Entry(("POST",), "/api/chat", "passed"),
+    Entry(("POST",), "/api/embed", "passed"),
+    Entry(("POST",), "/api/embeddings", "passed"),
+    Entry(("POST",), "/api/pull", "job", scope="admin", why="with Ollama's own progress frames"),
+    Entry(("DELETE",), "/api/delete", "job", scope="admin"),
+    Entry(("POST",), "/api/copy", "refused", scope="admin", why=_MAKES),
+    Entry(("POST",), "/api/create", "refused", scope="admin", why=_MAKES),
+    Entry(("POST",), "/api/push", "refused", scope="admin", why="nothing is published from here"),
+    Entry(("POST", "HEAD"), "/api/blobs/{digest}", "refused", scope="admin", why=_MAKES),
+    Entry(("POST",), "/api/me", "refused", why=_CLOUD),
+    Entry(("POST",), "/api/signout", "refused", why=_CLOUD),
+    Entry(("DELETE",), "/api/user/keys/{key}", "refused", why=_CLOUD),
+    Entry(("POST",), "/api/experimental/web_search", "refused", why=_CLOUD),
+    Entry(("POST",), "/api/experimental/web_fetch", "refused", why=_CLOUD),
+    Entry(("GET",), "/api/experimental/model-recommendations", "refused", why=_CLOUD),
+    Entry(("GET",), "/v1/models", "here"),
+    Entry(("GET",), "/v1/models/{model}", "here", why="names with a slash work too"),
+    Entry(("POST",), "/v1/chat/completions", "passed"),
+    Entry(("POST",), "/v1/completions", "passed"),
+    Entry(("POST",), "/v1/embeddings", "passed"),
+    Entry(("POST",), "/v1/responses", "passed"),
+    Entry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
+    Entry(("POST",), "/v1/messages", "passed"),
+)
+
+_EXACT = {entry.path: entry for entry in TABLE if "{" not in entry.path}
+_BELOW = {entry.path.partition("{")[0]: entry for entry in TABLE if "{" in entry.path}
+
+
+def clean(path: str) -> str:
+    """Without doubled slashes and without one at the end. Dots are left to find nothing."""
+    if "//" in path:
+        path = re.sub(r"/{2,}", "/", path)
+    return path.rstrip("/") or "/"
+
+
+def find(path: str) -> tuple[Entry, str] | None:
+    """The entry of a clean path, and what stands in its braces."""
+    if entry := _EXACT.get(path):
+        return entry, ""
+    for prefix, entry in _BELOW.items():
+        if path.startswith(prefix):
+            return entry, path.removeprefix(prefix)
+    return None

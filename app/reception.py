@@ -1,0 +1,105 @@
+"""The gateway of the one-machine stack: what it is composed of here, and its life from open to close."""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Mapping
+from datetime import timedelta
+
+from loguru import logger
+
+from app.frontdoor import FrontDoor
+from app.gateway.compose import Composed, Parts
+from app.gateway.keys import VARIABLE, Keys
+from app.gateway.routing import Router
+from app.gateway.sources import Directory, Listing
+from app.gateway.standing import Standing
+from app.gateway.waking import Upstream
+from app.neighbours import Neighbours
+from app.servers import Servers
+from jobs.clock import Clock
+from jobs.errors import BadRequest
+from jobs.home import Home
+from jobs.layout import Layout
+from jobs.ollama import Ollama
+
+STARTUP = timedelta(minutes=10)
+"""For a load from a slow disk. The servers themselves are up before anybody can ask."""
+
+LOOK_EVERY = timedelta(seconds=1)
+"""A look at a directory of this machine takes milliseconds."""
+
+OLLAMA_VERSION = "0.0.0"
+"""Told only for as long as no server has said its own, which the first report does."""
+
+
+def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
+    """The keys of this home and of the environment.
+
+    Raises:
+        BadRequest: a line is wrong, or there is none though others than this machine could ask.
+
+    """
+    text = home.keys.read_text("utf-8") if home.keys.exists() else ""
+    keys = Keys.parse(text, str(home.keys)) if text else Keys.parse(environ.get(VARIABLE, ""))
+    if keys.is_empty and not is_loopback(host):
+        raise BadRequest(
+            f"without keys the gateway answers this machine only, not {host!r}",
+            hint=f"make a key with `ollama-modal keys new NAME` and put its line into {home.keys}",
+        )
+    if keys.is_empty:
+        logger.info("no keys are configured: whoever is on this machine may ask")
+    return keys
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+class Reception:
+    def __init__(self, servers: Servers, keys: Keys, home: Home, clock: Clock, rate_limit: int | None) -> None:
+        self._clock = clock
+        self._facts = home.facts()
+        urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
+        self._listing = Ollama(servers.urls[0], clock=clock)
+        source = Directory(Layout(servers.models)) if servers.models else Listing(self._listing)
+        self._neighbours = Neighbours(urls, self._facts, clock)
+        self._standing = Standing(self._facts, source, clock, every=LOOK_EVERY)
+        self.composed = Composed(
+            Parts(
+                upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
+                standing=self._standing,
+                router=Router(self._standing, servers.tiers),
+                keys=keys,
+                facts=self._facts,
+                open_ledger=lambda: home.ledger(clock),
+                clock=clock,
+                writer=f"up-{os.getpid()}",
+                version=OLLAMA_VERSION,
+                rate_limit=rate_limit,
+            )
+        )
+        self._door: FrontDoor | None = None
+
+    def open(self, listener: socket.socket) -> FrontDoor:
+        """Answer there."""
+        self._neighbours.start()
+        self._standing.start()
+        self._door = FrontDoor(self.composed.app, listener, self._clock)
+        self._door.start()
+        return self._door
+
+    def look(self) -> None:
+        """Know of what has just changed before anybody is told that it has."""
+        self._standing.refresh()
+
+    def close(self) -> None:
+        if self._door is not None:
+            self._door.stop()
+        self._standing.stop()
+        self._neighbours.stop()
+        self._listing.close()
+        self._facts.close()
