@@ -9,13 +9,16 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from loguru import logger
 
 from app.children import Child, stop
 from app.crew import Crew
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor, listening
 from app.mirror import mirrors
+from app.nights import Nights
 from app.reception import Reception, keys_of
 from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
@@ -46,13 +49,22 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What should be here, and the file that says so."""
+
+    fleet: Fleet
+    path: Path
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What was asked for: servers, limits of the jobs, and where the gateway listens."""
+    """What was asked for: servers, limits of the jobs, where the gateway listens, and what should be here."""
 
     wishes: Wishes
     limits: Limits
     host: str
     port: int
+    declared: Declared | None = None
 
 
 def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
@@ -73,13 +85,17 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
             reception = Reception(servers, keys, home, clock, plan.limits.rate_limit)
             ending.callback(reception.close)
-            shop = workshop(servers, plan.limits, home, clock)
+            shop = workshop(servers, plan, home, clock)
             crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
             ending.callback(crew.stop)
             crew.start()
             is_up = True
             door = reception.open(listener)
-            announce(servers, plan.limits, door, home, clock)
+            stack = announce(servers, plan, door, home, clock)
+            if plan.declared is not None:
+                nights = Nights(home, stack, plan.declared.fleet, clock)
+                ending.callback(nights.stop)
+                nights.start()
             while True:
                 check()
                 _require_all(children, crew, door)
@@ -112,7 +128,7 @@ def _require_all(children: Sequence[Child], crew: Crew, door: FrontDoor) -> None
         raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
 
 
-def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Workshop:
+def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop:
     """What the tasks work with."""
     weights = None
     if servers.models is not None:
@@ -125,7 +141,7 @@ def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Work
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,
-        retention=limits.retention,
+        retention=plan.limits.retention,
         around=lambda: around(home, named(servers), clock),
     )
 
@@ -134,8 +150,9 @@ def named(servers: Servers) -> tuple[Server, ...]:
     return tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
-def announce(servers: Servers, limits: Limits, door: FrontDoor, home: Home, clock: Clock) -> None:
+def announce(servers: Servers, plan: Plan, door: FrontDoor, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
+    limits = plan.limits
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),
@@ -146,6 +163,8 @@ def announce(servers: Servers, limits: Limits, door: FrontDoor, home: Home, cloc
         retention=limits.retention,
         rate_limit=limits.rate_limit,
         why_by_server=servers.why_by_server,
+        fleet=plan.declared.path if plan.declared else None,
+        mirror=servers.mirror,
     )
     home.write_stack(stack)
     for server in stack.servers:
@@ -155,3 +174,4 @@ def announce(servers: Servers, limits: Limits, door: FrontDoor, home: Home, cloc
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", door.url)
     put(f"ready {door.url}")
+    return stack

@@ -56,6 +56,10 @@ class Stack:
     rate_limit: int | None = None
     """Bytes per second that a pull asks for when it names no limit of its own."""
     why_by_server: str | None = None
+    fleet: Path | None = None
+    """The file that declares what should be here, if there is one."""
+    mirror: str | None = None
+    """The registry that stands for all others."""
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -74,6 +78,8 @@ class Stack:
             "gateway": self.gateway,
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
+            "fleet": str(self.fleet) if self.fleet else None,
+            "mirror": self.mirror,
         }
 
     @classmethod
@@ -88,6 +94,8 @@ class Stack:
             gateway=document.get("gateway"),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
+            fleet=Path(document["fleet"]) if document.get("fleet") else None,
+            mirror=document.get("mirror"),
         )
 
 

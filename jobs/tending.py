@@ -21,10 +21,11 @@ def around(home: Home, servers: Sequence[Server], clock: Clock) -> Around:
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
     jobs = home.ledger(clock).jobs()
-    return recall(home.facts(), jobs).around(jobs, _loaded(servers, clock))
+    return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
 
 
-def _loaded(servers: Sequence[Server], clock: Clock) -> Iterator[str]:
+def loaded(servers: Sequence[Server], clock: Clock) -> Iterator[str]:
+    """The models that these servers have in memory, as far as they answer."""
     for server in servers:
         try:
             with asked(server, clock) as ollama:
