@@ -141,7 +141,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    looking = {"shelf", "forecast", "outlook"}
+    looking = {"shelf", "past", "forecast", "outlook"}
     assert set(functions) == {*servers, *looking, "weights_worker", "servers_worker", "tick", "nightly"}
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers

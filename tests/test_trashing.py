@@ -6,12 +6,13 @@ from pathlib import Path
 import pytest
 
 from jobs import trash, trashing
-from jobs.errors import Corrupt, NotFound, NotWritable, Refused
+from jobs.errors import Corrupt, DiskFull, NotFound, NotWritable, Refused
 from jobs.layout import Layout
 from jobs.names import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights import Weights
-from tests.models_dir import digest_of, nothing, publish, put_blob, put_manifest, sample, weights_at
+from tests.crashing import FULL, READ_ONLY, refusing
+from tests.models_dir import digest_of, fill, nothing, publish, put_blob, put_manifest, sample, weights_at
 
 TINY = ModelName.parse("tiny")
 
@@ -271,3 +272,44 @@ def test_times_in_the_trash_are_utc_and_told_apart(tmp_path: Path) -> None:
     assert not strange
     assert [folder.path for folder in listed] == [third, first, second]
     assert [folder.thrown_at.hour for folder in listed] == [23, 0, 0]
+
+
+def test_a_full_disk_stops_no_deletion(tmp_path: Path) -> None:
+    """Where nothing new fits, the trash can be emptied all the same, and nothing that is there gets lost."""
+    weights = weights_at(tmp_path)
+    publish(weights, sample("old", b"old" * 1000))
+    throw(weights, "old")
+    publish(weights, sample("tiny", b"alone"))
+    newer = sample("tiny", b"newer")
+    staging = fill(weights.stage("pull tiny", "a"), newer)
+    before = files(weights)
+    with refusing(FULL):
+        with pytest.raises(DiskFull, match="moving tiny:latest to the trash: No space left on device"):
+            throw(weights)
+        with pytest.raises(DiskFull, match="publishing tiny:latest: No space left on device"):
+            weights.publish(TINY, newer.manifest, staging, still_ours=nothing)
+        assert set(before.values()) <= set(files(weights).values())
+        assert empty(weights) > 3000
+    assert weights.models()
+
+
+def test_a_read_only_volume_is_told_and_left_as_it_is(tmp_path: Path) -> None:
+    """Each way of writing is refused with what was going on; planning needs none of them."""
+    weights = weights_at(tmp_path)
+    publish(weights, sample("tiny", b"old"))
+    publish(weights, sample("tiny", b"alone"))
+    orphan = put_blob(weights, b"orphan")
+    before = files(weights)
+    changes = {event: code for event, code in READ_ONLY.items() if event != "open"}  # the lock lies elsewhere
+    with refusing(changes):
+        survey = weights.survey()
+        for work in (
+            lambda: throw(weights),
+            lambda: trashing.throw_orphans(weights, [orphan], still_ours=nothing),
+            lambda: empty(weights),
+            lambda: trashing.restore(weights, trashing.thrown(weights, TINY), still_ours=nothing),
+        ):
+            with pytest.raises(NotWritable, match=r"trash: Read-only file system"):
+                work()
+    assert (len(survey.trash), len(survey.orphans)) == (1, 1)
+    assert files(weights) == before
