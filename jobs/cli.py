@@ -21,7 +21,7 @@ from loguru import logger
 from typer.exceptions import TyperException
 
 from jobs.clock import SystemClock
-from jobs.desk import LISTED, WAYS, Desk, exit_code
+from jobs.desk import LISTED, WAYS, Desk, exit_code, prune_request
 from jobs.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.home import Home, home_of
 from jobs.plain import plain
@@ -190,6 +190,43 @@ def delete(
 ) -> None:
     """Remove a model and the blobs that no other model needs."""
     done(desk_at(url, key).delete(model, wait=wait, attempts=attempts, json=json))
+
+
+@app.command()
+def prune(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")] = False,
+    unused_days: Annotated[
+        float | None, typer.Option(metavar="N", help="Also models that nobody used for so many days")
+    ] = None,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Do not wait for the trash's grace")] = False,
+    wait: Wait = True,
+    attempts: Attempts = None,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Move to the trash what nobody needs. What lay there for its grace is deleted."""
+    request = prune_request(unused_days, empty_trash)
+    if not dry_run:
+        done(desk_at(url, key).prune(request, wait=wait, attempts=attempts, json=json))
+    if url:
+        raise Refused(
+            "a dry run reads the weights themselves, and those of a gateway are elsewhere",
+            hint="on Modal: `modal run -m app.jobs::prune --dry-run`; without --url it looks at this machine's",
+        )
+    at = here()
+    from jobs.tending import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
+
+    done(at.desk.outlook(look(at.home, at.clock, request), json=json))
+
+
+@app.command()
+def rollback(
+    model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
+) -> None:
+    """Bring back the version of a model that was there before. Again, and the newer one is back."""
+    done(desk_at(url, key).rollback(model, wait=wait, attempts=attempts, json=json))
 
 
 # -- commands about jobs -----------------------------------------------------------------------------------------------

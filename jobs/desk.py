@@ -34,6 +34,31 @@ INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
 
+MOST_DAYS = 3650
+
+
+class Outlook(Protocol):
+    """What would be done: a prune's plan, or a night's."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def summary(self) -> str: ...
+    def rows(self) -> Iterable[tuple[str, str, str, str]]: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def prune_request(unused_days: float | None, empty_trash: bool) -> dict[str, Any]:
+    """How a prune is asked for, dry or real.
+
+    Raises:
+        BadRequest: so many days make no sense.
+
+    """
+    if unused_days is not None and not 0 < unused_days <= MOST_DAYS:
+        raise BadRequest(f"--unused-days {unused_days:g} makes no sense", hint=f"more than 0, at most {MOST_DAYS}")
+    return {"unused_days": unused_days, "empty_trash": empty_trash or None}
+
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -128,6 +153,14 @@ class Desk:
         name = ModelName.parse(model)
         return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
 
+    def prune(self, request: Mapping[str, Any], *, wait: bool, attempts: int | None, json: bool) -> int:
+        """Post a prune; `prune_request` words it."""
+        return self._see_through(self._post("prune", "*", request, attempts), wait, json)
+
+    def rollback(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
+        name = ModelName.parse(model)
+        return self._see_through(self._post("rollback", str(name.folded()), {"model": model}, attempts), wait, json)
+
     def retry(self, id: str, *, wait: bool, json: bool) -> int:
         job = self.named(id)
         posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
@@ -153,7 +186,9 @@ class Desk:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
         first = posted.job.request
         unheard = [
-            key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}
+            key
+            for key in ("way", "rate_limit", "tier", "unused_days", "empty_trash")
+            if request.get(key) not in {None, "auto", first.get(key)}
         ]
         if posted.attached and unheard:
             names = ", --".join(unheard).replace("_", "-")
@@ -326,6 +361,19 @@ class Desk:
         return old.get(found[0]) or self.ledger.get(found[0])
 
     # -- what is there -------------------------------------------------------------------------------------------------
+
+    def outlook(self, found: Outlook, *, json: bool) -> int:
+        """Show what would be done."""
+        if json:
+            put_json(found.as_json())
+            return 0
+        rows = list(found.rows())
+        if rows:
+            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+        for note in found.notes:
+            say(f"note: {self.worded(plain(note))}")
+        say(found.summary)
+        return 0
 
     def models(self, found: "Found", *, json: bool) -> int:
         """Show what was found in a models directory."""

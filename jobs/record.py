@@ -46,6 +46,8 @@ KINDS = {
         Kind("pull", WEIGHTS_LANE, 8),
         Kind("verify", WEIGHTS_LANE, 4),
         Kind("delete", WEIGHTS_LANE, 3),
+        Kind("prune", WEIGHTS_LANE, 3),
+        Kind("rollback", WEIGHTS_LANE, 3),
         Kind("warm", SERVERS_LANE, 3),
     )
 }

@@ -104,7 +104,8 @@ def test_whatever_is_read_reads_the_same_on_both_sides(ledger: Ledger, local: Sh
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
-        ["jobs", "--state", "lost"], ["job", failed[:6]], ["job", "../../x"], ["retry", failed, "--no-wait"], ["cancel", "nope"],
+        ["jobs", "--state", "lost"], ["job", failed[:6]], ["job", "../../x"],
+        ["retry", failed, "--no-wait"], ["cancel", "nope"], ["jobs", "--dead"],
     ):  # fmt: skip
         here, there = both([local.start(*words), remote.start(*words)])
         assert [here[0], *map(timeless, here[1:])] == [there[0], *map(timeless, there[1:])], words
