@@ -70,7 +70,9 @@ def is_loopback(host: str) -> bool:
 
 
 class Reception:
-    def __init__(self, servers: Servers, keys: Keys, home: Home, clock: Clock, rate_limit: int | None) -> None:
+    def __init__(
+        self, servers: Servers, keys: Keys, home: Home, clock: Clock, *, rate_limit: int | None, quota_bytes: int | None
+    ) -> None:
         self._clock = clock
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
@@ -90,6 +92,7 @@ class Reception:
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
                 rate_limit=rate_limit,
+                quota_bytes=quota_bytes,
             )
         )
         self._door: FrontDoor | None = None

@@ -83,7 +83,10 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, children, clock)
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
-            reception = Reception(servers, keys, home, clock, plan.limits.rate_limit)
+            limits = plan.limits
+            reception = Reception(
+                servers, keys, home, clock, rate_limit=limits.rate_limit, quota_bytes=limits.quota_bytes
+            )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)
             crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)

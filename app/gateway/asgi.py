@@ -18,6 +18,7 @@ from app.gateway.answers import TooLarge, WrongMethod, headers_of, status_of
 from app.gateway.exchange import Exchange, Handler, Message, Receive, Send
 from app.gateway.keys import Caller, Keys
 from app.gateway.limits import Limits
+from app.gateway.page import PREFIX as PAGE
 from app.gateway.record import Ending, Recorder, turned_away
 from app.gateway.routes import Entry, clean, find, speech_of
 from jobs.clock import Clock
@@ -54,6 +55,7 @@ class Gateway:
         passes: answers what the table calls passed.
         handlers: answer what the table calls here, by the entry's path.
         ops: answers below `OWN`, where it lets callers in itself, and what the table calls job.
+        page: answers at `PAGE`, whoever asks: its files tell nothing.
         recorder: told of what should have been passed on and came no farther than here.
         clock: the time.
         begin: run in the event loop before the first request.
@@ -68,6 +70,7 @@ class Gateway:
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: App,
+        page: App,
         recorder: Recorder,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
@@ -78,6 +81,7 @@ class Gateway:
         self._passes = passes
         self._handlers = handlers
         self._ops = ops
+        self._page = page
         self._recorder = recorder
         self._count = itertools.count(1)
         self._clock = clock
@@ -110,6 +114,9 @@ class Gateway:
         exchange = self._exchange(scope, path, send)
         if path.startswith(OWN):
             await self._ops(_at(path, scope), receive, _naming(exchange, send))
+            return
+        if path == PAGE or path.startswith(f"{PAGE}/"):
+            await self._page(_at(path, scope), receive, _naming(exchange, send))
             return
         ending: Ending = "refused"
         try:

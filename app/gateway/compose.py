@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
-from app.gateway import lists, ops
+from app.fleet import Fleet
+from app.gateway import board, lists, ops
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -16,6 +17,7 @@ from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
+from app.gateway.page import Page
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Records
 from app.gateway.routing import Router
@@ -26,7 +28,7 @@ from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
-from jobs.usage import Books, usage
+from jobs.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
 """Between two looks for models that somebody misses; on a platform each reads the ledger and perhaps the volume."""
@@ -50,6 +52,8 @@ class Parts:
         rate_limit: bytes per second for a pull that names none.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
+        fleet: what is declared; None where nothing is.
+        quota_bytes: for the weights; the fleet's when left out.
         comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
@@ -67,6 +71,8 @@ class Parts:
     rate_limit: int | None = None
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
+    fleet: Fleet | None = None
+    quota_bytes: int | None = None
     comment_seconds: float = COMMENT_SECONDS
 
 
@@ -113,7 +119,8 @@ class Composed:
             limits=self.limits,
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
-            ops=ops.create(self._office(), clerks=self._clerks),
+            ops=ops.create(self._office(), clerks=self._clerks, more=(board.router(self._board()),)),
+            page=Page(),
             recorder=records,
             clock=parts.clock,
             begin=self._begin,
@@ -180,6 +187,23 @@ class Composed:
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,
         )
+
+    def _board(self) -> board.Board:
+        parts = self._parts
+        return board.Board(
+            clock=parts.clock,
+            reports=parts.standing.reports,
+            last_used=lambda: last_used(parts.facts),
+            routes=self._routes,
+            fleet=parts.fleet,
+            quota_bytes=parts.quota_bytes,
+            keyless=parts.keys.is_empty,
+        )
+
+    def _routes(self) -> dict[str, str]:
+        """The tier of each model that is here."""
+        names = [model.name for model in self._standing.models()]
+        return {str(name.folded()): self._parts.router.route(str(name)).tier for name in names}
 
 
 def _told(state: TierState) -> Document:
