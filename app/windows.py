@@ -1,7 +1,7 @@
 """What the declared windows cost, and from how many cold starts on they pay. Pure.
 
-A window costs every second for which it keeps its tier awake. Without it, each caller who comes to a sleeping tier costs
-a cold start and the idle tail after it, and waits. The break-even is where both cost the same.
+A window costs every second for which it keeps its tier awake. Without it, each caller who comes to a sleeping tier
+costs a cold start and the idle tail after it, and waits. The break-even is where both cost the same.
 """
 
 import math

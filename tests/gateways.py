@@ -202,7 +202,10 @@ class Scripted:
             while (heard := line.heard()) is not None:
                 with self._lock:
                     self.heard.append(heard)
-                if heard.path == "/api/version" or heard.only_loads:
+                if self._asleep:
+                    self._asleep -= 1
+                    line.head(503, "text/plain", "Content-Length: 0")
+                elif heard.path == "/api/version" or heard.only_loads:
                     self._opening(heard, line)
                 else:
                     self._script(heard, line)
@@ -213,11 +216,9 @@ class Scripted:
                 self.lines.discard(line)
             line.close()
 
-    def _opens(self, heard: Heard, line: Line) -> None:
-        if self._asleep:
-            self._asleep -= 1
-            line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
+    @staticmethod
+    def _opens(heard: Heard, line: Line) -> None:
+        if heard.path == "/api/version":
             line.document({"version": "0.0.1"})
         else:
             line.document({"model": heard.json["model"], "done": True, "done_reason": "load"})

@@ -405,6 +405,8 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CHAT), CHAT)
         request(f"Content-Length: {len(CHAT)}", "X-Fold: a\r\n b"),
         request(f"Content-Length: {len(CHAT)}", "X-Bad: a\x00b"),
         request(f"Content-Length: {len(CHAT)}", first="POST /api/chat HTTP/1.1\r\nX: y\r\r"),
+        request(f"Content-Length: {len(CHAT)}", *(f"X-{number}: {'y' * 1000}" for number in range(70))),
+        request(f"Content-Length: {len(CHAT)}", first=f"POST /api/chat?{'y' * 70_000} HTTP/1.1"),
     ],
     ids=lambda sent: sent[:90].decode("latin-1").partition("close")[0][-20:],
 )

@@ -5,6 +5,7 @@ The path that a server is asked for is the table's own, never the caller's. The 
 """
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -33,6 +34,9 @@ OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
 """What the mounted app answers."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_PROCESS = secrets.token_hex(4)
+"""Tells the ids that this process makes from those of others."""
+
 _NOBODY = Caller("", frozenset())
 """Whoever has not been let in."""
 
@@ -79,6 +83,7 @@ class Gateway:
         self._ops = ops
         self._page = page
         self._recorder = recorder
+        self._count = itertools.count(1)
         self._clock = clock
         self._begin = begin
         self._end = end
@@ -156,7 +161,7 @@ class Gateway:
     def _exchange(self, scope: Scope, path: str, send: Send) -> Exchange:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         return Exchange(
-            id=given.decode() if _ID.fullmatch(given) else secrets.token_hex(8),
+            id=given.decode() if _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
             entry=Entry((), path, "refused"),
             below="",
             method=scope["method"],

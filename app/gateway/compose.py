@@ -22,13 +22,12 @@ from app.gateway.page import Page
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Records
 from app.gateway.routing import Router
+from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
 from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock, isoformat
-from jobs.errors import BadName
 from jobs.ledger import Ledger
-from jobs.names import ModelName
 from jobs.protocols import DictLike
 from jobs.usage import Books, last_used, usage
 
@@ -86,7 +85,8 @@ class Composed:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._standing = parts.standing
-        self.metrics = Metrics(parts.keys.names, parts.upstreams, self._is_known)
+        routes = Routes(parts.router, parts.standing)
+        self.metrics = Metrics(parts.keys.names, parts.upstreams, routes.is_known)
         self.books = Books(parts.facts, parts.clock, parts.writer)
         self.wires = {
             name: Wire(each.url, _encoded(each.headers), parts.patience) for name, each in parts.upstreams.items()
@@ -110,7 +110,7 @@ class Composed:
                 upstreams=parts.upstreams,
                 wires=self.wires,
                 waking=self.waking,
-                router=parts.router,
+                routes=routes,
                 look=self._look,
                 recorder=records,
                 clock=parts.clock,
@@ -156,12 +156,6 @@ class Composed:
         self._clerks.close()
         self.books.stop()
 
-    def _is_known(self, text: str) -> bool:
-        try:
-            return self._standing.find(ModelName.parse(text)) is not None
-        except BadName:
-            return False
-
     def _readings(self) -> Readings:
         standing, waking = self._standing, self.waking
 
@@ -180,6 +174,7 @@ class Composed:
         parts = self._parts
 
         def used(since: date | None) -> list[Document]:
+            self.books.flush()  # who asks wants to see what has just happened
             return [row.as_json() for row in usage(parts.facts, since=since)]
 
         return Office(

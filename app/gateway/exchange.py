@@ -73,8 +73,9 @@ class Exchange:
         """A piece of the body; returns when the caller's side has room for more."""
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
-    async def end(self) -> None:
-        await self.send({"type": "http.response.body", "body": b""})
+    async def end(self, piece: bytes = b"") -> None:
+        """The end of the body, with its last piece."""
+        await self.send({"type": "http.response.body", "body": piece})
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
