@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import VARIABLE, Keys
@@ -71,7 +72,15 @@ def is_loopback(host: str) -> bool:
 
 class Reception:
     def __init__(
-        self, servers: Servers, keys: Keys, home: Home, clock: Clock, *, rate_limit: int | None, quota_bytes: int | None
+        self,
+        servers: Servers,
+        keys: Keys,
+        home: Home,
+        clock: Clock,
+        *,
+        rate_limit: int | None,
+        fleet: Fleet | None,
+        quota_bytes: int | None,
     ) -> None:
         self._clock = clock
         self._facts = home.facts()
@@ -92,7 +101,9 @@ class Reception:
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
                 rate_limit=rate_limit,
+                fleet=fleet,
                 quota_bytes=quota_bytes,
+                rented=False,
             )
         )
         self._door: FrontDoor | None = None

@@ -78,6 +78,19 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
     assert (told["prices"], told["models"], told["next"], told["quota_bytes"]) == (None, {}, [], 5)
 
 
+def test_servers_of_ones_own_have_no_price() -> None:
+    """With a fleet file on one machine pins and nights are told, and neither prices nor what only a platform does."""
+    windows = fleet(windows=[OFFICE_HOURS])
+
+    told = board(serving(dollars=None), fleet=windows, rented=False).tell(ANYONE)
+
+    assert (told["prices"], told["tiers"]["a10g"]["dollars_per_hour"], told["tiers"]["a10g"]["dollars_now"]) == (
+        None,
+    ) * 3
+    assert [run["what"] for run in told["next"]] == ["Nightly"]
+    assert told["models"]["llama3.2:latest"]["pinned"]
+
+
 def test_what_is_declared_is_told_by_the_name_in_full() -> None:
     """Pins and tiers are those of the fleet, under the names that the list of models has in small letters."""
     told = board().tell(ANYONE)

@@ -55,6 +55,7 @@ class Parts:
         pace: how callers wait for a server.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
+        rented: servers are paid by the second, as on Modal.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
 
@@ -75,6 +76,7 @@ class Parts:
     pace: Pace = field(default_factory=Pace)
     fleet: Fleet | None = None
     quota_bytes: int | None = None
+    rented: bool = True
     past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
 
@@ -203,11 +205,13 @@ class Composed:
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
             keyless=parts.keys.is_empty,
+            rented=parts.rented,
         )
 
     def _days(self) -> days.Days:
         parts = self._parts
-        return days.Days(parts.clock, lambda: {**parts.past(), **dict(parts.facts.items())}, parts.fleet)
+        fleet = parts.fleet if parts.rented else None
+        return days.Days(parts.clock, lambda: {**parts.past(), **dict(parts.facts.items())}, fleet)
 
     def _routes(self) -> dict[str, str]:
         """The tier of each model that is here."""
