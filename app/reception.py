@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from jobs.clock import Clock
 from jobs.errors import BadRequest, os_trouble
 from jobs.home import Home
 from jobs.layout import Layout
+from jobs.names import ModelName
 from jobs.ollama import Ollama
 
 STARTUP = timedelta(minutes=10)
@@ -71,7 +72,15 @@ def is_loopback(host: str) -> bool:
 
 class Reception:
     def __init__(
-        self, servers: Servers, keys: Keys, home: Home, clock: Clock, *, rate_limit: int | None, quota_bytes: int | None
+        self,
+        servers: Servers,
+        keys: Keys,
+        home: Home,
+        clock: Clock,
+        *,
+        belongs: Callable[[ModelName], str | None],
+        rate_limit: int | None,
+        quota_bytes: int | None,
     ) -> None:
         self._clock = clock
         self._facts = home.facts()
@@ -84,7 +93,7 @@ class Reception:
             Parts(
                 upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._standing,
-                router=Router(self._standing, servers.tiers),
+                router=Router(self._standing, servers.tiers, belongs),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
