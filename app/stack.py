@@ -24,8 +24,8 @@ from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
 from jobs.home import Home, Server, Stack
-from jobs.ollama import Ollama
 from jobs.names import ModelName
+from jobs.ollama import Ollama
 from jobs.pruning import Retention
 from jobs.registry import Registry
 from jobs.tasks import Workshop
