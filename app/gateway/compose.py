@@ -17,15 +17,14 @@ from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
-from app.gateway.record import Ledgers
+from app.gateway.record import Records
 from app.gateway.routing import Router
+from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
 from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock, isoformat
-from jobs.errors import BadName
 from jobs.ledger import Ledger
-from jobs.names import ModelName
 from jobs.protocols import DictLike
 from jobs.usage import Books, usage
 
@@ -77,7 +76,8 @@ class Composed:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._standing = parts.standing
-        self.metrics = Metrics(parts.keys.names, parts.upstreams, self._is_known)
+        routes = Routes(parts.router, parts.standing)
+        self.metrics = Metrics(parts.keys.names, parts.upstreams, routes.is_known)
         self.books = Books(parts.facts, parts.clock, parts.writer)
         self.wires = {
             name: Wire(each.url, _encoded(each.headers), parts.patience) for name, each in parts.upstreams.items()
@@ -95,14 +95,15 @@ class Composed:
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
         self.metrics.watch(self._readings())
+        records = Records(self.books, self.metrics)
         self.proxy = Proxy(
             Way(
                 upstreams=parts.upstreams,
                 wires=self.wires,
                 waking=self.waking,
-                router=parts.router,
+                routes=routes,
                 look=self._look,
-                recorder=Ledgers(self.books, self.metrics),
+                recorder=records,
                 clock=parts.clock,
                 comment_seconds=parts.comment_seconds,
             )
@@ -113,6 +114,7 @@ class Composed:
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
             ops=ops.create(self._office(), clerks=self._clerks),
+            recorder=records,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
@@ -141,12 +143,6 @@ class Composed:
             wire.close()
         self._clerks.close()
         self.books.stop()
-
-    def _is_known(self, text: str) -> bool:
-        try:
-            return self._standing.find(ModelName.parse(text)) is not None
-        except BadName:
-            return False
 
     def _readings(self) -> Readings:
         standing, waking = self._standing, self.waking
