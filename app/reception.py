@@ -3,7 +3,7 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from jobs.clock import Clock
 from jobs.errors import BadRequest, os_trouble
 from jobs.home import Home
 from jobs.layout import Layout
+from jobs.names import ModelName
 from jobs.ollama import Ollama
 
 STARTUP = timedelta(minutes=10)
@@ -78,8 +79,13 @@ class Reception:
         home: Home,
         clock: Clock,
         *,
+<<<<<<< HEAD
         rate_limit: int | None,
         fleet: Fleet | None,
+=======
+        belongs: Callable[[ModelName], str | None],
+        rate_limit: int | None,
+>>>>>>> lead
         quota_bytes: int | None,
     ) -> None:
         self._clock = clock
@@ -93,7 +99,7 @@ class Reception:
             Parts(
                 upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._standing,
-                router=Router(self._standing, servers.tiers),
+                router=Router(self._standing, servers.tiers, belongs),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),

@@ -24,6 +24,7 @@ from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
 from jobs.home import Home, Server, Stack
+from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.pruning import Retention
 from jobs.registry import Registry
@@ -66,6 +67,10 @@ class Plan:
     port: int
     declared: Declared | None = None
 
+    def belongs(self, name: ModelName) -> str | None:
+        """The tier that is declared for a model, if one is."""
+        return self.declared.fleet.belongs(name) if self.declared else None
+
 
 def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
     """Run until a signal (0), or until a server, a worker or the gateway is lost (1)."""
@@ -88,9 +93,15 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 keys,
                 home,
                 clock,
+<<<<<<< HEAD
                 rate_limit=plan.limits.rate_limit,
                 fleet=plan.declared.fleet if plan.declared else None,
                 quota_bytes=plan.limits.retention.quota_bytes,
+=======
+                belongs=plan.belongs,
+                rate_limit=limits.rate_limit,
+                quota_bytes=limits.retention.quota_bytes,
+>>>>>>> lead
             )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)
@@ -149,6 +160,7 @@ def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,
+        belongs=plan.belongs,
         retention=plan.limits.retention,
         around=lambda: around(home, named(servers), clock),
     )
