@@ -79,13 +79,9 @@ class Reception:
         home: Home,
         clock: Clock,
         *,
-<<<<<<< HEAD
-        rate_limit: int | None,
-        fleet: Fleet | None,
-=======
         belongs: Callable[[ModelName], str | None],
         rate_limit: int | None,
->>>>>>> lead
+        fleet: Fleet | None,
         quota_bytes: int | None,
     ) -> None:
         self._clock = clock

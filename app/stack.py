@@ -93,15 +93,10 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 keys,
                 home,
                 clock,
-<<<<<<< HEAD
+                belongs=plan.belongs,
                 rate_limit=plan.limits.rate_limit,
                 fleet=plan.declared.fleet if plan.declared else None,
                 quota_bytes=plan.limits.retention.quota_bytes,
-=======
-                belongs=plan.belongs,
-                rate_limit=limits.rate_limit,
-                quota_bytes=limits.retention.quota_bytes,
->>>>>>> lead
             )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)

@@ -237,7 +237,7 @@ def test_on_loopback_without_keys_none_is_asked_for(past: Browser) -> None:
 
 
 def test_tiers_are_shown_with_state_and_price(past: Browser) -> None:
-    """Each tier says in words how it is, what it costs at this moment, and what it holds; asleep is healthy and free."""
+    """Each tier says in words how it is, what it costs now, and what it holds; asleep is healthy and free."""
     tiers = " ".join(past.text("#tier-list").split())
 
     assert "Ready for 4" in tiers
@@ -249,7 +249,7 @@ def test_tiers_are_shown_with_state_and_price(past: Browser) -> None:
 
 
 def test_models_are_shown_with_pin_and_last_use(past: Browser) -> None:
-    """Each model has its size, its tier, whether it is pinned and when it was last used; their sum stands by the quota."""
+    """Each model has its size, its tier, its pin and its last use; their sum stands beside the quota."""
     pinned = past.text("#model-list tr:nth-child(1)")
 
     assert "llama3.2:latest" in pinned
