@@ -21,6 +21,7 @@ from app.gateway.limits import Limits
 from app.gateway.page import PREFIX as PAGE
 from app.gateway.record import Ending, Recorder, turned_away
 from app.gateway.routes import Entry, clean, find, speech_of
+from app.gateway.signing import Asked
 from jobs.clock import Clock
 from jobs.errors import Bug, Forbidden, NotFound, Trouble
 
@@ -136,7 +137,7 @@ class Gateway:
         found = find(path)
         if found is not None:
             exchange.entry, exchange.below = found
-        exchange.caller = self._keys.identify(scope["headers"], self._clock.now())
+        exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), Asked.of(scope))
         entry = exchange.entry
         if found is None:
             raise NotFound(f"{path[:200]!r} is not here")
