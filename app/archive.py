@@ -1,42 +1,54 @@
-"""The story of jobs that ended long ago, as JSON lines beside the weights: the Dict forgets what nobody touches.
+"""What leaves the Dict for files beside the weights, because the Dict forgets what nobody touches for seven days.
 
-A job is appended once. Nothing here is read again by the product; it is for people, and for their tools.
+Appended first, then committed, then removed: whoever is killed in between leaves a record twice, and none nowhere.
 """
 
-import json
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from loguru import logger
 
+from jobs.archive import Archive
+from jobs.clearing import clear
 from jobs.ledger import Ledger
+from jobs.protocols import ShrinkingDict
+from jobs.record import Job
 
 AFTER = timedelta(days=5)
-"""An entry of the Dict fades after seven days in which nobody touched it; two nights may fail before that."""
+"""Two nights may fail before the Dict forgets."""
 
-FILE = "ops/jobs.jsonl"
+FOLDER = "ops"
+JOBS = "jobs"
 
 
-def archive(ledger: Ledger, root: Path, now: datetime) -> int:
-    """Append the jobs that ended long enough ago and are not there yet; how many those were."""
-    path = root / FILE
-    there = _ids(path)
-    old = [job for job in ledger.jobs() if job.ended_at and now - job.ended_at > AFTER and job.id not in there]
-    if old:
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(job.as_json()) + "\n" for job in reversed(old))
+def archive_at(root: Path) -> Archive:
+    """The archive of the volume that is mounted there."""
+    return Archive(root / FOLDER)
+
+
+def archive_jobs(
+    ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Callable[[], object]
+) -> int:
+    """Take the jobs that ended long enough ago out of the ledger, which is kept in `facts`; how many those were."""
+    old = [job for job in ledger.jobs() if job.ended_at and now - job.ended_at > AFTER]
+    if archive.append(JOBS, (job.as_json() for job in reversed(old))):
+        commit()
         logger.info("archived {} jobs", len(old))
+    for job in old:
+        ledger.retire(job.id)
+    clear(facts, now)
     return len(old)
 
 
-def _ids(path: Path) -> set[str]:
-    """The jobs that are archived; a line that a killed container left torn counts for nobody."""
-    found = set()
-    if path.exists():
-        for line in path.read_text("utf-8", errors="replace").splitlines():
-            try:
-                found.add(str(json.loads(line)["id"]))
-            except (ValueError, KeyError, TypeError):
-                continue
-    return found
+def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
+    """The archived jobs that were posted since then, oldest first, each once."""
+    found = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
+    for record in found.values():
+        try:
+            job = Job.from_json(record)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("the archived job {!r} makes no sense and is passed over", record["id"])
+            continue
+        if job.posted_at >= since:
+            yield job

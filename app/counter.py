@@ -18,18 +18,22 @@ from loguru import logger
 from app import reports
 from app.resources import APP, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
-from jobs.clock import SystemClock
+from jobs.clock import Clock, SystemClock, isoformat
 from jobs.desk import INTERRUPTED, Desk, exit_code
-from jobs.errors import Refused
+from jobs.errors import Killed, Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE, Job, State
 from jobs.terminal import put, put_json, say, settle_streams
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
+DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
 
 LOOK_EVERY = timedelta(seconds=1)
 """A look is four calls across the network."""
+
+CHECK_EVERY = timedelta(seconds=5)
+"""How often a worker of our own is asked after: it may have died without a word in the ledger."""
 
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
@@ -58,8 +62,10 @@ def is_deployed() -> bool:
 class Errand:
     """Who works on what was posted."""
 
-    def __init__(self, own: "modal.Function[..., Any, Any]") -> None:
+    def __init__(self, own: "modal.Function[..., Any, Any]", clock: Clock) -> None:
         self._own = own
+        self._clock = clock
+        self._check_at = 0.0
         self._deployed: bool | None = None
         self._call: modal.FunctionCall[Any] | None = None
         self.follows = True
@@ -76,7 +82,29 @@ class Errand:
         return self._call is not None
 
     def is_worked(self) -> bool:
+        """Whether somebody works the queue.
+
+        Raises:
+            Killed: it was to be a worker of this command's own, and that one could not start, or ended in an error.
+
+        """
+        if self._call is not None:
+            self._check(self._call)
         return self.deployed or self.ends_with_us
+
+    def _check(self, call: "modal.FunctionCall[Any]") -> None:
+        if self._clock.monotonic() < self._check_at:
+            return
+        self._check_at = self._clock.monotonic() + CHECK_EVERY.total_seconds()
+        try:
+            call.get(timeout=0)
+        except TimeoutError:  # it goes on
+            return
+        except Exception as error:
+            raise Killed(
+                f"the worker of this command ended: {type(error).__name__}: {error}",
+                hint=f"why is in its log above; the job stays in the queue, and what was fetched is kept. {DEPLOYED}",
+            ) from error
 
     def send(self, job: Job) -> None:
         if job.has_ended:
@@ -123,8 +151,12 @@ class Counter:
         self.errand.follows = wait
         self._do(lambda: self.desk.retry(id, wait=wait, json=json))
 
-    def jobs(self, *, state: str, kind: str, limit: int, json: bool) -> None:
-        self._do(lambda: self.desk.browse(state=state or None, kind=kind or None, limit=limit, json=json))
+    def jobs(self, *, state: str, kind: str, since: str, limit: int, json: bool) -> None:
+        self._do(
+            lambda: self.desk.browse(
+                state=state or None, kind=kind or None, since=since or None, limit=limit, json=json
+            )
+        )
 
     def job(self, id: str, *, follow: bool, json: bool) -> None:
         self._do(lambda: self.desk.tell(id, follow=follow, json=json))
@@ -137,7 +169,7 @@ class Counter:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            counts = Tally(job.state for job in self.desk.ledger.jobs())
+            counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
             found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
             if json:
@@ -160,10 +192,16 @@ class Counter:
             sys.exit(code)
 
 
-def counter(own: "modal.Function[..., Any, Any]") -> Counter:
-    """The counter of this command; `own` is the weights worker of its own app."""
+def counter(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any, Any]") -> Counter:
+    """The counter of this command.
+
+    Args:
+        own: the weights worker of its own app.
+        past: reads the archive.
+
+    """
     clock = SystemClock()
-    errand = Errand(own)
+    errand = Errand(own, clock)
     desk = Desk(
         Ledger(queue, ledger, clock),
         clock,
@@ -172,6 +210,7 @@ def counter(own: "modal.Function[..., Any, Any]") -> Counter:
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         look_every=LOOK_EVERY,
         posted=errand.send,
+        archived=lambda since: map(Job.from_json, past.remote(isoformat(since))),
         worded=worded,
     )
     return Counter(desk, errand)

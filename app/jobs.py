@@ -16,6 +16,8 @@ from app.pulse import LONGEST
 from app.resources import MODELS, app, cpu_image, weights
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from jobs.inventory import Found
 
 _TIMES = Times.read()
@@ -41,6 +43,14 @@ def shelf() -> "Found":
     from app.shelf import found  # noqa: PLC0415
 
     return found()
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def past(since: str) -> "list[dict[str, Any]]":
+    """The archived jobs that were posted since then."""
+    from app.shelf import past  # noqa: PLC0415
+
+    return past(since)
 
 
 @app.function(
@@ -77,7 +87,7 @@ def pull(
     """Bring a model to the volume; a pull of it that is under way is shared."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
+    counter(weights_worker, past).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -85,7 +95,7 @@ def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = F
     """Hash every byte of a model, or of all, and fetch again what is damaged."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).verify(model, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -93,7 +103,7 @@ def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False)
     """Remove a model and the blobs that no other model needs."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).delete(model, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -101,7 +111,7 @@ def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json:
     """Load a model on its server and ask it for a token. This wakes a GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+    counter(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -109,15 +119,15 @@ def retry(id: str, wait: bool = True, json: bool = False) -> None:
     """Post an ended job again, exactly as it was posted."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).retry(id, wait=wait, json=json)
+    counter(weights_worker, past).retry(id, wait=wait, json=json)
 
 
 @app.local_entrypoint()
-def jobs(state: str = "", kind: str = "", limit: int = 20, json: bool = False) -> None:
-    """List the jobs, newest first."""
+def jobs(state: str = "", kind: str = "", since: str = "", limit: int = 20, json: bool = False) -> None:
+    """List the jobs, newest first; with `--since 90d` the archived ones among them."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).jobs(state=state, kind=kind, limit=limit, json=json)
+    counter(weights_worker, past).jobs(state=state, kind=kind, since=since, limit=limit, json=json)
 
 
 @app.local_entrypoint()
@@ -125,7 +135,7 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).job(id, follow=follow, json=json)
+    counter(weights_worker, past).job(id, follow=follow, json=json)
 
 
 @app.local_entrypoint()
@@ -133,7 +143,7 @@ def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).cancel(id, json=json)
+    counter(weights_worker, past).cancel(id, json=json)
 
 
 @app.local_entrypoint()
@@ -141,7 +151,7 @@ def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).models(shelf.remote, json=json)
+    counter(weights_worker, past).models(shelf.remote, json=json)
 
 
 @app.local_entrypoint()
@@ -149,4 +159,4 @@ def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker).status(json=json)
+    counter(weights_worker, past).status(json=json)

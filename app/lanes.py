@@ -44,6 +44,12 @@ def leased() -> timedelta:
     return timedelta(seconds=float(said)) if said else LEASE
 
 
+def day() -> timedelta:
+    """How long one call works, or what OLLAMA_MODAL_DAY_SECONDS says, so that a trial run can have a shorter day."""
+    said = os.environ.get("OLLAMA_MODAL_DAY_SECONDS")
+    return timedelta(seconds=float(said)) if said else LONGEST - SPARE
+
+
 def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurrency: int) -> bool:
     """Work the lane until nothing is left to do (true), or this container's time is up (false).
 
@@ -53,7 +59,7 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
     """
     _log_plainly()
     stop = threading.Event()
-    with _interrupted(stop) as interrupts, _day(stop):
+    with _interrupted(stop) as interrupts, _evening(stop, day()):
         worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()))
         worker.run(stop, idle_after=IDLE_AFTER)
     if interrupts:
@@ -69,9 +75,9 @@ def _log_plainly() -> None:
 
 
 @contextmanager
-def _day(stop: threading.Event) -> Iterator[None]:
+def _evening(stop: threading.Event, after: timedelta) -> Iterator[None]:
     """Stop in time before the platform ends the call."""
-    evening = threading.Timer((LONGEST - SPARE).total_seconds(), stop.set)
+    evening = threading.Timer(after.total_seconds(), stop.set)
     evening.daemon = True
     evening.start()
     try:

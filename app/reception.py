@@ -5,6 +5,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from loguru import logger
 
@@ -18,7 +19,7 @@ from app.gateway.waking import Upstream
 from app.neighbours import Neighbours
 from app.servers import Servers
 from jobs.clock import Clock
-from jobs.errors import BadRequest
+from jobs.errors import BadRequest, os_trouble
 from jobs.home import Home
 from jobs.layout import Layout
 from jobs.ollama import Ollama
@@ -38,10 +39,10 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
 
     Raises:
         BadRequest: a line is wrong, or there is none though others than this machine could ask.
+        NotWritable: the file is not ours to read.
 
     """
-    text = home.keys.read_text("utf-8") if home.keys.exists() else ""
-    keys = Keys.parse(text, str(home.keys)) if text else Keys.parse(environ.get(VARIABLE, ""))
+    keys = Keys.gather({str(home.keys): _text(home.keys), VARIABLE: environ.get(VARIABLE, "")})
     if keys.is_empty and not is_loopback(host):
         raise BadRequest(
             f"without keys the gateway answers this machine only, not {host!r}",
@@ -50,6 +51,15 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
     if keys.is_empty:
         logger.info("no keys are configured: whoever is on this machine may ask")
     return keys
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise os_trouble(error, doing="reading the keys") from error
 
 
 def is_loopback(host: str) -> bool:

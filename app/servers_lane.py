@@ -14,14 +14,17 @@ import modal
 from loguru import logger
 
 from app.fleet import Fleet, declared
+from app.freshness import KNOWN
 from app.lanes import work
 from app.resources import APP, SERVERS, ledger, queue
 from jobs.catalog import place
 from jobs.clock import SystemClock
+from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.ollama import Ollama
-from jobs.record import SERVERS_LANE, State
+from jobs.protocols import DictLike
+from jobs.record import SERVERS_LANE
 from jobs.registry import Registry
 from jobs.retrying import NEVER, Policy
 from jobs.run import Run
@@ -42,7 +45,7 @@ def run() -> bool:
         registry=Registry(clock=clock),
         servers=_servers(os.environ),
         tiers=fleet.catalog_tiers(),
-        belongs=lambda name: tier_of(name, fleet, book),
+        belongs=lambda name: tier_of(name, fleet, ledger),
     )
     return work(book, SERVERS_LANE, lambda run: _awake(run, shop, fleet), clock, concurrency=AT_ONCE)
 
@@ -63,15 +66,14 @@ def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
     return found
 
 
-def tier_of(name: ModelName, fleet: Fleet, book: Ledger) -> str | None:
-    """The tier that the fleet declares for a model, or the one that the size told by its last pull leads to."""
-    for model in fleet.models:
-        if model.parsed.folded() == name.folded():
-            return model.tier
-    for job in book.jobs():
-        if (job.kind, job.subject, job.state) == ("pull", str(name.folded()), State.SUCCEEDED) and job.result:
-            return place(int(job.result["size"]), fleet.catalog_tiers()).tier.name
-    return None
+def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
+    """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
+    if tier := fleet.belongs(name):
+        return tier
+    known = (facts.get(KNOWN) or {}).get(str(name.folded()))
+    if known is None:
+        return None
+    return place(int(known["size"]), fleet.catalog_tiers(), facts=Facts.from_json(known["facts"])).tier.name
 
 
 def _awake(run: Run, shop: Workshop, fleet: Fleet) -> dict[str, Any]:

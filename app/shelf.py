@@ -1,9 +1,12 @@
 """What is on the volume, for whoever mounts it: nothing here writes."""
 
 from pathlib import Path
+from typing import Any
 
+from app.archive import archive_at, archived_jobs
 from app.resources import MODELS, weights
 from jobs import survey
+from jobs.clock import parse_moment
 from jobs.inventory import Found, found_in
 from jobs.layout import Layout
 from jobs.names import ModelName
@@ -18,3 +21,9 @@ def found() -> Found:
 def names() -> list[ModelName]:
     weights.reload()
     return [each.name for each in survey.loaded(Layout(Path(MODELS))) if isinstance(each, survey.Model)]
+
+
+def past(since: str) -> list[dict[str, Any]]:
+    """The archived jobs that were posted since then."""
+    weights.reload()
+    return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]

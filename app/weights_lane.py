@@ -7,17 +7,20 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import modal
 from loguru import logger
 
-from app.archive import archive
+from app.archive import archive_at, archive_jobs
 from app.fleet import declared
-from app.freshness import GENERATION
+from app.freshness import GENERATION, KNOWN
 from app.lanes import work
 from app.mirror import mirrors
 from app.pulse import COMMIT_EVERY
 from app.resources import MODELS, ledger, queue, weights
+from jobs import survey
+from jobs.cards import facts_of
 from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
@@ -46,6 +49,7 @@ class Shelf:
         self._facts = facts
         self._clock = clock
         self._committing = threading.Lock()
+        self._headers: dict[str, dict[str, Any] | None] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
         self.weights = Weights(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
 
@@ -61,9 +65,23 @@ class Shelf:
         with self._committing:
             self._volume.commit()
 
+    def tell_models(self) -> None:
+        """Tell those who do not mount the volume what decides where its models belong."""
+        whole = [each for each in survey.loaded(self.weights.layout) if isinstance(each, survey.Model)]
+        self._headers = {each.digest: self._header(each) for each in whole}
+        known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
+        self._facts.put(KNOWN, known)
+
+    def _header(self, model: survey.Model) -> dict[str, Any] | None:
+        if model.digest in self._headers:
+            return self._headers[model.digest]
+        facts = facts_of(self.weights.layout, model.manifest)
+        return facts.as_json() if facts else None
+
     def _persist(self) -> None:
         """Commit what a reader may see from now on, and only then tell the servers of it."""
         self.commit()
+        self.tell_models()
         self._facts.put(GENERATION, secrets.token_hex(8))
 
     @contextmanager
@@ -99,6 +117,7 @@ def run() -> bool:
         weights=shelf.weights,
         quota_bytes=declared().volume.quota_bytes,
     )
+    shelf.tell_models()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():
-        archive(book, Path(MODELS), clock.now())
+        archive_jobs(book, ledger, archive_at(Path(MODELS)), clock.now(), shelf.commit)
         return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)

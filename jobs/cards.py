@@ -15,7 +15,7 @@ from jobs.capabilities import Traits
 from jobs.errors import Trouble
 from jobs.gguf import Facts, Header
 from jobs.layout import Layout
-from jobs.manifests import Layer
+from jobs.manifests import Layer, Manifest
 from jobs.names import ModelName
 
 MAX_BLOB_BYTES = 4 << 20
@@ -117,6 +117,17 @@ def _model(found: survey.Model, card: Card) -> Model:
 def card_of(layout: Layout, model: survey.Model) -> Card:
     """What the files of a whole model say."""
     return _Reader(layout, model).card()
+
+
+def facts_of(layout: Layout, manifest: Manifest) -> Facts | None:
+    """What decides how much memory the model takes, from the header of its weights; None when that cannot be read."""
+    weights = [layer for layer in manifest.layers if layer.media_type == f"{IMAGE}model"]
+    if len(weights) != 1:
+        return None
+    try:
+        return Facts.of(gguf.read(layout.blob(weights[0].digest)))
+    except (Trouble, FileNotFoundError):
+        return None
 
 
 class _Reader:

@@ -9,21 +9,21 @@ import gc
 import getpass
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
-from jobs.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
-from jobs.ledger import Ledger, Posted
+from jobs.ledger import Posted
 from jobs.names import ModelName
 from jobs.plain import plain
 from jobs.record import KINDS, Job, State
 from jobs.story import moment, remedy, result, share, story, trouble
 from jobs.terminal import complain, put, put_json, put_table, say
-from jobs.units import parse_bytes
+from jobs.units import parse_bytes, parse_span
 
 if TYPE_CHECKING:
     from jobs.inventory import Found
@@ -34,33 +34,64 @@ LISTED = 20
 """Jobs that fit on a screen."""
 
 
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
+
+
 def nothing(_: Job) -> None:
     """Nobody has to be told."""
 
 
+def no_archive(_: datetime) -> Iterable[Job]:
+    """Nothing ever leaves the ledger."""
+    return ()
+
+
+class Jobs(Protocol):
+    """What a desk asks of the jobs: of a ledger it has at hand, or of a gateway that has one."""
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted: ...
+    def retry(self, id: str, *, by: str) -> Posted: ...
+    def again(self, job: Job, *, by: str) -> Posted: ...
+    def cancel(self, id: str, *, by: str) -> Job: ...
+    def get(self, id: str) -> Job: ...
+    def ids(self, begin: str = "") -> list[str]: ...
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]: ...
+
+
 @dataclass(frozen=True)
 class Desk:
-    """One ledger, and how the place around it is called.
+    """Jobs, and how the place around them is called.
 
     Args:
-        ledger: where the jobs stand.
+        ledger: where the jobs stand: a ledger, or a gateway that has one.
         clock: the reader's.
         is_worked: whether anybody works the queue.
         idle: what is said when nobody does, and what to do about it.
         log: where the workers' log is.
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
+        archived: the jobs that have left the ledger, of those posted since a moment.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         rate_limit: bytes per second for a pull that names none.
         look_every: how often a job that is followed is looked at.
 
     """
 
-    ledger: Ledger
+    ledger: Jobs
     clock: Clock
     is_worked: Callable[[], bool]
     idle: tuple[str, str]
     log: str
     posted: Callable[[Job], None] = nothing
+    archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
     rate_limit: int | None = None
     look_every: timedelta = LOOK_EVERY
@@ -97,7 +128,9 @@ class Desk:
         return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
 
     def retry(self, id: str, *, wait: bool, json: bool) -> int:
-        return self._see_through(self.ledger.retry(self.named(id).id, by=who()), wait, json)
+        job = self.named(id)
+        posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
+        return self._see_through(posted, wait, json)
 
     def _post(self, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
@@ -134,7 +167,11 @@ class Desk:
         """The job once it has ended; None when whoever followed it left."""
         try:
             return follow(
-                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+                lambda: self.ledger.get(id),
+                clock=self.clock,
+                is_worked=self.is_worked,
+                idle=self.idle,
+                every=self.look_every,
             )
         except KeyboardInterrupt:
             say()
@@ -165,23 +202,39 @@ class Desk:
 
     # -- about jobs ----------------------------------------------------------------------------------------------------
 
-    def browse(self, *, state: str | None, kind: str | None, limit: int, json: bool) -> int:
+    def browse(self, *, state: str | None, kind: str | None, limit: int, json: bool, since: str | None = None) -> int:
         if state is not None and state not in set(State):
             raise BadRequest(f"there is no state {state!r}", hint=f"states are {', '.join(State)}")
         if kind is not None and kind not in KINDS:
             raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
         gc.disable()  # looking through a hundred thousand live objects for cycles takes longer than reading the ledger
-        jobs, count = self.ledger.select(state=state, kind=kind, limit=limit or None)
+        jobs, count = self._chosen(state, kind, limit or None, since)
         if json:
             put_json([job.as_json() for job in jobs])
         elif jobs:
             head = ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK")
             put_table(head, [self._row(job) for job in jobs])
         else:
-            say("no jobs" if state is None and kind is None else "no such jobs")
+            say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
         return 0
+
+    def _chosen(
+        self, state: str | None, kind: str | None, limit: int | None, since: str | None
+    ) -> tuple[list[Job], int]:
+        """The newest jobs of that state and kind, and how many there are in all."""
+        if since is None:
+            return self.ledger.select(state=state, kind=kind, limit=limit)
+        jobs = self.since(self.clock.now() - parse_span(since, "--since"))
+        found = [job for job in jobs if state in {None, job.state} and kind in {None, job.kind}]
+        return found[:limit], len(found)
+
+    def since(self, began: datetime) -> list[Job]:
+        """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""
+        found = {job.id: job for job in self.archived(began)}
+        found |= {job.id: job for job in self.ledger.select(since=began)[0]}
+        return sorted(found.values(), key=lambda job: job.posted_at, reverse=True)
 
     def _row(self, job: Job) -> tuple[object, ...]:
         last = job.attempts[-1] if job.attempts else None
@@ -206,7 +259,7 @@ class Desk:
 
     def cancel(self, id: str, *, json: bool) -> int:
         found = self.named(id)
-        job = self.ledger.cancel(found.id, by=who())
+        job = found if found.has_ended else self.ledger.cancel(found.id, by=who())
         if json:
             put_json(job.as_json())
         if found.has_ended and found.state is not State.CANCELLED:
@@ -219,7 +272,7 @@ class Desk:
         return 0
 
     def named(self, text: str) -> Job:
-        """The job of this id, or the only one whose id begins so.
+        """The job of this id, or the only one whose id begins so, archived ones among them.
 
         Raises:
             NotFound: there is none.
@@ -232,12 +285,16 @@ class Desk:
             return self.ledger.get(text)
         except NotFound:
             found = sorted(self.ledger.ids(text))
-            if not found:
+            old = {} if found else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
+            if not found and not old:
                 raise
+        if text in old:
+            return old[text]
+        found = found or sorted(old)
         if len(found) > 1:
             shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
             raise BadRequest(f"{len(found)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
-        return self.ledger.get(found[0])
+        return old.get(found[0]) or self.ledger.get(found[0])
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
@@ -268,7 +325,7 @@ def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> in
     """Do the work of a command; what went wrong becomes words and a code."""
     try:
         return work()
-    except (Refused, NotFound) as error:
+    except (Refused, NotFound, Unauthorized) as error:
         complain(error, worded)
         return 2
     except Trouble as error:

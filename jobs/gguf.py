@@ -7,7 +7,7 @@ format is described in ggml's docs/gguf.md.
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -177,6 +177,18 @@ class Facts:
             file_type=file_type if isinstance(file_type, int) else None,
             parameters=header.parameters,
         )
+
+    def as_json(self) -> dict[str, Any]:
+        """For whoever places the model without having its files."""
+        return asdict(self) | {"kv_heads": list(self.kv_heads)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self | None:
+        """Facts as they were written down; None when these are none."""
+        try:
+            return cls(**{**document, "kv_heads": tuple(document["kv_heads"])})
+        except (KeyError, TypeError):
+            return None
 
     @property
     def kept_per_token(self) -> int:

@@ -1,4 +1,4 @@
-"""The only writer of the queue and the dict: post, claim, beat, end, sweep, cancel, retry.
+"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, retire.
 
 Facts are keys written once; a job is the fold over them (`jobs.record`). So no compare-and-swap is needed: of racing
 writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
@@ -10,6 +10,7 @@ again.
     beat/<id>/<n>       its holder lives; progress                    overwritten by the holder
     end/<id>/<n>        how attempt n ended                           once
     cancel/<id>         who asked, when                               once
+    gone/<id>           it is archived: what is left is not read      once
 
 An id is `<line>-<generation>`: all jobs of one kind and subject form a line, and generation g+1 may be posted only when
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
@@ -110,25 +111,28 @@ class Ledger:
                 "posted_by": by,
                 "posted_at": isoformat(self._clock.now()),
             }
-            if self._write_once(f"job/{id}", fact):
+            is_ours = self._write_once(f"job/{id}", fact)
+            job = self._find(id)
+            if job is None or (job.has_ended and not is_ours):
+                generation += 1  # of a line whose last jobs were retired, the ids are still taken
+                continue
+            if is_ours:
                 if generation != known:
-                    self._facts.put(_live(kind, subject), {"v": VERSION, "line": line, "generation": generation})
-                posted = self.get(id)
-                self._ring(posted)
-                return Posted(posted, attached=False)
-            job = self.get(id)
-            if not job.has_ended:
-                return Posted(job, attached=True)
-            generation += 1
+                    point(self._facts, kind, subject, line, generation)
+                self._ring(job)
+            return Posted(job, attached=not is_ours)
 
     def get(self, id: str) -> Job:
         """The job as its facts stand now.
 
         Raises:
-            NotFound: the ledger has no such job.
+            NotFound: the ledger has no such job, or no longer.
 
         """
-        return fold(self._facts_of(id))
+        job = self._find(id)
+        if job is None:
+            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+        return job
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
@@ -178,15 +182,19 @@ class Ledger:
 
     def _all(self, newest: int | None) -> list[Job]:
         gathered: dict[str, Facts] = {}
+        gone: set[str] = set()
         rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
         for key, value in self._facts.items():
             sort, _, tail = key.partition("/")
             if sort == "job":
                 gathered[tail] = Facts(job=value)
+            elif sort == "gone":
+                gone.add(tail)
             elif sort in {"claim", "beat", "end", "cancel"}:
                 parts = tail.split("/")
                 rest[parts[0]].append((sort, parts, value))
-        by_age = sorted(gathered.items(), key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
+        there = [entry for entry in gathered.items() if entry[0] not in gone]
+        by_age = sorted(there, key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
         for id, facts in by_age[:newest]:
             for sort, parts, value in rest.get(id, ()):
                 if sort == "cancel":
@@ -197,7 +205,9 @@ class Ledger:
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""
-        return [key.removeprefix("job/") for key in self._facts.keys() if key.startswith(f"job/{begin}")]  # noqa: SIM118 - no dict
+        keys = [key.partition("/") for key in self._facts.keys()]  # noqa: SIM118 - no dict
+        gone = {id for sort, _, id in keys if sort == "gone"}
+        return [id for sort, _, id in keys if sort == "job" and id.startswith(begin) and id not in gone]
 
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
@@ -219,6 +229,10 @@ class Ledger:
         job = self.get(id)
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
+        return self.again(job, by=by)
+
+    def again(self, job: Job, *, by: str) -> Posted:
+        """Post what this job asked for, though the ledger may no longer have it."""
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
 
     # -- what workers do -----------------------------------------------------------------------------------------------
@@ -233,13 +247,13 @@ class Ledger:
 
     def ring(self, id: str) -> None:
         """Ring for a job: to give back a bell that was taken from the queue and could not be answered."""
-        self._ring(self.get(id))
+        if (job := self._find(id)) is not None:
+            self._ring(job)
 
     def claim(self, id: str, *, worker: str, lease: timedelta) -> Claim | None:
         """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else."""
-        try:
-            job = self.get(id)
-        except NotFound:
+        job = self._find(id)
+        if job is None:
             return None
         if job.cancel_asked and self._end_cancelled(job):
             return None
@@ -254,10 +268,11 @@ class Ledger:
             Fenced: the lease ran out, or the attempt was ended by somebody else.
 
         """
-        self._still_held(claim)
-        if self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None:
+        # The clock last: whoever slept so long that the end was written and removed again is late by now.
+        is_ended = self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None
+        now = self._still_held(claim)
+        if is_ended:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
-        now = self._clock.now()
         self._facts.put(
             f"beat/{claim.job.id}/{claim.n}", {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
         )
@@ -272,9 +287,10 @@ class Ledger:
 
         """
         self._still_held(claim)
-        if not self._end(claim.job.id, claim.n, ending, reading):
+        ours = self._end(claim.job.id, claim.n, ending, reading)
+        job = self._find(claim.job.id)
+        if not ours or job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
-        job = self.get(claim.job.id)
         if job.is_due(self._clock.now()):
             self._ring(job)
         return job
@@ -299,7 +315,7 @@ class Ledger:
                 reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"
                 if self._end(job.id, len(job.attempts), Ending("lost", "killed", reason), job.progress):
                     lost.append(job.id)
-                current = self.get(job.id)
+                current = self._find(job.id) or job
             if current.cancel_asked and self._end_cancelled(current):
                 continue
             if not current.has_ended:
@@ -311,10 +327,26 @@ class Ledger:
                 due.append(current.not_before)
         return Swept(tuple(rung), tuple(lost), min(due, default=None), frozenset(lanes))
 
+    # -- what the archive does -----------------------------------------------------------------------------------------
+
+    def retire(self, id: str) -> None:
+        """List an ended job no longer: it is archived, and `jobs.clearing` may remove it.
+
+        Raises:
+            Refused: the job has not ended.
+
+        """
+        job = self._find(id)
+        if job is None:
+            return
+        if not job.has_ended:
+            raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
+        self._write_once(f"gone/{id}", {"at": isoformat(self._clock.now())})
+
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _line(self, kind: str, subject: str) -> tuple[str, int]:
-        key = _live(kind, subject)
+        key = live_key(kind, subject)
         pointer = self._facts.get(key)
         if pointer is None:
             # Base 32 without look-alikes; 50 bits, so that two lines never meet.
@@ -331,10 +363,18 @@ class Ledger:
             # in the order in which facts are written, cannot.
             return self.get(id)
 
-    def _facts_of(self, id: str) -> Facts:
+    def _find(self, id: str) -> Job | None:
+        """The job, or None when there is none, or none any more."""
         told = self._facts.get(f"job/{id}")
         if told is None:
-            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+            return None
+        job = fold(self._facts_of(id, told))
+        # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
+        if not job.has_ended and self._facts.get(f"gone/{id}") is not None:
+            return None
+        return job
+
+    def _facts_of(self, id: str, told: Mapping[str, Any]) -> Facts:
         facts = Facts(job=told, cancel=self._facts.get(f"cancel/{id}"))
         n = 1
         while (claim := self._facts.get(f"claim/{id}/{n}")) is not None:
@@ -355,14 +395,18 @@ class Ledger:
         token = secrets.token_hex(8)
         if not self._write_once(f"claim/{job.id}/{n}", fact, token):
             return None
-        return Claim(self.get(job.id), n, token, lease, held_until=now + lease)
+        claimed = self._find(job.id)
+        return None if claimed is None else Claim(claimed, n, token, lease, held_until=now + lease)
 
-    def _still_held(self, claim: Claim) -> None:
-        late = self._clock.now() - claim.held_until
+    def _still_held(self, claim: Claim) -> datetime:
+        """The time, when the lease still runs by it."""
+        now = self._clock.now()
+        late = now - claim.held_until
         if late > timedelta(0):
             raise Fenced(
                 f"the lease of attempt {claim.n} of job {claim.job.id!r} ran out {late.total_seconds():.1f} s ago"
             )
+        return now
 
     def _end(self, id: str, n: int, ending: Ending, reading: Reading) -> bool:
         fact = {
@@ -388,7 +432,7 @@ class Ledger:
         """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
         ids = set(self.ids()) - self._ended
         # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
-        jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [self.get(id) for id in ids]
+        jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [*filter(None, map(self._find, ids))]
         self._ended.update(job.id for job in jobs if job.has_ended)
         self._rung_at = {bell: at for bell, at in self._rung_at.items() if bell[0] not in self._ended}
         return [job for job in jobs if not job.has_ended]
@@ -430,5 +474,10 @@ def _uncollected() -> Iterator[None]:
         gc.enable()
 
 
-def _live(kind: str, subject: str) -> str:
+def live_key(kind: str, subject: str) -> str:
     return f"live/{kind}/{subject}"
+
+
+def point(facts: DictLike, kind: str, subject: str, line: str, generation: int) -> None:
+    """Say at which generation of its line to look first for a job of this subject."""
+    facts.put(live_key(kind, subject), {"v": VERSION, "line": line, "generation": generation})

@@ -65,3 +65,10 @@ class DictLike(Protocol):
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """All entries, in no order; entries written meanwhile may or may not be seen."""
+
+
+class ShrinkingDict(DictLike, Protocol):
+    """One from which entries can be removed. Only the archive does that; to write once means never to remove."""
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        """Remove one entry and return its value, or `default` when it is absent."""

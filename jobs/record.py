@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from jobs.clock import isoformat, parse_moment
 from jobs.errors import BadRequest, Trouble
@@ -123,7 +123,27 @@ class Attempt:
             "message": self.message,
             "hint": self.hint,
             "not_before": isoformat(self.not_before) if self.not_before else None,
+            "last_sign": isoformat(self.last_sign),
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """An attempt, as `as_json` told of it; of its lease nothing is known any more."""
+        ended_at = _moment(document.get("ended_at"))
+        started_at = parse_moment(document["started_at"])
+        return cls(
+            n=int(document["n"]),
+            started_at=started_at,
+            worker=document.get("worker", ""),
+            lease=timedelta(0),
+            last_sign=_moment(document.get("last_sign")) or ended_at or started_at,
+            ended_at=ended_at,
+            outcome=document.get("outcome"),
+            failure_class=document.get("class"),
+            message=document.get("message"),
+            hint=document.get("hint"),
+            not_before=_moment(document.get("not_before")),
+        )
 
 
 @dataclass(frozen=True)
@@ -177,6 +197,26 @@ class Job:
             "result": dict(self.result) if self.result is not None else None,
             "cancel_asked": self.cancel_asked,
         }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """A job, as `as_json` told of it."""
+        kind = KINDS.get(document["kind"])
+        return cls(
+            id=document["id"],
+            kind=document["kind"],
+            subject=document["subject"],
+            lane=kind.lane if kind else "",
+            state=State(document["state"]),
+            request=document.get("request", {}),
+            attempts_allowed=int(document.get("attempts_allowed", 1)),
+            posted_at=parse_moment(document["posted_at"]),
+            posted_by=document.get("posted_by", ""),
+            attempts=tuple(Attempt.from_json(each) for each in document.get("attempts", ())),
+            progress=_reading(document.get("progress")),
+            result=document.get("result"),
+            cancel_asked=bool(document.get("cancel_asked")),
+        )
 
     def __str__(self) -> str:
         told = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
@@ -237,12 +277,15 @@ def _reading(told: Mapping[str, Any] | None) -> Reading:
     return Reading(**{name: known[name] for name in Reading.__dataclass_fields__ if name in known})
 
 
+def _moment(text: str | None) -> datetime | None:
+    return parse_moment(text) if text else None
+
+
 def _attempt(
     n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
 ) -> Attempt:
     started_at = parse_moment(claim["at"])
     told = end or {}
-    not_before = told.get("not_before")
     return Attempt(
         n=n,
         started_at=started_at,
@@ -254,7 +297,7 @@ def _attempt(
         failure_class=told.get("class"),
         message=told.get("message"),
         hint=told.get("hint"),
-        not_before=parse_moment(not_before) if not_before else None,
+        not_before=_moment(told.get("not_before")),
     )
 
 

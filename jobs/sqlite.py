@@ -103,6 +103,11 @@ class SqliteDict:
         rows, _ = self._file.run("SELECT value FROM entries WHERE dict = ? AND key = ?", self._name, _key(key))
         return json.loads(rows[0][0]) if rows else default
 
+    def pop(self, key: Any, default: Any = None) -> Any:
+        sql = "DELETE FROM entries WHERE dict = ? AND key = ? RETURNING value"
+        rows, _ = self._file.run(sql, self._name, _key(key))
+        return json.loads(rows[0][0]) if rows else default
+
     def keys(self) -> Iterator[Any]:
         rows, _ = self._file.run("SELECT key FROM entries WHERE dict = ?", self._name)
         return (key for (key,) in rows)

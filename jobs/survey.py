@@ -199,7 +199,7 @@ def survey(layout: Layout) -> Survey:
     return Survey(models, broken, tuple(strays), tuple(stagings), usage)
 
 
-_OURS = frozenset({"manifests", "blobs", "staging"})
+_OURS = frozenset({"manifests", "blobs", "staging", "ops"})
 
 
 def _referenced(known: Iterable[Model | Broken]) -> frozenset[str]:

@@ -12,9 +12,11 @@ from typing import Any
 
 from loguru import logger
 
+from jobs.cards import facts_of
 from jobs.catalog import Tier, place
 from jobs.clock import Clock
 from jobs.errors import BadRequest, Cancelled, Corrupt, CpuFallback, NotFound, Unauthorized, Unsupported
+from jobs.gguf import Facts
 from jobs.manifests import Layer
 from jobs.names import ModelName
 from jobs.ollama import Ollama
@@ -47,13 +49,13 @@ class Workshop:
     server_pulls: threading.Lock = field(default_factory=threading.Lock)
     """Held while a server pulls: two pulls that share a blob can crash it (ollama server/download.go:442)."""
 
-    def server_for(self, model: str, size: int, tier: str | None) -> tuple[Tier, Ollama]:
-        """The tier that is asked for, or the one the model's size leads to."""
+    def server_for(self, model: str, size: int, tier: str | None, *, facts: Facts | None = None) -> tuple[Tier, Ollama]:
+        """The tier that is asked for, or the one that the memory which the model takes leads to."""
         known = [each for each in self.tiers if each.name in self.servers]
         if not known:
             raise Unsupported("no Ollama server is part of this stack", hint="start one: `ollama-modal up`")
         if tier is None:
-            chosen = place(size, known).tier
+            chosen = place(size, known, facts=facts).tier
         else:
             named = [each for each in known if each.name == tier]
             if not named:
@@ -64,9 +66,10 @@ class Workshop:
         return chosen, self.servers[chosen.name]
 
     def server_of(self, name: ModelName, asked: str | None) -> tuple[Tier, Ollama]:
-        """Where a model goes: to the tier that is asked for, else the declared one, else by its size."""
+        """Where a model goes: to the tier that is asked for, else the declared one, else by the memory it takes."""
         known = self.weights.find(name) if self.weights else None
-        return self.server_for(str(name), known.size if known else 0, asked or self.belongs(name))
+        facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None
+        return self.server_for(str(name), known.size if known else 0, asked or self.belongs(name), facts=facts)
 
 
 Result = dict[str, Any]
@@ -121,10 +124,12 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
     except Cancelled:
         staging.discard()
         raise
+    facts = facts_of(weights.layout, manifest)
     return {
         "model": str(name),
         "digest": manifest.digest,
         "size": manifest.size,
+        "facts": facts and facts.as_json(),
         "way": "registry",
         "fetched_bytes": missing,
         "reused_bytes": total - missing,

@@ -1,6 +1,10 @@
-"""Numbers as people read and write them: decimal bytes, as Ollama shows them. The one place that words a size."""
+"""Numbers as people read and write them: decimal bytes, as Ollama shows them, and spans of time.
+
+The one place that words a size, or reads one.
+"""
 
 import re
+from datetime import timedelta
 
 from jobs.errors import BadRequest
 
@@ -36,3 +40,20 @@ def parse_bytes(text: str, what: str) -> int:
     if count < 1 or (found and found[3] and not found[2]):
         raise BadRequest(f"{what} {text!r} is no size", hint="a size looks like 500kB, 20MB or 1.5GiB")
     return count
+
+
+_SPAN = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(s|min|h|d|w)", re.ASCII)
+_SPANS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def parse_span(text: str, what: str) -> timedelta:
+    """The time that `90d`, `12h`, `30min` or `2w` mean; `what` names the option in the message.
+
+    Raises:
+        BadRequest: it is no span of time.
+
+    """
+    found = _SPAN.fullmatch(text.strip().lower())
+    if found is None:
+        raise BadRequest(f"{what} {text!r} is no span of time", hint="a span looks like 90d, 12h, 30min or 2w")
+    return timedelta(**{_SPANS[found[2]]: float(found[1])})

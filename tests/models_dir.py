@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.clock import Clock, SystemClock
+from jobs.layout import Layout
 from jobs.manifests import Layer, Manifest
 from jobs.names import ModelName
 from jobs.staging import Staging
+from jobs.testing.models import SimModel
 from jobs.weights import Weights
 
 CONFIG = b'{"model_format":"gguf","model_family":"llama","model_type":"1B","file_type":"Q4_0"}'
@@ -91,3 +94,17 @@ def publish(weights: Weights, model: Sample, *, holder: str = "a", still_ours: C
 
 def layer_of(content: bytes, size: int | None = None) -> Layer:
     return Layer("application/vnd.ollama.image.model", digest_of(content), len(content) if size is None else size)
+
+
+def lay(models: Path, *them: SimModel) -> None:
+    """As if they had been pulled, one second apart."""
+    layout = Layout(models)
+    layout.blobs.mkdir(parents=True, exist_ok=True)
+    for index, model in enumerate(them):
+        for digest, blob in model.blobs.items():
+            layout.blob(digest).write_bytes(blob.read())
+        manifest = layout.manifest(model.name)
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_bytes(model.manifest)
+        moment = 1_790_000_000 + index
+        os.utime(manifest, (moment, moment))

@@ -27,6 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = (
         {
             "protocols",
             "record",
+            "archive",
             "catalog",
             "layout",
             "journal",
@@ -37,10 +38,10 @@ FLOORS: tuple[frozenset[str], ...] = (
         }
     ),
     frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull", "usage"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards"}),
+    frozenset({"weights", "registry", "ollama", "run", "remote", "cards", "clearing"}),
     frozenset({"tasks"}),
     frozenset({"worker"}),
-    frozenset({"home", "terminal", "story", "bar", "inventory", "following"}),
+    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "elsewhere"}),
     frozenset({"desk"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from jobs.clearing import clear
 from jobs.errors import BadRequest, NotFound, Refused
 from jobs.ledger import Claim, Ledger
 from jobs.progress import Reading
@@ -324,3 +325,36 @@ def test_a_waiting_worker_hears_the_bell(live_store: Store) -> None:
     id = post(live_store.ledger())
     thread.join(timeout=20)
     assert heard == [id]
+
+
+def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None:
+    """Retiring takes an ended job off the list at once; its facts go an hour later, so that no reader sees half of
+    them, and its line goes on."""
+    id = post(ledger)
+    with pytest.raises(Refused, match="is queued; only an ended job is retired"):
+        ledger.retire(id)
+    ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
+    for _ in range(2):
+        ledger.retire(id)
+    assert (ledger.jobs(), ledger.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
+    assert ledger.get(id).state is State.SUCCEEDED
+
+    store.clock.wait(3601)
+    assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [2, 0]
+    with pytest.raises(NotFound):
+        ledger.get(id)
+    assert ledger.sweep().rung == ()
+    after = ledger.post("pull", "llama3.2:latest", {}, by="test")
+    assert not after.attached
+    assert after.job.id == f"{id[:-1]}2"
+    ledger.retire(id)
+
+
+def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
+    """What a job asked for is posted again from its record, though the ledger has it no more."""
+    id = post(ledger)
+    ledger.end(claimed(ledger, id), Ending("failed", "network", "cut"), Reading())
+    job = ledger.get(id)
+    ledger.retire(id)
+    again = ledger.again(job, by="somebody")
+    assert (again.attached, again.job.request, again.job.attempts_allowed) == (False, job.request, 3)

@@ -1,9 +1,10 @@
-"""The ledger under any order of steps: posters, workers, sweepers, kills, clock jumps, lost replies, wiped queues."""
+"""The ledger under any order of steps: posters, workers, sweepers, archivers, kills, clock jumps, lost replies, wiped
+queues."""
 
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import Fenced
+from jobs.clearing import clear
+from jobs.errors import Fenced, NotFound
 from jobs.ledger import Ledger
 from jobs.progress import Reading
 from jobs.record import Ending, Job, State
@@ -25,7 +27,7 @@ ALLOWED = 3
 
 
 class World:
-    """Two posters, two workers, three sweepers and a canceller on one store, moved by the test's hand.
+    """Two posters, two workers, three sweepers, a canceller and two archivers on one store, moved by the test's hand.
 
     `holder` plays the staging folder: claiming takes it, giving an attempt up for lost takes it away, and only who
     still has it can publish.
@@ -40,11 +42,14 @@ class World:
         self.holder: dict[str, str] = {}
         self.published: list[str] = []
         self.outcomes: list[str] = []
+        self.ended: set[str] = set()
+        self.final_ends: list[str] = []
         self.actors = [
             *(Actor(f"poster {i}", self.as_poster) for i in range(2)),
             *(Actor(f"worker {i}", self.as_worker) for i in range(2)),
             *(Actor(f"sweeper {i}", self.as_sweeper) for i in range(3)),
             Actor("canceller", self.as_canceller),
+            *(Actor(f"archiver {i}", self.as_archiver) for i in range(2)),
         ]
 
     def ledger(self) -> Ledger:
@@ -53,7 +58,10 @@ class World:
     def as_poster(self) -> None:
         ledger = self.ledger()
         for _ in range(3):
-            self.posted.append(ledger.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED).job.id)
+            before = set(self.ended)
+            id = ledger.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED).job.id
+            assert id not in before, f"a post was answered with {id}, which had ended before it began"
+            self.posted.append(id)
 
     def as_worker(self) -> None:
         ledger = self.ledger()
@@ -69,7 +77,8 @@ class World:
                 if not cancelled and self.holder.get("m") == me:
                     self.published.append(threading.current_thread().name)
                     self.check_publisher_not_ended(claim.job.id, claim.n)
-                ledger.end(claim, self.ending(cancelled), Reading(2, 2))
+                if ledger.end(claim, self.ending(cancelled), Reading(2, 2)).has_ended:
+                    self.final_ends.append(claim.job.id)
             except Fenced:
                 continue
 
@@ -94,9 +103,19 @@ class World:
     def as_canceller(self) -> None:
         ledger = self.ledger()
         for job in ledger.jobs():
-            ledger.cancel(job.id, by="test")
+            with suppress(NotFound):  # it was archived meanwhile
+                ledger.cancel(job.id, by="test")
+
+    def as_archiver(self) -> None:
+        ledger, facts = self.ledger(), TurnDict(self.facts)
+        for _ in range(3):
+            for job in ledger.jobs():
+                if job.has_ended:
+                    ledger.retire(job.id)
+            clear(facts, self.clock.now())
 
     def check_publisher_not_ended(self, id: str, n: int) -> None:
+        assert id not in self.ended, f"attempt {n} of {id} published after the job had ended"
         assert self.facts.get(f"end/{id}/{n}") is None, f"attempt {n} of {id} published after it was ended"
 
     def check(self) -> None:
@@ -106,7 +125,7 @@ class World:
         for key in entries:
             sort, _, rest = key.partition("/")
             id, _, n = rest.partition("/")
-            if sort == "claim" and int(n) > 1:
+            if f"gone/{id}" not in entries and sort == "claim" and int(n) > 1:
                 before = entries.get(f"end/{id}/{int(n) - 1}")
                 assert before, f"attempt {n} of {id} was claimed while attempt {int(n) - 1} ran"
                 assert before["outcome"] in {"retry", "lost"}, f"attempt {n} of {id} was claimed after a final end"
@@ -115,6 +134,18 @@ class World:
         )
         for job in jobs:
             assert len(job.attempts) <= ALLOWED, str(job)
+            assert job.has_ended or job.id not in self.ended, f"{job} had ended"
+        self.ended |= {job.id for job in jobs if job.has_ended}
+        for id in self.ended:
+            assert self.is_over(id), f"{id} had ended, and is {self.watcher.get(id)}"
+        assert len(set(self.final_ends)) == len(self.final_ends), f"two final ends of one job: {self.final_ends}"
+
+    def is_over(self, id: str) -> bool:
+        """It has ended, or it had and is archived."""
+        try:
+            return self.watcher.get(id).has_ended
+        except NotFound:
+            return self.facts.get(f"gone/{id}") is not None
 
     def recover(self) -> None:
         """All processes are gone and the queue is empty; one healthy worker starts."""
@@ -151,10 +182,10 @@ def a_world() -> Iterator[World]:
 
 STEPS = st.lists(
     st.one_of(
-        st.tuples(st.just("step"), st.integers(0, 7), st.integers(1, 12)),
-        st.tuples(st.just("lose reply"), st.integers(0, 7), st.just(1)),
-        st.tuples(st.just("kill"), st.integers(0, 7), st.just(1)),
-        st.tuples(st.just("tick"), st.sampled_from([1, 29, 31]), st.just(1)),
+        st.tuples(st.just("step"), st.integers(0, 9), st.integers(1, 12)),
+        st.tuples(st.just("lose reply"), st.integers(0, 9), st.just(1)),
+        st.tuples(st.just("kill"), st.integers(0, 9), st.just(1)),
+        st.tuples(st.just("tick"), st.sampled_from([1, 29, 31, 3601]), st.just(1)),
         st.tuples(st.just("wipe"), st.just(0), st.just(1)),
     ),
     min_size=10,
@@ -184,7 +215,7 @@ def test_no_order_of_steps_breaks_the_ledger(steps: list[tuple[str, int, int]], 
             raise_failures(world.actors)
         world.recover()
         for id in world.posted:
-            assert world.watcher.get(id).has_ended, f"{world.watcher.get(id)} was posted and never ended"
+            assert world.is_over(id), f"{world.watcher.get(id)} was posted and never ended"
 
 
 def raise_failures(actors: list[Actor]) -> None:
@@ -239,6 +270,122 @@ def test_a_sleeper_publishes_nothing(steps: int, allowed: int) -> None:
         assert job.state is (State.FAILED if is_all_lost(job) else State.SUCCEEDED), str(job)
         woke_as_holder = job.attempts[0].outcome == "lost"
         assert not (woke_as_holder and sleeper.name in world.published[before:]), (str(job), world.published)
+
+
+def finish(world: World, *, then_wait: float = 0) -> None:
+    """Whatever is alive is worked to its end, archived, and its facts are removed; time passes twice."""
+    ledger = world.watcher
+    for _ in range(2):
+        ledger.sweep(world.take_staging_away)
+        for job in [job for job in ledger.jobs() if not job.has_ended]:
+            claim = ledger.claim(job.id, worker="other", lease=LEASE)
+            if claim is not None:
+                ledger.end(claim, Ending("succeeded"), Reading())
+        world.clock.tick(61)  # longer than any lease
+    for job in ledger.jobs():
+        assert job.has_ended, str(job)
+        world.ended.add(job.id)
+        ledger.retire(job.id)
+    for wait in (3601, then_wait):
+        world.clock.tick(wait)
+        clear(world.facts, world.clock.now())
+
+
+@pytest.mark.parametrize("actor", ["poster 0", "worker 0", "sweeper 0", "canceller", "archiver 0"])
+@pytest.mark.parametrize("steps", range(16))
+def test_a_sleeper_wakes_in_another_age(steps: int, actor: str) -> None:
+    """Whoever falls asleep before any store operation, and wakes when the job has ended and its facts are removed,
+    neither brings it back, nor publishes, nor makes a second live job beside the next one (P1 to P4)."""
+    with a_world() as world:
+        first = world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED).job.id
+        if actor == "archiver 0":
+            world.watcher.cancel(first, by="test")
+        sleeper = next(each for each in world.actors if each.name == actor)
+        for _ in range(steps):
+            sleeper.step()
+        finish(world)
+        assert {key.partition("/")[0] for key in world.facts.keys()} == {"job", "gone", "live"}  # noqa: SIM118
+        second = world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED)
+        assert not second.attached
+        published = len(world.published)
+        while not sleeper.done:
+            sleeper.step()
+            world.check()
+        raise_failures(world.actors)
+        assert published == len(world.published) or world.holder["m"].startswith(second.job.id)
+        world.recover()
+
+
+def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
+    """A holder that falls asleep inside a beat, and wakes when the end of its attempt was written and removed again,
+    is fenced by the clock (P4)."""
+    clock = HandClock()
+
+    class Sleepy(SqliteDict):
+        def get(self, key: Any, default: Any = None) -> Any:
+            if key.startswith("end/") and not asleep:
+                asleep.append(key)
+                others = Ledger(bells, self, clock)
+                clock.tick(31)
+                others.sweep()
+                others.retire(job.id)
+                clock.tick(3601)
+                clear(self, clock.now())
+            return super().get(key, default)
+
+    asleep: list[str] = ["not yet"]
+    facts, bells = Sleepy(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(bells, facts, clock)
+    job = ledger.post("pull", "m", {}, by="x", attempts=1).job
+    claim = ledger.claim(job.id, worker="w", lease=LEASE)
+    assert claim is not None
+    asleep.clear()
+    with pytest.raises(Fenced, match="ran out"):
+        ledger.beat(claim, Reading())
+    assert asleep
+    facts.close()
+    bells.close()
+
+
+def test_an_id_is_given_up_at_last() -> None:
+    """A month after a job was retired nothing of it is left, and the next job of its line has an id of its own."""
+    with a_world() as world:
+        first = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
+        world.watcher.cancel(first, by="test")
+        finish(world, then_wait=31 * 86_400)
+        assert [*world.facts.keys()] == ["live/pull/m"]
+        line, _, generation = first.rpartition("-")
+        assert world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id == f"{line}-{int(generation) + 1}"
+
+
+ARCHIVING = st.lists(
+    st.one_of(
+        st.tuples(st.just("step"), st.integers(0, 3), st.integers(1, 6)),
+        st.tuples(st.just("tick"), st.sampled_from([31, 3601]), st.just(1)),
+    ),
+    min_size=20,
+    max_size=80,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=ARCHIVING)
+def test_no_order_of_archiving_breaks_the_ledger(steps: list[tuple[str, int, int]]) -> None:
+    """While jobs of one subject are posted, worked, retired and cleared in any order: one of them lives at a time,
+    what has ended stays so, and every posted job ends (P1 to P3)."""
+    with a_world() as world:
+        names = ("poster 0", "worker 0", "archiver 0", "archiver 1")
+        actors = [each for name in names for each in world.actors if each.name == name]
+        for what, whom, times in steps:
+            if what == "tick":
+                world.clock.tick(whom)
+            else:
+                for _ in range(times):
+                    actors[whom].step()
+            world.check()
+            raise_failures(world.actors)
+        world.recover()
+        assert all(map(world.is_over, world.posted))
 
 
 @pytest.mark.parametrize("sort", ["job", "claim", "end"])

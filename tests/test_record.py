@@ -92,6 +92,14 @@ def test_folding_tells_a_job_or_refuses(outcomes: list[str | None], allowed: int
     assert job.as_json()["state"] == str(job.state)
 
 
+@given(st.lists(st.sampled_from(["retry", "lost"]), max_size=3), st.sampled_from(["succeeded", "failed", "cancelled"]))
+def test_an_ended_job_is_read_back(before: list[str], last: str) -> None:
+    """What an ended job tells as JSON makes a job that tells the same."""
+    told = fold(facts(*before, last)).as_json()
+    assert Job.from_json(told).as_json() == told
+    assert Job.from_json(told).lane == "weights"
+
+
 def test_a_hole_in_the_claims_is_refused() -> None:
     """Attempt 2 without attempt 1 is no history."""
     broken = facts("retry", None)

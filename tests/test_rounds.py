@@ -1,16 +1,14 @@
 """The two schedules, the reports and the words of a deployment, on a local store and a clock moved by hand."""
 
-import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 
 from app import reports, rounds
-from app.archive import FILE, archive
 from app.counter import worded
 from app.fleet import declared, parse
 from app.fleet_file import read
+from app.freshness import KNOWN
 from app.mirror import mirrors
 from app.servers_lane import tier_of
 from jobs.clock import isoformat
@@ -117,24 +115,10 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
     assert "jobs     2 queued" in shown
 
 
-def test_old_jobs_are_archived_once(store: Store, tmp_path: Path) -> None:
-    """A job that ended days ago is appended as one line of JSON, once, though a torn line stands before it."""
-    id = pull(store, "m:latest", Ending("succeeded", result={"model": "m"}))
-    now = store.clock.now()
-    (tmp_path / "ops").mkdir()
-    (tmp_path / FILE).write_text('{"id": "torn\n')
-
-    counts = [archive(store.ledger(), tmp_path, now + timedelta(days=days)) for days in (4, 6, 6)]
-
-    assert counts == [0, 1, 0]
-    assert json.loads((tmp_path / FILE).read_text().splitlines()[-1])["id"] == id
-
-
 def test_a_model_goes_where_it_was_declared(store: Store) -> None:
-    """A model is warmed on the tier that the fleet declares, one it does not name by the size that its pull told."""
-    big = Ending("succeeded", result={"size": 40_000_000_000})
-    pull(store, "big:latest", big)
-    places = [tier_of(ModelName.parse(name), FLEET, store.ledger()) for name in ("DeepSeek-R1:32b", "big", "unknown")]
+    """A model is warmed on the tier that the fleet declares, one it does not name by its size on the volume."""
+    store.facts.put(KNOWN, {"big:latest": {"size": 40_000_000_000, "facts": None}})
+    places = [tier_of(ModelName.parse(name), FLEET, store.facts) for name in ("DeepSeek-R1:32b", "big", "unknown")]
     assert places == ["h100", "h100", None]
 
 

@@ -20,7 +20,7 @@ from jobs.clock import SystemClock
 from jobs.errors import BadRequest
 from jobs.ledger import Ledger
 from jobs.progress import Reading
-from jobs.protocols import DictLike, QueueLike
+from jobs.protocols import QueueLike, ShrinkingDict
 from jobs.record import Ending, State
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
@@ -34,7 +34,7 @@ class Place:
     """A queue and a dict of one make, and what belongs to it."""
 
     queue: QueueLike
-    facts: DictLike
+    facts: ShrinkingDict
     too_large: type[Exception]
     pass_time: Callable[[float], None] | None
     """Moves the store's clock; None where nobody can."""
@@ -161,6 +161,15 @@ def test_one_writer_wins(place: Place, key: str) -> None:
         won = list(pool.map(lambda n: place.facts.put(key, {"n": n}, skip_if_exists=True), range(24)))
     assert won.count(True) == 1
     assert place.facts.get(key) == {"n": won.index(True)}
+
+
+def test_an_entry_is_removed(place: Place, key: str) -> None:
+    """`pop` answers with the entry and removes it, and with the default where there is none."""
+    place.facts.put(key, {"a": 1})
+    assert place.facts.pop(key, None) == {"a": 1}
+    assert place.facts.pop(key, None) is None
+    assert place.facts.get(key) is None
+    assert place.facts.put(key, 2, skip_if_exists=True)
 
 
 def test_each_item_goes_to_one_getter(place: Place, key: str) -> None:

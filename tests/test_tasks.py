@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from jobs.catalog import A10G, Tier
+from jobs.gguf import Facts
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.record import Job, State
@@ -18,7 +19,7 @@ from jobs.retrying import NEVER
 from jobs.story import story
 from jobs.tasks import Workshop, staging_subject
 from jobs.testing.faults import Fault
-from jobs.testing.models import LICENSE, SimModel, weights
+from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
 from tests.conftest import Store
@@ -73,6 +74,33 @@ def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[Workshop]:
     """A server of this tier on the bench's models directory."""
     with OllamaDouble(bench.scene.folder / "models", **settings) as double, Ollama(double.url, policy=NEVER) as ollama:
         yield bench.shop(servers={tier.name: ollama}, tiers=(tier,))
+
+
+LLAMA = find(ModelName.parse("llama3.2:1b"))
+
+
+def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
+    """The pull's result tells what the header does, and a server is chosen by the memory that contexts take as well."""
+    assert LLAMA is not None
+    with RegistryDouble([LLAMA]) as registry:
+        scene = Scene(bench.scene.folder, registry.url)
+        shop = scene.shop(bench.client)
+        pulled = worked(bench.store, shop, post(bench.store, "pull", model="llama3.2:1b"))
+        assert pulled.result, told(pulled)
+        facts = Facts.from_json(pulled.result["facts"])
+        assert facts is not None
+        assert (facts.layers, facts.kv_heads, facts.context) == (16, (8,), 131_072)
+
+        small = Tier("small", 2 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
+        large = Tier("large", 90 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
+        tiers = (small, large, replace(large, name="asked"))
+        with ExitStack() as closing:
+            servers = {tier.name: closing.enter_context(Ollama("http://127.0.0.1:9")) for tier in tiers}
+            shop = scene.shop(bench.client, servers=servers, tiers=tiers)
+            assert shop.server_of(LLAMA.name, None)[0] == small
+            assert shop.server_of(LLAMA.name, "asked")[0].name == "asked"
+            many = replace(shop, tiers=[replace(tier, parallel=64) for tier in tiers])
+            assert many.server_of(LLAMA.name, None)[0].name in ("large", "asked")
 
 
 def flipped(path: Path) -> None:

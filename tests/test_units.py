@@ -1,8 +1,11 @@
 """Promises of jobs.units."""
 
+from datetime import timedelta
+
 import pytest
 
-from jobs.units import human_bytes
+from jobs.errors import BadRequest
+from jobs.units import human_bytes, parse_span
 
 
 @pytest.mark.parametrize(
@@ -25,3 +28,19 @@ from jobs.units import human_bytes
 def test_sizes_read_as_ollama_shows_them(count: float, shown: str) -> None:
     """Decimal units, at most three figures, and rounding never shows a thousand of a smaller unit."""
     assert human_bytes(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("90d", 2160), ("12h", 12), ("30min", 0.5), ("2w", 336), ("1.5 d", 36), ("7200s", 2)]
+)
+def test_spans_are_read_as_people_write_them(text: str, hours: float) -> None:
+    """A number and a unit name a span of time."""
+    assert parse_span(text, "--since") == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize("text", ["", "90", "d", "-3d", "3 months", "1e9d", "99999999d"])
+def test_what_is_no_span_is_refused(text: str) -> None:
+    """Anything else is refused with the option, the text, and what would be right."""
+    with pytest.raises(BadRequest, match=r"--since .* is no span of time") as refused:
+        parse_span(text, "--since")
+    assert refused.value.hint == "a span looks like 90d, 12h, 30min or 2w"

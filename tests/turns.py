@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.protocols import DictLike, QueueLike
+from jobs.protocols import QueueLike, ShrinkingDict
 
 
 class Killed(BaseException):
@@ -77,7 +77,7 @@ def _stand() -> Actor:
 class TurnDict:
     """A dict whose operations wait for the actor's turn. A lost reply hides a conditional put's success."""
 
-    def __init__(self, real: DictLike) -> None:
+    def __init__(self, real: ShrinkingDict) -> None:
         self._real = real
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
@@ -88,6 +88,10 @@ class TurnDict:
     def get(self, key: Any, default: Any = None) -> Any:
         _stand()
         return self._real.get(key, default)
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        _stand()
+        return self._real.pop(key, default)
 
     def keys(self) -> Iterator[Any]:
         _stand()

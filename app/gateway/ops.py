@@ -22,31 +22,22 @@ from app.gateway.clerks import Clerks
 from app.gateway.door import Door
 from app.gateway.office import Office
 from app.gateway.posting import reader
-from app.gateway.shapes import Failure
+from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "This cannot be done as asked"},
-    401: {"model": Failure, "description": "No key, or none that is good"},
-    403: {"model": Failure, "description": "The key is good, but not for this"},
-    404: {"model": Failure, "description": "There is no such thing"},
-    422: {"model": Failure, "description": "A parameter is missing or wrong"},
-    429: {"model": Failure, "description": "The key has asked too often; see Retry-After"},
-    503: {"model": Failure, "description": "Not now; see Retry-After"},
-}
-
 
 def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
-    """The application. It lets callers in itself, where nobody before it has."""
+    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open."""
     staff = clerks or Clerks(office.open_ledger)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        staff.close()
+        if clerks is None:
+            staff.close()
 
     app = FastAPI(
         title="ollama-modal",
@@ -62,7 +53,7 @@ def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
     _word_failures(app)
     documented: dict[str, Any] = {
         "prefix": "/ops/v1",
-        "responses": _FAILURES,
+        "responses": FAILURES,
         "dependencies": [
             Security(HTTPBearer(auto_error=False)),
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
@@ -75,9 +66,18 @@ def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_document(app))
 
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
+    told = app.openapi()
+    schemas = told["components"]["schemas"]
+    for shape in (JobTold, JobsTold):
+        schemas[shape.__name__]["examples"] = examples(shape)
+    return told
 
 
 def _word_failures(app: FastAPI) -> None:

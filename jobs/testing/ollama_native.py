@@ -245,11 +245,14 @@ def _header_of(blob: Path, model: StoredModel) -> dict[str, Any]:
 
 
 def _parameters(text: str) -> str:
+    return "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in _options(text))
+
+
+def _options(text: str) -> list[tuple[str, Any]]:
     options: dict[str, Any] = {}
     with suppress(ValueError):
         options = json.loads(text)
-    pairs = ((key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value]))
-    return "\n".join(f"{key:<30} {json.dumps(value)}" for key, value in pairs)
+    return [(key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value])]
 
 
 def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
@@ -260,8 +263,15 @@ def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
         "# To build a new Modelfile based on this, replace FROM with:",
         f"# FROM {model.name}\n",
         f"FROM {parts.store.blob(weights)}",
-        f"TEMPLATE {texts['template'] or DEFAULT_TEMPLATE}",
-        *([f"SYSTEM {texts['system']}"] if texts["system"] else ()),
-        *([f"LICENSE {texts['license']}"] if texts["license"] else ()),
+        f"TEMPLATE {_quoted(texts['template'] or DEFAULT_TEMPLATE)}",
+        *([f"SYSTEM {_quoted(texts['system'])}"] if texts["system"] else ()),
+        *(f"PARAMETER {key} {_quoted(str(value))}" for key, value in _options(parts.store.text_of(model, "params"))),
+        *([f"LICENSE {_quoted(texts['license'])}"] if texts["license"] else ()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    if "\n" in text or text != text.strip(" "):
+        return f'"""{text}"""' if '"' in text else f'"{text}"'
+    return text

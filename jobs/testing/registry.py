@@ -192,10 +192,16 @@ class RegistryDouble:
         self.stopping.set()
         for server in self._servers:
             server.shutdown()
-            server.hang_up()
+        self.hang_up()
+        for server in self._servers:
             server.server_close()
         for thread in self._threads:
             thread.join()
+
+    def hang_up(self) -> None:
+        """Close every connection that is open, as a restarted registry would; new ones are welcome."""
+        for server in self._servers:
+            server.hang_up()
 
     def __enter__(self) -> Self:
         return self.start()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import site
 import sys
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,7 @@ class Container:
     function: Function
     version: int
     home: Path
+    enqueued_at: float = field(default_factory=time.time)
     state: str = "starting"
     """starting, then ready (it asked for work or reported that it serves), stopping, exited."""
     was_ready: bool = False
@@ -358,7 +360,7 @@ class Containers:
 
     async def task_list(self, request: api_pb2.TaskListRequest) -> api_pb2.TaskListResponse:
         tasks = [
-            api_pb2.TaskStats(task_id=one.id, app_id=one.function.app_id)
+            api_pb2.TaskStats(task_id=one.id, app_id=one.function.app_id, enqueued_at=one.enqueued_at)
             for one in self.alive()
             if request.app_id in ("", one.function.app_id)
         ]

@@ -3,12 +3,12 @@
 import modal
 
 from jobs.clock import Clock, SystemClock
-from jobs.protocols import DictLike, QueueLike
+from jobs.protocols import QueueLike, ShrinkingDict
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 
 
 def shapes(
     modal_queue: modal.Queue, modal_dict: modal.Dict, sqlite_queue: SqliteQueue, sqlite_dict: SqliteDict
-) -> tuple[list[QueueLike], list[DictLike], list[Clock]]:
+) -> tuple[list[QueueLike], list[ShrinkingDict], list[Clock]]:
     return [modal_queue, sqlite_queue], [modal_dict, sqlite_dict], [SystemClock(), HandClock()]

@@ -1,0 +1,172 @@
+"""What has left the ledger: nothing is lost, nothing is told twice, and it is read as one with what is still there."""
+
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.archive import AFTER, archive_at, archive_jobs, archived_jobs
+from jobs.archive import Archive
+from jobs.desk import LONG_AGO, Desk
+from jobs.progress import Reading
+from jobs.record import Ending, Job
+from tests.conftest import Store
+
+
+def ended(store: Store, subject: str, ending: Ending | None = None) -> Job:
+    ledger = store.ledger()
+    id = ledger.post("pull", subject, {"model": subject}, by="test").job.id
+    claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+    assert claim is not None
+    return ledger.end(claim, ending or Ending("succeeded", result={"model": subject}), Reading(5, 5))
+
+
+def archive(store: Store, folder: Path, commits: list[str] | None = None) -> int:
+    def commit() -> None:
+        (commits if commits is not None else []).append("committed")
+
+    return archive_jobs(store.ledger(), store.facts, archive_at(folder), store.clock.now(), commit)
+
+
+def pass_days(store: Store, days: float) -> None:
+    store.clock.wait(days * 86_400)
+
+
+# The files
+
+
+def test_records_come_back_in_order(tmp_path: Path) -> None:
+    """What was appended is read back, oldest first, sort by sort, and appending nothing makes no file."""
+    archive = Archive(tmp_path / "ops")
+    assert archive.append("jobs", []) == 0
+    assert not (tmp_path / "ops").exists()
+    assert archive.append("jobs", [{"n": 1}, {"n": 2}]) == 2
+    archive.append("health", [{"n": 9}])
+    archive.append("jobs", [{"n": 3}])
+    assert [record["n"] for record in archive.read("jobs")] == [1, 2, 3]
+    assert [record["n"] for record in archive.read("health")] == [9]
+    assert [*archive.read("nonesuch")] == []
+
+
+@pytest.mark.parametrize("kept", range(1, len('{"n":2,"text":"zwei \u00fc"}\n'.encode())))
+def test_a_torn_last_line_is_survived(tmp_path: Path, kept: int) -> None:
+    """Wherever a line was torn: those before it are read, and the next one is not lost to it."""
+    archive = Archive(tmp_path)
+    archive.append("jobs", [{"n": 1}])
+    whole = '{"n":2,"text":"zwei \u00fc"}\n'.encode()
+    with (tmp_path / "jobs.jsonl").open("ab") as file:
+        file.write(whole[:kept])
+    archive.append("jobs", [{"n": 3}])
+    told = [record["n"] for record in archive.read("jobs")]
+    assert told == ([1, 2, 3] if kept == len(whole) - 1 else [1, 3])
+
+
+def test_a_full_file_is_rotated(tmp_path: Path) -> None:
+    """A file that has grown large is set aside under the next number, and all of them are read in order."""
+    archive = Archive(tmp_path, rotate_at=30)
+    for n in range(12):
+        archive.append("jobs", [{"n": n, "text": "x" * 20}])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [*(f"jobs.{n:05}.jsonl" for n in range(1, 12)), "jobs.jsonl"]
+    assert [record["n"] for record in archive.read("jobs")] == [*range(12)]
+
+
+# Jobs
+
+
+def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
+    """A job that ended days ago is appended as one line of JSON, committed, and only then taken off the ledger."""
+    job = ended(store, "m:latest")
+    commits: list[str] = []
+    pass_days(store, 4)
+    assert archive(store, tmp_path, commits) == 0
+    assert store.ledger().jobs() == [job]
+    pass_days(store, 2)
+    assert [archive(store, tmp_path, commits) for _ in range(2)] == [1, 0]
+    assert commits == ["committed"]
+    assert store.ledger().jobs() == []
+    [line] = (tmp_path / "ops/jobs.jsonl").read_text().splitlines()
+    assert json.loads(line) == job.as_json()
+    pass_days(store, 1)
+    archive(store, tmp_path)
+    kinds = {key.partition("/")[0] for key in store.facts.keys()}  # noqa: SIM118 - no dict
+    assert kinds == {"job", "gone", "live"}
+    pass_days(store, 31)
+    archive(store, tmp_path)
+    assert [*store.facts.keys()] == ["live/pull/m:latest"]
+
+
+def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
+    """When the commit fails the job stays in the ledger; archived again, it is still told once."""
+    job = ended(store, "m:latest")
+    pass_days(store, AFTER.days + 1)
+
+    def fail() -> None:
+        raise OSError("no commit")
+
+    with pytest.raises(OSError, match="no commit"):
+        archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), fail)
+    assert store.ledger().jobs() == [job]
+    assert archive(store, tmp_path) == 1
+    assert [told.id for told in archived_jobs(archive_at(tmp_path), LONG_AGO)] == [job.id]
+
+
+def test_live_jobs_are_never_archived(store: Store, tmp_path: Path) -> None:
+    """A job that waits for a worker for weeks stays where it is, and is still claimed."""
+    id = store.ledger().post("pull", "m", {}, by="test").job.id
+    pass_days(store, 40)
+    assert archive(store, tmp_path) == 0
+    assert store.ledger().claim(id, worker="w", lease=timedelta(minutes=1)) is not None
+
+
+def desk(store: Store, folder: Path) -> Desk:
+    return Desk(
+        store.ledger(),
+        store.clock,
+        is_worked=lambda: True,
+        idle=("", ""),
+        log="",
+        archived=lambda since: archived_jobs(archive_at(folder), since),
+    )
+
+
+def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--since` lists archived jobs and those of the ledger as one, newest first, each once."""
+    first = ended(store, "first:latest", Ending("failed", "network", "cut short"))
+    pass_days(store, 10)
+    second = ended(store, "second:latest")
+    pass_days(store, 3)
+    third = ended(store, "third:latest")
+    archive(store, tmp_path)
+    pass_days(store, 3)
+    archive(store, tmp_path)
+    at = desk(store, tmp_path)
+
+    def listed(since: str | None = None, state: str | None = None) -> list[str]:
+        assert at.browse(state=state, kind=None, since=since, limit=0, json=True) == 0
+        return [told["id"] for told in json.loads(capsys.readouterr().out)]
+
+    assert listed() == [third.id]
+    assert listed(since="90d") == [third.id, second.id, first.id]
+    assert listed(since="1w") == [third.id, second.id]
+    assert listed(since="90d", state="failed") == [first.id]
+
+
+def test_an_archived_job_is_told_and_retried(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An archived job's story is told by the beginning of its id, and it is posted again exactly as it was."""
+    job = ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    pass_days(store, 6)
+    archive(store, tmp_path)
+    pass_days(store, 1)
+    archive(store, tmp_path)
+    at = desk(store, tmp_path)
+
+    assert at.tell(job.id[:6], follow=False, json=False) == 0
+    told = capsys.readouterr().out
+    assert "network: cut short" in told
+    assert "then try exactly the same again" in told
+    assert at.retry(job.id, wait=False, json=True) == 0
+    [again] = store.ledger().jobs()
+    assert (again.kind, again.request, again.attempts_allowed) == (job.kind, job.request, job.attempts_allowed)
+    assert again.id != job.id

@@ -1,0 +1,306 @@
+"""Promises of jobs.usage."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from jobs import usage as module
+from jobs.clock import SystemClock
+from jobs.testing.clock import HandClock
+from jobs.usage import PREFIX, Books, Row, Use, last_used, usage
+from tests.conftest import Store
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def use(at: datetime = START, model: str = "tiny:latest", **fields: Any) -> Use:
+    return Use(at, **{"model": model, "key": "me", "tier": "a10g", "ending": "success", **fields})
+
+
+class Shaky:
+    """A dict in memory that fails when it is told to: before it writes, or after."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Any] = {}
+        self.fails = ""
+        self.held = threading.Event()
+        self.held.set()
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        assert not skip_if_exists
+        self.held.wait(20)
+        if self.fails == "before":
+            raise ConnectionError("not written")
+        self.entries[key] = value
+        if self.fails == "after":
+            raise ConnectionError("written, but the answer was lost")
+        return True
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        if self.fails == "read":
+            raise ConnectionError("not read")
+        return self.entries.get(key, default)
+
+    def keys(self) -> Iterator[Any]:
+        return iter(list(self.entries))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return iter(list(self.entries.items()))
+
+
+def count(rows: list[Row]) -> int:
+    return sum(row.sums.count for row in rows)
+
+
+def test_uses_of_a_day_are_added_up(store: Store) -> None:
+    """One row for each model, key, tier and ending, with tokens and seconds; a first byte that never came is none."""
+    books = Books(store.facts, store.clock, "w")
+    books.add(use(prompt_tokens=10, output_tokens=5, first_byte_seconds=0.5, seconds=2.0))
+    books.add(use(START + timedelta(hours=2), prompt_tokens=1, output_tokens=1, first_byte_seconds=0.25, seconds=1.0))
+    books.add(use(ending="client_gone", seconds=9.0))
+    books.add(use(START + timedelta(days=1)))
+
+    assert books.flush()
+
+    one, two, three = usage(store.facts)
+    assert two.as_json() == {
+        "day": "2026-01-01",
+        "model": "tiny:latest",
+        "key": "me",
+        "tier": "a10g",
+        "ending": "success",
+        "count": 2,
+        "prompt_tokens": 11,
+        "output_tokens": 6,
+        "first_bytes": 2,
+        "first_byte_seconds": 0.75,
+        "seconds": 3.0,
+        "last_at": "2026-01-01T02:00:00.000Z",
+    }
+    assert Row.from_json(two.as_json()) == two
+    assert (one.about.ending, one.sums.first_bytes, one.sums.seconds) == ("client_gone", 0, 9.0)
+    assert three.about.day == "2026-01-02"
+    assert usage(store.facts, since=date(2026, 1, 2)) == [three]
+
+
+def test_writers_do_not_touch_each_others_sums(store: Store) -> None:
+    """Two processes write keys of their own, and a reader adds them up."""
+    for writer in ("one", "two"):
+        books = Books(store.facts, store.clock, writer)
+        books.add(use())
+        assert books.flush()
+
+    assert {key for key in store.facts.keys() if key.startswith(PREFIX)} == {  # noqa: SIM118 - a DictLike
+        "usage/2026-01-01/one",
+        "usage/2026-01-01/two",
+    }
+    assert count(usage(store.facts)) == 2
+
+
+def test_a_writer_that_starts_again_goes_on(store: Store) -> None:
+    """The same writer in a new process adds to the sums that it finds."""
+    for _ in range(3):
+        books = Books(store.facts, store.clock, "w")
+        books.add(use())
+        assert books.flush()
+
+    assert count(usage(store.facts)) == 3
+
+
+def test_last_use_of_each_model(store: Store) -> None:
+    """The newest use of a model counts, whatever its spelling and ending; what names no model is left out."""
+    books = Books(store.facts, store.clock, "w")
+    late = START + timedelta(days=3)
+    for each in (
+        use(model="Tiny"),
+        use(late, model="tiny:latest", ending="upstream_cut"),
+        use(model=""),
+        use(model="x:1"),
+    ):
+        books.add(each)
+    books.flush()
+
+    assert last_used(store.facts) == {"tiny:latest": late, "x:1": START}
+
+
+def test_adding_never_waits_for_the_store() -> None:
+    """While a write hangs, uses are taken at once; beyond the capacity they are dropped and counted."""
+    facts = Shaky()
+    books = Books(facts, SystemClock(), "w", every=timedelta(milliseconds=1), capacity=10)
+    facts.held.clear()
+    books.add(use())
+    books.start()
+    until = time.monotonic() + 20
+    while books._waiting and time.monotonic() < until:
+        time.sleep(0.001)
+
+    started = time.monotonic()
+    for _ in range(25):
+        books.add(use())
+    assert time.monotonic() - started < 5
+
+    assert (books.dropped, books.pending) == (15, 11)
+    facts.held.set()
+    books.stop()
+    assert (books.written, books.pending, books.dropped) == (11, 0, 15)
+    assert count(usage(facts)) == 11
+
+
+def test_a_store_that_fails_costs_nothing_but_time(clock: HandClock) -> None:
+    """Sums stay while the store fails, `trouble` says why, and the next flush writes them all."""
+    facts = Shaky()
+    books = Books(facts, clock, "w")
+    books.add(use())
+    for facts.fails in ("read", "before", "after"):
+        assert not books.flush()
+        assert books.trouble is not None
+        assert books.trouble.startswith("ConnectionError")
+        assert books.pending == 1
+    facts.fails = ""
+    books.add(use())
+
+    assert books.flush()
+
+    assert (books.written, books.pending, books.trouble) == (2, 0, None)
+    assert count(usage(facts)) == 2
+
+
+def test_days_do_not_pile_up_for_ever(clock: HandClock) -> None:
+    """When the store fails for weeks, the oldest days are given up, and counted."""
+    facts = Shaky()
+    facts.fails = "before"
+    books = Books(facts, clock, "w")
+    for day in range(module.MAX_DAYS + 3):
+        books.add(use(START + timedelta(days=day)))
+    books.flush()
+
+    assert (books.dropped, books.pending) == (3, module.MAX_DAYS)
+    facts.fails = ""
+    books.flush()
+    assert usage(facts)[0].about.day == "2026-01-04"
+
+
+def test_callers_cannot_fill_the_ledger_with_names(store: Store) -> None:
+    """Beyond the most rows of a day, models that are new share one row without a name; none of their uses is lost."""
+    books = Books(store.facts, store.clock, "w")
+    for number in range(2 * module.MAX_ROWS):
+        books.add(use(model=f"m{number}"))
+        if number % 1_500 == 0:
+            books.flush()
+    books.flush()
+
+    rows = usage(store.facts)
+    assert len(rows) <= module.MAX_ROWS + 1
+    assert count(rows) == books.written == 2 * module.MAX_ROWS
+    assert max(row.sums.count for row in rows if row.about.model == "") >= module.MAX_ROWS
+
+
+def test_rows_that_make_no_sense_are_passed_over(store: Store) -> None:
+    """What else stands under such a key spoils no sum."""
+    books = Books(store.facts, store.clock, "w")
+    books.add(use())
+    books.flush()
+    entry = store.facts.get("usage/2026-01-01/w")
+    store.facts.put("usage/2026-01-01/x", {"v": 9, "rows": [{"day": 1}, None, *entry["rows"]]})
+    store.facts.put("usage/2026-01-01/y", "nonsense")
+
+    assert count(usage(store.facts)) == 2
+
+
+class Bookkeeping(RuleBasedStateMachine):
+    """Uses, flushes, failures of the store and restarts in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = HandClock()
+        self.facts = Shaky()
+        self.added = 0
+        self.before = 0
+
+    @initialize()
+    def begin(self) -> None:
+        self.books = Books(self.facts, self.clock, "w", capacity=5)
+
+    @rule(late=st.integers(0, 3), model=st.sampled_from(["a", "b"]))
+    def add(self, late: int, model: str) -> None:
+        self.books.add(use(self.clock.now() - timedelta(days=late), model))
+        self.added += 1
+
+    @rule(fails=st.sampled_from(["", "", "before", "after", "read"]))
+    def flush(self, fails: str) -> None:
+        self.facts.fails = fails
+        self.books.flush()
+        self.facts.fails = ""
+
+    @rule(days=st.integers(0, 20))
+    def pass_time(self, days: int) -> None:
+        self.clock.tick(days * 86_400)
+
+    @rule()
+    def start_again(self) -> None:
+        self.books.flush()
+        self.before += self.books.written + self.books.dropped
+        self.begin()
+
+    @invariant()
+    def nothing_is_counted_twice_or_forgotten(self) -> None:
+        """All uses are written, dropped or pending; the store holds those that are written, and at most the pending."""
+        books = self.books
+        assert self.before + books.written + books.dropped + books.pending == self.added
+        assert count(usage(self.facts)) <= self.added
+
+    def teardown(self) -> None:
+        for _ in range(3):
+            self.flush("")
+        dropped = self.added - count(usage(self.facts))
+        assert dropped >= 0
+        assert self.books.pending == 0
+
+
+TestBookkeeping = Bookkeeping.TestCase
+TestBookkeeping.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["", "before", "after", "read"])), max_size=12))
+def test_what_is_in_the_store_is_what_was_written(steps: list[tuple[int, str]]) -> None:
+    """Whatever flushes failed on the way, at the end the store's sum is the number of uses that were added."""
+    facts, clock = Shaky(), HandClock()
+    books = Books(facts, clock, "w")
+    for uses, fails in steps:
+        for _ in range(uses):
+            books.add(use())
+        facts.fails = fails
+        books.flush()
+    facts.fails = ""
+    assert books.flush()
+
+    assert count(usage(facts)) == books.written == sum(uses for uses, _ in steps)
+    assert (books.pending, books.dropped) == (0, 0)
+
+
+def test_stopping_writes_what_is_left(store: Store) -> None:
+    """A gateway that ends in order loses no use."""
+    books = Books(store.facts, SystemClock(), "w", every=timedelta(hours=1))
+    books.start()
+    books.add(use())
+
+    books.stop()
+
+    assert count(usage(store.facts)) == 1
+
+
+@pytest.mark.parametrize("text", ["2026-01-01T23:59:59+00:00", "2026-01-02T01:00:00+02:00"])
+def test_days_are_those_of_utc(store: Store, text: str) -> None:
+    """A use belongs to the day that it was in UTC."""
+    books = Books(store.facts, store.clock, "w")
+    books.add(use(datetime.fromisoformat(text)))
+    books.flush()
+
+    assert [row.about.day for row in usage(store.facts)] == ["2026-01-01"]
