@@ -36,8 +36,6 @@ class Upstream:
     """What its door wants: Modal's proxy token, or nothing."""
     startup: timedelta = timedelta(seconds=300)
     """How long a cold start may take, and a load after it."""
-    parallel: int = 4
-    """How many requests one of its servers answers at a time."""
 
 
 @dataclass(frozen=True)
