@@ -154,7 +154,7 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
         refused = asked(running, dialect)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
-        assert "3 callers wait for tier 'a10g' already: waking a10g, 0 s" in refused.text
+        assert "3 callers wait for tier 'a10g' already: waking a10g, " in refused.text
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert {(row.about.ending, row.sums.count) for row in running.rows(4)} == {("success", 3), ("refused", 1)}
@@ -206,13 +206,13 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
         assert response.headers["x-served-tier"] == "a10g"
         pieces = response.iter_raw()
         comments = [next(pieces), next(pieces)]
-        assert all(each.startswith(b": waking a10g, 0 s\n\n") for each in comments)
+        assert all(each.startswith(b": waking a10g, ") for each in comments)
         door.awake.set()
         rest = b"".join(pieces)
         said = rest[rest.index(dialect.pieces[0]) :]
         assert said == b"".join(dialect.pieces)
         assert set(rest.removesuffix(said).split(b"\n\n")) <= {
-            b"", b": waking a10g, 0 s", b": loading llama3.2:latest", b": waiting for a10g",
+            b"", b": loading llama3.2:latest", b": waiting for a10g", *(b": waking a10g, %d s" % n for n in range(9)),
         }  # fmt: skip
         assert running.row().about.ending == "success"
 
