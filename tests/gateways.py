@@ -65,7 +65,7 @@ class Heard:
 
     @property
     def only_loads(self) -> bool:
-        return self.path == "/api/generate" and "prompt" not in self.json
+        return self.path == "/api/generate" and not {"prompt", "keep_alive"} & set(self.json)
 
 
 class Line:

@@ -344,6 +344,40 @@ def test_another_context_is_another_load(tmp_path: Path) -> None:
         assert [load.json.get("options") for load in server.loads] == [None, {"num_ctx": 2048}, None]
 
 
+@pytest.mark.parametrize("keep_alive", [0, "0", 5, "30s", "500ms"])
+def test_what_does_not_stay_is_not_counted_on(tmp_path: Path, keep_alive: object) -> None:
+    """A model that its caller wants out of memory soon is loaded by the gateway again, not by whoever comes next."""
+    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+        for keep in (keep_alive, "10m", -1, "1h30m"):
+            assert asked(running, OLLAMA, keep_alive=keep).status_code == 200
+        assert len(server.loads) == 2
+
+
+def test_to_unload_is_not_to_load(tmp_path: Path) -> None:
+    """`ollama stop` loads nothing, and its request passes."""
+    body = {"model": "llama3.2", "keep_alive": 0}
+    with (
+        Scripted(lambda _, line: line.document({"done": True})) as server,
+        gateway(tmp_path, {"a10g": server.url}) as running,
+    ):
+        assert httpx.post(f"{running.url}/api/generate", json=body, timeout=PATIENCE).status_code == 200
+        assert (server.loads, [heard.json for heard in server.asked]) == ([], [body])
+
+
+def test_a_door_that_lets_nobody_in(tmp_path: Path) -> None:
+    """When the way to a tier is closed, waiting would change nothing: callers are told at once, as of our trouble."""
+
+    def opening(_: Heard, line: Line) -> None:
+        line.document({"error": "modal-http: invalid proxy token"}, 401)
+
+    with Scripted(played, opening=opening) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+        answer = asked(running, OLLAMA)
+        assert answer.status_code == 502
+        assert "closed to the gateway: it answers 401" in answer.json()["error"]
+        assert "ollama-proxy-token" in answer.json()["error"]
+        assert len(server.heard) == 1
+
+
 def test_a_tier_that_fell_asleep(tmp_path: Path) -> None:
     """A tier that was there a moment ago and is gone is woken again within the same request."""
     with Scripted(played) as first, gateway(tmp_path, {"a10g": first.url}) as running:

@@ -111,6 +111,11 @@ class Gateway:
         if path.startswith(OWN):
             await self._ops(_at(path, scope), receive, _naming(exchange, send))
             return
+        with logger.contextualize(request=exchange.id):
+            await self._told(scope, path, exchange, receive)
+
+    async def _told(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+        """Answer, whatever happens; and see to the record of what came no farther than here."""
         ending: Ending = "refused"
         try:
             await self._answer(scope, path, exchange, receive)
@@ -119,7 +124,7 @@ class Gateway:
         except Trouble as trouble:
             await _refuse(exchange, trouble)
         except Exception as error:  # noqa: BLE001 - the gateway's edge: one request must not end more than itself
-            logger.opt(exception=error).error("request {} to {} failed", exchange.id, path)
+            logger.opt(exception=error).error("the request to {} failed", path)
             if not exchange.status:
                 await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
         if exchange.entry.what == "passed" and not exchange.is_recorded:

@@ -36,8 +36,6 @@ class Upstream:
     """What its door wants: Modal's proxy token, or nothing."""
     startup: timedelta = timedelta(seconds=300)
     """How long a cold start may take, and a load after it."""
-    parallel: int = 4
-    """How many requests one of its servers answers at a time."""
 
 
 @dataclass(frozen=True)
@@ -194,8 +192,8 @@ class Waking:
         place.heard_at = float("-inf")
         place.why = why or "it is gone"
 
-    def unseen(self, tier: str, model: str) -> None:
-        """The server does not know a model that is here."""
+    def forget(self, tier: str, model: str) -> None:
+        """The server does not have the model in memory any more, or will not for long."""
         self._tiers[tier].loaded.pop(model, None)
 
     # For those who only look, in any thread
@@ -346,7 +344,12 @@ class Waking:
 
 
 async def _absence(wire: Wire) -> str | None:
-    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it."""
+    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
+
+    Raises:
+        ServerTrouble: somebody on the way lets us in to nobody, which no waiting changes.
+
+    """
     try:
         answer = await wire.ask("GET", "/api/version")
     except NetworkTrouble as trouble:
@@ -357,7 +360,13 @@ async def _absence(wire: Wire) -> str | None:
         return str(trouble)
     finally:
         answer.close()
-    return None if answer.status == 200 else f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    said = f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    if answer.status in {401, 403, 407}:
+        raise ServerTrouble(
+            f"the way to {wire.url} is closed to the gateway: {said}",
+            hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
+        )
+    return None if answer.status == 200 else said
 
 
 async def _loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
