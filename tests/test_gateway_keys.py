@@ -1,6 +1,7 @@
 """Keys: what a line may say, who is let in by which header, and how much one key may ask for."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from jobs.errors import (
     BadRequest,
     Bug,
     Forbidden,
+    NetworkTrouble,
     NotFound,
     Stalled,
     TooManyRequests,
@@ -22,10 +24,11 @@ from jobs.errors import (
 )
 from jobs.names import ModelName
 from jobs.testing.clock import HandClock
+from tests.stacks import Shell
 
 NOW = datetime(2026, 9, 15, tzinfo=UTC)
-KEY = new_key()
-OTHER = new_key()
+KEY = PREFIX + "k" * 43  # fixed, because it is in the names of tests, which all workers must agree on
+OTHER = PREFIX + "o" * 43
 LINE = f"alice {hash_of(KEY)}"
 
 
@@ -38,9 +41,9 @@ def bearer(key: str) -> list[tuple[bytes, bytes]]:
 
 def test_a_key_is_256_random_bits_with_a_prefix_that_is_recognised() -> None:
     """Two keys are never the same, and a scanner for secrets knows one when it sees it."""
-    assert KEY.startswith(PREFIX)
-    assert len(KEY) == len(PREFIX) + 43
-    assert KEY != OTHER
+    made = {new_key() for _ in range(10)}
+    assert len(made) == 10
+    assert {(key[: len(PREFIX)], len(key)) for key in made} == {(PREFIX, len(PREFIX) + 43)}
 
 
 def test_a_line_without_words_is_a_key_for_chat() -> None:
@@ -113,6 +116,26 @@ def test_names_and_hashes_are_not_used_twice() -> None:
         Keys.parse(f"{LINE}\nalice {hash_of(OTHER)}")
     with pytest.raises(BadRequest, match=r"line 2 of .*: key 'bob' is key 'alice' again"):
         Keys.parse(f"{LINE}\nbob {hash_of(KEY)}")
+
+
+def test_keys_come_from_several_places_together() -> None:
+    """The home's file and the variable count both; a name that is in both is refused with the place of the second."""
+    keys = Keys.gather({"the file": LINE, "the variable": f"bob {hash_of(OTHER)}"})
+    assert keys.names == ("alice", "bob")
+    with pytest.raises(BadRequest, match=r"line 2 of the variable: there is a key 'alice' before"):
+        Keys.gather({"the file": LINE, "the variable": f"\nalice {hash_of(OTHER)}"})
+
+
+def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
+    """Exit 2 before any server is started, with file, line and remedy, and without the secret."""
+    shell = Shell(tmp_path)
+    (shell.home / "om").mkdir()
+    (shell.home / "om" / "keys").write_text(f"{LINE}\n{KEY}\n")
+    done = shell.run("up", "--simulate", "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
+    assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
+    assert KEY not in done.stderr
 
 
 # -- who is let in -----------------------------------------------------------------------------------------------------
@@ -286,7 +309,8 @@ def test_keys_do_not_share_their_limits() -> None:
         (Unauthorized("x"), 401),
         (Forbidden("x"), 403),
         (TooManyRequests("x"), 429),
-        (Stalled("x"), 503),
+        (Stalled("x"), 504),
+        (NetworkTrouble("x"), 503),
         (Bug("x"), 500),
         (Trouble("x"), 500),
     ],

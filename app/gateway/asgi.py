@@ -140,7 +140,7 @@ class Gateway:
             raise NotFound(f"{path[:200]!r} is not here")
         if exchange.method not in entry.methods:
             raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
-        exchange.caller.need("admin" if entry.scope == "admin" else "chat", "admin")
+        exchange.caller.need(*_scopes(entry))
         if entry.what == "refused":
             raise Forbidden(f"{entry.path} is not served here: {entry.why}")
         leave = self._limits.enter(exchange.caller)
@@ -170,6 +170,11 @@ class Gateway:
             began=self._clock.monotonic(),
             send=send,
         )
+
+
+def _scopes(entry: Entry) -> tuple[str, ...]:
+    """Any of these will do: whoever may change things may also look at them, but not infer."""
+    return ("chat", "admin") if entry.scope == "chat" and entry.what != "passed" else (entry.scope,)
 
 
 def _at(path: str, scope: Scope) -> Scope:
