@@ -120,6 +120,35 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
         assert sorted(load.json["model"] for load in server.loads) == ["llama3.2:latest", "qwen3:latest"]
 
 
+def test_models_side_by_side(tmp_path: Path) -> None:
+    """Two models that stay in memory are each asked for once, however often their callers take turns."""
+    shelf = Shelf([model("llama3.2"), model("qwen3")])
+    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+        for name in ("llama3.2", "qwen3") * 4:
+            assert asked(running, OLLAMA, model=name).status_code == 200
+        assert len(server.loads) == 2
+
+
+def test_a_real_load_may_have_cost_another(tmp_path: Path) -> None:
+    """After a load that took its time, what else was in memory is asked for again before it is counted on."""
+
+    def opening(heard: Heard, line: Line) -> None:
+        if heard.path == "/api/version":
+            line.document({"version": "1"})
+        else:
+            CLOCK.wait(0.1)
+            line.document({"done": True})
+
+    shelf, pace = Shelf([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
+    with (
+        Scripted(played, opening=opening) as server,
+        gateway(tmp_path, {"a10g": server.url}, shelf=shelf, pace=pace) as running,
+    ):
+        for name in ("llama3.2", "qwen3", "qwen3", "llama3.2"):
+            assert asked(running, OLLAMA, model=name).status_code == 200
+        assert [load.json["model"].partition(":")[0] for load in server.loads] == ["llama3.2", "qwen3", "llama3.2"]
+
+
 def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """While one tier sleeps, the callers of another are answered."""
     asleep = Door(awake=False)

@@ -189,6 +189,14 @@ def test_reset_before_the_first_byte(trial: Trial, dialect: Dialect) -> None:
 
 
 @each_dialect
+def test_hung_up_at_once(trial: Trial, dialect: Dialect) -> None:
+    """A server that takes a connection only to close it is asked again, however early that happens."""
+    with Scripted(lambda _, line: dialect.play(line), trial.port, hang_ups=3):
+        assert trial.asked(dialect).content == b"".join(dialect.pieces)
+        assert trial.ending() == "success"
+
+
+@each_dialect
 def test_reset_each_time(trial: Trial, dialect: Dialect) -> None:
     """A request that ends the server each time is given up after three times: it may be the request."""
     with Scripted(lambda _, line: line.reset(), trial.port) as server:

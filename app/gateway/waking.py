@@ -70,6 +70,8 @@ class Pace:
     """Between two looks whether a tier is awake; at zero containers each is answered 503 at once."""
     trust_seconds: float = 60.0
     """So long a model that answered is taken to be loaded; below Ollama's five minutes of keeping one alive."""
+    real_load_seconds: float = 0.5
+    """A load that took less was none: the model was in memory."""
     unseen_seconds: float = 120.0
     """So long a server may say that it does not know a model which is here: it takes new weights in when idle."""
     report_seconds: float = 90.0
@@ -275,12 +277,13 @@ class Waking:
             await self._up(place)
             if not model:
                 return
+            began = _now()
             try:
                 status, text = await _loaded(place.wire, model, settings)
             except NetworkTrouble as trouble:
                 status, text = 503, str(trouble)
             if status == 200:
-                self._is_loaded(place, model, settings)
+                self._is_loaded(place, model, settings, _now() - began)
                 return
             if status == 503:
                 self.lost(place.upstream.tier, text)
@@ -296,11 +299,12 @@ class Waking:
                 )
             await asyncio.sleep(next(pauses))
 
-    def _is_loaded(self, place: _Tier, model: str, settings: Settings) -> None:
-        """What else was loaded may have had to go; whoever wants it asks, which costs little when it is still there."""
-        place.loaded.clear()
+    def _is_loaded(self, place: _Tier, model: str, settings: Settings, seconds: float) -> None:
+        """What else was in memory may have had to go, unless this was there already."""
+        if seconds > self._pace.real_load_seconds:
+            place.loaded.clear()
+            logger.info("{} is loaded on tier {}, in {:.1f} s", model, place.upstream.tier, seconds)
         self.answered(place.upstream.tier, model, settings)
-        logger.info("{} is loaded on tier {}", model, place.upstream.tier)
 
     async def _up(self, place: _Tier) -> None:
         """Be sure that the tier answers, waking it if it does not; all who need it wait for the one who wakes."""
