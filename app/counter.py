@@ -7,7 +7,7 @@ as the command follows the job.
 import re
 import sys
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -20,11 +20,12 @@ from app.resources import APP, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock, isoformat
 from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
-from jobs.errors import Killed, Refused
+from jobs.errors import BadRequest, Killed, Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE, Job, State
-from jobs.terminal import put, put_json, say, settle_streams
+from jobs.terminal import put, put_json, put_lines, say, settle_streams
+from jobs.units import parse_span
 
 if TYPE_CHECKING:
     from app.desired import Night
@@ -52,6 +53,7 @@ def worded(text: str) -> str:
         option = f"{_OPTIONS.get(verb, '--id')} " if argument else ""
         return f"modal run -m app.jobs::{verb}" + (f" {option}{argument}" if argument else "")
 
+    text = re.sub(r"(\bollama-modal retry --all) --class\b", r"\1 --failure-class", text)
     return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
 
 
@@ -176,9 +178,50 @@ class Counter:
 
         self._do(warm)
 
-    def retry(self, id: str, *, wait: bool, json: bool) -> None:
-        self.errand.follows = wait
-        self._do(lambda: self.desk.retry(id, wait=wait, json=json))
+    def retry(self, id: str, *, every: bool, failure_class: str, wait: bool, json: bool) -> None:
+        def retry() -> int:
+            if bool(id) == every:
+                raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
+            if every:
+                return self.desk.retry_all(failure_class or None, json=json)
+            return self.desk.retry(id, wait=wait, json=json)
+
+        self.errand.follows = wait and not every
+        self._do(retry)
+
+    def cost(self, past: Callable[[], Mapping[str, Any]], *, since: str, json: bool) -> None:
+        from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.spending import estimate  # noqa: PLC0415
+
+        def cost() -> int:
+            began = self.desk.now - parse_span(since, "--since")
+            found = estimate({**past(), **dict(ledger.items())}, declared(), began, self.desk.now)
+            if json:
+                put_json(found.as_json())
+            else:
+                put_lines(found.lines())
+            return 0
+
+        self._do(cost)
+
+    def windows(self, past: Callable[[], Mapping[str, Any]], *, json: bool) -> None:
+        from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.windows import offers  # noqa: PLC0415
+
+        def windows() -> int:
+            found = offers(declared(), {**past(), **dict(ledger.items())}, self.desk.clock.now())
+            if json:
+                put_json([each.as_json() for each in found])
+            else:
+                put_lines(line for each in found for line in each.lines())
+            if not found:
+                say("fleet.toml declares no windows")
+            return 0
+
+        self._do(windows)
+
+    def dead(self, *, since: str, json: bool) -> None:
+        self._do(lambda: self.desk.dead(since=since or None, json=json))
 
     def jobs(self, *, state: str, kind: str, since: str, limit: int, json: bool) -> None:
         self._do(
@@ -201,7 +244,7 @@ class Counter:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            counts = Tally(job.state for job in self.desk.ledger.jobs())
+            counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
             found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
             if json:

@@ -78,6 +78,8 @@ class Tier(_Table):
     startup_timeout_seconds: Annotated[int, Field(ge=60, le=3600)]
     target_concurrency: Annotated[int, Field(ge=1, le=1000)]
     exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
+    own_wakes_per_day: Annotated[int, Field(ge=0, le=1000)]
+    """How often the night and the windows together may wake it in a day."""
     ollama: OllamaSettings
 
     @property
@@ -180,12 +182,27 @@ class Prices(_Table):
         )
 
 
+AlertKind = Literal["job", "tier", "quota", "pinned", "budget", "nightly", "wakes"]
+
+
+class Alerts(_Table):
+    """What somebody is told of."""
+
+    kinds: list[AlertKind]
+    quota_percent: Annotated[int, Field(ge=1, le=100)]
+    nightly_late_hours: Annotated[int, Field(ge=1, le=24)]
+    monthly_budget_dollars: Annotated[float, Field(gt=0)] | None = None
+    webhook_secret: Annotated[str, Field(min_length=1)] | None = None
+    """The Modal secret that has OLLAMA_MODAL_WEBHOOK. Without it incidents are only recorded."""
+
+
 class Fleet(_Table):
     tiers: Annotated[dict[str, Tier], Field(min_length=1)]
     models: list[Model] = []
     windows: list[Window] = []
     volume: Volume
     schedule: Schedule
+    alerts: Alerts
     prices: Prices
 
     def dollars_per_hour(self, tier: str) -> float:
@@ -308,6 +325,7 @@ _WORDS: dict[str, str] = {
     "bool_type": "neither true nor false; write one of them, without quotes",
     "string_type": "not a text; put it in quotes",
     "greater_than_equal": "too small; at least {ge}",
+    "greater_than": "too small; more than {gt}",
     "less_than_equal": "too large; at most {le}",
     "literal_error": "not one of the choices; {expected}",
     "too_short": "is empty; at least one",

@@ -14,6 +14,9 @@ GENERATION = "weights/generation"
 KNOWN = "weights/models"
 """The fact that tells size and header of each whole model, by folded name, to whoever has no volume to look at."""
 
+ROOM = "weights/room"
+"""The fact that tells how many bytes the weights take."""
+
 MISSES_ALLOWED = 4
 """So many probes in a row may go unanswered: a load that reads slow storage keeps Ollama silent for minutes."""
 

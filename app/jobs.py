@@ -71,6 +71,14 @@ def past(since: str) -> "list[dict[str, Any]]":
     return past(since)
 
 
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def spent() -> "dict[str, Any]":
+    """What the archive knows of containers and usage."""
+    from app.shelf import spent  # noqa: PLC0415
+
+    return spent()
+
+
 @app.function(
     image=cpu_image, schedule=modal.Cron(_TIMES.tick, timezone=_TIMES.timezone), max_containers=1, timeout=_SHORT
 )
@@ -159,19 +167,31 @@ def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json:
 
 
 @app.local_entrypoint()
-def retry(id: str, wait: bool = True, json: bool = False) -> None:
-    """Post an ended job again, exactly as it was posted."""
+def retry(
+    id: str = "",
+    all: bool = False,  # noqa: A002 - the name is the option
+    failure_class: str = "",
+    wait: bool = True,
+    json: bool = False,
+) -> None:
+    """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).retry(id, wait=wait, json=json)
+    counter(weights_worker, past).retry(id, every=all, failure_class=failure_class, wait=wait, json=json)
 
 
 @app.local_entrypoint()
-def jobs(state: str = "", kind: str = "", since: str = "", limit: int = 20, json: bool = False) -> None:
-    """List the jobs, newest first; with `--since 90d` the archived ones among them."""
+def jobs(
+    *, state: str = "", kind: str = "", since: str = "", limit: int = 20, dead: bool = False, json: bool = False
+) -> None:
+    """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).jobs(state=state, kind=kind, since=since, limit=limit, json=json)
+    at = counter(weights_worker, past)
+    if dead:
+        at.dead(since=since, json=json)
+    else:
+        at.jobs(state=state, kind=kind, since=since, limit=limit, json=json)
 
 
 @app.local_entrypoint()
@@ -196,6 +216,22 @@ def models(json: bool = False) -> None:
     from app.counter import counter  # noqa: PLC0415
 
     counter(weights_worker, past).models(shelf.remote, json=json)
+
+
+@app.local_entrypoint()
+def cost(since: str = "7d", json: bool = False) -> None:
+    """Tell what the servers have cost, about, and what for."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker, past).cost(spent.remote, since=since, json=json)
+
+
+@app.local_entrypoint()
+def windows(json: bool = False) -> None:
+    """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker, past).windows(spent.remote, json=json)
 
 
 @app.local_entrypoint()

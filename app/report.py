@@ -73,7 +73,7 @@ class Report:
     Args:
         tier: which kind of server.
         container: names this one; on one machine, the server.
-        state: serving, silent, ended, failed or refused.
+        state: waking, serving, silent, ended, failed or refused.
         at: when it was written.
         why: what led to the state, in words.
         started_at: when the server began to start.

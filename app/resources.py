@@ -21,6 +21,7 @@ SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
+MESSENGER = "messenger"
 PORT = 11434
 PYTHON = "3.12"
 

@@ -14,6 +14,7 @@ from app.desired import BY_NIGHTLY, Actual, night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
+from app.wakes import Wakes
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
@@ -36,7 +37,7 @@ def windows(ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: 
     """Keep the tiers awake whose window is open, and no longer than that.
 
     Said again at every tick, because a deployment makes Modal forget it. A tier without windows is never touched: what
-    somebody set there by hand stays.
+    somebody set there by hand stays. To open one is a wake of our own, and the tier's budget for those may forbid it.
 
     Args:
         ledger: where the window's models are posted to be warmed, as it opens.
@@ -46,11 +47,13 @@ def windows(ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: 
         keep: keeps so many containers of a tier up.
 
     """
-    opened = fleet.windows_open(now)
+    opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
     for name in {window.tier for window in fleet.windows} | {name for name in fleet.tiers if facts.get(_window(name))}:
         was, least = bool(facts.get(_window(name))), fleet.tier(name).min_containers
         if name in awake:
+            if not was and not wakes.take(name, _window(name), now):
+                continue
             keep(name, max(1, least))
         elif was:
             keep(name, least)

@@ -1,23 +1,35 @@
 """The two schedules as they run in a container: `app.rounds` with everything it is handed there."""
 
+import os
+
 import modal
 
-from app import rounds
+from app import lookout, rounds
 from app.fleet import declared
 from app.forecast import actual
-from app.resources import APP, SERVERS, ledger, queue
+from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
-from jobs.clock import SystemClock
+from app.watch import NIGHT_RAN
+from jobs.clock import SystemClock, isoformat
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE
 from jobs.upkeep import recall, remember
+from jobs.webhook import Webhook
 
 
 def tick() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
-    rounds.windows(book, declared(), ledger, clock.now(), _keep)
     rounds.tick(book, ledger, clock, ring)
+    fleet = declared()
+    if lookout.look(book, ledger, fleet, clock.now()).has_news and fleet.alerts.webhook_secret:
+        modal.Function.from_name(APP, MESSENGER).spawn()
+    rounds.windows(book, fleet, ledger, clock.now(), _keep)
+
+
+def tell() -> None:
+    clock = SystemClock()
+    lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
 
 
 def _keep(tier: str, least: int) -> None:
@@ -27,6 +39,7 @@ def _keep(tier: str, least: int) -> None:
 def nightly() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
+    ledger.put(NIGHT_RAN, {"v": 1, "at": isoformat(clock.now())})
     memory = recall(ledger, book.jobs())
     remember(ledger, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     rounds.nightly(book, declared(), actual(book, declared(), memory, clock), clock.now())

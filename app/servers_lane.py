@@ -15,12 +15,17 @@ from loguru import logger
 
 from app.fleet import Fleet, declared
 from app.freshness import KNOWN
+from app.health import of_tier
 from app.lanes import work
+from app.report import PREFIX, Report
 from app.resources import APP, SERVERS, ledger, queue
+from app.wakes import SYNTHETIC, Wakes
 from jobs.catalog import place
-from jobs.clock import SystemClock
+from jobs.clock import Clock, SystemClock
+from jobs.errors import Refused
 from jobs.gguf import Facts
 from jobs.ledger import Ledger
+from jobs.meter import say_warming
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.protocols import DictLike
@@ -47,7 +52,8 @@ def run() -> bool:
         tiers=fleet.catalog_tiers(),
         belongs=lambda name: tier_of(name, fleet, ledger),
     )
-    return work(book, SERVERS_LANE, lambda run: _awake(run, shop, fleet), clock, concurrency=AT_ONCE)
+    warming = Warming(shop, fleet, ledger, clock)
+    return work(book, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
 def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
@@ -76,17 +82,55 @@ def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
     return place(int(known["size"]), fleet.catalog_tiers(), facts=Facts.from_json(known["facts"])).tier.name
 
 
-def _awake(run: Run, shop: Workshop, fleet: Fleet) -> dict[str, Any]:
-    """Wait until the server is up, then do what the job asks for.
+class Warming:
+    """Wakes the server that a job needs, and has it do what the job asks for.
 
-    At zero containers every request is answered 503 at once, and starts one.
+    Args:
+        shop: what the tasks work with.
+        fleet: declares the tiers.
+        facts: where servers report, and where wakes of our own are counted.
+        clock: the time.
+
     """
-    name = ModelName.parse(run.job.request["model"])
-    tier, server = shop.server_of(name, run.job.request.get("tier"))
-    startup = timedelta(seconds=fleet.tier(tier.name).startup_timeout_seconds)
-    run.progress.begin(f"waking {tier.name}")
-    waking = Policy(
-        attempts=10_000, within=startup + _QUEUE_FOR_A_GPU, first=timedelta(seconds=1), longest=timedelta(seconds=5)
-    )
-    waking.call(server.version, sleep=run.sleep)
-    return perform(run, shop)
+
+    def __init__(self, shop: Workshop, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
+        self._shop = shop
+        self._fleet = fleet
+        self._facts = facts
+        self._clock = clock
+        self._wakes = Wakes(facts, fleet)
+
+    def perform(self, run: Run) -> dict[str, Any]:
+        """Wait until the server is up, then do what the job asks for.
+
+        At zero containers every request is answered 503 at once, and starts one.
+
+        Raises:
+            Refused: nobody asked for this job, and the tier was woken often enough today.
+
+        """
+        name = ModelName.parse(run.job.request["model"])
+        tier, server = self._shop.server_of(name, run.job.request.get("tier"))
+        within = timedelta(seconds=self._fleet.tier(tier.name).startup_timeout_seconds) + _QUEUE_FOR_A_GPU
+        self._allow(run, tier.name)
+        run.progress.begin(f"waking {tier.name}")
+        waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=timedelta(seconds=5))
+        say_warming(self._facts, tier.name, self._clock.now() + within)
+        try:
+            waking.call(server.version, sleep=run.sleep)
+            return perform(run, self._shop)
+        finally:
+            say_warming(self._facts, tier.name, self._clock.now())
+
+    def _allow(self, run: Run, tier: str) -> None:
+        if run.job.posted_by not in SYNTHETIC or self._is_up(tier):
+            return
+        if not self._wakes.take(tier, f"{run.job.id}/{run.n}", self._clock.now()):
+            raise Refused(
+                f"tier {tier} was not woken: its {self._wakes.budget(tier)} wakes of our own for today are used up",
+                hint=f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed",
+            )
+
+    def _is_up(self, tier: str) -> bool:
+        reports = [Report.from_json(value) for key, value in self._facts.items() if key.startswith(f"{PREFIX}{tier}/")]
+        return of_tier(tier, reports, self._clock.now()).state in {"ready", "degraded"}

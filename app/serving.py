@@ -19,6 +19,7 @@ from app.report import Loaded, Report
 from app.view import View
 from jobs.clock import isoformat
 from jobs.errors import CpuFallback, Trouble
+from jobs.meter import Meter, Share, is_warming
 from jobs.ollama_shapes import Running
 
 _DRAIN_SECONDS = 10
@@ -44,6 +45,9 @@ class Server:
         self._gpu: gpu.Gpu | None = None
         self._version = ""
         self._started_at = place.clock.now()
+        self._meter = Meter(place.facts, place.clock, wanted.tier, place.container)
+        self._served_before = 0
+        self._last_running: list[Running] = []
         self._before: Look | None = None
         self._misses = 0
         self._is_ready = False
@@ -60,6 +64,7 @@ class Server:
             ServerTrouble: Ollama did not come up.
 
         """
+        self._report(state="waking")
         try:
             self._gpu = gpu.find() if self._wanted.gpu_promised else None
             logger.info("tier {}: {}", self._wanted.tier, self._gpu or "no GPU promised")
@@ -135,6 +140,11 @@ class Server:
     def _missed(self, trouble: Trouble) -> None:
         self._misses += 1
         logger.warning("probe {} in a row without an answer: {}", self._misses, trouble)
+        # A load from slow storage silences Ollama for a while, and is no trouble yet.
+        is_trouble = self._misses >= MISSES_ALLOWED - 1
+        self._report(
+            self._last_running, why=f"{self._misses} probes in a row without an answer: {trouble}" if is_trouble else ""
+        )
         if self._misses >= MISSES_ALLOWED:
             self._leave(f"ollama has not answered {self._misses} probes in a row: {trouble}")
 
@@ -152,7 +162,7 @@ class Server:
 
     def _running(self) -> list[Running]:
         with self._place.ollama() as ollama:
-            running = ollama.ps()
+            self._last_running = running = ollama.ps()
         self._report(running)
         return running
 
@@ -197,5 +207,15 @@ class Server:
         )
         try:
             self._place.facts.put(report.key, report.as_json())
+            self._meter.note(self._share())
         except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
             logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
+
+    def _share(self) -> Share:
+        """What the time since the last report went to."""
+        before, self._served_before = self._served_before, self._served()
+        if not self._is_ready:
+            return "cold"
+        if is_warming(self._place.facts, self._wanted.tier, self._place.clock.now(), self._wanted.probe_every):
+            return "warming"
+        return "serving" if self._served_before > before or self._in_flight() else "idle"

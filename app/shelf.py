@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from app import spending
 from app.archive import archive_at, archived_jobs
 from app.resources import MODELS, weights
 from jobs import survey
@@ -21,3 +22,9 @@ def past(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
     weights.reload()
     return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]
+
+
+def spent() -> dict[str, Any]:
+    """What the archive knows of containers and usage."""
+    weights.reload()
+    return spending.past(archive_at(Path(MODELS)))

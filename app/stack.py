@@ -24,6 +24,7 @@ from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
 from jobs.home import Home, Server, Stack
+from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.pruning import Retention
 from jobs.registry import Registry
@@ -66,6 +67,10 @@ class Plan:
     port: int
     declared: Declared | None = None
 
+    def belongs(self, name: ModelName) -> str | None:
+        """The tier that is declared for a model, if one is."""
+        return self.declared.fleet.belongs(name) if self.declared else None
+
 
 def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
     """Run until a signal (0), or until a server, a worker or the gateway is lost (1)."""
@@ -83,7 +88,16 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, children, clock)
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
-            reception = Reception(servers, keys, home, clock, plan.limits.rate_limit)
+            limits = plan.limits
+            reception = Reception(
+                servers,
+                keys,
+                home,
+                clock,
+                belongs=plan.belongs,
+                rate_limit=limits.rate_limit,
+                quota_bytes=limits.retention.quota_bytes,
+            )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)
             crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
@@ -141,6 +155,7 @@ def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,
+        belongs=plan.belongs,
         retention=plan.limits.retention,
         around=lambda: around(home, named(servers), clock),
     )

@@ -12,14 +12,15 @@ from typing import Any
 import modal
 from loguru import logger
 
-from app.archive import archive_at, archive_jobs
+from app.archive import archive_at, archive_facts, archive_jobs
 from app.fleet import declared
 from app.forecast import around
-from app.freshness import GENERATION, KNOWN
+from app.freshness import GENERATION, KNOWN, ROOM
 from app.lanes import work
 from app.mirror import mirrors
 from app.pulse import COMMIT_EVERY
 from app.resources import MODELS, ledger, queue, weights
+from app.spending import note_month
 from jobs import survey
 from jobs.cards import facts_of
 from jobs.clock import Clock, SystemClock
@@ -72,6 +73,7 @@ class Shelf:
         self._headers = {each.digest: self._header(each) for each in whole}
         known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
         self._facts.put(KNOWN, known)
+        self._facts.put(ROOM, {"v": 1, "used": self.weights.survey().usage_bytes})
 
     def _header(self, model: survey.Model) -> dict[str, Any] | None:
         if model.digest in self._headers:
@@ -121,5 +123,8 @@ def run() -> bool:
     )
     shelf.tell_models()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():
-        archive_jobs(book, ledger, archive_at(Path(MODELS)), clock.now(), shelf.commit)
+        archive = archive_at(Path(MODELS))
+        archive_jobs(book, ledger, archive, clock.now(), shelf.commit)
+        archive_facts(ledger, archive, clock.now(), shelf.commit)
+        note_month(ledger, archive, declared(), clock.now())
         return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)

@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
-from jobs.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.dead import dead, lines, of_class
+from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
-from jobs.ledger import Ledger, Posted
+from jobs.ledger import Posted
 from jobs.names import ModelName
 from jobs.plain import plain
 from jobs.record import KINDS, Job, State
@@ -71,12 +72,33 @@ def no_archive(_: datetime) -> Iterable[Job]:
     return ()
 
 
+class Jobs(Protocol):
+    """What a desk asks of the jobs: of a ledger it has at hand, or of a gateway that has one."""
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted: ...
+    def retry(self, id: str, *, by: str) -> Posted: ...
+    def again(self, job: Job, *, by: str) -> Posted: ...
+    def cancel(self, id: str, *, by: str) -> Job: ...
+    def get(self, id: str) -> Job: ...
+    def ids(self, begin: str = "") -> list[str]: ...
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]: ...
+
+
 @dataclass(frozen=True)
 class Desk:
-    """One ledger, and how the place around it is called.
+    """Jobs, and how the place around them is called.
 
     Args:
-        ledger: where the jobs stand.
+        ledger: where the jobs stand: a ledger, or a gateway that has one.
         clock: the reader's.
         is_worked: whether anybody works the queue.
         idle: what is said when nobody does, and what to do about it.
@@ -89,7 +111,7 @@ class Desk:
 
     """
 
-    ledger: Ledger
+    ledger: Jobs
     clock: Clock
     is_worked: Callable[[], bool]
     idle: tuple[str, str]
@@ -144,6 +166,22 @@ class Desk:
         posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
         return self._see_through(posted, wait, json)
 
+    def retry_all(self, failure_class: str | None, *, json: bool) -> int:
+        """Post every dead letter of a class again, exactly as it was posted; nobody is followed."""
+        again = [self.ledger.again(job, by=who()).job for job in of_class(self.ledger.select()[0], failure_class)]
+        for job in again:
+            self.posted(job)
+        if json:
+            put_json([job.as_json() for job in again])
+        else:
+            for job in again:
+                put(job.id)
+        say(f"posted {len(again):,} again" if again else "no such job has failed; there is nothing to retry")
+        if again and not self.is_worked():
+            for line in self.idle:
+                say(line)
+        return 0
+
     def _post(self, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
         first = posted.job.request
@@ -181,7 +219,11 @@ class Desk:
         """The job once it has ended; None when whoever followed it left."""
         try:
             return follow(
-                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+                lambda: self.ledger.get(id),
+                clock=self.clock,
+                is_worked=self.is_worked,
+                idle=self.idle,
+                every=self.look_every,
             )
         except KeyboardInterrupt:
             say()
@@ -228,6 +270,18 @@ class Desk:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
+        return 0
+
+    def dead(self, *, since: str | None, json: bool) -> int:
+        """Show the jobs that failed for good, by the class of their failure, with the likely remedy."""
+        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.ledger.select()[0]
+        found = dead(jobs)
+        if json:
+            put_json([job.as_json() for job in found])
+        for line in () if json else lines(found, self.now):
+            put(self.worded(line))
+        if not found:
+            say("no job has failed for good")
         return 0
 
     def _chosen(
@@ -348,7 +402,7 @@ def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> in
     """Do the work of a command; what went wrong becomes words and a code."""
     try:
         return work()
-    except (Refused, NotFound) as error:
+    except (Refused, NotFound, Unauthorized) as error:
         complain(error, worded)
         return 2
     except Trouble as error:

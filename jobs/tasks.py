@@ -75,7 +75,12 @@ class Workshop:
         """Where a model goes: to the tier that is asked for, else the declared one, else by the memory it takes."""
         known = self.weights.find(name) if self.weights else None
         facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None
-        return self.server_for(str(name), known.size if known else 0, asked or self.belongs(name), facts=facts)
+        return self.server_for(str(name), known.size if known else 0, asked or self._declared_for(name), facts=facts)
+
+    def _declared_for(self, name: ModelName) -> str | None:
+        """The declared tier, where it has a server; else the size decides."""
+        tier = self.belongs(name)
+        return tier if tier in self.servers else None
 
 
 Result = dict[str, Any]

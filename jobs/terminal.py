@@ -6,7 +6,7 @@ A reader that has gone away is no failure: what it would have read is dropped. N
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
 from jobs.errors import Trouble, os_trouble
@@ -16,6 +16,11 @@ from jobs.plain import plain
 def put(line: str) -> None:
     """A line of data."""
     _write(sys.stdout, line)
+
+
+def put_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        put(line)
 
 
 def put_json(document: Any) -> None:

@@ -20,6 +20,9 @@ from jobs.protocols import DictLike
 
 PREFIX = "usage/"
 
+LAST_USED = "last_used"
+"""The fact that tells, of the usage that has left the ledger, when each model was last asked for."""
+
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
 
@@ -31,6 +34,10 @@ MAX_ROWS = 2_000
 
 MAX_DAYS = 14
 """Days that may wait for a store that does not answer."""
+
+
+READ_DAYS = 90
+"""What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
 
 
 @dataclass(frozen=True)
@@ -261,23 +268,45 @@ class Books:
 
 
 def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first.
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
 
-    Each entry is read by its key, which on Modal keeps it from fading for another seven days.
+    Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
     """
-    first = since.isoformat() if since else ""
-    books = [
-        _read(facts.get(key))
-        for key in facts.keys()  # noqa: SIM118 - a DictLike, no dict
-        if key.startswith(PREFIX) and key.removeprefix(PREFIX) >= first
-    ]
+    keys = [key for key in facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
+    first = since.isoformat() if since else _first_day(keys)
+    books = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(books).items())]
+
+
+def _first_day(keys: Iterable[str]) -> str:
+    """The first of the days worth reading, counted back from the newest that anybody wrote."""
+    newest = max((key.removeprefix(PREFIX)[:10] for key in keys), default="")
+    try:
+        return (date.fromisoformat(newest) - timedelta(days=READ_DAYS - 1)).isoformat()
+    except ValueError:
+        return ""
 
 
 def last_used(facts: DictLike) -> Mapping[str, datetime]:
     """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
-    found: dict[str, datetime] = {}
-    for row in usage(facts):
+    found = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    return _newer(found, usage(facts))
+
+
+def remember(facts: DictLike, rows: Iterable[Row]) -> None:
+    """Keep when models were last used by these rows, which are about to leave the ledger."""
+    known = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    facts.put(LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
+
+
+def rows_of(document: Any) -> list[Row]:
+    """The rows of one entry."""
+    return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:
+    found = dict(known)
+    for row in rows:
         try:
             name = str(ModelName.parse(row.about.model).folded())
         except BadName:  # the row of those that named no model

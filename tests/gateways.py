@@ -1,6 +1,7 @@
 """A gateway over real sockets, and servers behind it that do what a test says, down to the byte."""
 
 import json
+import select
 import socket
 import struct
 import threading
@@ -72,14 +73,14 @@ class Line:
 
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def heard(self) -> Heard | None:
         """The next request; None when the other side has left."""
         while b"\r\n\r\n" not in self._buffer:
             if not self._more():
                 return None
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        head = self._taken(self._buffer.index(b"\r\n\r\n") + 4)[:-4]
         first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ")
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
@@ -87,8 +88,12 @@ class Line:
         while len(self._buffer) < length:
             if not self._more():
                 return None
-        body, self._buffer = self._buffer[:length], self._buffer[length:]
-        return Heard(method, path, headers, body)
+        return Heard(method, path, headers, self._taken(length))
+
+    def _taken(self, count: int) -> bytes:
+        taken = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return taken
 
     def _more(self) -> bool:
         try:
@@ -123,6 +128,11 @@ class Line:
         """Wait until the other side closes."""
         while self._more():
             pass
+
+    def is_left(self) -> bool:
+        """Whether the other side has closed by now."""
+        readable, _, _ = select.select([self.sock], [], [], 0)
+        return bool(readable) and not self._more()
 
     def reset(self) -> None:
         """Close as a process that is killed: the other side gets an error instead of an end."""
@@ -164,6 +174,8 @@ class Scripted:
         return [each for each in self.heard if each.only_loads]
 
     def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes whoever accepts, who else would keep the port
         self._listener.close()
         for line in list(self.lines):
             line.close()
@@ -190,7 +202,10 @@ class Scripted:
             while (heard := line.heard()) is not None:
                 with self._lock:
                     self.heard.append(heard)
-                if heard.path == "/api/version" or heard.only_loads:
+                if self._asleep:
+                    self._asleep -= 1
+                    line.head(503, "text/plain", "Content-Length: 0")
+                elif heard.path == "/api/version" or heard.only_loads:
                     self._opening(heard, line)
                 else:
                     self._script(heard, line)
@@ -201,11 +216,9 @@ class Scripted:
                 self.lines.discard(line)
             line.close()
 
-    def _opens(self, heard: Heard, line: Line) -> None:
-        if self._asleep:
-            self._asleep -= 1
-            line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
+    @staticmethod
+    def _opens(heard: Heard, line: Line) -> None:
+        if heard.path == "/api/version":
             line.document({"version": "0.0.1"})
         else:
             line.document({"model": heard.json["model"], "done": True, "done_reason": "load"})

@@ -125,7 +125,7 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("prices.cpu_core", -1.0, "prices.cpu_core = -1.0: too small; at least 0"),
         ("prices.gpu", {"H100": 0.001}, "prices.gpu.A10: is missing, but tiers.a10g asks for that GPU; add it"),
         ("prices.gpu", {"A9000": 1.0}, "prices.gpu.A9000"),
-        ("alerts", {}, "alerts = {}: there is no such key; remove it"),
+        ("extras", {}, "extras = {}: there is no such key; remove it"),
     ],
 )
 def test_wrong_value_is_told_with_key_and_remedy(path: str, value: Any, problem: str) -> None:

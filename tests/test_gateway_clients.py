@@ -45,7 +45,9 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     home = shell.home / "om"
     home.mkdir(exist_ok=True)
     (home / "keys").write_text(f"{chat['line']}\n{admin['line']}\n")
-    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
+    with up(
+        shell, "--simulate", "--tier", "a10g", "--tier", "h100", "--fleet", str(ROOT / "app/fleet.toml")
+    ) as running:
         for model in (CHAT, BIG, EMBEDDER):
             assert shell.run("pull", model).returncode == 0
         yield Door(running.url, chat["key"], admin["key"], shell)
@@ -269,7 +271,7 @@ def test_curl_asks_as_the_readme_says(door: Door) -> None:
 def test_each_model_is_answered_by_its_tier(
     door: Door, model: str, tier: str, path: str, asked: dict[str, object]
 ) -> None:
-    """Size decides the tier, in each dialect, and the answer names tier and model."""
+    """Each dialect reaches the tier that the fleet declares for a model, and the answer names tier and model."""
     answer = httpx.post(door.url + path, json={"model": model, **asked}, headers={"x-api-key": door.chat}, timeout=30)
 
     assert answer.status_code == 200, answer.text

@@ -37,11 +37,40 @@ FLOORS: tuple[frozenset[str], ...] = (
             "capabilities",
         }
     ),
-    frozenset({"ledger", "sqlite", "staging", "trash", "survey", "fetch", "oci", "ollama_pull", "usage", "pruning"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards", "clearing", "trashing", "upkeep"}),
+    frozenset(
+        {
+            "ledger",
+            "sqlite",
+            "staging",
+            "trash",
+            "survey",
+            "fetch",
+            "oci",
+            "ollama_pull",
+            "usage",
+            "pruning",
+            "meter",
+            "incidents",
+        }
+    ),
+    frozenset(
+        {
+            "weights",
+            "registry",
+            "ollama",
+            "run",
+            "remote",
+            "cards",
+            "clearing",
+            "cost",
+            "webhook",
+            "trashing",
+            "upkeep",
+        }
+    ),
     frozenset({"tasks"}),
     frozenset({"worker"}),
-    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "tending"}),
+    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "elsewhere", "dead", "tending"}),
     frozenset({"desk"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),

@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
+from jobs.clock import isoformat
 from jobs.errors import BadRequest, Forbidden, Unauthorized
 from jobs.names import ModelName
 
@@ -135,7 +136,7 @@ class Key:
         words += [f"models={','.join(caller.models)}"] if caller.models else []
         words += [f"rpm={caller.rpm}"] if caller.rpm is not None else []
         words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
-        words += [f"expires={self.expires.isoformat()}"] if self.expires is not None else []
+        words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
 
 
@@ -205,23 +206,29 @@ class Keys:
 
     @classmethod
     def parse(cls, text: str, source: str = VARIABLE) -> Self:
-        """Read all lines.
+        """Read all lines of one text."""
+        return cls.gather({source: text})
+
+    @classmethod
+    def gather(cls, texts: Mapping[str, str]) -> Self:
+        """Read all lines of several texts, by where they come from.
 
         Raises:
             BadRequest: a line is wrong; it names the source, the line and the remedy, never a secret.
 
         """
         keys: list[Key] = []
-        for number, raw in enumerate(text.splitlines(), 1):
-            line = raw.partition("#")[0].strip()
-            if not line:
-                continue
-            try:
-                key = Key.parse(line)
-                _refuse_doubles(key, keys)
-            except BadRequest as error:
-                raise BadRequest(f"line {number} of {source}: {error}", hint=error.hint) from error
-            keys.append(key)
+        for source, text in texts.items():
+            for number, raw in enumerate(text.splitlines(), 1):
+                line = raw.partition("#")[0].strip()
+                if not line:
+                    continue
+                try:
+                    key = Key.parse(line)
+                    _refuse_doubles(key, keys)
+                except BadRequest as error:
+                    raise BadRequest(f"line {number} of {source}: {error}", hint=error.hint) from error
+                keys.append(key)
         return cls(keys)
 
     @property
@@ -251,7 +258,7 @@ class Keys:
             raise Unauthorized("this key is not known here", hint=_SEND_ONE)
         if found.expires is not None and found.expires <= now:
             raise Unauthorized(
-                f"key {found.caller.name!r} expired at {found.expires.isoformat()}",
+                f"key {found.caller.name!r} expired at {isoformat(found.expires)}",
                 hint="make another: `ollama-modal keys new NAME --expires …`",
             )
         return found.caller

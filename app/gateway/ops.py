@@ -4,12 +4,12 @@ A FastAPI application with an OpenAPI document, at `/ops/v1/openapi.json`; there
 page would load its scripts from elsewhere. Nothing here asks a server, so nothing here wakes one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Security
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -29,8 +29,11 @@ PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
 
 
-def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
-    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open."""
+def create(office: Office, *, clerks: Clerks | None = None, more: Sequence[APIRouter] = ()) -> FastAPI:
+    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
+
+    Whoever composes it may hand in `more` of `/ops/v1`.
+    """
     staff = clerks or Clerks(office.open_ledger)
 
     @asynccontextmanager
@@ -59,7 +62,7 @@ def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff), state_api.router(office, staff)):
+    for api in (jobs_api.router(office, staff), state_api.router(office, staff), *more):
         app.include_router(api, **documented)
     app.include_router(state_api.probes(office, staff), include_in_schema=False)
     app.include_router(pulls.router(office, staff), include_in_schema=False)

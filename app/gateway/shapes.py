@@ -68,6 +68,7 @@ _JOB = {
             "message": None,
             "hint": None,
             "not_before": None,
+            "last_sign": "2026-09-15T08:00:13.000Z",
         }
     ],
     "attempts_allowed": 8,
@@ -178,6 +179,7 @@ class AttemptTold(BaseModel):
     message: str | None
     hint: str | None
     not_before: datetime | None
+    last_sign: Annotated[datetime, Field(description="When its worker was last heard of")]
 
 
 class JobTold(BaseModel):

@@ -122,6 +122,10 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return piece
 
+    @property
+    def is_over(self) -> bool:
+        return self.is_complete and not self._pieces
+
     def release(self) -> bool:
         """End the exchange; true when the connection is good for another one."""
         good = self.is_complete and not self._failure and not self.is_lost and self._parser_keeps_alive
@@ -239,6 +243,11 @@ class Answer:
         """See `Connection.read`."""
         return await self._connection.read()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether what was read last was the last of it."""
+        return self._connection.is_over
+
     async def whole(self, most: int) -> bytes:
         """All that is left of it, and of a long one its beginning."""
         found = b""
@@ -348,8 +357,9 @@ class Wire:
         now = loop.time()
         for connection in list(self._busy):
             longest = self._patience.silence_seconds if connection.has_head else self._patience.answer_seconds
-            if not connection.is_paused and now - connection.quiet_since > longest:
-                connection.fail(Stalled(f"the server was silent for {longest:.0f} s"))
+            if now - connection.quiet_since > longest:
+                who = "caller did not read" if connection.is_paused else "server was silent"
+                connection.fail(Stalled(f"the {who} for {longest:.0f} s"))
         kept = []
         for connection in self._idle:
             if connection.is_lost or now - connection.quiet_since > IDLE_SECONDS:

@@ -1,0 +1,127 @@
+"""What is wrong now: from what is written down to incidents. Pure; the facts and the time are handed in.
+
+job       a job failed for good, and none of its kind and subject has been posted since
+tier      a tier is degraded, or its last container was lost
+quota     the weights near their quota
+pinned    a model that the fleet pins is not there, and nobody is pulling it
+budget    the month has cost more than was meant
+nightly   the night's run has not come
+wakes     the night or a window was refused a wake: the day's are used up
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from app.fleet import Fleet
+from app.freshness import KNOWN, ROOM
+from app.health import Health
+from app.spending import month_began, month_dollars
+from jobs.clock import parse_moment
+from jobs.dead import class_of, dead
+from jobs.incidents import Incident
+from jobs.record import Job
+from jobs.story import trouble
+from jobs.units import human_bytes
+
+NIGHT_RAN = "nightly/ran"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """All that there is to judge by.
+
+    Args:
+        entries: of the Dict.
+        jobs: of the ledger.
+        health: of each tier.
+        refused: the tiers that were refused a wake today.
+        night_began: when the night's run was last due.
+        now: the time.
+
+    """
+
+    entries: Mapping[str, Any]
+    jobs: Sequence[Job]
+    health: Sequence[Health]
+    refused: Sequence[str]
+    night_began: datetime
+    now: datetime
+
+
+def incidents(fleet: Fleet, seen: Seen) -> list[Incident]:
+    """What is wrong, of the kinds that the fleet wants to hear of."""
+    return [each for kind in fleet.alerts.kinds for each in _WATCHES[kind](fleet, seen)]
+
+
+def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
+    for job in dead(seen.jobs):
+        why = trouble(job.attempts[-1]) if job.attempts else class_of(job)
+        said = f"the {job.kind} of {job.subject} failed for good: {why}"
+        hint = f"`modal run -m app.jobs::job --id {job.id}` tells its story, `retry --id {job.id}` tries it again"
+        yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
+
+
+def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
+    for health in seen.health:
+        if health.is_trouble:
+            why = f": {health.why}" if health.why else ""
+            hint = "`modal app logs ollama-service` tells more; the next request to it starts a container anew"
+            yield Incident("tier", health.tier, f"tier {health.tier} is {health.state}{why}", hint)
+
+
+def _quota(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+    used = (seen.entries.get(ROOM) or {}).get("used", 0)
+    quota = fleet.volume.quota_bytes
+    if used * 100 >= quota * fleet.alerts.quota_percent:
+        said = f"the weights take {human_bytes(used)} of their quota of {human_bytes(quota)}"
+        yield Incident("quota", "volume", said, "delete a model, or raise volume.quota_gb")
+
+
+def _pinned(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+    known = seen.entries.get(KNOWN)
+    if known is None:  # no worker has looked yet
+        return
+    coming = {job.subject for job in seen.jobs if job.kind == "pull" and not job.has_ended}
+    for model in fleet.models:
+        name = str(model.parsed.folded())
+        if model.pinned and name not in known and name not in coming:
+            hint = f"`modal run -m app.jobs::pull --model {model.name}` brings it; the night does, too"
+            yield Incident("pinned", name, f"{model.name} is pinned and not there", hint)
+
+
+def _budget(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+    budget = fleet.alerts.monthly_budget_dollars
+    spent = month_dollars(seen.entries, fleet, seen.now)
+    if budget is not None and spent > budget:
+        month = f"{month_began(fleet, seen.now):%Y-%m}"
+        hint = "`modal run -m app.jobs::cost --since 30d` tells what for; it is an estimate, and leaves things out"
+        yield Incident("budget", month, f"the servers have cost more than ${budget:,.0f} in {month}", hint)
+
+
+def _nightly(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+    late = timedelta(hours=fleet.alerts.nightly_late_hours)
+    ran = seen.entries.get(NIGHT_RAN)
+    if ran is not None and parse_moment(ran["at"]) < seen.night_began and seen.now - seen.night_began > late:
+        said = f"the night's run was due at {seen.night_began:%H:%M} and has not come"
+        hint = "`modal app logs ollama-service` may tell why; the app page has a button that runs it now"
+        yield Incident("nightly", "run", said, hint)
+
+
+def _wakes(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+    for tier in seen.refused:
+        allowed = fleet.tier(tier).own_wakes_per_day
+        said = f"tier {tier} was not woken: the day's {allowed} wakes by night and windows are used up"
+        yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
+
+
+_WATCHES: Mapping[str, Callable[[Fleet, Seen], Iterable[Incident]]] = {
+    "job": _jobs,
+    "tier": _tiers,
+    "quota": _quota,
+    "pinned": _pinned,
+    "budget": _budget,
+    "nightly": _nightly,
+    "wakes": _wakes,
+}
