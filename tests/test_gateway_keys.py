@@ -1,6 +1,7 @@
 """Keys: what a line may say, who is let in by which header, and how much one key may ask for."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from jobs.errors import (
     BadRequest,
     Bug,
     Forbidden,
+    NetworkTrouble,
     NotFound,
     Stalled,
     TooManyRequests,
@@ -22,6 +24,7 @@ from jobs.errors import (
 )
 from jobs.names import ModelName
 from jobs.testing.clock import HandClock
+from tests.stacks import Shell
 
 NOW = datetime(2026, 9, 15, tzinfo=UTC)
 KEY = f"{PREFIX}{'k' * 43}"  # fixed, because hashes stand in the names of tests
@@ -113,6 +116,26 @@ def test_names_and_hashes_are_not_used_twice() -> None:
         Keys.parse(f"{LINE}\nalice {hash_of(OTHER)}")
     with pytest.raises(BadRequest, match=r"line 2 of .*: key 'bob' is key 'alice' again"):
         Keys.parse(f"{LINE}\nbob {hash_of(KEY)}")
+
+
+def test_keys_come_from_several_places_together() -> None:
+    """The home's file and the variable count both; a name that is in both is refused with the place of the second."""
+    keys = Keys.gather({"the file": LINE, "the variable": f"bob {hash_of(OTHER)}"})
+    assert keys.names == ("alice", "bob")
+    with pytest.raises(BadRequest, match=r"line 2 of the variable: there is a key 'alice' before"):
+        Keys.gather({"the file": LINE, "the variable": f"\nalice {hash_of(OTHER)}"})
+
+
+def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
+    """Exit 2 before any server is started, with file, line and remedy, and without the secret."""
+    shell = Shell(tmp_path)
+    (shell.home / "om").mkdir()
+    (shell.home / "om" / "keys").write_text(f"{LINE}\n{KEY}\n")
+    done = shell.run("up", "--simulate", "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
+    assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
+    assert KEY not in done.stderr
 
 
 # -- who is let in -----------------------------------------------------------------------------------------------------
@@ -286,7 +309,8 @@ def test_keys_do_not_share_their_limits() -> None:
         (Unauthorized("x"), 401),
         (Forbidden("x"), 403),
         (TooManyRequests("x"), 429),
-        (Stalled("x"), 503),
+        (Stalled("x"), 504),
+        (NetworkTrouble("x"), 503),
         (Bug("x"), 500),
         (Trouble("x"), 500),
     ],

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.clock import SystemClock
 from jobs.elsewhere import standing, way
 from jobs.errors import (
     BadRequest,
@@ -104,8 +105,8 @@ def test_whatever_is_read_reads_the_same_on_both_sides(ledger: Ledger, local: Sh
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
-        ["jobs", "--state", "lost"], ["job", failed[:6]], ["job", "../../x"],
-        ["retry", failed, "--no-wait"], ["cancel", "nope"], ["jobs", "--dead"],
+        ["jobs", "--state", "lost"], ["job", failed[:6]], ["jobs", "--dead"],
+        ["retry", failed, "--no-wait"], ["cancel", "no/pe"],
     ):  # fmt: skip
         here, there = both([local.start(*words), remote.start(*words)])
         assert [here[0], *map(timeless, here[1:])] == [there[0], *map(timeless, there[1:])], words
@@ -131,12 +132,24 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
     assert remote.run("cancel", id[:8]).stderr == f"job {id} is cancelled\n"
     again = remote.run("retry", id, "--no-wait").stdout.strip()
     assert (ledger.get(again).request, again) == (job.request, f"{id[:-1]}2")
-    assert remote.ask("warm", "a-model", "--tier", "a10g", "--no-wait")["request"] == {
-        "model": "a-model",
-        "tier": "a10g",
+
+
+def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> None:
+    """The request that reaches the ledger is the one that the desk worded."""
+    requests: dict[tuple[str, str], dict[str, Any]] = {
+        ("pull", "b-model:latest"): {"model": "b-model", "way": "auto", "rate_limit": None},
+        ("verify", "*"): {"model": None},
+        ("warm", "b-model:latest"): {"model": "b-model", "tier": "a10g"},
+        ("delete", "b-model:latest"): {"model": "b-model"},
     }
-    assert remote.ask("verify", "--no-wait")["subject"] == "*"
-    assert remote.ask("delete", "a-model", "--no-wait")["kind"] == "delete"
+    with Remote(url, ADMIN_KEY, clock=SystemClock()) as there:
+        for (kind, subject), request in requests.items():
+            posted = there.post(kind, subject, request, by="nobody")
+            job = ledger.get(posted.job.id)
+            assert (posted.attached, job.kind, job.subject, job.request) == (False, kind, subject, request)
+            assert there.post(kind, subject, request, by="nobody").attached
+            assert there.ids(job.id[:5]) == [job.id]
+        assert there.ids("../") == []
 
 
 def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote: Shell, url: str) -> None:
@@ -146,7 +159,8 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote:
     until(lambda: [job for job in ledger.jobs() if job.subject == "slow-one:latest"])
     (job,) = (job for job in ledger.jobs() if job.subject == "slow-one:latest")
     assert process.stderr is not None
-    process.stderr.readline()
+    for _ in ("posted", "queued"):
+        process.stderr.readline()
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -157,8 +171,6 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote:
 
 def test_models_route_and_status_are_told_from_there(remote: Shell, url: str) -> None:
     """As tables and lines for people, as JSON for programs."""
-    (model,) = remote.ask("models")
-    assert set(model) == {"name", "size", "digest", "modified_at", "details"}
     assert remote.run("models").stdout.splitlines()[1].startswith("llama3.2:latest  2.0 GB  a80c4f17acd5")
     assert remote.ask("route", "llama3.2", "--context", "4096")["facts"] == ["asked for a context of 4096"]
     route = remote.run("route", "llama3.2").stdout
@@ -166,7 +178,6 @@ def test_models_route_and_status_are_told_from_there(remote: Shell, url: str) ->
     missing = remote.run("route", "nope")
     assert missing.returncode == 2
     assert missing.stderr == "error: model 'nope' not found\nhint: pull it: `ollama-modal pull nope:latest`\n"
-    assert remote.ask("status")["status"] == "ok"
     status = remote.run("status").stdout
     assert f"gateway  {url} answers, ollama-modal " in status
     assert "  a10g  asleep for " in status
@@ -177,9 +188,7 @@ def test_a_wrong_key_or_address_is_told(remote: Shell, url: str, tmp_path: Path)
     """2 for a call that was wrong, 1 when nobody answers; the key is never repeated."""
     for extra, code, said in (
         ({"OLLAMA_MODAL_URL": url}, 2, "hint: give the key by --key, or better in OLLAMA_MODAL_KEY"),
-        ({"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": "omk_wrong"}, 2, "error: this key is not known here"),
         ({"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": CHAT_KEY}, 2, "has the scope chat; this needs admin"),
-        ({"OLLAMA_MODAL_URL": "ftp://x"}, 2, "'ftp://x' is no gateway's address"),
         ({"OLLAMA_MODAL_URL": f"http://127.0.0.1:{free_port()}"}, 1, "asking the gateway at http://127.0.0.1:"),
     ):
         done = Shell(tmp_path, extra).run("pull", "tiny", "--no-wait")
@@ -193,19 +202,15 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
     assert set(made) == {"name", "key", "line"}
     with place(tmp_path) as other, served(other.app(other.office(keys=made["line"]))) as address:
         shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
-        assert shell.ask("jobs") == []
         assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
         assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr
     plain = remote.run("keys", "new", "carol")
     key, line = plain.stdout.splitlines()
     assert line.startswith("carol sha256:")
     assert key not in line + plain.stderr
-    for wrong in (
-        ["keys", "new", "a b"],
-        ["keys", "new", "x", "--rpm", "0"],
-        ["keys", "new", "x", "--expires", "2020-01-01"],
-    ):
-        assert remote.run(*wrong).returncode == 2
+    wrong = remote.run("keys", "new", "carol", "--expires", "2020-01-01")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'2020-01-01' is over already" in wrong.stderr
 
 
 # -- the client --------------------------------------------------------------------------------------------------------
