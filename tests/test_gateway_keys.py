@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.answers import body_of, headers_of, status_of
-from app.gateway.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of
+from app.gateway.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
 from app.gateway.limits import Limits
 from jobs.errors import (
     BadName,

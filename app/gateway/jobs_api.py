@@ -14,7 +14,17 @@ from app.gateway.events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.keys import Caller
 from app.gateway.office import Office
 from app.gateway.posting import Poster, changer, reader
-from app.gateway.shapes import FAILURES, JobAsked, JobsTold, JobTold, Left, Moment, PullAsked, WarmAsked
+from app.gateway.shapes import (
+    FAILURES,
+    JobAsked,
+    JobsTold,
+    JobTold,
+    Left,
+    Moment,
+    PruneAsked,
+    PullAsked,
+    WarmAsked,
+)
 from jobs.desk import LISTED
 from jobs.errors import BadRequest, TooManyRequests
 from jobs.ledger import Ledger, Posted
@@ -133,6 +143,8 @@ def _changing(api: APIRouter, office: Office, poster: Poster) -> None:
             request |= {"way": asked.way, "rate_limit": asked.rate_limit or office.rate_limit}
         elif isinstance(asked, WarmAsked):
             request |= {"tier": asked.tier}
+        elif isinstance(asked, PruneAsked):
+            request = {"unused_days": asked.unused_days, "empty_trash": asked.empty_trash}
         return _told(await poster.post(caller, asked.kind, name, request, asked.attempts))
 
     @api.post("/{id}/cancel", response_model=JobTold)
