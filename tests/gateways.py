@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
@@ -298,6 +299,7 @@ def gateway(
     tiers: Sequence[Tier] | None = None,
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
+    fleet: Fleet | None = None,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -320,6 +322,7 @@ def gateway(
         patience=patience or Patience(),
         pace=pace,
         comment_seconds=comment_seconds,
+        fleet=fleet,
     )
     standing.refresh()
     composed = Composed(parts)
