@@ -1,7 +1,7 @@
 """What the declared windows cost, and from how many cold starts on they pay. Pure.
 
-A window costs every second for which it keeps its tier awake. Without it, each caller who comes to a sleeping tier costs
-a cold start and the idle tail after it, and waits. The break-even is where both cost the same.
+A window costs every second for which it keeps its tier awake. Without it, each caller who comes to a sleeping tier
+costs a cold start and the idle tail after it, and waits. The break-even is where both cost the same.
 """
 
 import math
@@ -100,32 +100,33 @@ def offers(fleet: Fleet, entries: Mapping[str, Any], now: datetime) -> list[Offe
 
 
 def _offer(fleet: Fleet, window: Window, colds: Mapping[str, float], now: datetime) -> Offer:
-    starts = list(_starts(fleet, window, now))
+    length = timedelta(hours=window.hours)
+    starts = list(_starts(fleet, window, now - length, now + MONTH))
+    coming = [start for start in starts if start > now]
     tier = fleet.tier(window.tier)
     return Offer(
         window=window,
-        hours=_open_hours(starts, timedelta(hours=window.hours), now + MONTH),
-        openings=len(starts),
+        hours=_open_hours(starts, length, now, now + MONTH),
+        openings=len(coming),
         dollars_per_hour=fleet.dollars_per_hour(window.tier) * max(1, tier.min_containers),
         cold_seconds=colds.get(window.tier),
         tail_seconds=tier.scaledown_window_seconds,
-        next_opening=starts[0] if starts else None,
+        next_opening=coming[0] if coming else None,
     )
 
 
-def _starts(fleet: Fleet, window: Window, now: datetime) -> Iterator[datetime]:
-    for start in CronSim(window.start, now.astimezone(fleet.schedule.zone)):
-        if start > now + MONTH:
+def _starts(fleet: Fleet, window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
+    for start in CronSim(window.start, since.astimezone(fleet.schedule.zone)):
+        if start > until:
             return
         yield start
 
 
-def _open_hours(starts: list[datetime], length: timedelta, until: datetime) -> float:
-    """The hours in which it is open; what overlaps counts once."""
-    total, end = timedelta(0), None
+def _open_hours(starts: list[datetime], length: timedelta, since: datetime, until: datetime) -> float:
+    """The hours between two moments in which it is open; what overlaps counts once."""
+    total, end = timedelta(0), since
     for start in starts:
-        begin = max(start, end) if end else start
-        end = min(start + length, until)
+        begin, end = max(start, end), max(end, min(start + length, until))
         total += max(timedelta(0), end - begin)
     return total.total_seconds() / 3600
 
