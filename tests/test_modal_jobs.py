@@ -140,7 +140,10 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    assert set(functions) == {*servers, "weights_worker", "servers_worker", "shelf", "tick", "nightly"}
+    assert set(functions) == {
+        *servers,
+        *("weights_worker", "servers_worker", "messenger", "shelf", "past", "spent", "tick", "nightly"),
+    }
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -153,10 +156,9 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     }
     read_only = [("ollama-model-weights", "/models", True)]
     assert mounts == {
-        **dict.fromkeys([*servers, "shelf", "nightly"], read_only),
+        **dict.fromkeys([*servers, "shelf", "past", "spent", "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        "servers_worker": [],
-        "tick": [],
+        **dict.fromkeys(["servers_worker", "messenger", "tick"], []),
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
