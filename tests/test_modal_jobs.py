@@ -158,7 +158,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     assert mounts == {
         **dict.fromkeys([*servers, "shelf", "past", "spent", "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        **dict.fromkeys(["servers_worker", "messenger", "tick"], []),
+        **{name: [] for name in ("servers_worker", "messenger", "tick")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app import rounds
+from app import reports, rounds
 from app.fleet import Fleet, declared, parse
 from app.fleet_file import read
 from app.freshness import KNOWN, ROOM
@@ -152,6 +152,16 @@ def test_news_is_told_of(store: Store) -> None:
     [case] = cases(dict(store.facts.items()))
     store.facts.put(f"told/{case.id}/opened", {"v": 1, "at": isoformat(store.clock.now())})
     assert not looked(store).has_news
+
+
+def test_status_tells_what_is_wrong(store: Store) -> None:
+    """`status` shows how each tier is and what is wrong, from what is written down."""
+    said(store, "failed", why="ollama ended by itself with 1")
+    looked(store)
+    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs={})
+    assert "tiers    a10g is lost, h100 is asleep" in found.lines()
+    assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
+    assert found.as_json()["incidents"][0]["subject"] == "a10g"
 
 
 # Wakes
