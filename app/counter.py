@@ -10,7 +10,7 @@ from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import modal
 from loguru import logger
@@ -19,13 +19,17 @@ from app import reports
 from app.resources import APP, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock, isoformat
-from jobs.desk import INTERRUPTED, Desk, exit_code
+from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
 from jobs.errors import BadRequest, Killed, Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE, Job, State
 from jobs.terminal import put, put_json, put_lines, say, settle_streams
 from jobs.units import parse_span
+
+if TYPE_CHECKING:
+    from app.desired import Night
+    from jobs.pruning import Plan
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
@@ -38,7 +42,7 @@ CHECK_EVERY = timedelta(seconds=5)
 
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
-_OPTIONS = {"pull": "--model", "delete": "--model", "warm": "--model", "verify": "--model"}
+_OPTIONS = dict.fromkeys(("pull", "delete", "warm", "verify", "rollback"), "--model")
 
 
 def worded(text: str) -> str:
@@ -141,6 +145,31 @@ class Counter:
         self.errand.follows = wait
         self._do(lambda: self.desk.delete(model, wait=wait, attempts=attempts or None, json=json))
 
+    def prune(
+        self,
+        look: "Callable[[dict[str, Any]], Plan] | None",
+        *,
+        unused_days: float,
+        empty_trash: bool,
+        wait: bool,
+        attempts: int,
+        json: bool,
+    ) -> None:
+        """`look` only looks: with it nothing is posted."""
+        self.errand.follows = wait
+
+        def prune() -> int:
+            request = prune_request(unused_days or None, empty_trash)
+            if look is not None:
+                return self.desk.outlook(look(request), json=json)
+            return self.desk.prune(request, wait=wait, attempts=attempts or None, json=json)
+
+        self._do(prune)
+
+    def rollback(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
+        self.errand.follows = wait
+        self._do(lambda: self.desk.rollback(model, wait=wait, attempts=attempts or None, json=json))
+
     def warm(self, model: str, *, tier: str, wait: bool, attempts: int, json: bool) -> None:
         def warm() -> int:
             if not self.errand.deployed:
@@ -210,9 +239,12 @@ class Counter:
     def models(self, look: Callable[[], Found], *, json: bool) -> None:
         self._do(lambda: self.desk.models(look(), json=json))
 
+    def plan(self, look: "Callable[[], Night]", *, json: bool) -> None:
+        self._do(lambda: self.desk.outlook(look(), json=json))
+
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            counts = Tally(job.state for job in self.desk.ledger.jobs())
+            counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
             found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
             if json:

@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet_file import HERE, BadFleet, Times, read
 from app.fleet_values import CronLine, Gpu, ModelText, TickMinutes, TimezoneName
-from jobs import catalog
+from jobs import catalog, pruning
 from jobs.names import ModelName
 
 GB = 1_000_000_000
@@ -129,8 +129,18 @@ class Window(_Table):
         return next(starts, local + timedelta(days=1)) <= local
 
 
+class Retention(_Table):
+    """How long weights stay that nobody needs, and how often all of them are read."""
+
+    unused_days: Annotated[int, Field(ge=1, le=3650)]
+    trash_days: Annotated[int, Field(ge=1, le=365)]
+    unfinished_hours: Annotated[int, Field(ge=1, le=8760)]
+    verify_days: Annotated[int, Field(ge=1, le=365)]
+
+
 class Volume(_Table):
     quota_gb: Annotated[int, Field(ge=1, le=1_000_000)]
+    retention: Retention
 
     @property
     def quota_bytes(self) -> int:
@@ -226,6 +236,22 @@ class Fleet(_Table):
             )
             for name, tier in self.tiers.items()
         ]
+
+    def retention(self) -> pruning.Retention:
+        """What a prune may take. What the fleet wants to be there, it never takes."""
+        table = self.volume.retention
+        kept: dict[ModelName, str] = {}
+        for window in self.windows:
+            kept |= {ModelName.parse(text).folded(): f"a window of {window.tier} loads it" for text in window.models}
+        kept |= {model.parsed.folded(): "the fleet warms it" for model in self.models if model.warmed}
+        kept |= {model.parsed.folded(): "the fleet pins it" for model in self.models if model.pinned}
+        return pruning.Retention(
+            unused=timedelta(days=table.unused_days),
+            grace=timedelta(days=table.trash_days),
+            unfinished=timedelta(hours=table.unfinished_hours),
+            quota_bytes=self.volume.quota_bytes,
+            kept=kept,
+        )
 
     def belongs(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import uvicorn
 from loguru import logger
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.gateway.asgi import App
 from jobs.clock import Clock
@@ -19,6 +20,9 @@ KEEP_ALIVE_SECONDS = 75
 
 GRACE_SECONDS = 5
 """For answers that are under way when the stack is stopped."""
+
+MOST_HEAD = 64 * 1024
+"""Bytes of an address and headers. Nobody who may ask needs more, and uvicorn itself would take them without end."""
 
 _BACKLOG = 2048
 _LOOK_SECONDS = 0.01
@@ -50,6 +54,29 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Bounded(HttpToolsProtocol):
+    """uvicorn's own, but a head that does not end is refused as any other that makes no sense."""
+
+    _head = 0
+
+    def on_message_begin(self) -> None:
+        self._head = 0
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(url)
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(name + value)
+        super().on_header(name, value)
+
+    def _count(self, part: bytes) -> None:
+        self._head += len(part)
+        if self._head > MOST_HEAD:
+            raise ValueError("the head is too long")
+
+
 class FrontDoor:
     """
     Args:
@@ -67,13 +94,14 @@ class FrontDoor:
             uvicorn.Config(
                 cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
                 loop="uvloop",
-                http="httptools",
+                http=Bounded,
                 ws="none",
                 lifespan="on",
                 log_config=None,
                 log_level="critical",
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # who forwarded a request decides nothing here
                 backlog=_BACKLOG,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=GRACE_SECONDS,

@@ -7,7 +7,7 @@
 long: each function imports what it works with.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import modal
 
@@ -18,7 +18,9 @@ from app.resources import MODELS, app, cpu_image, weights
 if TYPE_CHECKING:
     from typing import Any
 
+    from app.desired import Night
     from jobs.inventory import Found
+    from jobs.pruning import Plan
 
 _TIMES = Times.read()
 _DAY = int(LONGEST.total_seconds())
@@ -30,7 +32,7 @@ _SHORT = 600
 
 @app.function(image=cpu_image, volumes={MODELS: weights}, cpu=2, memory=2048, max_containers=1, timeout=_DAY)
 def weights_worker() -> None:
-    """Pull, verify, delete: the only container that writes the volume, several jobs side by side in it."""
+    """Pull, verify, delete, prune: the only container that writes the volume, several jobs side by side in it."""
     from app.weights_lane import run  # noqa: PLC0415
 
     if not run():
@@ -43,6 +45,22 @@ def shelf() -> "Found":
     from app.shelf import found  # noqa: PLC0415
 
     return found()
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def forecast(request: "dict[str, Any]") -> "Plan":
+    """What a prune would do now."""
+    from app.forecast import pruning  # noqa: PLC0415
+
+    return pruning(request)
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def outlook() -> "Night":
+    """What the next night would do."""
+    from app.forecast import coming_night  # noqa: PLC0415
+
+    return coming_night()
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
@@ -79,7 +97,7 @@ def tick() -> None:
     timeout=_SHORT,
 )
 def nightly() -> None:
-    """Once a night: pull what is pinned and absent, verify, warm."""
+    """Once a night: post what leads from what is to what should be."""
     from app.schedules import nightly  # noqa: PLC0415
 
     nightly()
@@ -112,6 +130,32 @@ def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False)
     from app.counter import counter  # noqa: PLC0415
 
     counter(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def prune(
+    *,
+    dry_run: bool = False,
+    unused_days: float = 0,
+    empty_trash: bool = False,
+    wait: bool = True,
+    attempts: int = 0,
+    json: bool = False,
+) -> None:
+    """Move to the trash what nobody needs, and delete what lay there for its grace."""
+    from app.counter import counter  # noqa: PLC0415
+
+    look = forecast.remote if dry_run else None
+    at = counter(weights_worker, past)
+    at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
+
+
+@app.local_entrypoint()
+def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
+    """Bring back the version of a model that was there before."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -188,6 +232,14 @@ def windows(json: bool = False) -> None:
     from app.counter import counter  # noqa: PLC0415
 
     counter(weights_worker, past).windows(spent.remote, json=json)
+
+
+@app.local_entrypoint()
+def plan(json: bool = False) -> None:
+    """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker, past).plan(outlook.remote, json=json)
 
 
 @app.local_entrypoint()

@@ -9,6 +9,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -16,8 +17,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from loguru import logger
 
-from jobs.cli import app, run
+from app import commands  # noqa: F401 - adds its own to the command line, as this file adds `up`
+from jobs.cli import app, done, here, run
 from jobs.clock import SystemClock, isoformat
+from jobs.errors import Refused
 from jobs.home import Home, home_of
 from jobs.terminal import say
 from jobs.units import parse_bytes
@@ -38,17 +41,22 @@ def up(
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
     concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pulls side by side")] = 2,
+    fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="What should be here, seen to each night")] = None,
 ) -> None:
     """Run the stack on this machine: servers, workers, ledger, gateway.
 
     Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
     """
+    from app.fleet import load  # noqa: PLC0415
     from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
-    from app.stack import Limits, Plan, live  # noqa: PLC0415
+    from app.stack import Declared, Limits, Plan, live  # noqa: PLC0415
+    from jobs.pruning import Retention  # noqa: PLC0415
 
     wishes = Wishes(simulate, tuple(tier or ()), models)
+    declared = Declared(load(fleet.absolute()), fleet.absolute()) if fleet is not None else None
+    retention = declared.fleet.retention() if declared else Retention()
     limits = Limits(
-        parse_bytes(quota, "--quota") if quota is not None else None,
+        replace(retention, quota_bytes=parse_bytes(quota, "--quota")) if quota is not None else retention,
         parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
         concurrency,
     )
@@ -56,7 +64,31 @@ def up(
     home = home_of(os.environ)
     with home.held(clock), signalled() as asked:
         log_to(home)
-        raise typer.Exit(live(Plan(wishes, limits, host, port), home, clock, asked))
+        raise typer.Exit(live(Plan(wishes, limits, host, port, declared), home, clock, asked))
+
+
+@app.command()
+def plan(
+    fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of the one that `up` was given")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
+) -> None:
+    """Tell what the next night would do, and why. Posts nothing."""
+    from app.fleet import load  # noqa: PLC0415 - takes as long as a whole command
+    from app.nights import coming_night  # noqa: PLC0415
+    from jobs.tending import stack_of  # noqa: PLC0415
+
+    at = here()
+    stack = stack_of(at.home)
+    path = fleet or stack.fleet
+    if path is None:
+        raise Refused(
+            "no fleet file says what should be here",
+            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
+        )
+    declared = load(path.absolute())
+    wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.clock)
+    done(at.desk.outlook(found, json=json))
 
 
 @contextmanager

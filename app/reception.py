@@ -3,8 +3,9 @@
 import ipaddress
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from pathlib import Path
 
 from loguru import logger
 
@@ -18,9 +19,10 @@ from app.gateway.waking import Upstream
 from app.neighbours import Neighbours
 from app.servers import Servers
 from jobs.clock import Clock
-from jobs.errors import BadRequest
+from jobs.errors import BadRequest, os_trouble
 from jobs.home import Home
 from jobs.layout import Layout
+from jobs.names import ModelName
 from jobs.ollama import Ollama
 
 STARTUP = timedelta(minutes=10)
@@ -38,10 +40,10 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
 
     Raises:
         BadRequest: a line is wrong, or there is none though others than this machine could ask.
+        NotWritable: the file is not ours to read.
 
     """
-    text = home.keys.read_text("utf-8") if home.keys.exists() else ""
-    keys = Keys.parse(text, str(home.keys)) if text else Keys.parse(environ.get(VARIABLE, ""))
+    keys = Keys.gather({str(home.keys): _text(home.keys), VARIABLE: environ.get(VARIABLE, "")})
     if keys.is_empty and not is_loopback(host):
         raise BadRequest(
             f"without keys the gateway answers this machine only, not {host!r}",
@@ -52,6 +54,15 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
     return keys
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise os_trouble(error, doing="reading the keys") from error
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -60,7 +71,17 @@ def is_loopback(host: str) -> bool:
 
 
 class Reception:
-    def __init__(self, servers: Servers, keys: Keys, home: Home, clock: Clock, rate_limit: int | None) -> None:
+    def __init__(
+        self,
+        servers: Servers,
+        keys: Keys,
+        home: Home,
+        clock: Clock,
+        *,
+        belongs: Callable[[ModelName], str | None],
+        rate_limit: int | None,
+        quota_bytes: int | None,
+    ) -> None:
         self._clock = clock
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
@@ -72,7 +93,7 @@ class Reception:
             Parts(
                 upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._standing,
-                router=Router(self._standing, servers.tiers),
+                router=Router(self._standing, servers.tiers, belongs),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
@@ -80,6 +101,7 @@ class Reception:
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
                 rate_limit=rate_limit,
+                quota_bytes=quota_bytes,
             )
         )
         self._door: FrontDoor | None = None

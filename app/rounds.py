@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from cronsim import CronSim
 from loguru import logger
 
+from app.desired import BY_NIGHTLY, Actual, night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
@@ -18,8 +19,8 @@ from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.protocols import DictLike
+from jobs.record import Job
 
-BY_NIGHTLY = "nightly"
 BY_WINDOW = "window"
 
 
@@ -97,32 +98,23 @@ def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
             yield str(key.removeprefix(PREFIX))
 
 
-def nightly(ledger: Ledger, fleet: Fleet, present: Iterable[ModelName], now: datetime) -> list[str]:
-    """Post what this night is for and nobody has posted since it began; the jobs.
-
-    Pinned models that are absent are pulled, all weights verified, and the warmed models that are present are warmed.
-    """
-    began = night_began(fleet, now)
-    since = {(job.kind, job.subject) for job in ledger.jobs() if job.posted_at >= began}
-    here = {name.folded() for name in present}
+def nightly(ledger: Ledger, fleet: Fleet, actual: Actual, now: datetime) -> list[str]:
+    """Post what this night is for and nobody has posted since it began; the jobs."""
+    found = night(fleet, actual, now)
+    for note in found.notes:
+        logger.warning("night: {}", note)
     posted = []
-
-    def post(kind: str, subject: str, request: dict[str, str | None]) -> None:
-        if (kind, subject) not in since:
-            job = ledger.post(kind, subject, request, by=BY_NIGHTLY).job
-            logger.info("posted {} {}, job {}", kind, subject, job.id)
-            posted.append(job.id)
-
-    for model in fleet.models:
-        if model.pinned and model.parsed.folded() not in here:
-            post("pull", str(model.parsed.folded()), {"model": model.name, "way": "auto", "rate_limit": None})
-    post("verify", "*", {"model": None})
-    for model in fleet.models:
-        subject = str(model.parsed.folded())
-        # One that came tonight is left alone, or the second run of a night would do more than the first.
-        if model.warmed and model.parsed.folded() in here and ("pull", subject) not in since:
-            post("warm", subject, {"model": model.name, "tier": model.tier})
+    for step in found.steps:
+        job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
+        logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
+        posted.append(job.id)
     return posted
+
+
+def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
+    """The jobs that were posted since the night began."""
+    began = night_began(fleet, now)
+    return tuple(job for job in jobs if job.posted_at >= began)
 
 
 def night_began(fleet: Fleet, now: datetime) -> datetime:

@@ -4,14 +4,16 @@ import os
 
 import modal
 
-from app import lookout, rounds, shelf
+from app import lookout, rounds
 from app.fleet import declared
+from app.forecast import actual
 from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
 from app.watch import NIGHT_RAN
 from jobs.clock import SystemClock, isoformat
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE
+from jobs.upkeep import recall, remember
 from jobs.webhook import Webhook
 
 
@@ -38,6 +40,8 @@ def nightly() -> None:
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
     ledger.put(NIGHT_RAN, {"v": 1, "at": isoformat(clock.now())})
-    rounds.nightly(book, declared(), shelf.names(), clock.now())
+    memory = recall(ledger, book.jobs())
+    remember(ledger, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
+    rounds.nightly(book, declared(), actual(book, declared(), memory, clock), clock.now())
     rounds.tick(book, ledger, clock, ring)
     ring(WEIGHTS_LANE)  # though nothing may be due: it also archives

@@ -17,7 +17,7 @@ from pathlib import Path
 from loguru import logger
 
 from app.children import Child
-from jobs.catalog import KNOWN_TIERS, LOCAL, Tier
+from jobs.catalog import KNOWN_TIERS, LOCAL, Tier, tuned
 from jobs.clock import Clock
 from jobs.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.home import Home
@@ -141,7 +141,8 @@ def _started(wishes: Wishes, ground: Ground, silent: str) -> Servers:
         raise Refused(asked, hint=GET_OLLAMA)
     models = _prepared(_named_models(wishes, ground.environ) or _default_models(ground.environ), ground)
     # A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
-    tiers = tuple(replace(_tier(name), gpu_promised=False) for name in wishes.tiers or (LOCAL.name,))
+    named = wishes.tiers or (LOCAL.name,)
+    tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), ground.environ) for name in named)
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     urls = _serve(tiers, ground, [binary, "serve"], own)
     return Servers(tiers, urls, models, children=tuple(ground.children))

@@ -10,18 +10,12 @@ from jobs import survey
 from jobs.clock import parse_moment
 from jobs.inventory import Found, found_in
 from jobs.layout import Layout
-from jobs.names import ModelName
 
 
 def found() -> Found:
     """The models, and what is wrong with those that are not whole."""
     weights.reload()
     return found_in(survey.survey(Layout(Path(MODELS))), "the volume")
-
-
-def names() -> list[ModelName]:
-    weights.reload()
-    return [each.name for each in survey.loaded(Layout(Path(MODELS))) if isinstance(each, survey.Model)]
 
 
 def past(since: str) -> list[dict[str, Any]]:

@@ -9,21 +9,27 @@ import signal
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from loguru import logger
 
 from app.children import Child, stop
 from app.crew import Crew
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor, listening
 from app.mirror import mirrors
+from app.nights import Nights
 from app.reception import Reception, keys_of
 from app.servers import Ground, Servers, Wishes, bring_up
 from jobs.clock import Clock
 from jobs.errors import Bug, Trouble
 from jobs.home import Home, Server, Stack
+from jobs.names import ModelName
 from jobs.ollama import Ollama
+from jobs.pruning import Retention
 from jobs.registry import Registry
 from jobs.tasks import Workshop
+from jobs.tending import around
 from jobs.terminal import complain, put, say
 from jobs.units import human_bytes
 from jobs.weights import Weights
@@ -38,19 +44,32 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Limits:
-    quota_bytes: int | None
+    retention: Retention
     rate_limit: int | None
     concurrency: int
 
 
 @dataclass(frozen=True)
+class Declared:
+    """What should be here, and the file that says so."""
+
+    fleet: Fleet
+    path: Path
+
+
+@dataclass(frozen=True)
 class Plan:
-    """What was asked for: servers, limits of the jobs, and where the gateway listens."""
+    """What was asked for: servers, limits of the jobs, where the gateway listens, and what should be here."""
 
     wishes: Wishes
     limits: Limits
     host: str
     port: int
+    declared: Declared | None = None
+
+    def belongs(self, name: ModelName) -> str | None:
+        """The tier that is declared for a model, if one is."""
+        return self.declared.fleet.belongs(name) if self.declared else None
 
 
 def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
@@ -69,15 +88,28 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, children, clock)
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
-            reception = Reception(servers, keys, home, clock, plan.limits.rate_limit)
+            limits = plan.limits
+            reception = Reception(
+                servers,
+                keys,
+                home,
+                clock,
+                belongs=plan.belongs,
+                rate_limit=limits.rate_limit,
+                quota_bytes=limits.retention.quota_bytes,
+            )
             ending.callback(reception.close)
-            shop = workshop(servers, plan.limits, home, clock)
+            shop = workshop(servers, plan, home, clock)
             crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
             ending.callback(crew.stop)
             crew.start()
             is_up = True
             door = reception.open(listener)
-            announce(servers, plan.limits, door, home, clock)
+            stack = announce(servers, plan, door, home, clock)
+            if plan.declared is not None:
+                nights = Nights(home, stack, plan.declared.fleet, clock)
+                ending.callback(nights.stop)
+                nights.start()
             while True:
                 check()
                 _require_all(children, crew, door)
@@ -110,7 +142,7 @@ def _require_all(children: Sequence[Child], crew: Crew, door: FrontDoor) -> None
         raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
 
 
-def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Workshop:
+def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop:
     """What the tasks work with."""
     weights = None
     if servers.models is not None:
@@ -123,27 +155,38 @@ def workshop(servers: Servers, limits: Limits, home: Home, clock: Clock) -> Work
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,
-        quota_bytes=limits.quota_bytes,
+        belongs=plan.belongs,
+        retention=plan.limits.retention,
+        around=lambda: around(home, named(servers), clock),
     )
 
 
-def announce(servers: Servers, limits: Limits, door: FrontDoor, home: Home, clock: Clock) -> None:
+def named(servers: Servers) -> tuple[Server, ...]:
+    return tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
+
+
+def announce(servers: Servers, plan: Plan, door: FrontDoor, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
+    limits = plan.limits
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),
         simulated=servers.simulated,
-        servers=tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True)),
+        servers=named(servers),
         models=servers.models,
         gateway=door.url,
-        quota_bytes=limits.quota_bytes,
+        retention=limits.retention,
         rate_limit=limits.rate_limit,
         why_by_server=servers.why_by_server,
+        fleet=plan.declared.path if plan.declared else None,
+        mirror=servers.mirror,
     )
     home.write_stack(stack)
     for server in stack.servers:
         logger.info("tier {} answers at {}", server.tier, server.url)
-    quota = f"at most {human_bytes(limits.quota_bytes)}" if limits.quota_bytes else "no quota"
+    most = limits.retention.quota_bytes
+    quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", door.url)
     put(f"ready {door.url}")
+    return stack

@@ -14,6 +14,7 @@ from loguru import logger
 
 from app.archive import archive_at, archive_facts, archive_jobs
 from app.fleet import declared
+from app.forecast import around
 from app.freshness import GENERATION, KNOWN, ROOM
 from app.lanes import work
 from app.mirror import mirrors
@@ -117,7 +118,8 @@ def run() -> bool:
         clock=clock,
         registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
         weights=shelf.weights,
-        quota_bytes=declared().volume.quota_bytes,
+        retention=declared().retention(),
+        around=lambda: around(book, ledger),
     )
     shelf.tell_models()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():

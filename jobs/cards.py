@@ -152,7 +152,9 @@ class _Reader:
             template=self._text(templates[-1]) if templates else None,
             system="".join(self._text(layer) for layer in self._layers("system")[-1:]),
             options={key: value for each in params for key, value in each.items()},
-            messages=tuple(each for layer in self._layers("messages") for each in self._json(layer, list)),
+            messages=tuple(
+                each for layer in self._layers("messages") for each in self._json(layer, list) if isinstance(each, dict)
+            ),
             parent=self._parent(),
             has_projector=bool(self._layers("projector")),
             missing="; ".join(self._wrong),
@@ -176,7 +178,7 @@ class _Reader:
         """What a server shows of these models, we do not know how to tell."""
         if config.get("remote_host") or config.get("remote_model"):
             self._wrong.append("it runs elsewhere")
-        if (parser := config.get("parser")) and parser not in capabilities.PARSERS:
+        if (parser := _text(config.get("parser"))) and parser not in capabilities.PARSERS:
             self._wrong.append(f"nobody here knows its parser {parser!r}")
         kinds = ("adapter", "projector", "draft")
         self._wrong += [f"it has a layer of kind {kind!r}" for kind in kinds if self._layers(kind)]
@@ -236,7 +238,7 @@ def _lengths(card: Card) -> dict[str, int]:
         "context_length": card.config.get("context_length") or facts.context,
         "embedding_length": card.config.get("embedding_length") or facts.embedding,
     }
-    return {key: value for key, value in told.items() if isinstance(value, int) and value}
+    return {key: value for key, value in told.items() if type(value) is int and value}
 
 
 def _text(value: Any) -> str:

@@ -5,8 +5,8 @@
 Where a model's header does not tell its layers and heads, a fifth more than its weights stands for all the rest.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from jobs.gguf import Facts
 from jobs.units import human_bytes
@@ -136,6 +136,19 @@ def weigh(size_bytes: int, tier: Tier, *, facts: Facts | None = None, context: i
     parts += [f"{human_bytes(seeing)} to see with"] if seeing else []
     parts += [f"{human_bytes(tier.runner_bytes)} for the runner"]
     return Weighed(tier, need, cache, length, parallel, f"{' + '.join(parts)} need {human_bytes(need)} of memory")
+
+
+def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
+    """The tier as the environment tunes an Ollama server; what is no number there, Ollama passes over as well."""
+    numbers = {key: environ.get(key, "").strip() for key in ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL")}
+    context, parallel = (int(text) if text.isdecimal() else 0 for text in numbers.values())
+    cache = environ.get("OLLAMA_KV_CACHE_TYPE", "")
+    return replace(
+        tier,
+        context=context or tier.context,
+        parallel=parallel or tier.parallel,
+        cache_type=cache if cache in CACHE_BYTES else tier.cache_type,
+    )
 
 
 def place(

@@ -4,30 +4,40 @@ Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 the work failed, 2 th
 What takes long to import is imported by the command that needs it: listing jobs is to feel instant.
 """
 
+import atexit
 import os
+import re
+import shlex
 import sqlite3
 import sys
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Annotated, NoReturn
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from loguru import logger
 from typer.exceptions import TyperException
 
 from jobs.clock import SystemClock
-from jobs.desk import LISTED, WAYS, Desk, exit_code
-from jobs.errors import FAILURE_CLASSES, BadRequest
+from jobs.desk import LISTED, WAYS, Desk, exit_code, prune_request
+from jobs.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.home import Home, home_of
 from jobs.plain import plain
 from jobs.record import KINDS, State
 from jobs.terminal import put, put_json, say, settle_streams
 
+if TYPE_CHECKING:
+    from jobs.remote import Remote
+
 IDLE = (
     "nothing is working the queue; the job waits until `up` runs",
     "hint: start it: `ollama-modal up`",
 )
+
+REMOTE_LOOK_EVERY = timedelta(seconds=1)
+"""Each look is a request across the network."""
 
 app = typer.Typer(
     add_completion=False,
@@ -41,11 +51,17 @@ Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
 Attempts = Annotated[int | None, typer.Option("--attempts", metavar="N", min=1, help="How often to try in all")]
+Url = Annotated[
+    str | None, typer.Option("--url", envvar="OLLAMA_MODAL_URL", help="Ask the gateway there, instead of this machine")
+]
+Key = Annotated[
+    str | None, typer.Option("--key", envvar="OLLAMA_MODAL_KEY", help="Its key; the variable shows it to nobody else")
+]
 
 
 @dataclass(frozen=True)
 class Here:
-    """What every command works with: the home, the clock, and the desk over the home's ledger."""
+    """What the commands about this machine work with: the home, the clock, and the desk over the home's ledger."""
 
     home: Home
     desk: Desk
@@ -69,6 +85,35 @@ def here() -> Here:
         rate_limit=stack.rate_limit if stack else None,
     )
     return Here(home, desk, clock)
+
+
+def desk_at(url: str | None, key: str | None) -> Desk:
+    """The desk of the gateway there, or that of this machine."""
+    if not url:
+        return here().desk
+    clock = SystemClock()
+    return Desk(
+        remote_at(url, key),
+        clock,
+        is_worked=lambda: True,  # where a gateway answers, it sends for workers
+        idle=IDLE,
+        log=f"with whoever runs {url}",
+        worded=lambda text: text if os.environ.get("OLLAMA_MODAL_URL") else with_url(text, url),
+        look_every=REMOTE_LOOK_EVERY,
+    )
+
+
+def remote_at(url: str, key: str | None) -> "Remote":
+    from jobs.remote import Remote  # noqa: PLC0415 - brings httpx, which takes long to import
+
+    remote = Remote(url, key, clock=SystemClock())
+    atexit.register(remote.close)  # a command ends by an exception, from wherever it is
+    return remote
+
+
+def with_url(text: str, url: str) -> str:
+    """The commands in a text, as they are typed for the gateway there."""
+    return re.sub(r"`ollama-modal (\w+)", lambda found: f"{found[0]} --url {shlex.quote(url)}", text)
 
 
 def done(code: int) -> NoReturn:
@@ -102,39 +147,86 @@ def pull(
     ] = "auto",
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="At most so much a second, like 20MB")] = None,
     attempts: Attempts = None,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Bring a model here, through the queue. One that is under way is shared."""
-    done(here().desk.pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
+    done(desk_at(url, key).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
 
 
 @app.command()
 def verify(
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")] = None,
+    *,
     wait: Wait = True,
     attempts: Attempts = None,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Hash every byte of a model, or of all. What is damaged is fetched again."""
-    done(here().desk.verify(model, wait=wait, attempts=attempts, json=json))
+    done(desk_at(url, key).verify(model, wait=wait, attempts=attempts, json=json))
 
 
 @app.command()
 def warm(
     model: Name,
+    *,
     tier: Annotated[str | None, typer.Option(metavar="NAME", help="Where; by the model's size when left out")] = None,
     wait: Wait = True,
     attempts: Attempts = None,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Load a model. The next question to it is answered at once."""
-    done(here().desk.warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
+    done(desk_at(url, key).warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
 
 
 @app.command()
-def delete(model: Name, wait: Wait = True, attempts: Attempts = None, json: Json = False) -> None:
+def delete(
+    model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
+) -> None:
     """Remove a model and the blobs that no other model needs."""
-    done(here().desk.delete(model, wait=wait, attempts=attempts, json=json))
+    done(desk_at(url, key).delete(model, wait=wait, attempts=attempts, json=json))
+
+
+@app.command()
+def prune(
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")] = False,
+    unused_days: Annotated[
+        float | None, typer.Option(metavar="N", help="Also models that nobody used for so many days")
+    ] = None,
+    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Do not wait for the trash's grace")] = False,
+    wait: Wait = True,
+    attempts: Attempts = None,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Move to the trash what nobody needs. What lay there for its grace is deleted."""
+    request = prune_request(unused_days, empty_trash)
+    if not dry_run:
+        done(desk_at(url, key).prune(request, wait=wait, attempts=attempts, json=json))
+    if url:
+        raise Refused(
+            "a dry run reads the weights themselves, and those of a gateway are elsewhere",
+            hint="on Modal: `modal run -m app.jobs::prune --dry-run`; without --url it looks at this machine's",
+        )
+    at = here()
+    from jobs.tending import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
+
+    done(at.desk.outlook(look(at.home, at.clock, request), json=json))
+
+
+@app.command()
+def rollback(
+    model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
+) -> None:
+    """Bring back the version of a model that was there before. Again, and the newer one is back."""
+    done(desk_at(url, key).rollback(model, wait=wait, attempts=attempts, json=json))
 
 
 # -- commands about jobs -----------------------------------------------------------------------------------------------
@@ -148,28 +240,34 @@ def list_jobs(
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
     dead: Annotated[bool, typer.Option("--dead", help="Those that failed for good, by class, with the remedy")] = False,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """List the jobs, newest first."""
+    at = desk_at(url, key)
     if dead:
-        done(here().desk.dead(since=since, json=json))
-    done(here().desk.browse(state=state, kind=kind, since=since, limit=limit, json=json))
+        done(at.dead(since=since, json=json))
+    done(at.browse(state=state, kind=kind, since=since, limit=limit, json=json))
 
 
 @app.command("job")
 def tell_job(
     id: Id,
+    *,
     follow: Annotated[bool, typer.Option("--follow", help="Follow it to its end; exit as the job does")] = False,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Tell a job's story: what was asked, what happened, and what to do."""
-    done(here().desk.tell(id, follow=follow, json=json))
+    done(desk_at(url, key).tell(id, follow=follow, json=json))
 
 
 @app.command()
-def cancel(id: Id, json: Json = False) -> None:
+def cancel(id: Id, url: Url = None, key: Key = None, json: Json = False) -> None:
     """Ask a job to stop. What was fetched for it is thrown away."""
-    done(here().desk.cancel(id, json=json))
+    done(desk_at(url, key).cancel(id, json=json))
 
 
 @app.command()
@@ -177,11 +275,14 @@ def retry(
     id: Annotated[
         str, typer.Argument(metavar="[ID]", help="A job's id, or as much of its beginning as is unique")
     ] = "",
+    *,
     every: Annotated[bool, typer.Option("--all", help="Every job that failed for good")] = False,
     failure_class: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help=f"Of those, only {', '.join(FAILURE_CLASSES)}")
     ] = None,
     wait: Wait = True,
+    url: Url = None,
+    key: Key = None,
     json: Json = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
@@ -189,7 +290,7 @@ def retry(
         raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what could be retried")
     if failure_class is not None and not every:
         raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
-    at = here().desk
+    at = desk_at(url, key)
     done(at.retry_all(failure_class, json=json) if every else at.retry(id, wait=wait, json=json))
 
 
@@ -197,27 +298,74 @@ def retry(
 
 
 @app.command()
-def models(json: Json = False) -> None:
+def models(url: Url = None, key: Key = None, json: Json = False) -> None:
     """List the models. Those that are not whole are complained about."""
-    from jobs.inventory import listed  # noqa: PLC0415 - brings httpx, which takes long to import
+    # Both bring httpx, which takes long to import.
+    if url:
+        from jobs.elsewhere import found  # noqa: PLC0415
+
+        done(desk_at(url, key).models(found(remote_at(url, key)), json=json))
+    from jobs.inventory import listed  # noqa: PLC0415
 
     at = here()
     done(at.desk.models(listed(at.home, at.clock), json=json))
 
 
 @app.command()
-def status(json: Json = False) -> None:
-    """Tell what runs here. That is `up`, its servers, what they have loaded, the models, the queue."""
-    from jobs.inventory import surveyed  # noqa: PLC0415 - brings httpx, which takes long to import
+def route(
+    model: Name,
+    *,
+    context: Annotated[int | None, typer.Option("--context", metavar="N", min=1, help="With so long a context")] = None,
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Tell on which tier a model is answered. And why, in words and numbers."""
+    from jobs.elsewhere import way  # noqa: PLC0415 - brings httpx, which takes long to import
+
+    found = remote_at(url or own_gateway(), key).route(model, context)
+    show(found, way(found), json=json)
+
+
+def own_gateway() -> str:
+    """Where the gateway of this machine answers.
+
+    Raises:
+        Refused: it does not run.
+
+    """
+    home = home_of(os.environ)
+    stack = home.read_stack()
+    if home.up_pid() is None or stack is None or stack.gateway is None:
+        raise Refused("no gateway runs on this machine", hint="start it: `ollama-modal up`; or name another by --url")
+    return stack.gateway
+
+
+@app.command()
+def status(url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Tell what runs. That is `up`, its servers, the models, the queue; or a gateway and its tiers."""
+    # Both bring httpx, which takes long to import.
+    if url:
+        from jobs.elsewhere import standing  # noqa: PLC0415
+
+        health = remote_at(url, key).health()
+        show(health, standing(health, url, desk_at(url, key).now), json=json)
+        return
+    from jobs.inventory import surveyed  # noqa: PLC0415
 
     at = here()
-    counts = Counter(job.state for job in at.desk.ledger.jobs())
+    counts = Counter(job.state for job in at.desk.ledger.select()[0])
     found = surveyed(at.home, at.clock, {str(state): counts[state] for state in State})
+    show(found.as_json(), found.lines(at.now), json=json)
+
+
+def show(document: Mapping[str, Any], lines: Iterable[str], *, json: bool) -> None:
+    """For a program, or for a person."""
     if json:
-        put_json(found.as_json())
-    else:
-        for line in found.lines(at.now):
-            put(line)
+        put_json(document)
+        return
+    for line in lines:
+        put(line)
 
 
 # -- the entry ---------------------------------------------------------------------------------------------------------

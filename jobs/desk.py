@@ -12,13 +12,13 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
 from jobs.dead import dead, lines, of_class
-from jobs.errors import BadRequest, NotFound, Refused, Trouble
+from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
-from jobs.ledger import Ledger, Posted
+from jobs.ledger import Posted
 from jobs.names import ModelName
 from jobs.plain import plain
 from jobs.record import KINDS, Job, State
@@ -34,6 +34,31 @@ INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
 
+MOST_DAYS = 3650
+
+
+class Outlook(Protocol):
+    """What would be done: a prune's plan, or a night's."""
+
+    @property
+    def notes(self) -> tuple[str, ...]: ...
+    @property
+    def summary(self) -> str: ...
+    def rows(self) -> Iterable[tuple[str, str, str, str]]: ...
+    def as_json(self) -> dict[str, Any]: ...
+
+
+def prune_request(unused_days: float | None, empty_trash: bool) -> dict[str, Any]:
+    """How a prune is asked for, dry or real.
+
+    Raises:
+        BadRequest: so many days make no sense.
+
+    """
+    if unused_days is not None and not 0 < unused_days <= MOST_DAYS:
+        raise BadRequest(f"--unused-days {unused_days:g} makes no sense", hint=f"more than 0, at most {MOST_DAYS}")
+    return {"unused_days": unused_days, "empty_trash": empty_trash or None}
+
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
@@ -47,12 +72,33 @@ def no_archive(_: datetime) -> Iterable[Job]:
     return ()
 
 
+class Jobs(Protocol):
+    """What a desk asks of the jobs: of a ledger it has at hand, or of a gateway that has one."""
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted: ...
+    def retry(self, id: str, *, by: str) -> Posted: ...
+    def again(self, job: Job, *, by: str) -> Posted: ...
+    def cancel(self, id: str, *, by: str) -> Job: ...
+    def get(self, id: str) -> Job: ...
+    def ids(self, begin: str = "") -> list[str]: ...
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]: ...
+
+
 @dataclass(frozen=True)
 class Desk:
-    """One ledger, and how the place around it is called.
+    """Jobs, and how the place around them is called.
 
     Args:
-        ledger: where the jobs stand.
+        ledger: where the jobs stand: a ledger, or a gateway that has one.
         clock: the reader's.
         is_worked: whether anybody works the queue.
         idle: what is said when nobody does, and what to do about it.
@@ -65,7 +111,7 @@ class Desk:
 
     """
 
-    ledger: Ledger
+    ledger: Jobs
     clock: Clock
     is_worked: Callable[[], bool]
     idle: tuple[str, str]
@@ -107,6 +153,14 @@ class Desk:
         name = ModelName.parse(model)
         return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
 
+    def prune(self, request: Mapping[str, Any], *, wait: bool, attempts: int | None, json: bool) -> int:
+        """Post a prune; `prune_request` words it."""
+        return self._see_through(self._post("prune", "*", request, attempts), wait, json)
+
+    def rollback(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
+        name = ModelName.parse(model)
+        return self._see_through(self._post("rollback", str(name.folded()), {"model": model}, attempts), wait, json)
+
     def retry(self, id: str, *, wait: bool, json: bool) -> int:
         job = self.named(id)
         posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
@@ -114,7 +168,7 @@ class Desk:
 
     def retry_all(self, failure_class: str | None, *, json: bool) -> int:
         """Post every dead letter of a class again, exactly as it was posted; nobody is followed."""
-        again = [self.ledger.again(job, by=who()).job for job in of_class(self.ledger.jobs(), failure_class)]
+        again = [self.ledger.again(job, by=who()).job for job in of_class(self.ledger.select()[0], failure_class)]
         for job in again:
             self.posted(job)
         if json:
@@ -132,7 +186,9 @@ class Desk:
         posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
         first = posted.job.request
         unheard = [
-            key for key in ("way", "rate_limit", "tier") if request.get(key) not in {None, "auto", first.get(key)}
+            key
+            for key in ("way", "rate_limit", "tier", "unused_days", "empty_trash")
+            if request.get(key) not in {None, "auto", first.get(key)}
         ]
         if posted.attached and unheard:
             names = ", --".join(unheard).replace("_", "-")
@@ -163,7 +219,11 @@ class Desk:
         """The job once it has ended; None when whoever followed it left."""
         try:
             return follow(
-                self.ledger, id, clock=self.clock, is_worked=self.is_worked, idle=self.idle, every=self.look_every
+                lambda: self.ledger.get(id),
+                clock=self.clock,
+                is_worked=self.is_worked,
+                idle=self.idle,
+                every=self.look_every,
             )
         except KeyboardInterrupt:
             say()
@@ -214,7 +274,7 @@ class Desk:
 
     def dead(self, *, since: str | None, json: bool) -> int:
         """Show the jobs that failed for good, by the class of their failure, with the likely remedy."""
-        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.ledger.jobs()
+        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.ledger.select()[0]
         found = dead(jobs)
         if json:
             put_json([job.as_json() for job in found])
@@ -302,6 +362,19 @@ class Desk:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
+    def outlook(self, found: Outlook, *, json: bool) -> int:
+        """Show what would be done."""
+        if json:
+            put_json(found.as_json())
+            return 0
+        rows = list(found.rows())
+        if rows:
+            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+        for note in found.notes:
+            say(f"note: {self.worded(plain(note))}")
+        say(found.summary)
+        return 0
+
     def models(self, found: "Found", *, json: bool) -> int:
         """Show what was found in a models directory."""
         if json:
@@ -329,7 +402,7 @@ def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> in
     """Do the work of a command; what went wrong becomes words and a code."""
     try:
         return work()
-    except (Refused, NotFound) as error:
+    except (Refused, NotFound, Unauthorized) as error:
         complain(error, worded)
         return 2
     except Trouble as error:

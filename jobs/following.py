@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from jobs.clock import Clock
-from jobs.ledger import Ledger
 from jobs.plain import plain
 from jobs.record import Job, State
 from jobs.story import headline, lasted, trouble
@@ -30,8 +29,7 @@ class View(Protocol):
 
 
 def follow(
-    ledger: Ledger,
-    id: str,
+    look: Callable[[], Job],
     *,
     clock: Clock,
     is_worked: Callable[[], bool],
@@ -41,8 +39,7 @@ def follow(
     """Show the job until it has ended, and answer with it.
 
     Args:
-        ledger: where the job stands.
-        id: which one.
+        look: the job as it stands.
         clock: for waiting.
         is_worked: whether anybody works the queue; when not, that is said once.
         idle: in these lines.
@@ -52,7 +49,7 @@ def follow(
     with _view() as view:
         told = _Told(view, idle)
         while True:
-            job = ledger.get(id)
+            job = look()
             told.tell(job, clock.now(), is_worked)
             if job.has_ended:
                 return job

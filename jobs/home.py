@@ -14,7 +14,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,7 @@ from typing import Any, Self
 from jobs.clock import Clock, isoformat, parse_moment
 from jobs.errors import BadRequest, Refused
 from jobs.ledger import Ledger
+from jobs.pruning import Retention
 from jobs.sqlite import SqliteDict, SqliteQueue
 
 VARIABLE = "OLLAMA_MODAL_HOME"
@@ -48,12 +49,17 @@ class Stack:
     simulated: bool
     servers: tuple[Server, ...]
     models: Path | None
+    retention: Retention = field(default_factory=Retention)
+    """What the weights may take, and for how long."""
     gateway: str | None = None
     """Where clients ask."""
-    quota_bytes: int | None = None
     rate_limit: int | None = None
     """Bytes per second that a pull asks for when it names no limit of its own."""
     why_by_server: str | None = None
+    fleet: Path | None = None
+    """The file that declares what should be here, if there is one."""
+    mirror: str | None = None
+    """The registry that stands for all others."""
 
     @property
     def ways(self) -> tuple[str, ...]:
@@ -68,10 +74,12 @@ class Stack:
             "simulated": self.simulated,
             "servers": [{"tier": server.tier, "url": server.url} for server in self.servers],
             "models": str(self.models) if self.models else None,
+            "retention": self.retention.as_json(),
             "gateway": self.gateway,
-            "quota_bytes": self.quota_bytes,
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
+            "fleet": str(self.fleet) if self.fleet else None,
+            "mirror": self.mirror,
         }
 
     @classmethod
@@ -82,10 +90,12 @@ class Stack:
             simulated=bool(document["simulated"]),
             servers=tuple(Server(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
+            retention=Retention.from_json(document["retention"]) if "retention" in document else Retention(),
             gateway=document.get("gateway"),
-            quota_bytes=document.get("quota_bytes"),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
+            fleet=Path(document["fleet"]) if document.get("fleet") else None,
+            mirror=document.get("mirror"),
         )
 
 

@@ -174,7 +174,7 @@ class Status:
                 "directory": str(stack.models) if stack and stack.models else None,
                 "count": self.models,
                 "usage_bytes": self.usage_bytes,
-                "quota_bytes": stack.quota_bytes if stack else None,
+                "quota_bytes": stack.retention.quota_bytes if stack else None,
             },
             "jobs": dict(self.queue),
         }
@@ -202,7 +202,11 @@ class Status:
             return []
         if stack.models is None:
             return [f"models   kept by the server; pulls go by it: {plain(stack.why_by_server)}"]
-        quota = f" of a quota of {human_bytes(stack.quota_bytes)}" if stack.quota_bytes else ", no quota"
+        quota = (
+            f" of a quota of {human_bytes(stack.retention.quota_bytes)}"
+            if stack.retention.quota_bytes
+            else ", no quota"
+        )
         return [
             f"models   {self.models} in {plain(stack.models)}, {human_bytes(self.usage_bytes or 0)}{quota}",
             f"ways     {', '.join(stack.ways)}",

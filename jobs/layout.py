@@ -3,6 +3,7 @@
     <root>/manifests/<host>/<namespace>/<model>/<tag>     exactly four levels
     <root>/blobs/sha256-<hex>                             a dash, not a colon
     <root>/staging/<slug>@<holder>/                       ours: what a pull has fetched so far
+    <root>/trash/<when>-<slug>/                           ours: what was taken away, until its grace is over
 
 It finds and names; it decides nothing and deletes nothing.
 """
@@ -43,6 +44,10 @@ class Layout:
     @property
     def staging(self) -> Path:
         return self.root / "staging"
+
+    @property
+    def trash(self) -> Path:
+        return self.root / "trash"
 
     def blob(self, digest: str) -> Path:
         if not is_digest(digest):

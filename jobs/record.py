@@ -46,6 +46,8 @@ KINDS = {
         Kind("pull", WEIGHTS_LANE, 8),
         Kind("verify", WEIGHTS_LANE, 4),
         Kind("delete", WEIGHTS_LANE, 3),
+        Kind("prune", WEIGHTS_LANE, 3),
+        Kind("rollback", WEIGHTS_LANE, 3),
         Kind("warm", SERVERS_LANE, 3),
     )
 }
@@ -123,11 +125,12 @@ class Attempt:
             "message": self.message,
             "hint": self.hint,
             "not_before": isoformat(self.not_before) if self.not_before else None,
+            "last_sign": isoformat(self.last_sign),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """An attempt that has ended, as `as_json` told of it; of its lease nothing is known any more."""
+        """An attempt, as `as_json` told of it; of its lease nothing is known any more."""
         ended_at = _moment(document.get("ended_at"))
         started_at = parse_moment(document["started_at"])
         return cls(
@@ -135,7 +138,7 @@ class Attempt:
             started_at=started_at,
             worker=document.get("worker", ""),
             lease=timedelta(0),
-            last_sign=ended_at or started_at,
+            last_sign=_moment(document.get("last_sign")) or ended_at or started_at,
             ended_at=ended_at,
             outcome=document.get("outcome"),
             failure_class=document.get("class"),
@@ -199,7 +202,7 @@ class Job:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """An ended job, as `as_json` told of it."""
+        """A job, as `as_json` told of it."""
         kind = KINDS.get(document["kind"])
         return cls(
             id=document["id"],

@@ -214,6 +214,22 @@ def _deleted(_: Job, told: Mapping[str, Any]) -> str:
     return f"{what}; {told['note']}" if told.get("note") else what
 
 
+def _pruned(_: Job, told: Mapping[str, Any]) -> str:
+    words = []
+    if told["delete"]:
+        words.append(f"{human_bytes(told['freed_bytes'])} deleted for good")
+    if told["throw"]:
+        names = [each["name"] for each in told["throw"] if each["what"] == "model"]
+        which = f", with {', '.join(names)}" if names else ""
+        words.append(f"{human_bytes(told['thrown_bytes'])} moved to the trash{which}")
+    return "; ".join([", ".join(words) or "nothing to prune", *told["notes"]])
+
+
+def _rolled_back(_: Job, told: Mapping[str, Any]) -> str:
+    left = f" in place of {str(told['left'])[:12]}, which is in the trash now" if told.get("left") else ""
+    return f"{told['model']} is digest {str(told['digest'])[:12]} again{left}"
+
+
 def _warmed(_: Job, told: Mapping[str, Any]) -> str:
     where = "on the GPU" if told["on_gpu"] else "not wholly on a GPU"
     rate = f", {told['tokens_per_second']:.0f} tokens/s" if told.get("tokens_per_second") else ""
@@ -224,6 +240,8 @@ _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {
     "pull": _pulled,
     "verify": _verified,
     "delete": _deleted,
+    "prune": _pruned,
+    "rollback": _rolled_back,
     "warm": _warmed,
 }
 

@@ -13,11 +13,13 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Literal
 
+from jobs import trash
 from jobs.errors import Corrupt
 from jobs.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file, translated
 from jobs.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
 from jobs.names import ModelName
 from jobs.staging import StagingFolder, listed, measured
+from jobs.trash import TrashFolder
 
 STALE = timedelta(hours=1)
 """What nobody touched for this long is left over: Ollama's own grace for partial files."""
@@ -86,10 +88,17 @@ class Survey:
     broken: tuple[Broken, ...]
     strays: tuple[Stray, ...]
     stagings: tuple[StagingFolder, ...]
+    trash: tuple[TrashFolder, ...]
     usage_bytes: int
+    """All of it, the trash included."""
 
     def of(self, kind: StrayKind) -> tuple[Stray, ...]:
         return tuple(stray for stray in self.strays if stray.kind == kind)
+
+    @property
+    def known(self) -> tuple[Model | Broken, ...]:
+        """What stands behind each manifest."""
+        return (*self.models, *self.broken)
 
     @property
     def torn(self) -> tuple[Broken, ...]:
@@ -103,6 +112,10 @@ class Survey:
     @property
     def orphans(self) -> tuple[Stray, ...]:
         return self.of("orphan")
+
+    @property
+    def trash_bytes(self) -> int:
+        return sum(folder.size for folder in self.trash)
 
     @property
     def poisoned(self) -> tuple[Stray, ...]:
@@ -183,10 +196,11 @@ def survey(layout: Layout) -> Survey:
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
     stagings, strange_stagings = listed(layout.staging)
+    thrown, strange_trash = trash.listed(layout)
     elsewhere = [layout.root / entry.name for entry in entries(layout.root) if entry.name not in _OURS]
     strays += [
         stray
-        for path in (*strange_manifests, *strange_stagings, *elsewhere)
+        for path in (*strange_manifests, *strange_stagings, *strange_trash, *elsewhere)
         if (stray := _stray("unknown", path)) is not None
     ]
     usage = (
@@ -195,11 +209,12 @@ def survey(layout: Layout) -> Survey:
         + sum(each.size for each in broken)
         + sum(stray.size for stray in strays)
         + sum(folder.size for folder in stagings)
+        + sum(folder.size for folder in thrown)
     )
-    return Survey(models, broken, tuple(strays), tuple(stagings), usage)
+    return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 
 
-_OURS = frozenset({"manifests", "blobs", "staging", "ops"})
+_OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops"})
 
 
 def _referenced(known: Iterable[Model | Broken]) -> frozenset[str]:

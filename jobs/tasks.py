@@ -1,31 +1,35 @@
-"""What each kind of job does: pull, verify, delete, warm. A task takes its run and the workshop; it returns the result.
+"""What each kind of job does: pull, verify, delete, prune, rollback, warm.
 
+A task takes its run and the workshop; it returns the result.
 Tasks decide and order the steps; bytes move in `registry`, `ollama` and `weights`. Each one may be killed at any
 instruction and simply runs again.
 """
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from loguru import logger
 
+from jobs import pruning, trashing
 from jobs.cards import facts_of
 from jobs.catalog import Tier, place
-from jobs.clock import Clock
+from jobs.clock import Clock, isoformat
 from jobs.errors import BadRequest, Cancelled, Corrupt, CpuFallback, NotFound, Unauthorized, Unsupported
 from jobs.gguf import Facts
 from jobs.manifests import Layer
 from jobs.names import ModelName
 from jobs.ollama import Ollama
+from jobs.pruning import Around, Plan, Retention
 from jobs.record import Job
 from jobs.registry import Registry
 from jobs.run import Run
 from jobs.staging import Staging
-from jobs.survey import BlobState, Broken, Model
+from jobs.survey import BlobState, Broken, Model, Survey
 from jobs.units import human_bytes
+from jobs.verifying import verify as verify_places
 from jobs.weights import Weights
 
 WAYS = ("auto", "registry", "server")
@@ -43,7 +47,9 @@ class Workshop:
     weights: Weights | None = None
     servers: Mapping[str, Ollama] = field(default_factory=dict)
     tiers: Sequence[Tier] = ()
-    quota_bytes: int | None = None
+    retention: Retention = field(default_factory=Retention)
+    around: Callable[[], Around] = Around
+    """Who uses the weights, and who is at work on them; asked when a prune plans."""
     belongs: Callable[[ModelName], str | None] = lambda _: None
     """The tier that was declared for a model, whatever its size."""
     server_pulls: threading.Lock = field(default_factory=threading.Lock)
@@ -69,7 +75,12 @@ class Workshop:
         """Where a model goes: to the tier that is asked for, else the declared one, else by the memory it takes."""
         known = self.weights.find(name) if self.weights else None
         facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None
-        return self.server_for(str(name), known.size if known else 0, asked or self.belongs(name), facts=facts)
+        return self.server_for(str(name), known.size if known else 0, asked or self._declared_for(name), facts=facts)
+
+    def _declared_for(self, name: ModelName) -> str | None:
+        """The declared tier, where it has a server; else the size decides."""
+        tier = self.belongs(name)
+        return tier if tier in self.servers else None
 
 
 Result = dict[str, Any]
@@ -107,12 +118,13 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
     manifest = shop.registry.manifest(name, check=run.check)
     staging = weights.stage(staging_subject(run.job), run.holder, still_ours=run.check)
     try:
+        trashing.take_back(weights, manifest.blobs, still_ours=run.hold)
         here = [layer for layer in manifest.blobs if weights.blob_state(layer) is BlobState.PRESENT]
         damaged = {damage.digest for damage in weights.verify(here, progress=run.progress, check=run.check)}
         sound = {layer.digest for layer in here} - damaged
         wanted = [layer for layer in manifest.blobs if layer.digest not in sound]
         missing = sum(layer.size for layer in wanted)
-        weights.room_for(max(0, missing - staging.bytes_held()), shop.quota_bytes)
+        _require_room(shop, weights, max(0, missing - staging.bytes_held()))
         total = sum(layer.size for layer in manifest.blobs)
         run.progress.begin("pulling", total=total, completed=total - missing)
         _fetch(run, shop, name, wanted, staging)
@@ -134,6 +146,15 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
         "fetched_bytes": missing,
         "reused_bytes": total - missing,
     }
+
+
+def _require_room(shop: Workshop, weights: Weights, missing: int) -> None:
+    """Refuse what cannot fit, and say what a prune could free."""
+
+    def could_go(survey: Survey) -> str:
+        return pruning.could_go(survey, pruning.plan(survey, shop.around(), shop.retention, shop.clock.now()))
+
+    weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
 
 
 def staging_subject(job: Job) -> str:
@@ -249,6 +270,44 @@ def _deleted(run: Run, shop: Workshop, name: ModelName) -> Result:
     }
 
 
+# -- prune and rollback ------------------------------------------------------------------------------------------------
+
+
+def prune(run: Run, shop: Workshop) -> Result:
+    """Follow the plan of now: delete from the trash what is due, then move to it what retention wants to go."""
+    weights = _own_weights(shop)
+    run.progress.begin("looking")
+    trashing.require_models_directory(weights.layout)
+    plan = planned(weights.survey(), shop.around(), shop.retention, shop.clock.now(), run.job.request)
+    trashing.follow(weights, plan, still_ours=run.hold, tell=run.progress.begin)
+    return plan.as_json()
+
+
+def planned(survey: Survey, around: Around, retention: Retention, now: datetime, request: Mapping[str, Any]) -> Plan:
+    """What a prune that is asked for in these words would do: the dry one and the real one ask here."""
+    days = request.get("unused_days")
+    asked = retention if days is None else replace(retention, unused=timedelta(days=days))
+    return pruning.plan(survey, around, asked, now, empty_trash=bool(request.get("empty_trash", False)))
+
+
+def rollback(run: Run, shop: Workshop) -> Result:
+    """Publish the version of a model that was there before, whole or not at all; the one that is there is thrown."""
+    weights = _own_weights(shop)
+    name = ModelName.parse(run.job.request["model"])
+    run.progress.begin("looking")
+    folder = trashing.thrown(weights, name)
+    damages = verify_places(trashing.places(weights, folder), progress=run.progress, check=run.check)
+    if damages:
+        raise Corrupt(
+            f"the earlier {str(name)!r} cannot come back: {damages[0]}",
+            hint=f"bring the newest: `ollama-modal pull {name}`",
+        )
+    run.progress.begin("publishing")
+    left = trashing.restore(weights, folder, still_ours=run.hold)
+    digest = folder.manifest.digest if folder.manifest else ""
+    return {"model": str(name), "digest": digest, "left": left, "thrown_at": isoformat(folder.thrown_at)}
+
+
 # -- warm --------------------------------------------------------------------------------------------------------------
 
 
@@ -300,4 +359,11 @@ def _known(weights: Weights, name: ModelName) -> list[Model | Broken]:
     return known
 
 
-TASKS: dict[str, Callable[[Run, Workshop], Result]] = {"pull": pull, "verify": verify, "delete": delete, "warm": warm}
+TASKS: dict[str, Callable[[Run, Workshop], Result]] = {
+    "pull": pull,
+    "verify": verify,
+    "delete": delete,
+    "prune": prune,
+    "rollback": rollback,
+    "warm": warm,
+}

@@ -36,6 +36,10 @@ MAX_DAYS = 14
 """Days that may wait for a store that does not answer."""
 
 
+READ_DAYS = 90
+"""What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
+
+
 @dataclass(frozen=True)
 class Use:
     """One request that was answered, or was not. `model` is empty when it named none that is here."""
@@ -264,17 +268,23 @@ class Books:
 
 
 def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first.
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
 
-    Each entry is read by its key, which on Modal keeps it from fading for another seven days.
+    Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
     """
-    first = since.isoformat() if since else ""
-    books = [
-        _read(facts.get(key))
-        for key in facts.keys()  # noqa: SIM118 - a DictLike, no dict
-        if key.startswith(PREFIX) and key.removeprefix(PREFIX) >= first
-    ]
+    keys = [key for key in facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
+    first = since.isoformat() if since else _first_day(keys)
+    books = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(books).items())]
+
+
+def _first_day(keys: Iterable[str]) -> str:
+    """The first of the days worth reading, counted back from the newest that anybody wrote."""
+    newest = max((key.removeprefix(PREFIX)[:10] for key in keys), default="")
+    try:
+        return (date.fromisoformat(newest) - timedelta(days=READ_DAYS - 1)).isoformat()
+    except ValueError:
+        return ""
 
 
 def last_used(facts: DictLike) -> Mapping[str, datetime]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jobs import staging as stagings
 from jobs import survey as surveys
+from jobs import trash as trashes
 from jobs.clock import Clock
 from jobs.errors import Corrupt, DiskFull, NotFound, NotWritable, QuotaExceeded, Refused
 from jobs.layout import Layout, ManifestFile, entries, flush_folder, is_inside, make_folder, translated
@@ -68,8 +69,8 @@ class Weights:
     ) -> None:
         self.layout = Layout(root)
         self._lock = lock
-        self._persist = persist
-        self._clock = clock
+        self.persist = persist
+        self.clock = clock
         self._disk_counts = disk_counts
 
     # Reading
@@ -89,13 +90,13 @@ class Weights:
 
     def find(self, name: ModelName) -> Model | None:
         """The whole model of this name in any case, under the spelling it is stored with."""
-        for file in self._files_of(name):
+        for file in self.files_of(name):
             model = surveys.load(self.layout, file)
             if isinstance(model, Model):
                 return model
         return None
 
-    def _files_of(self, name: ModelName) -> list[ManifestFile]:
+    def files_of(self, name: ModelName) -> list[ManifestFile]:
         """Manifest files of this name in any case, the exact spelling first."""
         files = [file for file in self.layout.manifest_files()[0] if file.name.folded() == name.folded()]
         return sorted(files, key=lambda file: (file.name != name, file.name))
@@ -151,14 +152,14 @@ class Weights:
             root.mkdir(parents=True, exist_ok=True)
             for folder in ours:
                 make_folder(folder, below=root)
-                self._require_ours(folder)
+                self.require_ours(folder)
 
     def _strangers(self) -> list[str]:
-        passed_over = {"blobs", "manifests", "staging", "lost+found", self._lock.name}
+        passed_over = {"blobs", "manifests", "staging", "trash", "lost+found", self._lock.name}
         names = (entry.name for entry in entries(self.layout.root))
         return [name for name in names if name not in passed_over and not name.startswith(".")]
 
-    def _require_ours(self, folder: Path) -> None:
+    def require_ours(self, folder: Path) -> None:
         root = self.layout.root
         if not is_inside(folder, root):
             raise NotWritable(
@@ -175,8 +176,12 @@ class Weights:
                 hint="let this user own the models directory, or name another one",
             )
 
-    def room_for(self, bytes_needed: int, quota: int | None = None) -> None:
+    def room_for(
+        self, bytes_needed: int, quota: int | None = None, *, could_go: Callable[[Survey], str] = lambda _: ""
+    ) -> None:
         """Refuse what cannot fit, before a byte is fetched. `bytes_needed` is what is still to come.
+
+        `could_go` words what could be freed; it becomes the hint.
 
         Raises:
             QuotaExceeded: the weights would outgrow their quota.
@@ -185,17 +190,18 @@ class Weights:
         """
         survey = self.survey()
         free = self._free_bytes()
+        in_trash = f", {human_bytes(survey.trash_bytes)} of it in the trash" if survey.trash else ""
         on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
         if quota is not None and survey.usage_bytes + bytes_needed > quota:
             raise QuotaExceeded(
                 f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(survey.usage_bytes)}"
-                f" of a quota of {human_bytes(quota)}{on_disk}",
-                hint=self._what_could_go(survey),
+                f" of a quota of {human_bytes(quota)}{in_trash}{on_disk}",
+                hint=could_go(survey) or None,
             )
         if free is not None and bytes_needed > free:
             raise DiskFull(
                 f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
-                hint=self._what_could_go(survey),
+                hint=could_go(survey) or None,
             )
 
     def _free_bytes(self) -> int | None:
@@ -204,25 +210,6 @@ class Weights:
             return None
         usage = shutil.disk_usage(place)
         return usage.free if usage.total > 0 else None
-
-    def _what_could_go(self, survey: Survey) -> str:
-        oldest = self._clock.now() - surveys.STALE
-        orphans = () if survey.torn else survey.orphans
-        strays = (*survey.of("partial"), *survey.of("temp"))
-        unfinished = [stray.size for stray in strays if stray.modified_at < oldest]
-        unfinished += [folder.size for folder in survey.stagings if folder.modified_at < oldest]
-        parts = []
-        if orphans:
-            parts.append(f"{human_bytes(sum(each.size for each in orphans))} in {len(orphans)} blobs of no model")
-        if sum(unfinished):
-            parts.append(f"{human_bytes(sum(unfinished))} in {len(unfinished)} unfinished pulls")
-        biggest = sorted(survey.models, key=lambda model: (-model.size, model.name))[:3]
-        if biggest:
-            parts.append(
-                "delete a model, biggest first: "
-                + ", ".join(f"{model.name} ({human_bytes(model.size)})" for model in biggest)
-            )
-        return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
 
     # Staging
 
@@ -236,7 +223,7 @@ class Weights:
 
         """
         self.prepare()
-        with self._exclusive(still_ours), translated(f"staging {subject!r}"):
+        with self.exclusive(still_ours), translated(f"staging {subject!r}"):
             still_ours()
             return stagings.take_over(self.layout.staging, subject, holder)
 
@@ -254,7 +241,8 @@ class Weights:
         """Make a model visible: staged blobs, then its manifest. The staging folder is gone afterwards.
 
         A blob that is published already stays, and its staged copy is dropped; a damaged one is for `replace_blob`.
-        A model of this name in any case is replaced where it stands, and its old blobs become orphans.
+        A model of this name in any case is replaced where it stands; the one before goes to the trash, with the blobs
+        that nobody else needs.
 
         Raises:
             Fenced: the staging folder was taken over; nothing more is done.
@@ -262,22 +250,25 @@ class Weights:
 
         """
         self.prepare()
-        with self._exclusive(still_ours), translated(f"publishing {name}"):
+        with self.exclusive(still_ours), translated(f"publishing {name}"):
             still_ours()
             staging.hold()
-            target = self._place_of(name)
+            target = self.place_of(name)
             needed = [layer for layer in manifest.blobs if self.blob_state(layer) is not BlobState.PRESENT]
             for layer in needed:
                 self._require_staged(layer, staging)
             for layer in needed:
                 self._move_in(layer, staging)
             flush_folder(self.layout.blobs)
-            self._persist()
+            self.persist()
             still_ours()
             self._require_published(manifest)
+            before = self.keep_before(target, manifest)
             self._place_manifest(target, manifest, staging)
-            self._persist()
+            self.persist()
             staging.discard()
+            if before is not None:
+                self.throw_unneeded(before)
 
     def replace_blob(self, layer: Layer, staging: Staging, *, still_ours: Callable[[], None]) -> None:
         """Put the staged copy in the place of a damaged blob, in one step.
@@ -288,18 +279,19 @@ class Weights:
 
         """
         self.prepare()
-        with self._exclusive(still_ours), translated(f"mending {layer.digest}"):
+        with self.exclusive(still_ours), translated(f"mending {layer.digest}"):
             still_ours()
             staging.hold()
             self._require_staged(layer, staging)
             self._move_in(layer, staging)
             flush_folder(self.layout.blobs)
-            self._persist()
+            self.persist()
 
     def remove(self, name: ModelName, *, still_ours: Callable[[], None]) -> Removed:
         """Delete a model, whole or broken: its manifest first, then the blobs that no manifest refers to.
 
-        While any other manifest is torn, nobody knows what it refers to, and no blob is deleted.
+        A blob that a model in the trash needs joins that one. While any other manifest is torn, nobody knows what it
+        refers to, and no blob is deleted.
 
         Raises:
             NotFound: there is no manifest of this name in any case.
@@ -308,20 +300,20 @@ class Weights:
         if not self.layout.manifests.is_dir():
             raise NotFound(f"model {str(name)!r} is not here")
         self.prepare()
-        with self._exclusive(still_ours), translated(f"removing {name}"):
+        with self.exclusive(still_ours), translated(f"removing {name}"):
             still_ours()
             file, blobs = self._doomed(name)
-            self._require_inside(file.path)
+            self.require_inside(file.path)
             file.path.unlink(missing_ok=True)
-            self._drop_empty_folders(file.path.parent)
-            self._persist()
+            self.drop_empty_folders(file.path.parent)
+            self.persist()
             still_ours()
             removed = self._delete_unreferenced(file.name, blobs)
-            self._persist()
+            self.persist()
             return removed
 
     @contextmanager
-    def _exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
+    def exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
         """Hold the lock. While waiting for it, keep asking whether there is anything to wait for."""
         with translated(f"locking {str(self._lock)!r}"):
             self._lock.parent.mkdir(parents=True, exist_ok=True)
@@ -329,7 +321,7 @@ class Weights:
         try:
             while not _locked(descriptor):
                 still_ours()
-                self._clock.wait(_LOCK_POLL_SECONDS)
+                self.clock.wait(_LOCK_POLL_SECONDS)
             yield
         finally:
             os.close(descriptor)
@@ -360,12 +352,12 @@ class Weights:
             staging.hold()
             raise
 
-    def _place_of(self, name: ModelName) -> Path:
+    def place_of(self, name: ModelName) -> Path:
         target = self.layout.manifest(self.layout.stored_spelling(name))
-        self._require_inside(target)
+        self.require_inside(target)
         return target
 
-    def _require_inside(self, manifest: Path) -> None:
+    def require_inside(self, manifest: Path) -> None:
         if not is_inside(manifest.parent, self.layout.manifests):
             raise NotWritable(f"{str(manifest)!r} is behind a link out of the models directory")
 
@@ -374,7 +366,7 @@ class Weights:
         try:
             draft.write_bytes(manifest.raw)
             _settle_on_disk(draft)
-            self._rename_manifest(draft, target)
+            self.rename_manifest(draft, target)
         except FileNotFoundError:
             staging.hold()
             raise
@@ -384,7 +376,7 @@ class Weights:
                 hint="move that aside; Ollama does not use it",
             ) from error
 
-    def _rename_manifest(self, draft: Path, target: Path) -> None:
+    def rename_manifest(self, draft: Path, target: Path) -> None:
         """A starting Ollama removes empty folders, also those made a moment ago: then they are made again."""
         for tries_left in (2, 1, 0):
             make_folder(target.parent, below=self.layout.manifests)
@@ -398,14 +390,56 @@ class Weights:
                     raise
         flush_folder(target.parent)
 
+    def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
+        """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
+        before = next((file for file in self.layout.manifest_files()[0] if file.path == target), None)
+        if before is None:
+            return None
+        known = surveys.load(self.layout, before)
+        if known is None or known.manifest is None or known.manifest.raw == manifest.raw:
+            return None
+        self.require_trash()
+        return trashes.keep_copy(self.layout, before, known.manifest.raw, self.clock.now())
+
+    def require_trash(self) -> None:
+        """Make the trash's folder, which must be ours like the others."""
+        make_folder(self.layout.trash, below=self.layout.root)
+        self.require_ours(self.layout.trash)
+
+    def throw_unneeded(self, folder: Path) -> int:
+        """Move to a folder of the trash the blobs of its manifest that no published one needs; their bytes.
+
+        While a published manifest is torn, nobody knows what it refers to, and no blob is moved.
+        """
+        needed = self.needed()
+        thrown = next((each for each in trashes.listed(self.layout)[0] if each.path == folder), None)
+        if needed is None or thrown is None or thrown.manifest is None:
+            return 0
+        moved = [
+            layer.size
+            for layer in thrown.manifest.blobs
+            if layer.digest not in needed
+            and trashes.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
+        ]
+        if moved:
+            self.persist()
+        return sum(moved)
+
+    def needed(self) -> frozenset[str] | None:
+        """The digests that published manifests refer to; None while one is torn, because then nobody can tell."""
+        known = surveys.loaded(self.layout)
+        if any(each.manifest is None for each in known):
+            return None
+        return frozenset(layer.digest for each in known if each.manifest for layer in each.manifest.blobs)
+
     def _doomed(self, name: ModelName) -> tuple[ManifestFile, tuple[Layer, ...]]:
-        for file in self._files_of(name):
+        for file in self.files_of(name):
             state = surveys.load(self.layout, file)
             if state is not None:
                 return file, () if state.manifest is None else state.manifest.blobs
         raise NotFound(f"model {str(name)!r} is not here")
 
-    def _drop_empty_folders(self, folder: Path) -> None:
+    def drop_empty_folders(self, folder: Path) -> None:
         flush_folder(folder)
         while folder != self.layout.manifests:
             try:
@@ -423,9 +457,16 @@ class Weights:
             note = f"no blob was deleted, because the manifest of {torn[0].name} is torn: {torn[0].cause}"
             return Removed(name, (), blobs, note)
         needed = {layer.digest for each in known if each.manifest is not None for layer in each.manifest.blobs}
-        deleted = tuple(layer for layer in blobs if layer.digest not in needed and self._delete_blob(layer))
+        thrown, _ = trashes.listed(self.layout)
+        free = [layer for layer in blobs if layer.digest not in needed]
+        wanted = {layer.digest: each for each in thrown for layer in free if each.wants(layer.digest)}
+        for digest, folder in wanted.items():
+            trashes.move(self.layout.blob(digest), folder.layout.blob(digest), below=self.layout.root)
+        deleted = tuple(layer for layer in free if layer.digest not in wanted and self._delete_blob(layer))
         flush_folder(self.layout.blobs)
-        return Removed(name, deleted, tuple(layer for layer in blobs if layer.digest in needed))
+        kept = tuple(layer for layer in blobs if layer.digest in needed or layer.digest in wanted)
+        note = f"{len(wanted)} blobs lie in the trash now, because an earlier model there needs them" if wanted else ""
+        return Removed(name, deleted, kept, note)
 
     def _delete_blob(self, layer: Layer) -> bool:
         try:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.catalog import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, weigh
+from jobs.catalog import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
 from jobs.gguf import Facts
 
 GB = 1_000_000_000
@@ -87,6 +87,13 @@ def test_the_cheapest_wins_where_all_have_a_price() -> None:
     assert place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).tier == bargain
     assert "at $1.00 an hour" in place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).reason
     assert place(GB, [A10G, bargain]).tier == A10G
+
+
+def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
+    """What the environment tells an Ollama server counts for its tier; what Ollama would pass over is passed over."""
+    told = {"OLLAMA_CONTEXT_LENGTH": "16384", "OLLAMA_NUM_PARALLEL": " 2 ", "OLLAMA_KV_CACHE_TYPE": "q4_0"}
+    assert tuned(A10G, told) == replace(A10G, context=16384, parallel=2, cache_type="q4_0")
+    assert tuned(A10G, {"OLLAMA_CONTEXT_LENGTH": "long", "OLLAMA_KV_CACHE_TYPE": "zip"}) == A10G
 
 
 def test_one_machine_takes_everything_and_promises_nothing() -> None:

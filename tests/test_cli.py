@@ -449,3 +449,44 @@ def test_json_is_json(quiet: Shell) -> None:
         done = quiet.run(*words, "--json")
         assert done.returncode == 0, done.stderr
         json.loads(done.stdout)
+
+
+def test_prune_shows_its_plan_and_follows_it(shell: Shell, stack: Up) -> None:
+    """`--dry-run` changes and posts nothing; the real one does what was shown; then nothing is left, and the trash is
+    emptied when asked for. A file that is not ours is told, and stays."""
+    shell.ask("pull", "tiny")
+    models = Path(shell.ask("status")["models"]["directory"])
+    orphan, notes = models / "blobs" / f"sha256-{'0' * 64}", models / "blobs" / "notes.txt"
+    orphan.write_bytes(b"x" * 2000)
+    notes.write_text("mine")
+    count = len(shell.ask("jobs", "--limit", "0"))
+
+    dry = shell.run("prune", "--dry-run")
+
+    assert dry.returncode == 0
+    row = next(line for line in dry.stdout.splitlines() if orphan.name in line)
+    assert row.split()[:2] == ["to", "trash"]
+    assert "2.0 kB" in row
+    assert row.endswith("no model needs it")
+    assert "note: 1 file that is not ours is never touched: 'notes.txt'" in dry.stderr
+    assert "go to the trash, and count there until 7 days are over" in dry.stderr
+    assert orphan.exists()
+    assert len(shell.ask("jobs", "--limit", "0")) == count
+    done = shell.run("prune")
+    assert done.stdout.startswith("prune done: 2.0 kB moved to the trash; 1 file that is not ours is never touched")
+    assert not orphan.exists()
+    assert "nothing to prune" in shell.run("prune", "--dry-run").stderr
+    assert shell.run("prune", "--empty-trash").stdout.startswith("prune done: 2.0 kB deleted for good")
+    assert not [path for path in (models / "trash").rglob("*") if path.is_file()]
+    assert notes.read_text() == "mine"
+    notes.unlink()
+    wrong = shell.run("prune", "--dry-run", "--unused-days", "0")
+    assert (wrong.returncode, wrong.stderr.splitlines()[0]) == (2, "error: --unused-days 0 makes no sense")
+
+
+def test_a_rollback_needs_something_to_roll_back_to(shell: Shell, stack: Up) -> None:
+    """Where the trash holds no earlier version the job fails with 1, and says what may be done."""
+    shell.ask("pull", "tiny")
+    done = shell.run("rollback", "tiny")
+    assert done.returncode == 1
+    assert "not_found: the trash holds no earlier 'tiny:latest'" in done.stderr

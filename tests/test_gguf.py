@@ -184,6 +184,13 @@ def test_heads_may_differ_from_layer_to_layer() -> None:
     assert mixed.kept_per_token == 6 * (8 + 8)
 
 
+def test_numbers_beyond_all_sense_cost_nothing() -> None:
+    """A header that tells of two thousand million layers is worked with like any other."""
+    most = 2**31 - 1
+    absurd = facts(block_count=most, **{"attention.head_count_kv": most, "attention.key_length": most})
+    assert absurd.kept_per_token == most**3
+
+
 def test_kinds_of_model_are_told_apart() -> None:
     """Pooling and vision are facts; a header that tells nothing tells nothing."""
     assert facts(pooling_type=1).pools

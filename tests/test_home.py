@@ -12,6 +12,7 @@ import pytest
 from jobs.clock import SystemClock
 from jobs.errors import BadRequest, Refused
 from jobs.home import Home, Server, Stack, home_of
+from jobs.pruning import Retention
 from jobs.testing.clock import HandClock
 
 HOLD = "import sys, time; from pathlib import Path; from jobs.home import Home; from jobs.clock import SystemClock\n"
@@ -96,7 +97,7 @@ def test_the_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
         simulated=True,
         servers=(Server("a10g", "http://127.0.0.1:1"), Server("h100", "http://127.0.0.1:2")),
         models=tmp_path / "models",
-        quota_bytes=5,
+        retention=Retention(quota_bytes=5),
         rate_limit=6,
         why_by_server=None,
     )

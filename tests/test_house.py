@@ -37,11 +37,40 @@ FLOORS: tuple[frozenset[str], ...] = (
             "capabilities",
         }
     ),
-    frozenset({"ledger", "sqlite", "staging", "survey", "fetch", "oci", "ollama_pull", "usage", "meter", "incidents"}),
-    frozenset({"weights", "registry", "ollama", "run", "cards", "clearing", "cost", "webhook"}),
+    frozenset(
+        {
+            "ledger",
+            "sqlite",
+            "staging",
+            "trash",
+            "survey",
+            "fetch",
+            "oci",
+            "ollama_pull",
+            "usage",
+            "pruning",
+            "meter",
+            "incidents",
+        }
+    ),
+    frozenset(
+        {
+            "weights",
+            "registry",
+            "ollama",
+            "run",
+            "remote",
+            "cards",
+            "clearing",
+            "cost",
+            "webhook",
+            "trashing",
+            "upkeep",
+        }
+    ),
     frozenset({"tasks"}),
     frozenset({"worker"}),
-    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "dead"}),
+    frozenset({"home", "terminal", "story", "bar", "inventory", "following", "elsewhere", "dead", "tending"}),
     frozenset({"desk"}),
     frozenset({"cli"}),
     frozenset({"__main__"}),
@@ -198,6 +227,8 @@ def is_command(line: str) -> bool:
             return path is not None and (verb == "deploy" or f"def {function}(" in path.read_text("utf-8"))
         case ["python", "-m", module, *_]:
             return module in ours()
+        case ["uv", "run", "--script", script, *_]:
+            return (ROOT / script).exists()
         case [script, *_] if script.startswith("scripts/"):
             return os.access(ROOT / script, os.X_OK)
         case _:
@@ -216,7 +247,7 @@ def test_pixi_refers_to_the_one_list() -> None:
     pixi = tomllib.loads((ROOT / "pixi.toml").read_text("utf-8"))
 
     assert pixi["pypi-dependencies"] == {"ollama-modal": {"path": ".", "editable": True}}
-    assert set(pixi["dependencies"]) == {"python", "ollama"}
+    assert set(pixi["dependencies"]) == {"python", "ollama", "uv"}
     assert set(pixi["workspace"]["platforms"]) == {"linux-64", "linux-aarch64", "osx-arm64"}
 
 

@@ -4,7 +4,9 @@ Held to the simulator always, and to the real thing where OLLAMA_BIN names it. N
 """
 
 import json
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,8 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from app.gateway import lists
 from app.gateway.sources import Directory
@@ -268,6 +272,48 @@ def test_an_empty_list_is_a_list(store: Store, tmp_path: Path) -> None:
     assert lists.openai_models(standing) == {"object": "list", "data": []}
     assert lists.tags(standing) == {"models": []}
     assert lists.ps(standing) == {"models": []}
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+CONFIG_KEYS = ("model_format", "model_family", "model_families", "model_type", "file_type", "renderer", "parser",
+               "requires", "capabilities", "context_length", "embedding_length", "remote_host")  # fmt: skip
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    config=st.dictionaries(st.sampled_from(CONFIG_KEYS), ANYTHING),
+    params=ANYTHING,
+    messages=ANYTHING,
+    value=st.text(max_size=20) | st.floats(width=32) | st.booleans(),
+)
+def test_no_model_spoils_the_answers_about_others(
+    tmp_path: Path, config: dict[str, Any], params: Any, messages: Any, value: Any
+) -> None:
+    """Whatever a model's files hold, the others are listed, and what is told of it can be written as JSON."""
+    shutil.rmtree(tmp_path / "models", ignore_errors=True)
+    texts = (text("params", json.dumps(params)), text("messages", json.dumps(messages)))
+    odd = made(
+        "odd", *texts, values={"x": value, "tokenizer.chat_template": value, "general.file_type": value}, **config
+    )
+    lay(tmp_path / "models", made("plain"), odd)
+
+    standing = standing_of(tmp_path / "models")
+
+    assert {str(model.name) for model in standing.models()} == {"plain:latest", "odd:latest"}
+    told = [lists.show(model, {"system": "s", "options": {"a": params}}) for model in standing.models()]
+    json.dumps([told, lists.tags(standing), lists.openai_models(standing)], allow_nan=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 0, -0.0, 1e-300])
+def test_any_number_is_an_option(tmp_path: Path, value: float) -> None:
+    """A number that Go could not read is shown all the same."""
+    lay(tmp_path / "models", made("odd", text("params", json.dumps({"num_ctx": value}))))
+    (model,) = standing_of(tmp_path / "models").models()
+    assert "num_ctx" in lists.show(model, {})["parameters"]
 
 
 def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:

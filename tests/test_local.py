@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.fleet_file import HERE
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
@@ -185,3 +186,34 @@ def test_a_real_ollama_serves_what_we_published(tmp_path: Path, registry: Regist
         result = shell.ask("pull", name)["result"]
         (model,) = httpx.get(f"{running.url}/api/tags").json()["models"]
     assert (model["name"], model["digest"], model["size"]) == (f"{name}:latest", result["digest"], result["size"])
+
+
+def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
+    """With --fleet the night's round is made as `up` starts: pinned models come, warmed ones are loaded the next night,
+    pins are safe from prune, and `plan` has nothing left to say. Without one, `plan` says how to name it."""
+    declared = HERE.read_text("utf-8").replace("llama3.2", "tiny")
+    declared = declared.replace("pinned = true\nwarmed = true", "pinned = false\nwarmed = false")
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(declared)
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)):
+        until(lambda: [job for job in shell.ask("jobs") if job["kind"] == "pull" and job["state"] == "succeeded"])
+        [job] = shell.ask("jobs")
+        assert (job["subject"], job["posted_by"]) == ("tiny:latest", "nightly")
+        assert shell.ask("plan")["steps"] == []
+        assert shell.run("plan").stderr.endswith("all is as it should be\n")
+        shell.ask("pull", "qwen2.5:0.5b")
+        assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+    fleet.write_text("nothing = 1\n")
+    refused = shell.run("up", "--simulate", "--fleet", str(fleet))
+    assert refused.returncode == 2
+    assert "nothing = 1: there is no such key" in refused.stderr
+
+
+def test_without_a_fleet_nothing_is_declared(shell: Shell) -> None:
+    """`plan` and `prune` on a home where nothing ran, and `plan` without a fleet file, say what to do."""
+    assert "start one: `ollama-modal up`" in shell.run("plan").stderr
+    assert "start one: `ollama-modal up`" in shell.run("prune", "--dry-run").stderr
+    with up(shell, "--simulate"):
+        told = shell.run("plan")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "name one: `ollama-modal plan --fleet FILE`" in told.stderr

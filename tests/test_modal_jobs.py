@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from jobs.testing.faults import Fault
 from jobs.testing.models import LIBRARY, SimModel, arbitrary, find
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
+from jobs.usage import Books, Use
 from tests.platform.containers import Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -140,10 +141,9 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    assert set(functions) == {
-        *servers,
-        *("weights_worker", "servers_worker", "messenger", "shelf", "past", "spent", "tick", "nightly"),
-    }
+    looking = {"shelf", "past", "spent", "forecast", "outlook"}
+    working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    assert set(functions) == {*servers, *looking, *working}
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -156,7 +156,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     }
     read_only = [("ollama-model-weights", "/models", True)]
     assert mounts == {
-        **dict.fromkeys([*servers, "shelf", "past", "spent", "nightly"], read_only),
+        **dict.fromkeys([*servers, *looking, "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
         **{name: [] for name in ("servers_worker", "messenger", "tick")},
     }
@@ -311,20 +311,59 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
 def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
     """A night brings what is pinned, a second run of it changes nothing; two ticks at once do no harm."""
     ledger = book(client)
+    before = {job.id for job in ledger.jobs()}
+    steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
     deployed.result(deployed.fire(APP, "nightly"))
+    assert {(job.kind, job.subject) for job in ledger.jobs() if job.id not in before} == steps
     for job in ledger.jobs():
         finished(ledger, job.id)
     assert has_whole(deployed, "llama3.2/latest")
     assert has_whole(deployed, "deepseek-r1/32b")
-    assert {job.kind for job in ledger.jobs()} >= {"pull", "verify"}
-    before, files = ledger.jobs(), published(deployed)
+    jobs, files = ledger.jobs(), published(deployed)
 
+    assert ask(deployed, "plan")["steps"] == []
     deployed.result(deployed.fire(APP, "nightly"))
     for call in [deployed.fire(APP, "tick") for _ in range(2)]:
         deployed.result(call)
 
-    assert ledger.jobs() == before
+    assert ledger.jobs() == jobs
     assert published(deployed) == files
+
+
+def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> None:
+    """`prune --dry-run` posts nothing and prints the plan that `prune` then follows; what is pinned or was used today
+    stays; a second prune does nothing, and a rollback brings back what it took."""
+    ledger = book(client)
+    for name in ("many-blobs", "llama3.2"):
+        id = ledger.post("pull", f"{name}:latest", {"model": name}, by="test").job.id
+        modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+        assert finished(ledger, id).state is State.SUCCEEDED
+    count, unused = len(ledger.ids()), ("--unused-days", "0.00001")
+    assert ask(deployed, "prune", "--dry-run", *unused)["notes"] == [
+        "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
+    ]
+    books = Books(modal.Dict.from_name("ollama-ledger", client=client), SystemClock(), "test")
+    for name, days in (("other", 100), ("qwen2.5:0.5b", 0)):
+        books.add(Use(datetime.now(UTC) - timedelta(days=days), name, "key", "a10g", "success"))
+    assert books.flush()
+
+    plan = ask(deployed, "prune", "--dry-run", *unused)
+
+    thrown = {each["name"] for each in plan["throw"] if each["what"] == "model"}
+    assert "many-blobs:latest" in thrown
+    assert not thrown & {"llama3.2:latest", "deepseek-r1:32b", "qwen2.5:0.5b"}
+    assert any("llama3.2:latest stays" in note and "the fleet pins it" in note for note in plan["notes"])
+    assert len(ledger.ids()) == count
+    job = ask(deployed, "prune", *unused)
+    assert (job["state"], job["result"]) == ("succeeded", plan)
+    assert not has_whole(deployed, "many-blobs/latest")
+    assert has_whole(deployed, "llama3.2/latest")
+    files = deployed.volume("ollama-model-weights").files()
+    again = ask(deployed, "prune", *unused)
+    assert (again["result"]["throw"], again["result"]["delete"]) == ([], [])
+    assert deployed.volume("ollama-model-weights").files() == files
+    assert ask(deployed, "rollback", "--model", "many-blobs")["state"] == "succeeded"
+    assert has_whole(deployed, "many-blobs/latest")
 
 
 class Proxy(http.server.BaseHTTPRequestHandler):

@@ -21,6 +21,7 @@ import pytest
 from jobs.catalog import LOCAL
 from jobs.ollama import Ollama
 from jobs.ollama_texts import PARTS_HINT
+from jobs.pruning import Retention
 from jobs.record import Job, State
 from jobs.retrying import NEVER
 from jobs.story import story
@@ -253,7 +254,7 @@ def test_a_manifest_that_tells_a_wrong_length(bench: Bench) -> None:
 
 def test_a_pull_that_cannot_fit_its_quota_fetches_nothing(bench: Bench) -> None:
     """It is refused before a byte, at the first attempt, with all three sizes and what could be done."""
-    job = bench.pull("registry", quota_bytes=MODEL.size - 1)
+    job = bench.pull("registry", retention=Retention(quota_bytes=MODEL.size - 1))
     sizes = f"{human_bytes(MODEL.size)} needed, but the weights use 0 B of a quota of {human_bytes(MODEL.size - 1)}"
     check(Case("", "disk", says=(sizes, "raise the quota", AGAIN)), job)
     assert bench.registry.served == {}

@@ -6,6 +6,7 @@ import pytest
 
 from app import reports, rounds
 from app.counter import worded
+from app.desired import Actual, Upstream
 from app.fleet import declared, parse
 from app.fleet_file import read
 from app.freshness import KNOWN
@@ -13,19 +14,40 @@ from app.mirror import mirrors
 from app.servers_lane import tier_of
 from jobs.clock import isoformat
 from jobs.errors import BadRequest
+from jobs.manifests import ModelDetails
 from jobs.names import ModelName
 from jobs.progress import Reading
+from jobs.pruning import plan
 from jobs.record import Ending, State
+from jobs.survey import Model, Survey
+from jobs.upkeep import recall
 from tests.conftest import Store
+from tests.models_dir import sample
 
 FLEET = declared()
 NAMES = [ModelName.parse(model.name) for model in FLEET.models]
 
 
-def begin(store: Store) -> datetime:
-    """An hour after the night began."""
+def begin(store: Store, night: int = 0) -> datetime:
+    """An hour after the night began, or one of the next nights."""
     began = rounds.night_began(FLEET, store.clock.now())
-    return began + timedelta(hours=1)
+    return began + timedelta(days=night, hours=1)
+
+
+def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
+    """These models are here, whole, and as they are upstream."""
+    jobs, now = store.ledger().jobs(), begin(store, night)
+    models = tuple(stocked(name, now) for name in names)
+    memory = recall(store.facts, jobs)
+    here = Survey(models, (), (), (), (), sum(model.size for model in models))
+    pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
+    upstream = {model.name.folded(): Upstream(model.manifest) for model in models}
+    return Actual(models, upstream, memory, pruning, rounds.tonight(FLEET, jobs, now))
+
+
+def stocked(name: ModelName, now: datetime) -> Model:
+    manifest = sample(str(name)).manifest
+    return Model(name, manifest.digest, manifest.size, now, manifest, ModelDetails())
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
@@ -48,26 +70,27 @@ def test_a_night_begins_at_its_hour() -> None:
 
 
 def test_nightly_posts_what_should_be(store: Store) -> None:
-    """Absent pinned models are pulled, the weights verified, and warmed models warmed that are here."""
+    """Absent pinned models are pulled, those that are here verified and warmed, with the words of the plan."""
     here, absent = NAMES
-    rounds.nightly(store.ledger(), FLEET, [here], begin(store))
+    rounds.nightly(store.ledger(), FLEET, found(store, here), begin(store))
 
     posted = {(job.kind, job.subject) for job in store.ledger().jobs()}
-    assert posted == {("pull", str(absent.folded())), ("verify", "*"), ("warm", str(here.folded()))}
+    assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
 
 
 def test_nightly_twice_is_nightly_once(store: Store) -> None:
     """A second run of a night posts nothing, though everything of the first has ended and the models have come."""
     ledger = store.ledger()
-    first = rounds.nightly(ledger, FLEET, [], begin(store))
+    first = rounds.nightly(ledger, FLEET, found(store), begin(store))
     for id in first:
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
-        ledger.end(claim, Ending("succeeded", result={}), Reading())
+        ledger.end(claim, Ending("succeeded", result={"way": "registry"}), Reading())
 
     assert first
-    assert rounds.nightly(ledger, FLEET, NAMES, begin(store)) == []
-    assert len(rounds.nightly(ledger, FLEET, NAMES, begin(store) + timedelta(days=1))) == 3
+    assert rounds.nightly(ledger, FLEET, found(store, *NAMES), begin(store)) == []
+    next_night = rounds.nightly(ledger, FLEET, found(store, *NAMES, night=1), begin(store, 1))
+    assert [ledger.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
 
 
 def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:

@@ -14,14 +14,16 @@ from jobs.catalog import A10G, Tier
 from jobs.gguf import Facts
 from jobs.names import ModelName
 from jobs.ollama import Ollama
+from jobs.pruning import Around, Retention
 from jobs.record import Job, State
 from jobs.retrying import NEVER
 from jobs.story import story
-from jobs.tasks import Workshop, staging_subject
+from jobs.tasks import Workshop, planned, staging_subject
 from jobs.testing.faults import Fault
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
+from jobs.trashing import throw_model
 from tests.conftest import Store
 from tests.processes import until
 from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
@@ -271,3 +273,82 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     assert job.state is State.SUCCEEDED
     assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
     assert bench.staging == []
+
+
+def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
+    """A model that was thrown away comes back without a byte from the registry, hashed before it is trusted."""
+    bench.do("pull")
+    throw_model(bench.scene.weights(), MODEL.name, still_ours=nothing)
+    bench.registry.reset()
+
+    job = bench.do("pull")
+
+    assert job.state is State.SUCCEEDED, told(job)
+    assert job.result
+    assert (job.result["fetched_bytes"], job.result["reused_bytes"]) == (0, MODEL.size)
+    assert bench.registry.served == {}
+
+
+def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> None:
+    """The job carries out what `planned` says, tells it as its result, and a second one does nothing."""
+    bench.do("pull", model="one")
+    bench.do("pull", model="two")
+    day = datetime(2026, 1, 1, tzinfo=UTC)
+    around = Around(used={TWO.name: day}, used_since=day)
+    shop = bench.shop(retention=Retention(kept={ONE.name: "the fleet pins it"}), around=lambda: around)
+    request = {"unused_days": 30, "empty_trash": None}
+    plan = planned(bench.scene.weights().survey(), around, shop.retention, datetime.now(UTC), request)
+    assert [each.name for each in plan.throw] == ["two:latest"]
+
+    job = bench.do("prune", shop, **request)
+
+    assert job.state is State.SUCCEEDED, told(job)
+    assert job.result == plan.as_json()
+    assert "moved to the trash, with two:latest" in told(job)
+    assert [str(model.name) for model in bench.scene.weights().models()] == ["one:latest"]
+    before = snapshot(bench.scene.folder / "models")
+    again = bench.do("prune", shop, **request)
+    assert again.result
+    assert (again.result["throw"], again.result["delete"]) == ([], [])
+    assert snapshot(bench.scene.folder / "models") == before
+    emptied = bench.do("prune", shop, unused_days=None, empty_trash=True)
+    assert emptied.result
+    assert emptied.result["freed_bytes"] > 0
+    assert not bench.scene.weights().survey().trash
+
+
+def test_a_prune_of_something_else_is_refused(bench: Bench) -> None:
+    """Where the models directory has lost its manifests, every blob would look like an orphan: nothing is touched."""
+    bench.do("pull")
+    (bench.scene.folder / "models" / "manifests").rename(bench.scene.folder / "models" / "manifests.bak")
+    before = snapshot(bench.scene.folder / "models")
+    job = bench.do("prune", unused_days=None, empty_trash=None)
+    assert [each.failure_class for each in job.attempts] == ["refused"]
+    assert "does not look like a models directory: it has no folder manifests" in told(job)
+    assert snapshot(bench.scene.folder / "models") == before
+
+
+def test_a_rollback_hashes_before_it_publishes(bench: Bench) -> None:
+    """An earlier version whose bytes were damaged in the trash is refused, and the newer one stays."""
+    bench.do("pull", model="one")
+    older = bench.scene.weights().models()[0].digest
+    newer = SimModel(ONE.name, "llama", "1B", "F16", (weights("one again", 20_000), LICENSE))
+    with RegistryDouble([newer]) as registry:
+        scene = replace(bench.scene, registry=registry.url)
+        assert worked(bench.store, scene.shop(bench.client), post(bench.store, model="one")).state is State.SUCCEEDED
+    here = bench.scene.weights()
+    [folder] = here.survey().trash
+    path = folder.layout.blob(ONE.layers[0].digest)
+    flipped(path)
+
+    damaged = bench.do("rollback", model="one")
+    assert {each.failure_class for each in damaged.attempts} == {"corrupt"}
+    assert "the earlier 'one:latest' cannot come back: " in told(damaged)
+    assert "is flipped" in told(damaged)
+    assert here.models()[0].digest == newer.digest
+    flipped(path)
+    job = bench.do("rollback", model="one")
+    assert job.result
+    assert (job.result["digest"], job.result["left"]) == (older, newer.digest)
+    assert f"one:latest is digest {older[:12]} again in place of {newer.digest[:12]}" in told(job)
+    assert here.models()[0].digest == older

@@ -285,6 +285,17 @@ def test_what_is_in_the_store_is_what_was_written(steps: list[tuple[int, str]]) 
     assert (books.pending, books.dropped) == (0, 0)
 
 
+def test_old_days_are_read_on_demand_only(store: Store) -> None:
+    """A reader that names no day gets the newest ninety; one that does gets all since then."""
+    books = Books(store.facts, store.clock, "w")
+    for days in (0, 10, 99):
+        books.add(use(START + timedelta(days=days)))
+    books.flush()
+
+    assert [row.about.day for row in usage(store.facts)] == ["2026-01-11", "2026-04-10"]
+    assert len(usage(store.facts, since=date(2025, 1, 1))) == 3
+
+
 def test_stopping_writes_what_is_left(store: Store) -> None:
     """A gateway that ends in order loses no use."""
     books = Books(store.facts, SystemClock(), "w", every=timedelta(hours=1))

@@ -5,6 +5,7 @@ The path that a server is asked for is the table's own, never the caller's. The 
 """
 
 import asyncio
+import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -15,9 +16,12 @@ from loguru import logger
 from app.gateway import dialects
 from app.gateway.answers import TooLarge, WrongMethod, headers_of, status_of
 from app.gateway.exchange import Exchange, Handler, Message, Receive, Send
-from app.gateway.keys import ANYONE, Keys
+from app.gateway.keys import Caller, Keys
 from app.gateway.limits import Limits
+from app.gateway.page import PREFIX as PAGE
+from app.gateway.record import Ending, Recorder, turned_away
 from app.gateway.routes import Entry, clean, find, speech_of
+from app.gateway.signing import Asked
 from jobs.clock import Clock
 from jobs.errors import Bug, Forbidden, NotFound, Trouble
 
@@ -31,6 +35,12 @@ OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
 """What the mounted app answers."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+_PROCESS = secrets.token_hex(4)
+"""Tells the ids that this process makes from those of others."""
+
+_NOBODY = Caller("", frozenset())
+"""Whoever has not been let in."""
+
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
@@ -46,6 +56,8 @@ class Gateway:
         passes: answers what the table calls passed.
         handlers: answer what the table calls here, by the entry's path.
         ops: answers below `OWN`, where it lets callers in itself, and what the table calls job.
+        page: answers at `PAGE`, whoever asks: its files tell nothing.
+        recorder: told of what should have been passed on and came no farther than here.
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
@@ -59,6 +71,8 @@ class Gateway:
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: App,
+        page: App,
+        recorder: Recorder,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
@@ -68,6 +82,9 @@ class Gateway:
         self._passes = passes
         self._handlers = handlers
         self._ops = ops
+        self._page = page
+        self._recorder = recorder
+        self._count = itertools.count(1)
         self._clock = clock
         self._begin = begin
         self._end = end
@@ -95,24 +112,37 @@ class Gateway:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = clean(scope["path"])
-        exchange = _exchange(scope, path, send)
+        exchange = self._exchange(scope, path, send)
         if path.startswith(OWN):
             await self._ops(_at(path, scope), receive, _naming(exchange, send))
             return
+        if path == PAGE or path.startswith(f"{PAGE}/"):
+            await self._page(_at(path, scope), receive, _naming(exchange, send))
+            return
+        ending: Ending = "refused"
         try:
             await self._answer(scope, path, exchange, receive)
         except Gone:
-            return
+            ending = "client_gone"
         except Trouble as trouble:
             await _refuse(exchange, trouble)
         except Exception as error:  # noqa: BLE001 - the gateway's edge: one request must not end more than itself
             logger.opt(exception=error).error("request {} to {} failed", exchange.id, path)
             if not exchange.status:
                 await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
+        if exchange.entry.what == "passed" and not exchange.is_recorded:
+            self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
-        exchange.caller = self._keys.identify(scope["headers"], self._clock.now())
-        entry = exchange.entry = _entry(path, exchange)
+        found = find(path)
+        if found is not None:
+            exchange.entry, exchange.below = found
+        exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), Asked.of(scope))
+        entry = exchange.entry
+        if found is None:
+            raise NotFound(f"{path[:200]!r} is not here")
+        if exchange.method not in entry.methods:
+            raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
         exchange.caller.need("admin" if entry.scope == "admin" else "chat", "admin")
         if entry.what == "refused":
             raise Forbidden(f"{entry.path} is not served here: {entry.why}")
@@ -129,34 +159,25 @@ class Gateway:
         finally:
             leave()
 
-
-def _exchange(scope: Scope, path: str, send: Send) -> Exchange:
-    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    return Exchange(
-        id=given.decode() if _ID.fullmatch(given) else secrets.token_hex(8),
-        entry=Entry((), path, "refused"),
-        below="",
-        method=scope["method"],
-        headers=scope["headers"],
-        body=b"",
-        caller=ANYONE,
-        send=send,
-    )
+    def _exchange(self, scope: Scope, path: str, send: Send) -> Exchange:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        return Exchange(
+            id=given.decode() if _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
+            entry=Entry((), path, "refused"),
+            below="",
+            method=scope["method"],
+            headers=scope["headers"],
+            body=b"",
+            caller=_NOBODY,
+            at=self._clock.now(),
+            began=self._clock.monotonic(),
+            send=send,
+        )
 
 
 def _at(path: str, scope: Scope) -> Scope:
     """The request for another app, at the clean path."""
     return {**scope, "path": path, "raw_path": path.encode()}
-
-
-def _entry(path: str, exchange: Exchange) -> Entry:
-    found = find(path)
-    if found is None:
-        raise NotFound(f"{path[:200]!r} is not here")
-    entry, exchange.below = found
-    if exchange.method not in entry.methods:
-        raise WrongMethod(f"{exchange.method} is nothing for {entry.path}", hint=f"use {' or '.join(entry.methods)}")
-    return entry
 
 
 async def _body(exchange: Exchange, receive: Receive) -> bytes:
@@ -203,6 +224,9 @@ async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Rec
     watching = asyncio.create_task(watch())
     try:
         await work
+    except asyncio.CancelledError:
+        if not exchange.gone.is_set():
+            raise
     finally:
         watching.cancel()
 

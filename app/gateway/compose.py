@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 
-from app.gateway import lists, ops
+from app.fleet import Fleet
+from app.gateway import board, lists, ops
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -16,18 +17,18 @@ from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
-from app.gateway.proxy import Proxy, Way
-from app.gateway.record import Ledgers
+from app.gateway.page import Page
+from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.record import Records
 from app.gateway.routing import Router
+from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, TierState, Upstream, Waking
 from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock, isoformat
-from jobs.errors import BadName
 from jobs.ledger import Ledger
-from jobs.names import ModelName
 from jobs.protocols import DictLike
-from jobs.usage import Books, usage
+from jobs.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
 """Between two looks for models that somebody misses; on a platform each reads the ledger and perhaps the volume."""
@@ -51,6 +52,9 @@ class Parts:
         rate_limit: bytes per second for a pull that names none.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
+        fleet: what is declared; None where nothing is.
+        quota_bytes: for the weights; the fleet's when left out.
+        comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
 
@@ -67,6 +71,9 @@ class Parts:
     rate_limit: int | None = None
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
+    fleet: Fleet | None = None
+    quota_bytes: int | None = None
+    comment_seconds: float = COMMENT_SECONDS
 
 
 class Composed:
@@ -75,7 +82,8 @@ class Composed:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._standing = parts.standing
-        self.metrics = Metrics(parts.keys.names, parts.upstreams, self._is_known)
+        routes = Routes(parts.router, parts.standing)
+        self.metrics = Metrics(parts.keys.names, parts.upstreams, routes.is_known)
         self.books = Books(parts.facts, parts.clock, parts.writer)
         self.wires = {
             name: Wire(each.url, _encoded(each.headers), parts.patience) for name, each in parts.upstreams.items()
@@ -93,15 +101,17 @@ class Composed:
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
         self.metrics.watch(self._readings())
+        records = Records(self.books, self.metrics)
         self.proxy = Proxy(
             Way(
                 upstreams=parts.upstreams,
                 wires=self.wires,
                 waking=self.waking,
-                router=parts.router,
+                routes=routes,
                 look=self._look,
-                recorder=Ledgers(self.books, self.metrics),
+                recorder=records,
                 clock=parts.clock,
+                comment_seconds=parts.comment_seconds,
             )
         )
         self.app: App = Gateway(
@@ -109,7 +119,9 @@ class Composed:
             limits=self.limits,
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
-            ops=ops.create(self._office(), clerks=self._clerks),
+            ops=ops.create(self._office(), clerks=self._clerks, more=(board.router(self._board()),)),
+            page=Page(),
+            recorder=records,
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
@@ -139,12 +151,6 @@ class Composed:
         self._clerks.close()
         self.books.stop()
 
-    def _is_known(self, text: str) -> bool:
-        try:
-            return self._standing.find(ModelName.parse(text)) is not None
-        except BadName:
-            return False
-
     def _readings(self) -> Readings:
         standing, waking = self._standing, self.waking
 
@@ -163,6 +169,7 @@ class Composed:
         parts = self._parts
 
         def used(since: date | None) -> list[Document]:
+            self.books.flush()  # who asks wants to see what has just happened
             return [row.as_json() for row in usage(parts.facts, since=since)]
 
         return Office(
@@ -180,6 +187,23 @@ class Composed:
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,
         )
+
+    def _board(self) -> board.Board:
+        parts = self._parts
+        return board.Board(
+            clock=parts.clock,
+            reports=parts.standing.reports,
+            last_used=lambda: last_used(parts.facts),
+            routes=self._routes,
+            fleet=parts.fleet,
+            quota_bytes=parts.quota_bytes,
+            keyless=parts.keys.is_empty,
+        )
+
+    def _routes(self) -> dict[str, str]:
+        """The tier of each model that is here."""
+        names = [model.name for model in self._standing.models()]
+        return {str(name.folded()): self._parts.router.route(str(name)).tier for name in names}
 
 
 def _told(state: TierState) -> Document:

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from app.gateway.keys import Caller
@@ -30,6 +31,8 @@ class Exchange:
         headers: the caller's, names in lower case.
         body: all of it.
         caller: whose key it came with.
+        at: when it came.
+        began: the same on the clock that never goes back.
         gone: set when the caller has left.
 
     """
@@ -41,10 +44,14 @@ class Exchange:
     headers: Sequence[Header]
     body: bytes
     caller: Caller
+    at: datetime
+    began: float
     send: Send = field(repr=False)
     gone: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
     status: int = 0
     """What it was answered; 0 as long as it was not."""
+    is_recorded: bool = False
+    """Whether somebody sees to its record."""
 
     async def answer(self, document: Any, status: int = 200, *, more: Sequence[Header] = ()) -> None:
         """A whole answer: JSON."""
@@ -66,8 +73,9 @@ class Exchange:
         """A piece of the body; returns when the caller's side has room for more."""
         await self.send({"type": "http.response.body", "body": piece, "more_body": True})
 
-    async def end(self) -> None:
-        await self.send({"type": "http.response.body", "body": b""})
+    async def end(self, piece: bytes = b"") -> None:
+        """The end of the body, with its last piece."""
+        await self.send({"type": "http.response.body", "body": piece})
 
 
 Handler = Callable[[Exchange], Awaitable[None]]

@@ -6,14 +6,14 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
 from fastapi.responses import JSONResponse, StreamingResponse
-from pydantic import AwareDatetime
+from pydantic import Field
 
 from app.gateway.clerks import Clerks
 from app.gateway.events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.keys import Caller
 from app.gateway.office import Office
 from app.gateway.posting import Poster, changer, reader
-from app.gateway.shapes import JobAsked, JobsTold, JobTold, PullAsked, WarmAsked
+from app.gateway.shapes import FAILURES, JobAsked, JobsTold, JobTold, Left, Moment, PullAsked, WarmAsked
 from jobs.desk import LISTED
 from jobs.errors import BadRequest, ServerTrouble
 from jobs.ledger import Ledger, Posted
@@ -28,7 +28,10 @@ STREAMS = 256
 SILENCE_SECONDS = 15.0
 """After so long without news comes a comment: proxies cut a stream that says nothing for a minute."""
 
-Id = Annotated[str, Path(pattern="^[A-Za-z0-9-]{1,64}$", description="A job's id", examples=["k7m2p9x4qd-1"])]
+IdText = Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")]
+SubjectText = Annotated[str, Field(max_length=700)]
+EventId = Annotated[str, Field(pattern=f"^{ID}$")]
+Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
 Changer = Annotated[Caller, Depends(changer)]
 
 
@@ -42,6 +45,14 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     204: {"description": "The job has ended, and the client has heard so: do not come again"},
+    # Said once more, because FastAPI would document them as event streams, too.
+    **{
+        status: {
+            "description": failure["description"],
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
+        }
+        for status, failure in FAILURES.items()
+    },
 }
 _POSTED: dict[int | str, dict[str, Any]] = {
     200: {"model": JobTold, "description": "It was under way already, and is shared"},
@@ -61,16 +72,12 @@ def _reading(api: APIRouter, clerks: Clerks) -> None:
     @api.get("", response_model=JobsTold, dependencies=[Depends(reader)])
     async def jobs(
         *,
-        kind: Annotated[str | None, Query(json_schema_extra={"enum": list(KINDS)})] = None,
-        state: State | None = None,
-        subject: Annotated[str | None, Query(max_length=700, description="As in a job's JSON")] = None,
-        since: Annotated[AwareDatetime | None, Query(description="Posted then or later")] = None,
-        begin: Annotated[
-            str | None, Query(pattern="^[A-Za-z0-9-]{1,64}$", description="As much of an id as is known")
-        ] = None,
-        before: Annotated[
-            str | None, Query(pattern="^[A-Za-z0-9-]{1,64}$", description="Read on after the job of this id")
-        ] = None,
+        kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
+        state: State | Left = None,
+        subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
+        since: Annotated[Moment | Left, Query(description="Posted then or later")] = None,
+        begin: Annotated[IdText | Left, Query(description="As much of an id as is known")] = None,
+        before: Annotated[IdText | Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
     ) -> JSONResponse:
         """List jobs, the newest first."""
@@ -96,9 +103,7 @@ def _following(api: APIRouter, clerks: Clerks) -> None:
     streams = asyncio.Semaphore(STREAMS)
 
     @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS, dependencies=[Depends(reader)])
-    async def events(
-        id: Id, last_event_id: Annotated[str | None, Header(pattern=f"^{ID}$", examples=["1.0"])] = None
-    ) -> Response:
+    async def events(id: Id, last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
         found = await clerks.do(lambda ledger: ledger.get(id))
         seen = Revision.parse(last_event_id) if last_event_id else None

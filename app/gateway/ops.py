@@ -4,12 +4,12 @@ A FastAPI application with an OpenAPI document, at `/ops/v1/openapi.json`; there
 page would load its scripts from elsewhere. Nothing here asks a server, so nothing here wakes one.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Security
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -22,31 +22,25 @@ from app.gateway.clerks import Clerks
 from app.gateway.door import Door
 from app.gateway.office import Office
 from app.gateway.posting import reader
-from app.gateway.shapes import Failure
+from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
 
-_FAILURES: dict[int | str, dict[str, Any]] = {
-    400: {"model": Failure, "description": "This cannot be done as asked"},
-    401: {"model": Failure, "description": "No key, or none that is good"},
-    403: {"model": Failure, "description": "The key is good, but not for this"},
-    404: {"model": Failure, "description": "There is no such thing"},
-    422: {"model": Failure, "description": "A parameter is missing or wrong"},
-    429: {"model": Failure, "description": "The key has asked too often; see Retry-After"},
-    503: {"model": Failure, "description": "Not now; see Retry-After"},
-}
 
+def create(office: Office, *, clerks: Clerks | None = None, more: Sequence[APIRouter] = ()) -> FastAPI:
+    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
 
-def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
-    """The application. It lets callers in itself, where nobody before it has."""
+    Whoever composes it may hand in `more` of `/ops/v1`.
+    """
     staff = clerks or Clerks(office.open_ledger)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        staff.close()
+        if clerks is None:
+            staff.close()
 
     app = FastAPI(
         title="ollama-modal",
@@ -62,22 +56,31 @@ def create(office: Office, *, clerks: Clerks | None = None) -> FastAPI:
     _word_failures(app)
     documented: dict[str, Any] = {
         "prefix": "/ops/v1",
-        "responses": _FAILURES,
+        "responses": FAILURES,
         "dependencies": [
             Security(HTTPBearer(auto_error=False)),
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff), state_api.router(office, staff)):
+    for api in (jobs_api.router(office, staff), state_api.router(office, staff), *more):
         app.include_router(api, **documented)
     app.include_router(state_api.probes(office, staff), include_in_schema=False)
     app.include_router(pulls.router(office, staff), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        return JSONResponse(_document(app))
 
     return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
+    told = app.openapi()
+    schemas = told["components"]["schemas"]
+    for shape in (JobTold, JobsTold):
+        schemas[shape.__name__]["examples"] = examples(shape)
+    return told
 
 
 def _word_failures(app: FastAPI) -> None:

@@ -15,7 +15,8 @@ from app.gateway.asked import Asked
 from app.gateway.exchange import Exchange
 from app.gateway.headers import to_caller, to_server
 from app.gateway.record import Ending, Recorder, Served
-from app.gateway.routing import Route, Router
+from app.gateway.routing import Route
+from app.gateway.shortcuts import Routes
 from app.gateway.waking import Expired, LoadFailed, Upstream, Waking
 from app.gateway.wire import Answer, Wire
 from jobs.clock import Clock
@@ -46,7 +47,7 @@ class Way:
     upstreams: Mapping[str, Upstream]
     wires: Mapping[str, Wire]
     waking: Waking
-    router: Router
+    routes: Routes
     look: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
@@ -69,8 +70,8 @@ class _Passing:
     def __init__(self, way: Way, exchange: Exchange) -> None:
         self._way = way
         self._exchange = exchange
-        self._at = way.clock.now()
-        self._began = way.clock.monotonic()
+        self._began = exchange.began
+        exchange.is_recorded = True
         self._first_byte: float | None = None
         self._held = 0.0
         self._woke = False
@@ -109,14 +110,13 @@ class _Passing:
 
     async def _routed(self, wanted: Asked) -> Route:
         """Where it goes. A model that nobody has heard of may have come a moment ago: that is looked up once."""
-        caller = self._exchange.caller
-        caller.need_model(ModelName.parse(wanted.model))
+        caller, routes = self._exchange.caller, self._way.routes
         try:
-            return self._way.router.route(wanted.model, context=wanted.context, may_see=caller.may_use)
+            return routes.route(caller, wanted.model, wanted.context)
         except NotFound:
             if not await self._way.look():
                 raise
-            return self._way.router.route(wanted.model, context=wanted.context, may_see=caller.may_use)
+            return routes.route(caller, wanted.model, wanted.context)
 
     # Until there is an answer
 
@@ -213,15 +213,19 @@ class _Passing:
             if self._first_byte is None:
                 self._first_byte = self._way.clock.monotonic() - self._began
             tail.feed(piece)
+            if answer.is_over and self._is_well(tail):  # saves whoever listens a packet
+                await self._exchange.end(piece)
+                return
             await self._exchange.write(piece)
-        match tail.verdict():
-            case "whole":
-                self._ending = "success"
-            case "error":
-                self._ending = "error"
-            case "cut":
-                raise CutShort("the server ended its answer before the end")
+        if not self._is_well(tail):
+            raise CutShort("the server ended its answer before the end")
         await self._exchange.end()
+
+    def _is_well(self, tail: dialects.Tail) -> bool:
+        """Whether the answer ended as its protocol wants it to, well or not; and notes which."""
+        verdict = tail.verdict()
+        self._ending = "success" if verdict == "whole" else "error"
+        return verdict != "cut"
 
     async def _refuse(self, answer: Answer) -> None:
         """Pass a server's own refusal on as it is, where it is in the caller's shape."""
@@ -263,7 +267,7 @@ class _Passing:
         tokens = self._tail.tokens() if self._tail else dialects.Tokens()
         return Served(
             request_id=exchange.id,
-            at=self._at,
+            at=exchange.at,
             key=exchange.caller.name,
             model=str(self._route.model) if self._route else "",
             tier=self._route.tier if self._route else "",

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from loguru import logger
 
+from app.gateway.exchange import Exchange
 from app.gateway.metrics import Metrics
 from jobs.usage import Books, Use
 
@@ -53,7 +54,28 @@ class Recorder(Protocol):
     def add(self, served: Served) -> None: ...
 
 
-class Ledgers:
+def turned_away(exchange: Exchange, ending: Ending, seconds: float) -> Served:
+    """The record of a request that came no farther than the door."""
+    return Served(
+        request_id=exchange.id,
+        at=exchange.at,
+        key=exchange.caller.name,
+        model="",
+        tier="",
+        route=exchange.entry.path,
+        dialect=exchange.entry.speech,
+        ending=ending,
+        status=exchange.status or 499,
+        prompt_tokens=None,
+        output_tokens=None,
+        first_byte_seconds=None,
+        seconds=seconds,
+        held_seconds=0.0,
+        woke=False,
+    )
+
+
+class Records:
     """Where records go: the books of usage, the meters, and one line in the log. No prompt is in any of them."""
 
     def __init__(self, books: Books, metrics: Metrics) -> None:

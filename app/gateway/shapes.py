@@ -4,10 +4,12 @@ A job has one JSON for the command line and for this API, `Job.as_json`; the sha
 tries whether they do.
 """
 
+import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from jobs.record import State
 
@@ -24,6 +26,30 @@ ModelText = Annotated[
         json_schema_extra={"pattern": _NAME.replace("^(", "^(([A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?", 1)},
     ),
 ]
+
+Left = SkipJsonSchema[None]
+"""A parameter that may be left out. It cannot be sent as null, so the document must not say so."""
+
+
+def _written(text: Any) -> Any:
+    """Only dates as people write them: pydantic takes numbers for seconds since 1970 as well."""
+    if isinstance(text, str) and not re.match(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
+        raise ValueError("a date begins with its year, as in 2026-09-15")
+    return text
+
+
+def _number(value: Any) -> Any:
+    """What JSON calls a whole number, 3.0 included, and no text or truth that pydantic would turn into one."""
+    if isinstance(value, str | bool):
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic words a ValueError
+    return value
+
+
+# The limits come first: those that stand after a validator are checked, but not documented.
+Attempts = Annotated[int, Field(ge=1, le=100), BeforeValidator(_number)]
+ByteRate = Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_number)]
+Day = Annotated[date, BeforeValidator(_written)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 
 _JOB = {
     "id": "k7m2p9x4qd-1",
@@ -42,6 +68,7 @@ _JOB = {
             "message": None,
             "hint": None,
             "not_before": None,
+            "last_sign": "2026-09-15T08:00:13.000Z",
         }
     ],
     "attempts_allowed": 8,
@@ -58,6 +85,11 @@ def _example(document: dict[str, Any]) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [document]})
 
 
+def examples(shape: type[BaseModel]) -> list[Any]:
+    extra: Any = shape.model_config.get("json_schema_extra")
+    return list(extra["examples"])
+
+
 class Failure(BaseModel):
     """What went wrong, and what to do about it."""
 
@@ -67,13 +99,24 @@ class Failure(BaseModel):
     hint: str | None = None
 
 
+FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "This cannot be done as asked"},
+    401: {"model": Failure, "description": "No key, or none that is good"},
+    403: {"model": Failure, "description": "The key is good, but not for this"},
+    404: {"model": Failure, "description": "There is no such thing"},
+    422: {"model": Failure, "description": "A parameter is missing or wrong"},
+    429: {"model": Failure, "description": "The key has asked too often; see Retry-After"},
+    503: {"model": Failure, "description": "Not now; see Retry-After"},
+}
+"""What any operation may answer."""
+
 # -- jobs, as they come in ---------------------------------------------------------------------------------------------
 
 
 class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
-    attempts: Annotated[int, Field(ge=1, le=100, description="How often to try in all")] | None = None
+    attempts: Annotated[Attempts | None, Field(description="How often to try in all")] = None
 
 
 class PullAsked(_Asked):
@@ -86,7 +129,7 @@ class PullAsked(_Asked):
     way: Annotated[
         Literal["auto", "registry", "server"], Field(description="Our own puller, or an Ollama server's")
     ] = "auto"
-    rate_limit: Annotated[int, Field(ge=1, le=10**15, description="At most so many bytes a second")] | None = None
+    rate_limit: Annotated[ByteRate | None, Field(description="At most so many bytes a second")] = None
 
 
 class VerifyAsked(_Asked):
@@ -136,6 +179,7 @@ class AttemptTold(BaseModel):
     message: str | None
     hint: str | None
     not_before: datetime | None
+    last_sign: Annotated[datetime, Field(description="When its worker was last heard of")]
 
 
 class JobTold(BaseModel):

@@ -7,20 +7,21 @@ monitoring likes, and wakes nothing.
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import timedelta
 from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import JSONResponse
 from loguru import logger
+from pydantic import Field
 
 from app.gateway.clerks import Clerks
 from app.gateway.keys import ADMIN, Caller
 from app.gateway.metrics import CONTENT_TYPE
 from app.gateway.office import Office
 from app.gateway.posting import reader
-from app.gateway.shapes import HealthTold, ModelsTold, ModelText, RouteTold, TiersTold, UsagesTold
+from app.gateway.shapes import Day, HealthTold, Left, ModelsTold, ModelText, RouteTold, TiersTold, UsagesTold
 from jobs.errors import NotFound
 from jobs.ledger import Ledger
 from jobs.record import State
@@ -33,6 +34,8 @@ STORE_SECONDS = 5.0
 
 COUNT_EVERY = timedelta(seconds=15)
 """Counting jobs reads them all, so whoever asks more often gets the last count."""
+
+Context = Annotated[int, Field(ge=1, le=100_000_000)]
 
 NOWHERE = "no-such-job"
 
@@ -104,7 +107,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
     @api.get("/route", response_model=RouteTold, dependencies=[Depends(reader)])
     async def route(
         model: Annotated[ModelText, Query()],
-        context: Annotated[int | None, Query(ge=1, le=100_000_000, description="`num_ctx`, if asked for")] = None,
+        context: Annotated[Context | Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
         return JSONResponse(dict(await asyncio.to_thread(office.route, model, context)))
@@ -112,7 +115,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
     @api.get("/usage", response_model=UsagesTold)
     async def usage(
         caller: Annotated[Caller, Depends(reader)],
-        since: Annotated[date | None, Query(description="From this day on, in UTC")] = None,
+        since: Annotated[Day | Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         rows = await asyncio.to_thread(office.usage, since)

@@ -29,6 +29,9 @@ MOST_HEAD = 64 * 1024
 IDLE_SECONDS = 30.0
 """Below the minute after which proxies on the way tend to forget a silent connection."""
 
+_STALE_SECONDS = 1.0
+"""A connection that was used a moment ago is not closed for being idle."""
+
 _CONNECT_SECONDS = 10.0
 _NO_BODY = frozenset({204, 304})
 
@@ -57,7 +60,6 @@ class Connection(asyncio.Protocol):
         self.transport: asyncio.Transport
         self.is_lost = False
         self.quiet_since = self._loop.time()
-        self.uses = 0
         self._is_busy = False
 
     # One exchange
@@ -76,7 +78,7 @@ class Connection(asyncio.Protocol):
         self._is_interim = False
         self._ends_with_connection = False
         self._is_busy = True
-        self.uses += 1
+        self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
         self.transport.write(head)
         if body:
@@ -119,6 +121,10 @@ class Connection(asyncio.Protocol):
             self.quiet_since = self._loop.time()
             self.transport.resume_reading()
         return piece
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_complete and not self._pieces
 
     def release(self) -> bool:
         """End the exchange; true when the connection is good for another one."""
@@ -167,7 +173,11 @@ class Connection(asyncio.Protocol):
             self._failure = CutShort(f"the server closed the connection{said}")
         self._wake()
 
-    # What the parser finds
+    # What the parser finds. After the end of the answer, whatever comes was not asked for.
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise ValueError("an answer that nobody asked for")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_size += len(name) + len(value)
@@ -233,6 +243,11 @@ class Answer:
         """See `Connection.read`."""
         return await self._connection.read()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether what was read last was the last of it."""
+        return self._connection.is_over
+
     async def whole(self, most: int) -> bytes:
         """All that is left of it, and of a long one its beginning."""
         found = b""
@@ -289,7 +304,7 @@ class Wire:
             except CutShort:
                 self.give_back(connection)
                 # A server may close a silent connection at the very moment we use it again. That is nobody's failure.
-                if connection.uses > 1 and connection.heard_nothing:
+                if connection.may_be_stale and connection.heard_nothing:
                     continue
                 raise
             except BaseException:
@@ -342,8 +357,9 @@ class Wire:
         now = loop.time()
         for connection in list(self._busy):
             longest = self._patience.silence_seconds if connection.has_head else self._patience.answer_seconds
-            if not connection.is_paused and now - connection.quiet_since > longest:
-                connection.fail(Stalled(f"the server was silent for {longest:.0f} s"))
+            if now - connection.quiet_since > longest:
+                who = "caller did not read" if connection.is_paused else "server was silent"
+                connection.fail(Stalled(f"the {who} for {longest:.0f} s"))
         kept = []
         for connection in self._idle:
             if connection.is_lost or now - connection.quiet_since > IDLE_SECONDS:

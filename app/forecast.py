@@ -1,0 +1,72 @@
+"""What is on the volume and around it, and what follows from that: a prune's plan, and a night's.
+
+For whoever mounts the volume; nothing here writes to it, and no server is asked.
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from app.desired import Actual, Night, asked_about, night
+from app.fleet import Fleet, declared
+from app.mirror import mirrors
+from app.report import PREFIX, Report
+from app.resources import MODELS, ledger, queue, weights
+from app.rounds import tonight
+from app.upstream import upstream
+from jobs.clock import Clock, SystemClock
+from jobs.layout import Layout
+from jobs.ledger import Ledger
+from jobs.protocols import DictLike
+from jobs.pruning import Around, Plan, plan
+from jobs.registry import Registry
+from jobs.retrying import NEVER
+from jobs.survey import Survey, survey
+from jobs.tasks import planned
+from jobs.trashing import require_models_directory
+from jobs.upkeep import Memory, recall
+
+
+def around(book: Ledger, facts: DictLike) -> Around:
+    """Who uses the weights, by what was recorded and what the servers reported last."""
+    jobs = book.jobs()
+    return recall(facts, jobs).around(jobs, loaded(facts))
+
+
+def loaded(facts: DictLike) -> list[str]:
+    """The models that servers have in memory, by their last reports."""
+    reports = [Report.from_json(facts.get(key)) for key in list(facts.keys()) if key.startswith(PREFIX)]
+    return [each.name for report in reports if report.state == "serving" for each in report.loaded]
+
+
+def on_the_volume() -> Survey:
+    weights.reload()
+    return survey(Layout(Path(MODELS)))
+
+
+def pruning(request: dict[str, Any]) -> Plan:
+    """What a prune that is asked for in these words would do."""
+    clock = SystemClock()
+    require_models_directory(Layout(Path(MODELS)))
+    here = around(Ledger(queue, ledger, clock), ledger)
+    return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
+
+
+def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+    """How it is: the volume, the ledger, and what the registries say."""
+    jobs, found, now = book.jobs(), on_the_volume(), clock.now()
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), requests=NEVER)
+    return Actual(
+        found.known,
+        upstream(registry, asked_about(fleet, found.known)),
+        memory,
+        plan(found, memory.around(jobs, loaded(ledger)), fleet.retention(), now),
+        tonight(fleet, jobs, now),
+    )
+
+
+def coming_night() -> Night:
+    """What `nightly` would post now."""
+    clock, fleet = SystemClock(), declared()
+    book = Ledger(queue, ledger, clock)
+    return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())

@@ -1,0 +1,217 @@
+"""What a person who looks at the service wants to see beside jobs, models and tiers: `GET /ops/v1/board`.
+
+Who he is by his key, what is declared of tiers and models, what is spent at this moment, when each model was last used,
+what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+from cronsim import CronSim
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.fleet import Fleet, Window
+from app.gateway.keys import ADMIN, Caller
+from app.gateway.posting import reader
+from app.pulse import REPORT_STALE
+from app.report import Report
+from jobs.clock import Clock, isoformat
+from jobs.names import ModelName
+from jobs.story import REMEDIES
+
+
+class CallerTold(BaseModel):
+    name: str
+    scopes: list[str]
+    keyless: Annotated[bool, Field(description="No keys are configured here, so everybody may do everything")]
+
+
+class ContainerTold(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    container: str
+    state: str
+    at: AwareDatetime
+    loaded: list[dict[str, Any]]
+
+
+class TierBoard(BaseModel):
+    gpu: str | None
+    vram_gb: float | None
+    dollars_per_hour: Annotated[float | None, Field(description="One container, while it is up")]
+    dollars_now: Annotated[float | None, Field(description="An hour, with all containers that are up now")]
+    containers: list[ContainerTold]
+
+
+class ModelBoard(BaseModel):
+    tier: str
+    pinned: bool
+    warmed: bool
+
+
+class RunTold(BaseModel):
+    what: str
+    at: AwareDatetime
+    does: str
+
+
+class PricesTold(BaseModel):
+    as_of: str
+    source: str
+
+
+class BoardTold(BaseModel):
+    """What stands beside jobs, models and tiers on the page."""
+
+    caller: CallerTold
+    prices: PricesTold | None
+    quota_bytes: int | None
+    tiers: dict[str, TierBoard]
+    models: Annotated[
+        dict[str, ModelBoard],
+        Field(description="Those that are here or declared, by their names in full and in small letters"),
+    ]
+    last_used: dict[str, AwareDatetime]
+    next: Annotated[list[RunTold], Field(description="What runs by itself, soonest first")]
+    remedies: Annotated[
+        dict[str, str],
+        Field(description="What to do about a failed job, by class; {id} and {subject} are to be filled in"),
+    ]
+
+
+@dataclass(frozen=True)
+class Board:
+    """
+    Args:
+        clock: the time.
+        reports: what the servers said last.
+        last_used: when each model was, by its folded name; it reads the ledger.
+        routes: the tier that answers for each model that is here, by its folded name.
+        fleet: what is declared; None where nothing is.
+        quota_bytes: for the weights; the fleet's when left out.
+        keyless: no keys are configured.
+    """
+
+    clock: Clock
+    reports: Callable[[], Sequence[Report]]
+    last_used: Callable[[], Mapping[str, datetime]]
+    routes: Callable[[], Mapping[str, str]] = dict
+    fleet: Fleet | None = None
+    quota_bytes: int | None = None
+    keyless: bool = False
+
+    def tell(self, caller: Caller) -> dict[str, Any]:
+        """All of it, for this caller. It may take a moment."""
+        fleet, now = self.fleet, self.clock.now()
+        used = {
+            name: isoformat(at)
+            for name, at in self.last_used().items()
+            if caller.may(ADMIN) or caller.may_use(ModelName.parse(name))
+        }
+        return {
+            "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
+            "prices": fleet and {"as_of": fleet.prices.as_of.isoformat(), "source": fleet.prices.source},
+            "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
+            "tiers": self._tiers(now),
+            "models": self._models(),
+            "last_used": used,
+            "next": list(upcoming(fleet, now)) if fleet else [],
+            "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
+        }
+
+    def _tiers(self, now: datetime) -> dict[str, Any]:
+        up = [each for each in self.reports() if each.state == "serving" and now - each.at < REPORT_STALE]
+        names = [*(self.fleet.tiers if self.fleet else ()), *(each.tier for each in up)]
+        return {name: self._tier(name, [each for each in up if each.tier == name]) for name in dict.fromkeys(names)}
+
+    def _tier(self, name: str, up: Sequence[Report]) -> dict[str, Any]:
+        declared = self.fleet.tiers.get(name) if self.fleet else None
+        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared else None
+        found = next((each.gpu for each in up if each.gpu), None)
+        return {
+            "gpu": (declared and declared.gpu) or (found and found.name),
+            "vram_gb": declared.vram_gb if declared else found and round(found.vram_bytes / 1e9, 1),
+            "dollars_per_hour": hourly,
+            "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
+            "containers": [
+                {
+                    "container": each.container,
+                    "state": each.state,
+                    "at": isoformat(each.at),
+                    "in_flight": each.in_flight,
+                    "loaded": [{"name": model.name, "size": model.size} for model in each.loaded],
+                }
+                for each in up
+            ],
+        }
+
+    def _models(self) -> dict[str, Any]:
+        here = {name: {"tier": tier, "pinned": False, "warmed": False} for name, tier in self.routes().items()}
+        declared = {
+            str(model.parsed.folded()): {"tier": model.tier, "pinned": model.pinned, "warmed": model.warmed}
+            for model in (self.fleet.models if self.fleet else ())
+        }
+        return {**here, **declared}
+
+
+def _for_a_page(remedy: str) -> str:
+    """The same for a reader who has a button for trying again."""
+    return remedy.replace("{subject!r}", "{subject}").removesuffix(": `ollama-modal retry {id}`")
+
+
+def upcoming(fleet: Fleet, now: datetime) -> Iterable[dict[str, str]]:
+    """What the fleet's schedules do next, soonest first."""
+    zone, times = fleet.schedule.zone, fleet.schedule.times
+    local = now.astimezone(zone)
+    runs = [
+        (next(CronSim(times.tick, local)), "Tick", "ends attempts that went silent, and rings for work that is due"),
+        (next(CronSim(times.nightly, local)), "Nightly", _nightly(fleet)),
+        *(_window(window, fleet, now) for window in fleet.windows),
+    ]
+    for at, what, does in sorted(runs, key=lambda run: run[0]):
+        yield {"what": what, "at": isoformat(at), "does": does}
+
+
+def _nightly(fleet: Fleet) -> str:
+    pinned = sum(model.pinned for model in fleet.models)
+    warmed = sum(model.warmed for model in fleet.models)
+    parts = ["verifies the weights"]
+    if pinned:
+        parts.insert(0, f"pulls what is missing of {pinned} pinned {'model' if pinned == 1 else 'models'}")
+    if warmed:
+        parts.append(f"wakes servers to try {warmed} {'model' if warmed == 1 else 'models'}")
+    return ", ".join(parts)
+
+
+def _window(window: Window, fleet: Fleet, now: datetime) -> tuple[datetime, str, str]:
+    local = now.astimezone(fleet.schedule.zone)
+    models = ", ".join(window.models)
+    if window.is_open(now, fleet.schedule.zone):
+        length = timedelta(hours=window.hours)
+        began = max(start for start in _starts(window, local - length, local))
+        return began + length, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
+    opens = next(CronSim(window.start, local))
+    return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
+
+
+def _starts(window: Window, after: datetime, until: datetime) -> Iterable[datetime]:
+    for start in CronSim(window.start, after.replace(second=0, microsecond=0) - timedelta(minutes=1)):
+        if start > until:
+            return
+        yield start
+
+
+def router(board: Board) -> APIRouter:
+    api = APIRouter(tags=["state"])
+
+    @api.get("/board", response_model=BoardTold)
+    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+        """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
+        return JSONResponse(await asyncio.to_thread(board.tell, caller))
+
+    return api

@@ -1,0 +1,51 @@
+"""Where requests went a moment ago, for as long as the models stay what they are: to weigh them again takes long.
+
+Only what was found is kept. A name that nobody has is looked for every time, so that it is found once it is there.
+"""
+
+from app.gateway.keys import Caller
+from app.gateway.routing import Route, Router
+from app.gateway.standing import Standing
+from jobs.names import ModelName
+
+MOST = 1000
+"""Ways that are kept: callers may ask for as many contexts as they like."""
+
+
+class Routes:
+    def __init__(self, router: Router, standing: Standing) -> None:
+        self._router = router
+        self._standing = standing
+        self._models: object = None
+        self._names: frozenset[str] = frozenset()
+        self._found: dict[tuple[Caller, str, int | None], Route] = {}
+
+    def route(self, caller: Caller, text: str, context: int | None) -> Route:
+        """Where a request of this caller goes.
+
+        Raises:
+            BadName: the text is no model's name.
+            Forbidden: his key may not use it.
+            NotFound: there is no such model.
+
+        """
+        self._see()
+        found = self._found.get((caller, text, context))
+        if found is None:
+            caller.need_model(ModelName.parse(text))
+            found = self._router.route(text, context=context, may_see=caller.may_use)
+            if len(self._found) >= MOST:
+                self._found.clear()
+            self._found[caller, text, context] = found
+        return found
+
+    def is_known(self, name: str) -> bool:
+        """Whether a model is here under exactly this name."""
+        self._see()
+        return name in self._names
+
+    def _see(self) -> None:
+        models = self._standing.models()
+        if models is not self._models:
+            self._models, self._names = models, frozenset(str(model.name) for model in models)
+            self._found.clear()

@@ -1,0 +1,43 @@
+// Follows jobs that run, live, over a few streams. What has no stream is still seen by the looks at the whole list.
+
+import { follow } from "/ui/api.js";
+
+const STREAMS = 3; // a browser opens six connections to one host; the looks need some of them
+const REST = 10000; // after a stream that broke
+
+export class Following {
+  #open = new Map();
+  #rested = new Map();
+  #tell;
+
+  constructor(tell) {
+    this.#tell = tell;
+  }
+
+  /** From now on follow these, and no others. */
+  follow(jobs) {
+    if (document.hidden) return;
+    const wanted = new Set(jobs.map(({ id }) => id));
+    for (const [id, stream] of this.#open) if (!wanted.has(id)) stream.abort();
+    for (const id of wanted) {
+      if (this.#open.size < STREAMS && !this.#open.has(id) && (this.#rested.get(id) ?? 0) <= Date.now()) this.#begin(id);
+    }
+  }
+
+  stop() {
+    for (const stream of this.#open.values()) stream.abort();
+  }
+
+  async #begin(id) {
+    const stream = new AbortController();
+    this.#open.set(id, stream);
+    try {
+      const path = `jobs/${encodeURIComponent(id)}/events`;
+      await follow(path, { signal: stream.signal, onEvent: (_, job) => this.#tell(job) });
+    } catch {
+      this.#rested.set(id, Date.now() + REST); // the looks tell whoever reads if the gateway is gone
+    } finally {
+      this.#open.delete(id);
+    }
+  }
+}

@@ -1,0 +1,94 @@
+// The tiers: how each stands, what it costs at this moment, what it holds. Asleep is healthy, and costs nothing.
+
+import { el, icon, keep, setHidden, setIcon, setText, time } from "/ui/dom.js";
+import { bytes, count, dollars, roughly, now, short } from "/ui/words.js";
+
+const WORDS = {
+  ready: "Ready",
+  waking: "Waking up",
+  asleep: "Asleep, which is healthy",
+  degraded: "Degraded",
+  lost: "Lost",
+  unknown: "Not known",
+};
+
+/** `tiers` as the API tells them, `board` with what is declared of them (or null as long as it is not known). */
+export function showTiers(list, tiers, board) {
+  const known = tiers.map((tier) => ({ ...tier, more: board?.tiers?.[tier.tier] ?? {} }));
+  keep(list, known, (tier) => tier.tier, card);
+}
+
+function card() {
+  const mark = icon("unknown");
+  const name = el("h3", { class: "tier-name" });
+  const gpu = el("span", { class: "quiet" });
+  const state = el("span", { class: "state-words" });
+  const since = time();
+  const why = el("p", { class: "quiet tier-why" });
+  const price = el("p", { class: "tier-price" });
+  const amount = el("strong", { class: "big" });
+  const rate = el("span", { class: "quiet" });
+  price.append(amount, rate);
+  const held = el("p", { class: "tier-held" });
+  const loaded = el("ul", { class: "loaded", "aria-label": "Loaded models" });
+  const node = el(
+    "li",
+    { class: "card tier" },
+    el("div", { class: "tier-head" }, name, gpu),
+    el("p", { class: "state" }, mark, state, el("span", { class: "quiet since" }, "for ", since.node)),
+    price,
+    held,
+    why,
+    loaded,
+  );
+  const show = (tier) => {
+    const known = tier.state in WORDS ? tier.state : "unknown";
+    node.dataset.state = known;
+    setIcon(mark, known);
+    setText(name, tier.tier);
+    setText(gpu, hardware(tier.more));
+    setText(state, WORDS[known]);
+    since.show(new Date(tier.since), roughly(now() - Date.parse(tier.since)));
+    setText(why, tier.why ?? "");
+    setHidden(why, !tier.why || known === "asleep");
+    showPrice(amount, rate, tier, known);
+    setText(held, `${count(tier.held ?? 0, "caller")} ${tier.held === 1 ? "waits" : "wait"} for it`);
+    setHidden(held, !tier.held);
+    showLoaded(loaded, tier.more.containers ?? []);
+  };
+  return { node, show };
+}
+
+function hardware({ gpu, vram_gb: vram, containers = [] }) {
+  const parts = [];
+  if (gpu) parts.push(gpu);
+  if (vram) parts.push(`${vram} GB`);
+  if (containers.length > 1) parts.push(count(containers.length, "container"));
+  return parts.join(" · ");
+}
+
+function showPrice(amount, rate, tier, state) {
+  const { dollars_per_hour: hourly, dollars_now: current } = tier.more;
+  const priced = typeof hourly === "number";
+  setHidden(amount.parentElement, !priced);
+  if (!priced) return;
+  const up = typeof current === "number" ? current : state === "asleep" ? 0 : hourly;
+  setText(amount, up > 0 ? dollars(up) : "$0");
+  setText(rate, up > 0 ? " an hour now" : ` now · ${dollars(hourly)} an hour when awake`);
+}
+
+function showLoaded(list, containers) {
+  const models = containers.flatMap(({ loaded = [] }) => loaded);
+  keep(list, models.slice(0, 8), ({ name }) => name, () => {
+    const name = el("bdi");
+    const size = el("span", { class: "quiet" });
+    return {
+      node: el("li", {}, name, " ", size),
+      show: (model) => {
+        setText(name, short(model.name));
+        setText(size, model.size ? bytes(model.size) : "");
+      },
+    };
+  });
+  setHidden(list, models.length === 0);
+}

@@ -1,0 +1,89 @@
+"""The nights of the one-machine stack: what a schedule does on Modal, a thread does while `up` runs with a fleet file.
+
+A night that was slept through is made up for when `up` starts: what was done since it began is not done again.
+"""
+
+import os
+import threading
+from datetime import datetime, timedelta
+
+from loguru import logger
+
+from app.desired import Actual, Night, asked_about, night
+from app.fleet import Fleet
+from app.mirror import mirrors
+from app.rounds import night_began, nightly, tonight
+from app.upstream import upstream
+from jobs.clock import Clock
+from jobs.errors import Unsupported
+from jobs.home import Home, Stack
+from jobs.inventory import weights_of
+from jobs.pruning import plan
+from jobs.registry import Registry
+from jobs.retrying import NEVER
+from jobs.tending import loaded
+from jobs.upkeep import recall
+
+LOOK_EVERY = timedelta(minutes=1)
+
+
+def actual(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Actual:
+    """How it is on this machine: the directory, the ledger, the servers, and what the registries say.
+
+    Raises:
+        Unsupported: the models directory is not ours.
+
+    """
+    if stack.models is None:
+        raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
+    jobs, now = home.ledger(clock).jobs(), clock.now()
+    memory = recall(home.facts(), jobs)
+    found = weights_of(stack.models, home, clock).survey()
+    mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
+    registry = Registry(clock=clock, mirrors=mirror, requests=NEVER)
+    return Actual(
+        found.known,
+        upstream(registry, asked_about(fleet, found.known)),
+        memory,
+        plan(found, memory.around(jobs, loaded(stack.servers, clock)), stack.retention, now),
+        tonight(fleet, jobs, now),
+        frozenset(server.tier for server in stack.servers),
+    )
+
+
+def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
+    """What the next night would post now."""
+    return night(fleet, actual(home, stack, fleet, clock), clock.now())
+
+
+class Nights:
+    def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
+        self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
+        self._stopping = threading.Event()
+        self._done: datetime | None = None
+        self._thread = threading.Thread(target=self._keep, name="nights", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=5)
+
+    def _keep(self) -> None:
+        while True:
+            try:
+                self.look()
+            except Exception as error:  # noqa: BLE001 - a night that failed is tried again, and must not end `up`
+                logger.opt(exception=error).error("the night's round failed and is tried again: {}", error)
+            if self._clock.wait(LOOK_EVERY.total_seconds(), self._stopping):
+                return
+
+    def look(self) -> None:
+        """Do the round of this night, unless it was done."""
+        began = night_began(self._fleet, self._clock.now())
+        if began == self._done:
+            return
+        found = actual(self._home, self._stack, self._fleet, self._clock)
+        nightly(self._home.ledger(self._clock), self._fleet, found, self._clock.now())
+        self._done = began

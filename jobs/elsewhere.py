@@ -1,0 +1,45 @@
+"""How a gateway elsewhere stands, in words: what `status`, `models` and `route` print when they are given a URL."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from jobs.clock import parse_moment
+from jobs.inventory import Entry, Found
+from jobs.plain import plain
+from jobs.remote import Remote
+from jobs.story import lasted
+from jobs.units import human_bytes
+
+
+def found(remote: Remote) -> Found:
+    """The models there, as a models directory here is shown."""
+    listed, complaints = remote.models()
+    entries = sorted(map(Entry.of, listed), key=lambda entry: entry.name)
+    return Found(remote.url, tuple(entries), tuple(map(plain, complaints)))
+
+
+def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
+    """Line by line. The words are those of the status of this machine, as far as they have the same to say."""
+    yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
+    for problem in health["problems"]:
+        yield f"trouble  {plain(problem)}"
+    yield "tiers    " + ("as they are known there; asleep is healthy" if health["tiers"] else "none")
+    for tier in health["tiers"]:
+        held = f", {tier['held']} callers wait" if tier["held"] else ""
+        why = f": {plain(tier['why'])}" if tier["why"] else ""
+        age = lasted(now - parse_moment(tier["since"]))
+        yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
+    models = health["models"]
+    yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
+    known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]
+    yield f"jobs     {', '.join(known) or 'none'}"
+
+
+def way(route: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model is answered, and why."""
+    yield f"{plain(route['model'])} is answered on tier {plain(route['tier'])}"
+    for fact in route["facts"]:
+        yield f"  {plain(fact)}"
+    if route.get("warning"):
+        yield f"  warning: {plain(route['warning'])}"

@@ -1,0 +1,157 @@
+"""An ops API on a store of its own: called directly, or served on a real socket by uvicorn in a thread."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.gateway.clerks import Clerks
+from app.gateway.keys import Keys, hash_of, new_key
+from app.gateway.limits import Limits
+from app.gateway.metrics import Metrics, Readings
+from app.gateway.office import Office
+from app.gateway.ops import create
+from jobs.clock import Clock, SystemClock
+from jobs.errors import NotFound
+from jobs.ledger import Ledger
+from jobs.names import ModelName
+from tests.conftest import Store, open_store
+from tests.processes import until
+
+ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
+KEYS = "\n".join(
+    [
+        f"root {hash_of(ADMIN_KEY)} chat admin",
+        f"alice {hash_of(CHAT_KEY)}",
+        f"larry {hash_of(LLAMA_KEY)} admin models=llama*",
+    ]
+)
+
+MODELS: list[dict[str, Any]] = [
+    {
+        "name": "llama3.2:latest",
+        "size": 2_019_393_189,
+        "digest": "a80c4f17acd55265feec403c7aef86be0c25983ab279d83f3bcd3abbcb5b8b72",
+        "modified_at": "2026-09-15T08:00:00.000Z",
+        "details": {"family": "llama", "parameter_size": "3.2B", "quantization_level": "Q4_K_M"},
+    }
+]
+TIERS: list[dict[str, Any]] = [
+    {"tier": "a10g", "state": "asleep", "since": "2026-09-15T08:00:00.000Z", "why": "nobody asks", "held": 0}
+]
+USAGE: list[dict[str, Any]] = [
+    {
+        "day": "2026-09-15",
+        "model": "llama3.2:latest",
+        "key": key,
+        "tier": "a10g",
+        "ending": "success",
+        "count": 3,
+        "prompt_tokens": 21,
+        "output_tokens": 400,
+    }
+    for key in ("alice", "root")
+]
+
+
+def route(model: str, context: int | None) -> dict[str, Any]:
+    name = ModelName.parse(model).folded()
+    if str(name) != "llama3.2:latest":
+        raise NotFound(f"model {model!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
+    return {"model": str(name), "tier": "a10g", "facts": [f"asked for a context of {context}"], "warning": None}
+
+
+@dataclass
+class Place:
+    """A folder with a ledger in it, and an office over that. Every store that was opened is closed with it."""
+
+    folder: Path
+    clock: Clock = field(default_factory=SystemClock)
+    rung: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    age: timedelta | None = timedelta(seconds=2)
+    stores: list[Store] = field(default_factory=list)
+    clerks: list[Clerks] = field(default_factory=list)
+
+    def store(self) -> Store:
+        store = open_store(self.folder / "ledger.sqlite", self.clock)
+        self.stores.append(store)
+        return store
+
+    def ledger(self) -> Ledger:
+        return self.store().ledger()
+
+    def office(self, keys: str = KEYS, **changes: Any) -> Office:
+        known = Keys.parse(keys)
+        metrics = Metrics(known.names, ["a10g"], lambda name: name == "llama3.2:latest")
+        metrics.watch(
+            Readings(
+                held=lambda: {"a10g": 0},
+                weights_bytes=lambda: 2_019_393_189,
+                usage_dropped=lambda: 0,
+                standing_seconds=lambda: 2.0,
+            )
+        )
+        office = Office(
+            open_ledger=self.ledger,
+            keys=known,
+            limits=Limits(self.clock),
+            clock=self.clock,
+            metrics=metrics,
+            models=lambda: MODELS,
+            route=route,
+            tiers=lambda: TIERS,
+            usage=lambda since: [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)],
+            age=lambda: self.age,
+            ring=self.rung.append,
+            changed=lambda: self.changes.append("changed"),
+        )
+        return replace(office, **changes)
+
+    def app(self, office: Office | None = None) -> FastAPI:
+        office = office or self.office()
+        staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
+        self.clerks.append(staff)
+        return create(office, clerks=staff)
+
+    def close(self) -> None:
+        for clerks in self.clerks:
+            clerks.close()
+        for store in self.stores:
+            store.close()
+
+
+@contextmanager
+def place(folder: Path, clock: Clock | None = None) -> Iterator[Place]:
+    folder.mkdir(parents=True, exist_ok=True)
+    found = Place(folder, clock or SystemClock())
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+@contextmanager
+def served(app: Any) -> Iterator[str]:
+    """The application on a free port of loopback; its address."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve([listening])), name="uvicorn")
+    thread.start()
+    try:
+        until(lambda: server.started)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listening.close()
+        assert not thread.is_alive()

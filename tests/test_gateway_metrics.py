@@ -1,0 +1,84 @@
+"""What is counted, and under which labels."""
+
+from dataclasses import dataclass
+
+from app.gateway.metrics import Metrics, Readings
+
+
+@dataclass(frozen=True)
+class One:
+    """A request that has ended, as far as meters look at it."""
+
+    key: str = "alice"
+    model: str = "llama3.2:latest"
+    tier: str = "a10g"
+    ending: str = "success"
+    prompt_tokens: int | None = 7
+    output_tokens: int | None = 40
+    first_byte_seconds: float | None = 0.3
+
+
+def served_one(**changes: str) -> One:
+    return One(**changes)  # type: ignore[arg-type]  # a test names only texts
+
+
+def meters() -> Metrics:
+    return Metrics(["alice"], ["a10g", "h100"], lambda name: name == "llama3.2:latest")
+
+
+def shown(metrics: Metrics) -> list[str]:
+    return metrics.render({}).decode().splitlines()
+
+
+def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
+    """By model, tier, key and ending; the time to the first byte by tier."""
+    metrics = meters()
+    metrics.add(One())
+    lines = shown(metrics)
+    labels = 'key="alice",kind="{kind}",model="llama3.2:latest",tier="a10g"'
+    assert f"ollama_modal_tokens_total{{{labels.format(kind='prompt')}}} 7.0" in lines
+    assert f"ollama_modal_tokens_total{{{labels.format(kind='output')}}} 40.0" in lines
+    assert 'ollama_modal_first_byte_seconds_bucket{le="0.25",tier="a10g"} 0.0' in lines
+    assert 'ollama_modal_first_byte_seconds_bucket{le="0.5",tier="a10g"} 1.0' in lines
+    assert 'ollama_modal_first_byte_seconds_count{tier="a10g"} 1.0' in lines
+
+
+def test_a_request_that_came_nowhere_is_counted_all_the_same() -> None:
+    """Without model, tier, tokens or a first byte."""
+    metrics = meters()
+    metrics.add(One("", "", "", "refused", None, None, None))
+    assert 'ollama_modal_requests_total{ending="refused",key="other",model="other",tier="other"} 1.0' in shown(metrics)
+
+
+def test_wakes_are_counted_by_cause() -> None:
+    """And are zero until somebody wakes a tier; a cause nobody foresaw is `other`."""
+    metrics = meters()
+    assert metrics.wakes() == 0
+    metrics.woke("h100", "request")
+    metrics.woke("h100", "the moon")
+    assert metrics.wakes() == 2
+    assert 'ollama_modal_wakes_total{cause="other",tier="h100"} 1.0' in shown(metrics)
+    assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 0.0' in shown(metrics)
+
+
+def test_what_is_not_known_is_not_shown() -> None:
+    """A gauge that has no value yet is absent, which is no zero."""
+    metrics = meters()
+    metrics.watch(
+        Readings(
+            held=lambda: {"a10g": 3}, weights_bytes=lambda: None, usage_dropped=lambda: 2, standing_seconds=lambda: None
+        )
+    )
+    lines = shown(metrics)
+    assert 'ollama_modal_held_callers{tier="a10g"} 3.0' in lines
+    assert "ollama_modal_usage_dropped_total 2.0" in lines
+    assert not [line for line in lines if "weights_bytes" in line or "standing_age" in line]
+
+
+def test_jobs_are_shown_as_they_are_now() -> None:
+    """A state that no job is in any more is not shown with its old number."""
+    metrics = meters()
+    metrics.render({("pull", "queued"): 1})
+    text = metrics.render({("pull", "succeeded"): 1}).decode()
+    assert 'ollama_modal_jobs{kind="pull",state="succeeded"} 1.0' in text
+    assert "queued" not in text

@@ -1,0 +1,304 @@
+"""`/api/pull` and `/api/delete` as Ollama's own clients use them, over a real ledger, worker and registry."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ollama
+import pytest
+
+from app.gateway.pulls import Frames
+from jobs.clock import SystemClock
+from jobs.ledger import Claim, Ledger
+from jobs.ollama import Ollama
+from jobs.progress import Progress, Reading
+from jobs.record import Attempt, Job, State
+from jobs.registry import Registry
+from jobs.tasks import Workshop
+from jobs.testing.registry import RegistryDouble
+from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
+from tests.pulling import MODEL, Scene, working
+
+LEASE = timedelta(seconds=60)
+NAME = str(MODEL.name)
+MANIFEST = {"status": "pulling manifest"}
+VERIFYING = {"status": "verifying sha256 digest"}
+WRITING = {"status": "writing manifest"}
+SUCCESS = {"status": "success"}
+
+
+@dataclass
+class Desk:
+    """A served gateway for jobs, and the ledger behind it."""
+
+    url: str
+    here: Place
+    ledger: Ledger
+    clients: list[Any] = field(default_factory=list)
+
+    def client(self, key: str = ADMIN_KEY) -> ollama.Client:
+        client = ollama.Client(self.url, headers={"authorization": f"Bearer {key}"})
+        self.clients.append(client)
+        return client
+
+    def ask(self, method: str, path: str, key: str = ADMIN_KEY, **how: Any) -> httpx.Response:
+        return httpx.request(method, f"{self.url}{path}", headers={"x-api-key": key}, timeout=30, **how)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with place(tmp_path) as here, served(here.app()) as url:
+        desk = Desk(url, here, here.ledger())
+        yield desk
+        for client in desk.clients:
+            client.close()
+
+
+@contextmanager
+def worked(desk: Desk) -> Iterator[Scene]:
+    """A registry with one model, a models directory, and workers that pull from the one to the other."""
+    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+        scene = Scene(desk.here.folder, registry.url)
+        scene.weights().prepare()
+        with working(desk.here.store(), scene.shop(client)):
+            yield scene
+
+
+def claimed(ledger: Ledger, id: str) -> Claim:
+    claim = ledger.claim(id, worker="w", lease=LEASE)
+    assert claim is not None
+    return claim
+
+
+# -- pull --------------------------------------------------------------------------------------------------------------
+
+
+def test_ollamas_python_client_pulls_with_a_bar(desk: Desk) -> None:
+    """Its stream begins with the manifest, ends with success, and its bytes add up; the model is there."""
+    with worked(desk) as scene:
+        frames = list(desk.client().pull(NAME, stream=True))
+        assert [frame.status for frame in (frames[0], *frames[-3:])] == [
+            "pulling manifest", "verifying sha256 digest", "writing manifest", "success",
+        ]  # fmt: skip
+        counted = [frame for frame in frames if frame.digest]
+        assert counted
+        assert counted[-1].completed == counted[-1].total
+        assert {frame.digest for frame in counted} == {"sha256:model"}
+        assert scene.weights().find(MODEL.name) is not None
+    (job,) = desk.ledger.jobs()
+    assert (job.state, job.posted_by, job.result and job.result["way"]) == (State.SUCCEEDED, "root", "registry")
+    assert desk.here.changes == ["changed"]
+    assert "weights" in desk.here.rung
+
+
+def test_a_pull_without_a_stream_is_one_answer(desk: Desk) -> None:
+    """As Ollama's own: the last frame alone, when all is done; once more when the model is here already."""
+    with worked(desk):
+        assert desk.client().pull(NAME).status == "success"
+        again = desk.ask("POST", "/api/pull", json={"name": NAME, "stream": False})
+    assert (again.json(), again.headers["content-type"]) == (SUCCESS, "application/json")
+
+
+def test_our_own_client_of_ollama_pulls_through_it(desk: Desk) -> None:
+    """Whoever watches a pull as strictly as we do ourselves finds nothing to complain about."""
+    with worked(desk), httpx.Client(headers={"x-api-key": ADMIN_KEY}) as client:
+        progress = Progress(SystemClock())
+        Ollama(desk.url, client=client).pull(NAME, progress=progress)
+        assert progress.read().completed == progress.read().total > 0
+
+
+def test_an_unknown_model_fails_in_ollamas_words(desk: Desk) -> None:
+    """In the stream as its last frame, without one as 500: what Ollama's clients turn into their own error."""
+    with worked(desk):
+        frames = [json.loads(line) for line in desk.ask("POST", "/api/pull", json={"model": "nope"}).text.splitlines()]
+        assert frames[-1] == {"error": "pull model manifest: file does not exist"}
+        with pytest.raises(ollama.ResponseError) as refused:
+            desk.client().pull("nope")
+    assert (refused.value.status_code, refused.value.error) == (500, "pull model manifest: file does not exist")
+
+
+def test_a_caller_that_leaves_ends_no_pull(desk: Desk) -> None:
+    """The job stays; whoever asks again joins it and sees it end."""
+    stream: Any = desk.client().pull(NAME, stream=True)
+    assert next(stream).status == "pulling manifest"
+    stream.close()
+    (job,) = desk.ledger.jobs()
+    assert (job.state, job.cancel_asked) == (State.QUEUED, False)
+    again = desk.client().pull(NAME, stream=True)
+    next(again)
+    with worked(desk):
+        assert [frame.status for frame in again][-1] == "success"
+    assert [each.id for each in desk.ledger.jobs()] == [job.id]
+
+
+def test_a_cancelled_pull_says_so(desk: Desk) -> None:
+    """Whoever waits for it is told, and by which job."""
+    stream = desk.client().pull(NAME, stream=True)
+    next(stream)
+    (job,) = desk.ledger.jobs()
+    desk.ledger.cancel(job.id, by="t")
+    with pytest.raises(ollama.ResponseError, match=f"the pull was cancelled, job {job.id}"):
+        list(stream)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "missing request body"),
+        (b"  ", "missing request body"),
+        (b"{", "the body is no JSON"),
+        (b"[" * 100_000, "the body is no JSON"),
+        (b"\xff", "the body is no JSON"),
+        (b'"llama3.2"', "no object"),
+        (b"{}", "invalid model name"),
+        (b'{"model": ""}', "invalid model name"),
+        (b'{"model": 3}', "the model is no text"),
+        (b'{"model": "../../../etc/passwd"}', "invalid model name"),
+        (b'{"model": "a@sha256:00"}', "invalid model name"),
+        (b'{"model": "-rf"}', "invalid model name"),
+        (b'{"model": "a\\u0000b"}', "invalid model name"),
+        (b'{"model": "\\ud800"}', "invalid model name"),
+        (b'{"model": "tiny", "insecure": true}', "insecure pulls are not made here"),
+    ],
+)
+def test_a_wrong_pull_is_refused_before_it_is_a_job(desk: Desk, body: bytes, said: str) -> None:
+    """400 in Ollama's shape, and nothing in the ledger."""
+    answer = desk.ask("POST", "/api/pull", content=body)
+    assert answer.status_code == 400, answer.text
+    assert said in answer.json()["error"]
+    assert desk.ledger.ids() == []
+
+
+def test_a_password_never_reaches_the_ledger(desk: Desk) -> None:
+    """Ollama ignores a user's name and password; they are not written down here either. Keys may be in any case."""
+    stream = httpx.stream(
+        "POST",
+        f"{desk.url}/api/pull",
+        headers={"x-api-key": ADMIN_KEY},
+        json={"Model": NAME, "username": "me", "password": "hunter2"},
+    )
+    with stream as answer:
+        assert json.loads(next(answer.iter_lines())) == MANIFEST
+    (job,) = desk.ledger.jobs()
+    assert job.request == {"model": NAME, "way": "auto", "rate_limit": None}
+
+
+def test_chat_may_neither_pull_nor_delete(desk: Desk) -> None:
+    """What Ollama's client raises says which key, and what it lacks."""
+    alice = desk.client(CHAT_KEY)
+    for work in (alice.pull, alice.delete):
+        with pytest.raises(ollama.ResponseError, match="key 'alice' has the scope chat; this needs admin") as refused:
+            work(NAME)
+        assert refused.value.status_code == 403
+
+
+# -- delete ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_delete_is_waited_for(desk: Desk) -> None:
+    """200 and nothing else once the model is gone; the second time 404 in Ollama's words."""
+    with worked(desk) as scene:
+        desk.client().pull(NAME)
+        answer = desk.ask("DELETE", "/api/delete", json={"model": NAME})
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert scene.weights().find(MODEL.name) is None
+        assert desk.here.changes == ["changed", "changed"]
+        with pytest.raises(ollama.ResponseError) as refused:
+            desk.client().delete(NAME)
+    assert (refused.value.status_code, refused.value.error) == (404, f"model '{NAME}' not found")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "missing request body"),
+        (b"{}", "model is required"),
+        (b'{"name": "a/b/c/d/e"}', 'name "a/b/c/d/e" is invalid'),
+    ],
+)
+def test_a_wrong_delete_is_refused(desk: Desk, body: bytes, said: str) -> None:
+    """400 in Ollama's words."""
+    answer = desk.ask("DELETE", "/api/delete", content=body)
+    assert (answer.status_code, answer.json()["error"]) == (400, said)
+
+
+def test_a_delete_that_fails_says_why(desk: Desk) -> None:
+    """500 with the reason of the job's last attempt."""
+    with httpx.Client() as client, working(desk.here.store(), Workshop(SystemClock(), Registry(client=client))):
+        answer = desk.ask("DELETE", "/api/delete", json={"model": NAME})
+    assert answer.status_code == 500
+    assert "no Ollama server is part of this stack" in answer.json()["error"]
+
+
+# -- frames ------------------------------------------------------------------------------------------------------------
+
+POSTED = datetime(2026, 9, 15, tzinfo=UTC)
+
+
+def job(state: State, reading: Reading | None = None, *, attempts: int = 1, message: str | None = None) -> Job:
+    tries = tuple(
+        Attempt(n, POSTED, "w", LEASE, POSTED, message=message if n == attempts else "before", hint="mend it")
+        for n in range(1, attempts + 1)
+    )
+    return Job("j-1", "pull", "m:latest", "weights", state, {"model": "m"}, 8, POSTED, "t", tries, reading or Reading())
+
+
+def seen(*jobs: Job) -> list[Any]:
+    frames = Frames()
+    return [dict(frame) for each in jobs for frame in frames.see(each)]
+
+
+def pulling(completed: int, status: str = "pulling") -> Job:
+    return job(State.RUNNING, Reading(completed, 100, 1.0, status))
+
+
+def counted(completed: int) -> dict[str, Any]:
+    frame = {"status": "pulling model", "digest": "sha256:model", "total": 100}
+    return frame | ({"completed": completed} if completed else {})
+
+
+def test_frames_come_in_ollamas_order() -> None:
+    """Manifest (which the stream says itself), bytes, verifying, writing, success; nothing twice in a row."""
+    frames = seen(
+        job(State.QUEUED, attempts=0),
+        job(State.RUNNING, Reading(status="asking for the manifest")),
+        pulling(0),
+        pulling(40),
+        pulling(40),
+        pulling(100, "verifying sha256 digest"),
+        pulling(100, "publishing"),
+        replace(pulling(100, "publishing"), state=State.SUCCEEDED),
+    )
+    assert frames == [counted(0), counted(40), counted(100), VERIFYING, WRITING, SUCCESS]
+
+
+def test_a_pull_too_fast_to_be_seen_still_tells_all() -> None:
+    """From queued to done in one look: the whole row, with every byte counted."""
+    done = replace(pulling(70, "publishing"), state=State.SUCCEEDED)
+    assert seen(job(State.QUEUED, attempts=0), done) == [counted(100), VERIFYING, WRITING, SUCCESS]
+
+
+def test_a_second_try_starts_the_row_again() -> None:
+    """Why the first one failed is a status, so a person sees it; the job goes on."""
+    waiting = job(State.WAITING, message="the cable")
+    again = replace(job(State.RUNNING, Reading(90, 100, 1.0, "pulling"), attempts=2))
+    done = replace(again, state=State.SUCCEEDED)
+    assert seen(pulling(90, "publishing"), waiting, again, done) == [
+        counted(90), VERIFYING, WRITING, {"status": "waiting to try again: the cable"}, counted(90), counted(100),
+        VERIFYING, WRITING, SUCCESS,
+    ]  # fmt: skip
+
+
+def test_a_failure_is_the_last_frame() -> None:
+    """With the message and what to do."""
+    assert seen(job(State.FAILED, message="the disk is full")) == [{"error": "the disk is full (mend it)"}]
+
+
+def test_other_work_of_a_pull_is_told_as_it_is() -> None:
+    """Hashing what is here already, or waiting for another pull: a status without bytes."""
+    assert seen(job(State.RUNNING, Reading(5, 10, 1.0, "verifying"))) == [{"status": "verifying"}]

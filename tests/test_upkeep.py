@@ -1,0 +1,111 @@
+"""Promises of jobs.upkeep: what is remembered of uses and jobs when those are forgotten."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.names import ModelName
+from jobs.record import Attempt, Job, State
+from jobs.staging import slug
+from jobs.testing.clock import HandClock
+from jobs.upkeep import Left, Memory, recall, remember
+from jobs.usage import Books, Use
+from tests.conftest import Store
+
+NOW = datetime(2026, 6, 10, tzinfo=UTC)
+A, B = (ModelName.parse(name) for name in "ab")
+
+
+def job(
+    kind: str,
+    subject: str,
+    result: Mapping[str, Any] | None = None,
+    *,
+    days: float = 0,
+    state: State = State.SUCCEEDED,
+) -> Job:
+    """One that ended so many days ago."""
+    at = NOW - timedelta(days=days)
+    attempt = Attempt(1, at, "w", timedelta(minutes=1), at, ended_at=at)
+    return Job(f"{kind}-{subject}-{days}", kind, subject, "weights", state, {}, 1, at, "me", (attempt,), result=result)
+
+
+def used(store: Store, model: str, days: int) -> None:
+    books = Books(store.facts, HandClock(NOW), "test")
+    books.add(Use(NOW - timedelta(days=days), model, "key", "a10g", "success"))
+    assert books.flush()
+
+
+def test_uses_and_jobs_are_recalled(store: Store) -> None:
+    """When each model was last used, came and was read in full: by a pull of ours or by a verification of all."""
+    used(store, "a:latest", 3)
+    used(store, "A", 2)
+    jobs = [
+        job("pull", "a:latest", {"way": "registry", "digest": "1"}, days=5),
+        job("pull", "b:latest", {"way": "server", "digest": "2"}, days=4),
+        job("verify", "*", {"models": ["b:latest"]}, days=1),
+        job("verify", "a:latest", {"models": ["a:latest"]}, state=State.FAILED),
+    ]
+    memory = recall(store.facts, jobs)
+    assert memory.used == {A.folded(): NOW - timedelta(days=2)}
+    assert memory.used_since == datetime(2026, 6, 7, tzinfo=UTC)
+    assert memory.came == {A: NOW - timedelta(days=5), B: NOW - timedelta(days=4)}
+    assert memory.verified == {A: NOW - timedelta(days=5), B: NOW - timedelta(days=1)}
+
+
+def test_what_is_remembered_outlives_its_sources(store: Store) -> None:
+    """Once written down, uses and jobs may be forgotten; recalled and written again, nothing changes."""
+    used(store, "a:latest", 3)
+    jobs = [job("pull", "a:latest", {"way": "registry", "digest": "1"}), job("rollback", "b:latest", {"left": "2"})]
+    before = recall(store.facts, jobs)
+    remember(store.facts, before)
+    for key in [key for key in store.facts.keys() if key.startswith("usage/")]:  # noqa: SIM118 - no dict
+        store.facts.put(key, {})
+    assert recall(store.facts, []) == before
+    assert recall(store.facts, jobs) == before
+
+
+def test_without_any_use_nothing_is_known(store: Store) -> None:
+    """No record is no record of no use."""
+    assert recall(store.facts, []) == Memory()
+
+
+def test_a_rollback_is_remembered_until_somebody_pulls_that_version(store: Store) -> None:
+    """The version that was rolled back from is kept in mind; a later pull of it says that it is wanted after all."""
+    pulled = job("pull", "a:latest", {"way": "registry", "digest": "bad"}, days=3)
+    left = job("rollback", "a:latest", {"left": "bad"}, days=2)
+    assert recall(store.facts, [pulled, left]).left == {A: Left("bad", NOW - timedelta(days=2))}
+    again = job("pull", "a:latest", {"way": "registry", "digest": "bad"}, days=1)
+    assert recall(store.facts, [pulled, left, again]).left == {}
+    other = job("pull", "a:latest", {"way": "registry", "digest": "better"}, days=1)
+    assert set(recall(store.facts, [pulled, left, other]).left) == {A}
+
+
+def test_live_jobs_are_told_with_their_stagings() -> None:
+    """What is pulled is safe, and so is what verifications gather; ended jobs are no reason to keep anything."""
+    jobs = [
+        job("pull", "a:latest", state=State.RUNNING),
+        job("verify", "*", state=State.WAITING),
+        job("pull", "b:latest"),
+        job("warm", "b:latest", state=State.RUNNING),
+    ]
+    around = Memory().around(jobs, ["B", "not a name"])
+    assert around.pulling == {A}
+    assert around.staging == {slug("pull a:latest"), slug("verify *")}
+    assert around.loaded == {B}
+
+
+moments = st.dictionaries(
+    st.sampled_from([A, B]), st.integers(-2000, 2000).map(lambda hours: NOW + timedelta(hours=hours, seconds=0.001))
+)
+
+
+@given(used=moments, came=moments, verified=moments, left=moments)
+def test_a_memory_reads_back_what_was_written(used: Any, came: Any, verified: Any, left: Any) -> None:
+    """To the millisecond, whatever it holds."""
+    kept = {name: Left("digest", at) for name, at in left.items()}
+    whole = Memory(used, min(used.values(), default=None), came, verified, kept)
+    assert Memory.from_json(whole.as_json()) == whole
