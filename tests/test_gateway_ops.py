@@ -95,6 +95,12 @@ def test_the_second_post_shares_the_first(ask: TestClient) -> None:
             ("tiny:latest", {"model": "tiny", "tier": "a10g"}, "servers"),
         ),
         ({"kind": "delete", "model": "tiny"}, ("tiny:latest", {"model": "tiny"}, "weights")),
+        ({"kind": "rollback", "model": "tiny"}, ("tiny:latest", {"model": "tiny"}, "weights")),
+        ({"kind": "prune"}, ("*", {"unused_days": None, "empty_trash": None}, "weights")),
+        (
+            {"kind": "prune", "unused_days": 30, "empty_trash": True},
+            ("*", {"unused_days": 30.0, "empty_trash": True}, "weights"),
+        ),
     ],
 )
 def test_each_kind_is_posted_as_the_command_line_does(

@@ -141,8 +141,9 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    looking = {"shelf", "past", "forecast", "outlook"}
-    assert set(functions) == {*servers, *looking, "weights_worker", "servers_worker", "tick", "nightly"}
+    looking = {"shelf", "past", "spent", "forecast", "outlook"}
+    working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    assert set(functions) == {*servers, *looking, *working}
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -157,8 +158,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     assert mounts == {
         **dict.fromkeys([*servers, *looking, "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        "servers_worker": [],
-        "tick": [],
+        **{name: [] for name in ("servers_worker", "messenger", "tick")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))

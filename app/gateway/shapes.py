@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 
+from jobs.desk import MOST_DAYS
 from jobs.record import State
 
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
@@ -156,7 +157,27 @@ class DeleteAsked(_Asked):
     model: ModelText
 
 
-JobAsked = Annotated[PullAsked | VerifyAsked | WarmAsked | DeleteAsked, Field(discriminator="kind")]
+class PruneAsked(_Asked):
+    """Move to the trash what nobody needs, and delete what lay there for its grace."""
+
+    kind: Literal["prune"]
+    model: None = None
+    unused_days: Annotated[
+        float | None, Field(gt=0, le=MOST_DAYS, description="Also models that nobody used for so many days")
+    ] = None
+    empty_trash: Annotated[bool | None, Field(description="Do not wait for the trash's grace")] = None
+
+
+class RollbackAsked(_Asked):
+    """Bring back the version of a model that was there before."""
+
+    kind: Literal["rollback"]
+    model: ModelText
+
+
+JobAsked = Annotated[
+    PullAsked | VerifyAsked | WarmAsked | DeleteAsked | PruneAsked | RollbackAsked, Field(discriminator="kind")
+]
 
 
 # -- jobs, as they go out ----------------------------------------------------------------------------------------------
