@@ -60,10 +60,7 @@ def window() -> Iterator[Browser]:
 @pytest.fixture
 def page(house: House, window: Browser) -> Browser:
     """The page as it opens for the first time."""
-    window.prefer(color_scheme="light")
-    window.resize(1200, 900)
-    window.open(f"{house.up.url}/healthz")
-    window.run("sessionStorage.clear()")
+    fresh(window, house)
     window.open(f"{house.up.url}/ui")
     window.until(lambda: window.is_shown("#key-form"))
     window.complaints()
@@ -71,10 +68,22 @@ def page(house: House, window: Browser) -> Browser:
 
 
 @pytest.fixture
-def board(page: Browser) -> Browser:
-    """The page, signed in by a key that may do everything."""
-    sign_in(page, ADMIN)
-    return page
+def board(house: House, window: Browser) -> Browser:
+    """The page in a tab that has signed in before, with a key that may do everything."""
+    fresh(window, house)
+    window.run("sessionStorage.setItem('ollama-modal key', arguments[0])", ADMIN)
+    window.open(f"{house.up.url}/ui")
+    window.until(lambda: window.is_shown("#board") and window.text("#now-title"), "the board never came")
+    window.complaints()
+    return window
+
+
+def fresh(window: Browser, house: House) -> None:
+    """Nothing is kept of what was before."""
+    window.prefer(color_scheme="light")
+    window.resize(1200, 900)
+    window.open(f"{house.up.url}/healthz")
+    window.run("sessionStorage.clear()")
 
 
 def sign_in(page: Browser, key: str) -> None:
