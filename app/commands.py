@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from app.gateway.keys import SCOPES, VARIABLE, Key, hash_of, new_key, parse_expiry
+from app.gateway.keys import SCOPES, VARIABLE, Key, hash_of, new_key, parse_expiry, proof_of
 from jobs.cli import app
 from jobs.clock import SystemClock, isoformat
 from jobs.errors import BadRequest
@@ -40,14 +40,19 @@ def new(
     ] = None,
     rpm: Annotated[int | None, typer.Option(metavar="N", help="At most so many requests within a minute")] = None,
     concurrent: Annotated[int | None, typer.Option(metavar="N", help="At most so many at once")] = None,
+    public_key: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="No key: let in who signs with this, the text of ~/.ollama/id_ed25519.pub"),
+    ] = None,
     expires: Annotated[
         str | None, typer.Option(metavar="WHEN", help="A day, a moment, or a span from now, like 90d")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Make a key. It is shown this once; the line beside it holds only its hash."""
-    key = new_key()
-    words = [name, hash_of(key), *(word for each in scope or () for word in each.split(","))]
+    key = new_key() if public_key is None else None
+    proof = hash_of(key) if key is not None else proof_of(public_key or "")
+    words = [name, proof, *(word for each in scope or () for word in each.split(","))]
     words += [f"models={','.join(models)}"] if models else []
     words += [f"rpm={rpm}"] if rpm is not None else []
     words += [f"concurrent={concurrent}"] if concurrent is not None else []
@@ -58,10 +63,13 @@ def new(
     if json:
         put_json({"name": name, "key": key, "line": line})
         return
-    put(key)
+    if key is not None:
+        put(key)
+        say("the first line is the key: give it away now, it is not kept and cannot be shown again")
+    else:
+        say("Ollama's own command signs what it asks with OLLAMA_AUTH=1 in its environment")
     put(line)
-    say("the first line is the key: give it away now, it is not kept and cannot be shown again")
-    say(f"the second line lets it in: put it into {home_of(os.environ).keys}, or for a deployment into its secret:")
+    say(f"the line with the name lets it in: put it into {home_of(os.environ).keys}, or of a deployment into a secret:")
     say(f'hint: `modal secret create --force {SECRET} {VARIABLE}="$(cat FILE)"`, with all lines in FILE; then deploy')
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import VARIABLE, Keys
@@ -80,6 +81,7 @@ class Reception:
         *,
         belongs: Callable[[ModelName], str | None],
         rate_limit: int | None,
+        fleet: Fleet | None,
         quota_bytes: int | None,
     ) -> None:
         self._clock = clock
@@ -101,7 +103,9 @@ class Reception:
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
                 rate_limit=rate_limit,
+                fleet=fleet,
                 quota_bytes=quota_bytes,
+                rented=False,
             )
         )
         self._door: FrontDoor | None = None

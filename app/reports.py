@@ -6,8 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from app.freshness import GENERATION
+from app.health import Health, of_tier
 from app.report import PREFIX, Report
-from app.resources import APP
+from app.resources import APP, SERVERS
+from jobs.incidents import Case, cases
 from jobs.plain import plain
 from jobs.protocols import DictLike
 from jobs.story import lasted
@@ -18,6 +20,8 @@ from jobs.units import human_bytes
 class Status:
     deployed: bool
     servers: tuple[Report, ...]
+    tiers: tuple[Health, ...]
+    incidents: tuple[Case, ...]
     generation: Any
     jobs: Mapping[str, int]
     now: datetime
@@ -26,7 +30,9 @@ class Status:
         return {
             "app": APP,
             "deployed": self.deployed,
+            "tiers": [{"tier": each.tier, "state": each.state, "why": each.why} for each in self.tiers],
             "servers": [each.as_json() for each in self.servers],
+            "incidents": [each.as_json() for each in self.incidents],
             "generation": self.generation,
             "jobs": dict(self.jobs),
         }
@@ -35,9 +41,11 @@ class Status:
         known = [f"{count:,} {state}" for state, count in self.jobs.items() if count]
         return [
             f"app      {APP} is {'deployed' if self.deployed else 'not deployed'}",
+            "tiers    " + ", ".join(f"{each.tier} is {each.state}" for each in self.tiers),
             "servers  " + ("as they reported last" if self.servers else "none has reported yet: asleep is healthy"),
             *(line for each in self.servers for line in self._server(each)),
             f"jobs     {', '.join(known) or 'none'}",
+            *(f"trouble  {plain(each.incident.message)}" for each in self.incidents),
         ]
 
     def _server(self, report: Report) -> list[str]:
@@ -59,4 +67,12 @@ def status(facts: DictLike, now: datetime, *, deployed: bool, jobs: Mapping[str,
     entries = dict(facts.items())
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
-    return Status(deployed, tuple(newest), entries.get(GENERATION), jobs, now)
+    return Status(
+        deployed=deployed,
+        servers=tuple(newest),
+        tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
+        incidents=tuple(case for case in cases(entries) if case.is_open),
+        generation=entries.get(GENERATION),
+        jobs=jobs,
+        now=now,
+    )

@@ -88,15 +88,15 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, children, clock)
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
-            limits = plan.limits
             reception = Reception(
                 servers,
                 keys,
                 home,
                 clock,
                 belongs=plan.belongs,
-                rate_limit=limits.rate_limit,
-                quota_bytes=limits.retention.quota_bytes,
+                rate_limit=plan.limits.rate_limit,
+                fleet=plan.declared.fleet if plan.declared else None,
+                quota_bytes=plan.limits.retention.quota_bytes,
             )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)

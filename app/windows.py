@@ -7,7 +7,7 @@ costs a cold start and the idle tail after it, and waits. The break-even is wher
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from statistics import median
 from typing import Any
 
@@ -32,6 +32,7 @@ class Offer:
         cold_seconds: how long a start took, in the middle of those recorded; None when none is.
         tail_seconds: how long a container stays idle before it ends.
         next_opening: when it opens next.
+        zone: in which people read times.
 
     """
 
@@ -42,6 +43,7 @@ class Offer:
     cold_seconds: float | None
     tail_seconds: float
     next_opening: datetime | None
+    zone: tzinfo = UTC
 
     @property
     def dollars(self) -> float:
@@ -90,7 +92,7 @@ class Offer:
             f" {self.tail_seconds:.0f} s of idle tail, ${self.cold_start_dollars:.2f}"
         )
         if self.next_opening:
-            yield f"  opens next on {self.next_opening:%a %Y-%m-%d at %H:%M}"
+            yield f"  opens next on {self.next_opening.astimezone(self.zone):%a %Y-%m-%d at %H:%M}"
 
 
 def offers(fleet: Fleet, entries: Mapping[str, Any], now: datetime) -> list[Offer]:
@@ -100,32 +102,34 @@ def offers(fleet: Fleet, entries: Mapping[str, Any], now: datetime) -> list[Offe
 
 
 def _offer(fleet: Fleet, window: Window, colds: Mapping[str, float], now: datetime) -> Offer:
-    starts = list(_starts(fleet, window, now))
+    length = timedelta(hours=window.hours)
+    starts = list(_starts(fleet, window, now - length, now + MONTH))
+    coming = [start for start in starts if start > now]
     tier = fleet.tier(window.tier)
     return Offer(
         window=window,
-        hours=_open_hours(starts, timedelta(hours=window.hours), now + MONTH),
-        openings=len(starts),
+        hours=_open_hours(starts, length, now, now + MONTH),
+        openings=len(coming),
         dollars_per_hour=fleet.dollars_per_hour(window.tier) * max(1, tier.min_containers),
         cold_seconds=colds.get(window.tier),
         tail_seconds=tier.scaledown_window_seconds,
-        next_opening=starts[0] if starts else None,
+        next_opening=coming[0] if coming else None,
+        zone=fleet.schedule.zone,
     )
 
 
-def _starts(fleet: Fleet, window: Window, now: datetime) -> Iterator[datetime]:
-    for start in CronSim(window.start, now.astimezone(fleet.schedule.zone)):
-        if start > now + MONTH:
+def _starts(fleet: Fleet, window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
+    for start in CronSim(window.start, since.astimezone(fleet.schedule.zone)):
+        if start > until:
             return
-        yield start
+        yield start.astimezone(UTC)  # in a local zone, the hours of a night that the clock leaps over would not count
 
 
-def _open_hours(starts: list[datetime], length: timedelta, until: datetime) -> float:
-    """The hours in which it is open; what overlaps counts once."""
-    total, end = timedelta(0), None
+def _open_hours(starts: list[datetime], length: timedelta, since: datetime, until: datetime) -> float:
+    """The hours between two moments in which it is open; what overlaps counts once."""
+    total, end = timedelta(0), since
     for start in starts:
-        begin = max(start, end) if end else start
-        end = min(start + length, until)
+        begin, end = max(start, end), max(end, min(start + length, until))
         total += max(timedelta(0), end - begin)
     return total.total_seconds() / 3600
 

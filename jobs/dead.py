@@ -33,11 +33,17 @@ def dead(jobs: Iterable[Job]) -> list[Job]:
     """The failed jobs of which no later one of the same kind and subject is known, newest first."""
     seen: set[tuple[str, str]] = set()
     found = []
-    for job in sorted(jobs, key=lambda job: job.posted_at, reverse=True):
+    for job in sorted(jobs, key=_age, reverse=True):
         if (job.kind, job.subject) not in seen and job.state is State.FAILED:
             found.append(job)
         seen.add((job.kind, job.subject))
     return found
+
+
+def _age(job: Job) -> tuple[datetime, int]:
+    """Of two jobs of one line that were posted in the same moment, the one of the higher generation is the later."""
+    generation = job.id.rpartition("-")[2]
+    return job.posted_at, int(generation) if generation.isdecimal() else 0
 
 
 def of_class(jobs: Iterable[Job], wanted: str | None) -> list[Job]:

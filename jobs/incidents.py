@@ -156,12 +156,17 @@ def _passed(facts: DictLike, case: Case, now: datetime) -> Case:
 
 
 def news(known: Iterable[Case]) -> Iterator[News]:
-    """What is still to be told, in the order in which it happened. That something has passed is told after it came."""
+    """What is to be told next, at most one thing of each key, so that a reader hears the story in its order."""
+    pending: set[str] = set()
     for case in known:
-        if "opened" not in case.told:
-            yield News(case, "opened")
-        elif not case.is_open and "recovered" not in case.told:
-            yield News(case, "recovered")
+        untold = [what for what in _things(case) if what not in case.told]
+        if untold and case.incident.key not in pending:
+            pending.add(case.incident.key)
+            yield News(case, untold[0])
+
+
+def _things(case: Case) -> tuple[What, ...]:
+    return ("opened",) if case.is_open else ("opened", "recovered")
 
 
 class Teller:

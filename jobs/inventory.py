@@ -167,6 +167,7 @@ class Status:
         return {
             "home": str(self.home.root),
             "up": {"pid": self.up_pid, "since": isoformat(stack.started_at)} if is_up and stack else None,
+            "gateway": stack.gateway if is_up and stack else None,
             "simulated": stack.simulated if stack else None,
             "tiers": [tier.as_json() for tier in self.tiers],
             "ways": list(stack.ways) if stack else [],
@@ -188,7 +189,8 @@ class Status:
         if self.stack is None or self.stack.pid != self.up_pid:
             return [f"up       is starting, pid {self.up_pid}"]
         since = self.stack.started_at
-        return [f"up       runs with pid {self.up_pid} since {moment(since, now)} ({lasted(now - since)})"]
+        runs = f"up       runs with pid {self.up_pid} since {moment(since, now)} ({lasted(now - since)})"
+        return [runs, *([f"gateway  {self.stack.gateway}"] if self.stack.gateway else [])]
 
     def _servers(self) -> list[str]:
         if self.stack is None:

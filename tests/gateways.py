@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpx
 
+from app.fleet import Fleet
 from app.frontdoor import FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
@@ -65,7 +66,7 @@ class Heard:
 
     @property
     def only_loads(self) -> bool:
-        return self.path == "/api/generate" and "prompt" not in self.json
+        return self.path == "/api/generate" and not {"prompt", "keep_alive"} & set(self.json)
 
 
 class Line:
@@ -151,10 +152,13 @@ Script = Callable[[Heard, Line], None]
 class Scripted:
     """A server whose every answer is a test's. It is awake and loads what it is asked to, unless told otherwise."""
 
-    def __init__(self, script: Script, port: int = 0, *, asleep: int = 0, opening: Script | None = None) -> None:
+    def __init__(
+        self, script: Script, port: int = 0, *, asleep: int = 0, hang_ups: int = 0, opening: Script | None = None
+    ) -> None:
         self._script = script
         self._opening = opening or self._opens
         self._asleep = asleep
+        self._hang_ups = hang_ups
         self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -192,6 +196,10 @@ class Scripted:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            if self._hang_ups:
+                self._hang_ups -= 1
+                Line(sock).reset()
+                continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(Line(sock),), daemon=True).start()
 
@@ -291,6 +299,7 @@ def gateway(
     tiers: Sequence[Tier] | None = None,
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
+    fleet: Fleet | None = None,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -313,6 +322,7 @@ def gateway(
         patience=patience or Patience(),
         pace=pace,
         comment_seconds=comment_seconds,
+        fleet=fleet,
     )
     standing.refresh()
     composed = Composed(parts)

@@ -116,11 +116,11 @@ class Place:
         )
         return replace(office, **changes)
 
-    def app(self, office: Office | None = None) -> FastAPI:
+    def app(self, office: Office | None = None, *, streams: int = 50) -> FastAPI:
         office = office or self.office()
         staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
         self.clerks.append(staff)
-        return create(office, clerks=staff)
+        return create(office, clerks=staff, streams=streams)
 
     def close(self) -> None:
         for clerks in self.clerks:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from app.archive import AFTER, archive_at, archive_jobs, archived_jobs
+from app.archive import AFTER, archive_at, archive_facts, archive_jobs, archived_facts, archived_jobs
 from jobs.archive import Archive
+from jobs.clock import isoformat
 from jobs.desk import LONG_AGO, Desk
+from jobs.incidents import Incident, cases, note
 from jobs.progress import Reading
 from jobs.record import Ending, Job
+from jobs.usage import Books, Use, last_used
 from tests.conftest import Store
 
 
@@ -118,6 +121,54 @@ def test_live_jobs_are_never_archived(store: Store, tmp_path: Path) -> None:
     pass_days(store, 40)
     assert archive(store, tmp_path) == 0
     assert store.ledger().claim(id, worker="w", lease=timedelta(minutes=1)) is not None
+
+
+# What was observed
+
+
+def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None:
+    """History, counts, wakes, incidents and usage move to the archive when they are over; what still counts stays."""
+    then = isoformat(store.clock.now())
+    lost = Incident("tier", "a10g", "tier a10g is lost")
+    note(store.facts, [], [lost, Incident("quota", "volume", "full")], store.clock.now())
+    for n in (1, 2):
+        store.facts.put(f"health/a10g/{n}", {"n": n, "at": then, "tier": "a10g", "state": "lost"})
+    store.facts.put("meter/a10g/ta-1", {"at": then, "tier": "a10g", "container": "ta-1", "started_at": then})
+    store.facts.put("wake/a10g/2026-01-01/1", {"at": then, "why": "x"})
+    store.facts.put("window/a10g", value=True)
+    use = Use(store.clock.now(), "llama3.2", "anna", "a10g", "success", seconds=3)
+    books = Books(store.facts, store.clock, "gateway")
+    books.add(use)
+    books.flush()
+    pass_days(store, 1)
+    note(store.facts, cases(dict(store.facts.items())), [], store.clock.now())
+    known = last_used(store.facts)
+    pass_days(store, 20)
+    note(store.facts, cases(dict(store.facts.items())), [Incident("quota", "volume", "full")], store.clock.now())
+
+    archive = archive_at(tmp_path)
+    commits: list[str] = []
+    for _ in range(2):
+        archive_facts(store.facts, archive, store.clock.now(), lambda: commits.append("committed"))
+
+    assert commits == ["committed"]
+    left = sorted(store.facts.keys())
+    assert left == [
+        "health/a10g/2",
+        "incident/quota/volume/1",
+        "incident/quota/volume/2",
+        "last_used",
+        "recovered/quota/volume/1",
+        "window/a10g",
+    ]
+    assert {sort: [*archived_facts(archive, sort)] for sort in ("health", "meters", "wakes", "usage")} == {
+        "health": ["health/a10g/1"],
+        "meters": ["meter/a10g/ta-1"],
+        "wakes": ["wake/a10g/2026-01-01/1"],
+        "usage": ["usage/2026-01-01/gateway"],
+    }
+    assert set(archived_facts(archive, "incidents")) == {"incident/tier/a10g/1", "recovered/tier/a10g/1"}
+    assert last_used(store.facts) == known == {"llama3.2:latest": use.at}
 
 
 def desk(store: Store, folder: Path) -> Desk:

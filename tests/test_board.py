@@ -27,9 +27,12 @@ NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 CHAT = Caller("alice", frozenset({"chat"}), models=("llama*",))
 
 
+DECLARED = read()
+FLEET = load()
+
+
 def fleet(**windows: Any) -> Fleet:
-    document = read()
-    return parse({**document, **windows}, "fleet.toml")
+    return parse({**DECLARED, **windows}, "fleet.toml")
 
 
 OFFICE_HOURS = {"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]}
@@ -42,7 +45,7 @@ def serving(tier: str = "a10g", container: str = "c1", *, at: datetime = NOW, do
 
 
 def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Board:
-    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=load())
+    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=FLEET)
     return replace(found, **changes)
 
 
@@ -73,6 +76,19 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
 
     assert told["tiers"]["local"]["dollars_now"] is None
     assert (told["prices"], told["models"], told["next"], told["quota_bytes"]) == (None, {}, [], 5)
+
+
+def test_servers_of_ones_own_have_no_price() -> None:
+    """With a fleet file on one machine pins and nights are told, and neither prices nor what only a platform does."""
+    windows = fleet(windows=[OFFICE_HOURS])
+
+    told = board(serving(dollars=None), fleet=windows, rented=False).tell(ANYONE)
+
+    assert (told["prices"], told["tiers"]["a10g"]["dollars_per_hour"], told["tiers"]["a10g"]["dollars_now"]) == (
+        None,
+    ) * 3
+    assert [run["what"] for run in told["next"]] == ["Nightly"]
+    assert told["models"]["llama3.2:latest"]["pinned"]
 
 
 def test_what_is_declared_is_told_by_the_name_in_full() -> None:
@@ -113,7 +129,7 @@ def test_remedies_fit_a_page() -> None:
 
 def test_next_runs_are_those_of_the_schedules() -> None:
     """The next tick and the next night are told in their order, as moments, with what they will do."""
-    runs = list(upcoming(load(), NOW))
+    runs = list(upcoming(FLEET, NOW))
 
     assert [(run["what"], run["at"]) for run in runs] == [
         ("Tick", "2026-09-15T08:35:00.000Z"),
@@ -139,10 +155,13 @@ def test_a_window_opens_or_closes_next(now: str, what: str, at: str) -> None:
     assert [(run["what"], run["at"]) for run in runs if "window" in run["what"]] == [(what, at)]
 
 
+WITH_WINDOW = fleet(windows=[OFFICE_HOURS])
+
+
 @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds
 def test_runs_lie_ahead(now: datetime) -> None:
     """At any moment, daylight-saving nights included, every run that is told lies ahead, the soonest first."""
-    runs = [parse_moment(run["at"]) for run in upcoming(fleet(windows=[OFFICE_HOURS]), now)]
+    runs = [parse_moment(run["at"]) for run in upcoming(WITH_WINDOW, now)]
 
     assert len(runs) == 3
     assert runs == sorted(runs)

@@ -19,6 +19,8 @@ import httpx
 import ollama
 import openai
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from tests.stacks import Shell, up
 
@@ -132,6 +134,42 @@ def test_ollama_without_the_scope_is_refused(client: ollama.Client) -> None:
         client.delete(CHAT)
 
     assert (pulling.value.status_code, deleting.value.status_code) == (403, 403)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("OLLAMA_BIN"), reason="OLLAMA_BIN names no real ollama; with one this runs its own command"
+)
+def test_ollamas_own_command_signs(door: Door, tmp_path: Path) -> None:
+    """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, runs and removes."""
+    folder = tmp_path / ".ollama"
+    folder.mkdir()
+    private = Ed25519PrivateKey.generate()
+    secret = private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    (folder / "id_ed25519").write_bytes(secret)
+    public = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+    shell = Shell(tmp_path)
+    made = shell.ask("keys", "new", "own", "--scope", "admin", "--public-key", public)
+    (tmp_path / "om").mkdir(exist_ok=True)
+    (tmp_path / "om" / "keys").write_text(f"{made['line']}\n")
+
+    def ollama_run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
+        environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "OLLAMA_HOST": running.url, **more}
+        binary = os.environ["OLLAMA_BIN"]
+        return subprocess.run([binary, *words], env=environ, capture_output=True, text=True, check=False, timeout=60)
+
+    with up(shell, "--simulate") as running:
+        pulled = ollama_run("pull", SMALL, OLLAMA_AUTH="1")
+        listed = ollama_run("list", OLLAMA_AUTH="1")
+        said = ollama_run("run", SMALL, "Hello", OLLAMA_AUTH="1")
+        removed = ollama_run("rm", SMALL, OLLAMA_AUTH="1")
+        unsigned = ollama_run("list")
+
+    assert pulled.returncode == 0, pulled.stderr
+    assert "success" in pulled.stderr
+    assert f"{SMALL}:latest" in listed.stdout
+    assert "simulator" in said.stdout
+    assert removed.returncode == 0, removed.stderr
+    assert unsigned.returncode != 0
 
 
 # -- OpenAI ------------------------------------------------------------------------------------------------------------

@@ -120,6 +120,35 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
         assert sorted(load.json["model"] for load in server.loads) == ["llama3.2:latest", "qwen3:latest"]
 
 
+def test_models_side_by_side(tmp_path: Path) -> None:
+    """Two models that stay in memory are each asked for once, however often their callers take turns."""
+    shelf = Shelf([model("llama3.2"), model("qwen3")])
+    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+        for name in ("llama3.2", "qwen3") * 4:
+            assert asked(running, OLLAMA, model=name).status_code == 200
+        assert len(server.loads) == 2
+
+
+def test_a_real_load_may_have_cost_another(tmp_path: Path) -> None:
+    """After a load that took its time, what else was in memory is asked for again before it is counted on."""
+
+    def opening(heard: Heard, line: Line) -> None:
+        if heard.path == "/api/version":
+            line.document({"version": "1"})
+        else:
+            CLOCK.wait(0.1)
+            line.document({"done": True})
+
+    shelf, pace = Shelf([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
+    with (
+        Scripted(played, opening=opening) as server,
+        gateway(tmp_path, {"a10g": server.url}, shelf=shelf, pace=pace) as running,
+    ):
+        for name in ("llama3.2", "qwen3", "qwen3", "llama3.2"):
+            assert asked(running, OLLAMA, model=name).status_code == 200
+        assert [load.json["model"].partition(":")[0] for load in server.loads] == ["llama3.2", "qwen3", "llama3.2"]
+
+
 def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """While one tier sleeps, the callers of another are answered."""
     asleep = Door(awake=False)
@@ -154,7 +183,7 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
         refused = asked(running, dialect)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
-        assert "3 callers wait for tier 'a10g' already: waking a10g, 0 s" in refused.text
+        assert "3 callers wait for tier 'a10g' already: waking a10g, " in refused.text
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert {(row.about.ending, row.sums.count) for row in running.rows(4)} == {("success", 3), ("refused", 1)}
@@ -206,13 +235,13 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
         assert response.headers["x-served-tier"] == "a10g"
         pieces = response.iter_raw()
         comments = [next(pieces), next(pieces)]
-        assert all(each.startswith(b": waking a10g, 0 s\n\n") for each in comments)
+        assert all(each.startswith(b": waking a10g, ") for each in comments)
         door.awake.set()
         rest = b"".join(pieces)
         said = rest[rest.index(dialect.pieces[0]) :]
         assert said == b"".join(dialect.pieces)
         assert set(rest.removesuffix(said).split(b"\n\n")) <= {
-            b"", b": waking a10g, 0 s", b": loading llama3.2:latest", b": waiting for a10g",
+            b"", b": loading llama3.2:latest", b": waiting for a10g", *(b": waking a10g, %d s" % n for n in range(9)),
         }  # fmt: skip
         assert running.row().about.ending == "success"
 
@@ -342,6 +371,40 @@ def test_another_context_is_another_load(tmp_path: Path) -> None:
         for options in ({}, {"num_ctx": 2048}, {"num_ctx": 2048, "temperature": 0.5}, {}):
             assert asked(running, OLLAMA, options=options).status_code == 200
         assert [load.json.get("options") for load in server.loads] == [None, {"num_ctx": 2048}, None]
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", 5, "30s", "500ms"])
+def test_what_does_not_stay_is_not_counted_on(tmp_path: Path, keep_alive: object) -> None:
+    """A model that its caller wants out of memory soon is loaded by the gateway again, not by whoever comes next."""
+    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+        for keep in (keep_alive, "10m", -1, "1h30m"):
+            assert asked(running, OLLAMA, keep_alive=keep).status_code == 200
+        assert len(server.loads) == 2
+
+
+def test_to_unload_is_not_to_load(tmp_path: Path) -> None:
+    """`ollama stop` loads nothing, and its request passes."""
+    body = {"model": "llama3.2", "keep_alive": 0}
+    with (
+        Scripted(lambda _, line: line.document({"done": True})) as server,
+        gateway(tmp_path, {"a10g": server.url}) as running,
+    ):
+        assert httpx.post(f"{running.url}/api/generate", json=body, timeout=PATIENCE).status_code == 200
+        assert (server.loads, [heard.json for heard in server.asked]) == ([], [body])
+
+
+def test_a_door_that_lets_nobody_in(tmp_path: Path) -> None:
+    """When the way to a tier is closed, waiting would change nothing: callers are told at once, as of our trouble."""
+
+    def opening(_: Heard, line: Line) -> None:
+        line.document({"error": "modal-http: invalid proxy token"}, 401)
+
+    with Scripted(played, opening=opening) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+        answer = asked(running, OLLAMA)
+        assert answer.status_code == 502
+        assert "closed to the gateway: it answers 401" in answer.json()["error"]
+        assert "ollama-proxy-token" in answer.json()["error"]
+        assert len(server.heard) == 1
 
 
 def test_a_tier_that_fell_asleep(tmp_path: Path) -> None:

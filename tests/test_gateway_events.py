@@ -191,6 +191,23 @@ def test_a_client_goes_on_after_a_restart_of_the_gateway(here: Place, ledger: Le
             assert stream.status_code == 400
 
 
+def test_only_so_many_follow_at_once(here: Place, ledger: Ledger) -> None:
+    """One too many is told when to come again; when somebody leaves, there is room."""
+    id = posted(ledger)
+    with served(here.app(streams=1)) as url:
+        with follow(url, id) as first:
+            lines = first.iter_lines()  # which ends the stream when nobody holds it
+            assert len(events(lines, 1)) == 1
+            with follow(url, id) as second:
+                assert (second.status_code, second.headers["retry-after"]) == (429, "10")
+        until(lambda: _is_let_in(url, id))
+
+
+def _is_let_in(url: str, id: str) -> bool:
+    with follow(url, id) as stream:
+        return bool(stream.status_code == 200)
+
+
 def test_whoever_leaves_leaves_nothing_behind(here: Place, ledger: Ledger) -> None:
     """Forty followers of one job come and go: it is read no more often than for one, and every stream is given back."""
     id = posted(ledger)

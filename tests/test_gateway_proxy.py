@@ -582,7 +582,9 @@ def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
     """No key, a wrong scope, a model that is not allowed, too often: each in the caller's dialect, with its status."""
     from app.gateway.keys import hash_of  # noqa: PLC0415 - only here
 
-    lines = f"alice {hash_of('omk_a')} chat rpm=2\nbob {hash_of('omk_b')} chat models=qwen*"
+    lines = (
+        f"alice {hash_of('omk_a')} chat rpm=2\nbob {hash_of('omk_b')} chat models=qwen*\ncarol {hash_of('omk_c')} admin"
+    )
     alice, bob = {"authorization": "Bearer omk_a"}, {"x-api-key": "omk_b"}
     with Scripted(played) as scripted, gateway(tmp_path, {"a10g": scripted.url}, keys=lines) as running:
 
@@ -600,11 +602,20 @@ def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
         assert httpx.get(f"{running.url}/nowhere", headers=bob).status_code == 404
         pull = httpx.post(f"{running.url}/api/pull", json={"model": "x"}, headers=bob)
         assert pull.status_code == 403
+        carol = {"x-api-key": "omk_c"}
+        assert post(OLLAMA, carol).status_code == 403  # who administers need not be allowed to infer
+        assert httpx.get(f"{running.url}/api/tags", headers=carol).status_code == 200
         assert not scripted.heard
 
         assert [post(OLLAMA, alice).status_code for _ in range(2)] == [200, 200]
         busy = post(ANTHROPIC, alice)
         assert (busy.status_code, busy.json()["error"]["type"]) == (429, "rate_limit_error")
         assert int(busy.headers["retry-after"]) > 0
-        told = {(row.about.key, row.about.ending): row.sums.count for row in running.rows(7)}
-        assert told == {("", "refused"): 3, ("bob", "refused"): 1, ("alice", "success"): 2, ("alice", "refused"): 1}
+        told = {(row.about.key, row.about.ending): row.sums.count for row in running.rows(8)}
+        assert told == {
+            ("", "refused"): 3,
+            ("bob", "refused"): 1,
+            ("carol", "refused"): 1,
+            ("alice", "success"): 2,
+            ("alice", "refused"): 1,
+        }

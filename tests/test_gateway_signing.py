@@ -10,7 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.signing import is_signature, parse_public_key, signer
+from app.gateway.keys import Keys, proof_of
+from app.gateway.signing import Asked, is_signature, parse_public_key, signer
 from jobs.errors import BadRequest, Unauthorized
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
@@ -25,12 +26,16 @@ def signed(text: str, private: Ed25519PrivateKey = PRIVATE) -> str:
     return f"{PUBLIC}:{base64.b64encode(private.sign(text.encode())).decode()}"
 
 
+def asked(method: str, path: str, ts: str = TS) -> Asked:
+    return Asked(method, path, f"ts={ts}")
+
+
 def test_a_signed_request_tells_who_signed_it() -> None:
     """A signature over method, path and time names its public key."""
     authorization = signed(f"POST,/api/pull?ts={TS}")
 
     assert is_signature(authorization)
-    assert signer(authorization, "POST", "/api/pull", TS, NOW) == PUBLIC
+    assert signer(authorization, asked("POST", "/api/pull"), NOW) == PUBLIC
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,7 @@ def test_a_signed_request_tells_who_signed_it() -> None:
 def test_another_request_cannot_use_it(method: str, path: str, ts: str) -> None:
     """A signature for one method, path and second lets nobody do anything else."""
     with pytest.raises(Unauthorized, match="does not fit"):
-        signer(signed(f"POST,/api/pull?ts={TS}"), method, path, ts, NOW)
+        signer(signed(f"POST,/api/pull?ts={TS}"), asked(method, path, ts), NOW)
 
 
 def test_another_key_cannot_sign_for_this_one() -> None:
@@ -48,28 +53,28 @@ def test_another_key_cannot_sign_for_this_one() -> None:
     other = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
     with pytest.raises(Unauthorized, match="does not fit"):
-        signer(signed(f"GET,/?ts={TS}", other), "GET", "/", TS, NOW)
+        signer(signed(f"GET,/?ts={TS}", other), asked("GET", "/"), NOW)
 
 
 @pytest.mark.parametrize("apart", [timedelta(minutes=6), timedelta(minutes=-6)])
 def test_old_signatures_are_worth_nothing(apart: timedelta) -> None:
     """A signature is good for five minutes, before and after, and the message says whose clock to look at."""
     with pytest.raises(Unauthorized, match="360 s from now") as refused:
-        signer(signed(f"GET,/?ts={TS}"), "GET", "/", TS, NOW + apart)
+        signer(signed(f"GET,/?ts={TS}"), asked("GET", "/"), NOW + apart)
     assert "clock" in str(refused.value.hint)
 
 
 def test_a_moment_that_is_none_is_refused() -> None:
     """Even rightly signed, a time that is no number of seconds is refused."""
     with pytest.raises(Unauthorized, match="no moment"):
-        signer(signed("GET,/?ts=²"), "GET", "/", "²", NOW)
+        signer(signed("GET,/?ts=²"), asked("GET", "/", "²"), NOW)
 
 
 @given(st.text())
 def test_noise_is_refused(text: str) -> None:
     """Whatever stands in the header, the answer is a refusal and no crash."""
     with pytest.raises(Unauthorized):
-        signer(text, "GET", "/", TS, NOW)
+        signer(text, asked("GET", "/"), NOW)
 
 
 def test_a_public_key_is_taken_as_the_file_holds_it() -> None:
@@ -86,3 +91,23 @@ def test_other_keys_are_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="no public key") as refused:
         parse_public_key(text)
     assert "id_ed25519.pub" in str(refused.value.hint)
+
+
+def test_a_line_with_a_public_key_lets_its_owner_in() -> None:
+    """Who signs with the key of a line is let in as that line says, and nobody else by it."""
+    keys = Keys.parse(f"bob {proof_of(OPENSSH)} admin")
+    authorization = signed(f"DELETE,/api/delete?ts={TS}").encode()
+
+    caller = keys.identify([(b"authorization", authorization)], NOW, asked("DELETE", "/api/delete"))
+
+    assert (caller.name, caller.scopes) == ("bob", frozenset({"admin"}))
+    with pytest.raises(Unauthorized):
+        keys.identify([(b"authorization", f"Bearer {PUBLIC}".encode())], NOW, asked("DELETE", "/api/delete"))
+
+
+def test_a_stranger_who_signs_is_refused() -> None:
+    """A signature that fits, by a key that no line names, opens nothing."""
+    keys = Keys.parse(f"alice sha256:{'0' * 64}")
+
+    with pytest.raises(Unauthorized, match="not known"):
+        keys.identify([(b"authorization", signed(f"GET,/?ts={TS}").encode())], NOW, asked("GET", "/"))

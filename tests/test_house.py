@@ -89,6 +89,7 @@ def python_files(*folders: str) -> Iterator[Path]:
         yield from sorted((ROOT / folder).rglob("*.py"))
 
 
+@cache
 def ours() -> dict[str, Path]:
     return {name_of(path): path for path in python_files("app", "jobs")}
 

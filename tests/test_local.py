@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from app.fleet_file import HERE
+from app.gateway.keys import hash_of
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
@@ -38,6 +40,56 @@ def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
     assert code == 0, said
     assert "SIMULATED" in said
     until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
+    """The gateway answers at `ready URL`, names who answered, and keeps count; the servers have ports of their own."""
+    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
+        assert shell.run("pull", "tiny").returncode == 0
+        talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
+        answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=60)
+        assert "You said: hello" in answer.json()["message"]["content"]
+        assert (answer.headers["x-served-model"], answer.headers["x-served-tier"]) == ("tiny:latest", "a10g")
+        [model] = httpx.get(f"{running.url}/v1/models").json()["data"]
+        assert model["id"] == "tiny:latest"
+        until(lambda: httpx.get(f"{running.url}/api/ps").json()["models"])
+        tiers = {tier["tier"]: tier["state"] for tier in httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]}
+        assert tiers == {"a10g": "ready", "h100": "ready"}
+        assert 'wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics").text
+        assert running.url not in {server["url"] for server in json.loads(stack_of(shell))["servers"]}
+        assert json.loads(stack_of(shell))["gateway"] == running.url
+        code, said = running.stop()
+        assert code == 0, said
+        assert "/api/chat tiny:latest on a10g for anyone: success 200" in said
+
+
+def stack_of(shell: Shell) -> str:
+    return (shell.home / "om" / "stack.json").read_text()
+
+
+def test_others_need_keys(shell: Shell) -> None:
+    """Where others than this machine could ask, `up` refuses to start without keys; with keys it asks for them."""
+    refused = shell.run("up", "--simulate", "--port", "0", "--host", "0.0.0.0")
+    assert refused.returncode == 2
+    assert "without keys the gateway answers this machine only, not '0.0.0.0'" in refused.stderr
+    assert "hint: make a key with `ollama-modal keys new NAME`" in refused.stderr
+    (shell.home / "om").mkdir(exist_ok=True)
+    (shell.home / "om" / "keys").write_text(f"alice {hash_of('omk_secret')} chat\n")
+    with up(shell, "--simulate", "--host", "0.0.0.0") as running:
+        assert httpx.get(f"{running.url}/api/tags").status_code == 401
+        assert httpx.get(f"{running.url}/api/tags", headers={"x-api-key": "omk_secret"}).status_code == 200
+        _, said = running.stop()
+        assert "omk_secret" not in said
+
+
+def test_a_taken_port_is_told(shell: Shell) -> None:
+    """A port that is taken is told before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = shell.run("up", "--simulate", "--port", port)
+    assert done.returncode == 2
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert "started" not in done.stderr
 
 
 def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:

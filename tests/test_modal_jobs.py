@@ -142,7 +142,8 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     servers = set(SERVERS.values())
 
     looking = {"shelf", "past", "spent", "forecast", "outlook"}
-    assert set(functions) == {*servers, *looking, "weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    assert set(functions) == {*servers, *looking, *working}
     assert {name for name, one in functions.items() if one.is_server} == servers
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -157,9 +158,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     assert mounts == {
         **dict.fromkeys([*servers, *looking, "nightly"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        "servers_worker": [],
-        "messenger": [],
-        "tick": [],
+        **{name: [] for name in ("servers_worker", "messenger", "tick")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))

@@ -21,8 +21,10 @@ from app.place import Place, Wanted
 from app.serving import Server
 from jobs.clock import SystemClock
 from jobs.errors import CpuFallback, ServerTrouble
+from jobs.meter import metered, say_warming
 from jobs.names import ModelName
 from jobs.ollama_host import OllamaHost
+from jobs.sqlite import SqliteDict
 from tests.conftest import Store
 from tests.models_dir import put, sample, weights_at
 from tests.processes import free_port, is_running, nvidia_smi, running_with, until
@@ -255,6 +257,42 @@ def test_ledger_out_of_reach_does_not_stop_the_service(case: Case) -> None:
     assert not case.taken_out.is_set()
 
 
+def test_a_server_counts_its_seconds(case: Case) -> None:
+    """The start counts as cold, a look while a request is in flight as serving, one with nobody as idle, and one while
+    somebody warms its tier as warming."""
+    server = case.start()
+
+    def counted() -> dict[str, float]:
+        [found] = metered(dict(case.facts.items()))
+        return {share: seconds for share, seconds in found.seconds.items() if seconds}
+
+    assert set(counted()) == {"cold"}
+    server.look()
+    assert set(counted()) == {"cold", "idle"}
+    with socket.create_connection((case.host.host, case.host.port)):
+        server.look()
+    assert set(counted()) == {"cold", "idle", "serving"}
+    say_warming(case.facts, "a10g", SystemClock().now() + timedelta(minutes=1))
+    server.look()
+    assert set(counted()) == {"cold", "idle", "serving", "warming"}
+
+
+def test_a_server_says_that_it_wakes(case: Case) -> None:
+    """From the first moment of its start a server says that it is waking, so that nobody starts another for that."""
+    states = []
+
+    class Recorder(SqliteDict):
+        def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+            if key.startswith("server/"):
+                states.append(value["state"])
+            return super().put(key, value, skip_if_exists=skip_if_exists)
+
+    case.facts = Recorder(case.folder / "recorded.sqlite")
+    case.start().stop()
+    case.facts.close()
+    assert states == ["waking", "serving", "ended"]
+
+
 def test_death_takes_the_container_out(case: Case) -> None:
     """When ollama is killed under the server, the report says so and the container goes."""
     case.start()
@@ -315,8 +353,11 @@ def test_server_that_hangs_is_taken_out(case: Case) -> None:
     server = case.start()
     case.ask("/_faults", {"route": "/api/ps", "kind": "status", "value": 500, "times": None})
 
-    for _ in range(3):
+    for _ in range(2):
         server.look()
+    assert (case.report()["state"], case.report()["why"]) == ("serving", "")  # a load may silence it for a while
+    server.look()
+    assert case.report()["why"].startswith("3 probes in a row without an answer")
     assert not case.taken_out.is_set()
     server.look()
 

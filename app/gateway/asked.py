@@ -40,6 +40,8 @@ class Asked:
     """Those of the options that a load depends on."""
     needs_load: bool = True
     """Whether a server answers only with the model in memory."""
+    is_kept: bool = True
+    """Whether the model stays in memory afterwards, for long enough to be counted on."""
 
     @property
     def context(self) -> int | None:
@@ -86,7 +88,9 @@ def renamed(body: bytes, name: str) -> bytes:
     return json.dumps({key: name if key.casefold() == "model" else each for key, each in document.items()}).encode()
 
 
-_WATCHED = frozenset({"model", "name", "stream", "options", "_debug_render_only"})
+_WATCHED = frozenset(
+    {"model", "name", "stream", "options", "keep_alive", "prompt", "messages", "input", "_debug_render_only"}
+)
 
 
 def _asked(document: Mapping[str, Any], *, streams: bool) -> Asked:
@@ -97,7 +101,26 @@ def _asked(document: Mapping[str, Any], *, streams: bool) -> Asked:
     chosen = options if isinstance(options, dict) else {}
     settings = tuple((name, chosen[name]) for name in RELOADS if isinstance(chosen.get(name), int))
     stream = found.get("stream")
-    return Asked(_text(found.get("model")), stream if isinstance(stream, bool) else streams, settings)
+    keep = found.get("keep_alive")
+    # As `ollama stop` does it; to load a model in order to unload it would be absurd.
+    unloads = keep in _NOT_AT_ALL and not any(found.get(key) for key in ("prompt", "messages", "input"))
+    return Asked(
+        _text(found.get("model")),
+        stream if isinstance(stream, bool) else streams,
+        settings,
+        needs_load=not unloads,
+        is_kept=keep is None or _is_long(keep),
+    )
+
+
+_NOT_AT_ALL = (0, "0", "0s", "0m")
+
+
+def _is_long(keep: Any) -> bool:
+    """Whether a `keep_alive` (api/types.go:1243-1271) lasts for minutes, or for ever."""
+    if isinstance(keep, str):
+        return keep.startswith("-") or re.search(r"\dh|[1-9]\d*m(?!s)", keep) is not None
+    return isinstance(keep, int | float) and (keep < 0 or keep >= 60)
 
 
 def _watched(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -125,7 +148,7 @@ def _document(body: bytes) -> Mapping[str, Any]:
     if not body:
         raise BadRequest("missing request body")
     try:
-        document = json.loads(_slim(body).decode("utf-8", "replace"))
+        document = json.loads((slim(body) if len(body) > LARGE else body).decode("utf-8", "replace"))
     except RecursionError as error:
         raise BadRequest("the body is nested too deeply") from error
     except ValueError as error:
@@ -135,10 +158,13 @@ def _document(body: bytes) -> Mapping[str, Any]:
     return document
 
 
-def _slim(body: bytes) -> bytes:
-    """The same document with nothing in the place of its long texts; a small one as it is."""
-    if len(body) <= LARGE:
-        return body
+def slim(body: bytes) -> bytes:
+    """The same document with nothing in the place of its long texts.
+
+    Raises:
+        BadRequest: too much is left.
+
+    """
     kept, at = [], 0
     while (start := body.find(b'"', at)) >= 0:
         end = _closing(body, start)
@@ -150,10 +176,10 @@ def _slim(body: bytes) -> bytes:
             kept.append(body[at : end + 1])
         at = end + 1
     kept.append(body[at:])
-    slim = b"".join(kept)
-    if len(slim) > MOST_STRUCTURE:
-        raise BadRequest(f"the body has {len(slim):,} bytes beside its texts", hint="send it in several requests")
-    return slim
+    rest = b"".join(kept)
+    if len(rest) > MOST_STRUCTURE:
+        raise BadRequest(f"the body has {len(rest):,} bytes beside its texts", hint="send it in several requests")
+    return rest
 
 
 def _closing(body: bytes, start: int) -> int:

@@ -95,6 +95,7 @@ class Board:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
+        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
     """
 
     clock: Clock
@@ -104,10 +105,12 @@ class Board:
     fleet: Fleet | None = None
     quota_bytes: int | None = None
     keyless: bool = False
+    rented: bool = True
 
     def tell(self, caller: Caller) -> dict[str, Any]:
         """All of it, for this caller. It may take a moment."""
         fleet, now = self.fleet, self.clock.now()
+        prices = fleet.prices if fleet and self.rented else None
         used = {
             name: isoformat(at)
             for name, at in self.last_used().items()
@@ -115,12 +118,12 @@ class Board:
         }
         return {
             "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
-            "prices": fleet and {"as_of": fleet.prices.as_of.isoformat(), "source": fleet.prices.source},
+            "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
             "tiers": self._tiers(now),
             "models": self._models(),
             "last_used": used,
-            "next": list(upcoming(fleet, now)) if fleet else [],
+            "next": list(upcoming(fleet, now, rented=self.rented)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
         }
 
@@ -131,7 +134,7 @@ class Board:
 
     def _tier(self, name: str, up: Sequence[Report]) -> dict[str, Any]:
         declared = self.fleet.tiers.get(name) if self.fleet else None
-        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared else None
+        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
         found = next((each.gpu for each in up if each.gpu), None)
         return {
             "gpu": (declared and declared.gpu) or (found and found.name),
@@ -164,27 +167,27 @@ def _for_a_page(remedy: str) -> str:
     return remedy.replace("{subject!r}", "{subject}").removesuffix(": `ollama-modal retry {id}`")
 
 
-def upcoming(fleet: Fleet, now: datetime) -> Iterable[dict[str, str]]:
-    """What the fleet's schedules do next, soonest first."""
-    zone, times = fleet.schedule.zone, fleet.schedule.times
-    local = now.astimezone(zone)
-    runs = [
-        (next(CronSim(times.tick, local)), "Tick", "ends attempts that went silent, and rings for work that is due"),
-        (next(CronSim(times.nightly, local)), "Nightly", _nightly(fleet)),
-        *(_window(window, fleet, now) for window in fleet.windows),
-    ]
+def upcoming(fleet: Fleet, now: datetime, *, rented: bool = True) -> Iterable[dict[str, str]]:
+    """What runs next by itself, soonest first."""
+    times = fleet.schedule.times
+    local = now.astimezone(fleet.schedule.zone)
+    runs = [(next(CronSim(times.nightly, local)), "Nightly", _nightly(fleet, rented=rented))]
+    if rented:
+        does = "ends attempts that went silent, and rings for work that is due"
+        runs += [(next(CronSim(times.tick, local)), "Tick", does)]
+        runs += [_window(window, fleet, now) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
 
-def _nightly(fleet: Fleet) -> str:
+def _nightly(fleet: Fleet, *, rented: bool) -> str:
     pinned = sum(model.pinned for model in fleet.models)
     warmed = sum(model.warmed for model in fleet.models)
     parts = ["verifies the weights"]
     if pinned:
         parts.insert(0, f"pulls what is missing of {pinned} pinned {'model' if pinned == 1 else 'models'}")
     if warmed:
-        parts.append(f"wakes servers to try {warmed} {'model' if warmed == 1 else 'models'}")
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {warmed} {'model' if warmed == 1 else 'models'}")
     return ", ".join(parts)
 
 

@@ -7,9 +7,10 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Any
 
 from app.fleet import Fleet
-from app.gateway import board, lists, ops
+from app.gateway import board, days, lists, ops
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -54,6 +55,8 @@ class Parts:
         pace: how callers wait for a server.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
+        rented: servers are paid by the second, as on Modal.
+        past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
 
     """
@@ -73,6 +76,8 @@ class Parts:
     pace: Pace = field(default_factory=Pace)
     fleet: Fleet | None = None
     quota_bytes: int | None = None
+    rented: bool = True
+    past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
 
 
@@ -119,7 +124,9 @@ class Composed:
             limits=self.limits,
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
-            ops=ops.create(self._office(), clerks=self._clerks, more=(board.router(self._board()),)),
+            ops=ops.create(
+                self._office(), clerks=self._clerks, more=(board.router(self._board()), days.router(self._days()))
+            ),
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -198,7 +205,13 @@ class Composed:
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
             keyless=parts.keys.is_empty,
+            rented=parts.rented,
         )
+
+    def _days(self) -> days.Days:
+        parts = self._parts
+        fleet = parts.fleet if parts.rented else None
+        return days.Days(parts.clock, lambda: {**parts.past(), **dict(parts.facts.items())}, fleet)
 
     def _routes(self) -> dict[str, str]:
         """The tier of each model that is here."""

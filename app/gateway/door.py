@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.gateway.answers import body_of, headers_of, status_of
 from app.gateway.keys import Keys
 from app.gateway.limits import Limits
+from app.gateway.signing import Asked
 from jobs.clock import Clock
 from jobs.errors import Trouble
 
@@ -35,7 +36,7 @@ class Door:
             await self.inside(scope, _bounded(receive), send)
             return
         try:
-            state["caller"] = self.keys.identify(scope["headers"], self.clock.now())
+            state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
             leave = self.limits.enter(state["caller"])
         except Trouble as trouble:
             answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Path, Query, Response
@@ -25,7 +26,7 @@ from app.gateway.shapes import (
     WarmAsked,
 )
 from jobs.desk import LISTED
-from jobs.errors import BadRequest, ServerTrouble
+from jobs.errors import BadRequest, TooManyRequests
 from jobs.ledger import Ledger, Posted
 from jobs.names import ModelName
 from jobs.record import KINDS, Job, State, kind_named
@@ -34,6 +35,8 @@ LISTED_AT_MOST = 1_000
 
 STREAMS = 256
 """Followers at once; each holds a connection."""
+
+FULL = timedelta(seconds=10)
 
 SILENCE_SECONDS = 15.0
 """After so long without news comes a comment: proxies cut a stream that says nothing for a minute."""
@@ -70,10 +73,10 @@ _POSTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(office: Office, clerks: Clerks) -> APIRouter:
+def router(office: Office, clerks: Clerks, streams: int) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
     _reading(api, clerks)
-    _following(api, clerks)
+    _following(api, clerks, streams)
     _changing(api, office, Poster(office, clerks))
     return api
 
@@ -109,8 +112,8 @@ def _reading(api: APIRouter, clerks: Clerks) -> None:
         return JSONResponse(found.as_json())
 
 
-def _following(api: APIRouter, clerks: Clerks) -> None:
-    streams = asyncio.Semaphore(STREAMS)
+def _following(api: APIRouter, clerks: Clerks, most: int) -> None:
+    streams = asyncio.Semaphore(most)
 
     @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS, dependencies=[Depends(reader)])
     async def events(id: Id, last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None) -> Response:
@@ -122,7 +125,11 @@ def _following(api: APIRouter, clerks: Clerks) -> None:
         if seen is not None and found.has_ended and not list(news(found, seen)):
             return Response(status_code=204)
         if streams.locked():
-            raise ServerTrouble(f"{STREAMS} streams are open, the most there can be", hint="ask for the job instead")
+            raise TooManyRequests(
+                f"{most} followers are here, the most there can be",
+                hint=f"ask for /ops/v1/jobs/{id} now and then",
+                retry_after=FULL,
+            )
         return EventStream(_stream(clerks, found, seen, streams), headers={"cache-control": "no-store"})
 
 

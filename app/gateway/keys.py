@@ -2,12 +2,13 @@
 
 A line for each key, in a file or a secret; what follows a `#` is for people:
 
-    NAME   sha256:HASH   SCOPE…   models=PATTERN,…   rpm=N   concurrent=N   expires=MOMENT
-    alice  sha256:9f86…  chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
+    NAME   PROOF              SCOPE…   models=PATTERN,…   rpm=N   concurrent=N   expires=MOMENT
+    alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
+    bob    ssh-ed25519:AAAA…  admin
 
+The proof is the hash of a key; or the public key of Ollama's own command, which can send no key but signs (`signing`).
 A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them out, which is what a slow hash is
-against, and a slow one would cost each request more than the gateway does. Go's `ollama` command can send no key: it
-signs with its own, for ollama.com alone. Every other client sends one of the two headers read here.
+against, and a slow one would cost each request more than the gateway does.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
+from app.gateway.signing import KIND, Asked, is_signature, parse_public_key, signer
 from jobs.clock import isoformat
 from jobs.errors import BadRequest, Forbidden, Unauthorized
 from jobs.names import ModelName
@@ -36,6 +38,7 @@ PREFIX = "omk_"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_SIGNER = f"{KIND}:"
 _PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
 _MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
 _SEND_ONE = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `ollama-modal keys new NAME` makes one"
@@ -93,10 +96,10 @@ ANYONE = Caller("anyone", frozenset(SCOPES))
 
 @dataclass(frozen=True)
 class Key:
-    """A line: the hash of a key, and who is let in by it."""
+    """A line: what proves somebody's right to come in, and who he is."""
 
     caller: Caller
-    hash: str
+    proof: str
     expires: datetime | None = None
 
     @classmethod
@@ -112,8 +115,11 @@ class Key:
         name, *rest = line.split()
         if not _NAME.fullmatch(name):
             raise BadRequest("its first word is no name of a key", hint=f"letters, digits, `_`, `.`, `-`; {_MAKE_ANEW}")
-        if not rest or not _HASH.fullmatch(rest[0]):
-            raise BadRequest("its second word is no hash", hint=f"sha256: and 64 hex digits, no key; {_MAKE_ANEW}")
+        if not rest or not _is_proof(rest[0]):
+            raise BadRequest(
+                "its second word is no hash and no public key",
+                hint=f"sha256: and 64 hex digits, or {_SIGNER} and its base64; {_MAKE_ANEW}",
+            )
         scopes = [word for word in rest[1:] if "=" not in word]
         options = _options(name, [word for word in rest[1:] if "=" in word])
         if wrong := [word for word in scopes if word not in SCOPES]:
@@ -132,12 +138,21 @@ class Key:
 
     def __str__(self) -> str:
         caller = self.caller
-        words = [caller.name, self.hash, *sorted(caller.scopes, key=SCOPES.index)]
+        words = [caller.name, self.proof, *sorted(caller.scopes, key=SCOPES.index)]
         words += [f"models={','.join(caller.models)}"] if caller.models else []
         words += [f"rpm={caller.rpm}"] if caller.rpm is not None else []
         words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
         words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
         return " ".join(words)
+
+
+def _is_proof(word: str) -> bool:
+    if not word.startswith(_SIGNER):
+        return _HASH.fullmatch(word) is not None
+    try:
+        return word == proof_of(word.removeprefix(_SIGNER))
+    except BadRequest:
+        return False
 
 
 _READERS = ("models", "rpm", "concurrent", "expires")
@@ -198,6 +213,16 @@ def hash_of(key: str) -> str:
     return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
 
 
+def proof_of(public_key: str) -> str:
+    """How a line names the public key of an Ollama.
+
+    Raises:
+        BadRequest: it is none.
+
+    """
+    return _SIGNER + parse_public_key(public_key)
+
+
 class Keys:
     """All keys of a gateway."""
 
@@ -240,19 +265,19 @@ class Keys:
         """For labels and lists: nothing here is secret."""
         return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]], now: datetime) -> Caller:
-        """Who sends these headers.
+    def identify(self, headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None = None) -> Caller:
+        """Who sends these headers, with this request.
 
         Raises:
-            Unauthorized: no key, one that is not known, or one that has expired.
+            Unauthorized: no key, one that is not known, or one that has expired; or a signature that does not fit.
 
         """
         if self.is_empty:
             return ANYONE
-        shown = hash_of(_presented(headers))
+        shown = _proof(headers, now, asked)
         found: Key | None = None
         for key in self._keys:  # all of them, so that the time tells nothing
-            if hmac.compare_digest(key.hash, shown):
+            if hmac.compare_digest(key.proof, shown):
                 found = key
         if found is None:
             raise Unauthorized("this key is not known here", hint=_SEND_ONE)
@@ -268,21 +293,24 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
     for other in others:
         if other.caller.name == key.caller.name:
             raise BadRequest(f"there is a key {key.caller.name!r} before", hint="leave one of them out, or rename it")
-        if other.hash == key.hash:
+        if other.proof == key.proof:
             raise BadRequest(
                 f"key {key.caller.name!r} is key {other.caller.name!r} again", hint="each name has a key of its own"
             )
 
 
-def _presented(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The key that came along: as a bearer's, which wins, or in `x-api-key`."""
+def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None) -> str:
+    """What came along, as lines have it: of a key, a bearer's, which wins, or in `x-api-key`; else of a signature."""
     sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
     if len({name for name, _ in sent}) != len(sent):
         raise Unauthorized("a header with a key came twice", hint="send it once")
-    values = dict(sent)
-    scheme, _, bearer = values.get(b"authorization", b"").strip().partition(b" ")
-    key = bearer.strip() if scheme.lower() == b"bearer" else b""
-    key = key or values.get(b"x-api-key", b"").strip()
+    values = {name: value.strip().decode("utf-8", "surrogateescape") for name, value in sent}
+    authorization = values.get(b"authorization", "")
+    if asked is not None and is_signature(authorization):
+        return _SIGNER + signer(authorization, asked, now)
+    scheme, _, bearer = authorization.partition(" ")
+    key = bearer.strip() if scheme.lower() == "bearer" else ""
+    key = key or values.get(b"x-api-key", "")
     if not key:
         raise Unauthorized("no key was sent", hint=_SEND_ONE)
-    return key.decode("utf-8", "surrogateescape")
+    return hash_of(key)

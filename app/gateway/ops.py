@@ -29,7 +29,13 @@ PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
 
 
-def create(office: Office, *, clerks: Clerks | None = None, more: Sequence[APIRouter] = ()) -> FastAPI:
+def create(
+    office: Office,
+    *,
+    clerks: Clerks | None = None,
+    streams: int = jobs_api.STREAMS,
+    more: Sequence[APIRouter] = (),
+) -> FastAPI:
     """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
 
     Whoever composes it may hand in `more` of `/ops/v1`.
@@ -62,7 +68,7 @@ def create(office: Office, *, clerks: Clerks | None = None, more: Sequence[APIRo
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff), state_api.router(office, staff), *more):
+    for api in (jobs_api.router(office, staff, streams), state_api.router(office, staff), *more):
         app.include_router(api, **documented)
     app.include_router(state_api.probes(office, staff), include_in_schema=False)
     app.include_router(pulls.router(office, staff), include_in_schema=False)

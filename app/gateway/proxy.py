@@ -144,8 +144,10 @@ class _Passing:
             else:
                 unseen += answer.status == 404
                 if answer.status not in {404, 503} or unseen > UNSEEN or not _is_json(answer):
-                    if wanted.needs_load:
+                    if wanted.needs_load and wanted.is_kept:
                         way.waking.answered(route.tier, route.served_name, wanted.settings)
+                    elif not wanted.is_kept:
+                        way.waking.forget(route.tier, route.served_name)
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
@@ -160,7 +162,7 @@ class _Passing:
         finally:
             answer.close()
         if answer.status == 404:
-            self._way.waking.unseen(route.tier, route.served_name)
+            self._way.waking.forget(route.tier, route.served_name)
         else:
             self._way.waking.lost(route.tier, text)
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")

@@ -19,7 +19,7 @@ from app.gateway.clerks import Clerks
 from app.gateway.keys import Caller
 from app.gateway.office import Office
 from app.gateway.posting import Poster, changer
-from jobs.errors import BadName, BadRequest, NotFound, ServerTrouble
+from jobs.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.names import ModelName
 from jobs.plain import plain
 from jobs.record import Job, State
@@ -163,7 +163,7 @@ class Pulls:
         try:
             ended = await asyncio.wait_for(self._ended(job), DELETE_WAITS.total_seconds())
         except TimeoutError as error:
-            raise ServerTrouble(
+            raise Stalled(
                 f"the delete has waited for {lasted(DELETE_WAITS)}, and goes on as job {job.id}",
                 hint=f"`ollama-modal job {job.id} --follow`",
             ) from error

@@ -97,7 +97,7 @@ class Records:
             )
         )
         self._metrics.add(served)
-        logger.bind(request=served.request_id).info("{}", line(served))
+        logger.info("{}", line(served))
 
 
 def line(served: Served) -> str:

@@ -9,7 +9,11 @@ reads the traffic can use it again for some minutes, as he could use any key tha
 import base64
 import binascii
 import struct
+from collections.abc import MutableMapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Self
+from urllib.parse import parse_qs
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -20,6 +24,24 @@ KIND = "ssh-ed25519"
 
 SKEW = timedelta(minutes=5)
 """How far the clocks of a caller and of the gateway may be apart."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """As much of a request as is signed."""
+
+    method: str
+    path: str
+    query: str
+
+    @classmethod
+    def of(cls, scope: MutableMapping[str, Any]) -> Self:
+        """From an ASGI scope, whose path nobody has cleaned."""
+        return cls(scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"))
+
+    @property
+    def ts(self) -> str:
+        return next(iter(parse_qs(self.query).get("ts", ())), "")
 
 
 def parse_public_key(text: str) -> str:
@@ -45,7 +67,7 @@ def is_signature(authorization: str) -> bool:
     return ":" in authorization and " " not in authorization
 
 
-def signer(authorization: str, method: str, path: str, ts: str, now: datetime) -> str:
+def signer(authorization: str, asked: Asked, now: datetime) -> str:
     """The public key that signed this request, just now.
 
     Raises:
@@ -53,9 +75,10 @@ def signer(authorization: str, method: str, path: str, ts: str, now: datetime) -
 
     """
     public, _, signature = authorization.partition(":")
+    ts = asked.ts
     try:
         key = Ed25519PublicKey.from_public_bytes(_raw(public))
-        key.verify(base64.b64decode(signature, validate=True), f"{method},{path}?ts={ts}".encode())
+        key.verify(base64.b64decode(signature, validate=True), f"{asked.method},{asked.path}?ts={ts}".encode())
     except (ValueError, InvalidSignature) as error:
         raise Unauthorized(
             "the signature does not fit this request", hint="Ollama signs when OLLAMA_AUTH=1; or send a key"

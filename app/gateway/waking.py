@@ -36,8 +36,6 @@ class Upstream:
     """What its door wants: Modal's proxy token, or nothing."""
     startup: timedelta = timedelta(seconds=300)
     """How long a cold start may take, and a load after it."""
-    parallel: int = 4
-    """How many requests one of its servers answers at a time."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +70,8 @@ class Pace:
     """Between two looks whether a tier is awake; at zero containers each is answered 503 at once."""
     trust_seconds: float = 60.0
     """So long a model that answered is taken to be loaded; below Ollama's five minutes of keeping one alive."""
+    real_load_seconds: float = 0.5
+    """A load that took less was none: the model was in memory."""
     unseen_seconds: float = 120.0
     """So long a server may say that it does not know a model which is here: it takes new weights in when idle."""
     report_seconds: float = 90.0
@@ -194,8 +194,8 @@ class Waking:
         place.heard_at = float("-inf")
         place.why = why or "it is gone"
 
-    def unseen(self, tier: str, model: str) -> None:
-        """The server does not know a model that is here."""
+    def forget(self, tier: str, model: str) -> None:
+        """The server does not have the model in memory any more, or will not for long."""
         self._tiers[tier].loaded.pop(model, None)
 
     # For those who only look, in any thread
@@ -277,12 +277,13 @@ class Waking:
             await self._up(place)
             if not model:
                 return
+            began = _now()
             try:
                 status, text = await _loaded(place.wire, model, settings)
             except NetworkTrouble as trouble:
                 status, text = 503, str(trouble)
             if status == 200:
-                self._is_loaded(place, model, settings)
+                self._is_loaded(place, model, settings, _now() - began)
                 return
             if status == 503:
                 self.lost(place.upstream.tier, text)
@@ -298,11 +299,12 @@ class Waking:
                 )
             await asyncio.sleep(next(pauses))
 
-    def _is_loaded(self, place: _Tier, model: str, settings: Settings) -> None:
-        """What else was loaded may have had to go; whoever wants it asks, which costs little when it is still there."""
-        place.loaded.clear()
+    def _is_loaded(self, place: _Tier, model: str, settings: Settings, seconds: float) -> None:
+        """What else was in memory may have had to go, unless this was there already."""
+        if seconds > self._pace.real_load_seconds:
+            place.loaded.clear()
+            logger.info("{} is loaded on tier {}, in {:.1f} s", model, place.upstream.tier, seconds)
         self.answered(place.upstream.tier, model, settings)
-        logger.info("{} is loaded on tier {}", model, place.upstream.tier)
 
     async def _up(self, place: _Tier) -> None:
         """Be sure that the tier answers, waking it if it does not; all who need it wait for the one who wakes."""
@@ -346,7 +348,12 @@ class Waking:
 
 
 async def _absence(wire: Wire) -> str | None:
-    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it."""
+    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
+
+    Raises:
+        ServerTrouble: somebody on the way lets us in to nobody, which no waiting changes.
+
+    """
     try:
         answer = await wire.ask("GET", "/api/version")
     except NetworkTrouble as trouble:
@@ -357,7 +364,13 @@ async def _absence(wire: Wire) -> str | None:
         return str(trouble)
     finally:
         answer.close()
-    return None if answer.status == 200 else f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    said = f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    if answer.status in {401, 403, 407}:
+        raise ServerTrouble(
+            f"the way to {wire.url} is closed to the gateway: {said}",
+            hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
+        )
+    return None if answer.status == 200 else said
 
 
 async def _loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:

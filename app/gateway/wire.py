@@ -71,7 +71,7 @@ class Connection(asyncio.Protocol):
         self.has_head = False
         self.is_complete = False
         self.is_paused = False
-        self._failure: NetworkTrouble | None = None
+        self._failure: NetworkTrouble | None = CutShort("the server hung up at once") if self.is_lost else None
         self._pieces: list[bytes] = []
         self._size = 0
         self._head_size = 0

@@ -18,7 +18,7 @@ export function daysUntil(today, length) {
 
 /**
  * A chart of one stacked bar a day. `show({ days, series, format, summary })` draws it; a series is
- * `{ name, values }`, with a value for each day.
+ * `{ name, look, values }`: its colour and pattern by number, and a value for each day.
  */
 export function dailyBars(title) {
   figures += 1;
@@ -47,26 +47,26 @@ export function dailyBars(title) {
     setText(words, chart.summary);
     if (now === shown) return;
     [told, shown] = [chart, now];
-    legend.replaceChildren(...chart.series.map(({ name }, index) => legendEntry(name, index, id)));
+    legend.replaceChildren(...chart.series.map(({ name, look }) => legendEntry(name, look, id)));
     table.replaceChildren(numbers(title, chart));
     draw();
   };
   return { node, show };
 }
 
-function legendEntry(name, index, id) {
+function legendEntry(name, look, id) {
   const swatch = svg("svg", { class: "swatch", viewBox: "0 0 12 12", "aria-hidden": "true" });
-  swatch.append(...filled(svg("rect", { width: 12, height: 12, rx: 2 }), index, id));
+  swatch.append(...filled(svg("rect", { width: 12, height: 12, rx: 2 }), look, id));
   return el("li", {}, swatch, el("bdi", { text: name }));
 }
 
 /** A shape in the look of a series: its colour, and from the second on a pattern over it. */
-function filled(shape, index, id) {
-  shape.classList.add(`series-${index % 4}`);
-  if (index % 4 === 0) return [shape];
+function filled(shape, look, id) {
+  shape.classList.add(`series-${look % 4}`);
+  if (look % 4 === 0) return [shape];
   const over = shape.cloneNode();
   over.setAttribute("class", "pattern");
-  over.setAttribute("fill", `url(#${id}-pattern-${index % 4})`);
+  over.setAttribute("fill", `url(#${id}-pattern-${look % 4})`);
   return [shape, over];
 }
 
@@ -101,7 +101,7 @@ function bars({ days, series, format }, width, id) {
   days.forEach((date, at) => {
     let base = 0;
     const bar = svg("g", {}, svg("title", { text: `${day(date)}: ${format(totals[at])}` }));
-    series.forEach(({ values }, index) => {
+    series.forEach(({ look, values }) => {
       if (values[at] <= 0) return;
       const rect = svg("rect", {
         x: EDGE.left + at * step + step * 0.14,
@@ -109,7 +109,7 @@ function bars({ days, series, format }, width, id) {
         y: y(base + values[at]),
         height: Math.max(1, y(base) - y(base + values[at])),
       });
-      bar.append(...filled(rect, index, id));
+      bar.append(...filled(rect, look, id));
       base += values[at];
     });
     parts.push(bar);

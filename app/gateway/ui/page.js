@@ -38,7 +38,7 @@ const looks = [
   { path: jobsPath, every: pace, take: (told) => ((known.total = told.total), takeJobs(told.jobs)) },
   { path: () => "models", every: () => SLOW, take: takeModels },
   { path: () => "health", every: () => CALM, take: (told) => (known.health = told) },
-  ...weeks.looks.map((look) => ({ ...look, every: () => RARE })),
+  { ...weeks.look, every: () => RARE },
 ].map((look) => ({ ...look, due: 0, busy: false, failures: 0 }));
 
 function pace() {
@@ -84,7 +84,6 @@ function failed(look, error) {
   const patience = error.status === 404 ? RARE : Math.min(SLOW, BRISK * look.failures);
   look.due = Date.now() + Math.max(patience, error.retryAfter ?? 0);
   look.trouble = error;
-  look.miss?.(error);
 }
 
 /** One answer tells that the gateway is back: what could not be reached is asked again at once. */

@@ -52,7 +52,9 @@ export function ago(moment) {
 
 export function until(moment) {
   const left = moment - now();
-  return left <= 0 ? "due now" : `in ${left < 3600000 ? roughly(left) : lasted(left).replace(/ 0 (h|min)$/, "")}`;
+  if (left <= 0) return "due now";
+  const isClose = left >= 3600000 && left < 6 * 3600000; // then the minutes matter still
+  return `in ${isClose ? lasted(left).replace(/ 0 min$/, "") : roughly(left)}`;
 }
 
 export function dollars(amount) {

@@ -1,0 +1,122 @@
+"""The watch of a deployment: ticks find what is wrong, a messenger tells a webhook once, and what was spent is told."""
+
+import re
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import modal
+import pytest
+from modal.client import Client
+
+from jobs.clock import SystemClock
+from jobs.meter import Metered
+from jobs.testing.registry import RegistryDouble
+from tests.platform.isolation import unshare
+from tests.platform.plane import Platform
+from tests.processes import until
+from tests.test_incidents import HookServer
+from tests.test_modal_jobs import APP, ROOT, TOKEN, ask, book, finished, plane, run, tick
+
+pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
+
+WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 8 * * *"\nhours = 2\nmodels = ["llama3.2"]\n'
+
+
+@pytest.fixture(scope="module")
+def hook() -> Iterator[HookServer]:
+    server = HookServer()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose fleet names a webhook's secret, wants to hear of dead jobs, and declares a window."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("app", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", folder)
+    fleet = folder / "app/fleet.toml"
+    text = fleet.read_text("utf-8").replace("[alerts]\n", '[alerts]\nwebhook_secret = "ollama-webhook"\n')
+    kinds = re.sub(r"^kinds = .*$", 'kinds = ["job"]', text, flags=re.MULTILINE)
+    fleet.write_text(f"{kinds}\n{WINDOW}", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deployed(hook: HookServer, checkout: Path) -> Iterator[Platform]:
+    with RegistryDouble() as registry, plane(registry) as platform:
+        platform.create_secret("ollama-proxy-token", TOKEN)
+        platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
+        done = run(platform, "deploy", "-m", "app.deploy", folder=checkout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Platform) -> Iterator[Client]:
+    with deployed.client() as client:
+        yield client
+
+
+def told(platform: Platform) -> int:
+    """How often the messenger has come back."""
+    calls = [call for call in platform.calls.calls.values() if call.function.name == "messenger"]
+    return sum(not call.unfinished for call in calls)
+
+
+def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookServer) -> None:
+    """A job that fails for good is told to the webhook at the next tick, and at no other; a webhook that drips does
+    not hold up the tick, and hears of it later."""
+    hook.answers = [0]
+    id = book(client).post("pull", "nonesuch:latest", {"model": "nonesuch"}, by="test").job.id
+    modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+    assert finished(book(client), id).attempts[-1].failure_class == "not_found"
+
+    tick(deployed)
+    until(lambda: hook.heard, 30)
+    began = time.monotonic()
+    tick(deployed)
+    assert time.monotonic() - began < 10
+    until(lambda: len(hook.heard) >= 2, 60)
+    until(lambda: told(deployed) == 2, 60)
+    tick(deployed)
+    time.sleep(1)
+
+    texts = [body["text"] for _, body in hook.heard]
+    assert len(texts) == 2  # the first try was left when it dripped; the second got through
+    assert set(texts) == {texts[0]}
+    assert texts[0].startswith("ollama-modal: the pull of nonesuch:latest failed for good: not_found: ")
+    assert f"--id {id}" in texts[0]
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    assert facts.get("told/job/pull/nonesuch:latest/1/opened")["how"] == "told"
+    logs = "".join(one.output for one in deployed.containers("messenger", alive=False))
+    assert "secret" not in logs
+    dead = ask(deployed, "jobs", "--dead")
+    assert [job["id"] for job in dead] == [id]
+
+
+def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Path) -> None:
+    """`cost` adds up what the containers counted, and `windows` prices what the fleet declares."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    now = SystemClock().now()
+    shares = {"cold": 60, "warming": 0, "serving": 1740, "idle": 1800}
+    meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
+    facts.put(meter.key, meter.as_json())
+
+    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("about $1.42 since ")
+    assert "an estimate, by the containers' own count and the prices of 2026-09-15" in done.stdout
+    done = run(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
+    assert done.returncode == 0, done.stderr
+    assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout

@@ -1,0 +1,214 @@
+"""The watch of every tick: what it finds wrong, what it writes down, and the wakes it does not allow."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from app import reports, rounds
+from app.fleet import Fleet, declared, parse
+from app.fleet_file import read
+from app.freshness import KNOWN, ROOM
+from app.lookout import Looked, look, turns
+from app.report import Report
+from app.wakes import Wakes
+from app.watch import NIGHT_RAN
+from jobs.clock import isoformat
+from jobs.incidents import cases
+from jobs.meter import Metered
+from jobs.progress import Reading
+from jobs.record import Ending
+from tests.conftest import Store
+
+FLEET = declared()
+
+
+def fleet_with(**tables: Any) -> Fleet:
+    document = read()
+    for name, table in tables.items():
+        document[name] = {**document[name], **table} if isinstance(table, dict) else table
+    return parse(document, "test")
+
+
+def looked(store: Store, fleet: Fleet = FLEET) -> Looked:
+    return look(store.ledger(), store.facts, fleet, store.clock.now())
+
+
+def wrong(store: Store, fleet: Fleet = FLEET) -> dict[str, str]:
+    """What is open, by key."""
+    return {case.incident.key: case.incident.message for case in looked(store, fleet).open}
+
+
+def said(store: Store, state: str, container: str = "ta-1", why: str = "") -> None:
+    report = Report("a10g", container, state, store.clock.now(), why=why)
+    store.facts.put(report.key, report.as_json())
+
+
+def ended(store: Store, subject: str, ending: Ending) -> None:
+    ledger = store.ledger()
+    id = ledger.post("pull", subject, {"model": subject}, by="test").job.id
+    claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+    assert claim is not None
+    ledger.end(claim, ending, Reading())
+
+
+# What is wrong
+
+
+def test_nothing_is_wrong_with_nothing(store: Store) -> None:
+    """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
+    assert looked(store) == Looked(looked(store).health, (), has_news=False)
+    assert {health.state for health in looked(store).health} == {"asleep"}
+    assert [*store.facts.keys()] == []
+
+
+def test_a_dead_job_is_an_incident(store: Store) -> None:
+    """A job that failed for good is an incident until one of its kind and subject is posted again."""
+    ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    assert wrong(store) == {"job/pull/m:latest": "the pull of m:latest failed for good: network: cut short"}
+    store.ledger().post("pull", "m:latest", {"model": "m"}, by="test")
+    store.clock.wait(3600)
+    assert wrong(store) == {}
+
+
+def test_a_tier_in_trouble_is_an_incident(store: Store) -> None:
+    """A lost tier is an incident with its reason, and no longer one when another container serves."""
+    said(store, "failed", why="ollama ended by itself with 1")
+    assert wrong(store) == {"tier/a10g": "tier a10g is lost: ollama ended by itself with 1"}
+    store.clock.wait(900)
+    said(store, "serving", "ta-2")
+    assert wrong(store) == {}
+
+
+def test_a_full_volume_is_an_incident(store: Store) -> None:
+    """Weights near their quota are an incident before a pull fails of it."""
+    store.facts.put(ROOM, {"v": 1, "used": 899_000_000_000})
+    assert wrong(store) == {}
+    store.facts.put(ROOM, {"v": 1, "used": 901_000_000_000})
+    assert wrong(store) == {"quota/volume": "the weights take 901 GB of their quota of 1.0 TB"}
+
+
+def test_a_missing_pinned_model_is_an_incident(store: Store) -> None:
+    """A pinned model that is not there is an incident, unless it is on its way, or nobody has looked yet."""
+    assert wrong(store) == {}
+    store.facts.put(KNOWN, {"llama3.2:latest": {"size": 1, "facts": None}})
+    assert wrong(store) == {"pinned/deepseek-r1:32b": "deepseek-r1:32b is pinned and not there"}
+    store.clock.wait(3600)
+    store.ledger().post("pull", "deepseek-r1:32b", {"model": "deepseek-r1:32b"}, by="test")
+    assert wrong(store) == {}
+
+
+def test_a_passed_budget_is_an_incident(store: Store) -> None:
+    """A month that has cost more than was meant is an incident; the next month begins anew."""
+    store.clock.wait(20 * 86_400)
+    began = store.clock.now() - timedelta(hours=10)
+    meter = Metered("h100", "ta-1", began, store.clock.now(), {"cold": 0, "warming": 0, "serving": 36_000, "idle": 0})
+    store.facts.put(meter.key, meter.as_json())
+    fleet = fleet_with(alerts={"monthly_budget_dollars": 40})
+    assert wrong(store, FLEET) == {}
+    assert wrong(store, fleet) == {"budget/2026-01": "the servers have cost more than $40 in 2026-01"}
+    store.clock.wait(20 * 86_400)
+    assert wrong(store, fleet) == {}
+
+
+def test_a_late_night_is_an_incident(store: Store) -> None:
+    """A night's run that has not come hours after it was due is an incident; one that came is none."""
+    began = rounds.night_began(FLEET, store.clock.now())
+    store.clock.wait((began + timedelta(days=1, hours=1) - store.clock.now()).total_seconds())
+    store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(began)})
+    assert wrong(store) == {}
+    store.clock.wait(3 * 3600)
+    assert wrong(store) == {"nightly/run": "the night's run was due at 03:00 and has not come"}
+    store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
+    store.clock.wait(3600)
+    assert wrong(store) == {}
+
+
+def test_only_what_is_wanted_is_watched(store: Store) -> None:
+    """Kinds that the fleet does not name are no incidents."""
+    ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    assert wrong(store, fleet_with(alerts={"kinds": ["tier"]})) == {}
+
+
+# What is written down
+
+
+def test_history_is_kept(store: Store) -> None:
+    """Every change of a tier is an entry of its history, once, however many ticks see it, two at once among them."""
+    for state, container in (("waking", "ta-1"), ("serving", "ta-1"), ("serving", "ta-1"), ("ended", "ta-1")):
+        said(store, state, container)
+        for _ in range(2):
+            looked(store)
+        store.clock.wait(300)
+    history = turns(dict(store.facts.items()), "a10g")
+    assert [(turn.n, turn.health.state) for turn in history] == [(1, "waking"), (2, "ready"), (3, "asleep")]
+    assert history[-1].health.containers == {"ta-1": "gone"}
+
+
+def test_news_is_told_of(store: Store) -> None:
+    """A look says that there is something to tell, until it was told."""
+    said(store, "failed")
+    assert looked(store).has_news
+    [case] = cases(dict(store.facts.items()))
+    store.facts.put(f"told/{case.id}/opened", {"v": 1, "at": isoformat(store.clock.now())})
+    assert not looked(store).has_news
+
+
+def test_status_tells_what_is_wrong(store: Store) -> None:
+    """`status` shows how each tier is and what is wrong, from what is written down."""
+    said(store, "failed", why="ollama ended by itself with 1")
+    looked(store)
+    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs={})
+    assert "tiers    a10g is lost, h100 is asleep" in found.lines()
+    assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
+    assert found.as_json()["incidents"][0]["subject"] == "a10g"
+
+
+# Wakes
+
+
+def test_own_wakes_have_an_end(store: Store) -> None:
+    """A tier is woken so many times a day of our own accord; asked again for the same reason it is the same wake."""
+    wakes, now = Wakes(store.facts, FLEET), store.clock.now()
+    asked = [wakes.take("a10g", why, now) for why in ("a", "b", "b", "c", "d", "e", "a")]
+    assert asked == [True, True, True, True, True, False, True]
+    assert (wakes.used("a10g", now), wakes.budget("a10g"), wakes.used("h100", now)) == (4, 4, 0)
+    assert wakes.take("a10g", "e", now + timedelta(days=1))
+    assert wakes.is_used_up("a10g", now)
+
+
+def window(**more: Any) -> list[dict[str, Any]]:
+    return [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"], **more}]
+
+
+def at(hour: int, minute: int = 30) -> datetime:
+    return datetime(2026, 1, 5, hour, minute, tzinfo=FLEET.schedule.zone)
+
+
+def test_a_redeployment_inside_a_window_restores_it(store: Store) -> None:
+    """Each tick says again what a deployment made the platform forget, which is no second wake, and warms nothing."""
+    fleet, kept = fleet_with(windows=window()), dict[str, int]()
+    for minute in (0, 5):
+        rounds.windows(store.ledger(), fleet, store.facts, at(8, minute), kept.__setitem__)
+        assert kept == {"a10g": 1}
+        kept.clear()  # the deployment
+    assert Wakes(store.facts, fleet).used("a10g", at(8)) == 1
+    assert len(store.ledger().jobs()) == 1
+
+
+def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
+    """A window that may not wake its tier does not open, and somebody hears of it."""
+    tiers = read()["tiers"]
+    tiers["a10g"]["own_wakes_per_day"] = 0
+    fleet, kept = fleet_with(windows=window(), tiers=tiers), list[Any]()
+    store.clock.wait((at(8).astimezone(UTC) - store.clock.now()).total_seconds())
+    rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
+    assert (kept, store.ledger().jobs()) == ([], [])
+    assert list(wrong(store, fleet)) == ["wakes/a10g"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("quota_percent", 0), ("kinds", ["weather"]), ("webhook", "https://x")])
+def test_wrong_alerts_are_refused(key: str, value: Any) -> None:
+    """A wrong key of the alerts is refused by its path."""
+    with pytest.raises(Exception, match=rf"alerts\.{key}"):
+        fleet_with(alerts={key: value})
