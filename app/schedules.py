@@ -1,16 +1,17 @@
 """The two schedules as they run in a container: `app.rounds` with everything it is handed there."""
 
 import os
+from contextlib import ExitStack
 
 import modal
 
 from app import lookout, rounds
-from app.fleet import declared
+from app.fleet import Fleet, declared
 from app.forecast import actual
 from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
 from app.watch import NIGHT_RAN
-from jobs.clock import SystemClock, isoformat
+from jobs.clock import Clock, SystemClock, isoformat
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE
 from jobs.upkeep import recall, remember
@@ -18,13 +19,17 @@ from jobs.webhook import Webhook
 
 
 def tick() -> None:
-    clock = SystemClock()
+    clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
-    rounds.tick(book, ledger, clock, ring)
-    fleet = declared()
+    with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
+        others.callback(_look, book, fleet, clock)
+        others.callback(lambda: rounds.windows(book, fleet, ledger, clock.now(), _keep))
+        rounds.tick(book, ledger, clock, ring)
+
+
+def _look(book: Ledger, fleet: Fleet, clock: Clock) -> None:
     if lookout.look(book, ledger, fleet, clock.now()).has_news and fleet.alerts.webhook_secret:
         modal.Function.from_name(APP, MESSENGER).spawn()
-    rounds.windows(book, fleet, ledger, clock.now(), _keep)
 
 
 def tell() -> None:

@@ -123,8 +123,16 @@ def run() -> bool:
     )
     shelf.tell_models()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():
-        archive = archive_at(Path(MODELS))
+        _tidy(book, shelf, clock)
+        return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)
+
+
+def _tidy(book: Ledger, shelf: Shelf, clock: Clock) -> None:
+    """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
+    archive = archive_at(Path(MODELS))
+    try:
         archive_jobs(book, ledger, archive, clock.now(), shelf.commit)
         archive_facts(ledger, archive, clock.now(), shelf.commit)
         note_month(ledger, archive, declared(), clock.now())
-        return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)
+    except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
+        logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -1,5 +1,6 @@
 """What each kind of job does, through a real worker, against the registry double and the simulator on one directory."""
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -294,6 +295,8 @@ def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> No
     bench.do("pull", model="one")
     bench.do("pull", model="two")
     day = datetime(2026, 1, 1, tzinfo=UTC)
+    for file in bench.scene.weights().layout.manifest_files()[0]:
+        os.utime(file.path, (day.timestamp(), day.timestamp()))  # a model counts from when it came
     around = Around(used={TWO.name: day}, used_since=day)
     shop = bench.shop(retention=Retention(kept={ONE.name: "the fleet pins it"}), around=lambda: around)
     request = {"unused_days": 30, "empty_trash": None}

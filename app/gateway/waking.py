@@ -204,7 +204,7 @@ class Waking:
         place = self._tiers[tier]
         if place.wake is not None:
             return TierState(tier, "waking", place.since, place.why, place.held)
-        loading = ", ".join(sorted({model for model, _ in place.loads}))
+        loading = ", ".join(sorted({model for model, _ in list(place.loads)}))
         why = f"loading {loading}" if loading else ""
         if (began := self._up_since(place)) is not None:
             return TierState(tier, "ready", began, why, place.held)
