@@ -16,6 +16,7 @@ from app.gateway.keys import VARIABLE, Keys
 from app.gateway.routing import Router
 from app.gateway.sources import Directory, Listing
 from app.gateway.standing import Standing
+from app.gateway.strangers import Strangers
 from app.gateway.waking import Upstream
 from app.neighbours import Neighbours
 from app.servers import Servers
@@ -85,6 +86,7 @@ class Reception:
         quota_bytes: int | None,
     ) -> None:
         self._clock = clock
+        self._keyless = keys.is_empty
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = Ollama(servers.urls[0], clock=clock)
@@ -114,7 +116,8 @@ class Reception:
         """Answer there."""
         self._neighbours.start()
         self._standing.start()
-        self._door = FrontDoor(self.composed.app, listener, self._clock)
+        app = Strangers(self.composed.app) if self._keyless else self.composed.app
+        self._door = FrontDoor(app, listener, self._clock)
         self._door.start()
         return self._door
 
