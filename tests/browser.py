@@ -43,6 +43,7 @@ ARGUMENTS = (
     "--disable-component-update",
     "--disable-sync",
     "--force-color-profile=srgb",
+    "--hide-scrollbars",
 )
 
 TAB, ENTER, SPACE = "\ue004", "\ue007", " "

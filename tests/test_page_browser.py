@@ -198,6 +198,29 @@ def test_a_failure_tells_its_story_and_is_retried(board: Browser, house: House) 
     board.until_text("#model-list", "tiny:latest")
 
 
+def test_the_list_can_be_narrowed(board: Browser, house: House) -> None:
+    """Only what is under way, or only what has failed, whichever is chosen; what was mended needs nobody any more."""
+    house.registry.faults.add(Fault("manifest", "status", 404, times=1))
+    pull(board, "tiny:v2")
+    board.until(lambda: state(board, "tiny:v2") == "failed")
+    pull(board, "tiny:v2")
+    board.until(lambda: state(board, "tiny:v2") == "succeeded")
+
+    choose(board, "failed")
+    board.until(lambda: state(board, "tiny:v2") == "failed")
+    assert board.run("return [...document.querySelectorAll('.job')].every(({dataset}) => dataset.state === 'failed')")
+    assert "tiny:v2" not in board.text("#problems")
+    assert not board.is_shown('[aria-label="Try again: pull tiny:v2"]')  # a later one has succeeded
+    choose(board, "open")
+    board.until_text("#jobs-note", "Nothing is under way.")
+    choose(board, "all")
+    board.until(lambda: state(board, "tiny:v2") == "succeeded")
+
+
+def choose(page: Browser, which: str) -> None:
+    page.click(f'input[name="which"][value="{which}"]')
+
+
 def test_without_streams_the_looks_still_tell(board: Browser) -> None:
     """Where no stream gets through, a job's end is still seen: the list is looked at now and then."""
     board.devtools("Network.enable")
@@ -305,6 +328,15 @@ def said(page: Browser, title: str) -> str:
         return ids.map((id) => document.getElementById(id).textContent).join(': ');
     """
     return str(page.run(script, title))
+
+
+def test_looking_wakes_nobody(past: Browser, weeks: Running) -> None:
+    """However the page looks, no server is asked or woken: what sleeps goes on sleeping."""
+    past.until(lambda: "/ops/v1/days" in asked(past))
+
+    assert weeks.composed.metrics.wakes() == 0
+    assert weeks.open_exchanges() == 0
+    assert "Asleep" in past.text("#tier-list")
 
 
 # -- what others wrote -------------------------------------------------------------------------------------------------

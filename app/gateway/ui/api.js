@@ -38,8 +38,8 @@ export async function post(path, document = null) {
 }
 
 /**
- * A job's events from a stream, one call of `onEvent(id, document)` each; returns when the stream ends. EventSource would
- * do all this, but cannot send a key.
+ * A job's events from a stream, one call of `onEvent(id, document)` each; returns when the stream ends. EventSource
+ * would do all this, but cannot send a key.
  */
 export async function follow(path, { signal, lastId, onEvent }) {
   const headers = { accept: "text/event-stream", ...(lastId ? { "last-event-id": lastId } : {}) };

@@ -7,6 +7,7 @@ const REST = 10000; // after a stream that broke
 
 export class Following {
   #open = new Map();
+  #heard = new Map();
   #rested = new Map();
   #tell;
 
@@ -20,7 +21,8 @@ export class Following {
     const wanted = new Set(jobs.map(({ id }) => id));
     for (const [id, stream] of this.#open) if (!wanted.has(id)) stream.abort();
     for (const id of wanted) {
-      if (this.#open.size < STREAMS && !this.#open.has(id) && (this.#rested.get(id) ?? 0) <= Date.now()) this.#begin(id);
+      const isFree = this.#open.size < STREAMS && !this.#open.has(id);
+      if (isFree && (this.#rested.get(id) ?? 0) <= Date.now()) this.#begin(id);
     }
   }
 
@@ -33,9 +35,17 @@ export class Following {
     this.#open.set(id, stream);
     try {
       const path = `jobs/${encodeURIComponent(id)}/events`;
-      await follow(path, { signal: stream.signal, onEvent: (_, job) => this.#tell(job) });
+      await follow(path, {
+        signal: stream.signal,
+        lastId: this.#heard.get(id),
+        onEvent: (event, job) => {
+          this.#heard.set(id, event);
+          this.#tell(job);
+        },
+      });
     } catch {
-      this.#rested.set(id, Date.now() + REST); // the looks tell whoever reads if the gateway is gone
+      // The looks tell whoever reads if the gateway is gone.
+      if (!stream.signal.aborted) this.#rested.set(id, Date.now() + REST);
     } finally {
       this.#open.delete(id);
     }

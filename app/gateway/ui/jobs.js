@@ -17,14 +17,23 @@ export const hasEnded = ({ state }) => state === "succeeded" || state === "faile
 /** What a job is about, in words: `pull llama3.2:latest`. */
 export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all models" : short(subject)}`;
 
+const about = ({ kind, subject }) => `${kind}/${subject}`;
+
+/** The newest job of each kind about each model, of jobs that come newest first. */
+export function newestOf(jobs) {
+  const newest = new Map();
+  for (const job of jobs) if (!newest.has(about(job))) newest.set(about(job), job);
+  return newest;
+}
+
 /**
- * `context` has `remedies` by class of failure, `mayChange`, and `act(verb, job)` that cancels or retries. `newest` tells
- * which failed job has no later job of its kind and subject, so that trying it again makes sense.
+ * `context` has `remedies` by class of failure, `mayChange`, `act(verb, job)` that cancels or retries, and the `newest`
+ * job about each model: only that one can be tried again.
  */
 export function showJobs(list, jobs, context) {
-  const newest = new Map();
-  for (const job of [...jobs].reverse()) newest.set(`${job.kind}/${job.subject}`, job.id);
-  const known = jobs.map((job) => ({ job, context, isNewest: newest.get(`${job.kind}/${job.subject}`) === job.id }));
+  const own = newestOf(jobs);
+  const newestAbout = (job) => context.newest.get(about(job)) ?? own.get(about(job));
+  const known = jobs.map((job) => ({ job, context, isNewest: newestAbout(job).id === job.id }));
   keep(list, known, ({ job }) => job.id, row);
 }
 
@@ -41,8 +50,9 @@ function row() {
   const remedy = el("p", { class: "remedy" });
   const refusal = el("p", { class: "trouble", role: "alert" });
   const press = (verb) => (event) => act(event.currentTarget, refusal, () => latest.context.act(verb, latest.job));
-  const cancel = el("button", { type: "button", class: "quiet-button", text: "Cancel", on: { click: press("cancel") } });
+  const cancel = el("button", { type: "button", text: "Cancel", on: { click: press("cancel") } });
   const retry = el("button", { type: "button", text: "Try again", on: { click: press("retry") } });
+  cancel.className = "quiet-button";
   const told = story();
   const node = el(
     "li",
@@ -152,7 +162,7 @@ function showTrouble(trouble, remedy, job, { remedies }) {
 }
 
 /** `not found: registry.ollama.ai has no such model`. */
-const why = (attempt) => (attempt.class ? `${attempt.class.replaceAll("_", " ")}: ${attempt.message}` : attempt.message);
+const why = ({ class: kind, message }) => (kind ? `${kind.replaceAll("_", " ")}: ${message}` : message);
 
 function remedyOf(job, template) {
   return template?.replaceAll("{id}", () => job.id).replaceAll("{subject}", () => job.subject);
@@ -164,7 +174,8 @@ function story() {
   const facts = el("dl", { class: "facts" });
   const node = el("details", { class: "story" }, summary, list, facts);
   const show = (job) => {
-    setText(summary, job.attempts.length ? `Story: ${count(job.attempts.length, "attempt")} of ${job.attempts_allowed}` : "Story");
+    const tries = `: ${count(job.attempts.length, "attempt")} of ${job.attempts_allowed}`;
+    setText(summary, `Story${job.attempts.length ? tries : ""}`);
     keep(list, job.attempts, ({ n }) => n, attempt);
     keep(facts, factsOf(job), ([name]) => name, fact);
   };

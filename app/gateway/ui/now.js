@@ -1,7 +1,7 @@
 // The first line: is all well, and if not, what needs somebody.
 
 import { el, icon, keep, setIcon, setText } from "/ui/dom.js";
-import { hasEnded, titleOf } from "/ui/jobs.js";
+import { hasEnded, newestOf, titleOf } from "/ui/jobs.js";
 import { count, dollars, now } from "/ui/words.js";
 
 const DAY = 24 * 3600 * 1000;
@@ -14,7 +14,8 @@ export function headline({ section, title, list, standing }, known) {
   section.dataset.state = wrong.length ? "trouble" : "well";
   if (!title.firstElementChild) title.append(icon("succeeded"), el("span"));
   setIcon(title.firstElementChild, wrong.length ? "degraded" : "succeeded");
-  setText(title.lastElementChild, wrong.length ? `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you` : "All is well");
+  const needs = `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you`;
+  setText(title.lastElementChild, wrong.length ? needs : "All is well");
   keep(list, wrong, ({ words }) => words, problem);
   setText(standing, factsOf(known));
 }
@@ -35,9 +36,8 @@ function problemsOf({ health, tiers, jobs }) {
 
 /** Jobs that failed within a day, with no later one of their kind about the same. */
 function unmended(jobs) {
-  const newest = new Map();
-  for (const job of jobs) if (!newest.has(`${job.kind}/${job.subject}`)) newest.set(`${job.kind}/${job.subject}`, job);
-  return [...newest.values()].filter(({ state, ended_at: end }) => state === "failed" && now() - Date.parse(end) < DAY);
+  const isFresh = ({ ended_at: end }) => now() - Date.parse(end) < DAY;
+  return [...newestOf(jobs).values()].filter((job) => job.state === "failed" && isFresh(job));
 }
 
 function factsOf({ tiers, jobs, health, board }) {

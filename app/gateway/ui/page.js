@@ -1,9 +1,10 @@
 // The page: signs in, looks at the ops API now and then while somebody looks at the page, and shows what it learns.
 
 import * as api from "/ui/api.js";
-import { el, icon, keep, setHidden, setIcon, setText } from "/ui/dom.js";
+import { el, keep, setHidden, setText } from "/ui/dom.js";
 import { Following } from "/ui/following.js";
-import { hasEnded, showJobs, titleOf } from "/ui/jobs.js";
+import { hasEnded, newestOf, showJobs, titleOf } from "/ui/jobs.js";
+import { Looks } from "/ui/looks.js";
 import { showModels } from "/ui/models.js";
 import { headline } from "/ui/now.js";
 import { showRuns } from "/ui/runs.js";
@@ -20,10 +21,10 @@ const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 const LISTED = 20;
 
-const known = { board: null, tiers: null, jobs: null, total: 0, models: null, complaints: [], health: null };
+const known = { board: null, tiers: null, health: null, models: null, complaints: [], jobs: null, total: 0 };
+known.failed = null; // all that has failed, while somebody wants to see it
 let listed = LISTED;
 let which = "all";
-let ticking = null;
 
 const weeks = new Weeks(at("charts"), at("weeks-note"));
 const following = new Following((job) => {
@@ -31,76 +32,29 @@ const following = new Following((job) => {
   takeJobs(known.jobs.map((each) => (each.id === job.id && moves(job) >= moves(each) ? job : each)));
 });
 
-// A look asks one question; `take` keeps the answer. One that is missing on this gateway (404) is asked rarely.
-const looks = [
-  { path: () => "board", every: () => SLOW, take: (told) => takeBoard(told) },
-  { path: () => "tiers", every: pace, take: (told) => (known.tiers = told.tiers) },
-  { path: jobsPath, every: pace, take: (told) => ((known.total = told.total), takeJobs(told.jobs)) },
-  { path: () => "models", every: () => SLOW, take: takeModels },
-  { path: () => "health", every: () => CALM, take: (told) => (known.health = told) },
-  { ...weeks.look, every: () => RARE },
-].map((look) => ({ ...look, due: 0, busy: false, failures: 0 }));
+const looks = new Looks(
+  [
+    { path: () => "board", every: () => SLOW, take: takeBoard },
+    { path: () => "tiers", every: pace, take: (told) => (known.tiers = told.tiers) },
+    { path: () => `jobs?limit=${listed}`, every: pace, take: takeList },
+    { path: failedPath, every: pace, take: takeFailed, isWanted: () => which === "failed" },
+    { path: () => "models", every: () => SLOW, take: takeModels },
+    { path: () => "health", every: () => CALM, take: (told) => (known.health = told) },
+    { ...weeks.look, every: () => RARE },
+  ],
+  { isOn: () => !at("board").hidden, after: show, refused: signIn },
+);
 
 function pace() {
   const isBusy = known.jobs?.some((job) => !hasEnded(job)) || known.tiers?.some(({ state }) => state === "waking");
   return isBusy ? BRISK : CALM;
 }
 
-function jobsPath() {
-  return `jobs?limit=${listed}${which === "failed" ? "&state=failed" : ""}`;
+function failedPath() {
+  return `jobs?limit=${listed}&state=failed`;
 }
 
-// -- looking ----------------------------------------------------------------------------------------------------------
-
-function tick() {
-  ticking = null;
-  if (document.hidden || at("board").hidden) return; // nobody looks, so nothing is asked
-  for (const look of looks) if (!look.busy && look.due <= Date.now()) ask(look);
-  show();
-  ticking = setTimeout(tick, SECOND);
-}
-
-async function ask(look) {
-  look.busy = true;
-  const path = look.path();
-  try {
-    const told = await api.get(path);
-    recovered();
-    look.failures = 0;
-    look.due = Date.now() + look.every();
-    if (path === look.path()) look.take(told);
-    else look.due = 0; // the reader has chosen something else meanwhile
-  } catch (error) {
-    failed(look, error);
-  } finally {
-    look.busy = false;
-  }
-  show();
-}
-
-function failed(look, error) {
-  if (error.status === 401) return signIn(error);
-  look.failures += 1;
-  const patience = error.status === 404 ? RARE : Math.min(SLOW, BRISK * look.failures);
-  look.due = Date.now() + Math.max(patience, error.retryAfter ?? 0);
-  look.trouble = error;
-}
-
-/** One answer tells that the gateway is back: what could not be reached is asked again at once. */
-function recovered() {
-  for (const look of looks) if (look.failures > 0 && look.trouble.status === 0) look.due = 0;
-}
-
-function wake() {
-  for (const look of looks) look.due = 0;
-  if (ticking === null) tick();
-}
-
-function lookAgain(...takes) {
-  for (const look of looks) if (takes.some((path) => look.path().startsWith(path))) look.due = 0;
-}
-
-// -- taking what was learnt in -----------------------------------------------------------------------------------------
+// -- taking what was learnt in ----------------------------------------------------------------------------------------
 
 function takeBoard(told) {
   known.board = told;
@@ -116,6 +70,15 @@ function takeModels(told) {
   known.complaints = told.complaints;
 }
 
+function takeList({ jobs, total }) {
+  known.total = total;
+  takeJobs(jobs);
+}
+
+function takeFailed({ jobs, total }) {
+  known.failed = { jobs, total };
+}
+
 function takeJobs(jobs) {
   const before = new Map((known.jobs ?? []).map((job) => [job.id, job.state]));
   known.jobs = jobs;
@@ -123,11 +86,18 @@ function takeJobs(jobs) {
     const was = before.get(job.id);
     if (was && was !== job.state && hasEnded(job)) {
       announce(`${titleOf(job)}: ${job.state}`);
-      lookAgain("models", "health", "tiers");
+      looks.again("models", "health", "tiers");
     }
   }
   following.follow(jobs.filter((job) => job.state === "running"));
   show();
+}
+
+/** One that was posted or changed by us: in its place, or as the newest. */
+function takeJob(job) {
+  const others = known.jobs ?? [];
+  const isKnown = others.some(({ id }) => id === job.id);
+  takeJobs(isKnown ? others.map((each) => (each.id === job.id ? job : each)) : [job, ...others]);
 }
 
 /** How many moves of its state a job has behind it. Events tell its past, too; the list may be ahead of them. */
@@ -150,20 +120,22 @@ function show() {
   setHidden(at("pull-form"), !mayChange);
   setHidden(at("read-only"), mayChange || known.board === null);
   if (known.board && !mayChange) {
-    setText(at("read-only"), `Key ${known.board.caller.name} has the scope ${known.board.caller.scopes.join(" and ")}: it may look. To pull, cancel or try again, sign in with a key of scope admin.`);
+    const { name, scopes } = known.board.caller;
+    const why = `Key ${name} has the scope ${scopes.join(" and ")}: it may look.`;
+    setText(at("read-only"), `${why} To pull, cancel or try again, sign in with a key of scope admin.`);
   }
   if (known.board) showRuns(at("run-list"), at("next-note"), known.board);
   setText(at("prices"), pricesNote());
 }
 
 function showConnection() {
-  const broken = looks.filter(({ failures }) => failures > 0).filter(({ trouble }) => trouble.status !== 404);
-  const isLost = broken.length > 0;
-  at("live").dataset.state = isLost ? "lost" : known.tiers ? "live" : "starting";
-  setText(at("live"), isLost ? "Not up to date" : known.tiers ? "Live" : "Connecting");
-  const next = Math.max(1, Math.ceil((Math.min(...broken.map(({ due }) => due)) - Date.now()) / SECOND));
-  setHidden(at("offline"), !isLost);
-  if (isLost) setText(at("offline"), `${broken[0].trouble.message} This page shows what it knew; it asks again in ${next} s.`);
+  const trouble = looks.trouble;
+  at("live").dataset.state = trouble ? "lost" : known.tiers ? "live" : "starting";
+  setText(at("live"), trouble ? "Not up to date" : known.tiers ? "Live" : "Connecting");
+  setHidden(at("offline"), trouble === null);
+  if (trouble === null) return;
+  const next = Math.ceil(trouble.wait / SECOND);
+  setText(at("offline"), `${trouble.message} This page shows what it knew; it asks again in ${next} s.`);
 }
 
 function tiersNote() {
@@ -178,11 +150,16 @@ function pricesNote() {
 
 function showJobList(mayChange) {
   if (known.jobs === null) return;
-  const chosen = which === "open" ? known.jobs.filter((job) => !hasEnded(job)) : known.jobs;
-  showJobs(at("job-list"), chosen, { remedies: known.board?.remedies, mayChange, act });
+  const chosen = {
+    all: () => known.jobs,
+    open: () => known.jobs.filter((job) => !hasEnded(job)),
+    failed: () => known.failed?.jobs ?? known.jobs.filter(({ state }) => state === "failed"),
+  }[which]();
+  showJobs(at("job-list"), chosen, { remedies: known.board?.remedies, mayChange, act, newest: newestOf(known.jobs) });
   const none = { all: "No job was ever posted.", open: "Nothing is under way.", failed: "No job has failed." }[which];
   setText(at("jobs-note"), chosen.length ? "" : none);
-  setHidden(at("more-jobs"), which === "open" || known.total <= known.jobs.length);
+  const total = { all: known.total, open: 0, failed: known.failed?.total ?? 0 }[which];
+  setHidden(at("more-jobs"), total <= chosen.length);
 }
 
 function showModelList() {
@@ -198,7 +175,8 @@ function showModelList() {
   const total = known.models.reduce((sum, { size }) => sum + size, 0);
   const quota = known.board?.quota_bytes;
   const room = quota ? `${bytes(total)} of a quota of ${bytes(quota)}` : `${bytes(total)}, with no quota`;
-  setText(at("models-note"), models.length ? `${count(models.length, "model")}, ${room}. Models may share parts of that.` : "No model is here yet.");
+  const sum = `${count(models.length, "model")}, ${room}. Models may share parts of that.`;
+  setText(at("models-note"), models.length ? sum : "No model is here yet.");
   keep(at("complaints"), known.complaints, (line) => line, () => {
     const node = el("li");
     return { node, show: (line) => setText(node, line) };
@@ -210,13 +188,13 @@ function showModelList() {
 async function act(verb, job) {
   const { document: now } = await api.post(`jobs/${encodeURIComponent(job.id)}/${verb}`).catch(refused);
   announce(verb === "cancel" ? `${titleOf(job)} is asked to stop` : `${titleOf(job)} is tried again`);
-  takeJobs(known.jobs.some(({ id }) => id === now.id) ? known.jobs.map((each) => (each.id === now.id ? now : each)) : [now, ...known.jobs]);
-  lookAgain("jobs");
+  takeJob(now);
+  looks.again("jobs");
 }
 
 function refused(error) {
   if (error.status === 401) signIn(error);
-  if (error.status === 0) wake(); // the looks will say the same, and when it is over
+  if (error.status === 0) looks.wake(); // the looks will say the same, and when it is over
   throw error;
 }
 
@@ -229,9 +207,10 @@ at("pull-form").addEventListener("submit", async (event) => {
   setText(at("pull-trouble"), "");
   try {
     const { isNew, document: job } = await api.post("jobs", { kind: "pull", model }).catch(refused);
-    announce(isNew ? `The pull of ${short(job.subject)} is posted; its progress is under Jobs` : `The pull of ${short(job.subject)} is under way already; you share it`);
-    takeJobs([job, ...(known.jobs ?? []).filter(({ id }) => id !== job.id)]);
-    lookAgain("jobs");
+    const news = isNew ? "is posted; its progress is under Jobs" : "is under way already; you share it";
+    announce(`The pull of ${short(job.subject)} ${news}`);
+    takeJob(job);
+    looks.again("jobs");
     form.reset();
   } catch (error) {
     setText(at("pull-trouble"), error.message);
@@ -243,14 +222,15 @@ at("pull-form").addEventListener("submit", async (event) => {
 
 at("more-jobs").addEventListener("click", () => {
   listed += LISTED * 2;
-  lookAgain("jobs");
+  looks.again("jobs");
 });
 
 for (const choice of document.querySelectorAll('input[name="which"]')) {
   choice.addEventListener("change", () => {
     which = choice.value;
     listed = LISTED;
-    lookAgain("jobs");
+    known.failed = null;
+    looks.again("jobs");
     show();
   });
 }
@@ -266,6 +246,7 @@ function signIn(error) {
   setHidden(at("forget"), true);
   setHidden(at("caller"), true);
   setHidden(at("sign-in"), false);
+  setHidden(at("offline"), true);
   at("live").dataset.state = "starting";
   setText(at("live"), "Not signed in");
   setText(at("key-trouble"), wasRefused && error ? error.message : "");
@@ -275,8 +256,14 @@ function signIn(error) {
 
 at("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  api.key.set(at("key").value.trim());
-  begin();
+  const text = at("key").value.trim();
+  if (!/^[\x21-\x7e]+$/.test(text)) {
+    setText(at("key-trouble"), "This is no key: it has characters that no key has. Copy it again.");
+    return;
+  }
+  api.key.set(text);
+  if (known.board === null) begin();
+  else location.reload(); // nothing that another key let us see stays
 });
 
 at("forget").addEventListener("click", () => {
@@ -289,29 +276,31 @@ async function begin() {
   try {
     told = await api.get("board");
   } catch (error) {
-    if (error.status === 401) return signIn(error);
+    if (error.status === 401 || error.status === 403) return signIn(error);
     setText(at("live"), "Not reached");
     at("live").dataset.state = "lost";
-    announce(error.message);
-    setTimeout(begin, BRISK);
+    setHidden(at("offline"), false);
+    setText(at("offline"), `${error.message} This page asks again in ${BRISK / SECOND} s.`);
+    setTimeout(begin, Math.max(BRISK, error.retryAfter ?? 0));
     return;
   }
+  setHidden(at("offline"), true);
   const hadForm = !at("sign-in").hidden;
   setHidden(at("sign-in"), true);
   setHidden(at("board"), false);
   setHidden(at("nav"), false);
   if (hadForm) at("main").focus();
   takeBoard(told);
-  wake();
+  looks.wake();
 }
 
 window.addEventListener("online", () => {
-  if (!at("board").hidden) wake();
+  if (!at("board").hidden) looks.wake();
 });
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) following.stop();
-  else if (!at("board").hidden) wake();
+  else if (!at("board").hidden) looks.wake();
 });
 
 begin();

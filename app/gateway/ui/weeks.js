@@ -1,7 +1,9 @@
 // The last four weeks as small charts: requests, cost, health. A chart is there when its numbers are.
 
-import { dailyBars, dailyStates, daysUntil, STATE_WORDS } from "/ui/charts.js";
+import { dailyBars } from "/ui/bars.js";
 import { setText } from "/ui/dom.js";
+import { daysUntil } from "/ui/figure.js";
+import { dailyStates, WORDS } from "/ui/strips.js";
 import { count, day, dollars, now } from "/ui/words.js";
 
 const LENGTH = 28;
@@ -13,13 +15,14 @@ const ENDINGS = [
   ["failed", () => true],
 ];
 
-const today = () => new Date(now()).toISOString().slice(0, 10);
-const firstDay = () => daysUntil(today(), LENGTH)[0];
+const days = () => daysUntil(new Date(now()).toISOString().slice(0, 10), LENGTH);
+const sum = (rows, of) => rows.reduce((total, row) => total + of(row), 0);
+const tiersOf = (rows) => [...new Set(rows.map(({ tier }) => tier))].sort();
 
 export class Weeks {
   #place;
   #note;
-  #caller = null;
+  #whose = "";
   #charts = new Map();
 
   constructor(place, note) {
@@ -28,96 +31,80 @@ export class Weeks {
   }
 
   get look() {
-    return { path: () => `days?since=${firstDay()}`, take: (told) => this.#show(told) };
+    return { path: () => `days?since=${days()[0]}`, take: (told) => this.#show(told) };
   }
 
-  setCaller(caller) {
-    this.#caller = caller;
+  /** A key without the admin scope is told of its own requests only, and the page says so. */
+  setCaller({ scopes }) {
+    this.#whose = scopes.includes("admin") ? "" : " of this key";
   }
 
   #show({ requests, cost, month_dollars: month, budget_dollars: budget, health }) {
-    this.#requests(requests);
-    if (cost !== null) this.#cost(cost, month, budget);
-    this.#health(health);
+    this.#chart("Requests a day", dailyBars, requests.length > 0, () => this.#ofRequests(requests));
+    this.#chart("Cost a day", dailyBars, cost !== null, () => ofCost(cost, month, budget));
+    this.#chart("Health", dailyStates, health.length > 0, () => ofHealth(health));
     const missing = [
-      requests.length === 0 ? this.#nothing() : "",
-      cost === null ? "Nothing is priced here, so no cost is told." : "",
-      health.length === 0 ? "No tier has reported its health yet." : "",
+      requests.length === 0 && `No request${this.#whose} has come in these weeks.`,
+      cost === null && "Nothing is priced here, so no cost is told.",
+      health.length === 0 && "No tier has reported its health yet.",
     ];
     setText(this.#note, missing.filter(Boolean).join(" "));
   }
 
-  #chart(title, make) {
-    let chart = this.#charts.get(title);
-    if (!chart) {
-      chart = make(title);
-      this.#charts.set(title, chart);
-      this.#place.append(chart.node);
+  #chart(title, make, isThere, tell) {
+    const known = this.#charts.get(title);
+    if (!isThere) {
+      known?.node.remove();
+      this.#charts.delete(title);
+      return;
     }
-    return chart;
-  }
-
-  #without(title) {
-    this.#charts.get(title)?.node.remove();
-    this.#charts.delete(title);
-  }
-
-  #nothing() {
-    return `No request${this.#whose()} has come in these weeks.`;
-  }
-
-  #whose() {
-    return this.#caller?.scopes.includes("admin") ? "" : " of this key";
-  }
-
-  #requests(rows) {
-    if (rows.length === 0) return this.#without("Requests a day");
-    const days = daysUntil(today(), LENGTH);
-    const series = ENDINGS.map(([name], look) => ({ name, look, values: days.map(() => 0) }));
-    for (const row of rows) {
-      const at = days.indexOf(row.day);
-      const kind = ENDINGS.findIndex(([, fits]) => fits(row.ending));
-      if (at >= 0) series[kind].values[at] += row.count;
-    }
-    const used = series.filter(({ look, values }) => look === 0 || values.some((value) => value > 0));
-    const chart = this.#chart("Requests a day", dailyBars);
-    chart.show({ days, series: used, format: (value) => Math.round(value).toLocaleString("en"), summary: this.#ofRequests(rows) });
+    const chart = known ?? make(title);
+    chart.show(tell());
+    if (known) return;
+    this.#charts.set(title, chart);
+    this.#place.append(chart.node);
   }
 
   #ofRequests(rows) {
-    const total = rows.reduce((sum, row) => sum + row.count, 0);
-    const answered = rows.filter(({ ending }) => ending === "success").reduce((sum, row) => sum + row.count, 0);
-    const tokens = rows.reduce((sum, row) => sum + row.output_tokens, 0);
+    const all = days();
+    const series = ENDINGS.map(([name], look) => ({ name, look, values: all.map(() => 0) }));
+    for (const row of rows) {
+      const kind = ENDINGS.findIndex(([, fits]) => fits(row.ending));
+      const at = all.indexOf(row.day);
+      if (at >= 0) series[kind].values[at] += row.count;
+    }
+    const total = sum(rows, (row) => row.count);
+    const answered = sum(rows, (row) => (row.ending === "success" ? row.count : 0));
+    const tokens = count(sum(rows, (row) => row.output_tokens), "token");
     const share = Math.floor((1000 * answered) / total) / 10;
-    return `${count(total, "request")}${this.#whose()}, ${share} % answered to their end, ${count(tokens, "token")} written.`;
+    return {
+      days: all,
+      series: series.filter(({ look, values }) => look === 0 || values.some((value) => value > 0)),
+      format: (value) => Math.round(value).toLocaleString("en"),
+      summary: `${count(total, "request")}${this.#whose}, ${share} % answered to their end, ${tokens} written.`,
+    };
   }
+}
 
-  #cost(rows, month, budget) {
-    const days = daysUntil(today(), LENGTH);
-    const tiers = [...new Set(rows.map(({ tier }) => tier))].sort();
-    const series = tiers.map((tier, look) => ({
-      name: tier,
-      look,
-      values: days.map((date) => rows.find((row) => row.tier === tier && row.day === date)?.dollars ?? 0),
-    }));
-    const total = rows.reduce((sum, row) => sum + row.dollars, 0);
-    const limit = budget === null ? "" : ` of a budget of ${dollars(budget)}`;
-    const summary = `${dollars(total)} in four weeks; ${dollars(month)}${limit} this month. An estimate.`;
-    this.#chart("Cost a day", dailyBars).show({ days, series, format: dollars, summary });
-  }
+function ofCost(rows, month, budget) {
+  const all = days();
+  const spent = (tier, date) => rows.find((row) => row.tier === tier && row.day === date)?.dollars ?? 0;
+  const values = (tier) => all.map((date) => spent(tier, date));
+  const series = tiersOf(rows).map((tier, look) => ({ name: tier, look, values: values(tier) }));
+  const limit = budget === null ? "" : ` of a budget of ${dollars(budget)}`;
+  const total = dollars(sum(rows, (row) => row.dollars));
+  const summary = `${total} in four weeks; ${dollars(month)}${limit} this month. An estimate.`;
+  return { days: all, series, format: dollars, summary };
+}
 
-  #health(rows) {
-    if (rows.length === 0) return this.#without("Health");
-    const days = daysUntil(today(), LENGTH);
-    const tiers = [...new Set(rows.map(({ tier }) => tier))].sort();
-    const states = tiers.map((tier) => ({
-      name: tier,
-      states: days.map((date) => rows.find((row) => row.tier === tier && row.day === date)?.state ?? "silent"),
-    }));
-    const bad = rows.filter(({ state }) => state !== "well").sort((one, other) => one.day.localeCompare(other.day));
-    const summary = bad.length
-      ? `${count(bad.length, "day")} with trouble; the last on ${day(bad.at(-1).day)}, tier ${bad.at(-1).tier}: ${STATE_WORDS[bad.at(-1).state]}.`
-      : "No trouble in these weeks.";
-    this.#chart("Health", dailyStates).show({ days, rows: states, summary });
-  }
+function ofHealth(rows) {
+  const all = days();
+  const state = (tier, date) => rows.find((row) => row.tier === tier && row.day === date)?.state ?? "silent";
+  const series = tiersOf(rows).map((tier) => ({ name: tier, values: all.map((date) => state(tier, date)) }));
+  const bad = rows.filter((row) => row.state !== "well").sort((one, other) => one.day.localeCompare(other.day));
+  const last = bad.at(-1);
+  const summary = last
+    ? `${count(bad.length, "day")} with trouble; the last on ${day(last.day)}, tier ${last.tier}: ${WORDS[last.state]}.`
+    : "No trouble in these weeks.";
+  return { days: all, series, format: (value) => WORDS[value], summary };
 }
