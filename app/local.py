@@ -17,7 +17,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from loguru import logger
 
-from app import commands  # noqa: F401 - adds its own to the command line, as this file adds `up`
+from app import commands, night_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
 from jobs.cli import app, done, here, run
 from jobs.clock import SystemClock, isoformat
 from jobs.errors import Refused

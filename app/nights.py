@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
+from app import lookout
 from app.desired import Actual, Night, asked_about, night
 from app.fleet import Fleet
 from app.mirror import mirrors
 from app.rounds import night_began, nightly, tonight
 from app.upstream import upstream
-from jobs.clock import Clock
+from app.watch import NIGHT_RAN
+from jobs.clock import Clock, isoformat
 from jobs.errors import Unsupported
 from jobs.home import Home, Stack
 from jobs.inventory import weights_of
@@ -23,6 +25,7 @@ from jobs.registry import Registry
 from jobs.retrying import NEVER
 from jobs.tending import loaded
 from jobs.upkeep import recall
+from jobs.webhook import Webhook
 
 LOOK_EVERY = timedelta(minutes=1)
 
@@ -59,6 +62,7 @@ def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
 class Nights:
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
+        self._facts = home.facts()
         self._stopping = threading.Event()
         self._done: datetime | None = None
         self._thread = threading.Thread(target=self._keep, name="nights", daemon=True)
@@ -72,10 +76,11 @@ class Nights:
 
     def _keep(self) -> None:
         while True:
-            try:
-                self.look()
-            except Exception as error:  # noqa: BLE001 - a night that failed is tried again, and must not end `up`
-                logger.opt(exception=error).error("the night's round failed and is tried again: {}", error)
+            for what in (self.look, self.watch):
+                try:
+                    what()
+                except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
+                    logger.opt(exception=error).error("the night's {} failed and is tried again: {}", what, error)
             if self._clock.wait(LOOK_EVERY.total_seconds(), self._stopping):
                 return
 
@@ -86,4 +91,11 @@ class Nights:
             return
         found = actual(self._home, self._stack, self._fleet, self._clock)
         nightly(self._home.ledger(self._clock), self._fleet, found, self._clock.now())
+        self._facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(self._clock.now())})
         self._done = began
+
+    def watch(self) -> None:
+        """See what is wrong, and tell OLLAMA_MODAL_WEBHOOK of it, where that is set."""
+        looked = lookout.look(self._home.ledger(self._clock), self._facts, self._fleet, self._clock.now())
+        if looked.has_news and (url := os.environ.get(lookout.WEBHOOK)):
+            lookout.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)

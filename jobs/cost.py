@@ -7,12 +7,13 @@ seconds that their requests took. `LEFT_OUT` is what such an estimate cannot kno
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jobs.clock import isoformat
 from jobs.meter import SHARES, Metered, Share
 from jobs.plain import plain
+from jobs.story import lasted
 from jobs.usage import Row
 
 LEFT_OUT = (
@@ -128,17 +129,24 @@ class Cost:
                     for tier in self.tiers
                 ],
             )
+        yield from self.use_lines()
+        yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
+        yield "not in it: " + "; ".join(LEFT_OUT)
+
+    def use_lines(self) -> Iterator[str]:
+        """Who had what served."""
         if self.uses:
             yield "serving, by model and key:"
             yield from _columns(
-                ("TIER", "MODEL", "KEY", "REQUESTS", "COST"),
+                ("TIER", "MODEL", "KEY", "REQUESTS", "TOOK", "COST"),
                 [
-                    (use.tier, use.model or "not recorded", use.key or "-", use.requests, f"${use.dollars:.2f}")
+                    (
+                        *(use.tier or "-", use.model or "not recorded", use.key or "-", use.requests),
+                        *(lasted(timedelta(seconds=use.seconds)), f"${use.dollars:.2f}"),
+                    )
                     for use in self.uses
                 ],
             )
-        yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
-        yield "not in it: " + "; ".join(LEFT_OUT)
 
 
 def cost(
@@ -191,22 +199,30 @@ def _part(container: Metered, since: datetime, until: datetime) -> float:
 
 def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
     """The serving of each tier, shared by how long requests took; the dearest first."""
-    found = []
-    for tier in tiers:
-        paid = tier.price.of(tier.seconds["serving"])
-        grouped: dict[tuple[str, str], list[Row]] = defaultdict(list)
-        for row in rows:
-            if row.about.tier == tier.tier:
-                grouped[row.about.model, row.about.key].append(row)
-        took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
-        total = sum(took.values())
-        for (model, key), group in grouped.items():
-            share = took[model, key] / total if total else 1 / len(grouped)
-            count = sum(row.sums.count for row in group)
-            found.append(UseCost(tier.tier, model, key, count, took[model, key], paid * share))
-        if not grouped and tier.seconds["serving"]:
-            found.append(UseCost(tier.tier, NOBODY, NOBODY, 0, tier.seconds["serving"], paid))
-    return iter(sorted(found, key=lambda use: (-use.dollars, use.tier, use.model, use.key)))
+    paid = {tier.tier: tier.price.of(tier.seconds["serving"]) for tier in tiers}
+    unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
+    grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row.about.tier, row.about.model, row.about.key].append(row)
+    took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
+    totals: dict[str, float] = defaultdict(float)
+    for (tier, _, _), seconds in took.items():
+        totals[tier] += seconds
+    found = [
+        UseCost(
+            *use,
+            requests=sum(row.sums.count for row in group),
+            seconds=took[use],
+            dollars=paid.get(use[0], 0.0) * took[use] / totals[use[0]] if totals[use[0]] else 0.0,
+        )
+        for use, group in grouped.items()
+    ]
+    found += [
+        UseCost(tier, NOBODY, NOBODY, 0, seconds, paid[tier])
+        for tier, seconds in unexplained.items()
+        if not totals[tier]
+    ]
+    return iter(sorted(found, key=lambda use: (-use.dollars, -use.seconds, use.tier, use.model, use.key)))
 
 
 def _hours(seconds: float) -> str:

@@ -10,10 +10,13 @@ from app.fleet import declared, parse
 from app.fleet_file import read
 from app.windows import offers
 from jobs.archive import Archive
+from jobs.clock import SystemClock
 from jobs.cost import LEFT_OUT, cost
+from jobs.home import home_of
 from jobs.meter import Meter, Metered, is_warming, metered, say_warming
-from jobs.usage import About, Row, Sums
+from jobs.usage import About, Books, Row, Sums, Use
 from tests.conftest import Store
+from tests.stacks import Shell
 
 FLEET = declared()
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)
@@ -143,6 +146,19 @@ def test_the_month_counts_what_was_archived(store: Store, tmp_path: Any) -> None
     assert spending.month_dollars(dict(store.facts.items()), FLEET, NOON) == pytest.approx(whole, abs=0.001)
     next_month = NOON + timedelta(days=30)
     assert spending.month_dollars(dict(store.facts.items()), FLEET, next_month) == 0
+
+
+def test_this_machine_costs_nothing_and_says_what_it_did(tmp_path: Any) -> None:
+    """`ollama-modal cost` sums up what each model and key took here, without a price."""
+    shell = Shell(tmp_path)
+    assert "nothing was asked of the gateway since then" in shell.run("cost").stderr
+    books = Books(home_of(shell.environ).facts(), SystemClock(), "gateway")
+    books.add(Use(SystemClock().now(), "llama3.2:latest", "anna", "a10g", "success", seconds=90))
+    books.flush()
+    told = shell.run("cost", "--since", "1d")
+    assert told.stdout.splitlines()[-1].split() == "a10g llama3.2:latest anna 1 1 min 30 s $0.00".split()  # noqa: SIM905
+    assert shell.ask("cost")["uses"][0]["seconds"] == 90
+    assert shell.ask("windows") == []
 
 
 # Windows

@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -221,16 +222,24 @@ class HookServer(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/services/T0/B0/secret"
 
 
-@pytest.fixture
-def hook() -> Iterator[HookServer]:
+@contextmanager
+def listening() -> Iterator[HookServer]:
     server = HookServer()
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def hook() -> Iterator[HookServer]:
+    with listening() as server:
+        yield server
 
 
 def test_a_webhook_hears_what_slack_understands(hook: HookServer) -> None:

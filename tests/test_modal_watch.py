@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,7 +17,7 @@ from jobs.testing.registry import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until
-from tests.test_incidents import HookServer
+from tests.test_incidents import HookServer, listening
 from tests.test_modal_jobs import APP, ROOT, TOKEN, ask, book, finished, plane, run, tick
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -28,14 +27,8 @@ WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 8 * * *"\nhours = 2\nmodels = [
 
 @pytest.fixture(scope="module")
 def hook() -> Iterator[HookServer]:
-    server = HookServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with listening() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

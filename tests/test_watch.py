@@ -1,6 +1,7 @@
 """The watch of every tick: what it finds wrong, what it writes down, and the wakes it does not allow."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,15 +11,19 @@ from app.fleet import Fleet, declared, parse
 from app.fleet_file import read
 from app.freshness import KNOWN, ROOM
 from app.lookout import Looked, look, turns
+from app.nights import Nights
 from app.report import Report
 from app.wakes import Wakes
 from app.watch import NIGHT_RAN
 from jobs.clock import isoformat
+from jobs.home import Stack, home_of
 from jobs.incidents import cases
 from jobs.meter import Metered
 from jobs.progress import Reading
 from jobs.record import Ending
+from jobs.testing.clock import HandClock
 from tests.conftest import Store
+from tests.test_incidents import listening
 
 FLEET = declared()
 
@@ -162,6 +167,25 @@ def test_status_tells_what_is_wrong(store: Store) -> None:
     assert "tiers    a10g is lost, h100 is asleep" in found.lines()
     assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
     assert found.as_json()["incidents"][0]["subject"] == "a10g"
+
+
+def test_one_machine_is_watched_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a fleet file, `up` watches what is wrong and tells the webhook of the environment, once."""
+    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock()
+    stack = Stack(pid=1, started_at=clock.now(), simulated=True, servers=(), models=None)
+    ledger = home.ledger(clock)
+    id = ledger.post("pull", "m:latest", {"model": "m"}, by="test").job.id
+    claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+    assert claim is not None
+    ledger.end(claim, Ending("failed", "network", "cut short"), Reading())
+    with listening() as hook:
+        monkeypatch.setenv("OLLAMA_MODAL_WEBHOOK", hook.url)
+        nights = Nights(home, stack, FLEET, clock)
+        for _ in range(3):
+            nights.watch()
+            clock.wait(60)
+    [(_, heard)] = hook.heard
+    assert heard["text"].startswith("ollama-modal: the pull of m:latest failed for good")
 
 
 # Wakes

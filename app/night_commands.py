@@ -1,0 +1,55 @@
+"""`ollama-modal cost` and `ollama-modal windows`: what was used, and what declared windows would cost."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli import app, here
+from jobs.home import home_of
+from jobs.terminal import put_json, put_lines, say
+from jobs.units import parse_span
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
+FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
+
+
+@app.command()
+def cost(
+    since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d", json: Json = False
+) -> None:
+    """Tell what each model and key took on this machine. Nothing here is paid by the second."""
+    from jobs.cost import cost as estimated  # noqa: PLC0415 - every command imports this file
+    from jobs.usage import usage  # noqa: PLC0415
+
+    at = here()
+    began = at.now - parse_span(since, "--since")
+    rows = usage(at.home.facts(), since=began.date())
+    found = estimated((), rows, {}, since=began, until=at.now, as_of="today", source="this machine is yours")
+    if json:
+        put_json(found.as_json())
+        return
+    put_lines(found.use_lines())
+    if not rows:
+        say("nothing was asked of the gateway since then")
+    say("nothing here is paid by the second: this machine is yours")
+    say("hint: what a deployment has cost: `modal run -m app.jobs::cost --since 7d`")
+
+
+@app.command()
+def windows(fleet: FleetFile = None, json: Json = False) -> None:
+    """Tell what declared windows cost in a month, and from how many cold starts on they pay."""
+    from app.fleet import load  # noqa: PLC0415
+    from app.fleet_file import HERE  # noqa: PLC0415
+    from app.windows import offers  # noqa: PLC0415
+
+    at = here()
+    stack = home_of(os.environ).read_stack()
+    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.clock.now())
+    if json:
+        put_json([each.as_json() for each in found])
+    else:
+        put_lines(line for each in found for line in each.lines())
+    if not found:
+        say("the fleet declares no windows")
