@@ -10,7 +10,7 @@ from jobs.clearing import clear
 from jobs.errors import BadRequest, NotFound, Refused
 from jobs.ledger import Claim, Ledger
 from jobs.progress import Reading
-from jobs.record import Ending, State
+from jobs.record import KINDS, Ending, State
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 
@@ -46,7 +46,7 @@ def test_an_unknown_kind_is_refused(ledger: Ledger) -> None:
     """A job of no known kind is refused before anything is written, naming the kinds there are."""
     with pytest.raises(BadRequest, match="no kind of job 'bake'") as refused:
         ledger.post("bake", "m", {}, by="x")
-    assert refused.value.hint == "kinds are pull, verify, delete, warm"
+    assert refused.value.hint == f"kinds are {', '.join(KINDS)}"
     assert ledger.jobs() == []
 
 
