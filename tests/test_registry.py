@@ -157,13 +157,14 @@ def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
 
 # Faults that pass: the pull completes anyway
 
+# Fewer than a range is tried: on a busy machine all of them may meet the same one.
 PASSING = {
-    "5xx before the body": [Fault("blob", "status", 502), Fault("cdn", "status", 500, times=2)],
+    "5xx before the body": [Fault("blob", "status", 502), Fault("cdn", "status", 500)],
     "cut inside the body": [Fault("cdn", "cut", 70_000, times=6)],
     "hang inside the body": [Fault("cdn", "hang", 1000, times=2)],
     "silent": [Fault("cdn", "silent", times=2), Fault("manifest", "silent")],
     "crawl": [Fault("cdn", "crawl", 400_000, times=3)],
-    "short": [Fault("cdn", "short", 1, times=3)],
+    "short": [Fault("cdn", "short", 1, times=2)],
     "another range": [Fault("cdn", "shift", 4096, times=2, after=1)],
     "ranges ignored once": [Fault("cdn", "whole", after=2)],
     "ranges ignored always": [Fault("cdn", "whole", times=None)],
