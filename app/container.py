@@ -55,14 +55,14 @@ def _place(environ: Mapping[str, str]) -> Place:
         container=environ.get("MODAL_TASK_ID", "local"),
         facts=ledger,
         reload=weights.reload,
-        take_out=_take_out,
+        take_out=take_out,
         host=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
         inherited=environ,
         clock=SystemClock(),
     )
 
 
-def _take_out() -> None:
+def take_out() -> None:
     """End this process. Modal does not watch what we start, and an exit handler would end it as if all were well."""
     logger.complete()
     os._exit(1)

@@ -4,9 +4,10 @@ A wrong fleet.toml is refused while this is imported, before anything is created
 """
 
 from app import endpoint, jobs, telling, warming
+from app.gateway import deployed
 from app.resources import app
 
-PARTS = (endpoint, jobs, telling, warming)
+PARTS = (deployed, endpoint, jobs, telling, warming)
 """Importing a part registers what it has on the app."""
 
 __all__ = ["PARTS", "app"]

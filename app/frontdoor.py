@@ -129,6 +129,10 @@ class FrontDoor:
             self._thread.join(2 * GRACE_SECONDS)
         self._listener.close()
 
+    def wait_end(self) -> None:
+        """Return when it answers no more, for whatever reason."""
+        self._thread.join()
+
     @property
     def has_ended(self) -> bool:
         return not self._thread.is_alive()

@@ -49,6 +49,9 @@ proxy_token = modal.Secret.from_name(
     "ollama-proxy-token", required_keys=["MODAL_PROXY_TOKEN_ID", "MODAL_PROXY_TOKEN_SECRET"]
 )
 
+# Who may ask the gateway: lines that `ollama-modal keys new` prints.
+api_keys = modal.Secret.from_name("ollama-api-keys", required_keys=["OLLAMA_MODAL_KEYS"])
+
 
 def with_packages(image: modal.Image) -> modal.Image:
     """The image with what the lock pins for run time, every byte checked, and our own source on top."""

@@ -10,15 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 import httpx
-import modal
-from loguru import logger
 
+from app.addresses import addresses, longest_start, token
 from app.fleet import Fleet, declared
 from app.freshness import KNOWN
 from app.health import of_tier
 from app.lanes import work
 from app.report import PREFIX, Report
-from app.resources import APP, SERVERS, ledger, queue
+from app.resources import ledger, queue
 from app.wakes import SYNTHETIC, Wakes
 from jobs.catalog import place
 from jobs.clock import Clock, SystemClock
@@ -36,9 +35,6 @@ from jobs.run import Run
 from jobs.tasks import Workshop, perform
 
 AT_ONCE = 4
-
-_QUEUE_FOR_A_GPU = timedelta(minutes=5)
-"""On top of a server's own start: there may be none free at once."""
 
 
 def run() -> bool:
@@ -58,18 +54,8 @@ def run() -> bool:
 
 def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
     """The servers that are deployed, by tier."""
-    token = {"Modal-Key": environ["MODAL_PROXY_TOKEN_ID"], "Modal-Secret": environ["MODAL_PROXY_TOKEN_SECRET"]}
-    client = httpx.Client(headers=token, limits=httpx.Limits(max_keepalive_connections=0))
-    found = {}
-    for tier, name in SERVERS.items():
-        try:
-            url = modal.Server.from_name(APP, name).get_url()
-        except modal.exception.NotFoundError:
-            logger.warning("tier {} is not deployed", tier)
-            continue
-        if url:
-            found[tier] = Ollama(url, client=client, policy=NEVER)
-    return found
+    client = httpx.Client(headers=token(environ), limits=httpx.Limits(max_keepalive_connections=0))
+    return {tier: Ollama(url, client=client, policy=NEVER) for tier, url in addresses().items()}
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
@@ -111,7 +97,7 @@ class Warming:
         """
         name = ModelName.parse(run.job.request["model"])
         tier, server = self._shop.server_of(name, run.job.request.get("tier"))
-        within = timedelta(seconds=self._fleet.tier(tier.name).startup_timeout_seconds) + _QUEUE_FOR_A_GPU
+        within = longest_start(self._fleet, tier.name)
         self._allow(run, tier.name)
         run.progress.begin(f"waking {tier.name}")
         waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=timedelta(seconds=5))

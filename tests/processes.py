@@ -1,6 +1,8 @@
 """Real processes in tests: free ports, waiting for what is to come, who runs, and a driver that says what we like."""
 
+import shlex
 import socket
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -41,3 +43,11 @@ def nvidia_smi(folder: Path, script: str) -> None:
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
+
+
+def gpu_programs(folder: Path) -> None:
+    """What the GPU image and the driver bring along: `ollama`, here the simulator, and `nvidia-smi`."""
+    ollama = folder / "ollama"
+    ollama.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@"\n')
+    ollama.chmod(0o755)
+    nvidia_smi(folder, "echo 'NVIDIA A10G, 23028'")

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -24,7 +23,7 @@ from app.resources import OLLAMA_IMAGE, OLLAMA_VERSION
 from tests.platform.containers import Container, Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
-from tests.processes import free_port, is_running, nvidia_smi, running_with, until
+from tests.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with, until
 
 ROOT = HERE.parent.parent
 PORT = free_port()
@@ -33,12 +32,8 @@ OLLAMA = f"http://127.0.0.1:{PORT}"
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the GPU image and the driver would bring: `ollama`, here the simulator, and `nvidia-smi`."""
     folder = tmp_path_factory.mktemp("bin")
-    ollama = folder / "ollama"
-    ollama.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@"\n')
-    ollama.chmod(0o755)
-    nvidia_smi(folder, "echo 'NVIDIA A10G, 23028'")
+    gpu_programs(folder)
     return folder
 
 

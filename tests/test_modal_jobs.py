@@ -21,7 +21,9 @@ import pytest
 from cronsim import CronSim
 from modal.client import Client
 
+from app.fleet import declared
 from app.fleet_file import HERE
+from app.gateway.keys import hash_of, new_key
 from app.resources import SERVERS
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
@@ -40,7 +42,9 @@ from tests.processes import until
 
 ROOT = HERE.parent.parent
 APP = "ollama-service"
+ADMIN_KEY = new_key()
 MANY_BLOBS = arbitrary("many-blobs", 5_000_000, layers=10)
+KEYS = {"OLLAMA_MODAL_KEYS": f"root {hash_of(ADMIN_KEY)} chat admin\n"}
 TOKEN = {"MODAL_PROXY_TOKEN_ID": "wk-test", "MODAL_PROXY_TOKEN_SECRET": "ws-test"}
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -71,7 +75,7 @@ def bare(registry: RegistryDouble) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with plane(registry) as platform:
-        platform.create_secret("ollama-proxy-token", TOKEN)
+        with_secrets(platform)
         done = run(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform
@@ -81,6 +85,12 @@ def deployed(registry: RegistryDouble) -> Iterator[Platform]:
 def client(deployed: Platform) -> Iterator[Client]:
     with deployed.client() as client:
         yield client
+
+
+def with_secrets(platform: Platform) -> None:
+    """What a deployment wants to be there."""
+    platform.create_secret("ollama-proxy-token", TOKEN)
+    platform.create_secret("ollama-api-keys", KEYS)
 
 
 def run(platform: Platform, *words: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
@@ -137,14 +147,15 @@ def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
 
 
 def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
-    """Servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used."""
+    """The tiers' servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used;
+    one gateway is kept, to which Modal lets everybody."""
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
     looking = {"shelf", "past", "spent", "forecast", "outlook"}
     working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
-    assert set(functions) == {*servers, *looking, *working}
-    assert {name for name, one in functions.items() if one.is_server} == servers
+    assert set(functions) == {*servers, *looking, *working, "Gateway"}
+    assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
         assert (functions[name].http_config.port, functions[name].http_config.unauthenticated) == (11434, False)
@@ -156,17 +167,38 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     }
     read_only = [("ollama-model-weights", "/models", True)]
     assert mounts == {
-        **dict.fromkeys([*servers, *looking, "nightly"], read_only),
+        **dict.fromkeys([*servers, *looking, "nightly", "Gateway"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
         **{name: [] for name in ("servers_worker", "messenger", "tick")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
     assert (limits["tick"], limits["nightly"]) == ((600, 1), (600, 1))
-    assert not any(one.autoscaler_settings.min_containers for one in functions.values())
+    assert [name for name, one in functions.items() if one.autoscaler_settings.min_containers] == ["Gateway"]
     assert not any(one.retry_policy.retries for one in functions.values())
     secrets = {name: deployed.secret_names(function) for name, function in deployed.functions(APP).items()}
-    assert {name: names for name, names in secrets.items() if names} == {"servers_worker": ["ollama-proxy-token"]}
+    assert {name: names for name, names in secrets.items() if names} == {
+        "servers_worker": ["ollama-proxy-token"],
+        "Gateway": ["ollama-api-keys", "ollama-proxy-token"],
+    }
+
+
+def test_the_gateway_is_one_small_container_with_keys_of_its_own(deployed: Platform) -> None:
+    """It has no GPU and no door of Modal's; one is kept and none added; answers in flight get the longest grace of any
+    tier; the document tells what it costs in a month."""
+    asked = deployed.function(APP, "Gateway").definition
+
+    assert (asked.http_config.port, asked.http_config.unauthenticated) == (8000, True)
+    assert (asked.resources.milli_cpu, asked.resources.memory_mb) == (250, 512)
+    scaling = asked.autoscaler_settings
+    assert (scaling.min_containers, scaling.max_containers, scaling.target_concurrency_float) == (1, 0, 0)
+    assert asked.http_config.exit_grace_period == 1800
+    files = set(deployed.mounts.files(asked.mount_ids))
+    assert {"/root/app/gateway/ui/page.js", "/root/app/fleet.toml", "/root/jobs/ledger.py"} <= files
+    prices = declared().prices
+    monthly = (prices.cpu_core * 0.25 + prices.memory_gib * 0.5) * 30 * 86_400
+    [row] = re.findall(r"^\| `Gateway` .*$", (ROOT / "app/README.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert f"${monthly:.0f} a month" in row
 
 
 def test_schedules_fire_when_they_should(deployed: Platform) -> None:

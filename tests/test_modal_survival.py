@@ -20,7 +20,7 @@ from jobs.testing.registry import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until
-from tests.test_modal_jobs import APP, TOKEN, ask, book, finished, has_whole, plane, run
+from tests.test_modal_jobs import APP, ask, book, finished, has_whole, plane, run, with_secrets
 
 MODELS = {name: arbitrary(name, 5_000_000, layers=6) for name in ("rolling", "recreate", "evening")}
 
@@ -36,7 +36,7 @@ def registry() -> Iterator[RegistryDouble]:
 @pytest.fixture(scope="module")
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with plane(registry) as platform:
-        platform.create_secret("ollama-proxy-token", TOKEN)
+        with_secrets(platform)
         done = run(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform

@@ -18,7 +18,7 @@ from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until
 from tests.test_incidents import HookServer, listening
-from tests.test_modal_jobs import APP, ROOT, TOKEN, ask, book, finished, plane, run, tick
+from tests.test_modal_jobs import APP, ROOT, ask, book, finished, plane, run, tick, with_secrets
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -48,7 +48,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def deployed(hook: HookServer, checkout: Path) -> Iterator[Platform]:
     with RegistryDouble() as registry, plane(registry) as platform:
-        platform.create_secret("ollama-proxy-token", TOKEN)
+        with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
         done = run(platform, "deploy", "-m", "app.deploy", folder=checkout)
         assert done.returncode == 0, done.stdout + done.stderr

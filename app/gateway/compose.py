@@ -4,7 +4,7 @@ Whoever starts it, `ollama-modal up` or a container, hands in `Parts` and serves
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -56,6 +56,7 @@ class Parts:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
+        complaints: what is wrong with models that are not whole, in lines for people.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
 
@@ -77,6 +78,7 @@ class Parts:
     fleet: Fleet | None = None
     quota_bytes: int | None = None
     rented: bool = True
+    complaints: Callable[[], Sequence[str]] = tuple
     past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
 
@@ -190,6 +192,7 @@ class Composed:
             tiers=lambda: [_told(state) for state in self.waking.states()],
             usage=used,
             age=parts.standing.age,
+            complaints=parts.complaints,
             ring=parts.ring,
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,

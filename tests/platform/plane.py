@@ -22,6 +22,7 @@ from tests.platform.calls import Calls
 from tests.platform.containers import Container, Containers, Settings
 from tests.platform.dicts import Dicts
 from tests.platform.named import Environments
+from tests.platform.proxy import Proxy
 from tests.platform.queues import Queues
 from tests.platform.volumes import Volume, Volumes
 from tests.platform.wire import Wire
@@ -60,6 +61,7 @@ class Platform:
             settings=self.settings,
         )
         self.calls = Calls(self.apps, self._containers)
+        self._doors: list[asyncio.Server] = []
         self.wire.families = [
             *(self.environments, self.queues, self.dicts, self.volumes, self.secrets, self.mounts, self.images),
             *(self.apps, self._containers, self.calls),
@@ -85,6 +87,8 @@ class Platform:
         for app in self.apps.apps.values():
             app.state = api_pb2.APP_STATE_STOPPED
         await self._containers.close()
+        for door in self._doors:
+            door.close()
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -210,6 +214,15 @@ class Platform:
     def start_server(self, app: str, name: str, environment: str = "main") -> Container:
         """A container of a server, as its first request would start it."""
         return self._call(self._containers.start, self.function(app, name, environment))
+
+    def open_server(self, app: str, name: str, *, port: int, token: tuple[str, str] = ("", "")) -> Proxy:
+        """Give a deployed server an address at which requests reach its containers, and start one when there is none.
+
+        Which address, its `get_url()` tells. Its containers are to listen on that port.
+        """
+        proxy = Proxy(self.apps, self._containers, app=app, name=name, port=port, token=token)
+        self._doors.append(self._run(proxy.listen()))
+        return proxy
 
     def wait_for(self, function: str, state: str = "ready", patience: float = PATIENCE) -> Container:
         """The first live container of that function, once it is in that state."""

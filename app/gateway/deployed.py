@@ -1,0 +1,172 @@
+"""The gateway of a deployment: the same ASGI app as on one machine, on a CPU, always there.
+
+It has keys of its own, so Modal's token is not asked for in front of it; without a key it does not start. Limits of
+keys and callers who wait for a cold start are counted in its one process.
+"""
+
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+
+import modal
+from loguru import logger
+
+from app.addresses import addresses, longest_start, token
+from app.container import take_out
+from app.fleet import Fleet, declared
+from app.frontdoor import FrontDoor, listening
+from app.gateway.compose import Composed, Parts
+from app.gateway.keys import VARIABLE, Keys
+from app.gateway.routing import Router
+from app.gateway.standing import Standing
+from app.gateway.volume import Volume
+from app.gateway.waking import Upstream
+from app.resources import MODELS, OLLAMA_VERSION, api_keys, app, cpu_image, ledger, proxy_token, queue, weights
+from app.ringing import ring
+from jobs.clock import Clock, SystemClock
+from jobs.errors import BadRequest, Refused, Trouble
+from jobs.ledger import Ledger
+
+PORT = 8000
+OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"
+"""So that a trial run can have a port of its own."""
+
+CPU_CORES = 0.25
+MEMORY_MIB = 512
+"""What is kept, and so what is paid all day. More is used, and paid, when there is more to do."""
+
+LOOK_EVERY = timedelta(seconds=10)
+"""Each look reads the ledger across the network. Whoever misses a model has it looked for at once."""
+
+_FLEET = declared()
+
+
+@app.server(
+    port=PORT,
+    image=cpu_image,
+    cpu=CPU_CORES,
+    memory=MEMORY_MIB,
+    volumes={MODELS: weights.with_mount_options(read_only=True)},
+    secrets=[api_keys, proxy_token],
+    unauthenticated=True,
+    # Without a target for concurrency nothing is scaled: there is one, and during a deployment, for as long as answers
+    # of the one before go on, two. A maximum of one would have the new one wait for the end of the old.
+    min_containers=1,
+    startup_timeout=120,
+    exit_grace_period=max(tier.exit_grace_seconds for tier in _FLEET.tiers.values()),
+)
+class Gateway:
+    @modal.enter()
+    def start(self) -> None:
+        self.service = serve()
+
+    @modal.exit()
+    def stop(self) -> None:
+        self.service.stop()
+
+
+def serve(environ: Mapping[str, str] = os.environ) -> "Service":
+    """A gateway that answers.
+
+    Raises:
+        BadRequest: no keys are configured, or a line of them is wrong.
+        Refused: a tier is not deployed, or the port is taken.
+
+    """
+    logger.remove()
+    logger.add(sys.stderr, level="INFO", diagnose=False, backtrace=False)  # values of variables may be secrets
+    try:
+        service = Service(environ, SystemClock())
+        service.start()
+    except Trouble as trouble:
+        logger.error("the gateway cannot start: {}{}", trouble, f"; {trouble.hint}" if trouble.hint else "")
+        raise
+    return service
+
+
+def keys_of(environ: Mapping[str, str]) -> Keys:
+    """The keys of the secret.
+
+    Raises:
+        BadRequest: a line is wrong, or there is none: everybody who knows the address could ask.
+
+    """
+    keys = Keys.parse(environ.get(VARIABLE, ""))
+    if keys.is_empty:
+        raise BadRequest(
+            "no keys are configured, and a gateway that lets everybody in does not start",
+            hint=f"`ollama-modal keys new NAME` prints a line for {VARIABLE} of secret `ollama-api-keys`; then deploy",
+        )
+    return keys
+
+
+def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, Upstream]:
+    """The tiers, and the way to them.
+
+    Raises:
+        Refused: one is not deployed.
+
+    """
+    found, headers = addresses(), token(environ)
+    if missing := sorted(set(fleet.tiers) - set(found)):
+        raise Refused(
+            f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
+        )
+    return {tier: Upstream(tier, found[tier], headers, longest_start(fleet, tier)) for tier in fleet.tiers}
+
+
+class Service:
+    """A gateway in its container, from its start to its end."""
+
+    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
+        keys, fleet = keys_of(environ), declared()
+        volume = Volume(Path(MODELS), weights.reload, clock)
+        self._standing = Standing(ledger, volume, clock, every=LOOK_EVERY)
+        self._leave = leave
+        self._stopping = threading.Event()
+        composed = Composed(
+            Parts(
+                upstreams=upstreams(fleet, environ),
+                standing=self._standing,
+                router=Router(self._standing, fleet.catalog_tiers(), fleet.belongs),
+                keys=keys,
+                facts=ledger,
+                open_ledger=lambda: Ledger(queue, ledger, clock),
+                clock=clock,
+                writer=environ.get("MODAL_TASK_ID", "gateway"),
+                version=OLLAMA_VERSION,
+                ring=ring,
+                fleet=fleet,
+                complaints=volume.complaints,
+                past=volume.past,
+            )
+        )
+        self._door = FrontDoor(composed.app, _listener(environ), clock)
+
+    def start(self) -> None:
+        """Return when requests are answered."""
+        self._standing.start()
+        self._door.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        logger.info("the gateway answers, with {} models", len(self._standing.models()))
+
+    def stop(self) -> None:
+        """Take no more, and let what is under way end if it is quick: it has had its grace before."""
+        self._stopping.set()
+        self._door.stop()
+        self._standing.stop()
+
+    def _watch(self) -> None:
+        """A gateway that crashed takes its container out: the platform looks at the port, and that is still bound."""
+        self._door.wait_end()
+        if not self._stopping.is_set():
+            logger.error("taking this container out: the gateway ended by itself")
+            self._leave()
+
+
+def _listener(environ: Mapping[str, str]) -> socket.socket:
+    return listening("0.0.0.0", int(environ.get(OTHER_PORT, PORT)))  # noqa: S104 - Modal's proxy comes from outside
