@@ -16,7 +16,7 @@ import modal
 from loguru import logger
 
 from app import reports
-from app.resources import APP, WEIGHTS_WORKER, ledger, queue
+from app.resources import APP, GATEWAY, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock, isoformat
 from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
@@ -63,6 +63,14 @@ def is_deployed() -> bool:
     except modal.exception.NotFoundError:
         return False
     return True
+
+
+def gateway_url() -> str | None:
+    """Where the gateway answers, if it is deployed; looking that up asks nobody but the platform."""
+    try:
+        return modal.Server.from_name(APP, GATEWAY).get_url()
+    except modal.exception.NotFoundError:
+        return None
 
 
 class Errand:
@@ -246,7 +254,9 @@ class Counter:
         def status() -> int:
             counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
-            found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
+            deployed = self.errand.deployed
+            url = gateway_url() if deployed else None
+            found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=known)
             if json:
                 put_json(found.as_json())
             else:
