@@ -199,11 +199,13 @@ class Counter:
 
     def cost(self, past: Callable[[], Mapping[str, Any]], *, since: str, json: bool) -> None:
         from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.rates import priced  # noqa: PLC0415
         from app.spending import estimate  # noqa: PLC0415
 
         def cost() -> int:
             began = self.desk.now - parse_span(since, "--since")
-            found = estimate({**past(), **dict(ledger.items())}, declared(), began, self.desk.now)
+            fleet = priced(declared(), self.desk.now.date())
+            found = estimate({**past(), **dict(ledger.items())}, fleet, began, self.desk.now)
             if json:
                 put_json(found.as_json())
             else:
@@ -214,10 +216,12 @@ class Counter:
 
     def windows(self, past: Callable[[], Mapping[str, Any]], *, json: bool) -> None:
         from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.rates import priced  # noqa: PLC0415
         from app.windows import offers  # noqa: PLC0415
 
         def windows() -> int:
-            found = offers(declared(), {**past(), **dict(ledger.items())}, self.desk.clock.now())
+            fleet = priced(declared(), self.desk.now.date())
+            found = offers(fleet, {**past(), **dict(ledger.items())}, self.desk.clock.now())
             if json:
                 put_json([each.as_json() for each in found])
             else:
