@@ -16,7 +16,7 @@ import modal
 from loguru import logger
 
 from app import reports
-from app.resources import APP, WEIGHTS_WORKER, ledger, queue
+from app.resources import APP, GATEWAY, WEIGHTS_WORKER, ledger, queue
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock, isoformat
 from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
@@ -63,6 +63,14 @@ def is_deployed() -> bool:
     except modal.exception.NotFoundError:
         return False
     return True
+
+
+def gateway_url() -> str | None:
+    """Where the gateway answers, if it is deployed; looking that up asks nobody but the platform."""
+    try:
+        return modal.Server.from_name(APP, GATEWAY).get_url()
+    except modal.exception.NotFoundError:
+        return None
 
 
 class Errand:
@@ -191,11 +199,13 @@ class Counter:
 
     def cost(self, past: Callable[[], Mapping[str, Any]], *, since: str, json: bool) -> None:
         from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.rates import priced  # noqa: PLC0415
         from app.spending import estimate  # noqa: PLC0415
 
         def cost() -> int:
             began = self.desk.now - parse_span(since, "--since")
-            found = estimate({**past(), **dict(ledger.items())}, declared(), began, self.desk.now)
+            fleet = priced(declared(), self.desk.now.date())
+            found = estimate({**past(), **dict(ledger.items())}, fleet, began, self.desk.now)
             if json:
                 put_json(found.as_json())
             else:
@@ -206,10 +216,12 @@ class Counter:
 
     def windows(self, past: Callable[[], Mapping[str, Any]], *, json: bool) -> None:
         from app.fleet import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+        from app.rates import priced  # noqa: PLC0415
         from app.windows import offers  # noqa: PLC0415
 
         def windows() -> int:
-            found = offers(declared(), {**past(), **dict(ledger.items())}, self.desk.clock.now())
+            fleet = priced(declared(), self.desk.now.date())
+            found = offers(fleet, {**past(), **dict(ledger.items())}, self.desk.clock.now())
             if json:
                 put_json([each.as_json() for each in found])
             else:
@@ -246,7 +258,9 @@ class Counter:
         def status() -> int:
             counts = Tally(job.state for job in self.desk.ledger.select()[0])
             known = {str(state): counts[state] for state in State}
-            found = reports.status(ledger, self.desk.now, deployed=self.errand.deployed, jobs=known)
+            deployed = self.errand.deployed
+            url = gateway_url() if deployed else None
+            found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=known)
             if json:
                 put_json(found.as_json())
             else:

@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import app, here
+from jobs.cli import Key, Url, app, here, remote_at, show
+from jobs.clock import SystemClock
 from jobs.home import home_of
 from jobs.terminal import put_json, put_lines, say
 from jobs.units import parse_span
@@ -17,16 +18,23 @@ FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help=
 
 @app.command()
 def cost(
-    since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d", json: Json = False
+    since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d",
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
 ) -> None:
-    """Tell what each model and key took on this machine. Nothing here is paid by the second."""
-    from jobs.cost import cost as estimated  # noqa: PLC0415 - every command imports this file
+    """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
+    from jobs.cost import Cost, owned  # noqa: PLC0415 - every command imports this file
     from jobs.usage import usage  # noqa: PLC0415
 
+    if url:
+        told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
+        show(told, Cost.from_json(told).lines(), json=json)
+        return
     at = here()
     began = at.now - parse_span(since, "--since")
     rows = usage(at.home.facts(), since=began.date())
-    found = estimated((), rows, {}, since=began, until=at.now, as_of="today", source="this machine is yours")
+    found = owned(rows, began, at.now)
     if json:
         put_json(found.as_json())
         return
@@ -34,7 +42,7 @@ def cost(
     if not rows:
         say("nothing was asked of the gateway since then")
     say("nothing here is paid by the second: this machine is yours")
-    say("hint: what a deployment has cost: `modal run -m app.jobs::cost --since 7d`")
+    say("hint: what a deployment has cost: `ollama-modal cost --url URL`, or `modal run -m app.jobs::cost --since 7d`")
 
 
 @app.command()

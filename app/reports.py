@@ -19,6 +19,7 @@ from jobs.units import human_bytes
 @dataclass(frozen=True)
 class Status:
     deployed: bool
+    gateway: str | None
     servers: tuple[Report, ...]
     tiers: tuple[Health, ...]
     incidents: tuple[Case, ...]
@@ -30,6 +31,7 @@ class Status:
         return {
             "app": APP,
             "deployed": self.deployed,
+            "gateway": self.gateway,
             "tiers": [{"tier": each.tier, "state": each.state, "why": each.why} for each in self.tiers],
             "servers": [each.as_json() for each in self.servers],
             "incidents": [each.as_json() for each in self.incidents],
@@ -41,6 +43,7 @@ class Status:
         known = [f"{count:,} {state}" for state, count in self.jobs.items() if count]
         return [
             f"app      {APP} is {'deployed' if self.deployed else 'not deployed'}",
+            *([f"gateway  {plain(self.gateway)}"] if self.gateway else ()),
             "tiers    " + ", ".join(f"{each.tier} is {each.state}" for each in self.tiers),
             "servers  " + ("as they reported last" if self.servers else "none has reported yet: asleep is healthy"),
             *(line for each in self.servers for line in self._server(each)),
@@ -63,12 +66,15 @@ class Status:
         ]
 
 
-def status(facts: DictLike, now: datetime, *, deployed: bool, jobs: Mapping[str, int]) -> Status:
+def status(
+    facts: DictLike, now: datetime, *, deployed: bool, jobs: Mapping[str, int], gateway: str | None = None
+) -> Status:
     entries = dict(facts.items())
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return Status(
         deployed=deployed,
+        gateway=gateway,
         servers=tuple(newest),
         tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
         incidents=tuple(case for case in cases(entries) if case.is_open),

@@ -19,6 +19,9 @@ APP = "ollama-service"
 SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
 """The class that serves each tier."""
 
+GATEWAY = "Gateway"
+"""The class in front of them."""
+
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
 MESSENGER = "messenger"

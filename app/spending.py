@@ -23,22 +23,26 @@ def past(archive: Archive) -> dict[str, Any]:
 
 def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: datetime) -> Cost:
     """What was spent between two moments, as far as these entries know: those of the Dict, and those of the archive."""
-    first = since.date().isoformat()
-    rows = [
-        row
-        for key, value in entries.items()
-        if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] >= first
-        for row in usage.rows_of(value)
-    ]
     return cost(
         metered(entries),
-        rows,
+        rows_since(entries, since),
         {tier: fleet.dollars_per_hour(tier) for tier in fleet.tiers},
         since=since,
         until=until,
         as_of=fleet.prices.as_of.isoformat(),
         source=fleet.prices.source,
     )
+
+
+def rows_since(entries: Mapping[str, Any], since: datetime) -> list[usage.Row]:
+    """The usage of the days since then."""
+    first = since.date().isoformat()
+    return [
+        row
+        for key, value in entries.items()
+        if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] >= first
+        for row in usage.rows_of(value)
+    ]
 
 
 # -- the month's budget ------------------------------------------------------------------------------------------------

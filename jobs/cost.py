@@ -8,9 +8,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
-from jobs.clock import isoformat
+from jobs.clock import isoformat, parse_moment
 from jobs.meter import SHARES, Metered, Share
 from jobs.plain import plain
 from jobs.story import lasted
@@ -24,6 +24,9 @@ LEFT_OUT = (
 )
 
 NOBODY = ""
+
+OWNED = "this machine is yours"
+"""The source of prices where nothing is paid by the second."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class TierCost:
             **parts,
         }
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        seconds: dict[Share, float] = {share: float(told[share]["seconds"]) for share in SHARES}
+        return cls(str(told["tier"]), int(told["containers"]), Price(float(told["dollars_per_hour"])), seconds)
+
 
 @dataclass(frozen=True)
 class UseCost:
@@ -83,6 +91,17 @@ class UseCost:
             "seconds": round(self.seconds, 1),
             "dollars": round(self.dollars, 4),
         }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        return cls(
+            tier=str(told["tier"]),
+            model=str(told["model"] or NOBODY),
+            key=str(told["key"] or NOBODY),
+            requests=int(told["requests"]),
+            seconds=float(told["seconds"]),
+            dollars=float(told["dollars"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -112,8 +131,24 @@ class Cost:
             "left_out": list(LEFT_OUT),
         }
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The estimate that a gateway told."""
+        return cls(
+            since=parse_moment(told["since"]),
+            until=parse_moment(told["until"]),
+            prices_as_of=plain(told["prices"]["as_of"]),
+            prices_source=plain(told["prices"]["source"]),
+            tiers=tuple(map(TierCost.from_json, told["tiers"])),
+            uses=tuple(map(UseCost.from_json, told["uses"])),
+        )
+
     def lines(self) -> Iterator[str]:
         """The estimate for people, as columns below one another."""
+        if self.prices_source == OWNED:
+            yield from self.use_lines()
+            yield f"nothing there is paid by the second: {OWNED}"
+            return
         yield f"about ${self.dollars:.2f} since {self.since:%Y-%m-%d %H:%M}"
         if self.tiers:
             yield from _columns(
@@ -186,6 +221,11 @@ def cost(
     first = since.astimezone(UTC).date().isoformat()
     used = [row for row in rows if first <= row.about.day <= until.astimezone(UTC).date().isoformat()]
     return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)))
+
+
+def owned(rows: Iterable[Row], since: datetime, until: datetime) -> Cost:
+    """Who used what of servers that nobody is paid for."""
+    return cost((), rows, {}, since=since, until=until, as_of="today", source=OWNED)
 
 
 def _part(container: Metered, since: datetime, until: datetime) -> float:

@@ -162,6 +162,11 @@ class Remote:
         told: dict[str, Any] = self._ask("GET", "/health").json()
         return told
 
+    def cost(self, since: datetime) -> dict[str, Any]:
+        """What was spent there since then, about."""
+        told: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()
+        return told
+
     # -- how -----------------------------------------------------------------------------------------------------------
 
     def _ask(self, method: str, path: str, **asked: Any) -> httpx.Response:

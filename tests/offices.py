@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 
+from app.fleet import load
+from app.gateway import board, costs, days
 from app.gateway.clerks import Clerks
 from app.gateway.keys import Keys, hash_of, new_key
 from app.gateway.limits import Limits
@@ -120,7 +122,20 @@ class Place:
         office = office or self.office()
         staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
         self.clerks.append(staff)
-        return create(office, clerks=staff, streams=streams)
+        return create(office, clerks=staff, streams=streams, more=self.more())
+
+    def more(self) -> tuple[APIRouter, ...]:
+        """What a gateway tells beside, of the same ledger."""
+
+        def entries() -> dict[str, Any]:
+            return dict(self.store().facts.items())
+
+        fleet = load()
+        return (
+            board.router(board.Board(self.clock, tuple, dict, fleet=fleet)),
+            days.router(days.Days(self.clock, entries, fleet)),
+            costs.router(costs.Costs(self.clock, entries, fleet)),
+        )
 
     def close(self) -> None:
         for clerks in self.clerks:

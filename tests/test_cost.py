@@ -11,7 +11,7 @@ from app.fleet_file import read
 from app.windows import offers
 from jobs.archive import Archive
 from jobs.clock import SystemClock
-from jobs.cost import LEFT_OUT, cost
+from jobs.cost import LEFT_OUT, Cost, cost, owned
 from jobs.home import home_of
 from jobs.meter import Meter, Metered, is_warming, metered, say_warming
 from jobs.usage import About, Books, Row, Sums, Use
@@ -128,6 +128,15 @@ def test_the_estimate_says_what_it_is() -> None:
     document = found.as_json()
     assert (document["is_estimate"], document["left_out"]) == (True, list(LEFT_OUT))
     assert document["prices"] == {"as_of": "2026-09-15", "source": "a list"}
+
+
+def test_an_estimate_reads_the_same_elsewhere() -> None:
+    """What a gateway tells as JSON is printed elsewhere as it would be there; so is what costs nothing."""
+    containers = [counted("a", NOON - timedelta(hours=3), cold=36, serving=1000)]
+    rows = [row("m:latest", "k", 1), row("n:latest", "", 1)]
+    for found in (priced(containers, rows), priced(containers, []), owned(rows, NOON - timedelta(days=7), NOON)):
+        assert list(Cost.from_json(found.as_json()).lines()) == list(found.lines())
+    assert list(owned(rows, NOON, NOON).lines())[-1] == "nothing there is paid by the second: this machine is yours"
 
 
 def test_the_month_counts_what_was_archived(store: Store, tmp_path: Any) -> None:

@@ -21,7 +21,7 @@ from tests.test_modal_jobs import ADMIN_KEY, APP, TOKEN, run, with_secrets
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
 LISTS = ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/readyz", "/metrics", "/ui", "/ops/v1/jobs")
-LOOKS = tuple(f"/ops/v1/{name}" for name in ("models", "tiers", "health", "usage", "board", "days"))
+LOOKS = tuple(f"/ops/v1/{name}" for name in ("models", "tiers", "health", "usage", "board", "days", "cost"))
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -171,6 +171,32 @@ def test_answers_stream_through_both_proxies(ask: httpx.Client) -> None:
     lines = b"".join(pieces).splitlines()
     assert len(pieces) > 2
     assert [json.loads(line)["done"] for line in lines] == [*[False] * (len(lines) - 1), True]
+
+
+def test_what_a_container_counted_is_priced(ask: httpx.Client) -> None:
+    """The estimate is of the fleet's prices, for what the server itself has counted, shared by who used it."""
+    assert ask.post("/api/chat", json={**CHAT, "stream": False}).status_code == 200
+    until(lambda: told(ask, "/ops/v1/cost")["dollars"] > 0, 30)
+    found = told(ask, "/ops/v1/cost")
+
+    [tier] = found["tiers"]
+    assert (tier["tier"], tier["containers"], tier["dollars_per_hour"]) == ("a10g", 1, 1.42)
+    assert {(use["model"], use["key"]) for use in found["uses"]} >= {("llama3.2:latest", "root")}
+
+
+def test_the_next_caller_wakes_another_server(platform: Platform, servers: Proxy, ask: httpx.Client) -> None:
+    """A server that died is found gone by whoever asks next; another one is woken for him, and he is answered."""
+    assert ask.post("/api/chat", json={**CHAT, "stream": False}).status_code == 200
+    [server] = platform.containers("OllamaA10G")
+    platform.kill(server)
+    unserved = servers.unserved
+
+    answer = ask.post("/api/chat", json={**CHAT, "stream": False})
+
+    assert answer.status_code == 200, answer.text
+    assert len(gpus(platform)) == 2
+    assert servers.unserved > unserved
+    assert servers.refused == 0
 
 
 def test_what_was_used_outlives_the_gateway(platform: Platform, client: Client, ask: httpx.Client) -> None:

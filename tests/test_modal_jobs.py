@@ -286,6 +286,7 @@ def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> No
     assert {one.function.app_id for one in deployed.containers("weights_worker", alive=False)} == {deployed.app(APP).id}
     status = ask(deployed, "status")
     assert (status["deployed"], status["generation"]) == (True, facts["weights/generation"])
+    assert status["gateway"] == "https://tests--ollama-service-gateway.us-east.modal.direct"
 
 
 def test_a_killed_worker_costs_what_was_not_committed(

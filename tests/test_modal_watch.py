@@ -110,6 +110,13 @@ def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("about $1.42 since ")
     assert "an estimate, by the containers' own count and the prices of 2026-09-15" in done.stdout
+    assert "Modal does not tell its rates, the fleet's are taken" in done.stderr
+    gpus = {"gpu_hour_cost_a10g": "2.00", "gpu_hour_cost_h100": "4.00"}
+    deployed.workspace.rates = {"cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.008", **gpus}
+    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    deployed.workspace.rates = {}
+    assert done.stdout.startswith("about $2.33 since "), done.stderr
+    assert f"the prices of {now:%Y-%m-%d} (modal billing rates)" in done.stdout
     done = run(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout

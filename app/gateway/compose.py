@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
+from fastapi import APIRouter
+
 from app.fleet import Fleet
-from app.gateway import board, days, lists, ops
+from app.gateway import board, costs, days, lists, ops, tiers
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -24,9 +26,9 @@ from app.gateway.record import Records
 from app.gateway.routing import Router
 from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
-from app.gateway.waking import Pace, TierState, Upstream, Waking
+from app.gateway.waking import Pace, Upstream, Waking
 from app.gateway.wire import Patience, Wire
-from jobs.clock import Clock, isoformat
+from jobs.clock import Clock
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
 from jobs.usage import Books, last_used, usage
@@ -126,9 +128,7 @@ class Composed:
             limits=self.limits,
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
-            ops=ops.create(
-                self._office(), clerks=self._clerks, more=(board.router(self._board()), days.router(self._days()))
-            ),
+            ops=ops.create(self._office(), clerks=self._clerks, more=self._more()),
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -189,7 +189,7 @@ class Composed:
             metrics=self.metrics,
             models=lambda: list(lists.tags(parts.standing)["models"]),
             route=lambda text, context: parts.router.route(text, context=context).as_json(),
-            tiers=lambda: [_told(state) for state in self.waking.states()],
+            tiers=self._tiers,
             usage=used,
             age=parts.standing.age,
             complaints=parts.complaints,
@@ -197,6 +197,10 @@ class Composed:
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,
         )
+
+    def _tiers(self) -> list[Document]:
+        standing, now = self._standing, self._parts.clock.now()
+        return [tiers.told(state, standing.reports(state.tier), now) for state in self.waking.states()]
 
     def _board(self) -> board.Board:
         parts = self._parts
@@ -211,25 +215,25 @@ class Composed:
             rented=parts.rented,
         )
 
-    def _days(self) -> days.Days:
+    def _more(self) -> tuple[APIRouter, ...]:
+        """What the page and `cost` show beside the office's own."""
         parts = self._parts
         fleet = parts.fleet if parts.rented else None
-        return days.Days(parts.clock, lambda: {**parts.past(), **dict(parts.facts.items())}, fleet)
+
+        def entries() -> Mapping[str, Any]:
+            self.books.flush()  # who asks wants to see what has just happened
+            return {**parts.past(), **dict(parts.facts.items())}
+
+        return (
+            board.router(self._board()),
+            days.router(days.Days(parts.clock, entries, fleet)),
+            costs.router(costs.Costs(parts.clock, entries, fleet)),
+        )
 
     def _routes(self) -> dict[str, str]:
         """The tier of each model that is here."""
         names = [model.name for model in self._standing.models()]
         return {str(name.folded()): self._parts.router.route(str(name)).tier for name in names}
-
-
-def _told(state: TierState) -> Document:
-    return {
-        "tier": state.tier,
-        "state": state.temper,
-        "since": isoformat(state.since),
-        "why": state.why,
-        "held": state.held,
-    }
 
 
 def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:

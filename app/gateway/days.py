@@ -22,7 +22,6 @@ from app.health import Turn
 from app.spending import month_dollars
 from jobs.clock import Clock
 from jobs.cost import cost
-from jobs.errors import BadRequest
 from jobs.meter import metered
 from jobs.usage import PREFIX as USAGE
 from jobs.usage import Row, rows_of
@@ -82,16 +81,12 @@ class Days:
     fleet: Fleet | None = None
 
     def tell(self, caller: Caller, since: date | None) -> dict[str, Any]:
-        """From that day on; a key without the admin scope is told of its own requests only. It takes a moment.
+        """From that day on, or as far back as it goes; a key without the admin scope is told of its own requests only.
 
-        Raises:
-            BadRequest: it is too long ago.
-
+        It takes a moment.
         """
         now = self.clock.now().astimezone(UTC)
-        first = since or now.date() - (USUAL - 1) * DAY
-        if now.date() - first >= MOST * DAY:
-            raise BadRequest(f"{first.isoformat()} is more than {MOST} days ago", hint="ask for a later day")
+        first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
         days = [first + number * DAY for number in range((now.date() - first).days + 1)]
         entries, fleet = self.entries(), self.fleet
         rows = [row for row in _usage(entries, first) if caller.may(ADMIN) or row.about.key == caller.name]
@@ -175,7 +170,8 @@ def router(days: Days) -> APIRouter:
     async def tell(
         caller: Annotated[Caller, Depends(reader)],
         since: Annotated[
-            date | None, Query(description=f"From this day on, in UTC; {USUAL} days when left out")
+            date | None,
+            Query(description=f"From this day on, in UTC; {USUAL} days when left out, {MOST} at most: see `since`"),
         ] = None,
     ) -> JSONResponse:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""

@@ -38,7 +38,7 @@ class Office:
         models: the whole models, as `ollama-modal models --json` lists them.
         complaints: what is wrong with the rest, in lines for people.
         route: on which tier a model (and a context) is answered, and why.
-        tiers: asleep, waking or ready, since when, and why.
+        tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first look.
         ring: sends a worker to a lane.

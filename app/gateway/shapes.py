@@ -271,7 +271,7 @@ class TierTold(BaseModel):
     )
 
     tier: str
-    state: Literal["asleep", "waking", "ready"]
+    state: Literal["asleep", "waking", "ready", "degraded", "lost"]
     since: datetime
     why: str
     held: Annotated[int, Field(description="Callers that wait for it now")]

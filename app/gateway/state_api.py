@@ -101,7 +101,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
 
     @api.get("/tiers", response_model=TiersTold, dependencies=[Depends(reader)])
     async def tiers() -> JSONResponse:
-        """Tell which tiers are asleep, waking or ready, and since when."""
+        """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
         return JSONResponse({"tiers": [dict(each) for each in office.tiers()]})
 
     @api.get("/route", response_model=RouteTold, dependencies=[Depends(reader)])

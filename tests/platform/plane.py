@@ -26,6 +26,7 @@ from tests.platform.proxy import Proxy
 from tests.platform.queues import Queues
 from tests.platform.volumes import Volume, Volumes
 from tests.platform.wire import Wire
+from tests.platform.workspace import Workspace
 
 T = TypeVar("T")
 TOKEN = ("ak-none", "as-none")
@@ -45,7 +46,7 @@ class Platform:
         self.url = ""
         clock = clock or SystemClock()
         self.wire = Wire()
-        self.environments = Environments()
+        self.environments, self.workspace = Environments(), Workspace()
         self.queues, self.dicts = Queues(self.environments, clock), Dicts(self.environments, clock)
         self.volumes = Volumes(self.environments, self.home)
         self.secrets, self.mounts, self.images = Secrets(self.environments), Mounts(self.home), Images()
@@ -63,7 +64,16 @@ class Platform:
         self.calls = Calls(self.apps, self._containers)
         self._doors: list[asyncio.Server] = []
         self.wire.families = [
-            *(self.environments, self.queues, self.dicts, self.volumes, self.secrets, self.mounts, self.images),
+            *(
+                self.environments,
+                self.workspace,
+                self.queues,
+                self.dicts,
+                self.volumes,
+                self.secrets,
+                self.mounts,
+                self.images,
+            ),
             *(self.apps, self._containers, self.calls),
         ]
 
