@@ -454,7 +454,8 @@ def test_looking_wakes_nobody(tmp_path: Path) -> None:
 
 
 def test_states_come_from_reports(tmp_path: Path) -> None:
-    """A tier whose server reported lately is ready since it started; one whose report is old, or final, is asleep."""
+    """A tier whose server reported lately is ready since it started; one that fell silent is lost, and asleep an hour later;
+    one that ended is asleep at once."""
     now = CLOCK.now()
     with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
 
@@ -467,7 +468,8 @@ def test_states_come_from_reports(tmp_path: Path) -> None:
 
         assert report("serving", 10) == "ready"
         assert str(told(running)["since"]) < now.isoformat()
-        assert report("serving", 300) == "asleep"
+        assert report("serving", 300) == "lost"
+        assert report("serving", 3700) == "asleep"
         assert report("ended", 1) == "asleep"
         assert server.heard == []
 
