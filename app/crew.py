@@ -18,7 +18,7 @@ from jobs.tasks import Workshop, perform, staging_subject
 from jobs.worker import Timing, Worker
 
 TIMING = Timing(lease=timedelta(seconds=20), beat=timedelta(milliseconds=500))
-"""Beats feed the progress bar, and a local one costs a millisecond. A killed `up` is noticed after the lease."""
+"""Beats feed the progress bar, and a local one costs a millisecond."""
 
 AT_SERVERS = 4
 """Warm-ups side by side: they wait for servers, and those queue by themselves."""
@@ -39,6 +39,7 @@ class Crew:
     ) -> None:
         self.failure: BaseException | None = None
         self._stop = threading.Event()
+        self._book = home.ledger(clock)
         self._shop = shop
         self._changed = changed
         concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
@@ -59,6 +60,8 @@ class Crew:
         ]
 
     def start(self) -> None:
+        """Give up what a killed `up` was at: this one has the home to itself, so nobody waits for a dead lease."""
+        self._book.sweep(self._fence, no_worker_lives=True)
         for thread in self._threads:
             thread.start()
 

@@ -295,13 +295,14 @@ class Ledger:
             self._ring(job)
         return job
 
-    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None) -> Swept:
+    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
         """Give up attempts whose lease ran out, ring for jobs that are due, finish cancellations.
 
         Safe to run any number of times at once.
 
         Args:
             before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
+            no_worker_lives: what is running is given up whatever its lease says; for who knows that its worker is dead.
 
         """
         now = self._clock.now()
@@ -309,7 +310,7 @@ class Ledger:
         lanes: set[str] = set()
         for job in self._open_jobs():
             current = job
-            if job.state is State.RUNNING and job.attempts[-1].is_lost(now):
+            if job.state is State.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
                 before_lost(job)
                 silent = now - job.attempts[-1].last_sign
                 reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from jobs.clearing import clear
-from jobs.errors import BadRequest, NotFound, Refused
+from jobs.errors import BadRequest, Fenced, NotFound, Refused
 from jobs.ledger import Claim, Ledger
 from jobs.progress import Reading
 from jobs.record import KINDS, Ending, State
@@ -155,6 +155,21 @@ def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
     assert (attempt.outcome, attempt.failure_class) == ("lost", "killed")
     assert attempt.message == "worker w1 was not heard of for 31 s"
     assert ledger.sweep().lost == ()
+
+
+def test_a_dead_workers_attempt_waits_for_no_lease(ledger: Ledger, clock: HandClock) -> None:
+    """Who knows that no worker lives gives up what was running at once; its holder, should it live, ends nothing."""
+    id = post(ledger)
+    ledger.next_id("weights", timedelta(0))
+    claim = claimed(ledger, id)
+    clock.tick(1)
+    assert ledger.sweep().lost == ()
+    swept = ledger.sweep(no_worker_lives=True)
+    assert (swept.lost, swept.rung) == ((id,), (id,))
+    assert ledger.get(id).attempts[0].message == "worker w1 was not heard of for 1 s"
+    with pytest.raises(Fenced):
+        ledger.end(claim, Ending("succeeded"), Reading())
+    assert ledger.sweep(no_worker_lives=True).lost == ()
 
 
 def test_losing_the_last_attempt_fails_the_job(ledger: Ledger, clock: HandClock) -> None:

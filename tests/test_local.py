@@ -106,15 +106,16 @@ def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
 
 
 def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
-    """When `up` is SIGKILLed, its servers end with it, and the job it held is taken up by the next `up`."""
+    """When `up` is SIGKILLed, its servers end with it, and the job it held is taken up by the next `up`, at once."""
     with up(shell, "--simulate") as running:
-        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "20MB", "--no-wait").stdout.strip()
+        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "60MB", "--no-wait").stdout.strip()
         until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
         pids = family(running.process.pid)
         running.stop(signal.SIGKILL)
         until(lambda: not any(map(is_alive, pids)))
     assert shell.ask("job", id)["state"] == "running"
     with up(shell, "--simulate"):
+        assert shell.ask("job", id)["attempts"][0]["outcome"] == "lost"
         done = shell.run("job", id, "--follow")
     job = shell.ask("job", id)
     assert done.returncode == 0, done.stderr
