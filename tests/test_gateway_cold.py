@@ -454,8 +454,7 @@ def test_looking_wakes_nobody(tmp_path: Path) -> None:
 
 
 def test_states_come_from_reports(tmp_path: Path) -> None:
-    """A tier whose server reported lately is ready since it started; one that fell silent is lost, and asleep an hour later;
-    one that ended is asleep at once."""
+    """A tier is ready since its server started; one that fell silent is lost, one that ended or is long gone asleep."""
     now = CLOCK.now()
     with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
 
