@@ -300,6 +300,7 @@ def gateway(
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
+    most_containers: int = 1,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -308,7 +309,7 @@ def gateway(
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = Parts(
         upstreams={
-            name: Upstream(name, url, headers or {}, startup=timedelta(seconds=startup))
+            name: Upstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
             for name, url in servers.items()
         },
         standing=standing,

@@ -18,6 +18,7 @@ from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
 from app.gateway.keys import Keys
 from app.gateway.limits import Limits
+from app.gateway.lingering import Lingering
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.page import Page
@@ -106,6 +107,7 @@ class Composed:
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
+        self.lingering = Lingering()
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
@@ -120,6 +122,7 @@ class Composed:
                 look=self._look,
                 recorder=records,
                 clock=parts.clock,
+                lingering=self.lingering,
                 comment_seconds=parts.comment_seconds,
             )
         )
@@ -154,6 +157,7 @@ class Composed:
         self.books.start()
 
     async def _end(self) -> None:
+        await self.lingering.close()
         await self.waking.close()
         for wire in self.wires.values():
             wire.close()
@@ -169,6 +173,7 @@ class Composed:
 
         return Readings(
             held=lambda: {state.tier: state.held for state in waking.states()},
+            lingering=lambda: len(self.lingering),
             weights_bytes=lambda: sum(model.size for model in standing.models()),
             usage_dropped=lambda: self.books.dropped,
             standing_seconds=age,
