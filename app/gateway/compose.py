@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.fleet import Fleet
-from app.gateway import board, costs, days, lists, ops, tiers
+from app.gateway import board, bodies, costs, days, lists, ops, tiers
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -62,6 +62,7 @@ class Parts:
         complaints: what is wrong with models that are not whole, in lines for people.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
+        body_seconds: how long a body may take that hardly comes.
 
     """
 
@@ -84,6 +85,7 @@ class Parts:
     complaints: Callable[[], Sequence[str]] = tuple
     past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
+    body_seconds: float = bodies.SECONDS
 
 
 class Composed:
@@ -137,6 +139,7 @@ class Composed:
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
+            body_seconds=parts.body_seconds,
         )
 
     async def _look(self) -> bool:
