@@ -55,7 +55,7 @@ def pruning(request: dict[str, Any]) -> Plan:
 def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
     jobs, found, now = book.jobs(), on_the_volume(), clock.now()
-    registry = Registry(clock=clock, mirrors=mirrors(os.environ), requests=NEVER)
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
     return Actual(
         found.known,
         upstream(registry, asked_about(fleet, found.known)),

@@ -116,7 +116,7 @@ def run() -> bool:
     shelf.open()
     shop = Workshop(
         clock=clock,
-        registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
+        registry=Registry(clock=clock, mirrors=mirrors(os.environ), registries=declared().may_pull_from()),
         weights=shelf.weights,
         retention=declared().retention(),
         around=lambda: around(book, ledger),

@@ -17,6 +17,7 @@ from jobs.errors import (
     Unauthorized,
     Unsupported,
 )
+from jobs.registries import Unlisted
 
 
 class TooLarge(BadRequest):
@@ -37,6 +38,7 @@ STATUS: dict[type[Trouble], int] = {
     NotFound: 404,
     Refused: 400,
     BadRequest: 400,
+    Unlisted: 403,
     WrongMethod: 405,
     TooSlow: 408,
     TooLarge: 413,

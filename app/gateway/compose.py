@@ -32,6 +32,7 @@ from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
+from jobs.registries import ANYWHERE, Registries
 from jobs.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
@@ -54,6 +55,7 @@ class Parts:
         version: of the Ollama that the servers run, while none has told its own.
         ring: sends a worker to a lane.
         rate_limit: bytes per second for a pull that names none.
+        registries: those that may be pulled from.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
         fleet: what is declared; None where nothing is.
@@ -77,6 +79,7 @@ class Parts:
     version: str
     ring: Callable[[str], object] = nobody
     rate_limit: int | None = None
+    registries: Registries = ANYWHERE
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
     fleet: Fleet | None = None
@@ -204,6 +207,7 @@ class Composed:
             ring=parts.ring,
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,
+            registries=parts.registries,
         )
 
     def _tiers(self) -> list[Document]:

@@ -143,6 +143,7 @@ class Service:
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
                 ring=ring,
+                registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=volume.complaints,
                 past=volume.past,
