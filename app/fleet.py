@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet_file import HERE, BadFleet, Times, read
-from app.fleet_values import CronLine, Gpu, ModelText, TickMinutes, TimezoneName
+from app.fleet_values import CronLine, Gpu, ModelText, RegistryText, TickMinutes, TimezoneName
 from jobs import catalog, pruning
 from jobs.names import ModelName
+from jobs.registries import USUAL, Registries
 
 GB = 1_000_000_000
 
@@ -148,6 +149,12 @@ class Volume(_Table):
         return self.quota_gb * GB
 
 
+class Sources(_Table):
+    """Where models may come from."""
+
+    allowed: Annotated[list[RegistryText], Field(min_length=1)] = list(USUAL)
+
+
 class Schedule(_Table):
     timezone: TimezoneName
     nightly_hour: Annotated[int, Field(ge=0, le=23)]
@@ -201,6 +208,7 @@ class Fleet(_Table):
     tiers: Annotated[dict[str, Tier], Field(min_length=1)]
     models: list[Model] = []
     windows: list[Window] = []
+    registries: Sources = Sources()
     volume: Volume
     schedule: Schedule
     alerts: Alerts
@@ -258,6 +266,11 @@ class Fleet(_Table):
         """The tier that is declared for a model, if one is."""
         return next((model.tier for model in self.models if model.parsed.folded() == name.folded()), None)
 
+    def may_pull_from(self) -> Registries:
+        return Registries.of(
+            self.registries.allowed, "add it to `allowed` of [registries] in the fleet file, and deploy or start again"
+        )
+
     def windows_open(self, at: datetime) -> list[Window]:
         return [window for window in self.windows if window.is_open(at, self.schedule.zone)]
 
@@ -272,6 +285,10 @@ class Fleet(_Table):
             first = seen.setdefault(model.parsed.folded(), index)
             if first != index:
                 yield f"models[{index}].name = {model.name!r}: is models[{first}] again; leave one of them out"
+            if not self.may_pull_from().allow(model.parsed):
+                host = model.parsed.host
+                problem = f"nothing is pulled from {host!r}; add that to registries.allowed"
+                yield f"models[{index}].name = {model.name!r}: {problem}"
         for name, tier in self.tiers.items():
             gpu, _ = tier.gpu_and_count
             if gpu is not None and gpu not in self.prices.gpu:

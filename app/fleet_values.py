@@ -10,6 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.errors import BadName
 from jobs.names import ModelName
+from jobs.registries import LOOKS_LIKE, is_entry
 
 # Modal's list of August 2026, with the older names it still takes; its client passes on any text.
 GPUS = (
@@ -33,6 +34,12 @@ def _model(text: str) -> str:
         ModelName.parse(text)
     except BadName as error:
         raise PydanticCustomError("model", "{message}; {hint}", {"message": str(error), "hint": error.hint}) from error
+    return text
+
+
+def _registry(text: str) -> str:
+    if not is_entry(text):
+        raise PydanticCustomError("registry", "no registry; {looks_like}", {"looks_like": LOOKS_LIKE})
     return text
 
 
@@ -64,6 +71,7 @@ def _known(names: tuple[str, ...]) -> dict[str, Any]:
 
 Gpu = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]
+RegistryText = Annotated[str, AfterValidator(_registry)]
 CronLine = Annotated[str, AfterValidator(_cron)]
 TimezoneName = Annotated[str, AfterValidator(_timezone)]
 TickMinutes = Annotated[int, Field(ge=1, le=30), AfterValidator(_minutes_of_an_hour)]

@@ -55,7 +55,7 @@ def pruning(request: dict[str, Any]) -> Plan:
 
 def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
-    registry = Registry(clock=clock, mirrors=mirrors(os.environ), requests=NEVER)
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
     return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 

@@ -3,8 +3,12 @@
 The socket is bound before anything else is started, so a port that is taken is told at once.
 """
 
+import asyncio
 import socket
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import uvicorn
@@ -54,13 +58,56 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-class Bounded(HttpToolsProtocol):
-    """uvicorn's own, but a head that does not end is refused as any other that makes no sense."""
+@dataclass(frozen=True)
+class Bounds:
+    """How long a connection may leave us waiting. Of bodies the gateway tells, in the caller's own shape."""
 
-    _head = 0
+    head_seconds: float = 20.0
+    """From the connection, or from the first byte of a later request, until its head is there."""
+    unread_seconds: float = 300.0
+    """So long a caller may take nothing of an answer that waits for him."""
+
+
+class _Alarm:
+    """Rings once, unless it is cleared before; to set it again while it is set changes nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._seconds = seconds
+        self._ring = ring
+        self._timer: asyncio.TimerHandle | None = None
+
+    def set(self) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._seconds, self._rings)
+
+    def clear(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _rings(self) -> None:
+        self._timer = None
+        self._ring()
+
+
+class Bounded(HttpToolsProtocol):
+    """uvicorn's own, but a head that does not end is refused as any other that makes no sense, and nobody holds a
+    connection by silence or by dripping.
+    """
+
+    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head = 0
+        self._is_in_head = False
+        self._no_head = _Alarm(self.loop, bounds.head_seconds, self._late)
+        self._no_reader = _Alarm(self.loop, bounds.unread_seconds, self._unread)
+
+    # How much
 
     def on_message_begin(self) -> None:
         self._head = 0
+        self._is_in_head = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -76,6 +123,54 @@ class Bounded(HttpToolsProtocol):
         if self._head > MOST_HEAD:
             raise ValueError("the head is too long")
 
+    # How long
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
+        super().connection_made(transport)
+        self._no_head.set()
+
+    def on_headers_complete(self) -> None:
+        self._is_in_head = False
+        self._no_head.clear()
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
+        if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
+            self._no_head.set()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._no_reader.set()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._no_reader.clear()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._no_head.clear()
+        self._no_reader.clear()
+        super().connection_lost(exc)
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _late(self) -> None:
+        if self._is_answering:  # the head is that of a request behind the one that is being answered
+            self._no_head.set()
+            return
+        if self._is_in_head:
+            self.transport.write(_LATE)
+        self.transport.close()
+
+    def _unread(self) -> None:
+        self.transport.abort()
+
+
+_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
 
 class FrontDoor:
     """
@@ -83,9 +178,10 @@ class FrontDoor:
         app: what is served.
         listener: where; it is closed with us.
         clock: for pauses.
+        bounds: how long a connection may leave us waiting.
     """
 
-    def __init__(self, app: App, listener: socket.socket, clock: Clock) -> None:
+    def __init__(self, app: App, listener: socket.socket, clock: Clock, bounds: Bounds | None = None) -> None:
         self.url = url_of(listener)
         self.failure: BaseException | None = None
         self._listener = listener
@@ -94,7 +190,7 @@ class FrontDoor:
             uvicorn.Config(
                 cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
                 loop="uvloop",
-                http=Bounded,
+                http=cast("Any", partial(Bounded, bounds or Bounds())),
                 ws="none",
                 lifespan="on",
                 log_config=None,

@@ -47,10 +47,12 @@ def up(
 
     Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
     """
+    from app.allowed import allowed  # noqa: PLC0415
     from app.fleet import load  # noqa: PLC0415
     from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.stack import Declared, Limits, Plan, live  # noqa: PLC0415
     from jobs.pruning import Retention  # noqa: PLC0415
+    from jobs.registries import is_loopback  # noqa: PLC0415
 
     wishes = Wishes(simulate, tuple(tier or ()), models)
     declared = Declared(load(fleet.absolute()), fleet.absolute()) if fleet is not None else None
@@ -60,11 +62,12 @@ def up(
         parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
         concurrency,
     )
+    registries = allowed(os.environ, declared.fleet if declared else None, is_loopback=is_loopback(host))
     clock = SystemClock()
     home = home_of(os.environ)
     with home.held(clock), signalled() as asked:
         log_to(home)
-        raise typer.Exit(live(Plan(wishes, limits, host, port, declared), home, clock, asked))
+        raise typer.Exit(live(Plan(wishes, limits, host, port, registries, declared), home, clock, asked))
 
 
 @app.command()

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from app import lookout
+from app.allowed import allowed
 from app.desired import Actual, Night, asked_about, night
 from app.fleet import Fleet
 from app.mirror import mirrors
@@ -43,7 +44,8 @@ def actual(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Actual:
     memory = recall(home.facts(), jobs)
     found = weights_of(stack.models, home, clock).survey()
     mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
-    registry = Registry(clock=clock, mirrors=mirror, requests=NEVER)
+    whence = allowed(os.environ, fleet, is_loopback=True)
+    registry = Registry(clock=clock, mirrors=mirror, registries=whence, requests=NEVER)
     return Actual(
         found.known,
         upstream(registry, asked_about(fleet, found.known)),

@@ -1,6 +1,5 @@
 """The gateway of the one-machine stack: what it is composed of here, and its life from open to close."""
 
-import ipaddress
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from jobs.home import Home
 from jobs.layout import Layout
 from jobs.names import ModelName
 from jobs.ollama import Ollama
+from jobs.registries import Registries, is_loopback
 
 STARTUP = timedelta(minutes=10)
 """For a load from a slow disk. The servers themselves are up before anybody can ask."""
@@ -65,13 +65,6 @@ def _text(path: Path) -> str:
         raise os_trouble(error, doing="reading the keys") from error
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 class Reception:
     def __init__(
         self,
@@ -82,6 +75,7 @@ class Reception:
         *,
         belongs: Callable[[ModelName], str | None],
         rate_limit: int | None,
+        registries: Registries,
         fleet: Fleet | None,
         quota_bytes: int | None,
     ) -> None:
@@ -105,6 +99,7 @@ class Reception:
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
                 rate_limit=rate_limit,
+                registries=registries,
                 fleet=fleet,
                 quota_bytes=quota_bytes,
                 rented=False,

@@ -27,6 +27,7 @@ from jobs.home import Home, Server, Stack
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.pruning import Retention
+from jobs.registries import Registries
 from jobs.registry import Registry
 from jobs.tasks import Workshop
 from jobs.tending import around
@@ -59,12 +60,13 @@ class Declared:
 
 @dataclass(frozen=True)
 class Plan:
-    """What was asked for: servers, limits of the jobs, where the gateway listens, and what should be here."""
+    """What was asked for: servers, limits, where the gateway listens, whence models come, and what should be here."""
 
     wishes: Wishes
     limits: Limits
     host: str
     port: int
+    registries: Registries
     declared: Declared | None = None
 
     def belongs(self, name: ModelName) -> str | None:
@@ -95,6 +97,7 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 clock,
                 belongs=plan.belongs,
                 rate_limit=plan.limits.rate_limit,
+                registries=plan.registries,
                 fleet=plan.declared.fleet if plan.declared else None,
                 quota_bytes=plan.limits.retention.quota_bytes,
             )
@@ -151,7 +154,7 @@ def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop
     mirror = {"*": servers.mirror} if servers.mirror else mirrors(os.environ)
     return Workshop(
         clock=clock,
-        registry=Registry(clock=clock, mirrors=mirror),
+        registry=Registry(clock=clock, mirrors=mirror, registries=plan.registries),
         weights=weights,
         servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
         tiers=servers.tiers,

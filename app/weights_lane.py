@@ -119,11 +119,11 @@ class Shelf:
 
 def run() -> bool:
     """Work the weights lane in this container; false when there is more to do but its time is up."""
-    clock = SystemClock()
+    clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
-    registry = Registry(clock=clock, mirrors=mirrors(os.environ))
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
     shelf = Shelf(weights, Path(MODELS), ledger, clock)
-    with opened(book, ledger, shelf, registry=registry, fleet=declared(), clock=clock) as perform:
+    with opened(book, ledger, shelf, registry=registry, fleet=fleet, clock=clock) as perform:
         return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
 
 

@@ -4,9 +4,8 @@ registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How th
 reach the disk in `fetch`; here stand the numbers. Nothing here knows where models are kept: paths are handed in.
 """
 
-import ipaddress
 import ssl
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -18,11 +17,13 @@ import httpx
 
 from jobs.bulk import Bulk
 from jobs.clock import Clock, SystemClock
+from jobs.errors import BadName
 from jobs.fetch import Fetch, attend
 from jobs.manifests import Layer, Manifest
-from jobs.names import ModelName
+from jobs.names import LOOKS_LIKE, ModelName
 from jobs.oci import Line
 from jobs.progress import Progress
+from jobs.registries import ANYWHERE, Registries
 from jobs.retrying import RANGES, REQUESTS, Policy
 from jobs.transport import LOOPBACK_IS_DIRECT
 
@@ -50,7 +51,7 @@ class Registry:
         client: for tests: all requests go through it, and it stays open.
         mirrors: a base URL to use instead, by host: `{"registry.ollama.ai": "http://127.0.0.1:5000"}`.
             The one of `*` stands for every host that is not named.
-        plain_http: hosts to speak plain HTTP to, beside loopback and mirrors that say so.
+        registries: those that may be asked, and those to speak plain HTTP to, beside loopback and mirrors that say so.
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
         requests: for one short request.
@@ -63,7 +64,7 @@ class Registry:
         *,
         client: httpx.Client | None = None,
         mirrors: Mapping[str, str] | None = None,
-        plain_http: Collection[str] = (),
+        registries: Registries = ANYWHERE,
         connections: int = CONNECTIONS,
         range_bytes: int = RANGE_BYTES,
         stall: timedelta = STALL,
@@ -74,7 +75,7 @@ class Registry:
     ) -> None:
         self._client = client
         self._mirrors = dict(mirrors or {})
-        self._plain_http = frozenset(plain_http)
+        self._registries = registries
         self._connections = connections
         self._range_bytes = range_bytes
         self._stall = stall
@@ -82,6 +83,15 @@ class Registry:
         self._requests = requests
         self._clock = clock or SystemClock()
         self._user_agent = user_agent
+
+    def need(self, name: ModelName) -> None:
+        """Insist that this model may be pulled; every request of ours insists on it, too.
+
+        Raises:
+            Unlisted: not from there.
+
+        """
+        self._registries.need(name)
 
     def manifest(
         self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
@@ -151,8 +161,8 @@ class Registry:
 
     @contextmanager
     def _line(self, name: ModelName) -> Iterator[Line]:
-        mirror = self._mirrors.get(name.host) or self._mirrors.get("*")
-        base = httpx.URL(mirror or f"{self._scheme(name.host)}://{name.host}")
+        self.need(name)
+        base = self._base(name)
         with ExitStack() as stack:
             client = self._client or stack.enter_context(self._new_client())
             yield Line(client, base, name, clock=self._clock, timeout=self._timeout(), agent=self._user_agent)
@@ -169,17 +179,17 @@ class Registry:
         """Reading them takes a twentieth of a second; once is enough, and a client that was handed in has its own."""
         return httpx.create_ssl_context()
 
-    def _scheme(self, host: str) -> str:
-        return "http" if host in self._plain_http or is_loopback(httpx.URL(f"http://{host}").host) else "https"
+    def _base(self, name: ModelName) -> httpx.URL:
+        mirror = self._mirrors.get(name.host) or self._mirrors.get("*")
+        scheme = "http" if self._registries.is_plain(name) else "https"
+        try:
+            base = httpx.URL(mirror or f"{scheme}://{name.host}")
+            if not base.host:  # which is decoded only now
+                raise httpx.InvalidURL("it has no host")  # noqa: TRY301 - told like the others
+        except (httpx.InvalidURL, UnicodeError) as error:  # the grammar allows more than there are addresses
+            raise BadName(f"{str(name)!r} names no registry: {error}", hint=LOOKS_LIKE) from error
+        return base
 
     def _timeout(self) -> httpx.Timeout:
         read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
         return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
-
-
-def is_loopback(host: str) -> bool:
-    """Whether this host can only be this machine."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -100,6 +100,7 @@ def pull(run: Run, shop: Workshop) -> Result:
     way = run.job.request.get("way") or "auto"
     if way not in WAYS:
         raise BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
+    shop.registry.need(name)  # before a server is asked to pull it for us
     if way == "server" or (way == "auto" and shop.weights is None):
         return _pull_by_server(run, shop, name, "asked for" if way == "server" else "the models directory is not ours")
     if shop.weights is None:

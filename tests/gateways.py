@@ -15,7 +15,7 @@ from typing import Any, Self
 import httpx
 
 from app.fleet import Fleet
-from app.frontdoor import FrontDoor, listening
+from app.frontdoor import Bounds, FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
 from app.gateway.routing import Router
@@ -300,6 +300,9 @@ def gateway(
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
+    most_containers: int = 1,
+    body_seconds: float = PATIENCE,
+    bounds: Bounds | None = None,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -308,7 +311,7 @@ def gateway(
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = Parts(
         upstreams={
-            name: Upstream(name, url, headers or {}, startup=timedelta(seconds=startup))
+            name: Upstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
             for name, url in servers.items()
         },
         standing=standing,
@@ -323,10 +326,11 @@ def gateway(
         pace=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
+        body_seconds=body_seconds,
     )
     standing.refresh()
     composed = Composed(parts)
-    door = FrontDoor(composed.app, listening("127.0.0.1", 0), CLOCK)
+    door = FrontDoor(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
     door.start()
     try:
         yield Running(door.url, composed, facts, door, standing)

@@ -97,6 +97,7 @@ class Place:
         metrics.watch(
             Readings(
                 held=lambda: {"a10g": 0},
+                lingering=lambda: 0,
                 weights_bytes=lambda: 2_019_393_189,
                 usage_dropped=lambda: 0,
                 standing_seconds=lambda: 2.0,

@@ -1,5 +1,6 @@
 """Cold starts: who wakes, who waits, what they are told meanwhile, and that nobody's leaving ends a load."""
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.gateway.lingering import Lingering
+from app.gateway.wire import Answer
 from app.report import Loaded, Report
 from jobs.catalog import Tier
 from tests.gateways import (
@@ -217,6 +220,112 @@ def test_a_load_is_nobodys(tmp_path: Path) -> None:
         assert len(server.loads) == 1
         rows = {row.about.ending: row.sums.count for row in running.rows(6)}
         assert rows == {"client_gone": 5, "success": 1}
+
+
+# -- several containers ------------------------------------------------------------------------------------------------
+
+
+class Another:
+    """A container that has the model to load when a caller's own request reaches it; the others have it already."""
+
+    def __init__(self) -> None:
+        self.loaded, self.loading, self.aborted = threading.Event(), threading.Event(), threading.Event()
+
+    def __call__(self, heard: Heard, line: Line) -> None:
+        self.loading.set()
+        while not self.loaded.wait(0.01):
+            if line.is_left():
+                self.aborted.set()
+                return
+        line.begin(OPENAI.kind)
+        line.chunk(OPENAI.pieces[0])
+        line.await_end()
+
+
+def containers(running: Running, *loaded: bool) -> None:
+    """Have so many containers report, each with the model in memory or without."""
+    for index, is_loaded in enumerate(loaded):
+        said = Report("a10g", f"ta-{index}", "serving", CLOCK.now(), loaded=(LOADED,) if is_loaded else ())
+        running.facts.put(said.key, said.as_json())
+    running.standing.refresh()
+
+
+def lingering(running: Running) -> int:
+    return len(running.composed.lingering)
+
+
+@pytest.mark.parametrize("reported", [(True, False), ()], ids=["one-has-it", "nothing-is-known"])
+def test_a_load_in_another_container(tmp_path: Path, reported: tuple[bool, ...]) -> None:
+    """A caller who leaves a request that may be what loads the model ends it at its first byte, and not before."""
+    another = Another()
+    with Scripted(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
+        containers(running, *reported)
+        with closing(caller_of(running, OPENAI)):
+            assert another.loading.wait(PATIENCE)
+        assert running.row().about.ending == "client_gone"
+        assert lingering(running) == 1
+        assert "ollama_modal_lingering_requests 1.0" in httpx.get(f"{running.url}/metrics").text
+        assert not another.aborted.wait(0.05)
+        another.loaded.set()
+        until(lambda: not lingering(running) and not running.open_exchanges())
+        assert not another.aborted.is_set()
+
+
+@pytest.mark.parametrize("reported", [(True, True), (True,)], ids=["all-have-it", "there-is-one"])
+def test_where_the_model_is_nothing_goes_on(tmp_path: Path, reported: tuple[bool, ...]) -> None:
+    """Where every container that is up has the model in memory, who leaves ends what is done for him at once."""
+    another = Another()
+    with Scripted(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
+        containers(running, *reported)
+        with closing(caller_of(running, OPENAI)):
+            assert another.loading.wait(PATIENCE)
+        assert another.aborted.wait(PATIENCE)
+        assert lingering(running) == 0
+
+
+def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
+    """What goes on without its caller ends when the tier's time to start is over."""
+    another = Another()
+    with (
+        Scripted(another) as server,
+        gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=0.2) as running,
+    ):
+        with closing(caller_of(running, OPENAI)):
+            assert another.loading.wait(PATIENCE)
+        assert another.aborted.wait(PATIENCE)
+        until(lambda: not lingering(running))
+
+
+def test_what_goes_on_ends_with_the_gateway(tmp_path: Path) -> None:
+    """A gateway that is stopped leaves nothing behind that went on without its caller."""
+    another = Another()
+    with Scripted(another) as server:
+        with gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=60) as running:
+            with closing(caller_of(running, OPENAI)):
+                assert another.loading.wait(PATIENCE)
+            until(lambda: lingering(running) == 1)
+        assert another.aborted.wait(PATIENCE)
+        assert lingering(running) == 0
+
+
+def test_only_so_many_go_on() -> None:
+    """Beyond the most that may go on without a caller, a request ends with him."""
+
+    async def trial() -> list[bool]:
+        async def ask() -> Answer:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        few = Lingering(most=2)
+        asking = [asyncio.create_task(ask()) for _ in range(3)]
+        for each in asking:
+            few.keep(each, 60)
+        await asyncio.wait([asking[2]])
+        ended = [each.done() for each in asking]
+        await few.close()
+        return ended
+
+    assert asyncio.run(trial()) == [False, False, True]
 
 
 # -- what is told meanwhile --------------------------------------------------------------------------------------------

@@ -66,7 +66,11 @@ def test_what_is_not_known_is_not_shown() -> None:
     metrics = meters()
     metrics.watch(
         Readings(
-            held=lambda: {"a10g": 3}, weights_bytes=lambda: None, usage_dropped=lambda: 2, standing_seconds=lambda: None
+            held=lambda: {"a10g": 3},
+            weights_bytes=lambda: None,
+            usage_dropped=lambda: 2,
+            standing_seconds=lambda: None,
+            lingering=lambda: 0,
         )
     )
     lines = shown(metrics)

@@ -169,7 +169,7 @@ def test_a_body_that_would_fill_our_memory_is_cut_off(ask: TestClient) -> None:
     """More than a mebibyte is 413: what is posted here is a few names."""
     answer = ask.post("/ops/v1/jobs", content=b" " * (2 << 20), headers={"content-type": "application/json"})
     assert answer.status_code == 413
-    assert "longer than" in answer.json()["error"]
+    assert "more than 1,048,576 bytes" in answer.json()["error"]
 
 
 # -- about jobs --------------------------------------------------------------------------------------------------------

@@ -33,7 +33,8 @@ from jobs.journal import journal_of, resume
 from jobs.manifests import Layer, Manifest
 from jobs.names import ModelName
 from jobs.progress import Progress
-from jobs.registry import Registry, is_loopback
+from jobs.registries import Registries, is_loopback
+from jobs.registry import Registry
 from jobs.retrying import AT_ONCE, NEVER, Policy
 from jobs.testing.faults import Fault
 from jobs.testing.models import arbitrary
@@ -325,7 +326,7 @@ def test_plain_http_is_for_loopback_and_those_named(name: str, url: str) -> None
         return httpx.Response(200, content=MODEL.manifest)
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
-        Registry(client=client, plain_http=["lan:5000"]).manifest(ModelName.parse(name))
+        Registry(client=client, registries=Registries.of(["*", "http://lan:5000"])).manifest(ModelName.parse(name))
     assert asked == [url]
 
 

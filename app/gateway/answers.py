@@ -17,10 +17,15 @@ from jobs.errors import (
     Unauthorized,
     Unsupported,
 )
+from jobs.registries import Unlisted
 
 
 class TooLarge(BadRequest):
     """The body is too large."""
+
+
+class TooSlow(BadRequest):
+    """The body does not come."""
 
 
 class WrongMethod(BadRequest):
@@ -33,7 +38,9 @@ STATUS: dict[type[Trouble], int] = {
     NotFound: 404,
     Refused: 400,
     BadRequest: 400,
+    Unlisted: 403,
     WrongMethod: 405,
+    TooSlow: 408,
     TooLarge: 413,
     Unsupported: 501,
     TooManyRequests: 429,
@@ -55,6 +62,8 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
     headers = {}
     if status_of(trouble) == 401:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
+    if status_of(trouble) == 408:
+        headers["connection"] = "close"  # the rest of it would only be taken for the next request
     if trouble.retry_after is not None:
         headers["retry-after"] = str(max(1, math.ceil(trouble.retry_after.total_seconds())))
     return headers

@@ -13,8 +13,8 @@ from typing import Any
 
 from loguru import logger
 
-from app.gateway import dialects
-from app.gateway.answers import TooLarge, WrongMethod, headers_of, status_of
+from app.gateway import bodies, dialects
+from app.gateway.answers import WrongMethod, headers_of, status_of
 from app.gateway.exchange import Exchange, Handler, Message, Receive, Send
 from app.gateway.keys import Caller, Keys
 from app.gateway.limits import Limits
@@ -28,9 +28,6 @@ from jobs.errors import Bug, Forbidden, NotFound, Trouble
 Scope = MutableMapping[str, Any]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-MOST_BODY = 100 * 1024 * 1024
-"""Images come inside the body."""
-
 OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
 """What the mounted app answers."""
 
@@ -42,10 +39,6 @@ _NOBODY = Caller("", frozenset())
 """Whoever has not been let in."""
 
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
-
-
-class Gone(Exception):
-    """The caller has left before all of his request was here."""
 
 
 class Gateway:
@@ -61,6 +54,8 @@ class Gateway:
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
+        body_seconds: how long a body may take that hardly comes.
+
     """
 
     def __init__(
@@ -76,6 +71,7 @@ class Gateway:
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
+        body_seconds: float = bodies.SECONDS,
     ) -> None:
         self._keys = keys
         self._limits = limits
@@ -88,6 +84,7 @@ class Gateway:
         self._clock = clock
         self._begin = begin
         self._end = end
+        self._body_seconds = body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -127,7 +124,7 @@ class Gateway:
         ending: Ending = "refused"
         try:
             await self._answer(scope, path, exchange, receive)
-        except Gone:
+        except bodies.Gone:
             ending = "client_gone"
         except Trouble as trouble:
             await _refuse(exchange, trouble)
@@ -158,7 +155,9 @@ class Gateway:
                 inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
                 await self._ops(inner, receive, _naming(exchange, exchange.send))
                 return
-            exchange.body = await _body(exchange, receive)
+            if exchange.method in _WITH_BODY:
+                said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
+                exchange.body = await bodies.whole(receive, said, seconds=self._body_seconds)
             handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
             await _while_present(handler(exchange), exchange, receive)
         finally:
@@ -188,36 +187,6 @@ def _scopes(entry: Entry) -> tuple[str, ...]:
 def _at(path: str, scope: Scope) -> Scope:
     """The request for another app, at the clean path."""
     return {**scope, "path": path, "raw_path": path.encode()}
-
-
-async def _body(exchange: Exchange, receive: Receive) -> bytes:
-    """All of it.
-
-    Raises:
-        TooLarge: it has more bytes than anybody may send, whatever it said before.
-        Gone: the caller left in between.
-
-    """
-    if exchange.method not in _WITH_BODY:
-        return b""
-    said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
-    if not said.isdigit() or int(said) > MOST_BODY:
-        raise _too_large()
-    pieces, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Gone
-        pieces.append(message.get("body", b""))
-        size += len(pieces[-1])
-        if size > MOST_BODY:
-            raise _too_large()
-        if not message.get("more_body"):
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-
-
-def _too_large() -> TooLarge:
-    return TooLarge(f"the body has more than {MOST_BODY:,} bytes", hint="send fewer or smaller images at a time")
 
 
 async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Receive) -> None:

@@ -12,12 +12,13 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.fleet import Fleet
-from app.gateway import board, costs, days, lists, ops, tiers
+from app.gateway import board, bodies, costs, days, lists, ops, tiers
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
 from app.gateway.keys import Keys
 from app.gateway.limits import Limits
+from app.gateway.lingering import Lingering
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.page import Page
@@ -31,6 +32,7 @@ from app.gateway.wire import Patience, Wire
 from jobs.clock import Clock
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
+from jobs.registries import ANYWHERE, Registries
 from jobs.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
@@ -53,6 +55,7 @@ class Parts:
         version: of the Ollama that the servers run, while none has told its own.
         ring: sends a worker to a lane.
         rate_limit: bytes per second for a pull that names none.
+        registries: those that may be pulled from.
         patience: how long a server may be silent.
         pace: how callers wait for a server.
         fleet: what is declared; None where nothing is.
@@ -61,6 +64,7 @@ class Parts:
         complaints: what is wrong with models that are not whole, in lines for people.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
+        body_seconds: how long a body may take that hardly comes.
 
     """
 
@@ -75,6 +79,7 @@ class Parts:
     version: str
     ring: Callable[[str], object] = nobody
     rate_limit: int | None = None
+    registries: Registries = ANYWHERE
     patience: Patience = field(default_factory=Patience)
     pace: Pace = field(default_factory=Pace)
     fleet: Fleet | None = None
@@ -83,6 +88,7 @@ class Parts:
     complaints: Callable[[], Sequence[str]] = tuple
     past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
+    body_seconds: float = bodies.SECONDS
 
 
 class Composed:
@@ -106,6 +112,7 @@ class Composed:
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
+        self.lingering = Lingering()
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
@@ -120,6 +127,7 @@ class Composed:
                 look=self._look,
                 recorder=records,
                 clock=parts.clock,
+                lingering=self.lingering,
                 comment_seconds=parts.comment_seconds,
             )
         )
@@ -134,6 +142,7 @@ class Composed:
             clock=parts.clock,
             begin=self._begin,
             end=self._end,
+            body_seconds=parts.body_seconds,
         )
 
     async def _look(self) -> bool:
@@ -154,6 +163,7 @@ class Composed:
         self.books.start()
 
     async def _end(self) -> None:
+        await self.lingering.close()
         await self.waking.close()
         for wire in self.wires.values():
             wire.close()
@@ -169,6 +179,7 @@ class Composed:
 
         return Readings(
             held=lambda: {state.tier: state.held for state in waking.states()},
+            lingering=lambda: len(self.lingering),
             weights_bytes=lambda: sum(model.size for model in standing.models()),
             usage_dropped=lambda: self.books.dropped,
             standing_seconds=age,
@@ -196,6 +207,7 @@ class Composed:
             ring=parts.ring,
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,
+            registries=parts.registries,
         )
 
     def _tiers(self) -> list[Document]:

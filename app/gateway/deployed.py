@@ -116,7 +116,10 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, Upstream]:
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
         )
-    return {tier: Upstream(tier, found[tier], headers, longest_start(fleet, tier)) for tier in fleet.tiers}
+    return {
+        name: Upstream(name, found[name], headers, longest_start(fleet, name), tier.max_containers)
+        for name, tier in fleet.tiers.items()
+    }
 
 
 class Service:
@@ -140,6 +143,7 @@ class Service:
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
                 ring=ring,
+                registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=volume.complaints,
                 past=volume.past,

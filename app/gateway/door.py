@@ -6,7 +6,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.gateway.answers import body_of, headers_of, status_of
+from app.gateway.answers import TooLarge, TooSlow, body_of, headers_of, status_of
+from app.gateway.bodies import SECONDS, bounded
 from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.signing import Asked
@@ -29,11 +30,12 @@ class Door:
     keys: Keys
     limits: Limits
     clock: Clock
+    body_seconds: float = SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
         if scope["type"] != "http" or scope["path"] in OPEN or "caller" in state:
-            await self.inside(scope, _bounded(receive), send)
+            await self.inside(scope, _bounded(receive, self.body_seconds), send)
             return
         try:
             state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
@@ -43,21 +45,19 @@ class Door:
             await answer(scope, receive, send)
             return
         try:
-            await self.inside(scope, _bounded(receive), send)
+            await self.inside(scope, _bounded(receive, self.body_seconds), send)
         finally:
             leave()
 
 
-def _bounded(receive: Receive) -> Receive:
-    """The same, but a body that is too long ends with 413 as soon as it is."""
-    taken = 0
+def _bounded(receive: Receive, seconds: float) -> Receive:
+    """The same, but a body that is too long or too slow ends with 413 or 408 as soon as it is."""
+    body = bounded(receive, BODY_BYTES, seconds)
 
     async def receive_some() -> Message:
-        nonlocal taken
-        message = await receive()
-        taken += len(message.get("body", b""))
-        if taken > BODY_BYTES:
-            raise HTTPException(413, f"the body is longer than {BODY_BYTES:,} bytes")
-        return message
+        try:
+            return await body()
+        except (TooLarge, TooSlow) as trouble:  # FastAPI would make a 400 of whatever else is raised here
+            raise HTTPException(status_of(trouble), str(trouble), headers_of(trouble)) from trouble
 
     return receive_some

@@ -55,6 +55,7 @@ class Readings:
 
     Args:
         held: callers that wait for a tier, by tier.
+        lingering: requests that go on without their caller, because a load may hang on them.
         weights_bytes: what the models take; None when not known.
         usage_dropped: records of usage that nobody will hear of.
         standing_seconds: how old what we know of models and servers is; None before the first look.
@@ -62,6 +63,7 @@ class Readings:
     """
 
     held: Callable[[], Mapping[str, int]]
+    lingering: Callable[[], int]
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
     standing_seconds: Callable[[], float | None]
@@ -172,6 +174,9 @@ class _Read(Collector):
         for tier, count in readings.held().items():
             held.add_metric([tier], count)
         yield held
+        yield GaugeMetricFamily(
+            "ollama_modal_lingering_requests", "Requests that go on without their caller", value=readings.lingering()
+        )
         if (size := readings.weights_bytes()) is not None:
             yield GaugeMetricFamily("ollama_modal_weights_bytes", "Bytes that the models take", value=size)
         yield CounterMetricFamily(

@@ -13,6 +13,7 @@ from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics
 from jobs.clock import Clock
 from jobs.ledger import Ledger
+from jobs.registries import ANYWHERE, Registries
 
 Document = Mapping[str, Any]
 
@@ -44,6 +45,7 @@ class Office:
         ring: sends a worker to a lane.
         changed: told when a pull or a delete that somebody waited for has ended.
         rate_limit: bytes per second for a pull that names none.
+        registries: those that may be pulled from.
 
     """
 
@@ -61,3 +63,4 @@ class Office:
     ring: Callable[[str], object] = nobody
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None
+    registries: Registries = ANYWHERE

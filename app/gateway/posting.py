@@ -34,7 +34,7 @@ def changer(request: Request) -> Caller:
 
 @dataclass(frozen=True)
 class Poster:
-    """All of it raises Forbidden when the caller's key may not use the model."""
+    """All of it raises Forbidden when the key may not use the model; of a pull, Unlisted when its registry is not."""
 
     office: Office
     clerks: Clerks
@@ -44,6 +44,7 @@ class Poster:
     ) -> Posted:
         """Post a job about a model, or about all of them; one that is under way is shared."""
         caller.need_model(name)
+        self._need_registry(kind, name)
         subject = ALL if name is None else str(name.folded())
         return await self.clerks.do(
             lambda ledger: self._rung(ledger.post(kind, subject, request, by=caller.name, attempts=attempts))
@@ -51,7 +52,9 @@ class Poster:
 
     async def retry(self, caller: Caller, id: str) -> Posted:
         def retry(ledger: Ledger) -> Posted:
-            caller.need_model(_about(ledger.get(id)))
+            job = ledger.get(id)
+            caller.need_model(_about(job))
+            self._need_registry(job.kind, _about(job))
             return self._rung(ledger.retry(id, by=caller.name))
 
         return await self.clerks.do(retry)
@@ -62,6 +65,10 @@ class Poster:
             return ledger.cancel(id, by=caller.name)
 
         return await self.clerks.do(cancel)
+
+    def _need_registry(self, kind: str, name: ModelName | None) -> None:
+        if kind == "pull" and name is not None:
+            self.office.registries.need(name)
 
     def _rung(self, posted: Posted) -> Posted:
         """Send somebody. A bell that cannot be rung loses nothing: the next sweep rings again."""

@@ -1,7 +1,7 @@
 """Inference, passed on: to the tier that the model belongs to, byte for byte, as it comes.
 
 A request is tried again only as long as not a byte of an answer has come. Whoever leaves ends what the server does for
-him at once. Each request is recorded once, when it has ended, by what was seen of its end.
+him at once, but for a load. Each request is recorded once, when it has ended, by what was seen of its end.
 """
 
 import asyncio
@@ -13,7 +13,8 @@ from app.gateway import asked, dialects
 from app.gateway.answers import headers_of, status_of
 from app.gateway.asked import Asked
 from app.gateway.exchange import Exchange
-from app.gateway.headers import to_caller, to_server
+from app.gateway.headers import Header, to_caller, to_server
+from app.gateway.lingering import Lingering
 from app.gateway.record import Ending, Recorder, Served
 from app.gateway.routing import Route
 from app.gateway.shortcuts import Routes
@@ -52,6 +53,7 @@ class Way:
     """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
     clock: Clock
+    lingering: Lingering
     comment_seconds: float = COMMENT_SECONDS
 
 
@@ -123,15 +125,14 @@ class _Passing:
     async def _answered(self, wanted: Asked, route: Route) -> Answer:
         """The head of an answer, from a server that is awake and has the model loaded."""
         way, exchange = self._way, self._exchange
-        upstream, wire = way.upstreams[route.tier], way.wires[route.tier]
-        until = _now() + upstream.startup.total_seconds()
+        until = _now() + way.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
         body = _body_for(exchange, wanted, route)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             await self._ready(wanted, route, until)
             try:
-                answer = await wire.ask("POST", exchange.entry.path, headers, body)
+                answer = await self._begun(wanted, route, headers, body)
             except Unreachable as trouble:
                 way.waking.lost(route.tier, str(trouble))
                 last: Trouble = trouble
@@ -154,6 +155,22 @@ class _Passing:
                 raise last
             await self._waiting(asyncio.sleep(pause))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    async def _begun(self, wanted: Asked, route: Route, headers: list[Header], body: bytes) -> Answer:
+        """The beginning of an answer. Who leaves before ends the request, unless it may be what loads the model."""
+        way = self._way
+        asking = way.wires[route.tier].ask("POST", self._exchange.entry.path, headers, body)
+        if not wanted.needs_load or way.waking.is_everywhere(route.tier, route.served_name, wanted.settings):
+            return await asking
+        task = asyncio.create_task(asking)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._exchange.gone.is_set():
+                way.lingering.keep(task, way.upstreams[route.tier].startup.total_seconds())
+            else:
+                task.cancel()
+            raise
 
     async def _not_yet(self, answer: Answer, route: Route) -> Trouble:
         """A server that is not up, or does not know yet what is here: whoever waits will see it."""

@@ -7,7 +7,7 @@ again for a while: what was loaded a moment ago is taken to be there, and whoeve
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Protocol
@@ -36,6 +36,8 @@ class Upstream:
     """What its door wants: Modal's proxy token, or nothing."""
     startup: timedelta = timedelta(seconds=300)
     """How long a cold start may take, and a load after it."""
+    most_containers: int = 1
+    """How many servers may stand behind the url; any of them may take a request."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ class TierState:
     """Callers that wait for it now."""
 
 
+class Loaded(Protocol):
+    """A model in a server's memory."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def expires_at(self) -> datetime | None: ...
+
+
 class Report(Protocol):
     """What a server says of itself, as far as it matters here."""
 
@@ -59,6 +70,8 @@ class Report(Protocol):
     def at(self) -> datetime: ...
     @property
     def started_at(self) -> datetime | None: ...
+    @property
+    def loaded(self) -> Sequence[Loaded]: ...
 
 
 @dataclass(frozen=True)
@@ -149,6 +162,17 @@ class Waking:
         found = self._tiers[tier].loaded.get(model)
         return (
             found is not None and found[0] == settings and self._clock.monotonic() - found[1] < self._pace.trust_seconds
+        )
+
+    def is_everywhere(self, tier: str, model: str, settings: Settings) -> bool:
+        """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
+        place = self._tiers[tier]
+        up = [each for each in self._reports(tier) if self._is_fresh(each)]
+        if len(up) <= 1:
+            return len(up) == 1 or place.upstream.most_containers == 1
+        now = self._clock.now()
+        return not settings and all(
+            any(one.name == model and (one.expires_at or now) >= now for one in each.loaded) for each in up
         )
 
     async def ready(self, tier: str, model: str, settings: Settings, until: float) -> bool:

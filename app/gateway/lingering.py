@@ -1,0 +1,47 @@
+"""Requests that go on without their caller, until the first byte of their answer: a load may hang on them.
+
+With several containers of a tier up, the one that took the request may have to load the model for it, and Ollama ends
+a load with the request that caused it. How many go on, and for how long, is limited; nobody reads what they answer.
+"""
+
+import asyncio
+
+from app.gateway.wire import Answer
+from jobs.errors import Trouble
+
+MOST = 64
+"""Of all tiers together. Callers who leave in their hundreds hang on the same few loads."""
+
+
+class Lingering:
+    """Belongs to one event loop."""
+
+    def __init__(self, most: int = MOST) -> None:
+        self._most = most
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def keep(self, asking: asyncio.Task[Answer], seconds: float) -> None:
+        """Let it go on until its answer begins, or its time is over; when too many go on already, end it."""
+        is_full = len(self._tasks) >= self._most
+        task = asyncio.create_task(_see_out(asking, 0 if is_full else seconds), name="lingering")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End them all."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _see_out(asking: asyncio.Task[Answer], seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            answer = await asking
+    except (TimeoutError, Trouble):  # whom should it be told? He has left
+        return
+    answer.close()
