@@ -8,6 +8,7 @@ import modal
 from app import lookout, rounds
 from app.fleet import Fleet, declared
 from app.forecast import actual
+from app.logs import in_container
 from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
 from app.watch import NIGHT_RAN
@@ -19,6 +20,7 @@ from jobs.webhook import Webhook
 
 
 def tick() -> None:
+    in_container(schedule="tick")
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
     with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
@@ -33,6 +35,7 @@ def _look(book: Ledger, fleet: Fleet, clock: Clock) -> None:
 
 
 def tell() -> None:
+    in_container(schedule="tell")
     clock = SystemClock()
     lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
 
@@ -42,6 +45,7 @@ def _keep(tier: str, least: int) -> None:
 
 
 def nightly() -> None:
+    in_container(schedule="nightly")
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
     ledger.put(NIGHT_RAN, {"v": 1, "at": isoformat(clock.now())})
