@@ -10,6 +10,7 @@ from typing import Any
 
 from loguru import logger
 
+from app import report
 from jobs import incidents, meter, usage
 from jobs.archive import Archive
 from jobs.clearing import clear
@@ -22,10 +23,13 @@ AFTER = timedelta(days=5)
 """Two nights may fail before the Dict forgets."""
 
 COUNTED_AFTER = timedelta(days=1)
-"""A container that has not counted for so long has ended."""
+"""A container that has not counted or reported for so long has ended."""
 
 FOLDER = "ops"
-JOBS, TURNS, METERS, WAKES, CASES, USAGE = "jobs", "health", "meters", "wakes", "incidents", "usage"
+JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE = (
+    *("jobs", "health", "meters", "servers"),
+    *("wakes", "incidents", "usage"),
+)
 
 Commit = Callable[[], object]
 Entries = Mapping[str, Any]
@@ -73,6 +77,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
     leaving = {
         TURNS: _old_turns(entries, now),
         METERS: _old(entries, (meter.PREFIX,), now - COUNTED_AFTER),
+        REPORTS: _old(entries, (report.PREFIX,), now - COUNTED_AFTER),
         WAKES: _old(entries, ("wake/", "refused_wake/"), now - AFTER),
         CASES: _old_cases(entries, now),
         USAGE: _old_usage(entries, now),

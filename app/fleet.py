@@ -7,7 +7,7 @@ deployment has begun. It creates nothing.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -123,10 +123,11 @@ class Window(_Table):
     models: Annotated[list[ModelText], Field(min_length=1)]
 
     def is_open(self, at: datetime, timezone: ZoneInfo) -> bool:
-        """Whether the window's last start before `at` is less than its hours ago."""
-        local = at.astimezone(timezone)
-        starts = CronSim(self.start, (local - timedelta(hours=self.hours)).replace(second=0, microsecond=0))
-        return next(starts, local + timedelta(days=1)) <= local
+        """Whether its last start before `at` is less than its hours ago, by hours that really pass."""
+        now, length = at.astimezone(UTC), timedelta(hours=self.hours)
+        earliest = (now - length).astimezone(timezone).replace(second=0, microsecond=0)
+        start = next(CronSim(self.start, earliest), None)
+        return start is not None and start.astimezone(UTC) <= now
 
 
 class Retention(_Table):

@@ -4,6 +4,7 @@ For whoever mounts the volume; nothing here writes to it, and no server is asked
 """
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,20 @@ def pruning(request: dict[str, Any]) -> Plan:
 
 def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
-    jobs, found, now = book.jobs(), on_the_volume(), clock.now()
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), requests=NEVER)
+    return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
+
+
+def joined(
+    found: Survey, book: Ledger, facts: DictLike, *, fleet: Fleet, memory: Memory, registry: Registry, now: datetime
+) -> Actual:
+    """What is found on a volume, beside what is known of it elsewhere."""
+    jobs = book.jobs()
     return Actual(
         found.known,
         upstream(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(ledger)), fleet.retention(), now),
+        plan(found, memory.around(jobs, loaded(facts)), fleet.retention(), now),
         tonight(fleet, jobs, now),
     )
 

@@ -14,14 +14,12 @@ from app.desired import BY_NIGHTLY, Actual, night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
-from app.wakes import Wakes
+from app.wakes import BY_WINDOW, Wakes, window_key
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.protocols import DictLike
 from jobs.record import Job
-
-BY_WINDOW = "window"
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,10 @@ class Ticked:
     silent: tuple[str, ...]
 
 
-def windows(ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]) -> None:
-    """Keep the tiers awake whose window is open, and no longer than that.
+def windows(
+    ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]
+) -> list[str]:
+    """Keep the tiers awake whose window is open, and no longer than that; the jobs that warm its models.
 
     Said again at every tick, because a deployment makes Modal forget it. A tier without windows is never touched: what
     somebody set there by hand stays. To open one is a wake of our own, and the tier's budget for those may forbid it.
@@ -49,24 +49,23 @@ def windows(ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: 
     """
     opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
-    for name in {window.tier for window in fleet.windows} | {name for name in fleet.tiers if facts.get(_window(name))}:
-        was, least = bool(facts.get(_window(name))), fleet.tier(name).min_containers
+    kept = {name for name in fleet.tiers if facts.get(window_key(name))}
+    posted = []
+    for name in {window.tier for window in fleet.windows} | kept:
+        was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
         if name in awake:
-            if not was and not wakes.take(name, _window(name), now):
+            if not was and not wakes.take(name, window_key(name), now):
                 continue
             keep(name, max(1, least))
         elif was:
             keep(name, least)
         if was != (name in awake):
-            facts.put(_window(name), name in awake)
+            facts.put(window_key(name), name in awake)
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
             for text in (model for window in opened if window.tier == name for model in window.models):
                 subject = str(ModelName.parse(text).folded())
-                ledger.post("warm", subject, {"model": text, "tier": name}, by=BY_WINDOW)
-
-
-def _window(tier: str) -> str:
-    return f"window/{tier}"
+                posted.append(ledger.post("warm", subject, {"model": text, "tier": name}, by=BY_WINDOW).job.id)
+    return posted
 
 
 def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:

@@ -5,8 +5,9 @@ wants; looking an address up wakes nobody.
 """
 
 import os
+import threading
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
@@ -18,7 +19,7 @@ from app.health import of_tier
 from app.lanes import work
 from app.report import PREFIX, Report
 from app.resources import ledger, queue
-from app.wakes import SYNTHETIC, Wakes
+from app.wakes import BY_WINDOW, SYNTHETIC, Wakes, window_key
 from jobs.catalog import place
 from jobs.clock import Clock, SystemClock
 from jobs.errors import Refused
@@ -85,6 +86,8 @@ class Warming:
         self._facts = facts
         self._clock = clock
         self._wakes = Wakes(facts, fleet)
+        self._allowing = threading.Lock()
+        self._waking: dict[str, datetime] = {}
 
     def perform(self, run: Run) -> dict[str, Any]:
         """Wait until the server is up, then do what the job asks for.
@@ -98,7 +101,7 @@ class Warming:
         name = ModelName.parse(run.job.request["model"])
         tier, server = self._shop.server_of(name, run.job.request.get("tier"))
         within = longest_start(self._fleet, tier.name)
-        self._allow(run, tier.name)
+        self._allow(run, tier.name, within)
         run.progress.begin(f"waking {tier.name}")
         waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=timedelta(seconds=5))
         say_warming(self._facts, tier.name, self._clock.now() + within)
@@ -106,16 +109,23 @@ class Warming:
             waking.call(server.version, sleep=run.sleep)
             return perform(run, self._shop)
         finally:
+            self._waking.pop(tier.name, None)
             say_warming(self._facts, tier.name, self._clock.now())
 
-    def _allow(self, run: Run, tier: str) -> None:
-        if run.job.posted_by not in SYNTHETIC or self._is_up(tier):
+    def _allow(self, run: Run, tier: str, within: timedelta) -> None:
+        """Take a place of the day's, unless the wake that this needs has one: its window's, or another warm-up's."""
+        if run.job.posted_by not in SYNTHETIC:
             return
-        if not self._wakes.take(tier, f"{run.job.id}/{run.n}", self._clock.now()):
-            raise Refused(
-                f"tier {tier} was not woken: its {self._wakes.budget(tier)} wakes of our own for today are used up",
-                hint=f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed",
-            )
+        with self._allowing:
+            now = self._clock.now()
+            if self._is_up(tier) or now < self._waking.get(tier, now):
+                return
+            why = window_key(tier) if run.job.posted_by == BY_WINDOW else f"{run.job.id}/{run.n}"
+            if not self._wakes.take(tier, why, now):
+                used = f"its {self._wakes.budget(tier)} wakes of our own for today are used up"
+                hint = f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed"
+                raise Refused(f"tier {tier} was not woken: {used}", hint=hint)
+            self._waking[tier] = now + within
 
     def _is_up(self, tier: str) -> bool:
         reports = [Report.from_json(value) for key, value in self._facts.items() if key.startswith(f"{PREFIX}{tier}/")]

@@ -14,8 +14,14 @@ from jobs.protocols import DictLike
 
 PREFIX = "wake/"
 REFUSED = "refused_wake/"
-SYNTHETIC = frozenset({"nightly", "window"})
+BY_WINDOW = "window"
+SYNTHETIC = frozenset({"nightly", BY_WINDOW})
 """Who posts what no person asked for."""
+
+
+def window_key(tier: str) -> str:
+    """The fact that says that a window keeps the tier awake; also why it was woken for that."""
+    return f"window/{tier}"
 
 
 class Wakes:

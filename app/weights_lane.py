@@ -7,13 +7,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import modal
 from loguru import logger
 
 from app.archive import archive_at, archive_facts, archive_jobs
-from app.fleet import declared
+from app.fleet import Fleet, declared
 from app.forecast import around
 from app.freshness import GENERATION, KNOWN, ROOM
 from app.lanes import work
@@ -25,14 +24,23 @@ from jobs import survey
 from jobs.cards import facts_of
 from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
-from jobs.protocols import DictLike
+from jobs.protocols import DictLike, ShrinkingDict
 from jobs.record import WEIGHTS_LANE
 from jobs.registry import Registry
 from jobs.tasks import Workshop, perform
 from jobs.weights import Weights
+from jobs.worker import Perform
 
 AT_ONCE = 4
 """Pulls side by side: each has connections of its own, and a CPU container a line that one pull seldom fills."""
+
+
+class Commits(Protocol):
+    """What a worker asks of a volume; `modal.Volume` satisfies it."""
+
+    def commit(self) -> object: ...
+
+    def reload(self) -> object: ...
 
 
 class Shelf:
@@ -46,7 +54,8 @@ class Shelf:
 
     """
 
-    def __init__(self, volume: modal.Volume, root: Path, facts: DictLike, clock: Clock) -> None:
+    def __init__(self, volume: Commits, root: Path, facts: DictLike, clock: Clock) -> None:
+        self.root = root
         self._volume = volume
         self._facts = facts
         self._clock = clock
@@ -112,27 +121,37 @@ def run() -> bool:
     """Work the weights lane in this container; false when there is more to do but its time is up."""
     clock = SystemClock()
     book = Ledger(queue, ledger, clock)
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ))
     shelf = Shelf(weights, Path(MODELS), ledger, clock)
+    with opened(book, ledger, shelf, registry=registry, fleet=declared(), clock=clock) as perform:
+        return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+
+
+@contextmanager
+def opened(
+    book: Ledger, facts: ShrinkingDict, shelf: Shelf, *, registry: Registry, fleet: Fleet, clock: Clock
+) -> Iterator[Perform]:
+    """What does the work of one attempt on the volume. Before any, what the Dict would forget is archived."""
     shelf.open()
     shop = Workshop(
         clock=clock,
-        registry=Registry(clock=clock, mirrors=mirrors(os.environ)),
+        registry=registry,
         weights=shelf.weights,
-        retention=declared().retention(),
-        around=lambda: around(book, ledger),
+        retention=fleet.retention(),
+        around=lambda: around(book, facts),
     )
     shelf.tell_models()  # a Dict forgets in seven days what nobody touches
     with shelf.committed_often():
-        _tidy(book, shelf, clock)
-        return work(book, WEIGHTS_LANE, lambda run: perform(run, shop), clock, concurrency=AT_ONCE)
+        _tidy(book, facts, shelf, fleet, clock)
+        yield lambda run: perform(run, shop)
 
 
-def _tidy(book: Ledger, shelf: Shelf, clock: Clock) -> None:
+def _tidy(book: Ledger, facts: ShrinkingDict, shelf: Shelf, fleet: Fleet, clock: Clock) -> None:
     """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
-    archive = archive_at(Path(MODELS))
+    archive = archive_at(shelf.root)
     try:
-        archive_jobs(book, ledger, archive, clock.now(), shelf.commit)
-        archive_facts(ledger, archive, clock.now(), shelf.commit)
-        note_month(ledger, archive, declared(), clock.now())
+        archive_jobs(book, facts, archive, clock.now(), shelf.commit)
+        archive_facts(facts, archive, clock.now(), shelf.commit)
+        note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.archive import AFTER, archive_at, archive_facts, archive_jobs, archived_facts, archived_jobs
+from app.archive import AFTER, REPORTS, archive_at, archive_facts, archive_jobs, archived_facts, archived_jobs
+from app.report import Report
 from jobs.archive import Archive
 from jobs.clock import isoformat
 from jobs.desk import LONG_AGO, Desk
@@ -113,6 +114,16 @@ def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
     assert store.ledger().jobs() == [job]
     assert archive(store, tmp_path) == 1
     assert [told.id for told in archived_jobs(archive_at(tmp_path), LONG_AGO)] == [job.id]
+
+
+def test_reports_of_containers_that_ended_leave(store: Store, tmp_path: Path) -> None:
+    """The last report of a container leaves the Dict a day later; one that still reports stays."""
+    for container, age in (("ended", 25), ("up", 1)):
+        report = Report("a10g", container, "serving", store.clock.now() - timedelta(hours=age))
+        store.facts.put(report.key, report.as_json())
+    archive_facts(store.facts, archive_at(tmp_path), store.clock.now(), lambda: None)
+    assert [key for key in store.facts.keys() if key.startswith("server/")] == ["server/a10g/up"]  # noqa: SIM118 - no dict
+    assert [*archived_facts(archive_at(tmp_path), REPORTS)] == ["server/a10g/ended"]
 
 
 def test_live_jobs_are_never_archived(store: Store, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,7 +12,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet import declared, load, parse
+from app.fleet import Window, declared, load, parse
 from app.fleet_file import HERE, BadFleet, Times, read
 from app.fleet_values import GPUS
 from jobs.catalog import A10G, H100
@@ -263,3 +263,13 @@ def test_whatever_stands_there_is_taken_or_refused(key: str, value: Any) -> None
     else:
         return
     assert key in problems
+
+
+def test_a_window_lasts_as_long_in_every_night() -> None:
+    """A window is open for its hours as they really pass, in the nights that lose or gain one as well."""
+    zone = declared().schedule.zone
+    window = Window(tier="h100", start="0 1 * * *", hours=4, models=["m"])
+    for month, day in ((10, 24), (10, 25), (3, 29)):
+        start = datetime(2026, month, day, 1, tzinfo=zone).astimezone(UTC)
+        opened = [n for n in range(-4, 40) if window.is_open(start + timedelta(minutes=15 * n), zone)]
+        assert opened == [*range(16)]

@@ -69,6 +69,19 @@ def test_a_night_begins_at_its_hour() -> None:
         assert rounds.night_began(FLEET, early) == datetime(2026, month, 14, hour, tzinfo=UTC)
 
 
+def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
+    """In the night in which clocks go back a run that is due in the doubled hour has begun, and stays begun."""
+    document = read()
+    document["schedule"]["nightly_hour"] = 2
+    fleet = parse(document, "test")
+    due = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)  # 02:00, the first of the two
+    moments = [due + timedelta(minutes=minutes) for minutes in (-1, 0, 35, 60, 90, 150)]
+    assert [rounds.night_began(fleet, moment).astimezone(UTC) for moment in moments] == [
+        due - timedelta(days=1),
+        *[due] * 5,
+    ]
+
+
 def test_nightly_posts_what_should_be(store: Store) -> None:
     """Absent pinned models are pulled, those that are here verified and warmed, with the words of the plan."""
     here, absent = NAMES

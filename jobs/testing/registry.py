@@ -100,6 +100,11 @@ class RegistryDouble:
 
     # What it holds
 
+    def put(self, model: SimModel) -> None:
+        """Publish a model, or a newer version of one: its tag moves."""
+        with self._lock:
+            self._models[model.name.repository, model.name.tag] = model
+
     def manifest(self, repository: str, reference: str) -> bytes | None:
         """By tag, or by digest within the repository."""
         if not reference.startswith("sha256:"):

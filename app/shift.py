@@ -1,0 +1,77 @@
+"""What each schedule does in its turn, from its first step to its last. The platform is handed in.
+
+A tick sweeps and sends workers, looks around, has somebody told, and keeps windows open. A night remembers what was
+learnt, posts, and sends workers.
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from app import lookout, rounds
+from app.desired import Actual
+from app.fleet import Fleet
+from app.watch import NIGHT_RAN
+from jobs.clock import Clock, isoformat
+from jobs.ledger import Ledger
+from jobs.protocols import DictLike
+from jobs.record import SERVERS_LANE, WEIGHTS_LANE
+from jobs.upkeep import Memory, recall, remember
+
+
+@dataclass(frozen=True)
+class Post:
+    """Where a schedule stands.
+
+    Args:
+        book: the jobs.
+        facts: the dict that keeps them, and all that is reported.
+        fleet: what should be.
+        clock: the time.
+        ring: sends a worker to a lane.
+
+    """
+
+    book: Ledger
+    facts: DictLike
+    fleet: Fleet
+    clock: Clock
+    ring: Callable[[str], object]
+
+
+def tick(post: Post, call_messenger: Callable[[], object], keep: Callable[[str, int], object]) -> None:
+    """Keep the ledger moving, see how everything is, and keep awake what a window wants awake.
+
+    Args:
+        post: where we stand.
+        call_messenger: sends somebody to tell the webhook; called when there is news and the fleet has a webhook.
+        keep: keeps so many containers of a tier up.
+
+    """
+    with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
+        others.callback(_look, post, call_messenger)
+        others.callback(_windows, post, keep)
+        rounds.tick(post.book, post.facts, post.clock, post.ring)
+
+
+def _look(post: Post, call_messenger: Callable[[], object]) -> None:
+    looked = lookout.look(post.book, post.facts, post.fleet, post.clock.now())
+    if looked.has_news and post.fleet.alerts.webhook_secret:
+        call_messenger()
+
+
+def _windows(post: Post, keep: Callable[[str, int], object]) -> None:
+    if rounds.windows(post.book, post.fleet, post.facts, post.clock.now(), keep):
+        post.ring(SERVERS_LANE)  # now, not at the next tick: the window is open
+
+
+def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
+    """Post what this night is for. That it ran is written last: one that broke off on the way did not come."""
+    memory = recall(post.facts, post.book.jobs())
+    remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
+    posted = rounds.nightly(post.book, post.fleet, actual(memory), post.clock.now())
+    rounds.tick(post.book, post.facts, post.clock, post.ring)
+    # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
+    for lane in {WEIGHTS_LANE, *(post.book.get(id).lane for id in posted)}:
+        post.ring(lane)
+    post.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(post.clock.now())})

@@ -1,0 +1,88 @@
+"""What the schedules do in their turn: nothing is forgotten on the way, and one thing's failure is not another's."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app import rounds, shift
+from app.desired import Actual
+from app.fleet import Fleet, parse
+from app.fleet_file import read
+from app.watch import NIGHT_RAN
+from jobs.pruning import plan
+from jobs.record import SERVERS_LANE, WEIGHTS_LANE
+from jobs.survey import Survey
+from jobs.upkeep import Memory
+from tests.conftest import Store
+
+
+def fleet() -> Fleet:
+    document = read()
+    document["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
+    document["alerts"]["webhook_secret"] = "hook"
+    return parse(document, "test")
+
+
+def post_of(store: Store, rung: list[str]) -> shift.Post:
+    return shift.Post(store.ledger(), store.facts, fleet(), store.clock, rung.append)
+
+
+def empty(post: shift.Post, memory: Memory) -> Actual:
+    """Nothing is there."""
+    now = post.clock.now()
+    nothing = Survey((), (), (), (), (), 0)
+    pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
+    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
+
+
+def move_to(store: Store, hour: int) -> None:
+    """This hour of a day in Berlin."""
+    today = store.clock.now().astimezone(fleet().schedule.zone) + timedelta(days=1)
+    store.clock.wait((today.replace(hour=hour, minute=0).astimezone(UTC) - store.clock.now()).total_seconds())
+
+
+def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
+    """The tick that opens a window sends a worker for its models, which are posted once."""
+    rung: list[str] = []
+    move_to(store, 8)
+    shift.tick(post_of(store, rung), lambda: None, lambda *_: None)
+    assert rung == [SERVERS_LANE]
+    shift.tick(post_of(store, rung), lambda: None, lambda *_: None)
+    assert [job.subject for job in store.ledger().jobs()] == ["llama3.2:latest"]
+
+
+def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
+    """When the messenger cannot be sent the tick fails and says so, but its windows are open."""
+
+    def fail() -> None:
+        raise OSError("no messenger")
+
+    store.facts.put(NIGHT_RAN, {"v": 1, "at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()})  # which is news
+    move_to(store, 9)
+    kept: dict[str, int] = {}
+    with pytest.raises(OSError, match="no messenger"):
+        shift.tick(post_of(store, []), fail, kept.__setitem__)
+    assert kept == {"a10g": 1}
+
+
+def test_a_night_sends_for_what_it_posts(store: Store) -> None:
+    """The workers of a night's jobs are sent for at once, and the weights worker in any case."""
+    rung: list[str] = []
+    post = post_of(store, rung)
+    shift.nightly(post, lambda memory: empty(post, memory))
+    assert {job.kind for job in post.book.jobs()} == {"pull"}
+    assert rung == [WEIGHTS_LANE]
+
+
+def test_a_night_that_broke_off_has_not_come(store: Store) -> None:
+    """Only a night that reached its end is noted as run; one that did not is missed, and told of."""
+
+    def fail(_: Memory) -> Actual:
+        raise OSError("no volume")
+
+    post = post_of(store, [])
+    with pytest.raises(OSError, match="no volume"):
+        shift.nightly(post, fail)
+    assert store.facts.get(NIGHT_RAN) is None
+    shift.nightly(post, lambda memory: empty(post, memory))
+    assert store.facts.get(NIGHT_RAN) is not None
