@@ -9,6 +9,7 @@ from pathlib import Path
 from loguru import logger
 
 from app.fleet import declared
+from app.logs import in_container
 from app.place import PROBE_EVERY, Place, Wanted
 from app.resources import MODELS, PORT, ledger, weights
 from app.serving import Server
@@ -28,6 +29,7 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ) -> Server:
             port of its own and a faster pulse.
 
     """
+    in_container(environ, tier=tier)
     server = Server(_wanted(tier, environ), _place(environ))
     server.start()
     return server

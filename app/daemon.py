@@ -36,7 +36,7 @@ _FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
 """What is in a container's environment and not Ollama's to know: secrets, and what would change how models load."""
 
 _ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
-_LEVEL = re.compile(r"\blevel=(DEBUG|INFO|WARN|ERROR)\b")
+_LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
 _LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
 
 
@@ -183,8 +183,10 @@ class Daemon:
     def _heard(self, line: str) -> None:
         if _ANSWERED.match(line):
             self.served += 1
-        self._last_words.append(line)
         level = _LEVEL.search(line)
+        if level and level[1] == "TRACE":
+            return  # with OLLAMA_DEBUG=2 it writes down what it was asked (anthropic.go, v0.31): prompts stay here
+        self._last_words.append(line)
         logger.log(_LEVELS[level[1]] if level else "INFO", "ollama: {}", line)
 
     def _watch(self, child: "subprocess.Popen[str]") -> None:

@@ -6,7 +6,6 @@ what the jobs do.
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from types import FrameType
 
 from loguru import logger
 
+from app.logs import in_container
 from app.pulse import LEASE, LONGEST, SPARE
 from jobs.clock import Clock
 from jobs.ledger import Ledger
@@ -57,7 +57,7 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
         KeyboardInterrupt: the container is being taken away. The platform gives the call to another one.
 
     """
-    _log_plainly()
+    in_container(lane=lane)
     stop = threading.Event()
     with _interrupted(stop) as interrupts, _evening(stop, day()):
         worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()))
@@ -66,12 +66,6 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
         logger.info("this container is being taken away; what was running is handed back")
         raise KeyboardInterrupt
     return not stop.is_set()
-
-
-def _log_plainly() -> None:
-    """A line per event with the job it is about, and never the values of variables: they may be secrets."""
-    logger.remove()
-    logger.add(sys.stderr, format="{time:HH:mm:ss} {level.name: <7} {message} {extra}", diagnose=False, backtrace=False)
 
 
 @contextmanager

@@ -3,26 +3,22 @@
 The entry point of the command is here, because `up` may know both `app` and `jobs`; `app.stack` composes the parts.
 """
 
-import json
 import os
 import signal
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
-from loguru import logger
 
 from app import commands, night_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
 from jobs.cli import app, done, here, run
-from jobs.clock import SystemClock, isoformat
+from jobs.clock import SystemClock
 from jobs.errors import Refused
-from jobs.home import Home, home_of
-from jobs.terminal import say
+from jobs.home import home_of
 from jobs.units import parse_bytes
 
 PORT = 11500
@@ -49,6 +45,7 @@ def up(
     """
     from app.allowed import allowed  # noqa: PLC0415
     from app.fleet import load  # noqa: PLC0415
+    from app.logs import on_terminal  # noqa: PLC0415
     from app.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.stack import Declared, Limits, Plan, live  # noqa: PLC0415
     from jobs.pruning import Retention  # noqa: PLC0415
@@ -66,7 +63,7 @@ def up(
     clock = SystemClock()
     home = home_of(os.environ)
     with home.held(clock), signalled() as asked:
-        log_to(home)
+        on_terminal(home.logs / "up.log")
         raise typer.Exit(live(Plan(wishes, limits, host, port, registries, declared), home, clock, asked))
 
 
@@ -111,38 +108,6 @@ def signalled() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def log_to(home: Home) -> None:
-    """A readable line on stderr, a JSON line in the log. Never with the values of variables: they may be secrets."""
-    home.logs.mkdir(exist_ok=True)
-    logger.remove()
-    logger.add(lambda line: say(str(line).rstrip("\n")), level="INFO", format=_line, diagnose=False, backtrace=False)
-    logger.add(
-        home.logs / "up.log", level="DEBUG", format=_json_line, diagnose=False, backtrace=False,
-        rotation="10 MB", retention=5, encoding="utf-8",
-    )  # fmt: skip
-
-
-def _line(record: Any) -> str:
-    extra = record["extra"]
-    about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})" if "job" in extra else ""
-    record["extra"]["_about"] = about
-    return "{time:HH:mm:ss} {level.name: <7} {message}{extra[_about]}\n"
-
-
-def _json_line(record: Any) -> str:
-    told = {
-        "at": isoformat(record["time"]),
-        "level": record["level"].name,
-        "message": record["message"],
-        "where": f"{record['name']}:{record['line']}",
-        **{key: value for key, value in record["extra"].items() if not key.startswith("_")},
-    }
-    if (failure := record["exception"]) is not None:
-        told["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
-    record["extra"]["_json"] = json.dumps(told, default=str)
-    return "{extra[_json]}\n"
 
 
 def main() -> NoReturn:

@@ -7,6 +7,7 @@ import modal
 from app import lookout, shift
 from app.fleet import declared
 from app.forecast import actual
+from app.logs import in_container
 from app.resources import APP, MESSENGER, SERVERS, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
@@ -15,15 +16,18 @@ from jobs.webhook import Webhook
 
 
 def tick() -> None:
+    in_container(schedule="tick")
     shift.tick(_post(), _call_messenger, _keep)
 
 
 def tell() -> None:
+    in_container(schedule="tell")
     clock = SystemClock()
     lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
 
 
 def nightly() -> None:
+    in_container(schedule="nightly")
     post = _post()
     shift.nightly(post, lambda memory: actual(post.book, post.fleet, memory, post.clock))
 

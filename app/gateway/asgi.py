@@ -110,14 +110,13 @@ class Gateway:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = clean(scope["path"])
         exchange = self._exchange(scope, path, send)
-        if path.startswith(OWN):
-            await self._ops(_at(path, scope), receive, _naming(exchange, send))
-            return
-        if path == PAGE or path.startswith(f"{PAGE}/"):
-            await self._page(_at(path, scope), receive, _naming(exchange, send))
-            return
         with logger.contextualize(request=exchange.id):
-            await self._told(scope, path, exchange, receive)
+            if path.startswith(OWN):
+                await self._ops(_at(path, scope), receive, _naming(exchange, send))
+            elif path == PAGE or path.startswith(f"{PAGE}/"):
+                await self._page(_at(path, scope), receive, _naming(exchange, send))
+            else:
+                await self._told(scope, path, exchange, receive)
 
     async def _told(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
         """Answer, whatever happens; and see to the record of what came no farther than here."""

@@ -6,7 +6,6 @@ keys and callers who wait for a cold start are counted in its one process.
 
 import os
 import socket
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -25,6 +24,7 @@ from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.volume import Volume
 from app.gateway.waking import Upstream
+from app.logs import in_container
 from app.resources import MODELS, OLLAMA_VERSION, api_keys, app, cpu_image, ledger, proxy_token, queue, weights
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock
@@ -77,8 +77,7 @@ def serve(environ: Mapping[str, str] = os.environ) -> "Service":
         Refused: a tier is not deployed, or the port is taken.
 
     """
-    logger.remove()
-    logger.add(sys.stderr, level="INFO", diagnose=False, backtrace=False)  # values of variables may be secrets
+    in_container(environ)
     try:
         service = Service(environ, SystemClock())
         service.start()

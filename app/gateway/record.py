@@ -97,7 +97,7 @@ class Records:
             )
         )
         self._metrics.add(served)
-        logger.info("{}", line(served))
+        logger.bind(tier=served.tier, model=served.model, key=served.key).info("{}", line(served))
 
 
 def line(served: Served) -> str:

@@ -1,0 +1,73 @@
+"""How it is written down what happens: one JSON object a line in containers, a readable line on a terminal.
+
+Each line says what it belongs to: the container with its tier or lane, the job with its attempt, the request. None has
+the values of variables, which loguru would print with an exception: they may be keys or prompts.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from jobs.clock import isoformat
+from jobs.terminal import say
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+
+def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
+    """JSON lines on stderr, which Modal keeps with the app.
+
+    Args:
+        environ: the container's; MODAL_TASK_ID, its name, stands in each line.
+        about: what is true of all that happens in it: a tier, a lane, a schedule.
+
+    """
+    logger.remove()
+    logger.configure(extra={"container": environ.get("MODAL_TASK_ID", "local"), **about})
+    logger.add(sys.stderr, level="INFO", format=as_json, colorize=False, diagnose=False, backtrace=False)
+
+
+def on_terminal(log: Path) -> None:
+    """Readable lines on stderr, and JSON lines in a file that is rotated."""
+    log.parent.mkdir(exist_ok=True)
+    logger.remove()
+    logger.add(lambda line: say(str(line).rstrip("\n")), level="INFO", format=as_text, diagnose=False, backtrace=False)
+    logger.add(
+        log, level="DEBUG", format=as_json, diagnose=False, backtrace=False,
+        rotation="10 MB", retention=5, encoding="utf-8",
+    )  # fmt: skip
+
+
+def as_text(record: "Record") -> str:
+    """The time of day, the level, the message, and in brackets what it belongs to."""
+    extra = record["extra"]
+    if "job" in extra:
+        about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})"
+    elif "request" in extra:
+        about = f" (request {extra['request']})"
+    else:
+        about = ""
+    extra["_about"] = about
+    return "{time:HH:mm:ss} {level.name: <7} {message}{extra[_about]}\n"
+
+
+def as_json(record: "Record") -> str:
+    """Everything about it, in plain ASCII: whatever is in a message, the line is one line and valid."""
+    told = {
+        "at": isoformat(record["time"]),
+        "level": record["level"].name,
+        "message": record["message"],
+        "where": f"{record['name']}:{record['line']}",
+        **{key: value for key, value in record["extra"].items() if not key.startswith("_")},
+    }
+    if (failure := record["exception"]) is not None:
+        told["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
+    record["extra"]["_json"] = json.dumps(told, default=str)
+    return "{extra[_json]}\n"
