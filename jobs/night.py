@@ -222,10 +222,10 @@ def _amount(told: Mapping[str, Any]) -> str:
 def _read(found: Mapping[str, Any], now: datetime) -> str:
     share = Share.from_json(found["share"])
     part = 100 * found["verified_bytes"] / share.bytes if share.bytes else 0
-    by = f"all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
+    by = f"; all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
     if share.all_read_by <= parse_moment(found["at"]):
-        by = f"with that all of it within the last {share.days} days"
-    return f"{human_bytes(share.bytes)}, {part:.0f} % of it read in full this night, {by}"
+        by = f": all of it within the last {share.days} days"
+    return f"{human_bytes(share.bytes)}, {part:.0f} % of it read in full this night{by}"
 
 
 def _at(text: str, now: datetime) -> str:

@@ -76,7 +76,7 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     shown = "\n".join(lines(found, store.clock.now()))
     assert "the fleet pins it, and it is not here in whole" in shown
     assert "    refused: tier 'a10g' was not woken" in shown
-    assert "100 % of it read in full this night, with that all of it within the last" in shown
+    assert "100 % of it read in full this night: all of it within the last" in shown
     assert line(found, store.clock.now()).endswith("incidents since: 1 opened")
 
 
