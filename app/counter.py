@@ -12,7 +12,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import modal
-from loguru import logger
 
 from app import reports
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, ledger, queue
@@ -23,7 +22,7 @@ from jobs.errors import BadRequest, Killed, Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
 from jobs.record import WEIGHTS_LANE, Job
-from jobs.terminal import put, put_json, put_lines, say, settle_streams
+from jobs.terminal import log_warnings, put, put_json, put_lines, say, settle_streams
 from jobs.units import parse_span
 
 if TYPE_CHECKING:
@@ -283,8 +282,7 @@ class Counter:
 
     def _do(self, work: Callable[[], int]) -> None:
         settle_streams()
-        logger.remove()
-        logger.add(lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}")
+        log_warnings()
         code = exit_code(work, worded)
         if code == INTERRUPTED and self.errand.ends_with_us:
             say("but its worker ends with this command: pull again to go on from the bytes that are there, or deploy")

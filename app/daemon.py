@@ -37,7 +37,7 @@ _FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
 
 _ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
 _LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
-_LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
+_LEVELS = {"INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
 
 
 def environ(
@@ -184,8 +184,8 @@ class Daemon:
         if _ANSWERED.match(line):
             self.served += 1
         level = _LEVEL.search(line)
-        if level and level[1] == "TRACE":
-            return  # with OLLAMA_DEBUG=2 it writes down what it was asked (anthropic.go, v0.31): prompts stay here
+        if level and level[1] in {"TRACE", "DEBUG"}:
+            return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here
         self._last_words.append(line)
         logger.log(_LEVELS[level[1]] if level else "INFO", "ollama: {}", line)
 

@@ -48,7 +48,7 @@ def on_terminal(log: Path) -> None:
 def as_text(record: "Record") -> str:
     """The time of day, the level, the message, and in brackets what it belongs to."""
     extra = record["extra"]
-    if "job" in extra:
+    if {"job", "attempt", "kind", "subject"} <= extra.keys():
         about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})"
     elif "request" in extra:
         about = f" (request {extra['request']})"
@@ -60,14 +60,20 @@ def as_text(record: "Record") -> str:
 
 def as_json(record: "Record") -> str:
     """Everything about it, in plain ASCII: whatever is in a message, the line is one line and valid."""
-    told = {
+    about = {key: _plain(value) for key, value in record["extra"].items() if not key.startswith("_")}
+    told: dict[str, object] = {
         "at": isoformat(record["time"]),
         "level": record["level"].name,
         "message": record["message"],
         "where": f"{record['name']}:{record['line']}",
-        **{key: value for key, value in record["extra"].items() if not key.startswith("_")},
     }
+    told = {**told, **about, **told}
     if (failure := record["exception"]) is not None:
         told["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
-    record["extra"]["_json"] = json.dumps(told, default=str)
+    record["extra"]["_json"] = json.dumps(told)
     return "{extra[_json]}\n"
+
+
+def _plain(value: object) -> object:
+    """A word, a number or nothing stays what it is; of anything else its text is told."""
+    return value if value is None or isinstance(value, str | int) else str(value)

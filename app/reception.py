@@ -22,10 +22,12 @@ from app.servers import Servers
 from jobs.clock import Clock
 from jobs.errors import BadRequest, os_trouble
 from jobs.home import Home
+from jobs.inventory import complaints
 from jobs.layout import Layout
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.registries import Registries, is_loopback
+from jobs.survey import survey
 
 STARTUP = timedelta(minutes=10)
 """For a load from a slow disk. The servers themselves are up before anybody can ask."""
@@ -84,7 +86,8 @@ class Reception:
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = Ollama(servers.urls[0], clock=clock)
-        source = Directory(Layout(servers.models)) if servers.models else Listing(self._listing)
+        layout = Layout(servers.models) if servers.models else None
+        source = Directory(layout) if layout else Listing(self._listing)
         self._neighbours = Neighbours(urls, self._facts, clock)
         self._standing = Standing(self._facts, source, clock, every=LOOK_EVERY)
         self.composed = Composed(
@@ -103,6 +106,7 @@ class Reception:
                 fleet=fleet,
                 quota_bytes=quota_bytes,
                 rented=False,
+                complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )
         self._door: FrontDoor | None = None

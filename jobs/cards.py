@@ -78,8 +78,8 @@ class Card:
 class Model:
     """A whole model, as lists and routes need it.
 
-    `digest` is hex without a prefix, `details` are as lists show them; `card` is None where only a server can read the
-    model's files.
+    `digest` is hex without a prefix, `details` are as lists show them. Where only a server can read the model's files,
+    `card` is None, and `blobs`, the sizes by digest, are empty.
     """
 
     name: ModelName
@@ -89,10 +89,19 @@ class Model:
     details: Mapping[str, Any]
     capabilities: tuple[str, ...] = ()
     card: Card | None = None
+    blobs: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def facts(self) -> Facts | None:
         return self.card.facts if self.card else None
+
+
+def bytes_of(models: Iterable[Model]) -> int:
+    """What they take together: a blob that several of them share lies there once."""
+    found: dict[str, int] = {}
+    for model in models:
+        found |= model.blobs or {model.digest: model.size}
+    return sum(found.values())
 
 
 def read(layout: Layout, known: Iterable[Model] = ()) -> list[Model]:
@@ -111,6 +120,7 @@ def _model(found: survey.Model, card: Card) -> Model:
         details=details(card) | _lengths(card),
         capabilities=capabilities.listed(card.traits) if card.header else card.traits.declared,
         card=card,
+        blobs={blob.digest: blob.size for blob in found.manifest.blobs},
     )
 
 

@@ -16,7 +16,6 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from loguru import logger
 from typer.exceptions import TyperException
 
 from jobs.clock import SystemClock
@@ -25,7 +24,7 @@ from jobs.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.home import Home, home_of
 from jobs.plain import plain
 from jobs.record import KINDS, State
-from jobs.terminal import put, put_json, say, settle_streams
+from jobs.terminal import log_warnings, put, put_json, say, settle_streams
 
 if TYPE_CHECKING:
     from jobs.remote import Remote
@@ -373,8 +372,7 @@ def show(document: Mapping[str, Any], lines: Iterable[str], *, json: bool) -> No
 def run(application: typer.Typer = app) -> NoReturn:
     """Run the command line on `sys.argv`, and exit. The one place where what went wrong becomes words and a code."""
     settle_streams()
-    logger.remove()
-    logger.add(lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}")
+    log_warnings()
     sys.exit(exit_code(lambda: _code(application)))
 
 

@@ -20,7 +20,7 @@ import gc
 import queue
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -149,6 +149,7 @@ class Ledger:
         begin: str = "",
         before: str | None = None,
         limit: int | None = None,
+        archived: Iterable[Job] = (),
     ) -> tuple[list[Job], int]:
         """The newest jobs that fit, and how many fit in all.
 
@@ -160,12 +161,16 @@ class Ledger:
             begin: only those whose id begins so.
             before: only those that come after the job of this id in such a list, to read on where one ended.
             limit: so many at most.
+            archived: jobs that have left the ledger and are to be chosen from as well.
 
         """
         if not (kind or state or subject or since or begin or before):
             newest = self.jobs(limit)
             return newest, len(newest) if limit is None else len(self.ids())
         found = self.jobs()
+        if archived:
+            every = {job.id: job for job in (*archived, *found)}
+            found = sorted(every.values(), key=lambda job: job.posted_at, reverse=True)
         if before is not None:
             known = [job.id for job in found]
             found = found[known.index(before) + 1 :] if before in known else []

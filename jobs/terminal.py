@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
+from loguru import logger
+
 from jobs.errors import Trouble, os_trouble
 from jobs.plain import plain
 
@@ -45,6 +47,15 @@ _NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
 def say(line: str = "") -> None:
     """A line of talk."""
     _write(sys.stderr, line)
+
+
+def log_warnings() -> None:
+    """Of what happens inside, tell warnings alone, never with the values of variables: they may be secrets."""
+    logger.remove()
+    logger.add(
+        lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}",
+        diagnose=False, backtrace=False,
+    )  # fmt: skip
 
 
 def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:

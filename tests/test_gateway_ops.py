@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,25 @@ def test_each_kind_is_posted_as_the_command_line_does(
     assert (job["kind"], job["subject"], job["request"]) == (body["kind"], subject, request)
     assert job["attempts_allowed"] == body.get("attempts", KINDS[body["kind"]].attempts)
     assert here.rung == [lane]
+
+
+def test_archived_jobs_are_told_too(ask: TestClient, here: Place) -> None:
+    """`since` lists what has left the ledger among the rest, newest first, each once; by its id it is told as well."""
+    id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
+    new = here.ledger().get(id)
+    old = replace(new, id="old-1", posted_at=new.posted_at - timedelta(days=40))
+    office = here.office(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
+    then = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY})
+
+    def listed(**query: str | int) -> list[str]:
+        return [job["id"] for job in then.get("/ops/v1/jobs", params=query).json()["jobs"]]
+
+    assert listed() == [id]
+    assert listed(since="2000-01-01T00:00:00Z") == [id, "old-1"]
+    assert listed(since="2000-01-01T00:00:00Z", kind="warm") == []
+    assert listed(since="2000-01-01T00:00:00Z", before=id) == ["old-1"]
+    assert then.get("/ops/v1/jobs/old-1").json() == old.as_json()
+    assert then.get("/ops/v1/jobs/nonesuch-1").status_code == 404
 
 
 def test_a_bell_that_cannot_be_rung_loses_no_job(here: Place, ledger: Ledger) -> None:

@@ -1,5 +1,6 @@
 """`/api/pull` and `/api/delete` as Ollama's own clients use them, over a real ledger, worker and registry."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,8 +13,12 @@ import httpx
 import ollama
 import pytest
 
-from app.gateway.pulls import Frames
+from app.gateway.clerks import Clerks
+from app.gateway.keys import ANYONE
+from app.gateway.posting import Poster
+from app.gateway.pulls import Frames, Pulls
 from jobs.clock import SystemClock
+from jobs.errors import Stalled
 from jobs.ledger import Claim, Ledger
 from jobs.ollama import Ollama
 from jobs.progress import Progress, Reading
@@ -225,6 +230,20 @@ def test_a_wrong_delete_is_refused(desk: Desk, body: bytes, said: str) -> None:
     """400 in Ollama's words."""
     answer = desk.ask("DELETE", "/api/delete", content=body)
     assert (answer.status_code, answer.json()["error"]) == (400, said)
+
+
+def test_a_delete_is_not_waited_for_for_ever(desk: Desk) -> None:
+    """Behind long pulls its caller is told, in time, that it goes on, and as which job; it does."""
+    office = desk.here.office()
+    clerks = Clerks(office.open_ledger)
+    desk.here.clerks.append(clerks)
+    work = Pulls(office, clerks, Poster(office, clerks), delete_waits=timedelta(seconds=0.01))
+    with pytest.raises(Stalled, match="the delete has waited for") as stalled:
+        asyncio.run(work.delete(ANYONE, {"model": NAME}))
+    (job,) = desk.ledger.jobs()
+    assert (job.kind, job.state) == ("delete", State.QUEUED)
+    assert f"goes on as job {job.id}" in str(stalled.value)
+    assert stalled.value.hint == f"`ollama-modal job {job.id} --follow`"
 
 
 def test_a_delete_that_fails_says_why(desk: Desk) -> None:

@@ -22,6 +22,7 @@ from app.gateway import lists
 from app.gateway.sources import Directory
 from app.gateway.standing import Standing
 from app.report import Loaded, Report
+from jobs.cards import bytes_of, read
 from jobs.clock import SystemClock
 from jobs.errors import BadName, NotFound
 from jobs.gguf import Tensor
@@ -30,7 +31,7 @@ from jobs.names import ModelName
 from jobs.testing.gguf import encoded
 from jobs.testing.models import LIBRARY, LICENSE, SimLayer, SimModel, find, text
 from tests.conftest import Store
-from tests.models_dir import lay
+from tests.models_dir import lay, publish, sample, weights_at
 from tests.ollama_servers import Server, serving, simulator_command
 
 SMALL = tuple(model for model in LIBRARY if model.size < 5_000_000)
@@ -262,6 +263,17 @@ def test_callers_see_what_they_may(stand: Standing) -> None:
         lists.openai_model(stand, "absent")
     with pytest.raises(BadName):
         lists.openai_model(stand, "no name")
+
+
+def test_a_shared_blob_weighs_once(tmp_path: Path) -> None:
+    """Models take together what their blobs take on disk, though two of them name the same ones."""
+    weights = weights_at(tmp_path)
+    for name in ("tiny", "twin"):
+        publish(weights, sample(name, b"the same weights" * 100, b"the same template"))
+    found = read(weights.layout)
+    assert len(found) == 2
+    assert bytes_of(found) == sum(path.stat().st_size for path in weights.layout.blobs.iterdir())
+    assert bytes_of([replace(model, blobs={}) for model in found]) == bytes_of(found)
 
 
 def test_an_empty_list_is_a_list(store: Store, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ NAMES = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1).filter(
     lambda name: name not in {"at", "level", "message", "where", "exception"}
 )
 VALUES = st.none() | st.booleans() | st.integers() | st.text()
+ODD = st.floats() | st.dictionaries(st.tuples(st.integers()), st.text(), max_size=2) | st.binary()
 
 
 @given(message=st.text(), about=st.dictionaries(NAMES, VALUES, max_size=4))
@@ -65,6 +66,16 @@ def test_every_line_is_one_object(message: str, about: dict[str, Any]) -> None:
     assert {"message": message, "level": "INFO", **about}.items() <= told.items()
     assert told["where"].startswith("tests.test_logs:")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3,6}Z", told["at"])
+
+
+@given(about=st.dictionaries(st.sampled_from(["at", "level", "message", "where", "tier"]), VALUES | ODD, max_size=4))
+def test_odd_things_make_no_odd_line(about: dict[str, Any]) -> None:
+    """What has no place in JSON is told as text, and nothing takes the place of what every line has."""
+    with lines() as written:
+        logger.bind(**about).info("plain")
+    (told,) = parsed(written)
+    assert (told["message"], told["level"]) == ("plain", "INFO")
+    assert ("tier" in told) == ("tier" in about)
 
 
 CONTAINER = f"""
@@ -124,6 +135,16 @@ def test_a_request_is_followed_by_its_id(tmp_path: Path, dialect: Dialect) -> No
     assert server.asked[-1].header("x-request-id") == id
     ended = [told for told in parsed(written) if "success 200" in told["message"]]
     assert [(told["request"], told["tier"], told["model"]) for told in ended] == [(id, "a10g", "llama3.2:latest")]
+
+
+def test_a_job_is_posted_in_a_requests_name(tmp_path: Path) -> None:
+    """A job that a request posts is told of with the id that the caller gave his request."""
+    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
+        asked = {"kind": "pull", "model": "tiny"}
+        response = httpx.post(f"{running.url}/ops/v1/jobs", json=asked, headers={"x-request-id": "mine-1"}, timeout=10)
+    assert (response.status_code, response.headers["x-request-id"]) == (201, "mine-1")
+    told = [each for each in parsed(written) if each["message"].startswith(f"job {response.json()['id']} posted")]
+    assert [each.get("request") for each in told] == ["mine-1"]
 
 
 def test_no_secret_and_no_prompt_is_told(tmp_path: Path) -> None:

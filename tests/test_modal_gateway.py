@@ -214,3 +214,10 @@ def test_what_was_used_outlives_the_gateway(platform: Platform, client: Client, 
     assert any("root" in text and "llama3.2:latest" in text for text in written)
     assert ADMIN_KEY not in container.output
     assert "ws-test" not in container.output
+    lines = [json.loads(line) for line in container.lines if line.startswith('{"')]
+    ended = [line for line in lines if "/api/chat llama3.2:latest on a10g for root: success 200" in line["message"]]
+    assert {(line["container"], line["tier"], line["key"]) for line in ended} == {(container.id, "a10g", "root")}
+    assert all(line["request"] for line in ended)
+    for server in gpus(platform):
+        told = [json.loads(line) for line in server.lines if line.startswith('{"')]
+        assert {(line["container"], line["tier"]) for line in told} == {(server.id, "a10g")}

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from typing import TypeVar
 
@@ -32,7 +33,10 @@ class Clerks:
 
     async def do(self, work: Callable[[Ledger], T]) -> T:
         """Let one of them do this with his ledger."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._ledger()))
+        about = copy_context()  # what is logged there belongs to the same request
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: about.run(lambda: work(self._ledger()))
+        )
 
     async def look(self, id: str) -> Job:
         """The job as it stands, or stood a moment ago.

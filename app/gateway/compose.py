@@ -4,9 +4,9 @@ Whoever starts it, `ollama-modal up` or a container, hands in `Parts` and serves
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime
 from typing import Any
 
 from fastapi import APIRouter
@@ -29,9 +29,12 @@ from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, Upstream, Waking
 from app.gateway.wire import Patience, Wire
+from jobs.cards import bytes_of
 from jobs.clock import Clock
+from jobs.desk import no_archive
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
+from jobs.record import Job
 from jobs.registries import ANYWHERE, Registries
 from jobs.usage import Books, last_used, usage
 
@@ -62,6 +65,7 @@ class Parts:
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
         complaints: what is wrong with models that are not whole, in lines for people.
+        archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         comment_seconds: between two comment lines for those who wait with an event stream.
         body_seconds: how long a body may take that hardly comes.
@@ -86,6 +90,7 @@ class Parts:
     quota_bytes: int | None = None
     rented: bool = True
     complaints: Callable[[], Sequence[str]] = tuple
+    archived: Callable[[datetime], Iterable[Job]] = no_archive
     past: Callable[[], Mapping[str, Any]] = dict
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
@@ -180,7 +185,7 @@ class Composed:
         return Readings(
             held=lambda: {state.tier: state.held for state in waking.states()},
             lingering=lambda: len(self.lingering),
-            weights_bytes=lambda: sum(model.size for model in standing.models()),
+            weights_bytes=lambda: bytes_of(standing.models()),
             usage_dropped=lambda: self.books.dropped,
             standing_seconds=age,
         )
@@ -204,6 +209,7 @@ class Composed:
             usage=used,
             age=parts.standing.age,
             complaints=parts.complaints,
+            archived=parts.archived,
             ring=parts.ring,
             changed=parts.standing.refresh,
             rate_limit=parts.rate_limit,

@@ -145,6 +145,7 @@ class Service:
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=volume.complaints,
+                archived=volume.archived,
                 past=volume.past,
             )
         )

@@ -25,8 +25,8 @@ from app.gateway.shapes import (
     PullAsked,
     WarmAsked,
 )
-from jobs.desk import LISTED
-from jobs.errors import BadRequest, TooManyRequests
+from jobs.desk import LISTED, LONG_AGO
+from jobs.errors import BadRequest, NotFound, TooManyRequests
 from jobs.ledger import Ledger, Posted
 from jobs.names import ModelName
 from jobs.record import KINDS, Job, State, kind_named
@@ -75,20 +75,20 @@ _POSTED: dict[int | str, dict[str, Any]] = {
 
 def router(office: Office, clerks: Clerks, streams: int) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
-    _reading(api, clerks)
+    _reading(api, office, clerks)
     _following(api, clerks, streams)
     _changing(api, office, Poster(office, clerks))
     return api
 
 
-def _reading(api: APIRouter, clerks: Clerks) -> None:
+def _reading(api: APIRouter, office: Office, clerks: Clerks) -> None:
     @api.get("", response_model=JobsTold, dependencies=[Depends(reader)])
     async def jobs(
         *,
         kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
         state: State | Left = None,
         subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
-        since: Annotated[Moment | Left, Query(description="Posted then or later")] = None,
+        since: Annotated[Moment | Left, Query(description="Posted then or later, archived jobs among them")] = None,
         begin: Annotated[IdText | Left, Query(description="As much of an id as is known")] = None,
         before: Annotated[IdText | Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
@@ -99,16 +99,27 @@ def _reading(api: APIRouter, clerks: Clerks) -> None:
             if kind is not None:
                 kind_named(kind)
             return ledger.select(
-                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before, limit=limit
-            )
+                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before, limit=limit,
+                archived=tuple(office.archived(since)) if since else (),
+            )  # fmt: skip
 
         found, total = await clerks.do(select)
         return JSONResponse({"jobs": [job.as_json() for job in found], "total": total})
 
     @api.get("/{id}", response_model=JobTold, dependencies=[Depends(reader)])
     async def job(id: Id) -> JSONResponse:
-        """Tell a job's whole story."""
-        found = await clerks.do(lambda ledger: ledger.get(id))
+        """Tell a job's whole story, also when it is archived."""
+
+        def tell(ledger: Ledger) -> Job:
+            try:
+                return ledger.get(id)
+            except NotFound:
+                old = next((job for job in office.archived(LONG_AGO) if job.id == id), None)
+                if old is None:
+                    raise
+                return old
+
+        found = await clerks.do(tell)
         return JSONResponse(found.as_json())
 
 

@@ -3,16 +3,18 @@
 Nothing of it asks a server: what is told of servers is what they reported themselves.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 from app.gateway.keys import Keys
 from app.gateway.limits import Limits
 from app.gateway.metrics import Metrics
 from jobs.clock import Clock
+from jobs.desk import no_archive
 from jobs.ledger import Ledger
+from jobs.record import Job
 from jobs.registries import ANYWHERE, Registries
 
 Document = Mapping[str, Any]
@@ -38,6 +40,7 @@ class Office:
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
         complaints: what is wrong with the rest, in lines for people.
+        archived: the jobs that have left the ledger, of those posted since a moment.
         route: on which tier a model (and a context) is answered, and why.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
@@ -60,6 +63,7 @@ class Office:
     usage: Callable[[date | None], Sequence[Document]]
     age: Callable[[], timedelta | None]
     complaints: Callable[[], Sequence[str]] = tuple
+    archived: Callable[[datetime], Iterable[Job]] = no_archive
     ring: Callable[[str], object] = nobody
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None

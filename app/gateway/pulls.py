@@ -132,6 +132,7 @@ class Pulls:
     office: Office
     clerks: Clerks
     poster: Poster
+    delete_waits: timedelta = DELETE_WAITS
 
     async def pull(self, caller: Caller, body: Mapping[str, Any]) -> Response:
         text = _model(body)
@@ -161,10 +162,10 @@ class Pulls:
             raise BadRequest(f"name {json.dumps(text)} is invalid", hint=error.hint) from error
         job = (await self.poster.post(caller, "delete", name, {"model": text})).job
         try:
-            ended = await asyncio.wait_for(self._ended(job), DELETE_WAITS.total_seconds())
+            ended = await asyncio.wait_for(self._ended(job), self.delete_waits.total_seconds())
         except TimeoutError as error:
             raise Stalled(
-                f"the delete has waited for {lasted(DELETE_WAITS)}, and goes on as job {job.id}",
+                f"the delete has waited for {lasted(self.delete_waits)}, and goes on as job {job.id}",
                 hint=f"`ollama-modal job {job.id} --follow`",
             ) from error
         if ended.state is State.SUCCEEDED:

@@ -5,20 +5,21 @@ One reads at a time, because a volume cannot be brought up to date while a file 
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from app import spending
-from app.archive import TURNS, archive_at, archived_facts
+from app.archive import TURNS, archive_at, archived_facts, archived_jobs
 from app.gateway.sources import Mounted
 from jobs import survey
 from jobs.cards import Model
 from jobs.clock import Clock
 from jobs.inventory import complaints
 from jobs.layout import Layout
+from jobs.record import Job
 
 PAST_EVERY = timedelta(minutes=5)
 """The archive grows once a night."""
@@ -61,6 +62,12 @@ class Volume:
             if self._complaints is None:
                 self._complaints = tuple(complaints(survey.survey(self._layout)))
             return self._complaints
+
+    def archived(self, since: datetime) -> Sequence[Job]:
+        """The jobs that have left the ledger, of those posted since then, oldest first."""
+        with self._reading:
+            self._bring_up()
+            return list(archived_jobs(self._archive, since))
 
     def past(self) -> Mapping[str, Any]:
         """What has left the ledger's dict for the archive, by key; some minutes old at most."""
