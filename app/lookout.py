@@ -40,8 +40,11 @@ class Looked:
     has_news: bool
 
 
-def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime) -> Looked:
-    """See how everything is, and write down what has changed. Two looks at once write the same."""
+def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> Looked:
+    """See how everything is, and write down what has changed. Two looks at once write the same.
+
+    `rented` is false on one machine.
+    """
     entries = dict(facts.items())
     health = healths(entries, fleet, now)
     for each in health:
@@ -54,6 +57,7 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime) -> Looked
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet, now),
         now=now,
+        rented=rented,
     )
     known = cases(entries)
     for case in known:

@@ -13,10 +13,12 @@ from app import lookout, shift
 from app.allowed import allowed
 from app.desired import Actual, Night, asked_about, night
 from app.fleet import Fleet
+from app.freshness import KNOWN, ROOM
 from app.gateway.office import nobody
 from app.mirror import mirrors
 from app.rounds import night_began, tonight
 from app.upstream import upstream
+from app.windows_here import WindowsHere
 from jobs.clock import Clock
 from jobs.errors import Unsupported
 from jobs.home import Home, Stack
@@ -24,6 +26,7 @@ from jobs.inventory import weights_of
 from jobs.pruning import plan
 from jobs.registry import Registry
 from jobs.retrying import NEVER
+from jobs.survey import Model, Survey
 from jobs.tending import loaded
 from jobs.upkeep import Memory, recall
 from jobs.webhook import Webhook
@@ -65,6 +68,7 @@ class Nights:
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
+        self._windows = WindowsHere(fleet, stack.servers, clock)
         self._stopping = threading.Event()
         self._done: datetime | None = None
         self._thread = threading.Thread(target=self._keep, name="nights", daemon=True)
@@ -78,7 +82,7 @@ class Nights:
 
     def _keep(self) -> None:
         while True:
-            for what in (self.look, self.watch):
+            for what in (self.look, self.keep_windows, self.watch):
                 try:
                     what()
                 except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
@@ -96,8 +100,21 @@ class Nights:
         shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
+    def keep_windows(self) -> None:
+        """Have loaded what an open window wants loaded."""
+        self._windows.keep(self._home.ledger(self._clock))
+
+    def _tell_weights(self, found: Survey) -> None:
+        """Write down what the watch goes by: which models are whole, and how full it is."""
+        whole = (each for each in found.known if isinstance(each, Model))
+        self._facts.put(KNOWN, {str(each.name.folded()): {"size": each.size, "facts": None} for each in whole})
+        self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes, "quota": self._stack.retention.quota_bytes})
+
     def watch(self) -> None:
         """See what is wrong, and tell OLLAMA_MODAL_WEBHOOK of it, where that is set."""
-        looked = lookout.look(self._home.ledger(self._clock), self._facts, self._fleet, self._clock.now())
+        if self._stack.models is not None:
+            self._tell_weights(weights_of(self._stack.models, self._home, self._clock).survey())
+        now = self._clock.now()
+        looked = lookout.look(self._home.ledger(self._clock), self._facts, self._fleet, now, rented=False)
         if looked.has_news and (url := os.environ.get(lookout.WEBHOOK)):
             lookout.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)

@@ -9,8 +9,9 @@ nightly   the night's run has not come
 wakes     the night or a window was refused a wake: the day's are used up
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -38,6 +39,7 @@ class Seen:
         refused: the tiers that were refused a wake today.
         night_began: when the night's run was last due.
         now: the time.
+        rented: the servers are Modal's, and paid by the second; on one machine they are neither.
 
     """
 
@@ -47,11 +49,24 @@ class Seen:
     refused: Sequence[str]
     night_began: datetime
     now: datetime
+    rented: bool = True
 
 
 def incidents(fleet: Fleet, seen: Seen) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
-    return [each for kind in fleet.alerts.kinds for each in _WATCHES[kind](fleet, seen)]
+    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind != "budget"]
+    found = [each for kind in kinds for each in _WATCHES[kind](fleet, seen)]
+    return found if seen.rented else [replace(each, hint=_here(each.hint)) for each in found]
+
+
+def _here(hint: str) -> str:
+    """The same for one machine, where no command of Modal's helps."""
+    hint = re.sub(r"modal run -m app\.jobs::(\w+)", r"ollama-modal \1", hint)
+    hint = re.sub(r"\b(ollama-modal \w+|retry) --(?:id|model)\b", r"\1", hint)
+    return _LOG_OF_MODAL.sub("the log of `up`", hint)
+
+
+_LOG_OF_MODAL = re.compile("`modal app logs ollama-service`")
 
 
 def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
@@ -71,8 +86,8 @@ def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
 
 
 def _quota(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
-    used = (seen.entries.get(ROOM) or {}).get("used", 0)
-    quota = fleet.volume.quota_bytes
+    room = seen.entries.get(ROOM) or {}
+    used, quota = room.get("used", 0), room.get("quota") or fleet.volume.quota_bytes
     if used * 100 >= quota * fleet.alerts.quota_percent:
         said = f"the weights take {human_bytes(used)} of their quota of {human_bytes(quota)}"
         yield Incident("quota", "volume", said, "delete a model, or raise volume.quota_gb")

@@ -1,5 +1,6 @@
 """The watch of every tick: what it finds wrong, what it writes down, and the wakes it does not allow."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
+from tests.models_dir import put, sample, weights_at
 from tests.test_incidents import listening
 
 FLEET = declared()
@@ -186,6 +188,25 @@ def test_one_machine_is_watched_as_well(tmp_path: Path, monkeypatch: pytest.Monk
             clock.wait(60)
     [(_, heard)] = hook.heard
     assert heard["text"].startswith("ollama-modal: the pull of m:latest failed for good")
+
+
+def test_one_machine_knows_its_room_and_its_models(tmp_path: Path) -> None:
+    """On one machine a full models directory and a pinned model that is not there come up as well, in its own words;
+    what Modal would charge does not, since nothing is rented."""
+    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock()
+    weights = weights_at(tmp_path)
+    put(weights, sample("llama3.2"))
+    limits = replace(FLEET.retention(), quota_bytes=weights.survey().usage_bytes + 1)
+    stack = Stack(
+        clock.now().year, clock.now(), simulated=True, servers=(), models=tmp_path / "models", retention=limits
+    )
+    spent = Metered("h100", "c", clock.now() - timedelta(hours=900), clock.now(), {"serving": 3_000_000.0})
+    home.facts().put(spent.key, spent.as_json())
+    Nights(home, stack, FLEET, clock).watch()
+
+    found = {case.incident.key: case.incident for case in cases(dict(home.facts().items())) if case.is_open}
+    assert set(found) == {"quota/volume", "pinned/deepseek-r1:32b"}
+    assert found["pinned/deepseek-r1:32b"].hint.startswith("`ollama-modal pull deepseek-r1:32b` brings it")
 
 
 # Wakes
