@@ -342,7 +342,7 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
 
 
 def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
-    """A night brings what is pinned, a second run of it changes nothing; two ticks at once do no harm."""
+    """A night brings what is pinned and is told so, a second run changes nothing; two ticks at once do no harm."""
     ledger = book(client)
     before = {job.id for job in ledger.jobs()}
     steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
@@ -361,6 +361,10 @@ def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
 
     assert ledger.jobs() == jobs
     assert published(deployed) == files
+    told = ask(deployed, "night")
+    assert {(job["kind"], job["subject"]) for job in told["jobs"]} == steps
+    assert {job["state"] for job in told["jobs"]} == {ledger.get(job["id"]).state for job in told["jobs"]}
+    assert told["pulled_bytes"] > 0
 
 
 def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> None:
