@@ -6,7 +6,6 @@ as the command follows the job.
 
 import re
 import sys
-from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +21,7 @@ from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
 from jobs.errors import BadRequest, Killed, Refused
 from jobs.inventory import Found
 from jobs.ledger import Ledger
-from jobs.record import WEIGHTS_LANE, Job, State
+from jobs.record import WEIGHTS_LANE, Job
 from jobs.terminal import log_warnings, put, put_json, put_lines, say, settle_streams
 from jobs.units import parse_span
 
@@ -231,6 +230,19 @@ class Counter:
 
         self._do(windows)
 
+    def night(self, *, json: bool) -> None:
+        from jobs.night import lines, report  # noqa: PLC0415 - a pull needs none of it
+
+        def night() -> int:
+            found = report(dict(ledger.items()), self.desk.ledger.select()[0])
+            if json:
+                put_json(found)
+            else:
+                put_lines(map(worded, lines(found, self.desk.now)))
+            return 0
+
+        self._do(night)
+
     def dead(self, *, since: str, json: bool) -> None:
         self._do(lambda: self.desk.dead(since=since or None, json=json))
 
@@ -255,11 +267,10 @@ class Counter:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            counts = Tally(job.state for job in self.desk.ledger.select()[0])
-            known = {str(state): counts[state] for state in State}
+            jobs = self.desk.ledger.select()[0]
             deployed = self.errand.deployed
             url = gateway_url() if deployed else None
-            found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=known)
+            found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=jobs)
             if json:
                 put_json(found.as_json())
             else:

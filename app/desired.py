@@ -4,7 +4,7 @@
 no disk and posts nothing: what is known is handed in.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -12,13 +12,12 @@ from typing import Any
 from app.fleet import Fleet
 from jobs.manifests import Manifest
 from jobs.names import ModelName
+from jobs.night import BY_NIGHTLY, Share
 from jobs.pruning import Plan
 from jobs.record import Job
 from jobs.survey import Broken, Model
 from jobs.units import human_bytes
 from jobs.upkeep import Memory
-
-BY_NIGHTLY = "nightly"
 
 NIGHT = timedelta(days=1)
 
@@ -74,6 +73,7 @@ class Night:
     steps: tuple[Step, ...]
     pruning: Plan
     notes: tuple[str, ...] = field(default=())
+    share: Share | None = None
 
     @property
     def summary(self) -> str:
@@ -116,6 +116,7 @@ def night(fleet: Fleet, actual: Actual, now: datetime) -> Night:
         tuple(step for step in steps if (step.kind, step.subject) not in since),
         actual.pruning,
         (*notes, *actual.pruning.notes),
+        _share(fleet, actual, steps, now),
     )
 
 
@@ -189,6 +190,22 @@ def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime
         why = "never read in full" if last is None else f"read in full last on {last:%Y-%m-%d}"
         why = "blobs of it are missing" if name in broken else why
         yield Step("verify", str(name), {"model": str(name)}, why, sizes[name])
+
+
+def _share(fleet: Fleet, actual: Actual, steps: Iterable[Step], now: datetime) -> Share:
+    """How far all weights are read after these steps. What is hashed as it comes counts as read."""
+    days = fleet.volume.retention.verify_days
+    tonight = {step.subject for step in steps if step.kind in {"pull", "verify"}}
+    verified = actual.memory.verified
+    sizes = {each.name.folded(): each.manifest.size for each in actual.found if each.manifest is not None}
+    total = sum(sizes.values())
+    unread = sum(
+        size
+        for name, size in sizes.items()
+        if str(name) not in tonight and (name not in verified or now - verified[name] > timedelta(days=days))
+    )
+    nights = -(-unread * days // total) if total else 0  # each reads its share of the whole, or more
+    return Share(total, days, now + nights * NIGHT)
 
 
 def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[Step]:

@@ -219,6 +219,14 @@ def models(json: bool = False) -> None:
 
 
 @app.local_entrypoint()
+def night(json: bool = False) -> None:
+    """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
+    from app.counter import counter  # noqa: PLC0415
+
+    counter(weights_worker, past).night(json=json)
+
+
+@app.local_entrypoint()
 def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.counter import counter  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""`ollama-modal cost` and `ollama-modal windows`: what was used, and what declared windows would cost."""
+"""`ollama-modal night`, `cost` and `windows`: what the last night did, what was used, what windows would cost."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli import Key, Url, app, here, remote_at, show
+from jobs.cli import Key, Url, app, desk_at, here, remote_at, show
 from jobs.clock import SystemClock
 from jobs.home import home_of
 from jobs.terminal import put_json, put_lines, say
@@ -14,6 +14,20 @@ from jobs.units import parse_span
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
+
+
+@app.command()
+def night(url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Tell what the last night did. Its jobs and how they ended, what it moved, what it left alone."""
+    from jobs.night import lines, report  # noqa: PLC0415 - every command imports this file
+
+    if url:
+        desk = desk_at(url, key)
+        found = remote_at(url, key).night()
+    else:
+        at = here()
+        desk, found = at.desk, report(dict(at.home.facts().items()), at.desk.ledger.select()[0])
+    show(found, (desk.worded(line) for line in lines(found, desk.now)), json=json)
 
 
 @app.command()

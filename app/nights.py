@@ -9,17 +9,17 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
-from app import lookout
+from app import lookout, shift
 from app.allowed import allowed
 from app.desired import Actual, Night, asked_about, night
 from app.fleet import Fleet
 from app.freshness import KNOWN, ROOM
+from app.gateway.office import nobody
 from app.mirror import mirrors
-from app.rounds import night_began, nightly, tonight
+from app.rounds import night_began, tonight
 from app.upstream import upstream
-from app.watch import NIGHT_RAN
 from app.windows_here import WindowsHere
-from jobs.clock import Clock, isoformat
+from jobs.clock import Clock
 from jobs.errors import Unsupported
 from jobs.home import Home, Stack
 from jobs.inventory import weights_of
@@ -28,13 +28,13 @@ from jobs.registry import Registry
 from jobs.retrying import NEVER
 from jobs.survey import Model, Survey
 from jobs.tending import loaded
-from jobs.upkeep import recall
+from jobs.upkeep import Memory, recall
 from jobs.webhook import Webhook
 
 LOOK_EVERY = timedelta(minutes=1)
 
 
-def actual(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Actual:
+def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is on this machine: the directory, the ledger, the servers, and what the registries say.
 
     Raises:
@@ -44,7 +44,6 @@ def actual(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Actual:
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
     jobs, now = home.ledger(clock).jobs(), clock.now()
-    memory = recall(home.facts(), jobs)
     found = weights_of(stack.models, home, clock).survey()
     mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
     whence = allowed(os.environ, fleet, is_loopback=True)
@@ -61,7 +60,8 @@ def actual(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Actual:
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    return night(fleet, actual(home, stack, fleet, clock), clock.now())
+    memory = recall(home.facts(), home.ledger(clock).jobs())
+    return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 
 class Nights:
@@ -95,9 +95,9 @@ class Nights:
         began = night_began(self._fleet, self._clock.now())
         if began == self._done:
             return
-        found = actual(self._home, self._stack, self._fleet, self._clock)
-        nightly(self._home.ledger(self._clock), self._fleet, found, self._clock.now())
-        self._facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(self._clock.now())})
+        # The workers of this machine hear the bells themselves, and need not be sent for.
+        post = shift.Post(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
+        shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
     def keep_windows(self) -> None:

@@ -1,6 +1,7 @@
 """How a deployment stands, by what was last reported to the ledger. It asks no server, so it wakes none."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -10,8 +11,10 @@ from app.health import Health, of_tier
 from app.report import PREFIX, Report
 from app.resources import APP, SERVERS
 from jobs.incidents import Case, cases
+from jobs.night import line, report
 from jobs.plain import plain
 from jobs.protocols import DictLike
+from jobs.record import Job, State
 from jobs.story import lasted
 from jobs.units import human_bytes
 
@@ -24,6 +27,7 @@ class Status:
     tiers: tuple[Health, ...]
     incidents: tuple[Case, ...]
     generation: Any
+    night: Mapping[str, Any]
     jobs: Mapping[str, int]
     now: datetime
 
@@ -36,6 +40,7 @@ class Status:
             "servers": [each.as_json() for each in self.servers],
             "incidents": [each.as_json() for each in self.incidents],
             "generation": self.generation,
+            "night": dict(self.night),
             "jobs": dict(self.jobs),
         }
 
@@ -48,6 +53,7 @@ class Status:
             "servers  " + ("as they reported last" if self.servers else "none has reported yet: asleep is healthy"),
             *(line for each in self.servers for line in self._server(each)),
             f"jobs     {', '.join(known) or 'none'}",
+            f"night    {line(self.night, self.now)}",
             *(f"trouble  {plain(each.incident.message)}" for each in self.incidents),
         ]
 
@@ -67,9 +73,10 @@ class Status:
 
 
 def status(
-    facts: DictLike, now: datetime, *, deployed: bool, jobs: Mapping[str, int], gateway: str | None = None
+    facts: DictLike, now: datetime, *, deployed: bool, jobs: Sequence[Job], gateway: str | None = None
 ) -> Status:
     entries = dict(facts.items())
+    counts = Counter(job.state for job in jobs)
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return Status(
@@ -79,6 +86,7 @@ def status(
         tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
         incidents=tuple(case for case in cases(entries) if case.is_open),
         generation=entries.get(GENERATION),
-        jobs=jobs,
+        jobs={str(state): counts[state] for state in State},
+        night=report(entries, jobs),
         now=now,
     )

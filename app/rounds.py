@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from cronsim import CronSim
 from loguru import logger
 
-from app.desired import BY_NIGHTLY, Actual, night
+from app.desired import Night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
@@ -18,6 +18,7 @@ from app.wakes import BY_WINDOW, Wakes, window_key
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
+from jobs.night import BY_NIGHTLY, Posted
 from jobs.protocols import DictLike
 from jobs.record import Job
 
@@ -97,16 +98,15 @@ def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
             yield str(key.removeprefix(PREFIX))
 
 
-def nightly(ledger: Ledger, fleet: Fleet, actual: Actual, now: datetime) -> list[str]:
-    """Post what this night is for and nobody has posted since it began; the jobs."""
-    found = night(fleet, actual, now)
+def nightly(ledger: Ledger, found: Night) -> list[Posted]:
+    """Post what this night is for; the jobs, each with its reason."""
     for note in found.notes:
         logger.warning("night: {}", note)
     posted = []
     for step in found.steps:
         job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
-        posted.append(job.id)
+        posted.append(Posted(job.id, step.kind, step.subject, step.why, step.size))
     return posted
 
 

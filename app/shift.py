@@ -9,13 +9,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from app import lookout, rounds
-from app.desired import Actual
+from app.desired import Actual, night
 from app.fleet import Fleet
-from app.watch import NIGHT_RAN
-from jobs.clock import Clock, isoformat
+from jobs.clock import Clock
 from jobs.ledger import Ledger
+from jobs.night import NIGHT_RAN, Ran
 from jobs.protocols import DictLike
-from jobs.record import SERVERS_LANE, WEIGHTS_LANE
+from jobs.record import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.upkeep import Memory, recall, remember
 
 
@@ -69,9 +69,13 @@ def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
     """Post what this night is for. That it ran is written last: one that broke off on the way did not come."""
     memory = recall(post.facts, post.book.jobs())
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
-    posted = rounds.nightly(post.book, post.fleet, actual(memory), post.clock.now())
+    began = post.clock.now()
+    found = night(post.fleet, actual(memory), began)
+    posted = rounds.nightly(post.book, found)
     rounds.tick(post.book, post.facts, post.clock, post.ring)
     # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
-    for lane in {WEIGHTS_LANE, *(post.book.get(id).lane for id in posted)}:
+    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
         post.ring(lane)
-    post.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(post.clock.now())})
+    ran = Ran(rounds.night_began(post.fleet, began), began, tuple(posted), found.notes, found.share)
+    before = post.facts.get(NIGHT_RAN)
+    post.facts.put(NIGHT_RAN, ran.after(Ran.from_json(before) if before else None).as_json())

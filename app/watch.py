@@ -22,11 +22,10 @@ from app.spending import month_began, month_dollars
 from jobs.clock import parse_moment
 from jobs.dead import class_of, dead
 from jobs.incidents import Incident
+from jobs.night import NIGHT_RAN
 from jobs.record import Job
 from jobs.story import trouble
 from jobs.units import human_bytes
-
-NIGHT_RAN = "nightly/ran"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import re
 import shlex
 import sqlite3
 import sys
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -346,14 +345,14 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
     if url:
         from jobs.elsewhere import standing  # noqa: PLC0415
 
-        health = remote_at(url, key).health()
+        remote = remote_at(url, key)
+        health = {**remote.health(), "night": remote.night()}
         show(health, standing(health, url, desk_at(url, key).now), json=json)
         return
     from jobs.inventory import surveyed  # noqa: PLC0415
 
     at = here()
-    counts = Counter(job.state for job in at.desk.ledger.select()[0])
-    found = surveyed(at.home, at.clock, {str(state): counts[state] for state in State})
+    found = surveyed(at.home, at.clock, at.desk.ledger.select()[0])
     show(found.as_json(), found.lines(at.now), json=json)
 
 

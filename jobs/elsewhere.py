@@ -7,6 +7,7 @@ from typing import Any
 
 from jobs.clock import parse_moment
 from jobs.inventory import Entry, Found
+from jobs.night import line
 from jobs.plain import plain
 from jobs.remote import Remote
 from jobs.story import lasted
@@ -35,6 +36,7 @@ def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str
     yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
     known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]
     yield f"jobs     {', '.join(known) or 'none'}"
+    yield f"night    {plain(line(health['night'], now))}"
 
 
 @dataclass(frozen=True)

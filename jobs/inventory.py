@@ -3,7 +3,8 @@
 It reads what `up` wrote down and asks the servers; it changes nothing, and needs no running `up`.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,9 +14,11 @@ from jobs.clock import Clock, isoformat
 from jobs.errors import Refused, Trouble
 from jobs.home import Home, Server, Stack
 from jobs.manifests import ModelDetails
+from jobs.night import line, report
 from jobs.ollama import Ollama
 from jobs.ollama_shapes import Listed, Running
 from jobs.plain import plain
+from jobs.record import Job, State
 from jobs.retrying import NEVER
 from jobs.story import lasted, moment
 from jobs.survey import Broken, Model, Survey
@@ -160,6 +163,7 @@ class Status:
     models: int | None
     usage_bytes: int | None
     queue: Mapping[str, int]
+    night: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         stack = self.stack
@@ -178,10 +182,18 @@ class Status:
                 "quota_bytes": stack.retention.quota_bytes if stack else None,
             },
             "jobs": dict(self.queue),
+            "night": dict(self.night),
         }
 
     def lines(self, now: datetime) -> list[str]:
-        return [*self._up(now), *self._servers(), *self._models(), self._queue(), f"home     {plain(self.home.root)}"]
+        return [
+            *self._up(now),
+            *self._servers(),
+            *self._models(),
+            self._queue(),
+            *self._night(now),
+            f"home     {plain(self.home.root)}",
+        ]
 
     def _up(self, now: datetime) -> list[str]:
         if self.up_pid is None:
@@ -218,16 +230,24 @@ class Status:
         known = [f"{count:,} {state}" for state, count in self.queue.items() if count]
         return f"jobs     {', '.join(known) or 'none'}"
 
+    def _night(self, now: datetime) -> list[str]:
+        """Nothing where none is to be expected: without a fleet file there are no nights."""
+        has_nights = self.night["at"] or (self.stack and self.stack.fleet)
+        return [f"night    {line(self.night, now)}"] if has_nights else []
 
-def surveyed(home: Home, clock: Clock, queue: Mapping[str, int]) -> Status:
-    """How things stand; `queue` is how many jobs are in each state."""
+
+def surveyed(home: Home, clock: Clock, jobs: Sequence[Job]) -> Status:
+    """How things stand, with these jobs in the ledger."""
+    counts = Counter(job.state for job in jobs)
+    queue = {str(state): counts[state] for state in State}
+    night = report(dict(home.facts().items()), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
     if stack is None or stack.models is None:
-        return Status(home, pid, stack, tiers, None, None, queue)
+        return Status(home, pid, stack, tiers, None, None, queue, night)
     survey = weights_of(stack.models, home, clock).survey()
-    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue)
+    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night)
 
 
 def _tier(server: Server, clock: Clock) -> Tier:

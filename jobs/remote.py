@@ -165,6 +165,11 @@ class Remote:
         told: dict[str, Any] = self._ask("GET", "/health").json()
         return told
 
+    def night(self) -> dict[str, Any]:
+        """What the last night did there."""
+        told: dict[str, Any] = self._ask("GET", "/night").json()
+        return told
+
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
         told: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()

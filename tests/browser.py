@@ -46,7 +46,7 @@ ARGUMENTS = (
     "--hide-scrollbars",
 )
 
-TAB, ENTER, SPACE = "\ue004", "\ue007", " "
+TAB, ENTER, SPACE, ESCAPE = "\ue004", "\ue007", " ", "\ue00c"
 RIGHT = "\ue014"
 
 

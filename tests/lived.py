@@ -22,6 +22,7 @@ from jobs.clock import SystemClock
 from jobs.ledger import Claim, Ledger
 from jobs.meter import Metered, Share
 from jobs.names import ModelName
+from jobs.night import NIGHT_RAN, Posted, Ran
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.sqlite import SqliteDict, SqliteQueue
@@ -129,6 +130,8 @@ class Lived:
     def _verified(self) -> None:
         ledger, clock = self._at(hours=7)
         claim = self._claimed(ledger, "verify", "*", "nightly")
+        night = Posted(claim.job.id, "verify", "*", "never read in full", 28_700_000_000)
+        self.facts.put(NIGHT_RAN, Ran(clock.now(), clock.now(), (night,)).as_json())
         clock.tick(96)
         result = {"models": 4, "blobs": 17, "bytes": 28_700_000_000}
         ledger.end(claim, Ending("succeeded", result=result), Reading(28_700_000_000, 28_700_000_000))

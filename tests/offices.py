@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from app.fleet import load
-from app.gateway import board, costs, days
+from app.gateway import board, costs, days, nights
 from app.gateway.clerks import Clerks
 from app.gateway.keys import Keys, hash_of, new_key
 from app.gateway.limits import Limits
@@ -123,9 +123,9 @@ class Place:
         office = office or self.office()
         staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
         self.clerks.append(staff)
-        return create(office, clerks=staff, streams=streams, more=self.more())
+        return create(office, clerks=staff, streams=streams, more=self.more(staff))
 
-    def more(self) -> tuple[APIRouter, ...]:
+    def more(self, staff: Clerks) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
         def entries() -> dict[str, Any]:
@@ -136,6 +136,7 @@ class Place:
             board.router(board.Board(self.clock, tuple, dict, fleet=fleet)),
             days.router(days.Days(self.clock, entries, fleet)),
             costs.router(costs.Costs(self.clock, entries, fleet)),
+            nights.router(entries, staff),
         )
 
     def close(self) -> None:

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app import rounds
-from app.desired import BY_NIGHTLY, Actual, Night, Upstream, asked_about, night
+from app.desired import Actual, Night, Upstream, asked_about, night
 from app.fleet import Fleet, declared, parse
 from app.fleet_file import read
 from app.upstream import upstream
 from jobs.manifests import ModelDetails
 from jobs.names import ModelName
+from jobs.night import BY_NIGHTLY
 from jobs.pruning import Around, plan
 from jobs.record import Job, State
 from jobs.registry import Registry

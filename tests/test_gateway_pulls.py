@@ -241,7 +241,7 @@ def test_a_delete_is_not_waited_for_for_ever(desk: Desk) -> None:
     with pytest.raises(Stalled, match="the delete has waited for") as stalled:
         asyncio.run(work.delete(ANYONE, {"model": NAME}))
     (job,) = desk.ledger.jobs()
-    assert (job.kind, job.state) == ("delete", State.WAITING)
+    assert (job.kind, job.state) == ("delete", State.QUEUED)
     assert f"goes on as job {job.id}" in str(stalled.value)
     assert stalled.value.hint == f"`ollama-modal job {job.id} --follow`"
 

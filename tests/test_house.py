@@ -65,6 +65,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "webhook",
             "trashing",
             "upkeep",
+            "night",
         }
     ),
     frozenset({"tasks"}),

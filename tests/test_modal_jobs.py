@@ -368,6 +368,8 @@ def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> Non
     stays; a second prune does nothing, and a rollback brings back what it took."""
     ledger = book(client)
     for name in ("many-blobs", "llama3.2"):
+        if has_whole(deployed, f"{name}/latest"):
+            continue  # another test has brought it
         id = ledger.post("pull", f"{name}:latest", {"model": name}, by="test").job.id
         modal.Function.from_name(APP, "weights_worker", client=client).spawn()
         assert finished(ledger, id).state is State.SUCCEEDED

@@ -12,7 +12,7 @@ from app.gateway.keys import VARIABLE, hash_of, new_key
 from jobs.testing.faults import Fault
 from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry import RegistryDouble
-from tests.browser import ENTER, MISSING, SPACE, TAB, Browser, WrongPage, browser
+from tests.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, WrongPage, browser
 from tests.gateways import Running
 from tests.lived import lived
 from tests.stacks import Shell, Up, simulator_as_ollama, until, up
@@ -157,7 +157,7 @@ def test_a_chat_key_looks_and_is_told_why_it_may_not_touch(page: Browser) -> Non
     assert "alice has the scope chat" in page.text("#read-only")
     assert not page.is_shown("#pull-form")
     assert not page.run(
-        "return [...document.querySelectorAll('.job button')].some((button) => button.checkVisibility())"
+        "return [...document.querySelectorAll('.job button, #models button')].some((each) => each.checkVisibility())"
     )
 
 
@@ -228,6 +228,42 @@ def test_the_list_can_be_narrowed(board: Browser, house: House) -> None:
 
 def choose(page: Browser, which: str) -> None:
     page.click(f'input[name="which"][value="{which}"]')
+
+
+def test_a_model_is_deleted_only_after_one_more_yes(board: Browser, house: House) -> None:
+    """By keyboard: Escape means no and the focus goes back; yes posts the job, and the model leaves the list."""
+    pull(board, "qwen2.5:0.5b")
+    board.until(lambda: state(board, "qwen2.5:0.5b") == "succeeded")
+    board.until_text("#model-list", "qwen2.5:0.5b")
+    button = "element.getAttribute('aria-label') === 'Delete: qwen2.5:0.5b'"
+    board.run("document.querySelector('#pull-model').focus()")
+    walk_to(board, button)
+
+    board.press(ENTER)
+    assert board.text("#asking-title") == "Delete qwen2.5:0.5b?"
+    assert "not kept in the trash" in board.text("#asking-words")
+    board.press(ESCAPE)
+    assert not board.is_shown("#asking")
+    assert board.run(f"const element = document.activeElement; return {button}")
+    assert "delete" not in board.text("#job-list")
+
+    board.press(ENTER)
+    walk_to(board, "element.dataset.part === 'yes'")
+    board.press(SPACE)
+    board.until(lambda: state(board, "qwen2.5:0.5b") == "succeeded" and "delete" in board.text(row("qwen2.5:0.5b")))
+    board.until(lambda: "qwen2.5:0.5b" not in board.text("#model-list"))
+    assert not board.is_shown("#asking")
+
+
+def test_a_rollback_says_what_it_does(board: Browser) -> None:
+    """What comes back, and that the night leaves it so; where there is nothing to come back, its job says so."""
+    pull(board, "tiny")
+    board.until_text("#model-list", "tiny:latest")
+    board.click('[aria-label="Roll back: tiny:latest"]')
+    assert "comes back from the trash" in board.text("#asking-words")
+    board.click('#asking [data-part="yes"]')
+    board.until(lambda: state(board, "tiny:latest") == "failed")
+    assert "rollback" in board.text(row("tiny:latest"))
 
 
 def test_without_streams_the_looks_still_tell(board: Browser) -> None:
@@ -318,6 +354,8 @@ def test_next_runs_are_shown(past: Browser) -> None:
     assert "The window of a10g" in runs
     assert "Nightly" in runs
     assert "in " in runs
+    assert "The last night came" in past.text("#last-night")
+    assert "1 job, 1 succeeded; pulled 0 B, freed 0 B, verified 29 GB" in past.text("#last-night")
 
 
 def test_what_waits_says_why_and_until_when(past: Browser) -> None:

@@ -26,6 +26,7 @@ from jobs.errors import (
     Unreachable,
 )
 from jobs.ledger import Claim, Ledger
+from jobs.night import NIGHT_RAN, Posted, Ran
 from jobs.progress import Reading
 from jobs.record import Ending, Job
 from jobs.remote import Remote
@@ -98,18 +99,22 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, r
     assert (again["state"], again["posted_by"], again["result"]["fetched_bytes"]) == ("succeeded", "root", 0)
 
 
-def test_whatever_is_read_reads_the_same_on_both_sides(ledger: Ledger, local: Shell, remote: Shell) -> None:
+def test_whatever_is_read_reads_the_same_on_both_sides(
+    here: Place, ledger: Ledger, local: Shell, remote: Shell
+) -> None:
     """Lists, stories, beginnings of ids, filters and what is not there: stdout, stderr and code are equal."""
     failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
     claim = claimed(ledger, failed)
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
+    ran = Ran(claim.held_until, claim.held_until, (Posted(failed, "delete", "gone:latest", "for a test"),), ("a note",))
+    here.store().facts.put(NIGHT_RAN, ran.as_json())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
         ["jobs", "--state", "lost"], ["job", failed[:6]], ["jobs", "--dead"],
-        ["retry", failed, "--no-wait"], ["cancel", "no/pe"],
+        ["retry", failed, "--no-wait"], ["cancel", "no/pe"], ["night"], ["night", "--json"],
     ):  # fmt: skip
-        here, there = both([local.start(*words), remote.start(*words)])
-        assert [here[0], *map(timeless, here[1:])] == [there[0], *map(timeless, there[1:])], words
+        near, there = both([local.start(*words), remote.start(*words)])
+        assert [near[0], *map(timeless, near[1:])] == [there[0], *map(timeless, there[1:])], words
 
 
 def timeless(text: str) -> str:
@@ -321,6 +326,7 @@ def test_words_from_elsewhere_are_made_fit_to_be_shown() -> None:
     health = {
         "version": "1\x1b[2J", "problems": ["a\nb"], "models": {"count": 0, "bytes": 0}, "jobs": {"queued": 0},
         "tiers": [{"tier": "t\x07", "state": "waking", "since": "2026-01-01T00:00:00Z", "why": "w\r", "held": 2}],
+        "night": {"at": None, "summary": "n\x1b"},
     }  # fmt: skip
     lines = list(standing(health, "http://gateway", HandClock().now()))
     lines += way({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app import reports, rounds
+from app import desired, reports, rounds
 from app.counter import worded
 from app.desired import Actual, Upstream
 from app.fleet import declared, parse
@@ -14,6 +14,7 @@ from app.mirror import mirrors
 from app.servers_lane import tier_of
 from jobs.clock import isoformat
 from jobs.errors import BadRequest
+from jobs.ledger import Ledger
 from jobs.manifests import ModelDetails
 from jobs.names import ModelName
 from jobs.progress import Reading
@@ -43,6 +44,11 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
     upstream = {model.name.folded(): Upstream(model.manifest) for model in models}
     return Actual(models, upstream, memory, pruning, rounds.tonight(FLEET, jobs, now))
+
+
+def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
+    """The jobs of this night."""
+    return [each.id for each in rounds.nightly(ledger, desired.night(FLEET, actual, now))]
 
 
 def stocked(name: ModelName, now: datetime) -> Model:
@@ -85,7 +91,7 @@ def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
 def test_nightly_posts_what_should_be(store: Store) -> None:
     """Absent pinned models are pulled, those that are here verified and warmed, with the words of the plan."""
     here, absent = NAMES
-    rounds.nightly(store.ledger(), FLEET, found(store, here), begin(store))
+    nightly(store.ledger(), found(store, here), begin(store))
 
     posted = {(job.kind, job.subject) for job in store.ledger().jobs()}
     assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
@@ -94,15 +100,15 @@ def test_nightly_posts_what_should_be(store: Store) -> None:
 def test_nightly_twice_is_nightly_once(store: Store) -> None:
     """A second run of a night posts nothing, though everything of the first has ended and the models have come."""
     ledger = store.ledger()
-    first = rounds.nightly(ledger, FLEET, found(store), begin(store))
+    first = nightly(ledger, found(store), begin(store))
     for id in first:
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
         ledger.end(claim, Ending("succeeded", result={"way": "registry"}), Reading())
 
     assert first
-    assert rounds.nightly(ledger, FLEET, found(store, *NAMES), begin(store)) == []
-    next_night = rounds.nightly(ledger, FLEET, found(store, *NAMES, night=1), begin(store, 1))
+    assert nightly(ledger, found(store, *NAMES), begin(store)) == []
+    next_night = nightly(ledger, found(store, *NAMES, night=1), begin(store, 1))
     assert [ledger.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
 
 
@@ -146,9 +152,12 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
     assert ticks == [("a10g/b",), ()]
     states = {name: store.facts.get(f"server/a10g/{name}")["state"] for name in "abc"}
     assert states == {"a": "serving", "b": "silent", "c": "ended"}
-    shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs={"queued": 2}).lines())
+    pull(store, "m:latest")
+    jobs = store.ledger().jobs()
+    shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs=jobs).lines())
     assert "a10g  b  silent 10 min 0 s ago: not heard of since" in shown
-    assert "jobs     2 queued" in shown
+    assert "jobs     1 queued" in shown
+    assert "night    no night has come yet" in shown
 
 
 def test_a_model_goes_where_it_was_declared(store: Store) -> None:

@@ -8,7 +8,7 @@ from app import rounds, shift
 from app.desired import Actual
 from app.fleet import Fleet, parse
 from app.fleet_file import read
-from app.watch import NIGHT_RAN
+from jobs.night import NIGHT_RAN
 from jobs.pruning import plan
 from jobs.record import SERVERS_LANE, WEIGHTS_LANE
 from jobs.survey import Survey

@@ -15,11 +15,11 @@ from app.lookout import Looked, look, turns
 from app.nights import Nights
 from app.report import Report
 from app.wakes import Wakes
-from app.watch import NIGHT_RAN
 from jobs.clock import isoformat
 from jobs.home import Stack, home_of
 from jobs.incidents import cases
 from jobs.meter import Metered
+from jobs.night import NIGHT_RAN
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.clock import HandClock
@@ -165,7 +165,7 @@ def test_status_tells_what_is_wrong(store: Store) -> None:
     """`status` shows how each tier is and what is wrong, from what is written down."""
     said(store, "failed", why="ollama ended by itself with 1")
     looked(store)
-    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs={})
+    found = reports.status(store.facts, store.clock.now(), deployed=True, jobs=[])
     assert "tiers    a10g is lost, h100 is asleep" in found.lines()
     assert "trouble  tier a10g is lost: ollama ended by itself with 1" in found.lines()
     assert found.as_json()["incidents"][0]["subject"] == "a10g"

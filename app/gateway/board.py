@@ -183,12 +183,21 @@ def upcoming(fleet: Fleet, now: datetime, *, rented: bool = True) -> Iterable[di
 def _nightly(fleet: Fleet, *, rented: bool) -> str:
     pinned = sum(model.pinned for model in fleet.models)
     warmed = sum(model.warmed for model in fleet.models)
-    parts = ["verifies the weights"]
+    parts = ["moves to the trash what nobody needs"]
     if pinned:
-        parts.insert(0, f"pulls what is missing of {pinned} pinned {'model' if pinned == 1 else 'models'}")
+        parts.append(f"pulls what is missing of {_count(pinned, 'pinned model')}")
+    if fleet.models:
+        parts.append("pulls newer versions of declared models")
+    parts.append("verifies a share of the weights")
     if warmed:
-        parts.append(f"{'wakes servers to try' if rented else 'loads'} {warmed} {'model' if warmed == 1 else 'models'}")
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {_count(warmed, 'model')}")
+    if rented:
+        parts.append("archives what is old")
     return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _window(window: Window, fleet: Fleet, now: datetime) -> tuple[datetime, str, str]:

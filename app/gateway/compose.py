@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.fleet import Fleet
-from app.gateway import board, bodies, costs, days, lists, ops, plans, tiers
+from app.gateway import board, bodies, costs, days, lists, nights, ops, plans, tiers
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -250,6 +250,7 @@ class Composed:
             board.router(self._board()),
             days.router(days.Days(parts.clock, entries, fleet)),
             costs.router(costs.Costs(parts.clock, entries, fleet)),
+            nights.router(lambda: dict(parts.facts.items()), self._clerks),
         )
 
     def _routes(self) -> dict[str, str]:

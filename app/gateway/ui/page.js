@@ -1,13 +1,14 @@
 // The page: signs in, looks at the ops API now and then while somebody looks at the page, and shows what it learns.
 
 import * as api from "/ui/api.js";
+import { Asking } from "/ui/asking.js";
 import { el, keep, setHidden, setText } from "/ui/dom.js";
 import { Following } from "/ui/following.js";
 import { hasEnded, newestOf, showJobs, titleOf } from "/ui/jobs.js";
 import { Looks } from "/ui/looks.js";
 import { showModels } from "/ui/models.js";
 import { headline } from "/ui/now.js";
-import { showRuns } from "/ui/runs.js";
+import { showLastNight, showRuns } from "/ui/runs.js";
 import { showTiers } from "/ui/tiers.js";
 import { Weeks } from "/ui/weeks.js";
 import { bytes, count, short } from "/ui/words.js";
@@ -21,11 +22,12 @@ const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 const LISTED = 20;
 
-const known = { board: null, tiers: null, health: null, models: null, complaints: [], jobs: null, total: 0 };
+const known = { board: null, night: null, tiers: null, health: null, models: null, complaints: [], jobs: null, total: 0 };
 known.failed = null; // all that has failed, while somebody wants to see it
 let listed = LISTED;
 let which = "all";
 
+const asking = new Asking(at("asking"));
 const weeks = new Weeks(at("charts"), at("weeks-note"));
 const following = new Following((job) => {
   if (known.jobs === null) return;
@@ -35,6 +37,7 @@ const following = new Following((job) => {
 const looks = new Looks(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
+    { path: () => "night", every: () => SLOW, take: (told) => (known.night = told) },
     { path: () => "tiers", every: pace, take: (told) => (known.tiers = told.tiers) },
     { path: () => `jobs?limit=${listed}`, every: pace, take: takeList },
     { path: failedPath, every: pace, take: takeFailed, isWanted: () => which === "failed" },
@@ -116,7 +119,7 @@ function show() {
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
   showJobList(mayChange);
-  showModelList();
+  showModelList(mayChange);
   setHidden(at("pull-form"), !mayChange);
   setHidden(at("read-only"), mayChange || known.board === null);
   if (known.board && !mayChange) {
@@ -125,6 +128,7 @@ function show() {
     setText(at("read-only"), `${why} To pull, cancel or try again, sign in with a key of scope admin.`);
   }
   if (known.board) showRuns(at("run-list"), at("next-note"), known.board);
+  if (known.night) showLastNight(at("last-night"), known.night);
   setText(at("prices"), pricesNote());
 }
 
@@ -162,7 +166,7 @@ function showJobList(mayChange) {
   setHidden(at("more-jobs"), total <= chosen.length);
 }
 
-function showModelList() {
+function showModelList(mayChange) {
   if (known.models === null) return;
   const declared = known.board?.models ?? {};
   const used = known.board?.last_used ?? {};
@@ -170,7 +174,7 @@ function showModelList() {
     const folded = model.name.toLowerCase(); // the board knows models by their names in small letters
     return { ...model, ...declared[folded], last_used: used[folded] };
   });
-  showModels(at("model-list"), models);
+  showModels(at("model-list"), models, { mayChange, ask });
   setHidden(at("model-table"), models.length === 0);
   const total = known.models.reduce((sum, { size }) => sum + size, 0);
   const quota = known.board?.quota_bytes;
@@ -190,6 +194,17 @@ async function act(verb, job) {
   announce(verb === "cancel" ? `${titleOf(job)} is asked to stop` : `${titleOf(job)} is tried again`);
   takeJob(now);
   looks.again("jobs");
+}
+
+/** Ask whether this is to be done with a model, and post it as a job. */
+function ask({ kind, model, ...question }) {
+  const work = async () => {
+    const { document: job } = await api.post("jobs", { kind, model }).catch(refused);
+    announce(`${titleOf(job)} is posted; how it ends is under Jobs`);
+    takeJob(job);
+    looks.again("jobs");
+  };
+  asking.ask({ ...question, work });
 }
 
 function refused(error) {

@@ -9,6 +9,11 @@ export function showRuns(list, note, { next }) {
   setText(note, next?.length ? "" : "Nothing is scheduled here: jobs run when somebody posts them.");
 }
 
+/** The last night in a line, as the API sums it up; nothing as long as none has come. */
+export function showLastNight(note, { at, summary }) {
+  setText(note, at === null ? "" : `The last night came ${clock(new Date(at))}: ${summary}.`);
+}
+
 function row() {
   const when = time();
   const distance = el("span", { class: "quiet" });
