@@ -15,9 +15,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from app import commands, night_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
-from jobs.cli import app, done, here, run
+from jobs.cli import Key, Url, app, desk_at, done, here, remote_at, run
 from jobs.clock import SystemClock
-from jobs.errors import Refused
+from jobs.errors import BadRequest, Refused
 from jobs.home import home_of
 from jobs.units import parse_bytes
 
@@ -70,9 +70,17 @@ def up(
 @app.command()
 def plan(
     fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of the one that `up` was given")] = None,
+    url: Url = None,
+    key: Key = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Tell what the next night would do, and why. Posts nothing."""
+    if url:
+        from jobs.elsewhere import Foretold  # noqa: PLC0415 - brings httpx, which takes long to import
+
+        if fleet is not None:
+            raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
+        done(desk_at(url, key).outlook(Foretold(remote_at(url, key).plan()), json=json))
     from app.fleet import load  # noqa: PLC0415 - takes as long as a whole command
     from app.nights import coming_night  # noqa: PLC0415
     from jobs.tending import stack_of  # noqa: PLC0415

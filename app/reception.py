@@ -8,19 +8,22 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.desired import Night
 from app.fleet import Fleet
 from app.frontdoor import FrontDoor
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import VARIABLE, Keys
+from app.gateway.plans import Plans
 from app.gateway.routing import Router
 from app.gateway.sources import Directory, Listing
 from app.gateway.standing import Standing
 from app.gateway.strangers import Strangers
 from app.gateway.waking import Upstream
 from app.neighbours import Neighbours
+from app.nights import coming_night
 from app.servers import Servers
 from jobs.clock import Clock
-from jobs.errors import BadRequest, os_trouble
+from jobs.errors import BadRequest, Refused, os_trouble
 from jobs.home import Home
 from jobs.inventory import complaints
 from jobs.layout import Layout
@@ -28,6 +31,7 @@ from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.registries import Registries, is_loopback
 from jobs.survey import survey
+from jobs.tending import dry_run, stack_of
 
 STARTUP = timedelta(minutes=10)
 """For a load from a slow disk. The servers themselves are up before anybody can ask."""
@@ -65,6 +69,20 @@ def _text(path: Path) -> str:
         return ""
     except OSError as error:
         raise os_trouble(error, doing="reading the keys") from error
+
+
+def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
+    """What the next night would do.
+
+    Raises:
+        Refused: nothing is declared.
+
+    """
+    if fleet is None:
+        raise Refused(
+            "no fleet file says what should be here", hint="`ollama-modal up --fleet FILE` sees to it each night"
+        )
+    return coming_night(home, stack_of(home), fleet, clock)
 
 
 class Reception:
@@ -106,6 +124,10 @@ class Reception:
                 fleet=fleet,
                 quota_bytes=quota_bytes,
                 rented=False,
+                plans=Plans(
+                    night=lambda: _night(home, fleet, clock),
+                    prune=lambda request: dry_run(home, clock, request),
+                ),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )

@@ -25,6 +25,8 @@ GATEWAY = "Gateway"
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
 MESSENGER = "messenger"
+OUTLOOK = "outlook"
+FORECAST = "forecast"
 PORT = 11434
 PYTHON = "3.12"
 

@@ -1,6 +1,7 @@
-"""How a gateway elsewhere stands, in words: what `status`, `models` and `route` print when they are given a URL."""
+"""How a gateway elsewhere stands, in words: what `status`, `models`, `route` and plans print when given a URL."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -36,6 +37,28 @@ def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str
     known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]
     yield f"jobs     {', '.join(known) or 'none'}"
     yield f"night    {plain(line(health['night'], now))}"
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a gateway says that would be done, for the desk to show."""
+
+    told: Mapping[str, Any]
+
+    @property
+    def summary(self) -> str:
+        return plain(self.told["summary"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(map(str, self.told["notes"]))
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        for row in self.told["rows"]:
+            yield str(row["do"]), str(row["what"]), str(row["size"]), str(row["why"])
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.told["plan"])
 
 
 def way(route: Mapping[str, Any]) -> Iterator[str]:

@@ -43,6 +43,9 @@ _MEANING: dict[int, type[Trouble]] = {
 }
 """Of a status; of 400 to 499 the rest are our mistake, and all above are the gateway's trouble."""
 
+_PLAN_SECONDS = 150.0
+"""Registries are asked for it, and on Modal a container may have to start."""
+
 
 class Remote:
     """
@@ -170,6 +173,17 @@ class Remote:
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
         told: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()
+        return told
+
+    def plan(self) -> dict[str, Any]:
+        """What the next night would do there."""
+        told: dict[str, Any] = self._ask("GET", "/plan", timeout=_PLAN_SECONDS).json()
+        return told
+
+    def prune_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What a prune that is asked for in these words would do there."""
+        asked = {name: str(value).lower() for name, value in request.items() if value is not None}
+        told: dict[str, Any] = self._ask("GET", "/plan/prune", params=asked, timeout=_PLAN_SECONDS).json()
         return told
 
     # -- how -----------------------------------------------------------------------------------------------------------

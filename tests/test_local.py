@@ -253,12 +253,14 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
     declared = declared.replace("pinned = true\nwarmed = true", "pinned = false\nwarmed = false")
     fleet = tmp_path / "fleet.toml"
     fleet.write_text(declared)
-    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)):
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
         until(lambda: [job for job in shell.ask("jobs") if job["kind"] == "pull" and job["state"] == "succeeded"])
         [job] = shell.ask("jobs")
         assert (job["subject"], job["posted_by"]) == ("tiny:latest", "nightly")
         assert shell.ask("plan")["steps"] == []
         assert shell.run("plan").stderr.endswith("all is as it should be\n")
+        assert shell.run("plan", "--url", running.url).stderr.endswith("all is as it should be\n")
+        assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
         shell.ask("pull", "qwen2.5:0.5b")
         assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
     fleet.write_text("nothing = 1\n")

@@ -132,6 +132,9 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
             assert ask.get(path).status_code == 200, path
     assert told(ask, "/ops/v1/models")["complaints"] == []
     assert told(ask, "/ops/v1/route?model=llama3.2")["tier"] == "a10g"
+    steps = {(row["do"], row["what"]) for row in told(ask, "/ops/v1/plan")["rows"]}
+    assert steps == {("pull", "deepseek-r1:32b")}  # what came tonight is left alone
+    assert told(ask, "/ops/v1/plan/prune?unused_days=1")["plan"]["throw"] == []
     assert (gpus(platform), servers.unserved) == ([], 0)
 
     answer = ask.post("/api/chat", json={**CHAT, "stream": False})

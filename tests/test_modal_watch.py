@@ -11,6 +11,8 @@ import modal
 import pytest
 from modal.client import Client
 
+from app.resources import SERVERS
+from app.wakes import window_key
 from jobs.clock import SystemClock
 from jobs.meter import Metered
 from jobs.testing.registry import RegistryDouble
@@ -22,7 +24,7 @@ from tests.test_modal_jobs import APP, ROOT, ask, book, finished, plane, run, ti
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
-WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 8 * * *"\nhours = 2\nmodels = ["llama3.2"]\n'
+WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 * * * *"\nhours = 24\nmodels = ["llama3.2"]\n'  # open at any time
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,26 @@ def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Pa
     done = run(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout
+
+
+def awake(platform: Platform) -> dict[str, int]:
+    """How many containers of each server are to be kept up, as the real client has asked for it."""
+    pools = [pool for pool in platform.calls.pools.values() if pool.function.name in SERVERS.values()]
+    return {pool.function.name: pool.override.min_containers for pool in pools if pool.override.ListFields()}
+
+
+def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Client) -> None:
+    """A tick keeps a server up whose window is open and lets one go whose window has closed; what a deployment makes
+    the platform forget the next tick says again, and nothing is warmed twice."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts.put(window_key("h100"), True)  # from a window that has closed since
+    tick(deployed)
+    assert awake(deployed) == {"OllamaA10G": 1, "OllamaH100": 0}
+    assert (facts.get(window_key("a10g")), facts.get(window_key("h100"))) == (True, False)
+
+    for pool in deployed.calls.pools.values():
+        pool.override.Clear()  # as Modal does when it is deployed to
+    tick(deployed)
+    assert awake(deployed) == {"OllamaA10G": 1}
+    warmed = [job for job in book(client).jobs() if job.kind == "warm"]
+    assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]

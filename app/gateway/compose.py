@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.fleet import Fleet
-from app.gateway import board, bodies, costs, days, lists, nights, ops, tiers
+from app.gateway import board, bodies, costs, days, lists, nights, ops, plans, tiers
 from app.gateway.asgi import App, Gateway
 from app.gateway.clerks import Clerks
 from app.gateway.here import handlers
@@ -22,6 +22,7 @@ from app.gateway.lingering import Lingering
 from app.gateway.metrics import Metrics, Readings
 from app.gateway.office import Document, Office, nobody
 from app.gateway.page import Page
+from app.gateway.plans import Plans
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Records
 from app.gateway.routing import Router
@@ -67,6 +68,7 @@ class Parts:
         complaints: what is wrong with models that are not whole, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
+        plans: what would be done, by a night or a prune.
         comment_seconds: between two comment lines for those who wait with an event stream.
         body_seconds: how long a body may take that hardly comes.
 
@@ -92,6 +94,7 @@ class Parts:
     complaints: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     past: Callable[[], Mapping[str, Any]] = dict
+    plans: Plans = field(default_factory=Plans)
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
 
@@ -243,6 +246,7 @@ class Composed:
             return {**parts.past(), **dict(parts.facts.items())}
 
         return (
+            plans.router(parts.plans),
             board.router(self._board()),
             days.router(days.Days(parts.clock, entries, fleet)),
             costs.router(costs.Costs(parts.clock, entries, fleet)),

@@ -20,12 +20,26 @@ from app.fleet import Fleet, declared
 from app.frontdoor import FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import VARIABLE, Keys
+from app.gateway.plans import Plans
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.volume import Volume
 from app.gateway.waking import Upstream
 from app.logs import in_container
-from app.resources import MODELS, OLLAMA_VERSION, api_keys, app, cpu_image, ledger, proxy_token, queue, weights
+from app.resources import (
+    APP,
+    FORECAST,
+    MODELS,
+    OLLAMA_VERSION,
+    OUTLOOK,
+    api_keys,
+    app,
+    cpu_image,
+    ledger,
+    proxy_token,
+    queue,
+    weights,
+)
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock
 from jobs.errors import BadRequest, Refused, Trouble
@@ -147,6 +161,10 @@ class Service:
                 complaints=volume.complaints,
                 archived=volume.archived,
                 past=volume.past,
+                plans=Plans(
+                    night=lambda: modal.Function.from_name(APP, OUTLOOK).remote(),
+                    prune=lambda request: modal.Function.from_name(APP, FORECAST).remote(request),
+                ),
             )
         )
         self._door = FrontDoor(composed.app, _listener(environ), clock)

@@ -1,0 +1,95 @@
+"""What would be done: `GET /ops/v1/plan` tells of the next night, `GET /ops/v1/plan/prune` of a prune now.
+
+The same plans as `ollama-modal plan` and `prune --dry-run` print where the weights are. Whoever composes the gateway
+hands in how they are made: on Modal by a function that has the volume. No server is asked, and nothing is posted.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from app.gateway.posting import reader
+from app.gateway.shapes import Left
+from jobs.desk import MOST_DAYS, Outlook, prune_request
+from jobs.errors import Unsupported
+
+
+def unknown_night() -> Outlook:
+    raise Unsupported("this gateway cannot tell what the next night would do", hint="`ollama-modal plan` does, there")
+
+
+def unknown_prune(_: dict[str, Any]) -> Outlook:
+    raise Unsupported(
+        "this gateway cannot tell what a prune would do", hint="`ollama-modal prune --dry-run` does, over there"
+    )
+
+
+@dataclass(frozen=True)
+class Plans:
+    """
+    Args:
+        night: what the next night would do. It may take a minute: registries are asked.
+        prune: what a prune that is asked for in these words would do.
+    """
+
+    night: Callable[[], Outlook] = unknown_night
+    prune: Callable[[dict[str, Any]], Outlook] = unknown_prune
+
+
+class RowTold(BaseModel):
+    """A step, in words."""
+
+    do: str
+    what: str
+    size: str
+    why: str
+
+
+class PlanTold(BaseModel):
+    """What would be done."""
+
+    summary: str
+    notes: Annotated[list[str], Field(description="What is left alone, and what could not be learnt")]
+    rows: list[RowTold]
+    plan: Annotated[dict[str, Any], Field(description="As the command prints it with `--json`")]
+
+
+def told(found: Outlook) -> dict[str, Any]:
+    return {
+        "summary": found.summary,
+        "notes": list(found.notes),
+        "rows": [dict(zip(("do", "what", "size", "why"), row, strict=True)) for row in found.rows()],
+        "plan": found.as_json(),
+    }
+
+
+def router(plans: Plans) -> APIRouter:
+    api = APIRouter(tags=["state"], dependencies=[Depends(reader)])
+    looking = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
+
+    async def look(make: Callable[[], Outlook]) -> JSONResponse:
+        async with looking:
+            return JSONResponse(await asyncio.to_thread(lambda: told(make())))
+
+    @api.get("/plan", response_model=PlanTold)
+    async def night() -> JSONResponse:
+        """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
+        return await look(plans.night)
+
+    @api.get("/plan/prune", response_model=PlanTold)
+    async def prune(
+        unused_days: Annotated[
+            Annotated[float, Field(gt=0, le=MOST_DAYS)] | Left,
+            Query(description="Also models that nobody used for so many days"),
+        ] = None,
+        empty_trash: Annotated[bool, Query(description="Do not wait for the trash's grace")] = False,
+    ) -> JSONResponse:
+        """Tell what a prune would do now. It removes nothing."""
+        return await look(lambda: plans.prune(prune_request(unused_days, empty_trash)))
+
+    return api

@@ -1,0 +1,65 @@
+"""What would be done, told over HTTP: the same plan as where the weights are, and nothing is done for it."""
+
+from pathlib import Path
+from typing import Any
+
+from starlette.testclient import TestClient
+
+from app.gateway.ops import create
+from app.gateway.plans import Plans, PlanTold, router
+from jobs.errors import Refused
+from jobs.pruning import Plan, Retention, plan
+from jobs.survey import Survey
+from jobs.testing.clock import HandClock
+from jobs.upkeep import Memory
+from tests.offices import ADMIN_KEY, CHAT_KEY, place, served
+from tests.stacks import Shell
+
+NOTHING = Survey((), (), (), (), (), 0)
+
+
+def pruning() -> Plan:
+    return plan(NOTHING, Memory().around([]), Retention(), HandClock().now())
+
+
+def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
+    """Whoever has a key is told both plans, others are not; what was asked for reaches the plan, nonsense does not."""
+    asked: list[dict[str, Any]] = []
+
+    def prune(request: dict[str, Any]) -> Plan:
+        asked.append(request)
+        return pruning()
+
+    with place(tmp_path) as somewhere:
+        client = TestClient(create(somewhere.office(), more=(router(Plans(pruning, prune)),)))
+        assert client.get("/ops/v1/plan").status_code == 401
+        headers = {"x-api-key": CHAT_KEY}
+        for path in ("plan", "plan/prune?unused_days=30&empty_trash=true"):
+            told = PlanTold.model_validate(client.get(f"/ops/v1/{path}", headers=headers).json())
+            assert (told.summary, told.plan) == (pruning().summary, pruning().as_json())
+        assert client.get("/ops/v1/plan/prune?unused_days=-1", headers=headers).status_code == 422
+    assert asked == [{"unused_days": 30.0, "empty_trash": True}]
+
+
+def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
+    """Where no plan can be made the answer says why, and what to do."""
+
+    def refuse() -> Plan:
+        raise Refused("no fleet file says what should be here", hint="`ollama-modal up --fleet FILE`")
+
+    with place(tmp_path) as somewhere:
+        client = TestClient(create(somewhere.office(), more=(router(Plans(night=refuse)),)))
+        headers = {"x-api-key": ADMIN_KEY}
+        night, prune = (client.get(f"/ops/v1/{path}", headers=headers) for path in ("plan", "plan/prune"))
+    assert (night.json()["error"], night.is_success) == ("no fleet file says what should be here", False)
+    assert (prune.json()["error"], prune.is_success) == ("this gateway cannot tell what a prune would do", False)
+
+
+def test_the_commands_ask_a_gateway_elsewhere(tmp_path: Path) -> None:
+    """`plan --url` and `prune --dry-run --url` print the plan made there, as they print one made here."""
+    with place(tmp_path) as somewhere:
+        app = create(somewhere.office(), more=(router(Plans(pruning, lambda _: pruning())),))
+        with served(app) as url:
+            shell = Shell(tmp_path / "elsewhere", {"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": ADMIN_KEY})
+            assert shell.ask("prune", "--dry-run") == pruning().as_json()
+            assert shell.run("plan").stderr.endswith(f"{pruning().summary}\n")
