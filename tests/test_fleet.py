@@ -265,11 +265,14 @@ def test_whatever_stands_there_is_taken_or_refused(key: str, value: Any) -> None
     assert key in problems
 
 
-def test_a_window_lasts_as_long_in_every_night() -> None:
+@pytest.mark.parametrize(
+    ("zone", "nights"),
+    [("Europe/Berlin", [(10, 24), (10, 25), (3, 29)]), ("America/New_York", [(10, 31), (11, 1), (3, 8)])],
+)
+def test_a_window_lasts_as_long_in_every_night(zone: str, nights: list[tuple[int, int]]) -> None:
     """A window is open for its hours as they really pass, in the nights that lose or gain one as well."""
-    zone = declared().schedule.zone
     window = Window(tier="h100", start="0 1 * * *", hours=4, models=["m"])
-    for month, day in ((10, 24), (10, 25), (3, 29)):
-        start = datetime(2026, month, day, 1, tzinfo=zone).astimezone(UTC)
-        opened = [n for n in range(-4, 40) if window.is_open(start + timedelta(minutes=15 * n), zone)]
-        assert opened == [*range(16)]
+    for month, day in nights:
+        start = datetime(2026, month, day, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC)
+        opened = [n for n in range(-4, 40) if window.is_open(start + timedelta(minutes=15 * n), ZoneInfo(zone))]
+        assert opened == [*range(16)], (month, day)
