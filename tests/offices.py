@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 
 from app.fleet import load
-from app.gateway import board, costs, days, nights
+from app.gateway import board, costs, days, nights, plans
 from app.gateway.clerks import Clerks
 from app.gateway.keys import Keys, hash_of, new_key
 from app.gateway.limits import Limits
@@ -25,6 +25,9 @@ from jobs.clock import Clock, SystemClock
 from jobs.errors import NotFound
 from jobs.ledger import Ledger
 from jobs.names import ModelName
+from jobs.pruning import Plan, Retention, plan
+from jobs.survey import Survey
+from jobs.upkeep import Memory
 from tests.conftest import Store, open_store
 from tests.processes import until
 
@@ -131,12 +134,16 @@ class Place:
         def entries() -> dict[str, Any]:
             return dict(self.store().facts.items())
 
+        def pruning(_: object = None) -> Plan:
+            return plan(Survey((), (), (), (), (), 0), Memory().around([]), Retention(), self.clock.now())
+
         fleet = load()
         return (
             board.router(board.Board(self.clock, tuple, dict, fleet=fleet)),
             days.router(days.Days(self.clock, entries, fleet)),
             costs.router(costs.Costs(self.clock, entries, fleet)),
             nights.router(entries, staff),
+            plans.router(plans.Plans(pruning, pruning)),
         )
 
     def close(self) -> None:

@@ -444,7 +444,7 @@ def test_the_document_describes_every_operation(ask: TestClient) -> None:
     operations = [
         operation for path in document["paths"].values() for operation in path.values() if isinstance(operation, dict)
     ]
-    assert len(operations) == 15
+    assert len(operations) == 17
     for operation in operations:
         assert operation["description"]
         assert {"401", "403", "422"} <= set(operation["responses"])
