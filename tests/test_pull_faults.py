@@ -19,13 +19,16 @@ import httpx
 import pytest
 
 from jobs.catalog import LOCAL
+from jobs.clock import SystemClock
+from jobs.errors import NotWritable
 from jobs.ollama import Ollama
 from jobs.ollama_texts import PARTS_HINT
 from jobs.pruning import Retention
 from jobs.record import Job, State
 from jobs.retrying import NEVER
+from jobs.run import Run
 from jobs.story import story
-from jobs.tasks import Workshop
+from jobs.tasks import Workshop, perform
 from jobs.testing.faults import Fault
 from jobs.testing.models import SimModel
 from jobs.testing.ollama import OllamaDouble
@@ -33,8 +36,9 @@ from jobs.testing.ollama_faults import Fault as ServerFault
 from jobs.testing.registry import RegistryDouble
 from jobs.units import human_bytes
 from tests.conftest import Store
+from tests.crashing import READ_ONLY, refusing
 from tests.ollama_servers import serving, simulator_command
-from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, post, worked
+from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, post, snapshot, worked
 
 ALLOWED = 3
 STALL = 0.8
@@ -296,6 +300,20 @@ def test_a_full_disk_fails_at_once_and_a_retry_goes_on(bench: Bench, tight: Call
     again = worked(bench.store, unhurried, bench.store.ledger().retry(job.id, by="test").job.id)
     check(Case("", "ok"), again)
     assert sum(bench.registry.served.values()) <= MODEL.size + 2 * CONNECTIONS * RANGE_BYTES
+
+
+def test_a_read_only_disk_fails_at_once_and_says_so(bench: Bench) -> None:
+    """On a disk that takes nothing a pull fails without fetching a byte, tells what to do, and leaves all as it was."""
+    claim = bench.store.ledger().claim(post(bench.store, way="registry"), worker="w", lease=timedelta(minutes=1))
+    assert claim is not None
+    shop = bench.shop()
+    before = snapshot(bench.scene.folder / "models")
+    changes = {event: code for event, code in READ_ONLY.items() if event != "open"}  # the lock lies elsewhere
+    with refusing(changes), pytest.raises(NotWritable, match="Read-only file system") as refused:
+        perform(Run(claim, bench.store.ledger(), SystemClock()), shop)
+    assert refused.value.hint
+    assert sum(bench.registry.served.values()) == 0
+    assert snapshot(bench.scene.folder / "models") == before
 
 
 def test_a_poisoned_part_file_is_named_with_its_remedy(bench: Bench) -> None:
