@@ -43,10 +43,16 @@ def dripped(running: Running, said: bytes, drip: bytes) -> bytes:
         caller.sendall(said)
         got, deadline = b"", CLOCK.monotonic() + PATIENCE
         while CLOCK.monotonic() < deadline:
-            with suppress(TimeoutError):
+            try:
                 if not (piece := caller.recv(4096)):
                     return got
                 got += piece
+            except TimeoutError:
+                pass
+            except (
+                ConnectionResetError
+            ):  # what was on its way to a connection that closes resets it; the answer was read
+                return got
             if drip:
                 with suppress(OSError):  # then the next look finds it closed
                     caller.sendall(drip)
