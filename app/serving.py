@@ -52,6 +52,8 @@ class Server:
         self._misses = 0
         self._is_ready = False
         self._leaving = threading.Lock()
+        self._reporting = threading.Lock()
+        self._has_ended = False
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     # From start to end
@@ -205,11 +207,15 @@ class Server:
             generation=self._intake.generation,
             dollars_per_hour=self._wanted.dollars_per_hour,
         )
-        try:
-            self._place.facts.put(report.key, report.as_json())
-            self._meter.note(self._share())
-        except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
-            logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
+        with self._reporting:
+            if self._has_ended:
+                return  # a look that was under way meanwhile must not have the last word
+            self._has_ended = state in {"ended", "failed", "refused"}
+            try:
+                self._place.facts.put(report.key, report.as_json())
+                self._meter.note(self._share())
+            except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
+                logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 
     def _share(self) -> Share:
         """What the time since the last report went to."""

@@ -384,3 +384,11 @@ def test_connection_that_is_held_keeps_new_weights_waiting(case: Case) -> None:
     server.look()
 
     assert case.listed() == ["llama3.2:latest"]
+
+
+def test_the_end_has_the_last_word(case: Case) -> None:
+    """A look that was under way while its server ended does not report it as serving."""
+    server = case.start()
+    server.stop()
+    server.look()
+    assert case.report()["state"] == "ended"
