@@ -14,17 +14,22 @@
     ├── NoRoom                disk       no place for the bytes
     │   ├── QuotaExceeded                the weights would outgrow their quota
     │   ├── DiskFull                     the disk said ENOSPC or EDQUOT
+    │   │   └── StoreFull                the disk that holds the ledger's store
     │   └── NotWritable                  the weights directory is not ours to write
     ├── NetworkTrouble        network    trying again can help
     │   ├── Unreachable                  no connection, no DNS, refused, timed out before an answer
     │   ├── Stalled                      no byte for longer than the stall limit
     │   ├── CutShort                     the answer ended before it was whole
     │   ├── TooManyRequests              429, perhaps with Retry-After
-    │   └── ServerTrouble                5xx, or an answer that makes no sense
+    │   ├── ServerTrouble                5xx, or an answer that makes no sense
+    │   └── StoreUnavailable             the ledger's store failed, or did not answer in time; see StoreTrouble
     ├── Corrupt               corrupt    bytes that are not what their digest says; worth one more try
     │   └── PartsDamaged                 part files of an earlier pull cannot be read; remove them first
     ├── Killed                killed     the attempt ended from outside: lease lost, or handed back at a stop
     └── Bug                   bug        anything nobody foresaw; trying again repeats it
+
+    StoreTrouble              what StoreUnavailable, StoreFull and StoreUnusable (refused) share, so that a loop,
+                              a gateway and a command line can tell our own store from the other side
 
     Interrupted               never recorded as a failure: the worker's own business
     ├── Fenced                           somebody else ended this attempt, or its lease ran out: stop without a trace
@@ -153,6 +158,22 @@ class TooManyRequests(NetworkTrouble):
 
 class ServerTrouble(NetworkTrouble):
     """The other side answered with an error of its own."""
+
+
+class StoreTrouble(Trouble):
+    """The store that keeps the ledger cannot be used."""
+
+
+class StoreUnavailable(StoreTrouble, NetworkTrouble):
+    """The store that keeps the ledger did not answer, or failed for now."""
+
+
+class StoreFull(StoreTrouble, DiskFull):
+    """The disk that holds the ledger is full."""
+
+
+class StoreUnusable(StoreTrouble, Refused):
+    """The store that keeps the ledger refuses us, or is no ledger: trying again changes nothing."""
 
 
 class Corrupt(Trouble):
