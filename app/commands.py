@@ -4,12 +4,13 @@ It writes nothing anywhere: the key is printed once, for whoever is to have it, 
 """
 
 import os
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated
 
 import typer
 
-from app.gateway.keys import SCOPES, VARIABLE, Key, hash_of, new_key, parse_expiry, proof_of
+from app.gateway.keys import ADMIN, CHAT, SCOPES, VARIABLE, Key, hash_of, new_key, parse_expiry, proof_of
 from jobs.cli import app
 from jobs.clock import SystemClock, isoformat
 from jobs.errors import BadRequest
@@ -18,6 +19,9 @@ from jobs.terminal import put, put_json, say
 from jobs.units import parse_span
 
 SECRET = "ollama-api-keys"  # noqa: S105 - the name of one
+
+ADMIN_ONLY = "admin-only"
+"""Who asks for an administrator's key mostly wants to try the service as well; a key that may not chat is asked for."""
 
 keys = typer.Typer(add_completion=False, rich_markup_mode=None, help="Keys that open the gateway.")
 app.add_typer(keys, name="keys")
@@ -33,7 +37,11 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is: shown in logs, jobs and usage")],
     *,
     scope: Annotated[
-        list[str] | None, typer.Option(metavar="|".join(SCOPES), help="May be repeated; chat when left out")
+        list[str] | None,
+        typer.Option(
+            metavar="|".join((*SCOPES, ADMIN_ONLY)),
+            help="chat when left out; admin is chat as well, admin-only is not; may be repeated",
+        ),
     ] = None,
     models: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these, like llama* or hf.co/*; may be repeated")
@@ -52,7 +60,7 @@ def new(
     """Make a key. It is shown this once; the line beside it holds only its hash."""
     key = new_key() if public_key is None else None
     proof = hash_of(key) if key is not None else proof_of(public_key or "")
-    words = [name, proof, *(word for each in scope or () for word in each.split(","))]
+    words = [name, proof, *scopes_of(scope or ())]
     words += [f"models={','.join(models)}"] if models else []
     words += [f"rpm={rpm}"] if rpm is not None else []
     words += [f"concurrent={concurrent}"] if concurrent is not None else []
@@ -71,6 +79,13 @@ def new(
     put(line)
     say(f"the line with the name lets it in: put it into {home_of(os.environ).keys}, or of a deployment into a secret:")
     say(f'hint: `modal secret create --force {SECRET} {VARIABLE}="$(cat FILE)"`, with all lines in FILE; then deploy')
+
+
+def scopes_of(asked: Iterable[str]) -> list[str]:
+    """The words of the line, which says all that a key may: `admin` alone, there, is one that cannot chat."""
+    words = [word for each in asked for word in each.split(",")] or [CHAT]
+    told = [CHAT] if ADMIN in words else []
+    return list(dict.fromkeys([*told, *(ADMIN if word == ADMIN_ONLY else word for word in words)]))
 
 
 def ending(text: str, now: datetime) -> datetime:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -67,9 +67,9 @@ USAGE: list[dict[str, Any]] = [
 ]
 
 
-def route(model: str, context: int | None) -> dict[str, Any]:
+def route(model: str, context: int | None, may_see: Callable[[ModelName], bool]) -> dict[str, Any]:
     name = ModelName.parse(model).folded()
-    if str(name) != "llama3.2:latest":
+    if str(name) != "llama3.2:latest" or not may_see(name):
         raise NotFound(f"model {model!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
     return {"model": str(name), "tier": "a10g", "facts": [f"asked for a context of {context}"], "warning": None}
 
@@ -123,11 +123,11 @@ class Place:
         )
         return replace(office, **changes)
 
-    def app(self, office: Office | None = None, *, streams: int = 50) -> FastAPI:
+    def app(self, office: Office | None = None, *, followers: int = 100) -> FastAPI:
         office = office or self.office()
         staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
         self.clerks.append(staff)
-        return create(office, clerks=staff, streams=streams, more=self.more(staff))
+        return create(office, clerks=staff, followers=followers, more=self.more(staff))
 
     def more(self, staff: Clerks) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
@@ -144,7 +144,7 @@ class Place:
             days.router(days.Days(self.clock, entries, fleet)),
             costs.router(costs.Costs(self.clock, entries, fleet)),
             nights.router(entries, staff),
-            plans.router(plans.Plans(pruning, pruning)),
+            plans.router(plans.Plans(pruning, pruning), 1),
         )
 
     def close(self) -> None:

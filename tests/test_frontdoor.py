@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.frontdoor import Bounds
 from app.gateway.bodies import bounded
-from app.gateway.door import Door
+from app.gateway.door import Door, working
 from app.gateway.exchange import Message as Asgi
 from app.gateway.keys import Keys, hash_of
 from app.gateway.limits import Limits
@@ -158,7 +158,8 @@ def test_the_ops_api_does_not_wait_either() -> None:
         async def send(message: Message) -> None:
             said.append(message)
 
-        door = Door(inside, Keys.parse(""), Limits(CLOCK), CLOCK, body_seconds=0.01)
+        keys = Keys.parse("")
+        door = Door(inside, keys, Limits(CLOCK), CLOCK, working(keys), body_seconds=0.01)
         await door({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
 
     with pytest.raises(Exception, match="too little") as caught:

@@ -319,7 +319,7 @@ def test_only_so_many_go_on() -> None:
         few = Lingering(most=2)
         asking = [asyncio.create_task(ask()) for _ in range(3)]
         for each in asking:
-            few.keep(each, 60)
+            few.keep(each, 60, "a")
         await asyncio.wait([asking[2]])
         ended = [each.done() for each in asking]
         await few.close()

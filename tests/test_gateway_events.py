@@ -194,7 +194,7 @@ def test_a_client_goes_on_after_a_restart_of_the_gateway(here: Place, ledger: Le
 def test_only_so_many_follow_at_once(here: Place, ledger: Ledger) -> None:
     """One too many is told when to come again; when somebody leaves, there is room."""
     id = posted(ledger)
-    with served(here.app(streams=1)) as url:
+    with served(here.app(followers=1)) as url:
         with follow(url, id) as first:
             lines = first.iter_lines()  # which ends the stream when nobody holds it
             assert len(events(lines, 1)) == 1

@@ -276,15 +276,16 @@ def test_a_job_that_is_not_there_is_404(ask: TestClient, path: str) -> None:
 
 READS = [
     "/ops/v1/jobs", "/ops/v1/models", "/ops/v1/tiers", "/ops/v1/route?model=llama3.2", "/ops/v1/usage",
-    "/ops/v1/health", "/ops/v1/openapi.json", "/metrics", "/readyz",
+    "/ops/v1/health", "/ops/v1/openapi.json", "/readyz",
 ]  # fmt: skip
+ADMINS = ["/metrics", "/ops/v1/plan", "/ops/v1/plan/prune"]
 CHANGES = [
     ("POST", "/ops/v1/jobs"), ("POST", "/ops/v1/jobs/x-1/cancel"), ("POST", "/ops/v1/jobs/x-1/retry"),
     ("POST", "/api/pull"), ("DELETE", "/api/delete"),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", [*READS, "/ops/v1/jobs/x-1/events", "/nowhere", "/docs", "/ops/v1/jobs/"])
+@pytest.mark.parametrize("path", [*READS, *ADMINS, "/ops/v1/jobs/x-1/events", "/nowhere", "/docs", "/ops/v1/jobs/"])
 @pytest.mark.parametrize("key", [None, "omk_wrong", "root"])
 def test_without_a_good_key_nothing_is_told(here: Place, key: str | None, path: str) -> None:
     """Not even which paths there are: 401, and how to send a key."""
@@ -308,6 +309,15 @@ def test_healthz_needs_no_key_and_touches_nothing(here: Place) -> None:
 def test_chat_may_read(here: Place, path: str) -> None:
     """A key for chat sees how things stand."""
     assert client(here, CHAT_KEY).get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ADMINS)
+def test_what_names_everything_is_for_administrators_of_all(here: Place, path: str) -> None:
+    """Meters and plans name all models and keys: 403 for a key for chat, and for an administrator of some models."""
+    assert client(here, ADMIN_KEY).get(path).status_code == 200
+    for key, said in ((CHAT_KEY, "this needs admin"), (LLAMA_KEY, "all models at once")):
+        answer = client(here, key).get(path)
+        assert (answer.status_code, said in answer.json()["error"]) == (403, True)
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
@@ -423,7 +433,7 @@ def test_metrics_have_no_open_labels(here: Place, ledger: Ledger) -> None:
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
         office.metrics.add(served_one(model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
-    answer = TestClient(here.app(office), headers={"x-api-key": CHAT_KEY}).get("/metrics")
+    answer = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = answer.text.splitlines()
     ok = 'ollama_modal_requests_total{ending="success",key="alice",model="llama3.2:latest",tier="a10g"} 1.0'

@@ -139,28 +139,25 @@ class Gateway:
         if found is not None:
             exchange.entry, exchange.below = found
         exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), Asked.of(scope))
-        entry = exchange.entry
-        if found is None:
-            raise NotFound(f"{path[:200]!r} is not here")
-        if exchange.method not in entry.methods:
-            raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
-        exchange.caller.need(*_scopes(entry))
-        if entry.what == "refused":
-            raise Forbidden(f"{entry.path} is not served here: {entry.why}")
-        leave = self._limits.enter(exchange.caller)
+        leave = self._limits.enter(exchange.caller)  # before all else: what ends in 404 was asked, too
         try:
-            if entry.what == "job":
-                inner = _at(path, scope)
-                inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
-                await self._ops(inner, receive, _naming(exchange, exchange.send))
-                return
-            if exchange.method in _WITH_BODY:
-                said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
-                exchange.body = await bodies.whole(receive, said, seconds=self._body_seconds)
-            handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
-            await _while_present(handler(exchange), exchange, receive)
+            _refuse_wrong(exchange, path, is_known=found is not None)
+            await self._let_in(scope, path, exchange, receive)
         finally:
             leave()
+
+    async def _let_in(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+        entry = exchange.entry
+        if entry.what == "job":
+            inner = _at(path, scope)
+            inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
+            await self._ops(inner, receive, _naming(exchange, exchange.send))
+            return
+        if exchange.method in _WITH_BODY:
+            said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
+            exchange.body = await bodies.whole(receive, said, seconds=self._body_seconds)
+        handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
+        await _while_present(handler(exchange), exchange, receive)
 
     def _exchange(self, scope: Scope, path: str, send: Send) -> Exchange:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
@@ -176,6 +173,18 @@ class Gateway:
             began=self._clock.monotonic(),
             send=send,
         )
+
+
+def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
+    """Refuse what the table does not have, or not for this method, or not for this caller."""
+    entry = exchange.entry
+    if not is_known:
+        raise NotFound(f"{path[:200]!r} is not here")
+    if exchange.method not in entry.methods:
+        raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
+    exchange.caller.need(*_scopes(entry))
+    if entry.what == "refused":
+        raise Forbidden(f"{entry.path} is not served here: {entry.why}")
 
 
 def _scopes(entry: Entry) -> tuple[str, ...]:

@@ -16,13 +16,14 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.fleet import Fleet, Window
-from app.gateway.keys import ADMIN, Caller
+from app.gateway.keys import Caller
 from app.gateway.posting import reader
 from app.pulse import REPORT_STALE
 from app.report import Report
 from jobs.clock import Clock, isoformat
-from jobs.names import ModelName
 from jobs.story import REMEDIES
+
+MayName = Callable[[str], bool]
 
 
 class CallerTold(BaseModel):
@@ -110,29 +111,29 @@ class Board:
     def tell(self, caller: Caller) -> dict[str, Any]:
         """All of it, for this caller. It may take a moment."""
         fleet, now = self.fleet, self.clock.now()
+        may_name = caller.may_name
         prices = fleet.prices if fleet and self.rented else None
-        used = {
-            name: isoformat(at)
-            for name, at in self.last_used().items()
-            if caller.may(ADMIN) or caller.may_use(ModelName.parse(name))
-        }
+        used = {name: isoformat(at) for name, at in self.last_used().items() if may_name(name)}
         return {
             "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
-            "tiers": self._tiers(now),
-            "models": self._models(),
+            "tiers": self._tiers(now, may_name),
+            "models": {name: told for name, told in self._models().items() if may_name(name)},
             "last_used": used,
-            "next": list(upcoming(fleet, now, rented=self.rented)) if fleet else [],
+            "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
         }
 
-    def _tiers(self, now: datetime) -> dict[str, Any]:
+    def _tiers(self, now: datetime, may_name: MayName) -> dict[str, Any]:
         up = [each for each in self.reports() if each.state == "serving" and now - each.at < REPORT_STALE]
         names = [*(self.fleet.tiers if self.fleet else ()), *(each.tier for each in up)]
-        return {name: self._tier(name, [each for each in up if each.tier == name]) for name in dict.fromkeys(names)}
+        return {
+            name: self._tier(name, [each for each in up if each.tier == name], may_name)
+            for name in dict.fromkeys(names)
+        }
 
-    def _tier(self, name: str, up: Sequence[Report]) -> dict[str, Any]:
+    def _tier(self, name: str, up: Sequence[Report], may_name: MayName) -> dict[str, Any]:
         declared = self.fleet.tiers.get(name) if self.fleet else None
         hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
         found = next((each.gpu for each in up if each.gpu), None)
@@ -147,7 +148,9 @@ class Board:
                     "state": each.state,
                     "at": isoformat(each.at),
                     "in_flight": each.in_flight,
-                    "loaded": [{"name": model.name, "size": model.size} for model in each.loaded],
+                    "loaded": [
+                        {"name": model.name, "size": model.size} for model in each.loaded if may_name(model.name)
+                    ],
                 }
                 for each in up
             ],
@@ -167,7 +170,9 @@ def _for_a_page(remedy: str) -> str:
     return remedy.replace("{subject!r}", "{subject}").removesuffix(": `ollama-modal retry {id}`")
 
 
-def upcoming(fleet: Fleet, now: datetime, *, rented: bool = True) -> Iterable[dict[str, str]]:
+def upcoming(
+    fleet: Fleet, now: datetime, *, rented: bool = True, may_name: MayName = lambda _: True
+) -> Iterable[dict[str, str]]:
     """What runs next by itself, soonest first."""
     times = fleet.schedule.times
     local = now.astimezone(fleet.schedule.zone)
@@ -175,7 +180,7 @@ def upcoming(fleet: Fleet, now: datetime, *, rented: bool = True) -> Iterable[di
     if rented:
         does = "ends attempts that went silent, and rings for work that is due"
         runs += [(next(CronSim(times.tick, local)), "Tick", does)]
-        runs += [_window(window, fleet, now) for window in fleet.windows]
+        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
@@ -200,9 +205,9 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _window(window: Window, fleet: Fleet, now: datetime) -> tuple[datetime, str, str]:
+def _window(window: Window, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
     local = now.astimezone(fleet.schedule.zone)
-    models = ", ".join(window.models)
+    models = ", ".join(filter(may_name, window.models)) or "models of others"
     if window.is_open(now, fleet.schedule.zone):
         length = timedelta(hours=window.hours)
         began = max(start for start in _starts(window, local - length, local))

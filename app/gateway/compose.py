@@ -121,7 +121,7 @@ class Composed:
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
-        self.lingering = Lingering()
+        self.lingering = Lingering(keys=len(parts.keys.names))
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
         self._clerks = Clerks(parts.open_ledger)
@@ -209,7 +209,7 @@ class Composed:
             clock=parts.clock,
             metrics=self.metrics,
             models=lambda: list(lists.tags(parts.standing)["models"]),
-            route=lambda text, context: parts.router.route(text, context=context).as_json(),
+            route=lambda text, context, may_see: parts.router.route(text, context=context, may_see=may_see).as_json(),
             tiers=self._tiers,
             usage=used,
             age=parts.standing.age,
@@ -248,7 +248,7 @@ class Composed:
             return {**parts.past(), **dict(parts.facts.items())}
 
         return (
-            plans.router(parts.plans),
+            plans.router(parts.plans, len(parts.keys.names)),
             board.router(self._board()),
             days.router(days.Days(parts.clock, entries, fleet)),
             costs.router(costs.Costs(parts.clock, entries, fleet)),

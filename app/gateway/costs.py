@@ -16,8 +16,8 @@ from pydantic import AwareDatetime, BaseModel, Field
 
 from app.fleet import Fleet
 from app.gateway.board import PricesTold
-from app.gateway.keys import ADMIN, Caller
-from app.gateway.posting import reader
+from app.gateway.keys import Caller
+from app.gateway.posting import reader, sees_use
 from app.gateway.shapes import Left, Moment
 from app.spending import estimate, rows_since
 from jobs.clock import Clock
@@ -87,7 +87,7 @@ class Costs:
         now = self.clock.now()
         began = min(max(since or now - USUAL, now - MOST), now)
         found = self._estimate(began.astimezone(UTC), now)
-        uses = (use for use in found.uses if caller.may(ADMIN) or use.key == caller.name)
+        uses = (use for use in found.uses if sees_use(caller, use.key, use.model))
         return replace(found, uses=tuple(uses)).as_json()
 
     def _estimate(self, since: datetime, until: datetime) -> Cost:

@@ -16,8 +16,8 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.fleet import Fleet
-from app.gateway.keys import ADMIN, Caller
-from app.gateway.posting import reader
+from app.gateway.keys import Caller
+from app.gateway.posting import reader, sees_use
 from app.health import Turn
 from app.spending import month_dollars
 from jobs.clock import Clock
@@ -89,7 +89,7 @@ class Days:
         first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
         days = [first + number * DAY for number in range((now.date() - first).days + 1)]
         entries, fleet = self.entries(), self.fleet
-        rows = [row for row in _usage(entries, first) if caller.may(ADMIN) or row.about.key == caller.name]
+        rows = [row for row in _usage(entries, first) if sees_use(caller, row.about.key, row.about.model)]
         return {
             "since": first.isoformat(),
             "requests": list(requests(rows)),

@@ -1,5 +1,6 @@
 """Lets callers of the ops API in: by key, within its limits, or not at all. Unknown paths are behind it as well."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from starlette.exceptions import HTTPException
@@ -9,7 +10,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.gateway.answers import TooLarge, TooSlow, body_of, headers_of, status_of
 from app.gateway.bodies import SECONDS, bounded
 from app.gateway.keys import Keys
-from app.gateway.limits import Limits
+from app.gateway.limits import BUSY, Limits
+from app.gateway.shares import Shares
 from app.gateway.signing import Asked
 from jobs.clock import Clock
 from jobs.errors import Trouble
@@ -22,32 +24,53 @@ BODY_BYTES = 1 << 20
 """What is posted here is a few names; nobody may fill our memory with more."""
 
 
+AT_ONCE = 64
+"""Requests that are worked on: several for each thread that reads the ledger, and no queue that makes others wait."""
+
+
+def working(keys: Keys) -> Shares:
+    """The places of those whom a thread may have to work for."""
+    return Shares(
+        "requests about the service under way",
+        AT_ONCE,
+        keys=len(keys.names),
+        hint="wait for one of them to end",
+        retry_after=BUSY,
+    )
+
+
 @dataclass(frozen=True)
 class Door:
-    """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through."""
+    """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through.
+
+    Behind it, `state["working"]` gives back the request's place among those that are worked on: a follower of a job
+    calls it when he has nothing to do but wait.
+    """
 
     inside: ASGIApp
     keys: Keys
     limits: Limits
     clock: Clock
+    places: Shares
     body_seconds: float = SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         state = scope.setdefault("state", {})
-        if scope["type"] != "http" or scope["path"] in OPEN or "caller" in state:
+        if scope["type"] != "http" or scope["path"] in OPEN:
             await self.inside(scope, _bounded(receive, self.body_seconds), send)
             return
-        try:
-            state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
-            leave = self.limits.enter(state["caller"])
-        except Trouble as trouble:
-            answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))
-            await answer(scope, receive, send)
-            return
-        try:
+        with ExitStack() as leaving:
+            try:
+                if "caller" not in state:
+                    state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
+                    leaving.callback(self.limits.enter(state["caller"]))
+                state["working"] = self.places.take(state["caller"].name)
+                leaving.callback(state["working"])
+            except Trouble as trouble:
+                answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))
+                await answer(scope, receive, send)
+                return
             await self.inside(scope, _bounded(receive, self.body_seconds), send)
-        finally:
-            leave()
 
 
 def _bounded(receive: Receive, seconds: float) -> Receive:

@@ -2,18 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.clerks import Clerks
 from app.gateway.events import COME_BACK, ID, STILL_HERE, Revision, frame, news
+from app.gateway.following import Followed, Following
 from app.gateway.keys import Caller
 from app.gateway.office import Office
-from app.gateway.posting import Poster, changer, reader
+from app.gateway.posting import Poster, about, changer, found, reader
 from app.gateway.shapes import (
     FAILURES,
     JobAsked,
@@ -25,18 +25,13 @@ from app.gateway.shapes import (
     PullAsked,
     WarmAsked,
 )
-from jobs.desk import LISTED, LONG_AGO
-from jobs.errors import BadRequest, NotFound, TooManyRequests
+from jobs.desk import LISTED
+from jobs.errors import BadRequest
 from jobs.ledger import Ledger, Posted
 from jobs.names import ModelName
 from jobs.record import KINDS, Job, State, kind_named
 
 LISTED_AT_MOST = 1_000
-
-STREAMS = 256
-"""Followers at once; each holds a connection."""
-
-FULL = timedelta(seconds=10)
 
 SILENCE_SECONDS = 15.0
 """After so long without news comes a comment: proxies cut a stream that says nothing for a minute."""
@@ -46,9 +41,10 @@ SubjectText = Annotated[str, Field(max_length=700)]
 EventId = Annotated[str, Field(pattern=f"^{ID}$")]
 Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
 Changer = Annotated[Caller, Depends(changer)]
+Reader = Annotated[Caller, Depends(reader)]
 
 
-class EventStream(StreamingResponse):
+class EventStream(Followed):
     media_type = "text/event-stream"
 
 
@@ -73,18 +69,19 @@ _POSTED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def router(office: Office, clerks: Clerks, streams: int) -> APIRouter:
+def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
     _reading(api, office, clerks)
-    _following(api, clerks, streams)
+    _following(api, office, clerks, following)
     _changing(api, office, Poster(office, clerks))
     return api
 
 
 def _reading(api: APIRouter, office: Office, clerks: Clerks) -> None:
-    @api.get("", response_model=JobsTold, dependencies=[Depends(reader)])
+    @api.get("", response_model=JobsTold)
     async def jobs(
         *,
+        caller: Reader,
         kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
         state: State | Left = None,
         subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
@@ -93,55 +90,47 @@ def _reading(api: APIRouter, office: Office, clerks: Clerks) -> None:
         before: Annotated[IdText | Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
     ) -> JSONResponse:
-        """List jobs, the newest first."""
+        """List jobs, the newest first. A key for some models sees those about them."""
 
         def select(ledger: Ledger) -> tuple[list[Job], int]:
             if kind is not None:
                 kind_named(kind)
-            return ledger.select(
-                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before, limit=limit,
+            jobs, total = ledger.select(
+                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before,
+                limit=None if caller.models else limit,
                 archived=tuple(office.archived(since)) if since else (),
             )  # fmt: skip
+            if caller.models:
+                jobs = [job for job in jobs if caller.may_see(about(job))]
+                jobs, total = jobs[:limit], len(jobs)
+            return jobs, total
 
-        found, total = await clerks.do(select)
-        return JSONResponse({"jobs": [job.as_json() for job in found], "total": total})
+        jobs, total = await clerks.do(select)
+        return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
 
-    @api.get("/{id}", response_model=JobTold, dependencies=[Depends(reader)])
-    async def job(id: Id) -> JSONResponse:
+    @api.get("/{id}", response_model=JobTold)
+    async def job(id: Id, caller: Reader) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
-
-        def tell(ledger: Ledger) -> Job:
-            try:
-                return ledger.get(id)
-            except NotFound:
-                old = next((job for job in office.archived(LONG_AGO) if job.id == id), None)
-                if old is None:
-                    raise
-                return old
-
-        found = await clerks.do(tell)
-        return JSONResponse(found.as_json())
+        return JSONResponse((await clerks.do(lambda ledger: found(ledger, office, caller, id))).as_json())
 
 
-def _following(api: APIRouter, clerks: Clerks, most: int) -> None:
-    streams = asyncio.Semaphore(most)
-
-    @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS, dependencies=[Depends(reader)])
-    async def events(id: Id, last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None) -> Response:
+def _following(api: APIRouter, office: Office, clerks: Clerks, following: Following) -> None:
+    @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS)
+    async def events(
+        request: Request,
+        id: Id,
+        caller: Reader,
+        last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None,
+    ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
-        found = await clerks.do(lambda ledger: ledger.get(id))
+        job = await clerks.do(lambda ledger: found(ledger, office, caller, id))
         seen = Revision.parse(last_event_id) if last_event_id else None
-        if seen is not None and seen.moves > Revision.of(found).moves:
+        if seen is not None and seen.moves > Revision.of(job).moves:
             raise BadRequest(f"job {id!r} has not come to event {str(seen)!r} yet", hint="is it another job's?")
-        if seen is not None and found.has_ended and not list(news(found, seen)):
+        if seen is not None and job.has_ended and not list(news(job, seen)):
             return Response(status_code=204)
-        if streams.locked():
-            raise TooManyRequests(
-                f"{most} followers are here, the most there can be",
-                hint=f"ask for /ops/v1/jobs/{id} now and then",
-                retry_after=FULL,
-            )
-        return EventStream(_stream(clerks, found, seen, streams), headers={"cache-control": "no-store"})
+        leave = following.begin(request)
+        return EventStream.held(_stream(clerks, job, seen), leave, headers={"cache-control": "no-store"})
 
 
 def _changing(api: APIRouter, office: Office, poster: Poster) -> None:
@@ -175,15 +164,14 @@ def _told(posted: Posted) -> JSONResponse:
     return JSONResponse(job.as_json(), 200 if posted.attached else 201, {"location": f"/ops/v1/jobs/{job.id}"})
 
 
-async def _stream(clerks: Clerks, job: Job, seen: Revision | None, streams: asyncio.Semaphore) -> AsyncIterator[bytes]:
+async def _stream(clerks: Clerks, job: Job, seen: Revision | None) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
-    async with streams:
-        yield COME_BACK
-        spoke_at = loop.time()
-        async for now in clerks.follow(job):
-            for revision, shown in news(now, seen):
-                seen, spoke_at = revision, loop.time()
-                yield frame(revision, shown)
-            if loop.time() - spoke_at > SILENCE_SECONDS:
-                spoke_at = loop.time()
-                yield STILL_HERE
+    yield COME_BACK
+    spoke_at = loop.time()
+    async for now in clerks.follow(job):
+        for revision, shown in news(now, seen):
+            seen, spoke_at = revision, loop.time()
+            yield frame(revision, shown)
+        if loop.time() - spoke_at > SILENCE_SECONDS:
+            spoke_at = loop.time()
+            yield STILL_HERE

@@ -6,6 +6,9 @@ A line for each key, in a file or a secret; what follows a `#` is for people:
     alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
     bob    ssh-ed25519:AAAA…  admin
 
+A pattern without a slash fits models of Ollama's own library, `NAMESPACE/MODEL` those of its registry, `HOST/…` those
+of that host; a `*` never turns one into the other. A word that means nothing is refused: no mistake makes a key wider.
+
 The proof is the hash of a key; or the public key of Ollama's own command, which can send no key but signs (`signing`).
 A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them out, which is what a slow hash is
 against, and a slow one would cost each request more than the gateway does.
@@ -23,8 +26,8 @@ from typing import Self
 
 from app.gateway.signing import KIND, Asked, is_signature, parse_public_key, signer
 from jobs.clock import isoformat
-from jobs.errors import BadRequest, Forbidden, Unauthorized
-from jobs.names import ModelName
+from jobs.errors import BadName, BadRequest, Forbidden, Unauthorized
+from jobs.names import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
 
 VARIABLE = "OLLAMA_MODAL_KEYS"
 
@@ -74,9 +77,23 @@ class Caller:
 
     def may_use(self, name: ModelName) -> bool:
         """Whether a pattern of this key fits the name, as people type it or in full, in any case."""
+        if not self.models:
+            return True
         folded = name.folded()
-        spelt = (str(folded), "/".join(folded.path[:3]) + f":{folded.tag}")
-        return not self.models or any(fnmatchcase(text, pattern) for text in spelt for pattern in self.models)
+        return any(fits(pattern, folded) for pattern in self.models)
+
+    def may_name(self, text: str) -> bool:
+        """Whether this key may be told of what a record names: a model, or nothing; what is no name it may not."""
+        if not self.models or not text:
+            return True
+        try:
+            return self.may_use(ModelName.parse(text))
+        except BadName:
+            return False
+
+    def may_see(self, name: ModelName | None) -> bool:
+        """Whether this key may be told of this model; None stands for all of them."""
+        return not self.models or (name is not None and self.may_use(name))
 
     def need_model(self, name: ModelName | None) -> None:
         """Insist on being allowed this model; None stands for all of them.
@@ -85,9 +102,27 @@ class Caller:
             Forbidden: no pattern of the key fits.
 
         """
-        if self.models and (name is None or not self.may_use(name)):
+        if not self.may_see(name):
             what = repr(str(name)) if name is not None else "all models at once"
             raise Forbidden(f"key {self.name!r} may not use {what}", hint=f"it may use {', '.join(self.models)}")
+
+
+def fits(pattern: str, name: ModelName) -> bool:
+    """Whether a pattern fits a name; both in small letters.
+
+    The first part decides what it is about, as in an address: with a dot, a colon or by the name `localhost` it is a
+    host, and so it is where three parts are. So `llama*/*` fits nothing of a host that somebody called `llama.example`.
+    """
+    model = f"{name.model}:{name.tag}"
+    first, *more = pattern.split("/")
+    if not more:
+        return (name.host, name.namespace) == (DEFAULT_HOST, DEFAULT_NAMESPACE) and fnmatchcase(model, first)
+    if len(more) == 2:
+        parts = (name.host, name.namespace, model)
+        return all(map(fnmatchcase, parts, (first, *more)))
+    if first == "localhost" or "." in first or ":" in first:
+        return fnmatchcase(name.host, first) and fnmatchcase(f"{name.namespace}/{model}", more[0])
+    return name.host == DEFAULT_HOST and fnmatchcase(name.namespace, first) and fnmatchcase(model, more[0])
 
 
 ANYONE = Caller("anyone", frozenset(SCOPES))
@@ -130,7 +165,7 @@ class Key:
         caller = Caller(
             name,
             frozenset(scopes or [CHAT]),
-            _patterns(options.get("models", "")),
+            _patterns(options["models"]) if "models" in options else (),
             _count("rpm", options.get("rpm")),
             _count("concurrent", options.get("concurrent")),
         )
@@ -171,10 +206,12 @@ def _options(name: str, words: list[str]) -> Mapping[str, str]:
 
 
 def _patterns(text: str) -> tuple[str, ...]:
-    patterns = tuple(part for part in text.lower().split(",") if part)
-    if wrong := [part for part in patterns if not _PATTERN.fullmatch(part)]:
+    """Never none of them: a key for no pattern would be one for every model."""
+    patterns = tuple(text.lower().split(","))
+    if wrong := [part for part in patterns if not _PATTERN.fullmatch(part) or part.count("/") > 2]:
+        what = f"a pattern that no name can fit: {wrong[0]!r}" if wrong[0] else "an empty pattern"
         raise BadRequest(
-            f"models has a pattern that no name can fit: {wrong[0]!r}", hint="as in models=llama*,hf.co/*/*:q4*"
+            f"models has {what}", hint="as in models=llama*,hf.co/*/*:q4*; leave `models=` out to allow all of them"
         )
     return patterns
 
@@ -202,7 +239,10 @@ def parse_expiry(text: str) -> datetime:
         raise BadRequest(
             f"expires={text!r} is no moment", hint="a day or a moment, as in expires=2027-01-31 or 2027-01-31T18:00Z"
         ) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except OverflowError as error:
+        raise BadRequest(f"expires={text!r} is beyond all calendars", hint="name a day of this century") from error
 
 
 def new_key() -> str:

@@ -5,9 +5,11 @@ a load with the request that caused it. How many go on, and for how long, is lim
 """
 
 import asyncio
+from datetime import timedelta
 
+from app.gateway.shares import Shares
 from app.gateway.wire import Answer
-from jobs.errors import Trouble
+from jobs.errors import TooManyRequests, Trouble
 
 MOST = 64
 """Of all tiers together. Callers who leave in their hundreds hang on the same few loads."""
@@ -16,19 +18,23 @@ MOST = 64
 class Lingering:
     """Belongs to one event loop."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self, most: int = MOST, *, keys: int = 1) -> None:
+        self._places = Shares("requests without a caller", most, keys=keys, hint="", retry_after=timedelta(0))
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def keep(self, asking: asyncio.Task[Answer], seconds: float) -> None:
-        """Let it go on until its answer begins, or its time is over; when too many go on already, end it."""
-        is_full = len(self._tasks) >= self._most
-        task = asyncio.create_task(_see_out(asking, 0 if is_full else seconds), name="lingering")
+    def keep(self, asking: asyncio.Task[Answer], seconds: float, key: str) -> None:
+        """Let it go on until its answer begins, or its time is over; when too many of this key or of all do, end it."""
+        try:
+            leave = self._places.take(key)
+        except TooManyRequests:
+            seconds, leave = 0, _nothing
+        task = asyncio.create_task(_see_out(asking, seconds), name="lingering")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: leave())
 
     async def close(self) -> None:
         """End them all."""
@@ -36,6 +42,10 @@ class Lingering:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _nothing() -> None:
+    """It had no place."""
 
 
 async def _see_out(asking: asyncio.Task[Answer], seconds: float) -> None:

@@ -11,7 +11,6 @@ from typing import Protocol
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -116,7 +115,6 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
-        self._jobs = Gauge("ollama_modal_jobs", "Jobs in the ledger", ("kind", "state"), registry=self._registry)
         for tier in self._tiers:
             for cause in self._causes:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
@@ -153,13 +151,25 @@ class Metrics:
 
     def render(self, jobs: Mapping[tuple[str, str], int]) -> bytes:
         """The page; `jobs` is how many there are of each kind and state. It reads, so it belongs in a thread."""
-        self._jobs.clear()
-        for about, count in jobs.items():
-            self._jobs.labels(*about).set(count)
-        return generate_latest(self._registry)
+        return generate_latest(_Page(self._registry, jobs))
 
     def _tier(self, name: str) -> str:
         return name if name in self._tiers else OTHER
+
+
+class _Page(Collector):
+    """All meters, and the jobs as one scrape counted them: two that come at once share nothing."""
+
+    def __init__(self, meters: CollectorRegistry, jobs: Mapping[tuple[str, str], int]) -> None:
+        self._meters = meters
+        self._jobs = jobs
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._meters.collect()
+        counted = GaugeMetricFamily("ollama_modal_jobs", "Jobs in the ledger", labels=["kind", "state"])
+        for about, count in self._jobs.items():
+            counted.add_metric(about, count)
+        yield counted
 
 
 class _Read(Collector):

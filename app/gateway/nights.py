@@ -11,7 +11,8 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.gateway.clerks import Clerks
-from app.gateway.posting import reader
+from app.gateway.keys import Caller
+from app.gateway.posting import ALL, reader
 from jobs.ledger import Ledger
 from jobs.night import report
 
@@ -108,9 +109,16 @@ def router(entries: Callable[[], Mapping[str, Any]], clerks: Clerks) -> APIRoute
     def found(ledger: Ledger) -> dict[str, Any]:
         return report(entries(), ledger.jobs())
 
-    @api.get("/night", response_model=NightTold, dependencies=[Depends(reader)])
-    async def tell() -> JSONResponse:
-        """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
-        return JSONResponse(await clerks.do(found))
+    @api.get("/night", response_model=NightTold)
+    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+        """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
+
+        A key for some models is told of the jobs about those.
+        """
+        told = await clerks.do(found)
+        if caller.models:
+            jobs = [job for job in told["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
+            told = {**told, "jobs": jobs, "left": [], "opened": [], "passed": []}
+        return JSONResponse(told)
 
     return api

@@ -14,6 +14,7 @@ from app.gateway.metrics import Metrics
 from jobs.clock import Clock
 from jobs.desk import no_archive
 from jobs.ledger import Ledger
+from jobs.names import ModelName
 from jobs.record import Job
 from jobs.registries import ANYWHERE, Registries
 
@@ -41,7 +42,7 @@ class Office:
         models: the whole models, as `ollama-modal models --json` lists them.
         complaints: what is wrong with the rest, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
-        route: on which tier a model (and a context) is answered, and why.
+        route: on which tier a model (and a context) is answered, and why, for whoever may be told of these names.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first look.
@@ -58,7 +59,7 @@ class Office:
     clock: Clock
     metrics: Metrics
     models: Callable[[], Sequence[Document]]
-    route: Callable[[str, int | None], Document]
+    route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
     tiers: Callable[[], Sequence[Document]]
     usage: Callable[[date | None], Sequence[Document]]
     age: Callable[[], timedelta | None]

@@ -19,11 +19,15 @@ from starlette.exceptions import HTTPException
 from app.gateway import jobs_api, pulls, state_api
 from app.gateway.answers import body_of, headers_of, status_of
 from app.gateway.clerks import Clerks
-from app.gateway.door import Door
+from app.gateway.door import Door, working
+from app.gateway.following import FOLLOWERS, Following
 from app.gateway.office import Office
 from app.gateway.posting import reader
 from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
+
+MOST_SHOWN = 80
+"""Letters of a name that somebody sent."""
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
@@ -33,7 +37,7 @@ def create(
     office: Office,
     *,
     clerks: Clerks | None = None,
-    streams: int = jobs_api.STREAMS,
+    followers: int = FOLLOWERS,
     more: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
@@ -41,6 +45,7 @@ def create(
     Whoever composes it may hand in `more` of `/ops/v1`.
     """
     staff = clerks or Clerks(office.open_ledger)
+    following = Following(followers, len(office.keys.names))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -58,7 +63,7 @@ def create(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(Door, keys=office.keys, limits=office.limits, clock=office.clock)
+    app.add_middleware(Door, keys=office.keys, limits=office.limits, clock=office.clock, places=working(office.keys))
     _word_failures(app)
     documented: dict[str, Any] = {
         "prefix": "/ops/v1",
@@ -68,10 +73,10 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff, streams), state_api.router(office, staff), *more):
+    for api in (jobs_api.router(office, staff, following), state_api.router(office, staff), *more):
         app.include_router(api, **documented)
     app.include_router(state_api.probes(office, staff), include_in_schema=False)
-    app.include_router(pulls.router(office, staff), include_in_schema=False)
+    app.include_router(pulls.router(office, staff, following), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
@@ -89,6 +94,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return told
 
 
+def _shown(part: str | int) -> str:
+    """A part of where something is wrong: the name of a field that nobody knows may be as long as the body."""
+    text = str(part)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
 def _word_failures(app: FastAPI) -> None:
     """Every failure has the one shape: what happened, and what to do."""
 
@@ -98,7 +109,7 @@ def _word_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        said = "; ".join(f"{'.'.join(map(_shown, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
         return JSONResponse({"error": said, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
 
     @app.exception_handler(HTTPException)

@@ -2,21 +2,30 @@
 
 The same plans as `ollama-modal plan` and `prune --dry-run` print where the weights are. Whoever composes the gateway
 hands in how they are made: on Modal by a function that has the volume. No server is asked, and nothing is posted.
+A plan names every model, asks registries and takes a container: it is for administrators of all models.
 """
 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from app.gateway.posting import reader
+from app.gateway.keys import Caller
+from app.gateway.posting import changer
 from app.gateway.shapes import Left
+from app.gateway.shares import Shares
 from jobs.desk import MOST_DAYS, Outlook, prune_request
 from jobs.errors import Unsupported
+
+WAITING = 4
+"""Plans that are made or wait their turn; each may take a minute."""
+
+Planner = Annotated[Caller, Depends(changer)]
 
 
 def unknown_night() -> Outlook:
@@ -68,21 +77,35 @@ def told(found: Outlook) -> dict[str, Any]:
     }
 
 
-def router(plans: Plans) -> APIRouter:
-    api = APIRouter(tags=["state"], dependencies=[Depends(reader)])
+def router(plans: Plans, keys: int) -> APIRouter:
+    """
+    Args:
+        plans: how they are made.
+        keys: how many keys there are.
+    """
+    api = APIRouter(tags=["state"])
     looking = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
+    places = Shares(
+        "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
+    )
 
-    async def look(make: Callable[[], Outlook]) -> JSONResponse:
-        async with looking:
-            return JSONResponse(await asyncio.to_thread(lambda: told(make())))
+    async def look(caller: Caller, make: Callable[[], Outlook]) -> JSONResponse:
+        caller.need_model(None)
+        leave = places.take(caller.name)
+        try:
+            async with looking:
+                return JSONResponse(await asyncio.to_thread(lambda: told(make())))
+        finally:
+            leave()
 
     @api.get("/plan", response_model=PlanTold)
-    async def night() -> JSONResponse:
+    async def night(caller: Planner) -> JSONResponse:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
-        return await look(plans.night)
+        return await look(caller, plans.night)
 
     @api.get("/plan/prune", response_model=PlanTold)
     async def prune(
+        caller: Planner,
         unused_days: Annotated[
             Annotated[float, Field(gt=0, le=MOST_DAYS)] | Left,
             Query(description="Also models that nobody used for so many days"),
@@ -90,6 +113,6 @@ def router(plans: Plans) -> APIRouter:
         empty_trash: Annotated[bool, Query(description="Do not wait for the trash's grace")] = False,
     ) -> JSONResponse:
         """Tell what a prune would do now. It removes nothing."""
-        return await look(lambda: plans.prune(prune_request(unused_days, empty_trash)))
+        return await look(caller, lambda: plans.prune(prune_request(unused_days, empty_trash)))
 
     return api

@@ -10,6 +10,8 @@ from loguru import logger
 from app.gateway.clerks import Clerks
 from app.gateway.keys import ADMIN, CHAT, Caller
 from app.gateway.office import Office
+from jobs.desk import LONG_AGO
+from jobs.errors import NotFound
 from jobs.ledger import Ledger, Posted
 from jobs.names import ModelName
 from jobs.record import Job
@@ -32,6 +34,11 @@ def changer(request: Request) -> Caller:
     return caller
 
 
+def sees_use(caller: Caller, key: str | None, model: str | None) -> bool:
+    """Whether a caller is told of a use: of his own always, as an administrator of others' within his models."""
+    return key == caller.name or (caller.may(ADMIN) and caller.may_name(model or ""))
+
+
 @dataclass(frozen=True)
 class Poster:
     """All of it raises Forbidden when the key may not use the model; of a pull, Unlisted when its registry is not."""
@@ -51,18 +58,22 @@ class Poster:
         )
 
     async def retry(self, caller: Caller, id: str) -> Posted:
+        """Post an ended job again, archived or not."""
+
         def retry(ledger: Ledger) -> Posted:
-            job = ledger.get(id)
-            caller.need_model(_about(job))
-            self._need_registry(job.kind, _about(job))
-            return self._rung(ledger.retry(id, by=caller.name))
+            job = found(ledger, self.office, caller, id)
+            self._need_registry(job.kind, about(job))
+            again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
+            return self._rung(again)
 
         return await self.clerks.do(retry)
 
     async def cancel(self, caller: Caller, id: str) -> Job:
+        """Ask a job to stop; one that has ended, archived or not, stays as it is."""
+
         def cancel(ledger: Ledger) -> Job:
-            caller.need_model(_about(ledger.get(id)))
-            return ledger.cancel(id, by=caller.name)
+            job = found(ledger, self.office, caller, id)
+            return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
         return await self.clerks.do(cancel)
 
@@ -82,5 +93,25 @@ class Poster:
         return posted
 
 
-def _about(job: Job) -> ModelName | None:
+def about(job: Job) -> ModelName | None:
+    """The model that a job is about; None when it is about all of them."""
     return None if job.subject == ALL else ModelName.parse(job.subject)
+
+
+def found(ledger: Ledger, office: Office, caller: Caller, id: str) -> Job:
+    """The job of this id, archived ones among them.
+
+    Raises:
+        NotFound: there is none.
+        Forbidden: it is about a model that the key may not use.
+
+    """
+    try:
+        job = ledger.get(id)
+    except NotFound:
+        old = next((job for job in office.archived(LONG_AGO) if job.id == id), None)
+        if old is None:
+            raise
+        job = old
+    caller.need_model(about(job))
+    return job

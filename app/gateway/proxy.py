@@ -167,7 +167,8 @@ class _Passing:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if self._exchange.gone.is_set():
-                way.lingering.keep(task, way.upstreams[route.tier].startup.total_seconds())
+                seconds = way.upstreams[route.tier].startup.total_seconds()
+                way.lingering.keep(task, seconds, self._exchange.caller.name)
             else:
                 task.cancel()
             raise

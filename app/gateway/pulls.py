@@ -7,15 +7,17 @@ so their bytes are told as one sum, in the one frame that Ollama itself has for 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 
 from app.gateway.clerks import Clerks
+from app.gateway.following import Followed, Following
 from app.gateway.keys import Caller
 from app.gateway.office import Office
 from app.gateway.posting import Poster, changer
@@ -112,17 +114,27 @@ def failure(job: Job) -> str:
     return f"{told} ({plain(last.hint)})" if last.hint else told
 
 
-def router(office: Office, clerks: Clerks) -> APIRouter:
+def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
     api = APIRouter()
     work = Pulls(office, clerks, Poster(office, clerks))
 
     @api.post("/api/pull")
     async def pull(request: Request, caller: Changer) -> Response:
-        return await work.pull(caller, await _asked(request))
+        body = await _asked(request)
+        with ExitStack() as place:
+            leave = following.begin(request)
+            place.callback(leave)
+            answer = await work.pull(caller, body, leave)
+            if isinstance(answer, Followed):  # which gives the place back itself, at its end
+                place.pop_all()
+            return answer
 
     @api.delete("/api/delete")
     async def delete(request: Request, caller: Changer) -> Response:
-        return await work.delete(caller, await _asked(request))
+        body = await _asked(request)
+        with ExitStack() as place:
+            place.callback(following.begin(request))
+            return await work.delete(caller, body)
 
     return api
 
@@ -134,7 +146,8 @@ class Pulls:
     poster: Poster
     delete_waits: timedelta = DELETE_WAITS
 
-    async def pull(self, caller: Caller, body: Mapping[str, Any]) -> Response:
+    async def pull(self, caller: Caller, body: Mapping[str, Any], leave: Callable[[], None]) -> Response:
+        """`leave` is called when a stream has ended."""
         text = _model(body)
         try:
             name = ModelName.parse(text)
@@ -146,7 +159,7 @@ class Pulls:
         asked = {"model": text, "way": "auto", "rate_limit": self.office.rate_limit}
         job = (await self.poster.post(caller, "pull", name, asked)).job
         if body.get("stream") is not False:
-            return StreamingResponse(self._stream(job), media_type="application/x-ndjson")
+            return Followed.held(self._stream(job), leave, media_type="application/x-ndjson")
         ended = await self._ended(job)
         if ended.state is State.SUCCEEDED:
             return JSONResponse(SUCCESS)

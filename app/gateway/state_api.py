@@ -17,13 +17,14 @@ from loguru import logger
 from pydantic import Field
 
 from app.gateway.clerks import Clerks
-from app.gateway.keys import ADMIN, Caller
+from app.gateway.keys import Caller
 from app.gateway.metrics import CONTENT_TYPE
 from app.gateway.office import Office
-from app.gateway.posting import reader
+from app.gateway.posting import changer, reader, sees_use
 from app.gateway.shapes import Day, HealthTold, Left, ModelsTold, ModelText, RouteTold, TiersTold, UsagesTold
 from jobs.errors import NotFound
 from jobs.ledger import Ledger
+from jobs.names import ModelName
 from jobs.record import State
 
 STALE = timedelta(minutes=1)
@@ -35,6 +36,7 @@ STORE_SECONDS = 5.0
 COUNT_EVERY = timedelta(seconds=15)
 """Counting jobs reads them all, so whoever asks more often gets the last count."""
 
+Reader = Annotated[Caller, Depends(reader)]
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
 
 NOWHERE = "no-such-job"
@@ -92,37 +94,45 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
     api = APIRouter(tags=["state"])
     census = Census(office, clerks)
 
-    @api.get("/models", response_model=ModelsTold, dependencies=[Depends(reader)])
-    async def models() -> JSONResponse:
-        """List the whole models, and say what is wrong with the rest."""
+    def told_tiers(caller: Caller) -> list[dict[str, Any]]:
+        """Why a tier is as it is names the models that it loads, which are not for every key."""
+        return [dict(each) | ({"why": ""} if caller.models else {}) for each in office.tiers()]
+
+    @api.get("/models", response_model=ModelsTold)
+    async def models(caller: Reader) -> JSONResponse:
+        """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
         found = await asyncio.to_thread(office.models)
-        complaints = await asyncio.to_thread(office.complaints)
-        return JSONResponse({"models": [dict(each) for each in found], "complaints": list(complaints)})
+        complaints = () if caller.models else await asyncio.to_thread(office.complaints)
+        seen = [dict(each) for each in found if caller.may_name(str(each["name"]))]
+        return JSONResponse({"models": seen, "complaints": list(complaints)})
 
-    @api.get("/tiers", response_model=TiersTold, dependencies=[Depends(reader)])
-    async def tiers() -> JSONResponse:
+    @api.get("/tiers", response_model=TiersTold)
+    async def tiers(caller: Reader) -> JSONResponse:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
-        return JSONResponse({"tiers": [dict(each) for each in office.tiers()]})
+        return JSONResponse({"tiers": told_tiers(caller)})
 
-    @api.get("/route", response_model=RouteTold, dependencies=[Depends(reader)])
+    @api.get("/route", response_model=RouteTold)
     async def route(
+        caller: Reader,
         model: Annotated[ModelText, Query()],
         context: Annotated[Context | Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
-        return JSONResponse(dict(await asyncio.to_thread(office.route, model, context)))
+        caller.need_model(ModelName.parse(model))
+        return JSONResponse(dict(await asyncio.to_thread(office.route, model, context, caller.may_use)))
 
     @api.get("/usage", response_model=UsagesTold)
     async def usage(
-        caller: Annotated[Caller, Depends(reader)],
+        caller: Reader,
         since: Annotated[Day | Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         rows = await asyncio.to_thread(office.usage, since)
-        return JSONResponse({"usage": [dict(row) for row in rows if caller.may(ADMIN) or row["key"] == caller.name]})
+        seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
+        return JSONResponse({"usage": seen})
 
-    @api.get("/health", response_model=HealthTold, dependencies=[Depends(reader)])
-    async def health() -> JSONResponse:
+    @api.get("/health", response_model=HealthTold)
+    async def health(caller: Reader) -> JSONResponse:
         """Tell how all of it stands."""
         found = await problems(office, clerks)
         counts: Counter[str] = Counter()
@@ -135,7 +145,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
             "problems": found,
             "version": version("ollama-modal"),
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
-            "tiers": [dict(each) for each in office.tiers()],
+            "tiers": told_tiers(caller),
             "jobs": {str(state): counts[state] for state in State},
         }
         return JSONResponse(told)
@@ -159,8 +169,9 @@ def probes(office: Office, clerks: Clerks) -> APIRouter:
             return JSONResponse({"error": "; ".join(found)}, 503, {"retry-after": "5"})
         return JSONResponse({"status": "ready"})
 
-    @api.get("/metrics", dependencies=[Depends(reader)])
-    async def metrics() -> Response:
+    @api.get("/metrics")
+    async def metrics(caller: Annotated[Caller, Depends(changer)]) -> Response:
+        caller.need_model(None)  # it names all models and all keys
         counts = await census.count()
         return Response(await clerks.do(lambda _: office.metrics.render(counts)), media_type=CONTENT_TYPE)
 
