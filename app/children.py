@@ -18,6 +18,7 @@ from loguru import logger
 
 from jobs.clock import Clock
 from jobs.errors import ServerTrouble
+from jobs.private import opener
 
 GRACE_SECONDS = 5.0
 """For a server to end its runners; what is left then is killed."""
@@ -35,7 +36,7 @@ class Child:
         self.log = log
         if log.exists():
             log.replace(log.with_suffix(".log.1"))
-        with log.open("wb") as out:
+        with open(log, "wb", opener=opener) as out:
             self._process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,

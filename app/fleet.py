@@ -8,7 +8,7 @@ deployment has begun. It creates nothing.
 import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
@@ -264,7 +264,12 @@ class Fleet(_Table):
 
     def belongs(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
-        return next((model.tier for model in self.models if model.parsed.folded() == name.folded()), None)
+        return self.tiers_by_model.get(name.folded())
+
+    @cached_property
+    def tiers_by_model(self) -> Mapping[ModelName, str]:
+        """The tier of each declared model, by its folded name; of two for the same name the first counts."""
+        return {model.parsed.folded(): model.tier for model in reversed(self.models)}
 
     def may_pull_from(self) -> Registries:
         return Registries.of(

@@ -28,6 +28,9 @@ GRACE_SECONDS = 5
 MOST_HEAD = 64 * 1024
 """Bytes of an address and headers. Nobody who may ask needs more, and uvicorn itself would take them without end."""
 
+MOST_LINES = 256
+"""Headers of a request, and trailers. Each costs the loop a microsecond and everybody behind it as much."""
+
 _BACKLOG = 2048
 _LOOK_SECONDS = 0.01
 
@@ -93,20 +96,28 @@ class _Alarm:
 
 class Bounded(HttpToolsProtocol):
     """uvicorn's own, but a head that does not end is refused as any other that makes no sense, and nobody holds a
-    connection by silence or by dripping.
+    connection by silence or by dripping. Nor can a request be read in two ways, of which a proxy might take the other.
+
+    On a connection one request is answered at a time. What comes behind one that is being answered is not read, and the
+    connection is closed after the answer: a client that sends several at once asks the rest again (RFC 9112, 9.3.2).
     """
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head = 0
+        self._lines = 0
         self._is_in_head = False
+        self._is_deaf = False
+        """Whatever else comes on this connection is thrown away."""
         self._no_head = _Alarm(self.loop, bounds.head_seconds, self._late)
         self._no_reader = _Alarm(self.loop, bounds.unread_seconds, self._unread)
 
     # How much
 
     def on_message_begin(self) -> None:
-        self._head = 0
+        if self._is_answering and not self._is_told:
+            raise ValueError("a request came before the answer to the one before")
+        self._head = self._lines = 0
         self._is_in_head = True
         super().on_message_begin()
 
@@ -116,12 +127,53 @@ class Bounded(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count(name + value)
-        super().on_header(name, value)
+        self._lines += 1
+        if self._lines > MOST_LINES:
+            raise ValueError("the head has too many lines")
+        if self._is_in_head:  # else it is a trailer, which says nothing to anybody here
+            super().on_header(name, value.strip(b" \t"))
 
     def _count(self, part: bytes) -> None:
         self._head += len(part)
         if self._head > MOST_HEAD:
             raise ValueError("the head is too long")
+
+    # What
+
+    def _require_plain(self) -> None:
+        """Insist that the head can be read in one way only, beside what llhttp refuses by itself.
+
+        Raises:
+            ValueError: it cannot.
+
+        """
+        version, said = self.parser.get_http_version(), dict(self.headers)
+        if version not in {"1.0", "1.1"}:
+            raise ValueError("another version of HTTP")
+        if (coding := said.get(b"transfer-encoding")) is not None and (version, coding.lower()) != ("1.1", b"chunked"):
+            raise ValueError("a body in another coding than chunked, or chunked for HTTP/1.0")
+        if self.parser.should_upgrade() and (coding is not None or said.get(b"content-length", b"0") != b"0"):
+            raise ValueError("a body before another protocol")  # llhttp would take it for that protocol's beginning
+        hosts = [value for name, value in self.headers if name == b"host"]
+        if len(hosts) > 1 or (version == "1.1" and not hosts):
+            raise ValueError("not exactly one Host")
+        _, is_absolute, rest = self.url.partition(b"://")
+        if is_absolute and not self.url.startswith(b"/") and hosts and rest.partition(b"/")[0] != hosts[0]:
+            raise ValueError("another host in the address than in Host")
+
+    def send_400_response(self, msg: str) -> None:
+        """Said of what cannot be read, but never inside the answer to the request before it."""
+        if not self._is_answering:
+            super().send_400_response(msg)
+            return
+        self._is_deaf = True
+        self.cycle.keep_alive = False
+        if not self.cycle.more_body:  # that request was whole: its answer goes on
+            return
+        if self.cycle.response_started:
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
 
     # How long
 
@@ -132,9 +184,18 @@ class Bounded(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._is_in_head = False
         self._no_head.clear()
+        self._require_plain()
+        waits = self.expect_100_continue
+        self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
         super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self._is_deaf = True
+        if waits or self._is_deaf:  # a body that was not asked for may never come, and what comes then is no body
+            self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
         super().data_received(data)
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
@@ -156,6 +217,12 @@ class Bounded(HttpToolsProtocol):
     @property
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether a client has all of the answer already, by its length, though we have not said so yet."""
+        cycle = self.cycle
+        return cycle.response_started and not cycle.chunked_encoding and cycle.expected_content_length == 0
 
     def _late(self) -> None:
         if self._is_answering:  # the head is that of a request behind the one that is being answered

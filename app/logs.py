@@ -19,6 +19,7 @@ from loguru import logger
 
 from app.log_queue import LineQueue, RotatedFile, to_descriptor
 from jobs.clock import isoformat
+from jobs.private import FOLDER
 from jobs.terminal import talk_through
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
 
 def on_terminal(log: Path) -> None:
     """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated."""
-    log.parent.mkdir(exist_ok=True)
+    log.parent.mkdir(mode=FOLDER, exist_ok=True)
     _start({})
     screen = LineQueue(to_descriptor(_stderr()), _notice_text)
     _add(screen, level="INFO", form=as_text)

@@ -4,6 +4,7 @@
     stack.json      what `up` last composed           weights.lock   flock held by whoever publishes or deletes
     logs/           what `up` and its servers say     keys           who may ask the gateway, a line for each
 
+Both tell who asked for what, so the home and its files are its owner's alone; older ones are closed when `up` starts.
 It composes nothing: `app.local` writes the stack down, the command line reads it.
 """
 
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
+from jobs import private
 from jobs.clock import Clock, isoformat, parse_moment
 from jobs.errors import BadRequest, Refused
 from jobs.ledger import Ledger
@@ -126,14 +128,15 @@ class Home:
         return self.root / "stack.json"
 
     def prepare(self) -> None:
-        """Make the directory when it is not there, for its owner alone.
+        """Make the directory when it is not there; it is its owner's alone, or becomes so.
 
         Raises:
             BadRequest: it cannot be made, read or written.
 
         """
         try:
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=private.FOLDER, parents=True, exist_ok=True)
+            private.mend([self.root.resolve()])
             os.listdir(self.root)  # noqa: PTH208 - asks whether it can be read
         except (OSError, ValueError) as error:
             raise self._unusable(error) from error
@@ -159,9 +162,12 @@ class Home:
         """
         self.prepare()
         try:
+            private.create(self._ledger_file)  # what SQLite puts beside it is as open as this
             return SqliteDict(self._ledger_file)
         except sqlite3.Error as error:
             raise self._unusable(OSError(0, f"ledger.sqlite: {error}")) from error
+        except OSError as error:
+            raise self._unusable(error) from error
 
     @property
     def _ledger_file(self) -> Path:
@@ -184,7 +190,8 @@ class Home:
     def write_stack(self, stack: Stack) -> None:
         """Replace the file in one step: a reader sees the old stack or the new one."""
         draft = self.stack_file.with_suffix(f".{os.getpid()}")
-        draft.write_text(json.dumps(stack.as_json(), indent=2) + "\n", "utf-8")
+        with open(draft, "w", encoding="utf-8", opener=private.opener) as file:
+            file.write(json.dumps(stack.as_json(), indent=2) + "\n")
         draft.replace(self.stack_file)
 
     def up_pid(self) -> int | None:
@@ -212,7 +219,9 @@ class Home:
 
         """
         self.prepare()
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        private.mend(self._files())
+        private.create(self.weights_lock)
+        descriptor = private.opener(self.lock, os.O_RDWR | os.O_CREAT)
         try:
             self._flock(descriptor, clock)
             os.ftruncate(descriptor, 0)
@@ -220,6 +229,13 @@ class Home:
             yield
         finally:
             os.close(descriptor)
+
+    def _files(self) -> Iterator[Path]:
+        """All that we keep here, and no more: whoever named this directory may have something else in it."""
+        ledger = self._ledger_file.name
+        yield from (self.root / name for name in (ledger, f"{ledger}-wal", f"{ledger}-shm"))
+        yield from (self.lock, self.weights_lock, self.keys, *self.root.glob(f"{self.stack_file.stem}.*"), self.logs)
+        yield from (path for path in self.logs.glob("*.log*") if path.is_file())
 
     def _flock(self, descriptor: int, clock: Clock) -> None:
         for _ in range(_LOOKS):

@@ -1,11 +1,11 @@
 """Who used what: one row a day for each model, key, tier and ending, kept as facts `usage/<day>/<writer>`.
 
-Counting costs the caller nothing: `add` never waits and never raises. A thread writes the sums down; each writer has
-keys of its own and writes whole sums, so writing twice changes nothing. What cannot be kept is dropped, and counted.
+Counting costs the caller nothing: `add` sums up in place, and never waits and never raises. A thread writes the sums
+down; each writer has keys of its own and writes whole sums, so writing twice changes nothing. However many uses come
+between two rounds, all of them are told; what is given up after weeks without a store is counted.
 """
 
 import threading
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,9 +25,6 @@ LAST_USED = "last_used"
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
-
-CAPACITY = 10_000
-"""Uses that wait for the thread: some megabytes, and more than a gateway answers between two rounds."""
 
 MAX_ROWS = 2_000
 """Of one day. Beyond that, models without a row share one without a name: no caller's text may fill the ledger."""
@@ -159,22 +156,21 @@ class Books:
         clock: for pauses, and to tell which days are over.
         writer: names this process among all that write; the same one again goes on with the sums that it finds.
         every: how often the sums are written.
-        capacity: uses that may wait to be added up.
 
     """
 
-    def __init__(
-        self, facts: DictLike, clock: Clock, writer: str, *, every: timedelta = EVERY, capacity: int = CAPACITY
-    ) -> None:
+    def __init__(self, facts: DictLike, clock: Clock, writer: str, *, every: timedelta = EVERY) -> None:
         self._facts = facts
         self._clock = clock
         self._writer = writer
         self._every = every
-        self._capacity = capacity
-        self._waiting: deque[Use] = deque()
-        self._counting = threading.Lock()  # never held while the store is asked
+        self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
+        self._new: dict[str, Book] = {}
+        """What came since the last flush took it, by day. Under `_counting`, as the numbers below are."""
+        self._unwritten = 0
         self._flushing = threading.Lock()
         self._pending: dict[str, Book] = {}
+        """What the store has not taken yet, by day. Under `_flushing`, as what it is known to hold."""
         self._kept: dict[str, Book] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
@@ -187,17 +183,16 @@ class Books:
 
     def add(self, use: Use) -> None:
         """Count a use; at once, and whatever happens."""
+        about, sums = About.of(use), Sums.of(use)
         with self._counting:
-            if len(self._waiting) < self._capacity:
-                self._waiting.append(use)
-            else:
-                self.dropped += 1
+            _enter_bounded(self._new.setdefault(about.day, {}), about, sums)
+            self._unwritten += 1
 
     @property
     def pending(self) -> int:
         """Uses that are not in the store yet."""
         with self._counting:
-            return len(self._waiting) + sum(map(_count, self._pending.values()))
+            return self._unwritten
 
     def start(self) -> None:
         self._thread.start()
@@ -212,7 +207,7 @@ class Books:
     def flush(self) -> bool:
         """Write down what was added so far; false when the store did not take all of it: then the next flush does."""
         with self._flushing:
-            self._add_up()
+            self._take()
             done = [self._write(day) for day in sorted(self._pending)]
             self._forget()
             return all(done)
@@ -221,15 +216,14 @@ class Books:
         while not self._clock.wait(self._every.total_seconds(), self._stopping):
             self.flush()
 
-    def _add_up(self) -> None:
+    def _take(self) -> None:
+        """What came since, to what waits for the store."""
         with self._counting:
-            while self._waiting:
-                use = self._waiting.popleft()
-                about = About.of(use)
-                book = self._pending.setdefault(about.day, {})
-                if about not in book and len(book) >= MAX_ROWS:
-                    about = replace(about, model="")
-                _enter(book, about, Sums.of(use))
+            new, self._new = self._new, {}
+        for day, book in new.items():
+            waiting = self._pending.setdefault(day, {})
+            for about, sums in book.items():
+                _enter_bounded(waiting, about, sums)
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
@@ -243,10 +237,19 @@ class Books:
             self._failed(f"{type(error).__name__}: {error}")
             return False
         self.trouble = None
-        with self._counting:
-            self._kept[day] = total
-            self.written += _count(self._pending.pop(day))
+        self._kept[day] = total
+        self._settled(day, is_written=True)
         return True
+
+    def _settled(self, day: str, *, is_written: bool) -> None:
+        """A day's sums wait no longer: they are in the store, or given up."""
+        count = _count(self._pending.pop(day))
+        with self._counting:
+            self._unwritten -= count
+            if is_written:
+                self.written += count
+            else:
+                self.dropped += count
 
     def _failed(self, why: str) -> None:
         if why != self.trouble:
@@ -258,10 +261,9 @@ class Books:
         today = self._clock.now().astimezone(UTC).date().isoformat()
         for day in [day for day in self._kept if day < today and day not in self._pending]:
             del self._kept[day]
-        with self._counting:
-            for day in sorted(self._pending)[:-MAX_DAYS]:
-                self.dropped += _count(self._pending.pop(day))
-                logger.error("the usage of {} is given up: the store did not take it for {} days", day, MAX_DAYS)
+        for day in sorted(self._pending)[:-MAX_DAYS]:
+            self._settled(day, is_written=False)
+            logger.error("the usage of {} is given up: the store did not take it for {} days", day, MAX_DAYS)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -340,6 +342,13 @@ def _sum(books: Iterable[Book]) -> Book:
 def _enter(book: Book, about: About, sums: Sums) -> None:
     known = book.get(about)
     book[about] = known + sums if known else sums
+
+
+def _enter_bounded(book: Book, about: About, sums: Sums) -> None:
+    """The same; beyond the most rows of a day, models without a row share one without a name."""
+    if about not in book and len(book) >= MAX_ROWS:
+        about = replace(about, model="")
+    _enter(book, about, sums)
 
 
 def _bounded(book: Book) -> Book:

@@ -317,7 +317,7 @@ class Weights:
         """Hold the lock. While waiting for it, keep asking whether there is anything to wait for."""
         with translated(f"locking {str(self._lock)!r}"):
             self._lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             while not _locked(descriptor):
                 still_ours()

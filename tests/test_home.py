@@ -52,6 +52,70 @@ def test_a_new_home_is_its_owners_alone(tmp_path: Path) -> None:
     assert home.root.stat().st_mode & 0o077 == 0
 
 
+USE = """
+import os, sys
+from pathlib import Path
+from datetime import UTC, datetime
+from app.children import Child
+from app.logs import on_terminal
+from jobs.clock import SystemClock
+from jobs.home import Home, Stack
+from loguru import logger
+
+os.umask(int(sys.argv[2], 8))
+home = Home(Path(sys.argv[1]))
+with home.held(SystemClock()):
+    on_terminal(home.logs / "up.log")
+    logger.info("hello")
+    logger.complete()
+    home.write_stack(Stack(1, datetime.now(UTC), simulated=True, servers=(), models=None))
+    facts = home.facts()
+    facts.put("a", 1)
+    Child("child", ["true"], env={}, log=home.logs / "child.log")
+    wal = home.root / "ledger.sqlite-wal"
+    assert wal.exists()
+    for path in (home.root, *home.root.rglob("*")):
+        print(path.relative_to(home.root), oct(path.stat().st_mode & 0o777))
+    facts.close()
+"""
+
+
+def modes(home: Path, umask: str) -> dict[str, str]:
+    """What is there while somebody uses the home, and how open it is."""
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(home), umask], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(line.split() for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("umask", ["000", "022", "077"])
+def test_what_is_in_a_home_is_its_owners_alone(tmp_path: Path, umask: str) -> None:
+    """Whatever the umask: folders 0700, files 0600, SQLite's own among them; for they tell who asked for what."""
+    found = modes(tmp_path / "new", umask)
+    assert {"ledger.sqlite", "ledger.sqlite-wal", "ledger.sqlite-shm", "up.lock", "stack.json"} <= set(found)
+    assert {"weights.lock", "logs/up.log", "logs/child.log"} <= set(found)
+    folders = {".", "logs"}
+    assert {name: mode for name, mode in found.items() if mode != ("0o700" if name in folders else "0o600")} == {}
+
+
+def test_a_home_that_is_open_is_closed_and_nothing_else(tmp_path: Path) -> None:
+    """What older versions left open is closed at the next start; models, and what is not ours, stay."""
+    home = tmp_path / "old"
+    modes(home, "022")
+    (home / "keys").write_text("")
+    (home / "simulated" / "models").mkdir(parents=True)
+    (home / "simulated" / "models" / "blob").write_text("")
+    (home / "own.sh").write_text("")
+    for path in (home, *home.rglob("*")):
+        path.chmod(0o755)
+    found = modes(home, "022")
+    left = {"simulated", "simulated/models", "simulated/models/blob", "own.sh"}
+    assert {name for name, mode in found.items() if mode == "0o755"} == left
+    assert found["keys"] == "0o600"
+    assert found["logs/child.log.1"] == "0o600"
+
+
 def test_the_lock_goes_with_its_process(tmp_path: Path) -> None:
     """One process holds a home; others see its pid and are refused; a SIGKILL of it frees the home at once."""
     home = Home(tmp_path)

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.routing import Router, near_matches
+from app.gateway.near_names import NearNames
+from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from jobs.cards import Card, Model
 from jobs.catalog import A10G, H100, LOCAL, Tier
@@ -186,7 +187,7 @@ NAMES = st.from_regex(r"[a-z][a-z0-9.]{0,8}(:[a-z0-9]{1,4})?", fullmatch=True).m
 @given(NAMES, st.lists(NAMES, max_size=10, unique=True))
 def test_near_matches_are_few_and_known(name: ModelName, known: list[ModelName]) -> None:
     """At most three names, all of them known; another tag of the same model always counts as near."""
-    near = near_matches(name, known)
+    near = NearNames(known).near(name)
 
     assert len(near) <= 3
     assert set(near) <= set(known)

@@ -1,9 +1,11 @@
 """Promises of jobs.usage."""
 
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -131,26 +133,84 @@ def test_last_use_of_each_model(store: Store) -> None:
 
 
 def test_adding_never_waits_for_the_store() -> None:
-    """While a write hangs, uses are taken at once; beyond the capacity they are dropped and counted."""
+    """While a write hangs, uses are taken and summed up at once, and the next round writes them."""
     facts = Shaky()
-    books = Books(facts, SystemClock(), "w", every=timedelta(milliseconds=1), capacity=10)
+    books = Books(facts, SystemClock(), "w", every=timedelta(milliseconds=1))
     facts.held.clear()
     books.add(use())
     books.start()
     until = time.monotonic() + 20
-    while books._waiting and time.monotonic() < until:
+    while books._new and time.monotonic() < until:
         time.sleep(0.001)
 
-    started = time.monotonic()
     for _ in range(25):
         books.add(use())
-    assert time.monotonic() - started < 5
 
-    assert (books.dropped, books.pending) == (15, 11)
+    assert (books.dropped, books.pending) == (0, 26)
     facts.held.set()
     books.stop()
-    assert (books.written, books.pending, books.dropped) == (11, 0, 15)
-    assert count(usage(facts)) == 11
+    assert (books.written, books.pending, books.dropped) == (26, 0, 0)
+    assert count(usage(facts)) == 26
+
+
+def test_all_uses_between_two_rounds_are_told(store: Store) -> None:
+    """Fifty thousand between two rounds, a store that fails once among them: what waits is rows, and no use is lost."""
+    facts = Shaky()
+    books = Books(facts, store.clock, "w")
+    for number in range(25_000):
+        books.add(use(model=f"m{number % 7}"))
+    facts.fails = "before"
+    assert not books.flush()
+    for number in range(25_000):
+        books.add(use(model=f"m{number % 7}", prompt_tokens=1))
+    assert [len(book) for book in (*books._new.values(), *books._pending.values())] == [7, 7]
+    facts.fails = ""
+
+    assert books.flush()
+
+    rows = usage(facts)
+    assert (count(rows), sum(row.sums.prompt_tokens for row in rows)) == (50_000, 25_000)
+    assert (books.written, books.dropped, books.pending) == (50_000, 0, 0)
+
+
+class CountingLock:
+    """A lock that tells how many functions were called each time that it was held."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls = 0
+        self.held: list[int] = []
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._calls, self._before = 0, sys.getprofile()
+        sys.setprofile(self._count)
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(self._before)
+        self.held.append(self._calls)
+        self._lock.release()
+
+    def _count(self, _: FrameType, event: str, __: object) -> None:
+        self._calls += event == "call"
+
+
+def held_for(rows: int) -> list[int]:
+    """How much was done each time that the lock was held, with so many rows a day."""
+    books = Books(Shaky(), HandClock(), "w")
+    lock = books._counting = CountingLock()  # type: ignore[assignment]  # a lock that counts
+    for number in range(2 * rows):
+        books.add(use(model=f"m{number % rows}"))
+    assert books.flush()
+    books.add(use())
+    assert books.flush()
+    return sorted(set(lock.held))
+
+
+def test_a_round_holds_up_nobody() -> None:
+    """What keeps callers from counting is one use, or taking the sums away: as little for many rows as for few."""
+    assert held_for(1_000) == held_for(500) == held_for(10)
+    assert max(held_for(10)) <= 12
 
 
 def test_a_store_that_fails_costs_nothing_but_time(clock: HandClock) -> None:
@@ -226,7 +286,7 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.books = Books(self.facts, self.clock, "w", capacity=5)
+        self.books = Books(self.facts, self.clock, "w")
 
     @rule(late=st.integers(0, 3), model=st.sampled_from(["a", "b"]))
     def add(self, late: int, model: str) -> None:

@@ -4,8 +4,7 @@ A declared tier wins; else it is the cheapest whose memory holds the weights and
 is refused with the names that come near it and how to pull it.
 """
 
-import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,6 @@ from jobs.cards import Model
 from jobs.catalog import Tier, Weighed, place, too_large, weigh
 from jobs.errors import NotFound
 from jobs.names import ModelName
-
-NEAR = 3
-"""So many names are worth reading."""
-
-_ALIKE = 0.6
 
 
 @dataclass(frozen=True)
@@ -114,7 +108,7 @@ class Router:
         return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
 
     def _unknown(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound:
-        near = near_matches(name, (model.name for model in self._standing.models() if may_see(model.name)))
+        near = self._standing.near(name, may_see)
         alike = f"there is {', '.join(map(str, near))}; " if near else ""
         return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
 
@@ -132,27 +126,3 @@ def _route(
         is_declared=is_declared,
         warning=warning,
     )
-
-
-def near_matches(name: ModelName, known: Iterable[ModelName]) -> list[ModelName]:
-    """The known names that come nearest: other tags of the same model first, then what is spelt much the same."""
-    wanted = name.folded()
-    scored = [(_likeness(wanted, each.folded()), each) for each in known]
-    near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
-    return [each for _, each in near[:NEAR]]
-
-
-def _likeness(one: ModelName, other: ModelName) -> float:
-    if (one.model, one.namespace) == (other.model, other.namespace):
-        return 2.0 + _alike(one.tag, other.tag)
-    if one.model == other.model:
-        return 1.0 + _alike(str(one), str(other))
-    return max(_alike(str(one), str(other)), _alike(one.model, other.model))
-
-
-def _alike(one: str, other: str) -> float:
-    matcher = difflib.SequenceMatcher(None, one, other)
-    # The cheap upper bounds first: an unknown name is compared with all that are known.
-    if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE:
-        return 0.0
-    return matcher.ratio()

@@ -3,13 +3,15 @@
 Only what was found is kept. A name that nobody has is looked for every time, so that it is found once it is there.
 """
 
+from collections import OrderedDict, defaultdict
+
 from app.gateway.keys import Caller
 from app.gateway.routing import Route, Router
 from app.gateway.standing import Standing
 from jobs.names import ModelName
 
-MOST = 1000
-"""Ways that are kept: callers may ask for as many contexts as they like."""
+MOST = 256
+"""Ways that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
 
 class Routes:
@@ -18,7 +20,7 @@ class Routes:
         self._standing = standing
         self._models: object = None
         self._names: frozenset[str] = frozenset()
-        self._found: dict[tuple[Caller, str, int | None], Route] = {}
+        self._found: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
 
     def route(self, caller: Caller, text: str, context: int | None) -> Route:
         """Where a request of this caller goes.
@@ -30,13 +32,15 @@ class Routes:
 
         """
         self._see()
-        found = self._found.get((caller, text, context))
+        own = self._found[caller]
+        found = own.get((text, context))
         if found is None:
             caller.need_model(ModelName.parse(text))
-            found = self._router.route(text, context=context, may_see=caller.may_use)
-            if len(self._found) >= MOST:
-                self._found.clear()
-            self._found[caller, text, context] = found
+            found = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
+            if len(own) > MOST:
+                own.popitem(last=False)
+        else:
+            own.move_to_end((text, context))
         return found
 
     def is_known(self, name: str) -> bool:

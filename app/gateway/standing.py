@@ -6,13 +6,14 @@ stays as it was known, with its age, and `trouble` says why.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from loguru import logger
 
 from app.freshness import GENERATION
+from app.gateway.near_names import NearNames
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
 from jobs.cards import Model
@@ -37,6 +38,7 @@ class Source(Protocol):
 class _Models:
     listed: tuple[Model, ...] = ()
     by_name: Mapping[ModelName, Model] = field(default_factory=dict)
+    near: NearNames = field(default_factory=NearNames)
     stamp: Any = None
     at: datetime | None = None
 
@@ -84,6 +86,10 @@ class Standing:
     def find(self, name: ModelName) -> Model | None:
         """The model of this name in any case, under the spelling it is stored with."""
         return self._models.by_name.get(name.folded())
+
+    def near(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> list[ModelName]:
+        """The models whose names come near one that is not here, of those that may be seen."""
+        return self._models.near.near(name, may_see)
 
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
         """What the servers said last, newest first; those of one tier when it is named."""
@@ -157,12 +163,12 @@ class Standing:
         """The stamp is taken before the models are read, so it is never ahead of them."""
         at = self._clock.now()
         stamp = self._source.stamp(self._told.generation)
-        models = self._models.listed
-        if self._models.at is None or stamp != self._models.stamp:
-            models = tuple(
-                sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name))
-            )
-        self._models = _Models(models, {model.name.folded(): model for model in models}, stamp, at)
+        if self._models.at is not None and stamp == self._models.stamp:
+            self._models = replace(self._models, at=at)
+            return
+        models = tuple(sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name)))
+        by_name = {model.name.folded(): model for model in models}
+        self._models = _Models(models, by_name, NearNames(model.name for model in models), stamp, at)
 
     def _learn_told(self) -> None:
         at = self._clock.now()
