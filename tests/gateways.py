@@ -18,6 +18,7 @@ from app.fleet import Fleet
 from app.frontdoor import Bounds, FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
+from app.gateway.plans import Plans, unknown_night
 from app.gateway.routing import Router
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, Upstream
@@ -25,6 +26,7 @@ from app.gateway.wire import Patience
 from jobs.cards import Model
 from jobs.catalog import Tier
 from jobs.clock import SystemClock
+from jobs.desk import Outlook
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.sqlite import SqliteDict, SqliteQueue
@@ -303,6 +305,7 @@ def gateway(
     most_containers: int = 1,
     body_seconds: float = PATIENCE,
     bounds: Bounds | None = None,
+    plan: Callable[[], Outlook] = unknown_night,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -326,6 +329,7 @@ def gateway(
         pace=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
+        plans=Plans(night=plan),
         body_seconds=body_seconds,
     )
     standing.refresh()

@@ -23,7 +23,7 @@ def pruning() -> Plan:
 
 
 def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
-    """Whoever has a key is told both plans, others are not; what was asked for reaches the plan, nonsense does not."""
+    """An administrator is told both plans, others are not; what was asked for reaches the plan, nonsense does not."""
     asked: list[dict[str, Any]] = []
 
     def prune(request: dict[str, Any]) -> Plan:
@@ -31,9 +31,10 @@ def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
         return pruning()
 
     with place(tmp_path) as somewhere:
-        client = TestClient(create(somewhere.office(), more=(router(Plans(pruning, prune)),)))
+        client = TestClient(create(somewhere.office(), more=(router(Plans(pruning, prune), 1),)))
         assert client.get("/ops/v1/plan").status_code == 401
-        headers = {"x-api-key": CHAT_KEY}
+        assert client.get("/ops/v1/plan", headers={"x-api-key": CHAT_KEY}).status_code == 403
+        headers = {"x-api-key": ADMIN_KEY}
         for path in ("plan", "plan/prune?unused_days=30&empty_trash=true"):
             told = PlanTold.model_validate(client.get(f"/ops/v1/{path}", headers=headers).json())
             assert (told.summary, told.plan) == (pruning().summary, pruning().as_json())
@@ -48,7 +49,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
         raise Refused("no fleet file says what should be here", hint="`ollama-modal up --fleet FILE`")
 
     with place(tmp_path) as somewhere:
-        client = TestClient(create(somewhere.office(), more=(router(Plans(night=refuse)),)))
+        client = TestClient(create(somewhere.office(), more=(router(Plans(night=refuse), 1),)))
         headers = {"x-api-key": ADMIN_KEY}
         night, prune = (client.get(f"/ops/v1/{path}", headers=headers) for path in ("plan", "plan/prune"))
     assert (night.json()["error"], night.is_success) == ("no fleet file says what should be here", False)
@@ -58,7 +59,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
 def test_the_commands_ask_a_gateway_elsewhere(tmp_path: Path) -> None:
     """`plan --url` and `prune --dry-run --url` print the plan made there, as they print one made here."""
     with place(tmp_path) as somewhere:
-        app = create(somewhere.office(), more=(router(Plans(pruning, lambda _: pruning())),))
+        app = create(somewhere.office(), more=(router(Plans(pruning, lambda _: pruning()), 1),))
         with served(app) as url:
             shell = Shell(tmp_path / "elsewhere", {"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": ADMIN_KEY})
             assert shell.ask("prune", "--dry-run") == pruning().as_json()
