@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.commands import scopes_of
 from app.gateway.answers import body_of, headers_of, status_of
 from app.gateway.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
 from app.gateway.limits import Limits
@@ -82,7 +83,25 @@ def test_comments_and_empty_lines_are_for_people() -> None:
         (f"{LINE} rpm=1 rpm=2", "'rpm' of key 'alice' is there twice"),
         (f"{LINE} colour=red", "an option of key 'alice' is none that we know"),
         (f"{LINE} expires=soon", "expires='soon' is no moment"),
+        (f"{LINE} expires=", "expires='' is no moment"),
+        (f"{LINE} expires=0001-01-01T00:00+23:59", "expires='0001-01-01T00:00+23:59' is beyond all calendars"),
+        (f"{LINE} expires=9999-12-31T23:59-23:59", "expires='9999-12-31T23:59-23:59' is beyond all calendars"),
+        (f"{LINE} rpm=", "rpm='' is no number of requests"),
         (f"{LINE} models=llama3.2,ev{{il", "models has a pattern that no name can fit: 'ev{il'"),
+        (f"{LINE} models=a/b/c/d", "models has a pattern that no name can fit: 'a/b/c/d'"),
+        (f"{LINE} models=", "models has an empty pattern"),
+        (f"{LINE} models=,", "models has an empty pattern"),
+        (f"{LINE} models=llama*,", "models has an empty pattern"),
+        (f"{LINE} models=,llama*", "models has an empty pattern"),
+        (f"{LINE} models=a,,b", "models has an empty pattern"),
+        (f"{LINE} models=a models=b", "'models' of key 'alice' is there twice"),
+        (f"{LINE} models", "word 3 of key 'alice' is neither a scope nor an option"),
+        (f"{LINE} MODELS=llama*", "an option of key 'alice' is none that we know"),
+        (f"{LINE} model=llama*", "an option of key 'alice' is none that we know"),
+        (f"{LINE} models=llama* hf.co/*", "word 4 of key 'alice' is neither a scope nor an option"),
+        (f"{LINE} scope=", "an option of key 'alice' is none that we know"),
+        (f"{LINE} scope=admin", "an option of key 'alice' is none that we know"),
+        (f"{LINE} chat,admin", "word 3 of key 'alice' is neither a scope nor an option"),
     ],
 )
 def test_a_wrong_line_is_refused_with_its_number(line: str, said: str) -> None:
@@ -136,6 +155,25 @@ def test_up_refuses_to_start_with_keys_that_are_wrong(tmp_path: Path) -> None:
     assert f"line 2 of {shell.home / 'om' / 'keys'}: it holds a key itself" in done.stderr
     assert "hint: make the line anew: `ollama-modal keys new NAME`" in done.stderr
     assert KEY not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "scopes"),
+    [
+        ([], "chat"),
+        (["admin"], "chat admin"),
+        (["chat", "admin"], "chat admin"),
+        (["admin,chat"], "chat admin"),
+        (["admin-only"], "admin"),
+        (["admin-only", "chat"], "chat admin"),
+        (["admin-only", "admin"], "chat admin"),
+    ],
+)
+def test_an_administrators_key_may_chat(asked: list[str], scopes: str) -> None:
+    """`keys new --scope admin` is for both, unless `admin-only` says otherwise; the line says all that it may."""
+    assert " ".join(sorted(scopes_of(asked), reverse=True)) == scopes
+    (key,) = Keys.parse(f"{LINE} {' '.join(scopes_of(asked))}")._keys
+    assert str(key) == f"{LINE} {scopes}"
 
 
 # -- who is let in -----------------------------------------------------------------------------------------------------
@@ -226,10 +264,32 @@ def test_scopes_are_separate() -> None:
         (("hf.co/*",), "hf.co/user/repo:Q4_K_M", True),
         (("hf.co/*",), "hf.com/user/repo", False),
         (("*:1b", "qwen*"), "qwen3:4b", True),
+        (("llama*",), "llama.example.com/x/y", False),
+        (("llama*",), "llama/x", False),
+        (("*",), "llama3.2", True),
+        (("*",), "somebody/llama3.2", False),
+        (("*:latest",), "evil.example/x/y", False),
+        (("llama*/*",), "llamafan/x", True),
+        (("llama*/*",), "llama.example.com/x/y", False),
+        (("llama*/*",), "llama/x/y", False),  # a host needs no dot where three parts are
+        (("*/*",), "hf.co/user/repo", False),
+        (("*/*",), "user/model", True),
+        (("library/llama*",), "llama3.2", True),
+        (("registry.ollama.ai/library/llama*",), "llama3.2", True),
+        (("registry.ollama.ai/library/llama*",), "REGISTRY.ollama.ai/Library/LLaMA3.2", True),
+        (("registry.ollama.ai/library/llama*",), "registry.ollama.ai/somebody/llama3.2", False),
+        (("registry.ollama.ai/*",), "registry.ollama.ai:443/library/llama3.2", False),
+        (("hf.co/acme/*",), "hf.co/acme/repo:q4", True),
+        (("hf.co/acme*",), "hf.co/acmeevil/repo", True),
+        (("hf.co/acme/*",), "hf.co/acme-evil/acme", False),
+        (("*.example.com/*",), "models.example.com/x/y", True),
+        (("localhost/*",), "localhost/x/y", True),
+        (("localhost:5000/*",), "localhost:5000/x/y", True),
+        (("*/*/*",), "evil.example/x/y", True),
     ],
 )
 def test_models_are_allowed_by_pattern(patterns: tuple[str, ...], model: str, allowed: bool) -> None:
-    """A pattern fits the name as people type it, or in full, in any case, always with its tag."""
+    """A pattern fits the name as people type it, or in full, in any case, always with its tag; `*` is no host."""
     caller = Caller("alice", frozenset({CHAT}), patterns)
     name = ModelName.parse(model)
     assert caller.may_use(name) is allowed

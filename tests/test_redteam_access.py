@@ -1,15 +1,14 @@
-"""What somebody with an ordinary key, or with none, may try at the door, raw where it must be; after each, others get in.
+"""What somebody with an ordinary key may try: to hear of models that are not his, and to take every place there is.
 
-Heads that two programs read in two ways, keys that reach for what is not theirs, and one key that wants every place.
+Each is refused in words, and others are answered meanwhile. What is sent raw is in `test_redteam_heads`.
 """
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,255 +17,31 @@ from typing import Any
 import httpx
 import pytest
 
-from app.fleet import load
-from app.gateway.keys import hash_of
+from app.fleet import Window, load
+from app.gateway.keys import Caller, hash_of
 from app.gateway.lingering import Lingering
+from app.gateway.metrics import Metrics
+from app.gateway.near_names import LOOKED_AT, NearNames
+from app.gateway.routing import Router
+from app.gateway.shortcuts import MOST, Routes
+from app.gateway.standing import Standing
 from app.report import Loaded, Report
 from jobs.ledger import Ledger
+from jobs.names import ModelName
 from jobs.night import NIGHT_RAN, Posted, Ran
 from jobs.usage import Use
-from tests.conftest import open_store
-from tests.gateways import CLOCK, OLLAMA, PATIENCE, Heard, Line, Running, Scripted, Shelf, gateway, model, until
+from tests.conftest import Store, open_store
+from tests.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, MODELS, Place, place, served
+from tests.profiles import calls
 from tests.test_gateway_proxy import played
-
-KEY, OTHER = "omk_k", "omk_o"
-KEYS = f"key {hash_of(KEY)} chat rpm=1000000\nother {hash_of(OTHER)}"
-BODY = json.dumps({"model": "llama3.2", "messages": [], "stream": False}).encode()
-SIZE = f"Content-Length: {len(BODY)}"
-CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+from tests.test_routing import LARGE, SMALL
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Scripted]:
     with Scripted(played) as scripted:
         yield scripted
-
-
-@pytest.fixture(scope="module")
-def running(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, body_seconds=1.0) as found:
-        assert is_well(found)
-        yield found
-
-
-def is_well(running: Running, key: str = OTHER) -> bool:
-    """Whether somebody else's plain request is answered."""
-    headers = {"x-api-key": key}
-    return httpx.post(running.url + OLLAMA.path, content=BODY, headers=headers, timeout=PATIENCE).status_code == 200
-
-
-def request(
-    *lines: str, body: bytes = b"", first: str = "POST /api/chat HTTP/1.1", host: str = "Host: gateway", key: str = KEY
-) -> bytes:
-    """A request as its bytes."""
-    named = [first, *([host] if host else []), *([f"x-api-key: {key}"] if key else []), *lines, "", ""]
-    return "\r\n".join(named).encode("latin-1") + body
-
-
-def said(running: Running, *pieces: bytes) -> bytes:
-    """All that comes back for these bytes, sent one after the other has had its effect, until we are let go."""
-    with closing(socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)) as caller:
-        for piece in pieces:
-            caller.sendall(piece)
-            CLOCK.wait(0.02 if len(pieces) > 1 else 0)
-        caller.settimeout(0.5)
-        got = b""
-        try:
-            while piece := caller.recv(65536):
-                got += piece
-        except TimeoutError:
-            return got + b"<open>"
-        except ConnectionResetError:
-            pass
-        return got
-
-
-def statuses(answer: bytes) -> list[int]:
-    """The status of each answer in what came back."""
-    return [int(line.split()[1]) for line in answer.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
-
-
-# -- heads that can be read in two ways --------------------------------------------------------------------------------
-
-REFUSED: dict[str, bytes] = {
-    "gzip under chunked": request("Transfer-Encoding: gzip, chunked", body=CHUNKED),
-    "gzip over chunked": request("Transfer-Encoding: chunked, gzip", body=CHUNKED),
-    "gzip alone": request("Transfer-Encoding: gzip", body=BODY),
-    "identity": request("Transfer-Encoding: identity", SIZE, body=BODY),
-    "coding-twice": request("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=CHUNKED),
-    "coding-listed-twice": request("Transfer-Encoding: chunked, chunked", body=CHUNKED),
-    "coding-with-a-tab": request("Transfer-Encoding: \x0bchunked", body=CHUNKED),
-    "coding-misspelt": request("Transfer-Encoding: xchunked", SIZE, body=BODY),
-    "coding-empty": request("Transfer-Encoding:", SIZE, body=BODY),
-    "coding-before-a-space": request("Transfer-Encoding : chunked", body=CHUNKED),
-    "coding-and-length": request("Transfer-Encoding: chunked", SIZE, body=CHUNKED),
-    "length-and-coding": request(SIZE, "Transfer-Encoding: chunked", body=CHUNKED),
-    "coding-of-1.0": request("Transfer-Encoding: chunked", body=CHUNKED, first="POST /api/chat HTTP/1.0"),
-    "coding-folded": request("Transfer-Encoding:\r\n chunked", body=CHUNKED),
-    "length-twice": request(SIZE, SIZE, body=BODY),
-    "two-lengths": request("Content-Length: 5", SIZE, body=BODY),
-    "length-listed": request(f"{SIZE}, {len(BODY)}", body=BODY),
-    "length-signed": request(f"Content-Length: +{len(BODY)}", body=BODY),
-    "length-negative": request("Content-Length: -5", body=BODY),
-    "length-in-hex": request("Content-Length: 0x31", body=BODY),
-    "length-empty": request("Content-Length:", body=BODY),
-    "length-beyond-numbers": request("Content-Length: 99999999999999999999999", body=BODY),
-    "bare-lf": request(SIZE).replace(b"\r\n", b"\n") + BODY,
-    "one-bare-lf": request(SIZE, body=BODY).replace(b"gateway\r\n", b"gateway\n"),
-    "one-bare-cr": request(SIZE, body=BODY).replace(b"gateway\r\n", b"gateway\r"),
-    "ends-in-lf-lf": request(SIZE).replace(b"\r\n\r\n", b"\n\n") + BODY,
-    "folded": request("X-A: 1\r\n folded", SIZE, body=BODY),
-    "begins-with-a-space": request(SIZE, body=BODY, host=" Host: gateway"),
-    "nul-in-a-value": request("X-A: a\0b", SIZE, body=BODY),
-    "nul-in-a-name": request("X\0A: b", SIZE, body=BODY),
-    "control-character": request("X-A: a\x01b", SIZE, body=BODY),
-    "without-a-name": request(": b", SIZE, body=BODY),
-    "without-a-colon": request("abc", SIZE, body=BODY),
-    "no-host": request(SIZE, body=BODY, host=""),
-    "two-hosts": request("Host: other", SIZE, body=BODY),
-    "another-host-in-the-address": request(SIZE, body=BODY, first="POST http://evil.example/api/chat HTTP/1.1"),
-    "an-address-without-a-path": request(SIZE, body=BODY, first="POST http://gateway HTTP/1.1"),
-    "no-address": request(SIZE, body=BODY, first="POST api/chat HTTP/1.1"),
-    "tunnel": request(first="CONNECT evil.example:443 HTTP/1.1"),
-    "letters-beyond-ascii": request(SIZE, body=BODY, first="POST /api/chat\xff HTTP/1.1"),
-    "nul-in-the-address": request(SIZE, body=BODY, first="POST /api/chat\0 HTTP/1.1"),
-    "http-2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "version-2.0": request(SIZE, body=BODY, first="POST /api/chat HTTP/2.0"),
-    "version-0.9": request(SIZE, body=BODY, first="POST /api/chat HTTP/0.9"),
-    "version-1.2": request(SIZE, body=BODY, first="POST /api/chat HTTP/1.2"),
-    "small-letters": request(SIZE, body=BODY, first="post /api/chat HTTP/1.1"),
-    "long-head": request("X-A: " + "a" * 70_000, SIZE, body=BODY),
-    "long-address": request(SIZE, body=BODY, first=f"POST /{'a' * 70_000} HTTP/1.1"),
-    "many-lines": request(*["a:"] * 300, SIZE, body=BODY),
-    "many-trailers": request("Transfer-Encoding: chunked", body=CHUNKED[:-2] + b"a:\r\n" * 300 + b"\r\n"),
-    "body-before-another-protocol": request("Connection: Upgrade", "Upgrade: h2c", SIZE, body=BODY),
-    "chunk-without-a-size": request("Transfer-Encoding: chunked", body=b"zz\r\n"),
-    "chunk-below-nothing": request("Transfer-Encoding: chunked", body=b"-1\r\n"),
-    "chunk-in-0x": request("Transfer-Encoding: chunked", body=b"0x" + CHUNKED),
-    "chunk-beyond-numbers": request("Transfer-Encoding: chunked", body=b"f" * 17 + b"\r\n"),
-    "chunk-with-lf": request("Transfer-Encoding: chunked", body=CHUNKED.replace(b"\r\n", b"\n")),
-    "chunk-that-spills": request("Transfer-Encoding: chunked", body=CHUNKED.replace(b"\r\n0", b"XX0")),
-}
-
-
-@pytest.mark.parametrize("raw", REFUSED.values(), ids=[name.replace(" ", "-") for name in REFUSED])
-def test_what_can_be_read_in_two_ways_is_refused(running: Running, server: Scripted, raw: bytes) -> None:
-    """400 and the end of the connection; no server hears of it, and the next request is answered."""
-    before = len(server.heard)
-    answer = said(running, raw)
-    assert (statuses(answer), b"<open>" in answer) == ([400], False)
-    assert len(server.heard) == before
-    assert is_well(running)
-
-
-@pytest.mark.parametrize(
-    "raw",
-    [
-        request(f"{SIZE} \t", body=BODY),
-        request(SIZE, body=BODY, first="POST http://gateway/api/chat HTTP/1.1"),
-        request("Transfer-Encoding: Chunked", body=CHUNKED.replace(b"\r\n", b";an=extension\r\n", 1)),
-        request(SIZE, body=BODY, first="POST /api/chat HTTP/1.0", host=""),
-        request("X-A: \xff", SIZE, body=BODY),
-        b"\r\n" + request(SIZE, body=BODY),
-    ],
-    ids=["spaces-at-the-end", "whole-address", "extension", "1.0", "latin-1", "an-empty-line-before"],
-)
-def test_what_only_looks_odd_is_answered(running: Running, raw: bytes) -> None:
-    """What the standard allows is no fault."""
-    assert statuses(said(running, raw)) == [200]
-
-
-def test_trailers_are_no_headers(running: Running, server: Scripted) -> None:
-    """A key in a trailer lets nobody in; nor does one name the request, or reach a server."""
-
-    def ending_in(*trailers: bytes) -> bytes:
-        return CHUNKED[:-2] + b"".join(line + b"\r\n" for line in trailers) + b"\r\n"
-
-    late = ending_in(b"x-api-key: " + KEY.encode())
-    assert statuses(said(running, request("Transfer-Encoding: chunked", body=late, key=""))) == [401]
-    odd = ending_in(b"x-request-id: trailed", b"user-agent: trailed", b"content-type: trailed")
-    answer = said(running, request("Transfer-Encoding: chunked", body=odd))
-    assert (statuses(answer), b"trailed" in answer) == ([200], False)
-    assert "trailed" not in str(server.asked[-1].headers)
-
-
-def test_what_comes_behind_a_request_is_not_read(running: Running, server: Scripted) -> None:
-    """One request is answered at a time: another or garbage behind it neither reaches a server nor harms its answer."""
-    for behind in (request(SIZE, body=BODY), b"\0garbage\r\n\r\n", b"GET /api/tags HTTP/1.1\r\nX: y\r\n\r\n"):
-        before = len(server.asked)
-        answer = said(running, request(SIZE, body=BODY) + behind)
-        assert (statuses(answer), b"<open>" in answer) == ([200], False)
-        assert answer.rstrip().endswith(b"0")  # the last chunk: all of it came
-        assert len(server.asked) - before == 1
-        assert is_well(running)
-
-
-def test_requests_one_after_the_other_share_a_connection(running: Running) -> None:
-    """Whoever waits for each answer is answered on one connection for as long as he likes."""
-    with httpx.Client(base_url=running.url, headers={"x-api-key": KEY}) as client:
-        for path in ("/api/version", "/nowhere", "/api/tags", "/ops/v1/tiers", "/api/version"):
-            client.head(path)
-            answer = client.get(path)
-            assert "close" not in answer.headers.get("connection", "")
-        assert client.post(OLLAMA.path, content=BODY).status_code == 200
-        local = {connection.info for connection in client._transport._pool.connections}  # type: ignore[attr-defined]
-    assert len(local) == 1
-
-
-def test_who_leaves_with_a_request_behind_is_noticed(tmp_path: Path) -> None:
-    """A caller who sends a second request and goes ends what the server does for the first."""
-
-    def script(_: Heard, line: Line) -> None:
-        line.begin(OLLAMA.kind)
-        line.chunk(OLLAMA.pieces[0])
-        line.await_end()
-
-    with Scripted(script) as slow, gateway(tmp_path, {"a10g": slow.url}) as running:
-        with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) as caller:
-            caller.sendall(2 * request(SIZE, body=BODY))
-            assert caller.recv(12) == b"HTTP/1.1 200"
-            assert running.open_exchanges() == 1
-        until(lambda: running.open_exchanges() == 0)
-        assert len(slow.asked) == 1
-
-
-def test_a_body_that_was_not_asked_for_is_no_request(running: Running, server: Scripted) -> None:
-    """Refused before its body was asked for, a request ends its connection: what comes next could be either."""
-    before = len(server.heard)
-    head = request("Expect: 100-continue", "Content-Length: 500", key="")
-    answer = said(running, head, request(SIZE, body=BODY))
-    assert (statuses(answer), b"<open>" in answer) == ([401], False)
-    assert len(server.heard) == before
-    whole = said(running, request("Expect: 100-continue", SIZE), BODY)
-    assert statuses(whole) == [100, 200]
-    old = said(running, request("Expect: 100-continue", SIZE, body=BODY, first="POST /api/chat HTTP/1.0"))
-    assert statuses(old) == [200]
-
-
-def test_another_protocol_is_not_spoken(running: Running, server: Scripted) -> None:
-    """An offer to speak another one is passed over, and what follows the request is not taken for one."""
-    before = len(server.heard)
-    offer = request("Connection: Upgrade", "Upgrade: h2c", first="GET /api/version HTTP/1.1")
-    for pieces in ([offer + request(SIZE, body=BODY)], [offer, request(SIZE, body=BODY)]):
-        answer = said(running, *pieces)
-        assert (statuses(answer), b"<open>" in answer) == ([200], False)
-    assert len(server.heard) == before
-    assert is_well(running)
-
-
-def test_what_is_not_there_counts_in_the_minute(tmp_path: Path, server: Scripted) -> None:
-    """Unknown paths, wrong methods, and what is not served use up a key's minute as everything else does."""
-    keys = f"few {hash_of(KEY)} rpm=3\nother {hash_of(OTHER)}"
-    with (
-        gateway(tmp_path, {"a10g": server.url}, keys=keys) as running,
-        httpx.Client(base_url=running.url, headers={"x-api-key": KEY}) as client,
-    ):
-        asked = [("GET", "/nowhere"), ("PUT", "/api/chat"), ("POST", "/api/me"), ("GET", "/nowhere")]
-        answers = [client.request(*each) for each in asked]
-        assert [each.status_code for each in answers] == [404, 405, 403, 429]
-        assert int(answers[-1].headers["retry-after"]) > 0
-        assert is_well(running)
 
 
 # -- what a key may be told --------------------------------------------------------------------------------------------
@@ -277,9 +52,8 @@ SECRET = "deepseek-r1:32b"
 @pytest.fixture(scope="module")
 def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway where everything that can name a model names one that two of its keys may not use."""
-    window = {"tier": "h100", "start": "0 8 * * *", "hours": 1, "models": [SECRET]}
-    fleet = load()
-    fleet = fleet.model_copy(update={"windows": [type(fleet).model_fields["windows"].annotation.__args__[0](**window)]})  # type: ignore[union-attr]
+    window = Window(tier="h100", start="0 8 * * *", hours=1, models=[SECRET])
+    fleet = load().model_copy(update={"windows": [window]})
     keys = "\n".join(
         [
             f"llama {hash_of('omk_l')} chat models=llama*",
@@ -302,9 +76,8 @@ def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         posted = tuple(Posted(job.id, job.kind, job.subject, f"why {job.subject}") for job in jobs)
         ran = Ran(now, now, posted, (f"{SECRET} is left alone",))
         found.facts.put(NIGHT_RAN, ran.as_json())
-        for key in ("root", "llama"):
-            for name in (SECRET, "llama3.2:latest"):
-                found.composed.books.add(Use(now, name, f"{key}" if name != SECRET else "root", "a10g", "success"))
+        for key, name in (("root", SECRET), ("root", "llama3.2:latest"), ("llama", "llama3.2:latest")):
+            found.composed.books.add(Use(now, name, key, "a10g", "success"))
         yield found
         store.close()
 
@@ -316,7 +89,7 @@ def told(running: Running, key: str, path: str, **more: Any) -> httpx.Response:
 
 @pytest.mark.parametrize("key", ["omk_l", "omk_b"], ids=["chat", "admin"])
 def test_a_key_for_some_models_hears_of_no_other(narrow: Running, key: str) -> None:
-    """Lists, boards, jobs, nights, usage, cost, routes and what is near: nothing names a model that is not the key's."""
+    """Lists, boards, jobs, nights, usage, cost, routes and what is near: nothing names a model of others."""
     document = told(narrow, "omk_r", "/ops/v1/openapi.json").json()
     paths = [path for path, operations in document["paths"].items() if "get" in operations and "{" not in path]
     paths += ["/api/tags", "/api/ps", "/v1/models", "/metrics", "/readyz", "/ops/v1/jobs?since=2020-01-01T00:00:00Z"]
@@ -369,7 +142,7 @@ def follow(stack: ExitStack, url: str, id: str, key: str) -> httpx.Response:
 
 
 def test_one_key_never_follows_in_all_places(here: Place, ledger: Ledger) -> None:
-    """Of eight places and three keys one key has two, by events or by pulls; beyond that it is told when to come again."""
+    """Of eight places one of three keys has two, by events or by pulls; then it is told when to come again."""
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t").job.id
     with served(here.app(followers=8)) as url, ExitStack() as stack:
         assert follow(stack, url, id, ADMIN_KEY).status_code == 200
@@ -413,10 +186,9 @@ def test_no_two_followers_take_the_last_place(here: Place, ledger: Ledger) -> No
 
 def test_one_key_never_has_all_who_work(here: Place) -> None:
     """A key with its share of requests under way is told to wait; others are worked for meanwhile."""
-    gate, entered = threading.Event(), threading.Semaphore(0)
+    gate = threading.Event()
 
     def slow() -> list[dict[str, Any]]:
-        entered.release()
         gate.wait(PATIENCE)
         return MODELS
 
@@ -476,6 +248,75 @@ def test_one_key_makes_one_plan_at_a_time(tmp_path: Path, server: Scripted) -> N
         finally:
             gate.set()
         first.result()
+
+
+# -- one key asks for what nobody has, and for all kinds of it ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", ["modell-12", "m", "zzzz", "model-0499", "x" * 80, "model-" * 13])
+def test_an_unknown_model_costs_the_same_among_many(asked: str) -> None:
+    """Only so many names are compared, and only so many looked at, however many are known."""
+    looked: list[ModelName] = []
+
+    def may_see(name: ModelName) -> bool:
+        looked.append(name)
+        return True
+
+    def cost(known: int) -> int:
+        names = NearNames(ModelName.parse(f"model-{number:04d}:q4") for number in range(known))
+        return calls(lambda: names.near(ModelName.parse(asked), may_see))
+
+    few, many = cost(500), cost(2_000)
+    assert many <= 1.3 * few + 50
+    assert len(looked) <= 2 * LOOKED_AT
+
+
+def test_a_declared_tier_is_looked_up() -> None:
+    """The tier of a model is found at the same cost among a thousand declared models as among ten."""
+    fleet = load()
+    kind = type(fleet.models[0])
+
+    def cost(declared: int) -> int:
+        models = [kind(name=f"m{number}", tier="a10g") for number in range(declared)]
+        many = fleet.model_copy(update={"models": models})
+        assert many.belongs(ModelName.parse("M7")) == "a10g"
+        return calls(lambda: many.belongs(ModelName.parse("nobody")))
+
+    assert cost(1_000) == cost(10)
+
+
+def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
+    """Of each key the ways used last are kept: who asks for thousands of contexts takes none from anybody."""
+    weighed: list[ModelName] = []
+
+    def belongs(name: ModelName) -> None:
+        weighed.append(name)
+
+    standing = Standing(store.facts, Shelf([model("llama3.2")]), store.clock)
+    standing.refresh()
+    routes = Routes(Router(standing, [SMALL, LARGE], belongs), standing)
+    patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
+    routes.route(patient, "llama3.2", None)
+    for context in range(1, 3 * MOST):
+        routes.route(greedy, "llama3.2", context)
+        routes.route(greedy, "llama3.2", 1)  # which it goes on using
+    before = len(weighed)
+    routes.route(patient, "llama3.2", None)
+    routes.route(greedy, "llama3.2", 1)
+    assert len(weighed) == before
+    assert max(map(len, routes._found.values())) == MOST
+
+
+def test_scrapes_at_once_see_all_jobs() -> None:
+    """Whoever scrapes while others do sees every kind of job that was counted for him, each with its number."""
+    metrics = Metrics(["k"], ["a10g"], lambda _: True)
+    counts = {("pull", f"state{number}"): number for number in range(50)}
+
+    def scrape(_: int) -> int:
+        return metrics.render(counts).decode().count("ollama_modal_jobs{")
+
+    with ThreadPoolExecutor(8) as scrapers:
+        assert set(scrapers.map(scrape, range(100))) == {50}
 
 
 # -- what has left the ledger ------------------------------------------------------------------------------------------
