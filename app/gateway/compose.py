@@ -26,6 +26,7 @@ from app.gateway.plans import Plans
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Records
 from app.gateway.routing import Router
+from app.gateway.server_reports import ServerReports
 from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, Upstream, Waking
@@ -114,9 +115,10 @@ class Composed:
         self.waking = Waking(
             parts.upstreams,
             self.wires,
-            reports=parts.standing.reports,
+            servers=ServerReports(parts.standing.reports, lambda: parts.standing.generation, parts.clock),
             clock=parts.clock,
             woke=self.metrics.woke,
+            look=self._look,
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from app.cold_starts import CannotStart
 from app.gateway import asked, dialects
 from app.gateway.answers import headers_of, status_of
 from app.gateway.asked import Asked
@@ -188,7 +189,9 @@ class _Passing:
         waking = self._way.waking
         model = route.served_name if wanted.needs_load else ""
         if not waking.is_ready(route.tier, model, wanted.settings):
-            self._woke |= await self._waiting(waking.ready(route.tier, model, wanted.settings, until))
+            self._woke |= await self._waiting(
+                waking.ready(route.tier, model, wanted.settings, until, self._exchange.caller)
+            )
 
     async def _waiting(self, event: Awaitable[T]) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""
@@ -311,7 +314,7 @@ def _ending_of(trouble: Trouble) -> Ending:
             return "upstream_cut"
         case LoadFailed():
             return "refused" if trouble.status < 500 else "error"
-        case Unreachable() | ServerTrouble():
+        case Unreachable() | ServerTrouble() | CannotStart():
             return "error"
         case _:
             return "refused"
