@@ -11,9 +11,6 @@ from jobs.errors import NetworkTrouble, ServerTrouble
 
 _MOST_TEXT = 64 * 1024
 
-_BESIDE_OPTIONS = ("shift",)
-"""Settings that stand in the body itself, not among its options."""
-
 
 async def absence(wire: Wire) -> str | None:
     """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
@@ -43,12 +40,10 @@ async def absence(wire: Wire) -> str | None:
 
 async def loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
     """Ask for an answer to nothing, which loads the model; status and error of it."""
-    beside = {name: value for name, value in settings if name in _BESIDE_OPTIONS}
-    options = {name: value for name, value in settings if name not in _BESIDE_OPTIONS}
-    more = {**beside, **({"options": options} if options else {})}
-    status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **more})
+    options = {"options": dict(settings)} if settings else {}
+    status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **options})
     if status == 400 and "does not support" in text:  # it only embeds
-        status, text = await _asked(wire, "/api/embed", {"model": model, "input": [], **more})
+        status, text = await _asked(wire, "/api/embed", {"model": model, "input": [], **options})
     return status, text
 
 

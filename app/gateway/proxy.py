@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.cold_starts import CannotStart
-from app.gateway import asked, dialects
+from app.gateway import asked, dialects, operators_options
 from app.gateway.answers import headers_of, status_of
 from app.gateway.asked import Asked
 from app.gateway.exchange import Exchange
@@ -101,6 +101,7 @@ class _Passing:
 
     async def _pass(self) -> None:
         self._asked = await asked.read(self._exchange)
+        operators_options.refuse(self._asked, self._exchange.caller)
         self._route = await self._routed(self._asked)
         answer = await self._answered(self._asked, self._route)
         try:
