@@ -62,8 +62,8 @@ class RefusedStarts:
         if self.last_at is None or not self.is_broken:
             return None
         # The power is bounded before it is taken: what was refused for days would have no place in a timedelta.
-        doublings = min(self.count - ALLOWED, 10)
-        return self.last_at + min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE)
+        doublings: int = 2 ** min(self.count - ALLOWED, 10)
+        return self.last_at + min(FIRST_PAUSE * doublings, LONGEST_PAUSE)
 
     def must_wait(self, now: datetime) -> bool:
         """Whether whoever wants to wake the tier now has to leave it alone. A start under way may be waited for."""

@@ -74,4 +74,5 @@ def next_step(wanted: Any, known: Any, look: Look, before: Look | None, waited: 
 
 def pause(tried: int) -> timedelta:
     """How long the next pause may be, after so many that were too short."""
-    return min(FIRST_PAUSE * 2 ** min(tried, 10), LONGEST_PAUSE)
+    doublings: int = 2 ** min(tried, 10)
+    return min(FIRST_PAUSE * doublings, LONGEST_PAUSE)

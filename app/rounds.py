@@ -53,7 +53,7 @@ def windows(
     opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(window_key(name))}
-    posted = []
+    posted: list[str] = []
     for name in {window.tier for window in fleet.windows} | kept:
         was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
         if name in awake:

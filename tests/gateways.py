@@ -303,6 +303,7 @@ def gateway(
     most_containers: int = 1,
     body_seconds: float = PATIENCE,
     bounds: Bounds | None = None,
+    look_seconds: float = 2.0,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -327,6 +328,7 @@ def gateway(
         comment_seconds=comment_seconds,
         fleet=fleet,
         body_seconds=body_seconds,
+        look_seconds=look_seconds,
     )
     standing.refresh()
     composed = Composed(parts)

@@ -1,4 +1,4 @@
-"""What one caller can have loaded, and who goes when too many wait: loads, kinds of options, places; each has a share."""
+"""What one caller can have loaded, and who goes when too many wait: loads, kinds of options, places, in shares."""
 
 import json
 import socket
@@ -64,8 +64,8 @@ def abort(running: Running, key: str, options: dict[str, Any]) -> None:
 
 
 def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) -> None:
-    """Thousands of aborted requests with ever new options leave nothing to load for a tier that wakes, and next to nothing
-    to remember; who asks meanwhile is answered, and his is the only load."""
+    """Thousands of aborted requests with ever new options leave nothing to load for a tier that wakes, and little to
+    remember; who asks meanwhile is answered, and his is the only load."""
     door = Door(awake=False)
     with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
         list(many.map(lambda n: abort(running, ALICE, {"num_ctx": 2048 + n}), range(ABORTED)))
@@ -142,7 +142,7 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_one_key_leaves_places_for_the_others(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
-    """A key holds a quarter of the places before a tier and no more, told in its dialect; others' callers wait there."""
+    """A key holds a quarter of the places before a tier, no more, told in its dialect; others' callers wait there."""
     door = Door(awake=False)
     pace = replace(QUICK, most_held=8)
     with (
