@@ -439,7 +439,7 @@ def test_a_server_in_steady_use_takes_in_new_weights(case: Case) -> None:
 
 
 def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
-    """With no gap in sight the server asks for a pause, waits for what is in flight, and is done when that has ended."""
+    """With no gap in sight the server asks for a pause, awaits what is in flight, and is done once that has ended."""
     case.variables["OLLAMA_SIM_TOKENS_PER_SECOND"] = "4"
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
