@@ -36,6 +36,14 @@ _FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
 """What is in a container's environment and not Ollama's to know: secrets, and what would change how models load."""
 
 _ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
+_LOADS = re.compile(
+    r'msg="starting llama-server" cmd="(?P<command>[^"]*--model \S*(?P<blob>sha256-[0-9a-f]{64})\b[^"]*)"'
+)
+"""Each load of a model, by its own log: which blob, and with what (llm/llama_server.go:431 of 0.32)."""
+
+_NO_LAYERS = re.compile(r" (?:-ngl|--gpu-layers|--n-gpu-layers) 0(?: |$)")
+"""What becomes of `num_gpu: 0`, whether a request said it or the model's own parameters."""
+
 _LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
 _LEVELS = {"INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
 
@@ -78,6 +86,11 @@ class Daemon:
     ) -> None:
         self.served = 0
         """How many requests for inference it has answered, by its own log."""
+        self.kept_off_the_gpu: set[str] = set()
+        """The blobs of models that were last loaded with no layer on the GPU, because somebody asked for that.
+
+        The thread that listens adds and discards; others only look one up.
+        """
         self._environ = dict(environ)
         self._host = host
         self._clock = clock
@@ -183,6 +196,9 @@ class Daemon:
     def _heard(self, line: str) -> None:
         if _ANSWERED.match(line):
             self.served += 1
+        if load := _LOADS.search(line):
+            asked_off = _NO_LAYERS.search(load["command"])
+            (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here

@@ -4,7 +4,7 @@ asleep     no container is up, which is healthy
 waking     one is starting
 ready      all that are up can do their work
 degraded   one is up and cannot do all of it: probes unanswered, or a model partly beside the GPU
-lost       the last one was killed, failed, or could not start, and none has come since
+lost       the last one was killed, failed, or could not start, and none has come since; or none can start
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
+from app.cold_starts import UNHEARD_AFTER, refused_starts
 from app.pulse import REPORT_STALE
 from app.report import Report
 from jobs.clock import isoformat, parse_moment
@@ -23,8 +24,8 @@ GONE = "gone"
 LOST_FOR = timedelta(hours=1)
 """After that a tier of which nobody has asked anything counts as asleep: the next request starts another container."""
 
-WAKING_FOR = timedelta(hours=1)
-"""No start is allowed to take so long; one that was not heard of since was killed while it started."""
+REPORT_LATE = timedelta(seconds=75)
+"""Two reports of a server that is up, and some; one whose last word is older may still be there, or gone."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Health:
         state: as above.
         why: what led to it, in words.
         containers: how each container is that was heard of within the hour.
+        next_start: before this nobody starts another container, because the last ones refused to.
 
     """
 
@@ -43,6 +45,7 @@ class Health:
     state: State
     why: str = ""
     containers: Mapping[str, str] = field(default_factory=dict, hash=False)
+    next_start: datetime | None = None
 
     @property
     def is_trouble(self) -> bool:
@@ -54,7 +57,7 @@ def of_container(report: Report, now: datetime) -> tuple[str, str]:
     age = now - report.at
     match report.state:
         case "waking":
-            return ("waking", "") if age <= WAKING_FOR else ("lost", "it was not heard of since it began to start")
+            return ("waking", "") if age <= UNHEARD_AFTER else ("lost", "it was not heard of since it began to start")
         case "serving" if age > REPORT_STALE:
             return "lost", f"not heard of since {isoformat(report.at)}"
         case "serving":
@@ -75,10 +78,18 @@ def _beside_the_gpu(report: Report) -> str:
 
 
 def of_tier(tier: str, reports: Iterable[Report], now: datetime) -> Health:
-    """The state of a tier, by the reports of its containers."""
+    """The state of a tier, by the reports of its containers.
+
+    A tier whose starts are refused is lost until one succeeds, however long ago that was: that nobody asks for it mends
+    nothing. Nor does an older container that said it served, and has not been heard of as often as it should since.
+    """
+    reports = tuple(reports)
+    starts = refused_starts(reports, now)
     recent = sorted((each for each in reports if now - each.at <= LOST_FOR), key=lambda report: report.at)
     found = {report.container: of_container(report, now) for report in recent}
     containers = {name: state for name, (state, _) in found.items()}
+    if starts.is_broken and not any(_is_up(each, now) for each in recent):
+        return Health(tier, "lost", f"its starts are refused: {starts.why}", containers, starts.next_at)
     for state in ("degraded", "ready", "waking"):
         whys = [why for said, why in found.values() if said == state]
         if whys:
@@ -87,6 +98,10 @@ def of_tier(tier: str, reports: Iterable[Report], now: datetime) -> Health:
     if last is not None and found[last][0] == "lost":
         return Health(tier, "lost", found[last][1], containers)
     return Health(tier, "asleep", "", containers)
+
+
+def _is_up(report: Report, now: datetime) -> bool:
+    return report.state == "serving" and now - report.at <= REPORT_LATE
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

@@ -2,9 +2,14 @@
 
 The server is frozen while the volume is reloaded and the view copied, so nobody can see a thing half done, and whoever
 asks meanwhile waits a moment. When in doubt the weights wait; a request never does.
+
+Connections are the first sign of a request. They are not the last word: whoever stands between may keep some open that
+carry nothing. A model that was told to go and is still there is in use beyond doubt, and what is on its way into memory
+has a file open, so that the volume cannot be reloaded.
 """
 
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 from loguru import logger
@@ -20,6 +25,9 @@ from jobs.ollama import Ollama
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
+
+_GONE_PAUSES = (0.1, 0.4, 1.5)
+"""And one to be gone from the list, if nobody uses it."""
 
 
 class _Unknown:
@@ -71,15 +79,40 @@ class Intake:
     def refresh(self, wanted: Any, look: Look) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
         loaded = [ModelName.parse(name) for name in look.names]
-        with self._place.ollama() as ollama:
-            for name in loaded:
-                ollama.unload(str(name))
-                self.own_requests += 1
+        self.unload(loaded)
         try:
-            if self._reloaded_soon():
-                self.known = wanted
+            self.take_in(wanted)
         finally:
             self.load(loaded)
+
+    def take_in(self, wanted: Any, *, past_connections: bool = False) -> bool:
+        """Take in the generation that is wanted, with nothing in memory; false when something forbade it.
+
+        Args:
+            wanted: the generation, as it was read before.
+            past_connections: that some are open does not count, because nothing can be in use (`is_unloaded`).
+
+        """
+        if self._reloaded_soon(past_connections=past_connections):
+            self.known = wanted
+        return bool(self.known == wanted)
+
+    def unload(self, names: Iterable[ModelName]) -> None:
+        """Have these models out of memory; those in use go when their answers have ended."""
+        with self._place.ollama() as ollama:
+            for name in names:
+                ollama.unload(str(name))
+                self.own_requests += 1
+
+    def is_unloaded(self) -> bool:
+        """Whether nothing is in memory any more, a moment after it was told to go: what is in use stays."""
+        with self._place.ollama() as ollama:
+            for pause in _GONE_PAUSES:
+                if self._place.clock.wait(pause, self._stopping):
+                    return False
+                if not ollama.ps():
+                    return True
+        return False
 
     def load(self, names: list[ModelName]) -> None:
         """Have those of the models in memory that are served."""
@@ -89,17 +122,17 @@ class Intake:
                 if name.folded() in served:
                     self._load(ollama, name)
 
-    def _reloaded_soon(self) -> bool:
+    def _reloaded_soon(self, *, past_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
             if self._place.clock.wait(pause, self._stopping):
                 return False
-            if self._reloaded():
+            if self._reloaded(past_connections=past_connections):
                 return True
         return False
 
-    def _reloaded(self) -> bool:
+    def _reloaded(self, *, past_connections: bool) -> bool:
         with self._daemon.frozen():
-            if callers_of(self._place.host.port) != 0:
+            if not past_connections and callers_of(self._place.host.port) != 0:
                 logger.info("new weights wait: a request came in between")
                 return False
             try:

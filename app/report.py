@@ -12,6 +12,7 @@ from typing import Any, Self
 from app.gpu import Gpu
 from jobs.clock import isoformat, parse_moment
 from jobs.ollama_shapes import Running
+from jobs.protocols import DictLike
 
 PREFIX = "server/"
 
@@ -84,6 +85,7 @@ class Report:
         served: requests of others that have ended.
         in_flight: connections that others hold to it; None when that cannot be known.
         generation: of the weights it serves.
+        pausing_until: it asks for no new request until then, so that it can take in new weights.
         dollars_per_hour: what it costs while it is up, where that is known.
 
     """
@@ -101,6 +103,7 @@ class Report:
     served: int = 0
     in_flight: int | None = None
     generation: Any = field(default=None, hash=False)
+    pausing_until: datetime | None = None
     dollars_per_hour: float | None = None
 
     @property
@@ -130,6 +133,7 @@ class Report:
             served=_count(requests.get("served")),
             in_flight=None if requests.get("in_flight") is None else _count(requests.get("in_flight")),
             generation=wire.get("generation"),
+            pausing_until=_moment(wire.get("pausing_until")),
             dollars_per_hour=float(price) if isinstance(price, int | float) else None,
         )
 
@@ -148,8 +152,27 @@ class Report:
             "loaded": [each.as_json() for each in self.loaded],
             "requests": {"served": self.served, "in_flight": self.in_flight},
             "generation": self.generation,
+            "pausing_until": self.pausing_until and isoformat(self.pausing_until),
             "dollars_per_hour": self.dollars_per_hour,
         }
+
+
+class ReportsOf:
+    """The reports of one tier, as the ledger has them at each call.
+
+    Final ones are read once: reading an entry of a `modal.Dict` keeps it from fading.
+    """
+
+    def __init__(self, facts: DictLike, tier: str) -> None:
+        self._facts = facts
+        self._prefix = f"{PREFIX}{tier}/"
+        self._final: dict[str, Report] = {}
+
+    def __call__(self) -> tuple[Report, ...]:
+        keys = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        self._final = {key: report for key, report in found.items() if report.is_final}
+        return tuple(found.values())
 
 
 def _gpu(document: Any) -> Gpu | None:

@@ -3,17 +3,18 @@
 Each may run twice, late, or beside itself: it looks at what is there first. Neither needs a volume to write, or a GPU.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cronsim import CronSim
 from loguru import logger
 
+from app.cold_starts import refused_starts
 from app.desired import Night
-from app.fleet import Fleet
+from app.fleet import Fleet, Window
 from app.pulse import REPORT_STALE
-from app.report import PREFIX, Report
+from app.report import PREFIX, Report, ReportsOf
 from app.wakes import BY_WINDOW, Wakes, window_key
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
@@ -38,7 +39,8 @@ def windows(
     """Keep the tiers awake whose window is open, and no longer than that; the jobs that warm its models.
 
     Said again at every tick, because a deployment makes Modal forget it. A tier without windows is never touched: what
-    somebody set there by hand stays. To open one is a wake of our own, and the tier's budget for those may forbid it.
+    somebody set there by hand stays. To open one is a wake of our own, and the tier's budget for those may forbid it. A
+    tier whose starts are refused is not kept up until one succeeds; it is tried by warm-ups, ever more rarely.
 
     Args:
         ledger: where the window's models are posted to be warmed, as it opens.
@@ -51,22 +53,30 @@ def windows(
     opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(window_key(name))}
-    posted = []
+    posted: list[str] = []
     for name in {window.tier for window in fleet.windows} | kept:
         was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
         if name in awake:
             if not was and not wakes.take(name, window_key(name), now):
                 continue
-            keep(name, max(1, least))
+            starts = refused_starts(ReportsOf(facts, name)(), now)
+            # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
+            keep(name, least if starts.is_broken else max(1, least))
+            if starts.is_broken and not starts.must_wait(now):
+                posted += _warm_ups(ledger, opened, name)
         elif was:
             keep(name, least)
         if was != (name in awake):
             facts.put(window_key(name), name in awake)
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
-            for text in (model for window in opened if window.tier == name for model in window.models):
-                subject = str(ModelName.parse(text).folded())
-                posted.append(ledger.post("warm", subject, {"model": text, "tier": name}, by=BY_WINDOW).job.id)
+            posted += _warm_ups(ledger, opened, name)
     return posted
+
+
+def _warm_ups(ledger: Ledger, opened: Iterable[Window], tier: str) -> Iterator[str]:
+    for text in (model for window in opened if window.tier == tier for model in window.models):
+        subject = str(ModelName.parse(text).folded())
+        yield ledger.post("warm", subject, {"model": text, "tier": tier}, by=BY_WINDOW).job.id
 
 
 def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:

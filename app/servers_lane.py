@@ -6,18 +6,21 @@ wants; looking an address up wakes nobody.
 
 import os
 import threading
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 
 from app.addresses import addresses, longest_start, token
+from app.cold_starts import refused_starts
 from app.fleet import Fleet, declared
 from app.freshness import KNOWN
 from app.health import of_tier
 from app.lanes import work
-from app.report import PREFIX, Report
+from app.report import PREFIX, Report, ReportsOf
 from app.resources import ledger, queue
 from app.wakes import BY_WINDOW, SYNTHETIC, Wakes, window_key
 from jobs.catalog import place
@@ -36,6 +39,9 @@ from jobs.run import Run
 from jobs.tasks import Workshop, perform
 
 AT_ONCE = 4
+
+LOOK_EVERY = timedelta(seconds=5)
+"""Between two requests that may start a server, once it does not come at once; the reports are read before each."""
 
 
 def run() -> bool:
@@ -87,7 +93,11 @@ class Warming:
         self._clock = clock
         self._wakes = Wakes(facts, fleet)
         self._allowing = threading.Lock()
+        """Holds what follows; warm-ups run in threads beside one another."""
         self._waking: dict[str, datetime] = {}
+        """The tiers that a wake of our own was taken for, and until when that one counts."""
+        self._under_way: dict[str, dict[str, datetime]] = defaultdict(dict)
+        """The warm-ups of each tier, and until when each may last: none of them ends what the others still need."""
 
     def perform(self, run: Run) -> dict[str, Any]:
         """Wait until the server is up, then do what the job asks for.
@@ -96,21 +106,52 @@ class Warming:
 
         Raises:
             Refused: nobody asked for this job, and the tier was woken often enough today.
+            CannotStart: the tier's servers refuse to start, and the next start has to wait.
 
         """
         name = ModelName.parse(run.job.request["model"])
         tier, server = self._shop.server_of(name, run.job.request.get("tier"))
         within = longest_start(self._fleet, tier.name)
+        may_start = self._starts(run, tier.name, within)
+        may_start()
         self._allow(run, tier.name, within)
         run.progress.begin(f"waking {tier.name}")
-        waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=timedelta(seconds=5))
-        say_warming(self._facts, tier.name, self._clock.now() + within)
-        try:
-            waking.call(server.version, sleep=run.sleep)
+        waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=LOOK_EVERY)
+        with self._marked(run, tier.name, within):
+            waking.call(lambda: may_start() or server.version(), sleep=run.sleep)
             return perform(run, self._shop)
+
+    def _starts(self, run: Run, tier: str, within: timedelta) -> Callable[[], None]:
+        """To be called before each request that may start a server; it raises while the tier's starts are refused.
+
+        What a person posts by hand may try one at once: perhaps she has just mended it.
+        """
+        reports, began = ReportsOf(self._facts, tier), self._clock.now()
+        is_by_hand = run.job.posted_by not in SYNTHETIC and run.n == 1
+
+        def insist() -> None:
+            now = self._clock.now()
+            starts = refused_starts(reports(), now, unheard_after=within)
+            tried = starts.last_at is not None and starts.last_at >= began
+            if starts.must_wait(now) and (tried or not is_by_hand):
+                raise starts.trouble(tier, now)
+
+        return insist
+
+    @contextmanager
+    def _marked(self, run: Run, tier: str, within: timedelta) -> Iterator[None]:
+        """Have the containers of the tier know that it is being warmed, until the last warm-up of it has ended."""
+        with self._allowing:
+            self._under_way[tier][run.holder] = self._clock.now() + within
+            say_warming(self._facts, tier, max(self._under_way[tier].values()))
+        try:
+            yield
         finally:
-            self._waking.pop(tier.name, None)
-            say_warming(self._facts, tier.name, self._clock.now())
+            with self._allowing:
+                del self._under_way[tier][run.holder]
+                if not self._under_way[tier]:
+                    self._waking.pop(tier, None)
+                say_warming(self._facts, tier, max(self._under_way[tier].values(), default=self._clock.now()))
 
     def _allow(self, run: Run, tier: str, within: timedelta) -> None:
         """Take a place of the day's, unless the wake that this needs has one: its window's, or another warm-up's."""

@@ -1,18 +1,20 @@
 """One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, a keeper.
 
 The keeper is a thread that looks every half minute: it reports to the ledger from inside, so that nobody has to wake a
-server to learn how it is; it takes in new weights when nothing is in use; and when the server cannot do its work any
-more, it takes the container out. The platform is handed in.
+server to learn how it is; it takes in new weights when nothing is in use, and asks for a pause when that does not come
+to be; and when the server cannot do its work any more, it takes the container out. The platform is handed in.
 """
 
 import threading
+from datetime import datetime, timedelta
+from typing import Any
 
 from loguru import logger
 
 from app import gpu
 from app.connections import callers_of
 from app.daemon import Daemon, environ
-from app.freshness import MISSES_ALLOWED, Look, Step, next_step
+from app.freshness import MISSES_ALLOWED, Look, Step, next_step, pause
 from app.intake import Intake
 from app.place import Place, Wanted
 from app.report import Loaded, Report
@@ -20,10 +22,19 @@ from app.view import View
 from jobs.clock import isoformat
 from jobs.errors import CpuFallback, Trouble
 from jobs.meter import Meter, Share, is_warming
+from jobs.names import ModelName
 from jobs.ollama_shapes import Running
 
 _DRAIN_SECONDS = 10
 """After SIGTERM the platform allows 30 s for everything; what is in flight has had its own grace before."""
+
+_PAUSE_STEP_SECONDS = 0.5
+
+_PAUSE_SEEN_SECONDS = 20
+"""By then every gateway has read that a pause is asked for, and what is connected still is either in use or idle."""
+
+_PAUSE_TRY_SECONDS = 10
+"""Between two tries to find out which."""
 
 
 class Server:
@@ -49,6 +60,9 @@ class Server:
         self._served_before = 0
         self._last_running: list[Running] = []
         self._before: Look | None = None
+        self._stale_since: float | None = None
+        self._short_pauses = 0
+        self._pausing_until: datetime | None = None
         self._misses = 0
         self._is_ready = False
         self._leaving = threading.Lock()
@@ -152,13 +166,65 @@ class Server:
 
     def _keep_fresh(self, look: Look) -> None:
         wanted = self._intake.wanted()
-        step = next_step(wanted, self._intake.known, look, self._before)
+        step = next_step(wanted, self._intake.known, look, self._before, self._stale_for(wanted))
         self._before = look
         if step is Step.LATER:
             logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
         elif step is Step.REFRESH:
             self._before = None
             self._intake.refresh(wanted, look)
+            self._report(self._last_running)  # whoever waits for what is new need not wait for the next look
+        elif step is Step.PAUSE:
+            self._before = None
+            self._pause(wanted)
+
+    def _stale_for(self, wanted: Any) -> timedelta:
+        """How long something newer than what is served has been there, or has been since the last pause."""
+        if wanted == self._intake.known:
+            self._stale_since, self._short_pauses = None, 0
+            return timedelta(0)
+        now = self._place.clock.monotonic()
+        if self._stale_since is None:
+            self._stale_since = now
+        return timedelta(seconds=now - self._stale_since)
+
+    def _pause(self, wanted: Any) -> None:
+        """Ask for no new requests, and take in the weights as soon as those in flight have ended; for a while."""
+        clock, length = self._place.clock, pause(self._short_pauses)
+        self._pausing_until = clock.now() + length
+        logger.info("new weights have waited for long: asking for a pause of {:.0f} s at most", length.total_seconds())
+        began = clock.monotonic()
+        unloaded: set[ModelName] = set()
+        try:
+            self._report(self._last_running)
+            if not self._taken_in(wanted, began, began + length.total_seconds(), unloaded):
+                self._short_pauses += 1
+                self._stale_since = clock.monotonic()
+                logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
+        finally:
+            self._pausing_until = None
+            self._intake.load(sorted(unloaded))
+            self._report(self._last_running)
+
+    def _taken_in(self, wanted: Any, began: float, until: float, unloaded: set[ModelName]) -> bool:
+        clock = self._place.clock
+        every = self._wanted.probe_every.total_seconds()
+        try_at, probe_at = began + _PAUSE_SEEN_SECONDS, began + every
+        while not self._stopping.is_set() and (now := clock.monotonic()) < until:
+            is_quiet = self._in_flight() == 0
+            if is_quiet or now >= try_at:
+                try_at = now + _PAUSE_TRY_SECONDS
+                names = {ModelName.parse(each.name) for each in self._running()}
+                unloaded |= names
+                self._intake.unload(names)
+                may = is_quiet or self._intake.is_unloaded()
+                if may and self._intake.take_in(wanted, past_connections=not is_quiet):
+                    return True
+            elif now >= probe_at:
+                probe_at = now + every
+                self._check(self._running())
+            clock.wait(_PAUSE_STEP_SECONDS, self._stopping)
+        return False
 
     # What is to be seen
 
@@ -181,8 +247,12 @@ class Server:
         return callers_of(self._place.host.port)
 
     def _check(self, running: list[Running]) -> None:
-        """Refuse a model that runs on the CPU alone where a GPU was promised: Ollama falls back without a word."""
-        fallen = [each.name for each in running if each.size > 0 and each.size_vram == 0]
+        """Refuse a model that runs on the CPU alone where a GPU was promised: Ollama falls back without a word.
+
+        One that was loaded so on purpose, by an option or by its own parameters, says nothing about the GPU.
+        """
+        beside = [each.name for each in running if each.size > 0 and each.size_vram == 0]
+        fallen = [name for name in beside if not self._daemon.kept_off_the_gpu.intersection(self._view.blobs(name))]
         if fallen and self._wanted.gpu_promised:
             raise CpuFallback(
                 f"{', '.join(fallen)} runs on the CPU, though a GPU was promised",
@@ -205,6 +275,7 @@ class Server:
             served=self._served(),
             in_flight=self._in_flight(),
             generation=self._intake.generation,
+            pausing_until=self._pausing_until,
             dollars_per_hour=self._wanted.dollars_per_hour,
         )
         with self._reporting:

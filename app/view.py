@@ -13,7 +13,9 @@ from pathlib import Path
 from loguru import logger
 
 from jobs import survey
+from jobs.errors import Trouble
 from jobs.layout import Layout, entries
+from jobs.manifests import Manifest
 from jobs.names import ModelName
 from jobs.survey import Model
 
@@ -42,6 +44,14 @@ class View:
 
     def names(self) -> list[ModelName]:
         return [file.name for file in self.layout.manifest_files()[0]]
+
+    def blobs(self, name: str) -> frozenset[str]:
+        """The file names of a served model's blobs; none for one that is not served, or no longer."""
+        try:
+            manifest = Manifest.parse(self.layout.manifest(ModelName.parse(name)).read_bytes())
+        except (OSError, Trouble):
+            return frozenset()
+        return frozenset(layer.filename for layer in manifest.blobs)
 
     def copy(self) -> Changes:
         """Make the view show what is whole on the volume, and nothing else. Nobody may be using it meanwhile."""

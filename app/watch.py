@@ -81,7 +81,10 @@ def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
     for health in seen.health:
         if health.is_trouble:
             why = f": {health.why}" if health.why else ""
-            hint = "`modal app logs ollama-service` tells more; the next request to it starts a container anew"
+            then = "the next request to it starts a container anew"
+            if health.next_start is not None:
+                then = "starts are tried ever more rarely until one succeeds, and at once by a `warm` that you post"
+            hint = f"`modal app logs ollama-service` tells more; {then}"
             yield Incident("tier", health.tier, f"tier {health.tier} is {health.state}{why}", hint)
 
 

@@ -306,6 +306,7 @@ def gateway(
     body_seconds: float = PATIENCE,
     bounds: Bounds | None = None,
     plan: Callable[[], Outlook] = unknown_night,
+    look_seconds: float = 2.0,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -331,6 +332,7 @@ def gateway(
         fleet=fleet,
         plans=Plans(night=plan),
         body_seconds=body_seconds,
+        look_seconds=look_seconds,
     )
     standing.refresh()
     composed = Composed(parts)

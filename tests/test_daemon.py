@@ -19,7 +19,7 @@ from loguru import logger
 from app import gpu
 from app.connections import callers_of
 from app.daemon import Daemon, environ
-from app.freshness import Look, Step, next_step
+from app.freshness import OVERDUE, Look, Step, next_step
 from jobs.clock import SystemClock
 from jobs.errors import CpuFallback, ServerTrouble
 from jobs.ollama_host import OllamaHost
@@ -257,6 +257,33 @@ def test_missing_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         gpu.find()
 
 
+def test_what_was_kept_off_the_gpu_is_known(case: Case) -> None:
+    """Whether a model's last load was to leave the GPU alone is in ollama's own log, as release 0.32 writes it."""
+    loads = {
+        "a" * 64: ([" -ngl 0"], True),
+        "b" * 64: ([" -ngl 0 -t 8"], True),
+        "c" * 64: ([" --n-gpu-layers 0"], True),
+        "d" * 64: ([" -ngl 99 -t 8"], False),
+        "e" * 64: ([" -t 8"], False),
+        "f" * 64: ([" -ngl 0", ""], False),
+        "0" * 64: (["", " -ngl 0"], True),
+    }
+    command = "/x/llama-server --model /models/blobs/sha256-{} --port 5025 -c 8192 -np 4 -b 512 -ub 512{}"
+    loading = (
+        f'time=2026-08-16T15:29:06Z level=INFO source=llama_server.go:431 msg="starting llama-server" cmd="{command}"'
+    )
+    lines = [loading.format(blob, each) for blob, (options, _) in loads.items() for each in options]
+    daemon = case.script(f"""
+        import time
+        for line in {lines!r}:
+            print(line)
+        time.sleep(60)
+    """)
+    daemon.start()
+    until(lambda: len(daemon._last_words) == len(lines))
+    assert daemon.kept_off_the_gpu == {f"sha256-{blob}" for blob, (_, is_off) in loads.items() if is_off}
+
+
 IDLE = Look(loaded=(), served=3, in_flight=0)
 LOADED = Look(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), served=3, in_flight=0)
 
@@ -281,3 +308,12 @@ def test_new_weights_wait_for_nothing_in_use(look: Look, before: Look | None, st
     """New weights wait until nothing is in flight, and until a loaded model was left alone since the last look."""
     assert next_step(2, 1, look, before) is step
     assert next_step(1, 1, look, before) is Step.NOTHING
+
+
+def test_new_weights_do_not_wait_for_ever() -> None:
+    """What was never left alone for some minutes asks for a pause; what is left alone needs none."""
+    for look in (LOADED, Look(LOADED.loaded, 3, 1), Look((), 3, 1), Look((), 3, None)):
+        assert next_step(2, 1, look, None, OVERDUE) is Step.PAUSE
+        assert next_step(2, 1, look, None, OVERDUE - timedelta(seconds=1)) is Step.LATER
+    assert next_step(2, 1, LOADED, LOADED, OVERDUE) is Step.REFRESH
+    assert next_step(1, 1, LOADED, None, OVERDUE) is Step.NOTHING

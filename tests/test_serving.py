@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from app.connections import callers_of
-from app.freshness import GENERATION
+from app.freshness import FIRST_PAUSE, GENERATION, OVERDUE, pause
 from app.place import Place, Wanted
 from app.serving import Server
 from jobs.clock import SystemClock
@@ -58,8 +58,25 @@ class Volume:
             target.mkdir(parents=True, exist_ok=True) if path.is_dir() else target.hardlink_to(path)
 
 
+class Ahead(SystemClock):
+    """The machine's clock, moved ahead by a test's hand."""
+
+    def __init__(self) -> None:
+        self._by = 0.0
+
+    def tick(self, time: timedelta) -> None:
+        self._by += time.total_seconds()
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(seconds=self._by)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._by
+
+
 class Case:
     def __init__(self, folder: Path, store: Store) -> None:
+        self.clock = Ahead()
         self.folder = folder
         self.facts = store.facts
         self.volume = Volume(folder, folder / "mount")
@@ -91,7 +108,7 @@ class Case:
             take_out=self.taken_out.set,
             host=self.host,
             inherited={**os.environ, **self.variables},
-            clock=SystemClock(),
+            clock=self.clock,
             command=command,
         )
         self.server = Server(wanted, place)
@@ -392,3 +409,131 @@ def test_the_end_has_the_last_word(case: Case) -> None:
     server.stop()
     server.look()
     assert case.report()["state"] == "ended"
+
+
+# -- a server that is never left alone ---------------------------------------------------------------------------------
+
+
+def asks_for_a_pause(case: Case) -> bool:
+    return case.report()["pausing_until"] is not None
+
+
+def test_a_server_in_steady_use_takes_in_new_weights(case: Case) -> None:
+    """A request between any two looks keeps new weights waiting for minutes, not for ever: a moment without one is then
+    enough, and the model that was in memory is there again."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    for _ in range(3):
+        case.chat("llama3.2")
+        server.look()
+    assert case.listed() == ["llama3.2:latest"]
+    case.clock.tick(OVERDUE)
+    case.chat("llama3.2")
+
+    server.look()
+
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+    assert (case.report()["generation"], case.report()["pausing_until"]) == (2, None)
+
+
+def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
+    """With no gap in sight the server asks for a pause, awaits what is in flight, and is done once that has ended."""
+    case.variables["OLLAMA_SIM_TOKENS_PER_SECOND"] = "4"
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    server.look()
+    case.clock.tick(OVERDUE)
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        look = threading.Thread(target=server.look)
+        look.start()
+        until(lambda: asks_for_a_pause(case))
+        assert case.volume.reloads == 1
+        assert '"done":true' in list(lines)[-1].replace(" ", "")
+    look.join(timeout=30)
+    assert not look.is_alive()
+
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+    assert not asks_for_a_pause(case)
+
+
+def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> None:
+    """An answer that outlasts the pause is left alone; callers go on, and the next pause is twice as long."""
+    case.variables["OLLAMA_SIM_TOKENS_PER_SECOND"] = "4"
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    server.look()
+    case.clock.tick(OVERDUE)
+    body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello " * 24}]}
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        look = threading.Thread(target=server.look)
+        look.start()
+        until(lambda: asks_for_a_pause(case))
+        case.clock.tick(FIRST_PAUSE)
+        look.join(timeout=30)
+        assert not look.is_alive()
+        assert not asks_for_a_pause(case)
+        assert case.volume.reloads == 1
+        server.look()
+        assert not asks_for_a_pause(case)  # nor at once again
+        assert '"done":true' in list(lines)[-1].replace(" ", "")
+    assert [pause(tried) / FIRST_PAUSE for tried in (0, 1, 2, 3, 4, 5000)] == [1, 2, 4, 8, 15, 15]
+
+
+def test_a_connection_that_carries_nothing_does_not_keep_new_weights_out(case: Case) -> None:
+    """Whoever stands between may hold connections open: once a pause was asked for, what Ollama uses is what counts."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    with socket.create_connection((case.host.host, case.host.port)):
+        server.look()
+        case.clock.tick(OVERDUE)
+        look = threading.Thread(target=server.look)
+        look.start()
+        until(lambda: asks_for_a_pause(case))
+        case.clock.tick(timedelta(seconds=20))
+        look.join(timeout=30)
+        assert not look.is_alive()
+        assert case.report()["generation"] == 2
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+
+
+# -- what the GPU is blamed for ----------------------------------------------------------------------------------------
+
+
+def test_who_asked_for_the_cpu_says_nothing_about_the_gpu(case: Case) -> None:
+    """A model that somebody loads with no layer on the GPU is where it was asked to be; the container stays."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(gpu=True)
+    case.ask("/api/generate", {"model": "llama3.2", "options": {"num_gpu": 0}, "stream": False})
+    until(lambda: case.ask("/api/ps")["models"][0]["size_vram"] == 0)
+
+    server.look()
+
+    assert not case.taken_out.is_set()
+    assert case.report()["loaded"][0]["size_vram"] == 0
+
+
+def test_a_fallback_after_that_is_one(case: Case) -> None:
+    """When the same model is loaded again as usual, and lands on the CPU, the container goes."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(gpu=True)
+    case.ask("/api/generate", {"model": "llama3.2", "options": {"num_gpu": 0}, "stream": False})
+    case.ask("/api/generate", {"model": "llama3.2", "keep_alive": 0, "stream": False})
+    case.ask("/_faults", {"route": "/api/generate", "kind": "cpu", "times": None})
+    case.ask("/api/generate", {"model": "llama3.2", "stream": False})
+
+    server.look()
+
+    assert case.taken_out.is_set()
+    assert case.report()["why"] == "llama3.2:latest runs on the CPU, though a GPU was promised"

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -15,15 +16,19 @@ from app.report import Report
 from app.servers_lane import Warming
 from app.wakes import Wakes
 from jobs.clock import SystemClock, parse_moment
+from jobs.errors import NotFound
+from jobs.meter import is_warming
 from jobs.ollama import Ollama
 from jobs.record import SERVERS_LANE, Job, State
 from jobs.registry import Registry
 from jobs.retrying import NEVER
+from jobs.run import Run
 from jobs.tasks import Workshop
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
 from jobs.worker import Timing, Worker
 from tests.conftest import Store
+from tests.processes import until
 
 
 def fleet_with(wakes: int) -> Fleet:
@@ -106,3 +111,97 @@ def test_a_window_wakes_once_for_all_its_models(case: Case) -> None:
     assert case.warm("window", wakes=0).state is State.FAILED
     assert [case.warm("window", wakes=1).state for _ in range(2)] == [State.SUCCEEDED] * 2
     assert case.used() == 1
+
+
+# -- side by side, and in vain -----------------------------------------------------------------------------------------
+
+
+class Gate:
+    """A server that loads each model when a test lets it."""
+
+    def __init__(self, server: Ollama) -> None:
+        self._server = server
+        self.loading: dict[str, threading.Event] = {}
+        self.asked: list[str] = []
+
+    def version(self) -> str:
+        return self._server.version()
+
+    def load(self, name: str, **_: Any) -> None:
+        self.asked.append(name)
+        assert self.loading[name].wait(20)
+        raise NotFound("that is all that this one does")
+
+
+def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
+    """The one that ends first ends neither the other's mark, nor the wake that it rides on."""
+    gate = Gate(case.server)
+    names = ("llama3.2:latest", "tiny:latest")
+    gate.loading = {name: threading.Event() for name in names}
+    fleet, clock = fleet_with(1), SystemClock()
+    shop = Workshop(
+        clock=clock,
+        registry=Registry(clock=clock),
+        servers={"a10g": gate},  # type: ignore[dict-item]
+        tiers=fleet.catalog_tiers(),
+        belongs=lambda _: "a10g",
+    )
+    warming = Warming(shop, fleet, case.store.facts, clock)
+    ledger = case.store.ledger()
+
+    def started(name: str, by: str) -> threading.Thread:
+        id = ledger.post("warm", name, {"model": name, "tier": "a10g"}, by=by).job.id
+        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+        assert claim is not None
+        run = Run(claim, ledger, clock)
+
+        def work() -> None:
+            with suppress(NotFound):
+                warming.perform(run)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        until(lambda: name in gate.asked)
+        return thread
+
+    first, second = started(names[0], "nightly"), started(names[1], "anna@laptop")
+    gate.loading[names[1]].set()
+    second.join(timeout=20)
+    assert not second.is_alive()
+    assert is_warming(case.store.facts, "a10g", clock.now() + timedelta(minutes=1), timedelta(0))
+    gate.loading["third:latest"] = threading.Event()
+    third = started("third:latest", "nightly")
+    assert case.used() == 1  # the budget's one wake is still the first one's
+    for event in gate.loading.values():
+        event.set()
+    for thread in (first, third):
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    assert not is_warming(case.store.facts, "a10g", clock.now() + timedelta(seconds=1), timedelta(0))
+
+
+def refuse_starts(case: Case, count: int, seconds_ago: float) -> None:
+    for n in range(count):
+        at = SystemClock().now() - timedelta(seconds=seconds_ago + n)
+        said = Report("a10g", f"ta-{n}", "refused", at, why="nvidia-smi ended with 9")
+        case.store.facts.put(said.key, said.as_json())
+
+
+@pytest.mark.parametrize("by", ["nightly", "window"])
+def test_refused_starts_hold_our_own_wakes_back(case: Case, by: str) -> None:
+    """A tier whose starts are refused is not woken before its time by what nobody asked for: the job says why, and has
+    used up no wake."""
+    refuse_starts(case, 3, seconds_ago=5)
+    waits = case.warm(by, wakes=1)
+    assert waits.attempts[-1].failure_class == "network"
+    assert "tier 'a10g' cannot start: 3 starts in a row were refused: nvidia-smi" in str(waits.attempts[-1].message)
+    assert case.used() == 0
+    assert case.warming() is None
+
+
+def test_a_start_may_be_tried_in_its_time_and_by_hand(case: Case) -> None:
+    """When the pause is over the next warm-up may try again; and a person may at once, who may have mended it."""
+    refuse_starts(case, 3, seconds_ago=5)
+    assert case.warm("anna@laptop", wakes=0).state is State.SUCCEEDED
+    refuse_starts(case, 3, seconds_ago=61)
+    assert case.warm("nightly", wakes=1).state is State.SUCCEEDED

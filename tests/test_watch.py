@@ -241,6 +241,49 @@ def test_a_redeployment_inside_a_window_restores_it(store: Store) -> None:
     assert len(store.ledger().jobs()) == 1
 
 
+def test_a_window_does_not_start_what_cannot_start(store: Store) -> None:
+    """A tier whose starts are refused is not kept up, because the platform would start it for ever; after the pause a
+    warm-up may try, and once a start succeeded the window keeps it up again."""
+    fleet, kept = fleet_with(windows=window()), list[int]()
+    store.clock.wait((at(8).astimezone(UTC) - store.clock.now()).total_seconds())
+
+    def tick() -> None:
+        rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda _, least: kept.append(least))
+
+    tick()
+    [opened] = store.ledger().jobs()
+    for n in range(3):
+        said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
+    tick()
+    assert (kept, len(store.ledger().jobs())) == ([1, 0], 1)
+    store.ledger().cancel(opened.id, by="test")
+    store.clock.tick(61)
+    tick()
+    assert (kept, len(store.ledger().jobs())) == ([1, 0, 0], 2)
+    said(store, "serving", "ta-9")
+    tick()
+    assert kept == [1, 0, 0, 1]
+    assert Wakes(store.facts, fleet).used("a10g", store.clock.now()) == 1
+
+
+def test_refused_starts_are_one_incident(store: Store) -> None:
+    """What cannot start is told once, with the server's own reason, and has passed when a start succeeds, not when
+    nobody asks any more."""
+    said(store, "serving", "ta-0")
+    store.clock.tick(100)
+    for n in range(1, 5):
+        said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
+    told = {"tier/a10g": "tier a10g is lost: its starts are refused: nvidia-smi ended with 9"}
+    assert wrong(store) == told
+    shown = "\n".join(reports.status(store.facts, store.clock.now(), deployed=True, jobs=()).lines())
+    assert "a10g is lost" in shown
+    store.clock.tick(4 * 3600)
+    assert wrong(store) == told
+    said(store, "ended", "ta-9")
+    store.clock.tick(800)
+    assert wrong(store) == {}
+
+
 def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
     """A window that may not wake its tier does not open, and somebody hears of it."""
     tiers = read()["tiers"]

@@ -2,6 +2,7 @@
 
 import math
 
+from app.cold_starts import CannotStart
 from jobs.errors import (
     BadRequest,
     CutShort,
@@ -48,6 +49,7 @@ STATUS: dict[type[Trouble], int] = {
     ServerTrouble: 502,
     Stalled: 504,
     NetworkTrouble: 503,
+    CannotStart: 503,
     NoRoom: 507,
 }
 """A class that is not here has the status of its nearest ancestor here, else 500."""

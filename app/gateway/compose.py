@@ -26,6 +26,7 @@ from app.gateway.plans import Plans
 from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
 from app.gateway.record import Records
 from app.gateway.routing import Router
+from app.gateway.server_reports import ServerReports
 from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, Upstream, Waking
@@ -41,7 +42,8 @@ from jobs.registries import ANYWHERE, Registries
 from jobs.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
-"""Between two looks for models that somebody misses; on a platform each reads the ledger and perhaps the volume."""
+"""Between two looks for a model that somebody misses, or for what the servers of a tier report that somebody waits for;
+on a platform each reads the ledger and perhaps the volume."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Parts:
         plans: what would be done, by a night or a prune.
         comment_seconds: between two comment lines for those who wait with an event stream.
         body_seconds: how long a body may take that hardly comes.
+        look_seconds: between two looks at how things stand for whoever cannot wait for the next.
 
     """
 
@@ -98,6 +101,7 @@ class Parts:
     plans: Plans = field(default_factory=Plans)
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
+    look_seconds: float = LOOK_SECONDS
 
 
 class Composed:
@@ -115,9 +119,10 @@ class Composed:
         self.waking = Waking(
             parts.upstreams,
             self.wires,
-            reports=parts.standing.reports,
+            servers=ServerReports(parts.standing.reports, lambda: parts.standing.generation, parts.clock),
             clock=parts.clock,
             woke=self.metrics.woke,
+            look=self._look,
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
@@ -155,9 +160,9 @@ class Composed:
         )
 
     async def _look(self) -> bool:
-        """Have the models looked up again, by one thread for all who miss one, and not all the time."""
+        """Have all that stands looked up again, by one thread for all who wait for it, and not all the time."""
         now = self._parts.clock.monotonic()
-        if self._looking is None and now - self._looked_at < LOOK_SECONDS:
+        if self._looking is None and now - self._looked_at < self._parts.look_seconds:
             return False
         if self._looking is None:
             self._looking = asyncio.create_task(asyncio.to_thread(self._standing.refresh))

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.gateway import asked, dialects
+from app.cold_starts import CannotStart
+from app.gateway import asked, dialects, operators_options
 from app.gateway.answers import headers_of, status_of
 from app.gateway.asked import Asked
 from app.gateway.exchange import Exchange
@@ -100,6 +101,7 @@ class _Passing:
 
     async def _pass(self) -> None:
         self._asked = await asked.read(self._exchange)
+        operators_options.refuse(self._asked, self._exchange.caller)
         self._route = await self._routed(self._asked)
         answer = await self._answered(self._asked, self._route)
         try:
@@ -189,7 +191,9 @@ class _Passing:
         waking = self._way.waking
         model = route.served_name if wanted.needs_load else ""
         if not waking.is_ready(route.tier, model, wanted.settings):
-            self._woke |= await self._waiting(waking.ready(route.tier, model, wanted.settings, until))
+            self._woke |= await self._waiting(
+                waking.ready(route.tier, model, wanted.settings, until, self._exchange.caller)
+            )
 
     async def _waiting(self, event: Awaitable[T]) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""
@@ -312,7 +316,7 @@ def _ending_of(trouble: Trouble) -> Ending:
             return "upstream_cut"
         case LoadFailed():
             return "refused" if trouble.status < 500 else "error"
-        case Unreachable() | ServerTrouble():
+        case Unreachable() | ServerTrouble() | CannotStart():
             return "error"
         case _:
             return "refused"

@@ -7,10 +7,16 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 
+from app.gateway.keys import ANYONE, Caller
 from jobs.errors import TooManyRequests
 
 PARTS = 4
 """One key may have a quarter: it serves a team behind one key, and it takes four greedy keys to shut out a fifth."""
+
+
+def share_of(most: int, caller: Caller) -> int:
+    """How many of `most` places this caller may take, always at least one; where no keys are configured, all."""
+    return most if caller is ANYONE else max(1, most // PARTS)
 
 
 class Shares:

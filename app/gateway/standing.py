@@ -48,6 +48,7 @@ class _Told:
     """What is told in the ledger."""
 
     reports: tuple[Report, ...] = ()
+    by_tier: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
     generation: Any = None
     at: datetime | None = None
 
@@ -92,8 +93,11 @@ class Standing:
         return self._models.near.near(name, may_see)
 
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
-        """What the servers said last, newest first; those of one tier when it is named."""
-        return tuple(each for each in self._told.reports if tier is None or each.tier == tier)
+        """What the servers said last, newest first; those of one tier when it is named.
+
+        The same object until the next look, and at no cost: it is asked for with every request.
+        """
+        return self._told.reports if tier is None else self._told.by_tier.get(tier, ())
 
     def serving(self, tier: str | None = None) -> tuple[Report, ...]:
         """The reports of servers that are up, as far as their age lets one believe it."""
@@ -173,7 +177,11 @@ class Standing:
     def _learn_told(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(GENERATION)
-        self._told = _Told(self._reports(), generation, at)
+        reports = self._reports()
+        by_tier = {
+            tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
+        }
+        self._told = _Told(reports, by_tier, generation, at)
 
     def _reports(self) -> tuple[Report, ...]:
         """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""

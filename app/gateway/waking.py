@@ -1,24 +1,33 @@
 """Cold starts: one waker per tier, and everybody else waits with it.
 
-A load belongs to the gateway, never to a caller: whoever leaves aborts nothing. How many may wait, and for how long, is
-limited; beyond that they are told what is happening and when to come again. A server that answers need not be asked
-again for a while: what was loaded a moment ago is taken to be there, and whoever finds it gone comes back here.
+A load that has begun belongs to the gateway, never to a caller: whoever leaves aborts nothing. How many may wait, and
+for how long, is limited, for all and for each key; beyond that they are told what is happening and when to come again.
+A server that answers need not be asked again for a while: what was loaded a moment ago is taken to be there, and
+whoever finds it gone comes back here.
+
+What the servers report of themselves is read as well: a tier whose starts are refused is left alone for as long as
+`app.cold_starts` says, one that asks for a pause gets no new requests meanwhile, and one that has the newest weights is
+believed when it says that it knows no such model.
 """
 
 import asyncio
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from loguru import logger
 
 from app.gateway.asked import Settings
-from app.gateway.dialects import error_text
+from app.gateway.asking_servers import absence, loaded
+from app.gateway.keys import ANYONE, Caller
+from app.gateway.loads import Bounds, Load, Loads
+from app.gateway.server_reports import ServerReports
+from app.gateway.shares import share_of
 from app.gateway.wire import Wire
 from jobs.clock import Clock
-from jobs.errors import NetworkTrouble, ServerTrouble
+from jobs.errors import NetworkTrouble, ServerTrouble, TooManyRequests
 
 Temper = Literal["asleep", "waking", "ready"]
 
@@ -52,28 +61,6 @@ class TierState:
     """Callers that wait for it now."""
 
 
-class Loaded(Protocol):
-    """A model in a server's memory."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def expires_at(self) -> datetime | None: ...
-
-
-class Report(Protocol):
-    """What a server says of itself, as far as it matters here."""
-
-    @property
-    def state(self) -> str: ...
-    @property
-    def at(self) -> datetime: ...
-    @property
-    def started_at(self) -> datetime | None: ...
-    @property
-    def loaded(self) -> Sequence[Loaded]: ...
-
-
 @dataclass(frozen=True)
 class Pace:
     """The times and numbers of waiting."""
@@ -85,12 +72,15 @@ class Pace:
     """So long a model that answered is taken to be loaded; below Ollama's five minutes of keeping one alive."""
     real_load_seconds: float = 0.5
     """A load that took less was none: the model was in memory."""
-    unseen_seconds: float = 120.0
-    """So long a server may say that it does not know a model which is here: it takes new weights in when idle."""
-    report_seconds: float = 90.0
-    """So long a report counts: a server writes one every half minute."""
+    unseen_seconds: float = 600.0
+    """So long a server may say that it does not know a model which is here, when nobody can tell what it has taken in.
+    One that is never left alone takes two minutes to ask for a pause, and may need some pauses."""
+    sure_seconds: float = 5.0
+    """So long one that has the newest weights may: what it reports, and what is here, are not read at one moment."""
     most_held: int = 512
-    """Callers that may wait for one tier."""
+    """Callers that may wait for one tier; each key its share of them."""
+    bounds: Bounds = field(default_factory=Bounds)
+    """How much may be loaded for those who wait."""
 
 
 class Held(NetworkTrouble):
@@ -112,16 +102,21 @@ class LoadFailed(ServerTrouble):
 class _Tier:
     """What is known of one tier, and who waits for it."""
 
-    def __init__(self, upstream: Upstream, wire: Wire, now: datetime) -> None:
+    def __init__(self, upstream: Upstream, wire: Wire, now: datetime, loads: Loads) -> None:
         self.upstream = upstream
         self.wire = wire
         self.loaded: dict[str, tuple[Settings, float]] = {}
-        self.loads: dict[tuple[str, Settings], asyncio.Task[None]] = {}
+        self.loads = loads
         self.wake: asyncio.Task[None] | None = None
         self.why = ""
         self.since = now
         self.heard_at = float("-inf")
-        self.held = 0
+        self.held: Counter[str] = Counter()
+        """Who waits, by key."""
+
+
+async def _nobody_looks() -> bool:
+    return False
 
 
 class Waking:
@@ -130,9 +125,10 @@ class Waking:
     Args:
         upstreams: the tiers.
         wires: the ways to them.
-        reports: what the servers of a tier said last.
+        servers: what the servers said of themselves.
         clock: for the times that are shown.
         woke: told of each wake: the tier and the cause.
+        look: has the reports read anew, unless that was done just now.
         pace: times and numbers.
 
     """
@@ -142,24 +138,33 @@ class Waking:
         upstreams: Mapping[str, Upstream],
         wires: Mapping[str, Wire],
         *,
-        reports: Callable[[str], Iterable[Report]],
+        servers: ServerReports,
         clock: Clock,
         woke: Callable[[str, str], object],
+        look: Callable[[], Awaitable[bool]] = _nobody_looks,
         pace: Pace | None = None,
     ) -> None:
-        self._reports = reports
+        self._look = look
+        self._servers = servers
         self._clock = clock
         self._woke = woke
         self._pace = pace or Pace()
-        self._tiers = {name: _Tier(each, wires[name], clock.now()) for name, each in upstreams.items()}
+        bounds = self._pace.bounds
+        self._tiers = {
+            name: _Tier(each, wires[name], clock.now(), Loads(name, bounds, clock.monotonic))
+            for name, each in upstreams.items()
+        }
 
     # For callers
 
     def is_ready(self, tier: str, model: str, settings: Settings) -> bool:
         """Whether a request may go out now, as far as is known; without a model, whether the tier answers."""
+        place = self._tiers[tier]
+        if self._servers.pausing_until(place.upstream.tier) is not None:
+            return False
         if not model:
-            return self._clock.monotonic() - self._tiers[tier].heard_at < self._pace.trust_seconds
-        found = self._tiers[tier].loaded.get(model)
+            return self._clock.monotonic() - place.heard_at < self._pace.trust_seconds
+        found = place.loaded.get(model)
         return (
             found is not None and found[0] == settings and self._clock.monotonic() - found[1] < self._pace.trust_seconds
         )
@@ -167,15 +172,12 @@ class Waking:
     def is_everywhere(self, tier: str, model: str, settings: Settings) -> bool:
         """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
         place = self._tiers[tier]
-        up = [each for each in self._reports(tier) if self._is_fresh(each)]
+        up = self._servers.up(tier)
         if len(up) <= 1:
             return len(up) == 1 or place.upstream.most_containers == 1
-        now = self._clock.now()
-        return not settings and all(
-            any(one.name == model and (one.expires_at or now) >= now for one in each.loaded) for each in up
-        )
+        return not settings and self._servers.all_hold(tier, model)
 
-    async def ready(self, tier: str, model: str, settings: Settings, until: float) -> bool:
+    async def ready(self, tier: str, model: str, settings: Settings, until: float, caller: Caller = ANYONE) -> bool:
         """Wait until the model is loaded on its tier; true for the caller who woke it.
 
         Args:
@@ -183,27 +185,51 @@ class Waking:
             model: as the server is asked for it; empty when none is needed in memory.
             settings: the options that a load depends on.
             until: when to give up, on the event loop's clock.
+            caller: whose share of the places this takes.
 
         Raises:
             Held: too many wait already.
-            Expired: the time is over; the load goes on.
+            TooManyRequests: too many of this caller's key do, or it asks for too much to be loaded.
+            TooManyLoads: all together do.
+            Expired: the time is over; a load that has begun goes on.
+            CannotStart: its servers refuse to start, and none may be tried now.
             LoadFailed: the server cannot load it, and says why.
 
         """
         place = self._tiers[tier]
-        if place.held >= self._pace.most_held:
-            raise self._still(Held, place, f"{place.held} callers wait for tier {tier!r} already")
-        woke = place.wake is None and not place.loads and not self._is_up(place)
-        load = place.loads.get((model, settings)) or self._begin(place, model, settings)
-        place.held += 1
+        self._insist_on_room(place, caller)
+        is_up = self._is_up(place)
+        if not is_up and place.wake is None:
+            self._servers.insist_on_starts(place.upstream.tier, place.upstream.startup)
+        woke = place.wake is None and not len(place.loads) and not is_up
+        load = place.loads.find(model, settings) or self._begin(place, place.loads.admit(caller, model, settings))
+        assert load.task is not None
+        place.held[caller.name] += 1
+        load.waiting += 1
         try:
             async with asyncio.timeout_at(until):
-                await asyncio.shield(load)
+                await asyncio.shield(load.task)
         except TimeoutError as error:
             raise self._still(Expired, place, f"model {model!r} is not ready on tier {tier!r}") from error
         finally:
-            place.held -= 1
+            place.held[caller.name] -= 1
+            load.waiting -= 1
+            if not load.is_wanted:
+                place.loads.drop(load)
+                load.task.cancel()
         return woke
+
+    def _insist_on_room(self, place: _Tier, caller: Caller) -> None:
+        most, tier, own = self._pace.most_held, place.upstream.tier, place.held[caller.name]
+        if own >= share_of(most, caller) and own < most:
+            raise TooManyRequests(
+                f"{own} callers with key {caller.name!r} wait for tier {tier!r}, as many as may:"
+                f" {self.waits_for(tier)}",
+                hint="ask again soon",
+                retry_after=RETRY_AFTER,
+            )
+        if (held := place.held.total()) >= most:
+            raise self._still(Held, place, f"{held} callers wait for tier {tier!r} already")
 
     def answered(self, tier: str, model: str, settings: Settings) -> None:
         """The server has just answered with this model."""
@@ -226,13 +252,16 @@ class Waking:
 
     def state(self, tier: str) -> TierState:
         place = self._tiers[tier]
+        held = place.held.total()
         if place.wake is not None:
-            return TierState(tier, "waking", place.since, place.why, place.held)
-        loading = ", ".join(sorted({model for model, _ in list(place.loads)}))
+            return TierState(tier, "waking", place.since, place.why, held)
+        loading = ", ".join(sorted({load.model for load in place.loads}))
         why = f"loading {loading}" if loading else ""
+        if self._servers.pausing_until(place.upstream.tier) is not None:
+            why = f"{tier} takes in new weights"
         if (began := self._up_since(place)) is not None:
-            return TierState(tier, "ready", began, why, place.held)
-        return TierState(tier, "asleep", self._left_at(place), why or place.why, place.held)
+            return TierState(tier, "ready", began, why, held)
+        return TierState(tier, "asleep", self._left_at(place), why or place.why, held)
 
     def states(self) -> tuple[TierState, ...]:
         return tuple(self.state(tier) for tier in self._tiers)
@@ -246,7 +275,8 @@ class Waking:
 
     async def close(self) -> None:
         """End what is under way: only now is a load aborted."""
-        tasks = [task for place in self._tiers.values() for task in (*place.loads.values(), place.wake) if task]
+        places = self._tiers.values()
+        tasks = [task for place in places for task in (*(load.task for load in place.loads), place.wake) if task]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -262,14 +292,10 @@ class Waking:
             return place.since
         if place.why:  # it was asked, and was not there
             return None
-        fresh = [each for each in self._reports(place.upstream.tier) if self._is_fresh(each)]
-        return min((each.started_at or each.at for each in fresh), default=None)
-
-    def _is_fresh(self, report: Report) -> bool:
-        return report.state == "serving" and self._seconds_since(report.at) < self._pace.report_seconds
+        return self._servers.up_since(place.upstream.tier)
 
     def _left_at(self, place: _Tier) -> datetime:
-        return max((each.at for each in self._reports(place.upstream.tier)), default=place.since)
+        return self._servers.left_at(place.upstream.tier) or place.since
 
     def _seconds_since(self, moment: datetime) -> float:
         return (self._clock.now() - moment).total_seconds()
@@ -280,48 +306,77 @@ class Waking:
 
     # The work, which is nobody's but ours
 
-    def _begin(self, place: _Tier, model: str, settings: Settings) -> asyncio.Task[None]:
-        load = asyncio.create_task(self._load(place, model, settings), name=f"load {model} on {place.upstream.tier}")
-        place.loads[model, settings] = load
+    def _begin(self, place: _Tier, load: Load) -> Load:
+        load.task = asyncio.create_task(self._load(place, load), name=f"load {load.model} on {place.upstream.tier}")
 
         def ended(task: asyncio.Task[None]) -> None:
-            del place.loads[model, settings]
+            place.loads.drop(load)
             if not task.cancelled() and (trouble := task.exception()) is not None:
-                logger.warning("{} on tier {}: {}", model, place.upstream.tier, trouble)
+                logger.warning("{} on tier {}: {}", load.model, place.upstream.tier, trouble)
 
-        load.add_done_callback(ended)
+        load.task.add_done_callback(ended)
         return load
 
-    async def _load(self, place: _Tier, model: str, settings: Settings) -> None:
+    async def _load(self, place: _Tier, load: Load) -> None:
         """Have the server load the model, however often it has to be woken for that."""
+        tier = place.upstream.tier
         until = _now() + 2 * place.upstream.startup.total_seconds()
-        unseen_until: float | None = None
+        unseen_at: float | None = None
         pauses = self._pauses()
         while True:
             await self._up(place)
-            if not model:
+            await self._pause_over(place)
+            if not load.model:
                 return
-            began = _now()
-            try:
-                status, text = await _loaded(place.wire, model, settings)
-            except NetworkTrouble as trouble:
-                status, text = 503, str(trouble)
+            status, text = await self._asked(place, load)
             if status == 200:
-                self._is_loaded(place, model, settings, _now() - began)
                 return
+            now = _now()
             if status == 503:
-                self.lost(place.upstream.tier, text)
+                self.lost(tier, text)
             elif status == 404:
-                unseen_until = unseen_until or _now() + self._pace.unseen_seconds
+                unseen_at = unseen_at or now
+                await self._look()
+                if self._servers.have_newest(tier) and now - unseen_at >= self._pace.sure_seconds:
+                    raise LoadFailed(
+                        404, f"model {load.model!r} is listed, but no server of tier {tier!r} can serve it: {text}"
+                    )
             else:
                 raise LoadFailed(status, text)
-            if _now() > min(until, unseen_until or until):
+            if now > until or (unseen_at is not None and now > unseen_at + self._pace.unseen_seconds):
                 raise Held(
-                    f"model {model!r} is here, but tier {place.upstream.tier!r} does not serve it yet: {text}",
+                    f"model {load.model!r} is here, but tier {tier!r} does not serve it yet: {text}",
                     hint="ask again soon",
                     retry_after=RETRY_AFTER,
                 )
+            if not load.is_wanted:
+                place.loads.drop(load)  # before anybody finds it who would wait for it
+                return
             await asyncio.sleep(next(pauses))
+
+    async def _asked(self, place: _Tier, load: Load) -> tuple[int, str]:
+        """Have the server load it, whoever leaves meanwhile; status and error of that."""
+        began = _now()
+        load.has_begun = True
+        try:
+            status, text = await loaded(place.wire, load.model, load.settings)
+        except NetworkTrouble as trouble:
+            status, text = 503, str(trouble)
+        finally:
+            load.has_begun = False
+        if status == 200:
+            self._is_loaded(place, load.model, load.settings, _now() - began)
+        return status, text
+
+    async def _pause_over(self, place: _Tier) -> None:
+        """Leave a server alone that takes in new weights, for as long as it asked for."""
+        if self._servers.pausing_until(place.upstream.tier) is None:
+            return
+        logger.info("tier {} takes in new weights; new requests wait", place.upstream.tier)
+        while self._servers.pausing_until(place.upstream.tier) is not None:
+            place.loaded.clear()  # it is unloaded for that
+            await self._look()
+            await asyncio.sleep(self._pace.longest_poke_seconds)
 
     def _is_loaded(self, place: _Tier, model: str, settings: Settings, seconds: float) -> None:
         """What else was in memory may have had to go, unless this was there already."""
@@ -336,15 +391,18 @@ class Waking:
             return
         if place.wake is None:
             place.wake = asyncio.create_task(self._wake(place), name=f"wake {place.upstream.tier}")
+            place.wake.add_done_callback(_seen)
             place.since = self._clock.now()
         await asyncio.shield(place.wake)
 
     async def _wake(self, place: _Tier) -> None:
+        """Ask until it answers. Each time the reports are read before: to ask is to start another server."""
         tier, until = place.upstream.tier, _now() + place.upstream.startup.total_seconds()
         pauses = self._pauses()
         is_first = True
         try:
-            while (why := await _absence(place.wire)) is not None:
+            self._servers.insist_on_starts(place.upstream.tier, place.upstream.startup)
+            while (why := await absence(place.wire)) is not None:
                 place.why = why
                 if is_first:
                     self._woke(tier, "request")
@@ -358,6 +416,8 @@ class Waking:
                         retry_after=RETRY_AFTER,
                     )
                 await asyncio.sleep(next(pauses))
+                await self._look()
+                self._servers.insist_on_starts(place.upstream.tier, place.upstream.startup)
             place.why = ""
             place.heard_at = self._clock.monotonic()
         finally:
@@ -371,51 +431,10 @@ class Waking:
             pause = min(2 * pause, self._pace.longest_poke_seconds)
 
 
-async def _absence(wire: Wire) -> str | None:
-    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
-
-    Raises:
-        ServerTrouble: somebody on the way lets us in to nobody, which no waiting changes.
-
-    """
-    try:
-        answer = await wire.ask("GET", "/api/version")
-    except NetworkTrouble as trouble:
-        return str(trouble)
-    try:
-        text = await answer.whole(_MOST_TEXT)
-    except NetworkTrouble as trouble:
-        return str(trouble)
-    finally:
-        answer.close()
-    said = f"it answers {answer.status} {error_text(text)[:200]}".strip()
-    if answer.status in {401, 403, 407}:
-        raise ServerTrouble(
-            f"the way to {wire.url} is closed to the gateway: {said}",
-            hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
-        )
-    return None if answer.status == 200 else said
-
-
-async def _loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
-    """Ask for an answer to nothing, which loads the model; status and error of it."""
-    options = {"options": dict(settings)} if settings else {}
-    status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **options})
-    if status == 400 and "does not support" in text:  # it only embeds
-        status, text = await _asked(wire, "/api/embed", {"model": model, "input": [], **options})
-    return status, text
-
-
-async def _asked(wire: Wire, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
-    answer = await wire.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
-    try:
-        text = await answer.whole(_MOST_TEXT)
-    finally:
-        answer.close()
-    return answer.status, "" if answer.status == 200 else error_text(text)
-
-
-_MOST_TEXT = 64 * 1024
+def _seen(task: asyncio.Task[None]) -> None:
+    """Whoever waited for it is told; when nobody does any more, its failure is nobody's."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _now() -> float:

@@ -1,5 +1,9 @@
-"""What the simulator holds in memory: one load at a time, kept alive, dropped when whoever asked for it leaves."""
+"""What the simulator holds in memory: one load at a time, kept alive, dropped when whoever asked for it leaves.
 
+Each load is told on stderr with the words and options of ollama's own line (llm/llama_server.go), as far as we read it.
+"""
+
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +21,9 @@ FOREVER = timedelta(days=106_751)  # Go's longest duration, some 292 years
 BUSY = "server busy, please try again.  maximum pending requests exceeded"
 STEP_SECONDS = 0.02
 
+AS_MANY_AS_FIT = -1
+"""The `num_gpu` of whoever names none; a model that is in memory with another stays as it is for him."""
+
 
 @dataclass
 class Runner:
@@ -28,6 +35,7 @@ class Runner:
     context_length: int
     expires_at: datetime
     slots: threading.Semaphore
+    num_gpu: int = AS_MANY_AS_FIT
     users: int = 0
 
     def as_json(self) -> dict[str, Any]:
@@ -88,16 +96,28 @@ class Runners:
             return [runner.as_json() for runner in runners]
 
     def unload(self, name: ModelName) -> None:
+        """Out of memory at once, or as soon as nobody uses it."""
         with self._lock:
-            self._loaded.pop(name, None)
+            runner = self._loaded.get(name)
+            if runner is not None and runner.users:
+                runner.keep_alive = timedelta(0)
+            else:
+                self._loaded.pop(name, None)
 
     @contextmanager
     def using(
-        self, model: StoredModel, keep_alive: timedelta | None, *, context: int, gone: Callable[[], bool], on_cpu: bool
+        self,
+        model: StoredModel,
+        keep_alive: timedelta | None,
+        *,
+        context: int,
+        gone: Callable[[], bool],
+        on_cpu: bool,
+        num_gpu: int = AS_MANY_AS_FIT,
     ) -> Iterator[float]:
         """Have the model in memory while inside; what comes out is the seconds its load took."""
         started = self._clock.monotonic()
-        runner = self._find(model, context) or self._load(model, context, gone, on_cpu=on_cpu)
+        runner = self._find(model, context, num_gpu) or self._load(model, context, gone, on_cpu=on_cpu, num_gpu=num_gpu)
         took = self._clock.monotonic() - started
         if keep_alive is not None:
             runner.keep_alive = keep_alive
@@ -117,16 +137,20 @@ class Runners:
         with runner.slots:
             yield
 
-    def _find(self, model: StoredModel, context: int) -> Runner | None:
+    def _find(self, model: StoredModel, context: int, num_gpu: int) -> Runner | None:
         with self._lock:
             self._expire()
             runner = self._loaded.get(model.name)
             if runner is None or runner.model.digest != model.digest or runner.context_length != context:
                 return None  # another context length is a reload
+            if num_gpu not in (AS_MANY_AS_FIT, runner.num_gpu):
+                return None
             runner.users += 1
             return runner
 
-    def _load(self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool) -> Runner:
+    def _load(
+        self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool, num_gpu: int
+    ) -> Runner:
         with self._lock:
             if self._pending >= self._max_queue:
                 raise SimError(BUSY, 503)
@@ -134,7 +158,9 @@ class Runners:
         try:
             self._await_turn(gone)
             try:
-                return self._find(model, context) or self._load_now(model, context, gone, on_cpu=on_cpu)
+                return self._find(model, context, num_gpu) or self._load_now(
+                    model, context, gone, on_cpu=on_cpu, num_gpu=num_gpu
+                )
             finally:
                 self._loading.release()
         finally:
@@ -145,7 +171,10 @@ class Runners:
         while not self._loading.acquire(timeout=STEP_SECONDS):
             _stay(gone, self._stopping)
 
-    def _load_now(self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool) -> Runner:
+    def _load_now(
+        self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool, num_gpu: int
+    ) -> Runner:
+        _tell(model, context, num_gpu)
         if self._load_rate:
             until = self._clock.monotonic() + model.size / self._load_rate
             while (left := until - self._clock.monotonic()) > 0:
@@ -153,7 +182,7 @@ class Runners:
                 self._clock.wait(min(STEP_SECONDS, left))
         with self._lock:
             self._loaded.pop(model.name, None)
-            size_vram = 0 if on_cpu else self._room_for(model)
+            size_vram = 0 if on_cpu or num_gpu == 0 else self._room_for(model)
             runner = Runner(
                 model,
                 size_vram,
@@ -161,6 +190,7 @@ class Runners:
                 context,
                 self._clock.now() + min(self._keep_alive, FOREVER),
                 threading.Semaphore(self._parallel),
+                num_gpu=num_gpu,
                 users=1,
             )
             self._loaded[model.name] = runner
@@ -189,6 +219,18 @@ class Runners:
         for name, runner in list(self._loaded.items()):
             if not runner.users and runner.expires_at <= now:
                 del self._loaded[name]
+
+
+def _tell(model: StoredModel, context: int, num_gpu: int) -> None:
+    weights = model.layer_of("model") or {}
+    blob = str(weights.get("digest", "")).replace(":", "-")
+    layers = "" if num_gpu == AS_MANY_AS_FIT else f" -ngl {num_gpu}"
+    command = f"llama-server --model blobs/{blob} --port 0 -c {context}{layers}"
+    print(
+        f'level=INFO source=llama_server.go:431 msg="starting llama-server" cmd="{command}"',
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _stay(gone: Callable[[], bool], stopping: threading.Event) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from jobs.names import ModelName
 from jobs.testing.ollama_faults import SimError
 from jobs.testing.ollama_requests import Parts, Request, with_error
+from jobs.testing.ollama_running import AS_MANY_AS_FIT
 from jobs.testing.ollama_store import StoredModel, parsed_name
 from jobs.testing.ollama_words import checked_options, keep_alive, nanoseconds, paced, reply, stamp, tokens, vector
 
@@ -97,6 +98,7 @@ def using(parts: Parts, request: Request, model: StoredModel, body: dict[str, An
         context=context,
         gone=request.gone,
         on_cpu="cpu" in request.faults,
+        num_gpu=AS_MANY_AS_FIT if options.get("num_gpu") is None else int(options["num_gpu"]),
     )
 
 
