@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -25,6 +24,7 @@ from app.gateway.shapes import Day, HealthTold, Left, ModelsTold, ModelText, Rou
 from jobs.errors import NotFound
 from jobs.ledger import Ledger
 from jobs.record import State
+from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
 """What is known of models and servers is looked up every few seconds; beyond this, something is wrong."""
@@ -133,7 +133,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",
             "problems": found,
-            "version": version("ollama-modal"),
+            "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
             "tiers": [dict(each) for each in office.tiers()],
             "jobs": {str(state): counts[state] for state in State},
