@@ -68,6 +68,8 @@ class Container:
     state: str = "starting"
     """starting, then ready (it asked for work or reported that it serves), stopping, exited."""
     was_ready: bool = False
+    environment: Environment | None = None
+    """The Python it runs on, from when it is about to."""
     views: dict[str, View] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
@@ -131,9 +133,9 @@ class Containers:
     async def _live(self, container: Container) -> None:
         door, url = await self.wire.listen(container.id)
         try:
-            environment = await asyncio.to_thread(self._environment, container)
+            container.environment = await asyncio.to_thread(self._environment, container)
             binds = await asyncio.to_thread(self._furnish, container)
-            await self._run(container, url, environment, binds)
+            await self._run(container, url, container.environment, binds)
         except Exception as broken:
             container.lines.append(f"{type(broken).__name__}: {broken}\n")
             self.wire.failures.append(f"container {container.id} of {container.function.name}: {broken!r}")

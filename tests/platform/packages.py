@@ -55,12 +55,21 @@ class Environment:
     """Where a container's Python is, and what has to be on its PYTHONPATH behind the source."""
 
     interpreter: Interpreter
-    binaries: Path
+    folder: Path
     client: Path
+
+    @property
+    def binaries(self) -> Path:
+        return self.folder / "bin"
 
     @property
     def python(self) -> Path:
         return self.binaries / "python"
+
+    @property
+    def packages(self) -> Path:
+        """What the image installed."""
+        return packages_in(self.folder)
 
 
 def declared(layers: Sequence[api_pb2.Image], builder: str, mount_name: Callable[[str], str]) -> Declared:
@@ -78,7 +87,7 @@ def declared(layers: Sequence[api_pb2.Image], builder: str, mount_name: Callable
             if found := re.match(r"FROM python:(\d+\.\d+)", line):
                 series = found[1]
             elif line.startswith("COPY /python/. "):
-                series = re.findall(r"(?<=\.)\d+\.\d+(?=-)", mount_name(layer.context_mount_id))[0]
+                series = re.findall(r"\.\d{8}\.(\d+\.\d+)", mount_name(layer.context_mount_id))[0]
             elif line.startswith("COPY ") and (source := line.split()[1]) in files:
                 copied[line.split()[2]] = files[source]
             elif line.startswith(INSTALLS) and not arguments:
@@ -99,7 +108,12 @@ def built(of: Declared) -> Environment:
     beside = _kept([*one, pins], lambda path: _install(path, python, pins))
     modal = [version("modal"), version("synchronicity")]
     client = _kept([*one, modal, str(beside)], lambda path: _lay_out_client(path, python, beside))
-    return Environment(python, own / "bin", client)
+    return Environment(python, own, client)
+
+
+def packages_in(folder: Path) -> Path:
+    [found] = folder.glob("lib/python*/site-packages")
+    return found
 
 
 def _pins(builder: str) -> str:
@@ -123,8 +137,8 @@ def _install(folder: Path, python: Interpreter, arguments: Sequence[str]) -> Non
 def _lay_out_client(folder: Path, python: Interpreter, beside: Path) -> None:
     for name in CLIENT:
         shutil.copytree(HERE / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    [packages] = beside.glob("lib/python*/site-packages")
-    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.path.append({str(packages)!r})\n", "utf-8")
+    appended = str(packages_in(beside))
+    (folder / "sitecustomize.py").write_text(f"import sys\n\nsys.path.append({appended!r})\n", "utf-8")
     _run(str(python.path), "-m", "compileall", "-q", str(folder))
 
 
