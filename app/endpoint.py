@@ -8,12 +8,16 @@ import modal
 
 from app.container import serve
 from app.fleet import declared
-from app.resources import MODELS, PORT, SERVERS, app, gpu_image, weights
+from app.pinning import tell_unpinned
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights
 
 _FLEET = declared()
 _A10G = _FLEET.tier("a10g")
 _H100 = _FLEET.tier("h100")
 _FLEET.expect_tiers(set(SERVERS))
+
+if modal.is_local():
+    tell_unpinned(OLLAMA_IMAGE)
 
 
 @app.server(

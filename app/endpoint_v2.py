@@ -10,7 +10,8 @@ import modal
 
 from app.container import serve
 from app.fleet import declared
-from app.resources import MODELS, PORT, gpu_image, weights
+from app.pinning import tell_unpinned
+from app.resources import MODELS, OLLAMA_IMAGE, PORT, gpu_image, weights
 
 TIER = "a10g"
 LONGEST_ANSWER_SECONDS = 3600
@@ -18,6 +19,9 @@ LONGEST_ANSWER_SECONDS = 3600
 _TIER = declared().tier(TIER)
 
 app = modal.App("ollama-simple")
+
+if modal.is_local():
+    tell_unpinned(OLLAMA_IMAGE)
 
 
 @app.cls(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import modal
 
 from app.fleet_file import Times
-from app.pulse import LONGEST
+from app.pulse import LONGEST, START
 from app.resources import MODELS, app, cpu_image, weights
 
 if TYPE_CHECKING:
@@ -30,7 +30,15 @@ _SHORT = 600
 # What runs there
 
 
-@app.function(image=cpu_image, volumes={MODELS: weights}, cpu=2, memory=2048, max_containers=1, timeout=_DAY)
+@app.function(
+    image=cpu_image,
+    volumes={MODELS: weights},
+    cpu=2,
+    memory=2048,
+    max_containers=1,
+    startup_timeout=int(START.total_seconds()),
+    timeout=_DAY,
+)
 def weights_worker() -> None:
     """Pull, verify, delete, prune: the only container that writes the volume, several jobs side by side in it."""
     from app.weights_lane import run  # noqa: PLC0415

@@ -60,7 +60,8 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
     in_container(lane=lane)
     stop = threading.Event()
     with _interrupted(stop) as interrupts, _evening(stop, day()):
-        worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()))
+        name = os.environ.get("MODAL_TASK_ID")  # host and process id are the same in every container
+        worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()), name=name)
         worker.run(stop, idle_after=IDLE_AFTER)
     if interrupts:
         logger.info("this container is being taken away; what was running is handed back")

@@ -8,6 +8,9 @@ LEASE = timedelta(seconds=60)
 LONGEST = timedelta(hours=24)
 """The platform grants a call no more. A longer pull goes on in the next call, from the bytes that are here."""
 
+START = timedelta(minutes=5)
+"""A worker's container that is not up by then is given up for another. Unsaid, the limit of a call counts: a day."""
+
 SPARE = timedelta(minutes=2)
 """Before the call's end: to hand back what is running and to commit."""
 

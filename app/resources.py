@@ -14,6 +14,7 @@ import modal
 
 from app.lock import LOCK, runtime_part
 from app.mirror import VARIABLE as MIRROR
+from app.pinning import pinned
 
 APP = "ollama-service"
 SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
@@ -33,9 +34,11 @@ PYTHON = "3.12"
 OLLAMA_VERSION = "0.32.15"
 """The one place that says which Ollama the GPUs run."""
 
-# A tag can be moved. To pin the bytes as well, append the digest that `docker buildx imagetools inspect` prints for it:
-# f"ollama/ollama:{OLLAMA_VERSION}@sha256:…". Whoever changes the version then changes both.
-OLLAMA_IMAGE = f"ollama/ollama:{OLLAMA_VERSION}"
+OLLAMA_DIGEST = ""
+"""The bytes of that version's image, as sha256:…; without it the tag counts, and a tag can be moved. It goes with the
+version: whoever changes that changes this."""
+
+OLLAMA_IMAGE = pinned(f"ollama/ollama:{OLLAMA_VERSION}", OLLAMA_DIGEST)
 
 UV_VERSION = "0.8.22"
 """Installs the packages while an image is built; unpinned, each build would fetch the newest."""

@@ -1,10 +1,16 @@
 """The servers worker. It stands apart from `app.jobs`: whoever only pulls needs no proxy token for `modal run`."""
 
-from app.pulse import LONGEST
+from app.pulse import LONGEST, START
 from app.resources import app, cpu_image, proxy_token
 
 
-@app.function(image=cpu_image, secrets=[proxy_token], max_containers=1, timeout=int(LONGEST.total_seconds()))
+@app.function(
+    image=cpu_image,
+    secrets=[proxy_token],
+    max_containers=1,
+    startup_timeout=int(START.total_seconds()),
+    timeout=int(LONGEST.total_seconds()),
+)
 def servers_worker() -> None:
     """Warm models: wake a server and have it load. No GPU and no volume of its own."""
     from app.servers_lane import run  # noqa: PLC0415

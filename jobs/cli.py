@@ -25,6 +25,7 @@ from jobs.home import Home, home_of
 from jobs.plain import plain
 from jobs.record import KINDS, State
 from jobs.terminal import log_warnings, put, put_json, say, settle_streams
+from jobs.version import VERSION
 
 if TYPE_CHECKING:
     from jobs.remote import Remote
@@ -124,9 +125,7 @@ def start(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
 ) -> None:
     if version:
-        from importlib.metadata import version as version_of  # noqa: PLC0415 - takes as long as a whole command
-
-        put(f"ollama-modal {version_of('ollama-modal')}")
+        put(f"ollama-modal {VERSION}")
     elif context.invoked_subcommand is None:
         say(context.get_help())
         raise typer.Exit(2)

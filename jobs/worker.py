@@ -47,6 +47,8 @@ class Worker:
         lane: whose bells it answers.
         perform: does the work of one attempt.
         before_lost: told of a job before a sweep of ours gives its attempt up for lost.
+        name: under which attempts tell who worked on them; where every machine has the same name and the same process
+            ids, as containers do, something better has to be handed in.
 
     """
 
@@ -61,8 +63,9 @@ class Worker:
         timing: Timing | None = None,
         backoff: Backoff | None = None,
         before_lost: Callable[[Job], None] = lambda _: None,
+        name: str | None = None,
     ) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self._ledger = ledger
         self._lane = lane
         self._perform = perform

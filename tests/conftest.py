@@ -11,10 +11,22 @@ from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
+from tests.platform.interpreters import interpreter
 
 # A shared machine stalls for seconds now and then; a promise about time would be a benchmark.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """On which Python the containers of a deployment run here: the images' own is not on every machine."""
+    if config.get_verbosity() < 0:
+        return []
+    from app.resources import PYTHON  # noqa: PLC0415 - takes as long as a small test
+
+    found = interpreter(PYTHON)
+    other = "" if found.series == PYTHON else f", for want of the {PYTHON} that their images bring"
+    return [f"containers: Python {found.series} at {found.path}{other}"]
 
 
 @dataclass

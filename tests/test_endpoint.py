@@ -19,7 +19,9 @@ from modal_proto import api_pb2
 from app.fleet import declared
 from app.fleet_file import HERE
 from app.lock import LOCK, runtime_part
-from app.resources import OLLAMA_IMAGE, OLLAMA_VERSION
+from app.pinning import pinned, tell_unpinned
+from app.resources import OLLAMA_DIGEST, OLLAMA_IMAGE, OLLAMA_VERSION
+from jobs.errors import BadRequest
 from tests.platform.containers import Container, Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -62,6 +64,9 @@ def deployed(platform: Platform) -> Platform:
     for module in ("app.endpoint", "app.endpoint_v2", "tests.platform.sample_apps.publishing"):
         done = deploy(platform, module)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert (f"docker buildx imagetools inspect ollama/ollama:{OLLAMA_VERSION}" in done.stderr) == (
+            module.startswith("app.") and not OLLAMA_DIGEST
+        )
     return platform
 
 
@@ -100,6 +105,26 @@ def test_gpu_image_is_pinned(deployed: Platform) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", OLLAMA_VERSION)
     assert "--require-hashes" in commands
     assert not re.search(r":latest|curl|\| *sh\b", commands)
+
+
+def test_a_digest_pins_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """With a digest the image is that one and nothing is said; without, a deployment says how the digest is found; what
+    is none is refused with what one looks like."""
+    tag, digest = "ollama/ollama:1.2.3", f"sha256:{'0f' * 32}"
+    tell_unpinned(pinned(tag, digest))
+    assert pinned(tag, digest) == f"{tag}@{digest}"
+    assert capsys.readouterr().err == ""
+
+    tell_unpinned(pinned(tag, ""))
+    assert capsys.readouterr().err == (
+        f"warning: the image {tag} is found by its tag, and a tag can be moved\n"
+        f"hint: to pin its bytes, `docker buildx imagetools inspect {tag}` prints the digest: "
+        "write it into OLLAMA_DIGEST in app/resources.py\n"
+    )
+    for wrong in ("0f" * 32, f"sha256:{'0f' * 31}", f"sha256:{'0F' * 32}", f"{digest}\n"):
+        with pytest.raises(BadRequest, match=r"is no digest of ollama/ollama:1\.2\.3") as refused:
+            pinned(tag, wrong)
+        assert "sha256:" in refused.value.hint
 
 
 def test_images_get_the_runtime_part_of_the_lock() -> None:

@@ -5,10 +5,12 @@ import importlib
 import os
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import typer.main
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from app.lock import LOCK, runtime_part
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "names", "clock", "units", "plain", "private", "ollama_host", "bulk"}),
+    frozenset({"errors", "names", "clock", "units", "plain", "private", "ollama_host", "bulk", "version"}),
     frozenset({"progress", "registries", "manifests", "retrying", "transport", "ollama_texts", "gguf", "go_templates"}),
     frozenset(
         {
@@ -147,6 +151,47 @@ def test_jobs_stands_alone() -> None:
     ]
 
     assert not wrong, wrong
+
+
+@cache
+def shipped() -> frozenset[str]:
+    """What an image brings to import: the standard library, what the lock has for run time, our source, and modal."""
+    text = runtime_part(LOCK.read_text("utf-8"))
+    locked = {canonicalize_name(name) for name in re.findall(r"^([a-z0-9][^=]*)==", text, flags=re.MULTILINE)}
+    packages = {
+        module
+        for module, names in packages_distributions().items()
+        if any(canonicalize_name(name) in locked for name in names)
+    }
+    return frozenset({*sys.stdlib_module_names, *packages, "app", "jobs", "modal"})
+
+
+def test_images_bring_what_is_imported() -> None:
+    """Whatever app and jobs import, wherever they do it, a container has; the development tools are not there."""
+    wrong = [
+        f"{name} imports {target}"
+        for name, path in ours().items()
+        for target in sorted(imports(path))
+        if target.partition(".")[0] not in shipped()
+    ]
+
+    assert not wrong, wrong
+
+
+def test_nobody_asks_for_an_installation() -> None:
+    """Nothing of app and jobs reads an installation's metadata: a container holds our source and none of it."""
+    asking = {"importlib.metadata", "importlib_metadata", "pkg_resources"}
+
+    wrong = [f"{name} imports {target}" for name, path in ours().items() for target in sorted(imports(path) & asking)]
+
+    assert not wrong, wrong
+
+
+def test_images_bring_our_data() -> None:
+    """Of jobs only Python files go into an image, so there is no other file that could be read."""
+    others = {path.name for path in (ROOT / "jobs").rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}}
+
+    assert others == {"README.md", "py.typed"}
 
 
 def test_doubles_are_not_leant_on() -> None:

@@ -174,6 +174,11 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
     assert (limits["tick"], limits["nightly"]) == ((600, 1), (600, 1))
+    starts = {name: one.startup_timeout_secs for name, one in functions.items() if not one.is_server}
+    assert {name: starts[name] for name in ("weights_worker", "servers_worker")} == dict.fromkeys(
+        ("weights_worker", "servers_worker"), 300
+    )
+    assert max(starts.values()) <= 600
     assert [name for name, one in functions.items() if one.autoscaler_settings.min_containers] == ["Gateway"]
     assert not any(one.retry_policy.retries for one in functions.values())
     secrets = {name: deployed.secret_names(function) for name, function in deployed.functions(APP).items()}
@@ -292,7 +297,8 @@ def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> No
 def test_a_killed_worker_costs_what_was_not_committed(
     deployed: Platform, client: Client, registry: RegistryDouble
 ) -> None:
-    """Killed half-way, and a tick fired once: the job ends once, and what was committed is not fetched again."""
+    """Killed half-way, and a tick fired once: the job ends once, and what was committed is not fetched again; its
+    attempts tell the two containers apart."""
     *before, last = (layer.digest for layer in MANY_BLOBS.layers)
     registry.faults.add(Fault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
@@ -316,6 +322,8 @@ def test_a_killed_worker_costs_what_was_not_committed(
 
     assert job.state is State.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
+    after = deployed.containers("weights_worker", alive=False)[-1]
+    assert [attempt.worker for attempt in job.attempts] == [worker.id, after.id]
     assert has_whole(deployed, "many-blobs/latest")
     served = registry.counters()["served"]
     assert {digest: served[digest] for digest in before} == {

@@ -20,6 +20,7 @@ from modal_proto import api_pb2
 
 from jobs.testing.clock import HandClock
 from tests.platform.containers import Container, Settings
+from tests.platform.packages import KEPT
 from tests.platform.plane import Platform
 from tests.platform.sample_apps import forgetful
 from tests.platform.sample_apps.serving import app as serving_app
@@ -356,7 +357,8 @@ def test_map_hands_out_many_inputs(platform: Platform, client: Client) -> None:
 
 
 def test_container_sees_its_image_and_nothing_of_the_host(tiny: Platform, client: Client) -> None:
-    """A deployed function is found by name; its container has the image's and secrets' variables and its own home."""
+    """A deployed function is found by name; its container has the image's and secrets' variables, its own home, and of
+    packages what its image declares, here none, and what Modal mounts."""
     seen = function(client, "look").remote()
     assert seen["color"] == "deep blue"
     assert seen["token"] == "t0ken"
@@ -364,6 +366,11 @@ def test_container_sees_its_image_and_nothing_of_the_host(tiny: Platform, client
     assert seen["local"] is False
     assert str(tiny.home) in seen["file"]
     assert str(tiny.home) in seen["home"]
+    assert seen["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"  # `debian_slim()` takes the client's
+    kept = (str(tiny.home), str(KEPT), str(Path(sys.base_prefix).resolve()))
+    assert [path for path in seen["path"] if not str(Path(path).resolve()).startswith(kept)] == []
+    assert {"aiohttp", "grpclib", "protobuf"} <= set(seen["packages"])  # come with the client
+    assert not {"ollama-modal", "modal", "httpx", "pytest"} & set(seen["packages"])
 
 
 def test_nothing_deployed_is_not_found(tiny: Platform, client: Client) -> None:

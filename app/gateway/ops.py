@@ -6,7 +6,6 @@ page would load its scripts from elsewhere. Nothing here asks a server, so nothi
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
@@ -25,6 +24,7 @@ from app.gateway.office import Office
 from app.gateway.posting import reader
 from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
+from jobs.version import VERSION
 
 MOST_SHOWN = 80
 """Letters of a name that somebody sent."""
@@ -55,7 +55,7 @@ def create(
 
     app = FastAPI(
         title="ollama-modal",
-        version=version("ollama-modal"),
+        version=VERSION,
         description="Jobs, models, tiers and how all of it stands. A key comes as a bearer's, or in `x-api-key`.",
         openapi_url=None,  # a route of its own, behind the door
         docs_url=None,

@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from datetime import timedelta
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -26,6 +25,7 @@ from jobs.errors import NotFound
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.record import State
+from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
 """What is known of models and servers is looked up every few seconds; beyond this, something is wrong."""
@@ -143,7 +143,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",
             "problems": found,
-            "version": version("ollama-modal"),
+            "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
             "tiers": told_tiers(caller),
             "jobs": {str(state): counts[state] for state in State},

@@ -1,4 +1,7 @@
-"""What a function is made of: secrets, images and source mounts. Images are never built; what was asked for is kept."""
+"""What a function is made of: secrets, images and source mounts. What was asked for is kept.
+
+Of an image only the Python is built, by `tests.platform.packages`, when a container of it starts.
+"""
 
 import hashlib
 import shlex
@@ -60,6 +63,8 @@ class Mounts:
     def __init__(self, home: Path) -> None:
         self.blobs = home / "blobs"
         self.mounts: dict[str, list[api_pb2.MountFile]] = {}
+        #: Of those that the platform publishes: its own client, a Python for images that have none.
+        self.names: dict[str, str] = {}
 
     def lay_out(self, mount_ids: Iterable[str], root: Path) -> None:
         """Put the files of these mounts where a container expects them, below `root`."""
@@ -73,12 +78,13 @@ class Mounts:
         return sorted(file.filename for mount_id in mount_ids for file in self.mounts[mount_id])
 
     async def mount_get_or_create(self, request: api_pb2.MountGetOrCreateRequest) -> api_pb2.MountGetOrCreateResponse:
-        # The published mounts are Modal's own (the client itself): a container here has them installed.
+        # The published mounts are Modal's own and hold nothing here: `tests.platform.packages` stands in for them.
         contents = sorted(f"{file.filename} {file.sha256_hex} {file.mode}" for file in request.files)
         checksum = hashlib.sha256("\n".join([request.deployment_name, *contents]).encode()).hexdigest()
         # Named by its content, so that deploying the same files again changes no function.
         mount_id = f"mo-{checksum[:16]}"
         self.mounts[mount_id] = list(request.files)
+        self.names[mount_id] = request.deployment_name
         metadata = api_pb2.MountHandleMetadata(content_checksum_sha256_hex=checksum)
         return api_pb2.MountGetOrCreateResponse(mount_id=mount_id, handle_metadata=metadata)
 
@@ -97,9 +103,14 @@ class Mounts:
 
 @dataclass(frozen=True)
 class Image:
-    definition: api_pb2.Image
-    commands: tuple[str, ...]
-    """Every Dockerfile command, from the first base image on."""
+    layers: tuple[api_pb2.Image, ...]
+    """As they were asked for, from the first base image on."""
+    builder: str
+
+    @property
+    def commands(self) -> tuple[str, ...]:
+        """Every Dockerfile command, from the first base image on."""
+        return tuple(line for layer in self.layers for line in layer.dockerfile_commands)
 
     def environ(self) -> dict[str, str]:
         words = [word for line in self.commands if line.startswith("ENV ") for word in shlex.split(line[4:])]
@@ -116,9 +127,9 @@ class Images:
         return self.images[image_id]
 
     async def image_get_or_create(self, request: api_pb2.ImageGetOrCreateRequest) -> api_pb2.ImageGetOrCreateResponse:
-        bases = [line for base in request.image.base_images for line in self.find(base.image_id).commands]
+        bases = [layer for base in request.image.base_images for layer in self.find(base.image_id).layers]
         image_id = "im-" + hashlib.sha256(request.image.SerializeToString(deterministic=True)).hexdigest()[:16]
-        self.images[image_id] = Image(request.image, (*bases, *request.image.dockerfile_commands))
+        self.images[image_id] = Image((*bases, request.image), request.builder_version)
         metadata = api_pb2.ImageMetadata(
             image_builder_version=request.builder_version, python_version_info="Python 3.12.0", workdir="/root"
         )

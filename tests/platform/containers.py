@@ -1,7 +1,8 @@
 """Containers are real processes of Modal's own entrypoint: they start, fetch, commit, are stopped, and die like there.
 
-A container sees the files its mounts brought and the variables its image and secrets set, nothing of the repository;
-what it leaves running dies with it. A test can kill one (SIGKILL for all of it) or preempt it (SIGINT, then SIGKILL).
+A container runs in an environment of what its image declares. It sees the files its mounts brought and the variables
+its image and secrets set, nothing of the repository nor of the tests' own environment; what it leaves running dies with
+it. A test can kill one (SIGKILL for all of it) or preempt it (SIGINT, then SIGKILL).
 """
 
 import asyncio
@@ -9,8 +10,6 @@ import contextlib
 import os
 import shutil
 import signal
-import site
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -24,11 +23,13 @@ from tests.platform.apps import App, Apps, Function
 from tests.platform.build import Images, Mounts, Secrets
 from tests.platform.isolation import Bind, isolated, unshare
 from tests.platform.named import new_id
+from tests.platform.packages import Environment, built, declared
 from tests.platform.volumes import View, Volumes
 from tests.platform.wire import Bell, Wire, caller, not_found
 
 #: Longer than any line a program may print in one piece.
 LINE_LIMIT = 1 << 20
+PATH = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 #: A heartbeat is answered at the latest then; the client sends one every fifteen seconds and waits as long.
 HEARTBEAT_SECONDS = 14.0
 
@@ -67,6 +68,8 @@ class Container:
     state: str = "starting"
     """starting, then ready (it asked for work or reported that it serves), stopping, exited."""
     was_ready: bool = False
+    environment: Environment | None = None
+    """The Python it runs on, from when it is about to."""
     views: dict[str, View] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
     process: asyncio.subprocess.Process | None = None
@@ -130,8 +133,9 @@ class Containers:
     async def _live(self, container: Container) -> None:
         door, url = await self.wire.listen(container.id)
         try:
+            container.environment = await asyncio.to_thread(self._environment, container)
             binds = await asyncio.to_thread(self._furnish, container)
-            await self._run(container, url, binds)
+            await self._run(container, url, container.environment, binds)
         except Exception as broken:
             container.lines.append(f"{type(broken).__name__}: {broken}\n")
             self.wire.failures.append(f"container {container.id} of {container.function.name}: {broken!r}")
@@ -142,6 +146,10 @@ class Containers:
             container.done.set()
             self.on_exit(container)
             shutil.rmtree(container.home / "views", ignore_errors=True)
+
+    def _environment(self, container: Container) -> Environment:
+        image = self.images.find(container.function.definition.image_id)
+        return built(declared(image.layers, image.builder, self.mounts.names.__getitem__))
 
     def _furnish(self, container: Container) -> list[Bind]:
         """Lay out the source and make a view of every volume; what has to appear where is returned."""
@@ -160,14 +168,14 @@ class Containers:
             binds.append(Bind(path / mount.sub_path, Path(mount.mount_path), read_only=mount.read_only))
         return binds
 
-    async def _run(self, container: Container, url: str, binds: list[Bind]) -> None:
+    async def _run(self, container: Container, url: str, environment: Environment, binds: list[Bind]) -> None:
         arguments = container.home / "arguments.pb"
         arguments.write_bytes(self._arguments(container).SerializeToString())
-        inside = [sys.executable, "-S", "-m", "modal._container_entrypoint"]
+        inside = [str(environment.python), "-m", "modal._container_entrypoint"]
         container.process = await asyncio.create_subprocess_exec(
             *(isolated(inside, binds, container.home / "fs/all") if self.settings.namespaces else inside),
             cwd=container.home / "fs/root",
-            env={**self._environ(container, url, arguments), **self._mount_variables(binds)},
+            env={**self._environ(container, url, environment, arguments), **self._mount_variables(binds)},
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -186,16 +194,15 @@ class Containers:
             self.kill(container)
             await asyncio.wait(pumps, timeout=5)
 
-    def _environ(self, container: Container, url: str, arguments: Path) -> dict[str, str]:
+    def _environ(self, container: Container, url: str, environment: Environment, arguments: Path) -> dict[str, str]:
         definition = container.function.definition
-        prefix = [str(self.settings.path_prefix)] if self.settings.path_prefix else []
-        # `-S` and the bare site-packages directory keep an editable install of this very repository out of sight.
-        python_path = [str(container.home / "fs/root"), *site.getsitepackages()]
+        first = [str(self.settings.path_prefix)] if self.settings.path_prefix else []
         return {
-            "PATH": ":".join([*prefix, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]),
+            "PATH": ":".join([*first, str(environment.binaries), *PATH]),
             "HOME": str(container.home / "home"),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": ":".join(python_path),
+            "PYTHONPATH": f"{container.home / 'fs/root'}:{environment.client}",
+            "PYTHONTZPATH": "",  # not every image has timezones of its own
             **self.images.find(definition.image_id).environ(),
             **self.secrets.environ(definition.secret_ids),
             **self.settings.environ,

@@ -258,6 +258,11 @@ class Platform:
         self._until(container.done.wait(), f"the end of {container.function.name!r}", patience)
         return container.exit_code
 
+    def environ_of(self, container: Container) -> dict[str, str]:
+        """The variables its entrypoint was started with."""
+        pairs = Path(f"/proc/{container.pid}/environ").read_bytes().decode().split("\0")
+        return dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+
     def processes(self, container: Container) -> list[int]:
         """The ids of all processes in the container, its entrypoint's among them."""
         return self._containers.pids(container)

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import modal
 
+from app.resources import cpu_image
+
 app = modal.App("publishing")
-image = modal.Image.debian_slim().add_local_python_source("jobs")
+image = cpu_image.add_local_python_source("app")
 weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True, version=2)
 ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
 

@@ -1,7 +1,9 @@
 """Functions that tell what a container is like, work on a volume, sleep until they are killed, and keep time."""
 
 import os
+import sys
 import time
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,9 @@ def look() -> dict[str, Any]:
         "file": __file__,
         "name": str(ModelName.parse("llama3.2")),
         "local": modal.is_local(),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "path": sys.path,
+        "packages": [each.metadata["Name"] for each in distributions()],
     }
 
 
