@@ -177,7 +177,7 @@ def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime
         return
     longest = timedelta(days=fleet.volume.retention.verify_days)
     sizes = {each.name.folded(): each.manifest.size for each in actual.found if each.manifest is not None}
-    share = sum(sizes.values()) * NIGHT / longest
+    share = -(-sum(sizes.values()) // fleet.volume.retention.verify_days)  # in whole bytes, and never short of it
     broken = {each.name.folded() for each in actual.found if isinstance(each, Broken)}
     verified = actual.memory.verified
     never = datetime.min.replace(tzinfo=now.tzinfo)

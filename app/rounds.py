@@ -6,10 +6,11 @@ Each may run twice, late, or beside itself: it looks at what is there first. Nei
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
-from cronsim import CronSim
 from loguru import logger
 
+from app.cron_times import due
 from app.desired import Night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
@@ -118,10 +119,6 @@ def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]
 
 def night_began(fleet: Fleet, now: datetime) -> datetime:
     """When the schedule was last due."""
-    local = now.astimezone(fleet.schedule.zone)
-    began = local - timedelta(days=2)
-    for due in CronSim(fleet.schedule.times.nightly, began):
-        if due > local:
-            break
-        began = due
-    return began
+    coming = due(fleet.schedule.times.nightly, fleet.schedule.zone, now - timedelta(days=2))
+    *_, began = takewhile(lambda moment: moment <= now, coming)
+    return began.astimezone(fleet.schedule.zone)
