@@ -15,7 +15,7 @@ from app.desired import Night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
-from app.wakes import BY_WINDOW, Wakes, window_key
+from app.wakes import BY_WINDOW, Wakes, opening, window_key
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
@@ -56,7 +56,7 @@ def windows(
     for name in {window.tier for window in fleet.windows} | kept:
         was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
         if name in awake:
-            if not was and not wakes.take(name, window_key(name), now):
+            if not was and not wakes.take(name, opening(fleet, name, now), now):
                 continue
             keep(name, max(1, least))
         elif was:

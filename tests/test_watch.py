@@ -14,7 +14,7 @@ from app.freshness import KNOWN, ROOM
 from app.lookout import Looked, look, turns
 from app.nights import Nights
 from app.report import Report
-from app.wakes import Wakes
+from app.wakes import Wakes, opening
 from jobs.clock import isoformat
 from jobs.home import Stack, home_of
 from jobs.incidents import cases
@@ -250,6 +250,31 @@ def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
     rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
     assert (kept, store.ledger().jobs()) == ([], [])
     assert list(wrong(store, fleet)) == ["wakes/a10g"]
+
+
+def test_two_openings_on_a_day_are_two_wakes(store: Store) -> None:
+    """Each opening of a window takes a place of the day's budget, however many ticks see it and whoever warms for it;
+    the one that finds none left stays shut."""
+    tiers = read()["tiers"]
+    tiers["a10g"]["own_wakes_per_day"] = 2
+    fleet = fleet_with(windows=window(start="0 8,12,16 * * *"), tiers=tiers)
+    kept: list[tuple[int, int]] = []
+    for hour in (8, 9, 11, 12, 13, 15, 16, 17):
+        for minute in (5, 35):
+            now = at(hour, minute)
+            rounds.windows(store.ledger(), fleet, store.facts, now, lambda _, least, now=now: kept.append((now.hour, least)))
+    assert sorted({hour for hour, least in kept if least}) == [8, 9, 12, 13]
+    assert Wakes(store.facts, fleet).used("a10g", at(17)) == 2
+    assert Wakes(store.facts, fleet).is_used_up("a10g", at(17))
+    assert Wakes(store.facts, fleet).take("a10g", opening(fleet, "a10g", at(12, 50)), at(13))  # a warm-up of that one
+
+
+def test_two_windows_that_overlap_are_one_wake(store: Store) -> None:
+    """A tier that one window keeps awake is not woken by the next that begins meanwhile."""
+    fleet = fleet_with(windows=[*window(), *window(start="0 9 * * *", hours=3)])
+    for hour in range(7, 14):
+        rounds.windows(store.ledger(), fleet, store.facts, at(hour), lambda *_: None)
+    assert Wakes(store.facts, fleet).used("a10g", at(13)) == 1
 
 
 @pytest.mark.parametrize(("key", "value"), [("quota_percent", 0), ("kinds", ["weather"]), ("webhook", "https://x")])
