@@ -1,6 +1,8 @@
 """What has left the ledger: files of JSON lines that only grow, one for each sort of record, rotated by size.
 
-What was appended is on the disk when `append` returns, name and all, and no file ever takes another one's name. A writer that is killed may leave its last line torn: the next one begins a line of its own, and readers pass the torn
+What was appended is on the disk when `append` returns, name and all, and no file takes the name of another.
+
+A writer that is killed may leave its last line torn: the next one begins a line of its own, and readers pass the torn
 one over. One that was killed before it could note what it had appended appends it again, so readers expect doubles.
 """
 

@@ -4,8 +4,8 @@
     <start> <stop>             each further line: these bytes were on disk before the line was written
 
 A line that is torn counts for nothing, wherever it stands; the others hold. A torn one never claims too much: what is
-left of it is no span, or a part of the span it was to be. A journal that does not fit its blob is worth nothing: the blob
-begins again.
+left of it is no span, or a part of the span it was to be. A journal that does not fit its blob is worth nothing: the
+blob begins again.
 """
 
 import os

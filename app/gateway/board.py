@@ -205,7 +205,8 @@ def _window(window: Window, fleet: Fleet, now: datetime) -> tuple[datetime, str,
     models = ", ".join(window.models)
     began = [*takewhile(lambda start: start <= now, due(window.start, zone, now - length))]
     if began:
-        return began[-1] + length, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
+        closes = began[-1] + length
+        return closes, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
     opens = next(due(window.start, zone, now))
     return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
 

@@ -198,11 +198,11 @@ def parse_expiry(text: str) -> datetime:
     """
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:  # the second at either end of time, in another zone
         raise BadRequest(
             f"expires={text!r} is no moment", hint="a day or a moment, as in expires=2027-01-31 or 2027-01-31T18:00Z"
         ) from error
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def new_key() -> str:
