@@ -165,7 +165,7 @@ def test_a_span_leads_to_a_day_of_the_calendar(count: int, unit: str) -> None:
     try:
         span = parse_span(f"{count}{unit}", "--since")
     except BadRequest:
-        assert count * {"d": 1, "w": 7}[unit] > LONGEST_SPAN.days
+        assert count * {"h": 1, "d": 24, "w": 168}[unit] > 24 * LONGEST_SPAN.days
     else:
         assert NOW - span < NOW + span or not count
 
