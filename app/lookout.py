@@ -16,10 +16,11 @@ from app.report import PREFIX, Report
 from app.rounds import night_began
 from app.wakes import Wakes
 from app.watch import Seen, incidents
-from jobs.clock import Clock
+from jobs.clock import Clock, isoformat
 from jobs.errors import Trouble
 from jobs.incidents import Case, Teller, cases, news, note
 from jobs.ledger import Ledger
+from jobs.night_tries import NIGHTS_SINCE
 from jobs.protocols import DictLike
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
@@ -45,6 +46,8 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
 
     `rented` is false on one machine.
     """
+    if facts.get(NIGHTS_SINCE) is None:
+        facts.put(NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items())
     health = healths(entries, fleet, now)
     for each in health:

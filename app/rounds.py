@@ -11,7 +11,7 @@ from itertools import takewhile
 from loguru import logger
 
 from app.cron_times import due
-from app.desired import Night
+from app.desired import NIGHT, Night
 from app.fleet import Fleet
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
@@ -112,9 +112,9 @@ def nightly(ledger: Ledger, found: Night) -> list[Posted]:
 
 
 def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
-    """The jobs that were posted since the night began."""
+    """The jobs that were posted since the night began; not those of a clock that once ran days ahead."""
     began = night_began(fleet, now)
-    return tuple(job for job in jobs if job.posted_at >= began)
+    return tuple(job for job in jobs if began <= job.posted_at <= now + NIGHT)
 
 
 def night_began(fleet: Fleet, now: datetime) -> datetime:

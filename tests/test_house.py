@@ -66,6 +66,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "trashing",
             "upkeep",
             "night",
+            "night_tries",
         }
     ),
     frozenset({"tasks"}),
