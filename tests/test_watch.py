@@ -20,6 +20,7 @@ from jobs.home import Stack, home_of
 from jobs.incidents import cases
 from jobs.meter import Metered
 from jobs.night import NIGHT_RAN
+from jobs.night_tries import NIGHTS_SINCE
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.clock import HandClock
@@ -66,7 +67,7 @@ def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
     assert looked(store) == Looked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
-    assert [*store.facts.keys()] == []
+    assert [*store.facts.keys()] == [NIGHTS_SINCE]
 
 
 def test_a_dead_job_is_an_incident(store: Store) -> None:
@@ -115,7 +116,7 @@ def test_a_passed_budget_is_an_incident(store: Store) -> None:
     assert wrong(store, FLEET) == {}
     assert wrong(store, fleet) == {"budget/2026-01": "the servers have cost more than $40 in 2026-01"}
     store.clock.wait(20 * 86_400)
-    assert wrong(store, fleet) == {}
+    assert [key for key in wrong(store, fleet) if key.startswith("budget/")] == []
 
 
 def test_a_late_night_is_an_incident(store: Store) -> None:
@@ -129,6 +130,17 @@ def test_a_late_night_is_an_incident(store: Store) -> None:
     store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
     store.clock.wait(3600)
     assert wrong(store) == {}
+
+
+def test_a_night_that_never_came_is_an_incident(store: Store) -> None:
+    """Also where none ever came: from the first one on that was due since somebody watches, and none before."""
+    began = rounds.night_began(FLEET, store.clock.now())
+    store.clock.wait((began + timedelta(days=1, hours=9) - store.clock.now()).total_seconds())
+    assert wrong(store) == {}
+    store.clock.wait(12 * 3600)
+    assert wrong(store) == {}
+    store.clock.wait(9.1 * 3600)
+    assert wrong(store) == {"nightly/run": "the night's run was due at 03:00 and has not come"}
 
 
 def test_only_what_is_wanted_is_watched(store: Store) -> None:
