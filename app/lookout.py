@@ -101,8 +101,9 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
-    teller, told = Teller(facts, clock), 0
-    for piece in list(news(cases(dict(facts.items()))))[:AT_ONCE]:
+    entries, told = dict(facts.items()), 0
+    teller = Teller(facts, clock, entries)
+    for piece in list(news(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(piece.case, clock.now()):
             teller.done(piece, "too old")
         elif teller.may_tell(piece):
