@@ -18,7 +18,7 @@ TINY = ModelName.parse("tiny")
 
 
 def throw(weights: Weights, name: str = "tiny") -> int:
-    return trashing.throw_model(weights, ModelName.parse(name), still_ours=nothing)
+    return trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
 
 
 def empty(weights: Weights) -> int:
