@@ -98,7 +98,7 @@ class Tries:
         """When it may be tried again; None before the first try, after one that ran, and when it is given up."""
         if self.at is None or self.state in {"none", "ran"} or self.count >= MOST:
             return None
-        pause = min(LONGEST, FIRST * 2 ** (self.count - 1))
+        pause = min(LONGEST, FIRST * (1 << (self.count - 1)))
         return self.at + (pause if self.state == "failed" else max(pause, SILENT))
 
     @property

@@ -26,7 +26,7 @@ from jobs.night import lines, report
 from jobs.pruning import Around, Retention, could_go, plan
 from jobs.record import State
 from jobs.story import story
-from jobs.survey import Model, Stray, Survey
+from jobs.survey import Model, Stray, StrayKind, Survey
 from jobs.testing.clock import HandClock
 from jobs.trash import TrashFolder
 from jobs.units import human_bytes
@@ -152,16 +152,17 @@ def model(name: str, size: int, age: timedelta) -> Model:
     return Model(ModelName.parse(name), manifest.digest, manifest.size, NOW - age, manifest, ModelDetails())
 
 
+KINDS: st.SearchStrategy[StrayKind] = st.sampled_from(("orphan", "partial", "part", "temp"))
+
+
 @st.composite
 def surveys(draw: st.DrawFn) -> Survey:
-    models = tuple(model(f"m{n}", size, draw(SPANS)) for n, size in enumerate(draw(st.lists(SIZES, max_size=8))))
-    strays = tuple(
-        Stray(kind, Path(f"{kind}{n}"), draw(SIZES), NOW - draw(SPANS))
-        for n, kind in enumerate(draw(st.lists(st.sampled_from(["orphan", "partial", "part", "temp"]), max_size=3)))
-    )
-    trash = tuple(TrashFolder(Path(f"t{n}"), NOW - draw(SPANS), draw(SIZES)) for n in range(draw(st.integers(0, 3))))
-    used = sum(each.size for each in (*models, *strays, *trash))
-    return Survey(models, (), strays, (), trash, used)
+    models = [model(f"m{n}", size, draw(SPANS)) for n, size in enumerate(draw(st.lists(SIZES, max_size=8)))]
+    kinds = draw(st.lists(KINDS, max_size=3))
+    strays = [Stray(kind, Path(f"{kind}{n}"), draw(SIZES), NOW - draw(SPANS)) for n, kind in enumerate(kinds)]
+    trash = [TrashFolder(Path(f"t{n}"), NOW - draw(SPANS), draw(SIZES)) for n in range(draw(st.integers(0, 3)))]
+    used = sum(each.size for each in models) + sum(each.size for each in strays) + sum(each.size for each in trash)
+    return Survey(tuple(models), (), tuple(strays), (), tuple(trash), used)
 
 
 RETENTIONS = st.builds(
