@@ -5,7 +5,7 @@ no disk and posts nothing: what is known is handed in.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -100,9 +100,14 @@ def asked_about(fleet: Fleet, found: tuple[Model | Broken, ...]) -> tuple[ModelN
 
 
 def night(fleet: Fleet, actual: Actual, now: datetime) -> Night:
-    """The steps that lead from what is to what should be, and have not been taken this night."""
+    """The steps that lead from what is to what should be, and have not been taken this night.
+
+    What its prune throws is gone by then: it is neither read, nor brought anew, nor counted.
+    """
     since = {(job.kind, job.subject) for job in actual.tonight}
     notes: list[str] = []
+    going = {ModelName.parse(each.name).folded() for each in actual.pruning.of("model")}
+    actual = replace(actual, found=tuple(each for each in actual.found if each.name.folded() not in going))
     pulls = list(_pulls(fleet, actual, notes))
     coming = {step.subject for step in pulls} | {subject for kind, subject in since if kind == "pull"}
     steps = [
@@ -177,7 +182,7 @@ def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime
         return
     longest = timedelta(days=fleet.volume.retention.verify_days)
     sizes = {each.name.folded(): each.manifest.size for each in actual.found if each.manifest is not None}
-    share = sum(sizes.values()) * NIGHT / longest
+    share = -(-sum(sizes.values()) // fleet.volume.retention.verify_days)  # in whole bytes, and never short of it
     broken = {each.name.folded() for each in actual.found if isinstance(each, Broken)}
     verified = actual.memory.verified
     never = datetime.min.replace(tzinfo=now.tzinfo)

@@ -7,16 +7,16 @@ deployment has begun. It creates nothing.
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from cronsim import CronSim
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from app.cron_times import due
 from app.fleet_file import HERE, BadFleet, Times, read
 from app.fleet_values import CronLine, Gpu, ModelText, RegistryText, TickMinutes, TimezoneName
 from jobs import catalog, pruning
@@ -125,10 +125,12 @@ class Window(_Table):
 
     def is_open(self, at: datetime, timezone: ZoneInfo) -> bool:
         """Whether its last start before `at` is less than its hours ago, by hours that really pass."""
-        now, length = at.astimezone(UTC), timedelta(hours=self.hours)
-        earliest = (now - length).astimezone(timezone).replace(second=0, microsecond=0)
-        start = next(CronSim(self.start, earliest), None)
-        return start is not None and start.astimezone(UTC) <= now
+        return self.opened_at(at, timezone) is not None
+
+    def opened_at(self, at: datetime, timezone: ZoneInfo) -> datetime | None:
+        """The first of the starts that keep it open at that time; None when it is shut."""
+        start = next(due(self.start, timezone, at - timedelta(hours=self.hours)), None)
+        return start if start is not None and start <= at else None
 
 
 class Retention(_Table):

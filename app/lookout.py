@@ -16,10 +16,11 @@ from app.report import PREFIX, Report
 from app.rounds import night_began
 from app.wakes import Wakes
 from app.watch import Seen, incidents
-from jobs.clock import Clock
+from jobs.clock import Clock, isoformat
 from jobs.errors import Trouble
 from jobs.incidents import Case, Teller, cases, news, note
 from jobs.ledger import Ledger
+from jobs.night_tries import NIGHTS_SINCE
 from jobs.protocols import DictLike
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
@@ -45,6 +46,8 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
 
     `rented` is false on one machine.
     """
+    if facts.get(NIGHTS_SINCE) is None:
+        facts.put(NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items())
     health = healths(entries, fleet, now)
     for each in health:
@@ -98,8 +101,9 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
-    teller, told = Teller(facts, clock), 0
-    for piece in list(news(cases(dict(facts.items()))))[:AT_ONCE]:
+    entries, told = dict(facts.items()), 0
+    teller = Teller(facts, clock, entries)
+    for piece in list(news(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(piece.case, clock.now()):
             teller.done(piece, "too old")
         elif teller.may_tell(piece):

@@ -23,6 +23,7 @@ from jobs.clock import Clock
 from jobs.errors import Unsupported
 from jobs.home import Home, Stack
 from jobs.inventory import weights_of
+from jobs.night_tries import tried
 from jobs.pruning import plan
 from jobs.registry import Registry
 from jobs.retrying import NEVER
@@ -71,6 +72,7 @@ class Nights:
         self._windows = WindowsHere(fleet, stack.servers, clock)
         self._stopping = threading.Event()
         self._done: datetime | None = None
+        self._is_fresh = True
         self._thread = threading.Thread(target=self._keep, name="nights", daemon=True)
 
     def start(self) -> None:
@@ -82,19 +84,21 @@ class Nights:
 
     def _keep(self) -> None:
         while True:
-            for what in (self.look, self.keep_windows, self.watch):
+            for what, do in (("night", self.look), ("windows", self.keep_windows), ("watch", self.watch)):
                 try:
-                    what()
+                    do()
                 except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
-                    logger.opt(exception=error).error("the night's {} failed and is tried again: {}", what, error)
+                    logger.opt(exception=error).error("the {} failed and is tried again: {}", what, error)
             if self._clock.wait(LOOK_EVERY.total_seconds(), self._stopping):
                 return
 
     def look(self) -> None:
-        """Do the round of this night, unless it was done."""
-        began = night_began(self._fleet, self._clock.now())
-        if began == self._done:
+        """Do the round of this night, unless it was done, or failed just now. A start of `up` tries at once."""
+        now = self._clock.now()
+        began = night_began(self._fleet, now)
+        if began == self._done or not (self._is_fresh or tried(self._facts, began).is_due(now)):
             return
+        self._is_fresh = False
         # The workers of this machine hear the bells themselves, and need not be sent for.
         post = shift.Post(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
         shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))

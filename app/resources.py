@@ -26,6 +26,7 @@ GATEWAY = "Gateway"
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
 MESSENGER = "messenger"
+NIGHTLY = "nightly"
 OUTLOOK = "outlook"
 FORECAST = "forecast"
 PORT = 11434

@@ -6,16 +6,17 @@ Each may run twice, late, or beside itself: it looks at what is there first. Nei
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
-from cronsim import CronSim
 from loguru import logger
 
 from app.cold_starts import refused_starts
-from app.desired import Night
+from app.cron_times import due
+from app.desired import NIGHT, Night
 from app.fleet import Fleet, Window
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report, ReportsOf
-from app.wakes import BY_WINDOW, Wakes, window_key
+from app.wakes import BY_WINDOW, Wakes, opening, window_key
 from jobs.clock import Clock, isoformat
 from jobs.ledger import Ledger
 from jobs.names import ModelName
@@ -57,7 +58,7 @@ def windows(
     for name in {window.tier for window in fleet.windows} | kept:
         was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
         if name in awake:
-            if not was and not wakes.take(name, window_key(name), now):
+            if not was and not wakes.take(name, opening(fleet, name, now), now):
                 continue
             starts = refused_starts(ReportsOf(facts, name)(), now)
             # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
@@ -121,17 +122,13 @@ def nightly(ledger: Ledger, found: Night) -> list[Posted]:
 
 
 def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
-    """The jobs that were posted since the night began."""
+    """The jobs that were posted since the night began; not those of a clock that once ran days ahead."""
     began = night_began(fleet, now)
-    return tuple(job for job in jobs if job.posted_at >= began)
+    return tuple(job for job in jobs if began <= job.posted_at <= now + NIGHT)
 
 
 def night_began(fleet: Fleet, now: datetime) -> datetime:
     """When the schedule was last due."""
-    local = now.astimezone(fleet.schedule.zone)
-    began = local - timedelta(days=2)
-    for due in CronSim(fleet.schedule.times.nightly, began):
-        if due > local:
-            break
-        began = due
-    return began
+    coming = due(fleet.schedule.times.nightly, fleet.schedule.zone, now - timedelta(days=2))
+    *_, began = takewhile(lambda moment: moment <= now, coming)
+    return began.astimezone(fleet.schedule.zone)

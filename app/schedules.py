@@ -8,7 +8,7 @@ from app import lookout, shift
 from app.fleet import declared
 from app.forecast import actual
 from app.logs import in_container
-from app.resources import APP, MESSENGER, SERVERS, ledger, queue
+from app.resources import APP, MESSENGER, NIGHTLY, SERVERS, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
@@ -17,7 +17,7 @@ from jobs.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    shift.tick(_post(), _call_messenger, _keep)
+    shift.tick(_post(), _call_messenger, _keep, _call_night)
 
 
 def tell() -> None:
@@ -39,6 +39,10 @@ def _post() -> shift.Post:
 
 def _call_messenger() -> None:
     modal.Function.from_name(APP, MESSENGER).spawn()
+
+
+def _call_night() -> None:
+    modal.Function.from_name(APP, NIGHTLY).spawn()
 
 
 def _keep(tier: str, least: int) -> None:

@@ -22,7 +22,7 @@ from app.health import of_tier
 from app.lanes import work
 from app.report import PREFIX, Report, ReportsOf
 from app.resources import ledger, queue
-from app.wakes import BY_WINDOW, SYNTHETIC, Wakes, window_key
+from app.wakes import BY_WINDOW, SYNTHETIC, Wakes, opening
 from jobs.catalog import place
 from jobs.clock import Clock, SystemClock
 from jobs.errors import Refused
@@ -161,7 +161,9 @@ class Warming:
             now = self._clock.now()
             if self._is_up(tier) or now < self._waking.get(tier, now):
                 return
-            why = window_key(tier) if run.job.posted_by == BY_WINDOW else f"{run.job.id}/{run.n}"
+            job = run.job
+            by_window = job.posted_by == BY_WINDOW
+            why = opening(self._fleet, tier, job.posted_at) if by_window else f"{job.id}/{run.n}"
             if not self._wakes.take(tier, why, now):
                 used = f"its {self._wakes.budget(tier)} wakes of our own for today are used up"
                 hint = f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed"

@@ -1,19 +1,23 @@
 """What each schedule does in its turn, from its first step to its last. The platform is handed in.
 
-A tick sweeps and sends workers, looks around, has somebody told, and keeps windows open. A night remembers what was
-learnt, posts, and sends workers.
+A tick sweeps and sends workers, looks around, has somebody told, keeps windows open, and sends for a night that did not
+come or failed. A night remembers what was learnt, posts, and sends workers.
 """
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from loguru import logger
 
 from app import lookout, rounds
-from app.desired import Actual, night
+from app.desired import NIGHT, Actual, night
 from app.fleet import Fleet
-from jobs.clock import Clock
+from jobs.clock import Clock, isoformat, parse_moment
 from jobs.ledger import Ledger
-from jobs.night import NIGHT_RAN, Ran
+from jobs.night import NIGHT_RAN, Ran, ran_last
+from jobs.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
 from jobs.protocols import DictLike
 from jobs.record import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.upkeep import Memory, recall, remember
@@ -39,16 +43,23 @@ class Post:
     ring: Callable[[str], object]
 
 
-def tick(post: Post, call_messenger: Callable[[], object], keep: Callable[[str, int], object]) -> None:
+def tick(
+    post: Post,
+    call_messenger: Callable[[], object],
+    keep: Callable[[str, int], object],
+    call_night: Callable[[], object],
+) -> None:
     """Keep the ledger moving, see how everything is, and keep awake what a window wants awake.
 
     Args:
         post: where we stand.
         call_messenger: sends somebody to tell the webhook; called when there is news and the fleet has a webhook.
         keep: keeps so many containers of a tier up.
+        call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
     """
     with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
+        others.callback(_send_for_night, post, call_night)
         others.callback(_look, post, call_messenger)
         others.callback(_windows, post, keep)
         rounds.tick(post.book, post.facts, post.clock, post.ring)
@@ -65,17 +76,60 @@ def _windows(post: Post, keep: Callable[[str, int], object]) -> None:
         post.ring(SERVERS_LANE)  # now, not at the next tick: the window is open
 
 
+def _send_for_night(post: Post, call_night: Callable[[], object]) -> None:
+    facts, now = post.facts, post.clock.now()
+    due = rounds.night_began(post.fleet, now)
+    ran, since = ran_last(facts), facts.get(NIGHTS_SINCE)
+    if ran is not None and ran.due >= due:
+        return
+    tries = tried(facts, due)
+    if not tries.count:
+        is_ours = since is not None and parse_moment(since["at"]) <= due  # else it was due before we were there
+        if not is_ours or now - due < SILENT:
+            return
+    if tries.is_due(now):
+        logger.warning("the night that was due at {} is sent for, try {}", isoformat(due), tries.count + 1)
+        write_down(facts, tries.sent(now))
+        call_night()
+
+
 def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
-    """Post what this night is for. That it ran is written last: one that broke off on the way did not come."""
+    """Post what this night is for, and write down how that went: a night that failed is tried again by others.
+
+    On a clock that was set back there is an earlier night again, which was done long ago: nothing is done for it.
+    """
+    began = post.clock.now()
+    due = rounds.night_began(post.fleet, began)
+    before = ran_last(post.facts)
+    if before is not None and due < before.due <= due + NIGHT:
+        logger.warning("the clock was set back: the night of {} has run, nothing is done", isoformat(before.due))
+        return
+    tries = tried(post.facts, due).begun(began)
+    write_down(post.facts, tries)
+    try:
+        ran = replace(_round(post, actual, due, began), tries=tries.count, trouble=tries.trouble)
+        post.facts.put(NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
+    except Exception as error:
+        _write_failure(post, tries.failed(error))
+        raise
+    write_down(post.facts, tries.ran())
+
+
+def _round(post: Post, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
     memory = recall(post.facts, post.book.jobs())
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
-    began = post.clock.now()
     found = night(post.fleet, actual(memory), began)
     posted = rounds.nightly(post.book, found)
     rounds.tick(post.book, post.facts, post.clock, post.ring)
     # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
     for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
         post.ring(lane)
-    ran = Ran(rounds.night_began(post.fleet, began), began, tuple(posted), found.notes, found.share)
-    before = post.facts.get(NIGHT_RAN)
-    post.facts.put(NIGHT_RAN, ran.after(Ran.from_json(before) if before else None).as_json())
+    return Ran(due, began, tuple(posted), found.notes, found.share)
+
+
+def _write_failure(post: Post, tries: Tries) -> None:
+    logger.error("the night that was due at {} failed, try {}: {}", isoformat(tries.due), tries.count, tries.trouble)
+    try:
+        write_down(post.facts, tries)
+    except Exception as error:  # noqa: BLE001 - the first trouble is the one to raise; a silent try is tried again too
+        logger.warning("that could not be written down: {}: {}", type(error).__name__, error)

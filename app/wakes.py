@@ -20,8 +20,16 @@ SYNTHETIC = frozenset({"nightly", BY_WINDOW})
 
 
 def window_key(tier: str) -> str:
-    """The fact that says that a window keeps the tier awake; also why it was woken for that."""
+    """The fact that says that a window keeps the tier awake."""
     return f"window/{tier}"
+
+
+def opening(fleet: Fleet, tier: str, at: datetime) -> str:
+    """Why a window wakes the tier at that time. Two openings on one day are two reasons, however often each is said."""
+    zone = fleet.schedule.zone
+    starts = (window.opened_at(at, zone) for window in fleet.windows if window.tier == tier)
+    began = min((start for start in starts if start is not None), default=None)
+    return window_key(tier) if began is None else f"{window_key(tier)}/{isoformat(began)}"
 
 
 class Wakes:

@@ -5,7 +5,7 @@ tier      a tier is degraded, or its last container was lost
 quota     the weights near their quota
 pinned    a model that the fleet pins is not there, and nobody is pulling it
 budget    the month has cost more than was meant
-nightly   the night's run has not come
+nightly   the night's run has not come, or failed again and again
 wakes     the night or a window was refused a wake: the day's are used up
 """
 
@@ -23,6 +23,7 @@ from jobs.clock import parse_moment
 from jobs.dead import class_of, dead
 from jobs.incidents import Incident
 from jobs.night import NIGHT_RAN
+from jobs.night_tries import NIGHTS_SINCE, TOLD_FROM, tried
 from jobs.record import Job
 from jobs.story import trouble
 from jobs.units import human_bytes
@@ -63,6 +64,7 @@ def _here(hint: str) -> str:
     """The same for one machine, where no command of Modal's helps."""
     hint = re.sub(r"modal run -m app\.jobs::(\w+)", r"ollama-modal \1", hint)
     hint = re.sub(r"\b(ollama-modal \w+|retry) --(?:id|model)\b", r"\1", hint)
+    hint = hint.replace("the app page has a button that runs it now", "`ollama-modal up` tries it when it starts")
     return _LOG_OF_MODAL.sub("the log of `up`", hint)
 
 
@@ -118,12 +120,21 @@ def _budget(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
 
 
 def _nightly(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
-    late = timedelta(hours=fleet.alerts.nightly_late_hours)
-    ran = seen.entries.get(NIGHT_RAN)
-    if ran is not None and parse_moment(ran["at"]) < seen.night_began and seen.now - seen.night_began > late:
-        said = f"the night's run was due at {seen.night_began:%H:%M} and has not come"
-        hint = "`modal app logs ollama-service` may tell why; the app page has a button that runs it now"
-        yield Incident("nightly", "run", said, hint)
+    due, late = seen.night_began, timedelta(hours=fleet.alerts.nightly_late_hours)
+    ran, since = seen.entries.get(NIGHT_RAN), seen.entries.get(NIGHTS_SINCE)
+    if ran is not None and parse_moment(ran["at"]) >= due:
+        return
+    tries = tried(seen.entries, due)
+    is_missed = ran is not None or (since is not None and parse_moment(since["at"]) <= due)
+    if tries.state == "failed" and tries.count >= TOLD_FROM:
+        said = f"has failed {tries.count} times: {tries.trouble}"
+    elif is_missed and seen.now - due > late:
+        said = f"has not come{f': {tries.trouble}' if tries.trouble else ''}"
+    else:
+        return
+    again = "" if tries.is_given_up else "it is tried again by itself, and "
+    hint = f"`modal app logs ollama-service` may tell why; {again}the app page has a button that runs it now"
+    yield Incident("nightly", "run", f"the night's run was due at {due:%H:%M} and {said}", hint)
 
 
 def _wakes(fleet: Fleet, seen: Seen) -> Iterator[Incident]:

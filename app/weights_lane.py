@@ -78,11 +78,12 @@ class Shelf:
 
     def tell_models(self) -> None:
         """Tell those who do not mount the volume what decides where its models belong."""
-        whole = [each for each in survey.loaded(self.weights.layout) if isinstance(each, survey.Model)]
+        found = self.weights.survey()
+        whole = found.models
         self._headers = {each.digest: self._header(each) for each in whole}
         known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
         self._facts.put(KNOWN, known)
-        self._facts.put(ROOM, {"v": 1, "used": self.weights.survey().usage_bytes})
+        self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes})
 
     def _header(self, model: survey.Model) -> dict[str, Any] | None:
         if model.digest in self._headers:

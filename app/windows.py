@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
+from itertools import takewhile
 from statistics import median
 from typing import Any
 
-from cronsim import CronSim
-
+from app.cron_times import due
 from app.fleet import Fleet, Window
 from jobs.clock import isoformat
 from jobs.meter import metered
@@ -119,10 +119,7 @@ def _offer(fleet: Fleet, window: Window, colds: Mapping[str, float], now: dateti
 
 
 def _starts(fleet: Fleet, window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
-    for start in CronSim(window.start, since.astimezone(fleet.schedule.zone)):
-        if start > until:
-            return
-        yield start.astimezone(UTC)  # in a local zone, the hours of a night that the clock leaps over would not count
+    return takewhile(lambda start: start <= until, due(window.start, fleet.schedule.zone, since))
 
 
 def _open_hours(starts: list[datetime], length: timedelta, since: datetime, until: datetime) -> float:

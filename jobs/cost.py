@@ -7,7 +7,7 @@ seconds that their requests took. `LEFT_OUT` is what such an estimate cannot kno
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from jobs.clock import isoformat, parse_moment
@@ -177,7 +177,7 @@ class Cost:
                 [
                     (
                         *(use.tier or "-", use.model or "not recorded", use.key or "-", use.requests),
-                        *(lasted(timedelta(seconds=use.seconds)), f"${use.dollars:.2f}"),
+                        *(lasted(use.seconds), f"${use.dollars:.2f}"),
                     )
                     for use in self.uses
                 ],

@@ -170,25 +170,41 @@ def _things(case: Case) -> tuple[What, ...]:
 
 
 class Teller:
-    """Sees to it that each piece of news is told once, though several try."""
+    """Sees to it that each piece of news is told once, though several try.
 
-    def __init__(self, facts: DictLike, clock: Clock) -> None:
+    Args:
+        facts: where tries and tellings are written down.
+        clock: the time.
+        entries: what was in `facts` when the round began: which tries there were is not read one by one.
+
+    """
+
+    def __init__(self, facts: DictLike, clock: Clock, entries: Mapping[str, Any]) -> None:
         self._facts = facts
         self._clock = clock
+        self._tries: dict[str, int] = {}
+        for key in entries:
+            sort, _, rest = key.partition("/")
+            if sort == "telling":
+                id, _, attempt = rest.rpartition("/")
+                self._tries[id] = max(self._tries.get(id, 0), int(attempt))
+        self._entries = entries
 
     def may_tell(self, piece: News) -> bool:
-        """Whether it is ours to tell now: nobody has, nobody is at it, and it was not tried too often."""
-        if self._facts.get(f"told/{piece.id}") is not None:
-            return False
-        for attempt in range(1, TRIES + 1):
-            key = f"telling/{piece.id}/{attempt}"
-            before = self._facts.get(key)
-            if before is None:
-                return self._begin(key)
-            if self._clock.now() - parse_moment(before["at"]) < TRY_AGAIN:
+        """Whether it is ours to tell now: nobody has, nobody is at it, and it was not tried too often.
+
+        It costs a read and a write when it is, and nothing while the last try is too young.
+        """
+        tries = self._tries.get(piece.id, 0)
+        if tries:
+            last = self._entries[f"telling/{piece.id}/{tries}"]
+            if self._clock.now() - parse_moment(last["at"]) < TRY_AGAIN:
                 return False
-        self.done(piece, "given up")
-        return False
+        if tries >= TRIES:
+            self.done(piece, "given up")
+            return False
+        # Whoever began since the round did wrote the same key, and one of us loses.
+        return self._facts.get(f"told/{piece.id}") is None and self._begin(f"telling/{piece.id}/{tries + 1}")
 
     def done(self, piece: News, how: str = "told") -> None:
         fact = {"v": 1, "at": isoformat(self._clock.now()), "how": how}

@@ -3,7 +3,9 @@
     sha256:<hex> <size>        the first line says which blob this is
     <start> <stop>             each further line: these bytes were on disk before the line was written
 
-A torn last line counts for nothing. A journal that does not fit its blob is worth nothing: the blob begins again.
+A line that is torn counts for nothing, wherever it stands; the others hold. A torn one never claims too much: what is
+left of it is no span, or a part of the span it was to be. A journal that does not fit its blob is worth nothing: the
+blob begins again.
 """
 
 import os
@@ -38,11 +40,19 @@ def resume(staged: Path, layer: Layer) -> list[Span]:
 def record(staged: Path, spans: Iterable[Span]) -> None:
     """Vouch for these bytes; they are on disk already, not only on their way there."""
     lines = "".join(f"{start} {stop}\n" for start, stop in spans).encode()
-    journal = os.open(journal_of(staged), os.O_WRONLY | os.O_APPEND)
+    journal = os.open(journal_of(staged), os.O_RDWR | os.O_APPEND)
     try:
-        os.write(journal, lines)
+        left = memoryview(lines if _ends_whole(journal) else b"\n" + lines)
+        while left:  # a disk that is nearly full takes what it can
+            left = left[os.write(journal, left) :]
     finally:
         os.close(journal)
+
+
+def _ends_whole(journal: int) -> bool:
+    """Whether its last line is whole. A line that nobody could finish must not become the beginning of the next."""
+    size = os.fstat(journal).st_size
+    return size == 0 or os.pread(journal, 1, size - 1) == b"\n"
 
 
 def discard(staged: Path) -> None:
@@ -66,7 +76,7 @@ def _heading(layer: Layer) -> str:
 
 
 def _read(staged: Path, layer: Layer) -> list[Span] | None:
-    """The journal's spans, or None when they cannot be trusted. Cuts a torn last line off."""
+    """The journal's spans, or None when it is not this blob's. Cuts a torn last line off."""
     journal = journal_of(staged)
     try:
         raw = journal.read_bytes()
@@ -76,7 +86,7 @@ def _read(staged: Path, layer: Layer) -> list[Span] | None:
     whole = raw[: raw.rfind(b"\n") + 1]
     heading, *lines = whole.decode("ascii", "replace").splitlines(keepends=True) or [""]
     spans = [_span(line, layer.size) for line in lines]
-    if heading != _heading(layer) or size != layer.size or None in spans:
+    if heading != _heading(layer) or size != layer.size:
         return None
     if len(whole) < len(raw):
         os.truncate(journal, len(whole))

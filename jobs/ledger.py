@@ -16,12 +16,10 @@ An id is `<line>-<generation>`: all jobs of one kind and subject form a line, an
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
 """
 
-import gc
 import queue
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -136,8 +134,7 @@ class Ledger:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
-        with _uncollected():
-            return self._all(newest)
+        return self._all(newest)
 
     def select(
         self,
@@ -465,19 +462,6 @@ class Ledger:
         if self._facts.put(key, {"v": VERSION, **fact, "token": mine}, skip_if_exists=True):
             return True
         return bool((self._facts.get(key) or {}).get("token") == mine)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: a pass over all facts makes no cycles, and looking for them doubles its time."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def live_key(kind: str, subject: str) -> str:

@@ -10,12 +10,14 @@ It posts nothing and asks nobody. A report is plain values, so that it reads the
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from jobs.clock import isoformat, parse_moment
 from jobs.incidents import Case, cases
+from jobs.night_tries import tries_in
 from jobs.plain import plain
+from jobs.protocols import DictLike
 from jobs.record import Job, State
 from jobs.units import human_bytes
 
@@ -66,6 +68,8 @@ class Ran:
         posted: its jobs.
         left: what it left alone, and why.
         share: how far the weights are read; None where nobody wrote that down.
+        tries: how often it was tried until it ran.
+        trouble: what the last of those met that failed.
 
     """
 
@@ -74,6 +78,8 @@ class Ran:
     posted: tuple[Posted, ...] = ()
     left: tuple[str, ...] = ()
     share: Share | None = None
+    tries: int = 1
+    trouble: str = ""
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -83,6 +89,8 @@ class Ran:
             "jobs": [each.as_json() for each in self.posted],
             "left": list(self.left),
             "share": self.share and self.share.as_json(),
+            "tries": self.tries,
+            "trouble": self.trouble,
         }
 
     @classmethod
@@ -95,6 +103,8 @@ class Ran:
             tuple(Posted(**each) for each in document.get("jobs", ())),
             tuple(document.get("left", ())),
             Share.from_json(share) if share else None,
+            document.get("tries", 1),
+            document.get("trouble", ""),
         )
 
     def after(self, before: "Ran | None") -> "Ran":
@@ -103,24 +113,32 @@ class Ran:
             return self
         known = {each.id: each for each in (*before.posted, *self.posted)}
         left = tuple(dict.fromkeys((*before.left, *self.left)))
-        return replace(self, at=before.at, posted=tuple(known.values()), left=left, share=before.share or self.share)
+        told = replace(before, posted=tuple(known.values()), left=left)
+        return replace(told, share=before.share or self.share)
+
+
+def ran_last(facts: DictLike | Mapping[str, Any]) -> Ran | None:
+    """The night that ran last."""
+    fact = facts.get(NIGHT_RAN)
+    return Ran.from_json(fact) if fact else None
 
 
 def report(entries: Mapping[str, Any], jobs: Iterable[Job]) -> dict[str, Any]:
     """The last night, by the entries of the ledger's dict and its jobs; `at` is None where none has come yet."""
-    fact = entries.get(NIGHT_RAN)
-    if fact is None:
+    ran, failing = ran_last(entries), _failing(entries)
+    if ran is None:
         return {
-            **dict.fromkeys(("due", "at", "share")),
-            "summary": "no night has come yet",
+            **dict.fromkeys(("due", "at", "share", "tries", "trouble")),
+            "failing": failing,
+            "summary": f"no night has come yet{_which_fails(failing)}",
             "pulled_bytes": 0,
             "freed_bytes": 0,
             "verified_bytes": 0,
             **{each: [] for each in ("jobs", "left", "opened", "passed")},
         }
-    ran = Ran.from_json(fact)
     known = {job.id: job for job in jobs}
-    told = [_told(posted, known.get(posted.id)) for posted in _posted(ran, known.values())]
+    until = (parse_moment(failing["due"]) if failing else ran.due) + timedelta(days=1)
+    told = [_told(posted, known.get(posted.id)) for posted in _posted(ran, known.values(), until)]
     about = cases(entries)
     found = {
         "due": isoformat(ran.due),
@@ -133,16 +151,33 @@ def report(entries: Mapping[str, Any], jobs: Iterable[Job]) -> dict[str, Any]:
         "opened": [_case(case, case.opened_at) for case in about if case.opened_at >= ran.due],
         "passed": [_case(case, case.recovered_at) for case in about if (case.recovered_at or ran.due) > ran.due],
         "left": list(ran.left),
+        "tries": ran.tries,
+        "trouble": ran.trouble or None,
+        "failing": failing,
     }
     return {**found, "summary": _summary(found)}
 
 
-def _posted(ran: Ran, jobs: Iterable[Job]) -> Iterator[Posted]:
-    """Its jobs; also those of a run that broke off before it could be written down."""
+def _failing(entries: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The night after the one that ran last, when it was tried and has not run."""
+    ran, tries = ran_last(entries), tries_in(entries)
+    if tries is None or not tries.has_failed or (ran is not None and ran.due >= tries.due):
+        return None
+    return {
+        "due": isoformat(tries.due),
+        "tries": tries.count,
+        "at": tries.at and isoformat(tries.at),
+        "trouble": tries.trouble or None,
+        "next_at": isoformat(tries.next_at) if tries.next_at else None,
+    }
+
+
+def _posted(ran: Ran, jobs: Iterable[Job], until: datetime) -> Iterator[Posted]:
+    """Its jobs; also those of a run that broke off before it could be written down, this one or the next."""
     yield from ran.posted
     written = {each.id for each in ran.posted}
     for job in sorted(jobs, key=lambda job: job.posted_at):
-        if job.posted_by == BY_NIGHTLY and job.posted_at >= ran.due and job.id not in written:
+        if job.posted_by == BY_NIGHTLY and ran.due <= job.posted_at < until and job.id not in written:
             yield Posted(job.id, job.kind, job.subject, "posted by a run that broke off")
 
 
@@ -179,7 +214,17 @@ def _summary(found: Mapping[str, Any]) -> str:
     moved = [f"{did} {human_bytes(found[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
     text = f"{', '.join(parts)}; {', '.join(moved)}" if count else parts[0]
     since = [f"{len(found[what])} {what}" for what in ("opened", "passed") if found[what]]
-    return f"{text}; incidents since: {', '.join(since)}" if since else text
+    text = f"{text}; incidents since: {', '.join(since)}" if since else text
+    return f"{text}{_which_fails(found['failing'])}"
+
+
+def _which_fails(failing: Mapping[str, Any] | None) -> str:
+    """The night that should have come, in the line of the one that did."""
+    return f"; the next one has failed {_times(failing['tries'])}" if failing else ""
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def line(found: Mapping[str, Any], now: datetime) -> str:
@@ -191,15 +236,30 @@ def lines(found: Mapping[str, Any], now: datetime) -> Iterator[str]:
     """Line by line, on the reader's clock, whose zone is that of `now`."""
     if found["at"] is None:
         yield f"{found['summary']}: it comes by its schedule, on one machine with `ollama-modal up --fleet FILE`"
+        yield from _fails(found.get("failing"), now)
         return
     late = f", came {_at(found['at'], now)}" if found["at"][:16] != found["due"][:16] else ""
     yield f"the night of {_at(found['due'], now)}{late}: {plain(found['summary'])}"
+    if found.get("trouble"):
+        yield f"tries    {found['tries']}; one before met: {plain(found['trouble'])}"
     yield from _jobs(found["jobs"])
     if found["share"]:
         yield f"weights  {_read(found, now)}"
     for what, word in (("opened", "incident"), ("passed", "passed  ")):
         yield from (f"{word} {_at(each['at'], now)}  {plain(each['message'])}" for each in found[what])
     yield from (f"left     {plain(each)}" for each in found["left"])
+    yield from _fails(found.get("failing"), now)
+
+
+def _fails(failing: Mapping[str, Any] | None, now: datetime) -> Iterator[str]:
+    """The night that should have come since, and has not."""
+    if failing is None:
+        return
+    why = failing["trouble"] or "it ended without a word"
+    again = f"next try {_at(failing['next_at'], now)}" if failing["next_at"] else "not tried again until the next night"
+    times = _times(failing["tries"])
+    yield f"failed   the night of {_at(failing['due'], now)}, {times}, last at {_at(failing['at'], now)}: {plain(why)}"
+    yield f"         {again}"
 
 
 def _jobs(told: Iterable[Mapping[str, Any]]) -> Iterator[str]:

@@ -243,7 +243,7 @@ class Line:
         """Seconds or a date, as the other side likes; nonsense counts for nothing."""
         text = response.headers.get("Retry-After", "").strip()
         if text.isdecimal():
-            return timedelta(seconds=min(int(text), _LONGEST_WAIT))
+            return timedelta(seconds=min(int(text[:9]), _LONGEST_WAIT))  # nine digits are years
         try:
             left = parsedate_to_datetime(text) - self._clock.now()
         except (ValueError, TypeError):

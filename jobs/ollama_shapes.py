@@ -191,7 +191,8 @@ def _details(document: Any) -> ModelDetails:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    """A number as Go has it, in 64 bits; anything else is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else 0
 
 
 def _nanoseconds(value: Any) -> timedelta:

@@ -96,6 +96,10 @@ def pull_trouble(text: str, *, doing: str) -> Trouble:
     return ServerTrouble(f"{doing}: {text.strip()}")
 
 
+_LONGEST_WAIT = timedelta(days=1)
+"""Whoever says more, by mistake or not, is asked again all the same."""
+
+
 def refusal(status: int, text: str, *, doing: str, retry_after: str | None = None) -> Trouble:
     """What an answer with an error status means, outside of a pull."""
     said = f"{doing}: {text.strip() or f'status {status}, without a word'}"
@@ -109,5 +113,6 @@ def refusal(status: int, text: str, *, doing: str, retry_after: str | None = Non
     if status in {400, 500}:
         trouble = next((each.trouble for each in MEANINGS if each.pattern.search(text)), trouble)
     hint = "pull it first: ollama-modal pull NAME" if trouble is NotFound and "model" in text else None
-    wait = timedelta(seconds=int(retry_after)) if retry_after and retry_after.isdecimal() else None
+    told = retry_after if retry_after and retry_after.isdecimal() else None
+    wait = min(timedelta(seconds=int(told[:9])), _LONGEST_WAIT) if told else None
     return trouble(said, hint=hint, retry_after=wait)

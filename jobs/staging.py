@@ -8,9 +8,10 @@ import hashlib
 import re
 import shutil
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from jobs.clock import moment_of
 from jobs.errors import Fenced
 from jobs.layout import bytes_on_disk, entries, make_folder, stat_file
 from jobs.manifests import Layer, is_digest
@@ -146,7 +147,7 @@ def listed(staging: Path) -> tuple[list[StagingFolder], list[Path]]:
                 slug=head.removeprefix(_DISCARDED),
                 holder=holder if is_held else "",
                 size=size,
-                modified_at=datetime.fromtimestamp(changed, UTC),
+                modified_at=moment_of(changed),
             )
         )
     return folders, strange

@@ -37,9 +37,9 @@ def remedy(job: Job) -> str | None:
     return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
 
 
-def lasted(span: timedelta) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`."""
-    seconds = max(0.0, span.total_seconds())
+def lasted(span: timedelta | float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
+    seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -85,7 +85,7 @@ def amounts(reading: Reading) -> list[str]:
     words = [f"{human_bytes(reading.completed)} of {human_bytes(reading.total)}"]
     if reading.bytes_per_second and reading.completed < reading.total:
         left = (reading.total - reading.completed) / reading.bytes_per_second
-        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{lasted(timedelta(seconds=left))} left"]
+        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{lasted(left)} left"]
     return words
 
 

@@ -7,13 +7,14 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from stat import S_ISREG
 from typing import Literal
 
 from jobs import trash
+from jobs.clock import moment_of
 from jobs.errors import Corrupt
 from jobs.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file, translated
 from jobs.manifests import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
@@ -167,7 +168,7 @@ def load(layout: Layout, file: ManifestFile) -> Model | Broken | None:
         name=file.name,
         digest=manifest.digest,
         size=manifest.size,
-        modified_at=datetime.fromtimestamp(stat.st_mtime, UTC),
+        modified_at=moment_of(stat.st_mtime),
         manifest=manifest,
         details=_details(layout, manifest.config),
     )
@@ -256,7 +257,7 @@ def _stray(kind: StrayKind, path: Path) -> Stray | None:
         size, changed = measured(path)
     if kind == "orphan":
         size = max(size, bytes_on_disk(stat))
-    return Stray(kind, path, size, datetime.fromtimestamp(changed, UTC), kind == "part" and _is_poisoned(path))
+    return Stray(kind, path, size, moment_of(changed), kind == "part" and _is_poisoned(path))
 
 
 def _is_poisoned(path: Path) -> bool:

@@ -18,7 +18,7 @@ from jobs.names import ModelName
 from jobs.pruning import Plan
 from jobs.survey import BlobState, load
 from jobs.trash import TrashFolder
-from jobs.weights import Weights
+from jobs.weights import Weights, spelt
 
 StillOurs = Callable[[], None]
 
@@ -48,37 +48,40 @@ def follow(
     unfinished, orphans = ([each.path for each in plan.of(what) if each.path] for what in ("unfinished", "orphan"))
     throw_rest(weights, unfinished, still_ours=still_ours)
     throw_orphans(weights, orphans, still_ours=still_ours)
-    for each in plan.of("model"):
-        try:
-            throw_model(weights, ModelName.parse(each.name), still_ours=still_ours)
-        except NotFound:
-            logger.info("{} is gone already", each.name)
+    throw_models(weights, [ModelName.parse(each.name) for each in plan.of("model")], still_ours=still_ours)
 
 
-def throw_model(weights: Weights, name: ModelName, *, still_ours: StillOurs) -> int:
-    """Move a model to the trash; the bytes of the blobs that went with it.
+def throw_models(weights: Weights, names: Sequence[ModelName], *, still_ours: StillOurs) -> int:
+    """Move models to the trash, all manifests before any blob; the bytes of the blobs that went with them.
+
+    What every manifest needs is asked twice, however many go. A model that is gone already is passed over.
 
     Raises:
-        NotFound: there is no whole manifest of this name.
         Refused: another manifest is torn, so nobody can tell what may go.
 
     """
-    layout = weights.layout
-    with weights.exclusive(still_ours), translated(f"moving {name} to the trash"):
+    if not names:
+        return 0
+    layout, what = weights.layout, str(names[0]) if len(names) == 1 else f"{len(names)} models"
+    with weights.exclusive(still_ours), translated(f"moving {what} to the trash"):
         still_ours()
         if weights.needed() is None:
-            raise Refused(f"{str(name)!r} stays: a manifest is torn, and nobody can tell which blobs that one needs")
-        file = next((file for file in weights.files_of(name)), None)
-        if file is None:
-            raise NotFound(f"model {str(name)!r} is not here")
-        weights.require_inside(file.path)
+            raise Refused(f"{what} must stay: a manifest is torn, and nobody can tell which blobs that one needs")
         weights.require_trash()
-        folder = trash.make(layout, str(file.name), weights.clock.now())
-        trash.move(file.path, Layout(folder).manifest(file.name), below=layout.root)
-        weights.drop_empty_folders(file.path.parent)
+        files = layout.manifest_files()[0]
+        folders = []
+        for name in names:
+            if (file := next(iter(spelt(files, name)), None)) is None:
+                logger.info("{} is gone already", name)
+                continue
+            still_ours()
+            weights.require_inside(file.path)
+            folders.append(trash.make(layout, str(file.name), weights.clock.now()))
+            trash.move(file.path, Layout(folders[-1]).manifest(file.name), below=layout.root)
+            weights.drop_empty_folders(file.path.parent)
         weights.persist()
         still_ours()
-        return weights.throw_unneeded(folder)
+        return weights.throw_unneeded(*folders)
 
 
 def throw_orphans(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
@@ -132,16 +135,14 @@ def empty(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> 
     freed = 0
     with weights.exclusive(still_ours), translated("emptying the trash"):
         trash.sweep(layout)
-        for path in paths:
+        needed = weights.needed()
+        folders, leaving = trash.listed(layout)[0], set(paths)
+        others = [each for each in folders if each.path not in leaving]
+        for folder in folders:
             still_ours()
-            needed = weights.needed()
-            folders, _ = trash.listed(layout)
-            folder = next((each for each in folders if each.path == path), None)
-            if needed is None or folder is None:
-                continue
-            others = [each for each in folders if each.path not in paths]
-            freed += folder.size - _save(layout, folder, needed, others)
-            trash.delete(layout, path)
+            if needed is not None and folder.path in leaving:
+                freed += folder.size - _save(layout, folder, needed, others)
+                trash.delete(layout, folder.path)
         weights.persist()
     return freed
 

@@ -45,15 +45,21 @@ def parse_bytes(text: str, what: str) -> int:
 _SPAN = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(s|min|h|d|w)", re.ASCII)
 _SPANS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
+LONGEST_SPAN = timedelta(days=36_500)
+"""Whoever adds it to the present, or takes it away, is still within the calendar."""
+
 
 def parse_span(text: str, what: str) -> timedelta:
     """The time that `90d`, `12h`, `30min` or `2w` mean; `what` names the option in the message.
 
     Raises:
-        BadRequest: it is no span of time.
+        BadRequest: it is no span of time, or longer than a hundred years.
 
     """
     found = _SPAN.fullmatch(text.strip().lower())
     if found is None:
         raise BadRequest(f"{what} {text!r} is no span of time", hint="a span looks like 90d, 12h, 30min or 2w")
-    return timedelta(**{_SPANS[found[2]]: float(found[1])})
+    span = timedelta(**{_SPANS[found[2]]: float(found[1])})
+    if span > LONGEST_SPAN:
+        raise BadRequest(f"{what} {text!r} is too long", hint=f"{LONGEST_SPAN.days} days are the most")
+    return span

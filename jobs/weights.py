@@ -98,8 +98,7 @@ class Weights:
 
     def files_of(self, name: ModelName) -> list[ManifestFile]:
         """Manifest files of this name in any case, the exact spelling first."""
-        files = [file for file in self.layout.manifest_files()[0] if file.name.folded() == name.folded()]
-        return sorted(files, key=lambda file: (file.name != name, file.name))
+        return spelt(self.layout.manifest_files()[0], name)
 
     def survey(self) -> Survey:
         return surveys.survey(self.layout)
@@ -406,17 +405,18 @@ class Weights:
         make_folder(self.layout.trash, below=self.layout.root)
         self.require_ours(self.layout.trash)
 
-    def throw_unneeded(self, folder: Path) -> int:
-        """Move to a folder of the trash the blobs of its manifest that no published one needs; their bytes.
+    def throw_unneeded(self, *folders: Path) -> int:
+        """Move to these folders of the trash the blobs of their manifests that no published one needs; their bytes.
 
         While a published manifest is torn, nobody knows what it refers to, and no blob is moved.
         """
         needed = self.needed()
-        thrown = next((each for each in trashes.listed(self.layout)[0] if each.path == folder), None)
-        if needed is None or thrown is None or thrown.manifest is None:
+        if needed is None:
             return 0
         moved = [
             layer.size
+            for thrown in trashes.listed(self.layout)[0]
+            if thrown.path in folders and thrown.manifest is not None
             for layer in thrown.manifest.blobs
             if layer.digest not in needed
             and trashes.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
@@ -474,6 +474,12 @@ class Weights:
         except FileNotFoundError:
             return False
         return True
+
+
+def spelt(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
+    """Those of this name in any case, the exact spelling first."""
+    found = [file for file in files if file.name.folded() == name.folded()]
+    return sorted(found, key=lambda file: (file.name != name, file.name))
 
 
 def _locked(descriptor: int) -> bool:

@@ -203,11 +203,16 @@ class Month:
     # -- the schedules -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        shift.tick(self.post, self._call_messenger, self.servers.keep)
+        shift.tick(self.post, self._call_messenger, self.servers.keep, self._call_night)
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
             lookout.tell(self.facts, self.clock, self._tell)
+
+    def _call_night(self) -> None:
+        """Whoever is sent for a night sleeps through as well."""
+        if not self.sleeps_through:
+            self._nightly()
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""

@@ -1,8 +1,12 @@
 """What has left the ledger: nothing is lost, nothing is told twice, and it is read as one with what is still there."""
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,8 +16,10 @@ from jobs.archive import Archive
 from jobs.clock import isoformat
 from jobs.desk import LONG_AGO, Desk
 from jobs.incidents import Incident, cases, note
+from jobs.ledger import Ledger
 from jobs.progress import Reading
 from jobs.record import Ending, Job
+from jobs.sqlite import SqliteDict
 from jobs.usage import Books, Use, last_used
 from tests.conftest import Store
 
@@ -76,7 +82,64 @@ def test_a_full_file_is_rotated(tmp_path: Path) -> None:
     assert [record["n"] for record in archive.read("jobs")] == [*range(12)]
 
 
+def test_a_number_is_never_given_twice(tmp_path: Path) -> None:
+    """Whichever files were taken away, the next one that is set aside takes the place of none that is there."""
+    archive = Archive(tmp_path, rotate_at=30)
+    kept: list[int] = []
+    for n in range(40):
+        archive.append("jobs", [{"n": n, "text": "x" * 20}])
+        if n % 5 == 3:
+            oldest = min(path for path in tmp_path.iterdir() if path.name != "jobs.jsonl")
+            gone = json.loads(oldest.read_text("utf-8"))["n"]
+            kept = [each for each in kept if each != gone]
+            oldest.unlink()
+        kept.append(n)
+        assert [record["n"] for record in archive.read("jobs")] == kept
+    (tmp_path / "jobs.99999.jsonl").write_text('{"n":-1}\n')
+    for n in range(40, 43):
+        archive.append("jobs", [{"n": n, "text": "x" * 20}])
+    assert [record["n"] for record in archive.read("jobs")] == [*kept[:-1], -1, 39, 40, 41, 42]
+
+
 # Jobs
+
+
+class Watched(SqliteDict):
+    """A dict that says when a job is taken off it."""
+
+    said: Callable[[str], object]
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        if key.startswith("gone/"):
+            self.said("retired")
+        return super().put(key, value, skip_if_exists=skip_if_exists)
+
+
+def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """First the file and the folder that names it, then the platform's commit, and only then the ledger; a disk that
+    cannot say so keeps the job in the ledger."""
+    job = ended(store, "m:latest")
+    pass_days(store, 6)
+    did: list[str] = []
+    facts = Watched(store.path)
+    facts.said = did.append
+    ledger, at = Ledger(store.queue, facts, store.clock), archive_at(tmp_path)
+
+    def fail(_: int) -> None:
+        raise OSError(errno.EIO, "the disk says no")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="says no"):
+        archive_jobs(ledger, facts, at, store.clock.now(), lambda: did.append("committed"))
+    assert (did, ledger.jobs()) == ([], [job])
+
+    monkeypatch.setattr(os, "fsync", lambda file: did.append(Path(f"/proc/self/fd/{file}").readlink().name))
+    archive_jobs(ledger, facts, at, store.clock.now(), lambda: did.append("committed"))
+    facts.close()
+    assert did == [tmp_path.name, "jobs.jsonl", "ops", "committed", "retired"]
+    assert [each.id for each in archived_jobs(at, LONG_AGO)] == [job.id]
 
 
 def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:

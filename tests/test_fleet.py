@@ -3,6 +3,7 @@
 import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -276,3 +277,15 @@ def test_a_window_lasts_as_long_in_every_night(zone: str, nights: list[tuple[int
         start = datetime(2026, month, day, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC)
         opened = [n for n in range(-4, 40) if window.is_open(start + timedelta(minutes=15 * n), ZoneInfo(zone))]
         assert opened == [*range(16)], (month, day)
+
+
+@pytest.mark.parametrize(("zone", "begin"), [("Europe/Berlin", "2026-10-24"), ("America/New_York", "2026-10-31")])
+@pytest.mark.parametrize("start", ["30 2 * * *", "30 1 * * *", "59 1 * * *", "0 2 * * 0"])
+def test_a_window_in_an_hour_that_comes_twice_opens_once(zone: str, begin: str, start: str) -> None:
+    """A window that starts in the hour that an autumn night repeats opens once that night, for as long as declared."""
+    window = Window(tier="h100", start=start, hours=1, models=["m"])
+    first = datetime.fromisoformat(begin).replace(hour=12, tzinfo=UTC)
+    looks = [first + timedelta(minutes=5 * n) for n in range(24 * 12)]
+    is_open = [window.is_open(at, ZoneInfo(zone)) for at in looks]
+    assert [was for was, now in pairwise([False, *is_open]) if now and not was] == [False]
+    assert is_open.count(True) == 12

@@ -70,6 +70,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "trashing",
             "upkeep",
             "night",
+            "night_tries",
         }
     ),
     frozenset({"tasks"}),

@@ -98,13 +98,15 @@ def test_a_case_tells_its_life(store: Store) -> None:
 def test_two_messengers_tell_once(store: Store) -> None:
     """Of two messengers that see the same news, one tells it."""
     look(store, LOST)
-    [piece] = news(cases(dict(store.facts.items())))
-    first, second = (Teller(store.facts, store.clock) for _ in range(2))
+    entries = dict(store.facts.items())
+    [piece] = news(cases(entries))
+    first, second = (Teller(store.facts, store.clock, entries) for _ in range(2))
     assert first.may_tell(piece)
     assert not second.may_tell(piece)
     first.done(piece)
     minutes(store, 10)
     assert not second.may_tell(piece)
+    assert not Teller(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
 
 
 def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
@@ -140,6 +142,45 @@ def test_a_dead_webhook_is_given_up(store: Store) -> None:
         tell(store.facts, store.clock, fail)
         minutes(store, 5)
     assert tries == TRIES
+
+
+class Counted(SqliteDict):
+    """A dict that counts what each round trip would be."""
+
+    reads = writes = passes = 0
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        self.writes += 1
+        return super().put(key, value, skip_if_exists=skip_if_exists)
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        self.passes += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("count", [5, 10, 40])
+def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Store) -> None:
+    """However often it was tried and however many incidents wait: one pass over the entries, and a read and a write for
+    what is tried in this round."""
+    found = [Incident("job", f"pull/m{n}", f"the pull of m{n} failed for good") for n in range(count)]
+    facts = Counted(store.path)
+
+    def fail(_: str) -> None:
+        raise Unreachable("no connection")
+
+    costs = set()
+    for _ in range(TRIES):
+        look(store, *found)
+        facts.reads = facts.writes = facts.passes = 0
+        tell(facts, store.clock, fail)
+        costs.add((facts.passes, facts.reads, facts.writes))
+        minutes(store, 5)
+    facts.close()
+    assert costs == {(1, 1, 1)}
 
 
 def test_old_news_is_no_news(store: Store) -> None:

@@ -1,5 +1,6 @@
 """What posting, cancelling, retrying and sweeping promise, step by step."""
 
+import gc
 import threading
 import time
 from datetime import timedelta
@@ -7,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from jobs.clearing import clear
+from jobs.desk import Desk
 from jobs.errors import BadRequest, Fenced, NotFound, Refused
 from jobs.ledger import Claim, Ledger
 from jobs.progress import Reading
@@ -373,3 +375,31 @@ def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
     ledger.retire(id)
     again = ledger.again(job, by="somebody")
     assert (again.attached, again.job.request, again.job.attempts_allowed) == (False, job.request, 3)
+
+
+def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
+    """Neither readers that pass over all facts at once, nor posts and beats beside them, nor a list of the jobs: the
+    process keeps its collector throughout."""
+    ledger, seen = live_store.ledger(), set[bool]()
+    desk = Desk(ledger, live_store.clock, is_worked=lambda: True, idle=("", ""), log="")
+
+    def work(n: int) -> None:
+        mine = live_store.ledger()
+        for turn in range(10):
+            job = mine.post("pull", f"m{n}-{turn}", {}, by="test").job
+            claim = mine.claim(job.id, worker="w", lease=timedelta(minutes=1))
+            assert claim is not None
+            mine.beat(claim, Reading())
+            mine.jobs()
+            mine.end(claim, Ending("succeeded"), Reading())
+            seen.add(gc.isenabled())
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        seen.add(gc.isenabled())
+        ledger.jobs()
+        seen.add(gc.isenabled())
+    assert desk.browse(state=None, kind=None, limit=1, json=True) == 0
+    assert seen | {gc.isenabled()} == {True}

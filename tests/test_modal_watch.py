@@ -4,17 +4,21 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 
 import modal
 import pytest
 from modal.client import Client
 
+from app.fleet import declared
 from app.resources import SERVERS
+from app.rounds import night_began
 from app.wakes import window_key
 from jobs.clock import SystemClock
 from jobs.meter import Metered
+from jobs.night import NIGHT_RAN
+from jobs.night_tries import NIGHT_TRIES, Tries
 from jobs.testing.registry import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -145,3 +149,17 @@ def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Clien
     assert awake(deployed) == {"OllamaA10G": 1}
     warmed = [job for job in book(client).jobs() if job.kind == "warm"]
     assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
+
+
+def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: Client) -> None:
+    """The next tick sends a container for a night whose last try failed, and the night says that it was the second."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    now = SystemClock().now()
+    due = night_began(declared(), now).astimezone(UTC)
+    failed = Tries(due).begun(now - timedelta(hours=2)).failed(OSError("no volume"))
+    facts.put(NIGHT_TRIES, failed.as_json())
+    facts.pop(NIGHT_RAN, None)
+    tick(deployed)
+    until(lambda: facts.get(NIGHT_RAN), 60)
+    ran = facts.get(NIGHT_RAN)
+    assert (ran["tries"], ran["trouble"]) == (2, "OSError: no volume")

@@ -71,7 +71,7 @@ def filled(root: Path, shelf: Shelf) -> Weights:
         put(weights, version(name, contents, "old"))
         age = timedelta(days=9 if name in shelf.due else 1)
         clock.tick(-age.total_seconds())
-        trashing.throw_model(weights, ModelName.parse(name), still_ours=nothing)
+        trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
         clock.tick(age.total_seconds())
     for name, contents in shelf.models.items():
         os.utime(put(weights, version(name, contents, "new")), (LONG_AGO.timestamp(),) * 2)

@@ -45,9 +45,9 @@ def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
     """The tick that opens a window sends a worker for its models, which are posted once."""
     rung: list[str] = []
     move_to(store, 8)
-    shift.tick(post_of(store, rung), lambda: None, lambda *_: None)
+    shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
     assert rung == [SERVERS_LANE]
-    shift.tick(post_of(store, rung), lambda: None, lambda *_: None)
+    shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
     assert [job.subject for job in store.ledger().jobs()] == ["llama3.2:latest"]
 
 
@@ -61,7 +61,7 @@ def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
     move_to(store, 9)
     kept: dict[str, int] = {}
     with pytest.raises(OSError, match="no messenger"):
-        shift.tick(post_of(store, []), fail, kept.__setitem__)
+        shift.tick(post_of(store, []), fail, kept.__setitem__, lambda: None)
     assert kept == {"a10g": 1}
 
 

@@ -24,7 +24,7 @@ from jobs.testing.faults import Fault
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
-from jobs.trashing import throw_model
+from jobs.trashing import throw_models
 from tests.conftest import Store
 from tests.processes import until
 from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
@@ -279,7 +279,7 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
 def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
     """A model that was thrown away comes back without a byte from the registry, hashed before it is trusted."""
     bench.do("pull")
-    throw_model(bench.scene.weights(), MODEL.name, still_ours=nothing)
+    throw_models(bench.scene.weights(), [MODEL.name], still_ours=nothing)
     bench.registry.reset()
 
     job = bench.do("pull")

@@ -12,13 +12,13 @@ from jobs.names import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights import Weights
 from tests.crashing import FULL, READ_ONLY, refusing
-from tests.models_dir import digest_of, fill, nothing, publish, put_blob, put_manifest, sample, weights_at
+from tests.models_dir import digest_of, fill, nothing, publish, put, put_blob, put_manifest, sample, weights_at
 
 TINY = ModelName.parse("tiny")
 
 
 def throw(weights: Weights, name: str = "tiny") -> int:
-    return trashing.throw_model(weights, ModelName.parse(name), still_ours=nothing)
+    return trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
 
 
 def empty(weights: Weights) -> int:
@@ -50,6 +50,29 @@ def test_a_thrown_model_is_out_of_ollamas_sight_and_whole_in_the_trash(tmp_path:
     assert survey.usage_bytes == before, "what lies in the trash counts"
     assert not survey.strays
     assert not (weights.layout.manifests / "registry.ollama.ai/library/tiny").exists()
+
+
+def test_many_models_go_as_one_does(tmp_path: Path) -> None:
+    """However many are thrown and deleted, what all manifests need is asked as often, and committed as often; one that
+    is gone already is passed over, and what two of them shared goes with the first."""
+    asked = []
+    for count in (1, 2, 30):
+        commits: list[int] = []
+        clock = HandClock(datetime(2026, 3, 1, 12, tzinfo=UTC))
+        weights = weights_at(tmp_path / str(count), persist=lambda: commits.append(1), clock=clock)  # noqa: B023
+        names = [f"m{n}" for n in range(count)]
+        for name in names:
+            put(weights, sample(name, name.encode(), b"shared"))
+        put(weights, sample("stays", b"stays"))
+        models = [ModelName.parse(name) for name in [*names, "gone"]]
+        assert trashing.throw_models(weights, models, still_ours=nothing) == sum(map(len, names)) + len(b"shared")
+        found = weights.survey()
+        assert ([str(model.name) for model in found.models], found.orphans) == (["stays:latest"], ())
+        assert len(found.trash) == count
+        empty(weights)
+        assert weights.survey().trash == ()
+        asked.append(len(commits))
+    assert len(set(asked)) == 1
 
 
 def test_persist_comes_between_the_manifest_and_its_blobs(tmp_path: Path) -> None:

@@ -14,12 +14,13 @@ from app.freshness import KNOWN, ROOM
 from app.lookout import Looked, look, turns
 from app.nights import Nights
 from app.report import Report
-from app.wakes import Wakes
+from app.wakes import Wakes, opening
 from jobs.clock import isoformat
 from jobs.home import Stack, home_of
 from jobs.incidents import cases
 from jobs.meter import Metered
 from jobs.night import NIGHT_RAN
+from jobs.night_tries import NIGHTS_SINCE
 from jobs.progress import Reading
 from jobs.record import Ending
 from jobs.testing.clock import HandClock
@@ -66,7 +67,7 @@ def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
     assert looked(store) == Looked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
-    assert [*store.facts.keys()] == []
+    assert [*store.facts.keys()] == [NIGHTS_SINCE]
 
 
 def test_a_dead_job_is_an_incident(store: Store) -> None:
@@ -115,7 +116,7 @@ def test_a_passed_budget_is_an_incident(store: Store) -> None:
     assert wrong(store, FLEET) == {}
     assert wrong(store, fleet) == {"budget/2026-01": "the servers have cost more than $40 in 2026-01"}
     store.clock.wait(20 * 86_400)
-    assert wrong(store, fleet) == {}
+    assert [key for key in wrong(store, fleet) if key.startswith("budget/")] == []
 
 
 def test_a_late_night_is_an_incident(store: Store) -> None:
@@ -129,6 +130,17 @@ def test_a_late_night_is_an_incident(store: Store) -> None:
     store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
     store.clock.wait(3600)
     assert wrong(store) == {}
+
+
+def test_a_night_that_never_came_is_an_incident(store: Store) -> None:
+    """Also where none ever came: from the first one on that was due since somebody watches, and none before."""
+    began = rounds.night_began(FLEET, store.clock.now())
+    store.clock.wait((began + timedelta(days=1, hours=9) - store.clock.now()).total_seconds())
+    assert wrong(store) == {}
+    store.clock.wait(12 * 3600)
+    assert wrong(store) == {}
+    store.clock.wait(9.1 * 3600)
+    assert wrong(store) == {"nightly/run": "the night's run was due at 03:00 and has not come"}
 
 
 def test_only_what_is_wanted_is_watched(store: Store) -> None:
@@ -293,6 +305,34 @@ def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
     rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
     assert (kept, store.ledger().jobs()) == ([], [])
     assert list(wrong(store, fleet)) == ["wakes/a10g"]
+
+
+def test_two_openings_on_a_day_are_two_wakes(store: Store) -> None:
+    """Each opening of a window takes a place of the day's budget, however many ticks see it and whoever warms for it;
+    the one that finds none left stays shut."""
+    tiers = read()["tiers"]
+    tiers["a10g"]["own_wakes_per_day"] = 2
+    fleet = fleet_with(windows=window(start="0 8,12,16 * * *"), tiers=tiers)
+    told: list[int] = []
+    kept: list[tuple[int, int]] = []
+    for hour in (8, 9, 11, 12, 13, 15, 16, 17):
+        for minute in (5, 35):
+            now = at(hour, minute)
+            rounds.windows(store.ledger(), fleet, store.facts, now, lambda _, least: told.append(least))
+            kept += [(hour, least) for least in told]
+            told.clear()
+    assert sorted({hour for hour, least in kept if least}) == [8, 9, 12, 13]
+    assert Wakes(store.facts, fleet).used("a10g", at(17)) == 2
+    assert Wakes(store.facts, fleet).is_used_up("a10g", at(17))
+    assert Wakes(store.facts, fleet).take("a10g", opening(fleet, "a10g", at(12, 50)), at(13))  # a warm-up of that one
+
+
+def test_two_windows_that_overlap_are_one_wake(store: Store) -> None:
+    """A tier that one window keeps awake is not woken by the next that begins meanwhile."""
+    fleet = fleet_with(windows=[*window(), *window(start="0 9 * * *", hours=3)])
+    for hour in range(7, 14):
+        rounds.windows(store.ledger(), fleet, store.facts, at(hour), lambda *_: None)
+    assert Wakes(store.facts, fleet).used("a10g", at(13)) == 1
 
 
 @pytest.mark.parametrize(("key", "value"), [("quota_percent", 0), ("kinds", ["weather"]), ("webhook", "https://x")])

@@ -8,13 +8,14 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 from typing import Annotated, Any
 
-from cronsim import CronSim
 from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from app.cron_times import due
 from app.fleet import Fleet, Window
 from app.gateway.keys import Caller
 from app.gateway.posting import reader
@@ -174,12 +175,11 @@ def upcoming(
     fleet: Fleet, now: datetime, *, rented: bool = True, may_name: MayName = lambda _: True
 ) -> Iterable[dict[str, str]]:
     """What runs next by itself, soonest first."""
-    times = fleet.schedule.times
-    local = now.astimezone(fleet.schedule.zone)
-    runs = [(next(CronSim(times.nightly, local)), "Nightly", _nightly(fleet, rented=rented))]
+    times, zone = fleet.schedule.times, fleet.schedule.zone
+    runs = [(next(due(times.nightly, zone, now)), "Nightly", _nightly(fleet, rented=rented))]
     if rented:
         does = "ends attempts that went silent, and rings for work that is due"
-        runs += [(next(CronSim(times.tick, local)), "Tick", does)]
+        runs += [(next(due(times.tick, zone, now)), "Tick", does)]
         runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
@@ -206,21 +206,14 @@ def _count(number: int, what: str) -> str:
 
 
 def _window(window: Window, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
-    local = now.astimezone(fleet.schedule.zone)
+    zone, length = fleet.schedule.zone, timedelta(hours=window.hours)
     models = ", ".join(filter(may_name, window.models)) or "models of others"
-    if window.is_open(now, fleet.schedule.zone):
-        length = timedelta(hours=window.hours)
-        began = max(start for start in _starts(window, local - length, local))
-        return began + length, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
-    opens = next(CronSim(window.start, local))
+    began = [*takewhile(lambda start: start <= now, due(window.start, zone, now - length))]
+    if began:
+        closes = began[-1] + length
+        return closes, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
+    opens = next(due(window.start, zone, now))
     return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
-
-
-def _starts(window: Window, after: datetime, until: datetime) -> Iterable[datetime]:
-    for start in CronSim(window.start, after.replace(second=0, microsecond=0) - timedelta(minutes=1)):
-        if start > until:
-            return
-        yield start
 
 
 def router(board: Board) -> APIRouter:

@@ -48,6 +48,16 @@ class NightIncidentTold(BaseModel):
     message: str
 
 
+class FailingTold(BaseModel):
+    """A night that was due later, and was tried in vain."""
+
+    due: AwareDatetime
+    tries: int
+    at: Annotated[AwareDatetime | None, Field(description="When it was tried last")]
+    trouble: Annotated[str | None, Field(description="What that met; null when it ended without a word")]
+    next_at: Annotated[AwareDatetime | None, Field(description="When it is tried again; null when it is given up")]
+
+
 class NightTold(BaseModel):
     """What the last night did; `at` is null where none has come yet."""
 
@@ -80,6 +90,9 @@ class NightTold(BaseModel):
                     "opened": [],
                     "passed": [],
                     "left": [],
+                    "tries": 1,
+                    "trouble": None,
+                    "failing": None,
                 }
             ]
         }
@@ -96,6 +109,9 @@ class NightTold(BaseModel):
     opened: Annotated[list[NightIncidentTold], Field(description="Incidents that came up since")]
     passed: Annotated[list[NightIncidentTold], Field(description="Incidents that passed since")]
     left: Annotated[list[str], Field(description="What it left alone, and why")]
+    tries: Annotated[int | None, Field(description="How often it was tried until it ran")]
+    trouble: Annotated[str | None, Field(description="What a try before that met")]
+    failing: FailingTold | None
 
 
 def router(entries: Callable[[], Mapping[str, Any]], clerks: Clerks) -> APIRouter:
