@@ -12,6 +12,7 @@ from loguru import logger
 
 from app.desired import Night
 from app.fleet import Fleet
+from app.parts import Parts
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report
 from app.wakes import BY_WINDOW, Wakes, window_key
@@ -52,20 +53,24 @@ def windows(
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(window_key(name))}
     posted = []
+    parts = Parts("windows")
     for name in {window.tier for window in fleet.windows} | kept:
-        was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
-        if name in awake:
-            if not was and not wakes.take(name, window_key(name), now):
+        with parts.part(f"the window of {name}"):
+            was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
+            if name in awake:
+                if not was and not wakes.take(name, window_key(name), now):
+                    continue
+                keep(name, max(1, least))
+            elif was:
+                keep(name, least)
+            if was == (name in awake):
                 continue
-            keep(name, max(1, least))
-        elif was:
-            keep(name, least)
-        if was != (name in awake):
-            facts.put(window_key(name), name in awake)
-            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
             for text in (model for window in opened if window.tier == name for model in window.models):
                 subject = str(ModelName.parse(text).folded())
                 posted.append(ledger.post("warm", subject, {"model": text, "tier": name}, by=BY_WINDOW).job.id)
+            facts.put(window_key(name), name in awake)  # last: one that broke off is opened again at the next tick
+            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
+    parts.end()
     return posted
 
 
@@ -78,13 +83,26 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
         clock: the time.
         ring: sends a worker to a lane; one too many finds nothing to do and leaves.
 
+    Raises:
+        Exception: what went wrong with one of these, when the others have had their turn.
+
     """
-    swept = ledger.sweep()
-    lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
+    parts = Parts("tick")
+    lanes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    silent: list[str] = []
+    with parts.part("the sweep"):
+        swept = ledger.sweep()
+        lost = swept.lost
+        lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
     for lane in lanes:
-        ring(lane)
-    ticked = Ticked(lanes, swept.lost, tuple(_silent(facts, clock.now())))
+        with parts.part(f"sending a worker to lane {lane}"):
+            ring(lane)
+    with parts.part("the look for silent servers"):
+        silent.extend(_silent(facts, clock.now()))
+    ticked = Ticked(lanes, lost, tuple(silent))
     logger.info("tick: {}", ticked)
+    parts.end()
     return ticked
 
 

@@ -2,13 +2,11 @@
 
 import os
 
-import modal
-
 from app import lookout, shift
 from app.fleet import declared
 from app.forecast import actual
 from app.logs import in_container
-from app.resources import APP, MESSENGER, SERVERS, ledger, queue
+from app.resources import MESSENGER, SERVERS, deployment, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
@@ -38,8 +36,8 @@ def _post() -> shift.Post:
 
 
 def _call_messenger() -> None:
-    modal.Function.from_name(APP, MESSENGER).spawn()
+    deployment.send(MESSENGER)
 
 
 def _keep(tier: str, least: int) -> None:
-    modal.Server.from_name(APP, SERVERS[tier]).autoscaler.update(min_containers=least)
+    deployment.keep(SERVERS[tier], least)

@@ -5,15 +5,17 @@ learnt, posts, and sends workers.
 """
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass
 
-from app import lookout, rounds
+from loguru import logger
+
+from app import lookout, outages, rounds
 from app.desired import Actual, night
 from app.fleet import Fleet
+from app.parts import Parts
 from jobs.clock import Clock
 from jobs.ledger import Ledger
-from jobs.night import NIGHT_RAN, Ran
+from jobs.night import NIGHT_RAN, Posted, Ran
 from jobs.protocols import DictLike
 from jobs.record import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.upkeep import Memory, recall, remember
@@ -48,10 +50,15 @@ def tick(post: Post, call_messenger: Callable[[], object], keep: Callable[[str, 
         keep: keeps so many containers of a tier up.
 
     """
-    with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
-        others.callback(_look, post, call_messenger)
-        others.callback(_windows, post, keep)
+    parts = Parts("tick")  # what goes wrong with one of them ends the call, but none of the others
+    with parts.part("the round of the ledger"):
         rounds.tick(post.book, post.facts, post.clock, post.ring)
+    with parts.part("the windows"):
+        _windows(post, keep)
+    with parts.part("the watch"):
+        _look(post, call_messenger)
+    outages.note(post.facts, "tick", parts.failed, post.clock.now())
+    parts.end()
 
 
 def _look(post: Post, call_messenger: Callable[[], object]) -> None:
@@ -65,6 +72,20 @@ def _windows(post: Post, keep: Callable[[str, int], object]) -> None:
         post.ring(SERVERS_LANE)  # now, not at the next tick: the window is open
 
 
+def _send(post: Post, posted: list[Posted]) -> None:
+    """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
+    parts = Parts("night")
+    with parts.part("the round of the ledger"):
+        rounds.tick(post.book, post.facts, post.clock, post.ring)
+    # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
+    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
+        with parts.part(f"sending a worker to lane {lane}"):
+            post.ring(lane)
+    outages.note(post.facts, "night", parts.failed, post.clock.now())
+    if parts.failed:
+        logger.warning("night: the next tick sends for what could not be sent for now")
+
+
 def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
     """Post what this night is for. That it ran is written last: one that broke off on the way did not come."""
     memory = recall(post.facts, post.book.jobs())
@@ -72,10 +93,7 @@ def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
     began = post.clock.now()
     found = night(post.fleet, actual(memory), began)
     posted = rounds.nightly(post.book, found)
-    rounds.tick(post.book, post.facts, post.clock, post.ring)
-    # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
-    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
-        post.ring(lane)
+    _send(post, posted)
     ran = Ran(rounds.night_began(post.fleet, began), began, tuple(posted), found.notes, found.share)
     before = post.facts.get(NIGHT_RAN)
     post.facts.put(NIGHT_RAN, ran.after(Ran.from_json(before) if before else None).as_json())
