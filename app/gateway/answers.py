@@ -1,6 +1,7 @@
 """What goes wrong, as HTTP says it: one table of statuses for all of the gateway. The words are the trouble's own."""
 
 import math
+from datetime import timedelta
 
 from jobs.errors import (
     BadRequest,
@@ -12,6 +13,7 @@ from jobs.errors import (
     Refused,
     ServerTrouble,
     Stalled,
+    StoreTrouble,
     TooManyRequests,
     Trouble,
     Unauthorized,
@@ -49,8 +51,13 @@ STATUS: dict[type[Trouble], int] = {
     Stalled: 504,
     NetworkTrouble: 503,
     NoRoom: 507,
+    StoreTrouble: 503,  # ours, whatever it is: nothing was wrong with the request
 }
 """A class that is not here has the status of its nearest ancestor here, else 500."""
+
+
+COME_AGAIN = timedelta(seconds=5)
+"""Where nothing else was said. What is away for a moment is asked again before anybody hears of it."""
 
 
 def status_of(trouble: Trouble) -> int:
@@ -64,8 +71,9 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
-    if trouble.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(trouble.retry_after.total_seconds())))
+    again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
+    if again is not None:
+        headers["retry-after"] = str(max(1, math.ceil(again.total_seconds())))
     return headers
 
 
