@@ -48,9 +48,9 @@ class Limits:
     answer: timedelta = timedelta(minutes=20)
     """For the whole answer of a Function: its own limit, and a container that has to start."""
     moment: Policy = field(
-        default_factory=lambda: Policy(attempts=4, within=timedelta(seconds=15), longest=timedelta(seconds=2))
+        default_factory=lambda: Policy(attempts=5, within=timedelta(seconds=15), longest=timedelta(seconds=2))
     )
-    """For what may be asked twice. The client alone gives up after 0.7 s."""
+    """For what may be asked twice. The client alone gives up after 0.7 s, and at once where entries come as a stream."""
     publishing: Policy = field(
         default_factory=lambda: Policy(attempts=6, within=timedelta(minutes=2), longest=timedelta(seconds=15))
     )
