@@ -50,7 +50,7 @@ class Limits:
     moment: Policy = field(
         default_factory=lambda: Policy(attempts=5, within=timedelta(seconds=15), longest=timedelta(seconds=2))
     )
-    """For what may be asked twice. The client alone gives up after 0.7 s, and at once where entries come as a stream."""
+    """For what may be asked twice. The client gives up after 0.7 s, and at once where entries come as a stream."""
     publishing: Policy = field(
         default_factory=lambda: Policy(attempts=6, within=timedelta(minutes=2), longest=timedelta(seconds=15))
     )

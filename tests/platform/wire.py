@@ -1,7 +1,8 @@
 """gRPC on one side, plain methods on the other: `QueueGet` is answered by whichever family has a `queue_get`.
 
-Requests are kept for assertions, and a test can have a reply lost, a call refused, or one never answered. Each container gets a listener of
-its own, as each has its own worker on the platform; that is how a call that names no container is known to be its call.
+Requests are kept for assertions, and a test can have a reply lost, a call refused, or one never answered. Each
+container gets a listener of its own, as each has its own worker on the platform; that is how a call that names no
+container is known to be its call.
 """
 
 import asyncio

@@ -131,7 +131,7 @@ def test_what_lasts_is_told_by_its_class(
     """A store that stays away may be asked later; one that refuses us may not. Each says what was being done."""
     facts.get("hydrated")
     platform.wire.meddler = Answers("DictGet", *[refused(status)] * 50)
-    with pytest.raises(StoreTrouble, match="^reading key of the ledger: Modal says ") as caught:
+    with pytest.raises(StoreTrouble, match=r"^reading key of the ledger: Modal says ") as caught:
         facts.get("key")
     assert type(caught.value) is kind
     assert caught.value.hint
