@@ -14,7 +14,7 @@ import modal
 
 from app.fleet_file import Times
 from app.pulse import LONGEST
-from app.resources import FORECAST, MODELS, app, cpu_image, deployment, weights
+from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, deployment, weights
 
 if TYPE_CHECKING:
     from typing import Any
@@ -37,7 +37,7 @@ def weights_worker() -> None:
     from app.weights_lane import run  # noqa: PLC0415
 
     if not run():
-        weights_worker.spawn()
+        deployment.start(weights_worker, WEIGHTS_WORKER)
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)

@@ -140,11 +140,9 @@ def _outcome(future: "concurrent.futures.Future[T]", seconds: float) -> T:
     return future.result()
 
 
-def _patiently(policy: Policy, call: Callable[[], T], doing: str) -> T:
+def _patiently(policy: Policy, call: Callable[[], T]) -> T:
     """Tried again as the policy says, when that can help."""
-    return policy.call(
-        call, sleep=time.sleep, before_retry=lambda trouble: logger.info("{}: tried again: {}", doing, trouble)
-    )
+    return policy.call(call, sleep=time.sleep, before_retry=lambda trouble: logger.info("tried again: {}", trouble))
 
 
 # -- the store -------------------------------------------------------------------------------------------------------
@@ -183,7 +181,7 @@ class LimitedDict:
         def once() -> T:
             return _within(self._limits.question, call, of="store", doing=doing)
 
-        return _patiently(self._limits.moment, once, doing)
+        return _patiently(self._limits.moment, once)
 
     def _all(self, doing: str, stream: Callable[[], Any]) -> list[Any]:
         def once() -> list[Any]:
@@ -196,7 +194,7 @@ class LimitedDict:
 
             return _within(self._limits.listing, gather, of="store", doing=doing, moved=lambda: len(found))
 
-        return _patiently(self._limits.moment, once, doing)
+        return _patiently(self._limits.moment, once)
 
 
 class LimitedQueue:
@@ -230,7 +228,7 @@ class LimitedQueue:
                 doing=doing,
             )
 
-        _patiently(NEVER if block else self._limits.moment, once, doing)
+        _patiently(NEVER if block else self._limits.moment, once)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         """Once: whoever waits for a bell asks again by himself."""
@@ -252,7 +250,7 @@ class LimitedQueue:
                 doing=doing,
             )
 
-        return _patiently(self._limits.moment, once, doing)
+        return _patiently(self._limits.moment, once)
 
     def _longer_by(self, timeout: float | None) -> timedelta:
         """The limit of a call that is meant to wait by itself; without a timeout, a day, which is for ever here."""
@@ -281,7 +279,7 @@ class LimitedVolume:
         def once() -> None:
             _within(self._limits.commit, self._volume.commit.aio, of="service", doing="committing the volume")
 
-        _patiently(self._limits.publishing, once, "committing the volume")
+        _patiently(self._limits.publishing, once)
 
     def reload(self) -> None:
         """Bring in what others committed. Once: whoever wants it soon knows how soon.
@@ -396,7 +394,7 @@ class Deployment:
         doing = f"asking for what {name} answers"
         limit = self._limits.request + timedelta(seconds=seconds)
         return _patiently(
-            self._limits.moment, lambda: _within(limit, lambda: _told(call, seconds), of="service", doing=doing), doing
+            self._limits.moment, lambda: _within(limit, lambda: _told(call, seconds), of="service", doing=doing)
         )
 
     def url(self, server: str) -> str | None:
@@ -424,5 +422,4 @@ class Deployment:
         return _patiently(
             self._limits.moment,
             lambda: _within(self._limits.request, call, of="service", doing=doing),
-            doing,
         )

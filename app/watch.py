@@ -56,7 +56,7 @@ class Seen:
 
 def incidents(fleet: Fleet, seen: Seen) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
-    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind != "budget"]
+    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind not in {"budget", "platform"}]
     found = [each for kind in kinds for each in _WATCHES[kind](fleet, seen)]
     return found if seen.rented else [replace(each, hint=_here(each.hint)) for each in found]
 

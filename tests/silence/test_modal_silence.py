@@ -1,7 +1,6 @@
-"""A deployment whose platform fails at each call once, or falls silent: pulls end once, and commands say it in a line."""
+"""A deployment whose platform fails at each call once, or falls silent: pulls end once, and commands say it."""
 
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -92,7 +92,7 @@ ASKED: list[tuple[str, Callable[[LimitedDict, LimitedQueue], object]]] = [
     ("QueuePut", lambda _, bells: bells.put("id", block=False, partition="lane")),
     ("QueueLen", lambda _, bells: bells.len(partition="lane")),
 ]
-FAILURES = {
+FAILURES: dict[str, list[Any]] = {
     "never": ["never"],
     "failed precondition": [refused(Status.FAILED_PRECONDITION)],
     "exhausted": [refused(Status.RESOURCE_EXHAUSTED)],
