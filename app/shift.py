@@ -6,6 +6,7 @@ learnt, posts, and sends workers.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 from loguru import logger
 
@@ -51,6 +52,9 @@ def tick(post: Post, call_messenger: Callable[[], object], keep: Callable[[str, 
 
     """
     parts = Parts("tick")  # what goes wrong with one of them ends the call, but none of the others
+    every = timedelta(minutes=post.fleet.schedule.tick_minutes)
+    with parts.part("the look at the tick before"):
+        outages.note_gap(post.facts, every, post.clock.now())
     with parts.part("the round of the ledger"):
         rounds.tick(post.book, post.facts, post.clock, post.ring)
     with parts.part("the windows"):
@@ -59,6 +63,7 @@ def tick(post: Post, call_messenger: Callable[[], object], keep: Callable[[str, 
         _look(post, call_messenger)
     outages.note(post.facts, "tick", parts.failed, post.clock.now())
     parts.end()
+    outages.note_done(post.facts, post.clock.now())
 
 
 def _look(post: Post, call_messenger: Callable[[], object]) -> None:

@@ -134,7 +134,9 @@ def _wakes(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
 
 def _platform(_: Fleet, seen: Seen) -> Iterator[Incident]:
     for outage in noted(seen.entries, seen.now):
-        said = f"the {outage.who} could not do all of its round ({', '.join(outage.parts)}): {outage.message}"
+        said = f"the platform failed a {outage.who} at {', '.join(outage.parts)}: {outage.message}"
+        if outage.who == "gap":
+            said = f"the platform was away: {outage.message}"
         hint = "it is tried again at the next tick; status.modal.com tells whether others see it, too"
         yield Incident("platform", outage.who, said, hint)
 

@@ -196,5 +196,24 @@ def test_a_round_does_the_rest_when_a_part_of_it_fails(platform: Platform, clien
     place.tick()
     place.assert_all_done()
     if away == "DictContents":
-        open_now = place.facts.get("incident/platform/tick/1")
-        assert "did not" in open_now["message"] or "could not do all of its round" in open_now["message"]
+        told = place.facts.get("incident/platform/tick/1")
+        assert told["message"].startswith("the platform failed a tick at the round of the ledger, the watch: ")
+
+
+def test_a_store_that_was_away_is_told_of_afterwards(platform: Platform, client: Client) -> None:
+    """The tick that finds it again opens an incident that says since when no tick was done; one that comes in its time
+    says nothing."""
+    place = Place(client, "gap")
+    place.tick()
+    place.clock.wait(5 * 60)
+    place.tick()
+    assert place.facts.get("incident/platform/gap/1") is None
+    platform.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "gone") if "Dict" in name else None
+    place.clock.wait(5 * 60)
+    with pytest.raises(StoreUnavailable):
+        place.tick()
+    platform.wire.meddler = lambda *_: None
+    place.clock.wait(11 * 60)
+    place.tick()
+    told = place.facts.get("incident/platform/gap/1")
+    assert told["message"].startswith("the platform was away: no tick did all of its round between ")
