@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
-import modal
 from loguru import logger
 
 from app.fleet import Fleet
-from app.resources import APP, SERVERS
+from app.resources import SERVERS, deployment
 
 QUEUE_FOR_A_GPU = timedelta(minutes=5)
 """On top of a server's own start: there may be none free at once."""
@@ -22,12 +21,10 @@ def addresses() -> dict[str, str]:
     """The address of each tier's server, as far as they are deployed."""
     found = {}
     for tier, name in SERVERS.items():
-        try:
-            url = modal.Server.from_name(APP, name).get_url()
-        except modal.exception.NotFoundError:
+        url = deployment.url(name)
+        if url is None:
             logger.warning("tier {} is not deployed", tier)
-            continue
-        if url:
+        elif url:
             found[tier] = url
     return found
 

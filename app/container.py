@@ -11,7 +11,7 @@ from loguru import logger
 from app.fleet import declared
 from app.logs import in_container
 from app.place import PROBE_EVERY, Place, Wanted
-from app.resources import MODELS, PORT, ledger, weights
+from app.resources import MODELS, PORT, ledger, volume
 from app.serving import Server
 from jobs.clock import SystemClock
 from jobs.ollama_host import OllamaHost
@@ -56,7 +56,7 @@ def _place(environ: Mapping[str, str]) -> Place:
         disk=Path(tempfile.mkdtemp(prefix="ollama-")),
         container=environ.get("MODAL_TASK_ID", "local"),
         facts=ledger,
-        reload=weights.reload,
+        reload=volume.reload,
         take_out=take_out,
         host=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
         inherited=environ,

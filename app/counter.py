@@ -11,21 +11,22 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import modal
-
 from app import reports
-from app.resources import APP, GATEWAY, WEIGHTS_WORKER, ledger, queue
+from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
 from app.ringing import ring
 from jobs.clock import Clock, SystemClock, isoformat
 from jobs.desk import INTERRUPTED, Desk, exit_code, prune_request
-from jobs.errors import BadRequest, Killed, Refused
+from jobs.errors import BadRequest, Killed, Refused, Trouble
 from jobs.inventory import Found
 from jobs.ledger import Ledger
+from jobs.plain import plain
 from jobs.record import WEIGHTS_LANE, Job
 from jobs.terminal import log_warnings, put, put_json, put_lines, say, settle_streams
 from jobs.units import parse_span
 
 if TYPE_CHECKING:
+    import modal
+
     from app.desired import Night
     from jobs.pruning import Plan
 
@@ -55,22 +56,6 @@ def worded(text: str) -> str:
     return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
 
 
-def is_deployed() -> bool:
-    try:
-        modal.Function.from_name(APP, WEIGHTS_WORKER).hydrate()
-    except modal.exception.NotFoundError:
-        return False
-    return True
-
-
-def gateway_url() -> str | None:
-    """Where the gateway answers, if it is deployed; looking that up asks nobody but the platform."""
-    try:
-        return modal.Server.from_name(APP, GATEWAY).get_url()
-    except modal.exception.NotFoundError:
-        return None
-
-
 class Errand:
     """Who works on what was posted."""
 
@@ -86,7 +71,7 @@ class Errand:
     @property
     def deployed(self) -> bool:
         if self._deployed is None:
-            self._deployed = is_deployed()
+            self._deployed = deployment.has(WEIGHTS_WORKER)
         return self._deployed
 
     @property
@@ -102,30 +87,40 @@ class Errand:
         """
         if self._call is not None:
             self._check(self._call)
-        return self.deployed or self.ends_with_us
+        try:
+            return self.deployed or self.ends_with_us
+        except Trouble as trouble:  # then nobody knows, and nobody is told that nothing is deployed
+            self._deployed = True
+            say(f"note: whether {APP!r} is deployed cannot be said now: {plain(trouble)}")
+            return True
 
     def _check(self, call: "modal.FunctionCall[Any]") -> None:
         if self._clock.monotonic() < self._check_at:
             return
         self._check_at = self._clock.monotonic() + CHECK_EVERY.total_seconds()
-        try:
-            call.get(timeout=0)
-        except TimeoutError:  # it goes on
-            return
-        except Exception as error:
+        error = deployment.failure(call, WEIGHTS_WORKER)
+        if error is not None:
             raise Killed(
                 f"the worker of this command ended: {type(error).__name__}: {error}",
                 hint=f"why is in its log above; the job stays in the queue, and what was fetched is kept. {DEPLOYED}",
             ) from error
 
     def send(self, job: Job) -> None:
+        """Send a worker to a job that is posted. It stays posted when the platform lets nobody be sent."""
         if job.has_ended:
             return
+        try:
+            self._send(job)
+        except Trouble as trouble:
+            say(f"job {job.id} is posted, but no worker could be sent: {plain(trouble)}")
+            say("hint: where it is deployed the next tick sends one; else pull again to send it")
+
+    def _send(self, job: Job) -> None:
         if self.deployed:
             ring(job.lane)
         elif self.follows and job.lane == WEIGHTS_LANE:
             say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
-            self._call = self._own.spawn()
+            self._call = deployment.start(self._own, WEIGHTS_WORKER)
 
 
 @dataclass(frozen=True)
@@ -269,7 +264,7 @@ class Counter:
         def status() -> int:
             jobs = self.desk.ledger.select()[0]
             deployed = self.errand.deployed
-            url = gateway_url() if deployed else None
+            url = deployment.url(GATEWAY) if deployed else None
             found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=jobs)
             if json:
                 put_json(found.as_json())
@@ -308,7 +303,7 @@ def counter(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         look_every=LOOK_EVERY,
         posted=errand.send,
-        archived=lambda since: map(Job.from_json, past.remote(isoformat(since))),
+        archived=lambda since: map(Job.from_json, deployment.answer(past, "past", isoformat(since))),
         worded=worded,
     )
     return Counter(desk, errand)

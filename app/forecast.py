@@ -12,7 +12,7 @@ from app.desired import Actual, Night, asked_about, night
 from app.fleet import Fleet, declared
 from app.mirror import mirrors
 from app.report import PREFIX, Report
-from app.resources import MODELS, ledger, queue, weights
+from app.resources import MODELS, ledger, queue, volume
 from app.rounds import tonight
 from app.upstream import upstream
 from jobs.clock import Clock, SystemClock
@@ -41,7 +41,7 @@ def loaded(facts: DictLike) -> list[str]:
 
 
 def on_the_volume() -> Survey:
-    weights.reload()
+    volume.reload()
     return survey(Layout(Path(MODELS)))
 
 

@@ -7,13 +7,14 @@
 long: each function imports what it works with.
 """
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import modal
 
 from app.fleet_file import Times
 from app.pulse import LONGEST, START
-from app.resources import MODELS, app, cpu_image, weights
+from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, deployment, weights
 
 if TYPE_CHECKING:
     from typing import Any
@@ -44,7 +45,7 @@ def weights_worker() -> None:
     from app.weights_lane import run  # noqa: PLC0415
 
     if not run():
-        weights_worker.spawn()
+        deployment.start(weights_worker, WEIGHTS_WORKER)
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
@@ -153,7 +154,7 @@ def prune(
     """Move to the trash what nobody needs, and delete what lay there for its grace."""
     from app.counter import counter  # noqa: PLC0415
 
-    look = forecast.remote if dry_run else None
+    look = partial(deployment.answer, forecast, FORECAST) if dry_run else None
     at = counter(weights_worker, past)
     at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
 
@@ -223,7 +224,7 @@ def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).models(shelf.remote, json=json)
+    counter(weights_worker, past).models(partial(deployment.answer, shelf, "shelf"), json=json)
 
 
 @app.local_entrypoint()
@@ -239,7 +240,7 @@ def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).cost(spent.remote, since=since, json=json)
+    counter(weights_worker, past).cost(partial(deployment.answer, spent, "spent"), since=since, json=json)
 
 
 @app.local_entrypoint()
@@ -247,7 +248,7 @@ def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).windows(spent.remote, json=json)
+    counter(weights_worker, past).windows(partial(deployment.answer, spent, "spent"), json=json)
 
 
 @app.local_entrypoint()
@@ -255,7 +256,7 @@ def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
     from app.counter import counter  # noqa: PLC0415
 
-    counter(weights_worker, past).plan(outlook.remote, json=json)
+    counter(weights_worker, past).plan(partial(deployment.answer, outlook, "outlook"), json=json)
 
 
 @app.local_entrypoint()

@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from decimal import Decimal
 
-import modal
 from loguru import logger
 
 from app.fleet import Fleet, Prices
+from app.resources import deployment
+from jobs.errors import Trouble
 
 SOURCE = "modal billing rates"
 
@@ -23,14 +24,14 @@ Rates = Mapping[str, Decimal]
 
 def asked() -> Rates:
     """Dollars per hour, by Modal's own names for what is rented."""
-    return modal.Workspace.from_context().billing.rates()
+    return deployment.rates()
 
 
 def priced(fleet: Fleet, today: date, ask: Callable[[], Rates] = asked) -> Fleet:
     """The fleet at Modal's rates; as it was, with a warning, when they cannot be had."""
     try:
         rates = dict(ask())
-    except modal.exception.Error as error:
+    except Trouble as error:
         logger.warning("Modal does not tell its rates, the fleet's are taken: {}", error)
         return fleet
     needed = [name for tier in fleet.tiers.values() if (name := tier.gpu_and_count[0]) is not None]

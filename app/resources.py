@@ -1,7 +1,8 @@
 """Every name that Modal knows us by, once: app, images, volume, queue, dict, secret.
 
 Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
-container, where the images are what they already are, so it stays cheap and imports only modal.
+container, where the images are what they already are, so it stays cheap to import. What is called goes through
+`app.platform_calls`, which limits each wait; only what is mounted or declared is Modal's own object.
 """
 
 import atexit
@@ -15,6 +16,7 @@ import modal
 from app.lock import LOCK, runtime_part
 from app.mirror import VARIABLE as MIRROR
 from app.pinning import pinned
+from app.platform_calls import Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
 
 APP = "ollama-service"
 SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
@@ -49,9 +51,16 @@ MODELS = "/models"
 
 app = modal.App(APP)
 
+_LIMITS = limits_of(os.environ)
+
 weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True, version=2)
-queue = modal.Queue.from_name("ollama-jobs", create_if_missing=True)
-ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
+"""What is mounted; `volume` commits and reloads it."""
+
+volume = LimitedVolume(weights, _LIMITS)
+queue = LimitedQueue(modal.Queue.from_name("ollama-jobs", create_if_missing=True), _LIMITS)
+ledger = LimitedDict(modal.Dict.from_name("ollama-ledger", create_if_missing=True), _LIMITS)
+deployment = Deployment(APP, _LIMITS)
+"""The Functions and servers that are deployed."""
 
 # For requests to the servers: Modal's proxy in front of them lets nobody in without it.
 proxy_token = modal.Secret.from_name(

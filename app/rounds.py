@@ -14,6 +14,7 @@ from app.cold_starts import refused_starts
 from app.cron_times import due
 from app.desired import NIGHT, Night
 from app.fleet import Fleet, Window
+from app.parts import Parts
 from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report, ReportsOf
 from app.wakes import BY_WINDOW, Wakes, opening, window_key
@@ -55,22 +56,26 @@ def windows(
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(window_key(name))}
     posted: list[str] = []
+    parts = Parts("windows")
     for name in {window.tier for window in fleet.windows} | kept:
-        was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
-        if name in awake:
-            if not was and not wakes.take(name, opening(fleet, name, now), now):
+        with parts.part(f"the window of {name}"):
+            was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
+            if name in awake:
+                if not was and not wakes.take(name, opening(fleet, name, now), now):
+                    continue
+                starts = refused_starts(ReportsOf(facts, name)(), now)
+                # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
+                keep(name, least if starts.is_broken else max(1, least))
+                if starts.is_broken and not starts.must_wait(now):
+                    posted += _warm_ups(ledger, opened, name)
+            elif was:
+                keep(name, least)
+            if was == (name in awake):
                 continue
-            starts = refused_starts(ReportsOf(facts, name)(), now)
-            # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
-            keep(name, least if starts.is_broken else max(1, least))
-            if starts.is_broken and not starts.must_wait(now):
-                posted += _warm_ups(ledger, opened, name)
-        elif was:
-            keep(name, least)
-        if was != (name in awake):
-            facts.put(window_key(name), name in awake)
-            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
             posted += _warm_ups(ledger, opened, name)
+            facts.put(window_key(name), name in awake)  # last: one that broke off is opened again at the next tick
+            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
+    parts.end()
     return posted
 
 
@@ -89,13 +94,26 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
         clock: the time.
         ring: sends a worker to a lane; one too many finds nothing to do and leaves.
 
+    Raises:
+        Exception: what went wrong with one of these, when the others have had their turn.
+
     """
-    swept = ledger.sweep()
-    lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
+    parts = Parts("tick")
+    lanes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    silent: list[str] = []
+    with parts.part("the sweep"):
+        swept = ledger.sweep()
+        lost = swept.lost
+        lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
     for lane in lanes:
-        ring(lane)
-    ticked = Ticked(lanes, swept.lost, tuple(_silent(facts, clock.now())))
+        with parts.part(f"sending a worker to lane {lane}"):
+            ring(lane)
+    with parts.part("the look for silent servers"):
+        silent.extend(_silent(facts, clock.now()))
+    ticked = Ticked(lanes, lost, tuple(silent))
     logger.info("tick: {}", ticked)
+    parts.end()
     return ticked
 
 

@@ -2,13 +2,11 @@
 
 import os
 
-import modal
-
 from app import lookout, shift
 from app.fleet import declared
 from app.forecast import actual
 from app.logs import in_container
-from app.resources import APP, MESSENGER, NIGHTLY, SERVERS, ledger, queue
+from app.resources import MESSENGER, NIGHTLY, SERVERS, deployment, ledger, queue
 from app.ringing import ring
 from jobs.clock import SystemClock
 from jobs.ledger import Ledger
@@ -38,12 +36,12 @@ def _post() -> shift.Post:
 
 
 def _call_messenger() -> None:
-    modal.Function.from_name(APP, MESSENGER).spawn()
+    deployment.send(MESSENGER)
 
 
 def _call_night() -> None:
-    modal.Function.from_name(APP, NIGHTLY).spawn()
+    deployment.send(NIGHTLY)
 
 
 def _keep(tier: str, least: int) -> None:
-    modal.Server.from_name(APP, SERVERS[tier]).autoscaler.update(min_containers=least)
+    deployment.keep(SERVERS[tier], least)

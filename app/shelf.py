@@ -5,7 +5,7 @@ from typing import Any
 
 from app import spending
 from app.archive import archive_at, archived_jobs
-from app.resources import MODELS, weights
+from app.resources import MODELS, volume
 from jobs import survey
 from jobs.clock import parse_moment
 from jobs.inventory import Found, found_in
@@ -14,17 +14,17 @@ from jobs.layout import Layout
 
 def found() -> Found:
     """The models, and what is wrong with those that are not whole."""
-    weights.reload()
+    volume.reload()
     return found_in(survey.survey(Layout(Path(MODELS))), "the volume")
 
 
 def past(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
-    weights.reload()
+    volume.reload()
     return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]
 
 
 def spent() -> dict[str, Any]:
     """What the archive knows of containers and usage."""
-    weights.reload()
+    volume.reload()
     return spending.past(archive_at(Path(MODELS)))

@@ -4,19 +4,19 @@ A tick sweeps and sends workers, looks around, has somebody told, keeps windows 
 come or failed. A night remembers what was learnt, posts, and sends workers.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from loguru import logger
 
-from app import lookout, rounds
+from app import lookout, outages, rounds
 from app.desired import NIGHT, Actual, night
 from app.fleet import Fleet
+from app.parts import Parts
 from jobs.clock import Clock, isoformat, parse_moment
 from jobs.ledger import Ledger
-from jobs.night import NIGHT_RAN, Ran, ran_last
+from jobs.night import NIGHT_RAN, Posted, Ran, ran_last
 from jobs.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
 from jobs.protocols import DictLike
 from jobs.record import KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -58,11 +58,21 @@ def tick(
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
     """
-    with ExitStack() as others:  # what goes wrong with one of them ends the call, but none of the others
-        others.callback(_send_for_night, post, call_night)
-        others.callback(_look, post, call_messenger)
-        others.callback(_windows, post, keep)
+    parts = Parts("tick")  # what goes wrong with one of them ends the call, but none of the others
+    every = timedelta(minutes=post.fleet.schedule.tick_minutes)
+    with parts.part("the look at the tick before"):
+        outages.note_gap(post.facts, every, post.clock.now())
+    with parts.part("the round of the ledger"):
         rounds.tick(post.book, post.facts, post.clock, post.ring)
+    with parts.part("the windows"):
+        _windows(post, keep)
+    with parts.part("the watch"):
+        _look(post, call_messenger)
+    with parts.part("the night"):
+        _send_for_night(post, call_night)
+    outages.note(post.facts, "tick", parts.failed, post.clock.now())
+    parts.end()
+    outages.note_done(post.facts, post.clock.now())
 
 
 def _look(post: Post, call_messenger: Callable[[], object]) -> None:
@@ -93,6 +103,20 @@ def _send_for_night(post: Post, call_night: Callable[[], object]) -> None:
         call_night()
 
 
+def _send(post: Post, posted: Sequence[Posted]) -> None:
+    """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
+    parts = Parts("night")
+    with parts.part("the round of the ledger"):
+        rounds.tick(post.book, post.facts, post.clock, post.ring)
+    # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
+    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
+        with parts.part(f"sending a worker to lane {lane}"):
+            post.ring(lane)
+    outages.note(post.facts, "night", parts.failed, post.clock.now())
+    if parts.failed:
+        logger.warning("night: the next tick sends for what could not be sent for now")
+
+
 def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
     """Post what this night is for, and write down how that went: a night that failed is tried again by others.
 
@@ -120,10 +144,7 @@ def _round(post: Post, actual: Callable[[Memory], Actual], due: datetime, began:
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     found = night(post.fleet, actual(memory), began)
     posted = rounds.nightly(post.book, found)
-    rounds.tick(post.book, post.facts, post.clock, post.ring)
-    # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
-    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
-        post.ring(lane)
+    _send(post, posted)
     return Ran(due, began, tuple(posted), found.notes, found.share)
 
 

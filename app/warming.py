@@ -1,7 +1,7 @@
 """The servers worker. It stands apart from `app.jobs`: whoever only pulls needs no proxy token for `modal run`."""
 
 from app.pulse import LONGEST, START
-from app.resources import app, cpu_image, proxy_token
+from app.resources import SERVERS_WORKER, app, cpu_image, deployment, proxy_token
 
 
 @app.function(
@@ -16,4 +16,4 @@ def servers_worker() -> None:
     from app.servers_lane import run  # noqa: PLC0415
 
     if not run():
-        servers_worker.spawn()
+        deployment.start(servers_worker, SERVERS_WORKER)

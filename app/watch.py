@@ -7,6 +7,7 @@ pinned    a model that the fleet pins is not there, and nobody is pulling it
 budget    the month has cost more than was meant
 nightly   the night's run has not come, or failed again and again
 wakes     the night or a window was refused a wake: the day's are used up
+platform  a tick or a night was not answered, or refused for a while, by the platform itself
 """
 
 import re
@@ -18,6 +19,7 @@ from typing import Any
 from app.fleet import Fleet
 from app.freshness import KNOWN, ROOM
 from app.health import Health
+from app.outages import noted
 from app.spending import month_began, month_dollars
 from jobs.clock import parse_moment
 from jobs.dead import class_of, dead
@@ -55,7 +57,7 @@ class Seen:
 
 def incidents(fleet: Fleet, seen: Seen) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
-    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind != "budget"]
+    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind not in {"budget", "platform"}]
     found = [each for kind in kinds for each in _WATCHES[kind](fleet, seen)]
     return found if seen.rented else [replace(each, hint=_here(each.hint)) for each in found]
 
@@ -144,6 +146,15 @@ def _wakes(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 
+def _platform(_: Fleet, seen: Seen) -> Iterator[Incident]:
+    for outage in noted(seen.entries, seen.now):
+        said = f"the platform failed a {outage.who} at {', '.join(outage.parts)}: {outage.message}"
+        if outage.who == "gap":
+            said = f"the platform was away: {outage.message}"
+        hint = "it is tried again at the next tick; status.modal.com tells whether others see it, too"
+        yield Incident("platform", outage.who, said, hint)
+
+
 _WATCHES: Mapping[str, Callable[[Fleet, Seen], Iterable[Incident]]] = {
     "job": _jobs,
     "tier": _tiers,
@@ -152,4 +163,5 @@ _WATCHES: Mapping[str, Callable[[Fleet, Seen], Iterable[Incident]]] = {
     "budget": _budget,
     "nightly": _nightly,
     "wakes": _wakes,
+    "platform": _platform,
 }

@@ -18,11 +18,12 @@ from app.freshness import GENERATION, KNOWN, ROOM
 from app.lanes import work
 from app.mirror import mirrors
 from app.pulse import COMMIT_EVERY
-from app.resources import MODELS, ledger, queue, weights
+from app.resources import MODELS, ledger, queue, volume
 from app.spending import note_month
 from jobs import survey
 from jobs.cards import facts_of
 from jobs.clock import Clock, SystemClock
+from jobs.errors import StoreTrouble, Trouble
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike, ShrinkingDict
 from jobs.record import WEIGHTS_LANE
@@ -36,11 +37,13 @@ AT_ONCE = 4
 
 
 class Commits(Protocol):
-    """What a worker asks of a volume; `modal.Volume` satisfies it."""
+    """What a worker asks of a volume; `modal.Volume` satisfies it, and so does `LimitedVolume`."""
 
-    def commit(self) -> object: ...
+    def commit(self) -> object:
+        """Publish what is written here."""
 
-    def reload(self) -> object: ...
+    def reload(self) -> object:
+        """Bring in what others wrote; RuntimeError when it stays as it was."""
 
 
 class Shelf:
@@ -68,7 +71,9 @@ class Shelf:
         """Bring in what others committed, and make what is missing of a models directory."""
         try:
             self._volume.reload()
-        except RuntimeError as error:  # a thread of the call before still holds a file: then this container is current
+        except RuntimeError as error:
+            # A thread of the call before still holds a file, or the platform fails for now. Then it is as this
+            # container left it, or found it when it started; and nobody else writes here.
             logger.warning("the volume is not reloaded: {}", error)
         self.weights.prepare()
 
@@ -108,7 +113,14 @@ class Shelf:
         finally:
             done.set()
             thread.join()
+            self._commit_last()
+
+    def _commit_last(self) -> None:
+        """What ended the work counts, not that this fails: the platform commits once more when the container ends."""
+        try:
             self.commit()
+        except Trouble as trouble:
+            logger.error("the last commit of this call failed: {}", trouble)
 
     def _commit_until(self, done: Callable[[float], bool]) -> None:
         while not done(COMMIT_EVERY.total_seconds()):
@@ -123,7 +135,7 @@ def run() -> bool:
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
-    shelf = Shelf(weights, Path(MODELS), ledger, clock)
+    shelf = Shelf(volume, Path(MODELS), ledger, clock)
     with opened(book, ledger, shelf, registry=registry, fleet=fleet, clock=clock) as perform:
         return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
 
@@ -141,10 +153,18 @@ def opened(
         retention=fleet.retention(),
         around=lambda: around(book, facts),
     )
-    shelf.tell_models()  # a Dict forgets in seven days what nobody touches
+    _tell_models(shelf)
     with shelf.committed_often():
         _tidy(book, facts, shelf, fleet, clock)
         yield lambda run: perform(run, shop)
+
+
+def _tell_models(shelf: Shelf) -> None:
+    """Once more, because a Dict forgets in seven days what nobody touches. Whatever changes the models tells, too."""
+    try:
+        shelf.tell_models()
+    except StoreTrouble as trouble:
+        logger.warning("what models there are is not told again: {}", trouble)
 
 
 def _tidy(book: Ledger, facts: ShrinkingDict, shelf: Shelf, fleet: Fleet, clock: Clock) -> None:

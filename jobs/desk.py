@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.clock import Clock
 from jobs.dead import dead, lines, of_class
-from jobs.errors import BadRequest, NotFound, Refused, Trouble, Unauthorized
+from jobs.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.following import LOOK_EVERY, follow
 from jobs.ledger import Posted
 from jobs.names import ModelName
@@ -400,6 +400,9 @@ def exit_code(work: Callable[[], int], worded: Callable[[str], str] = str) -> in
     """Do the work of a command; what went wrong becomes words and a code."""
     try:
         return work()
+    except StoreTrouble as error:  # also one that is refused: nothing was wrong with the call
+        complain(error, worded)
+        return 1
     except (Refused, NotFound, Unauthorized) as error:
         complain(error, worded)
         return 2

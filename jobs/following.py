@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from jobs.clock import Clock
+from jobs.errors import StoreUnavailable
 from jobs.plain import plain
 from jobs.record import Job, State
 from jobs.story import headline, lasted, trouble
@@ -16,6 +17,10 @@ from jobs.terminal import is_terminal, say
 
 LOOK_EVERY = timedelta(milliseconds=200)
 """Smooth enough for a bar; a look reads four small entries."""
+
+
+AWAY_AT_MOST = timedelta(minutes=10)
+"""So long a job that cannot be read is followed all the same: it goes on without us."""
 
 
 class View(Protocol):
@@ -45,14 +50,25 @@ def follow(
         idle: in these lines.
         every: how often to look.
 
+    Raises:
+        StoreUnavailable: the job could not be read for long.
+
     """
     with _view() as view:
         told = _Told(view, idle)
+        seen_at = clock.monotonic()
         while True:
-            job = look()
-            told.tell(job, clock.now(), is_worked)
-            if job.has_ended:
-                return job
+            try:
+                job = look()
+            except StoreUnavailable as trouble:
+                if clock.monotonic() - seen_at > AWAY_AT_MOST.total_seconds():
+                    raise
+                told.tell_away(trouble)
+            else:
+                seen_at = clock.monotonic()
+                told.tell(job, clock.now(), is_worked)
+                if job.has_ended:
+                    return job
             clock.wait(every.total_seconds())
 
 
@@ -65,8 +81,15 @@ class _Told:
         self._seen: Job | None = None
         self._attempts = 0
         self._idle = False
+        self._is_away = False
+
+    def tell_away(self, trouble: StoreUnavailable) -> None:
+        if not self._is_away:
+            self._view.tell(f"how it stands cannot be read now, and is asked for again: {plain(trouble)}")
+        self._is_away = True
 
     def tell(self, job: Job, now: datetime, is_worked: Callable[[], bool]) -> None:
+        self._is_away = False
         if self._idle != (not job.has_ended and not is_worked()):
             self._idle = not self._idle
             self._tell_idle()

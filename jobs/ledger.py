@@ -27,7 +27,7 @@ from typing import Any
 from loguru import logger
 
 from jobs.clock import Clock, isoformat, parse_moment
-from jobs.errors import Fenced, NotFound, Refused
+from jobs.errors import Fenced, NotFound, Refused, StoreTrouble
 from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
 from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
@@ -455,6 +455,8 @@ class Ledger:
         except queue.Full:
             # Nothing is lost: the job stands in the ledger, and a sweep rings when the lane has room.
             logger.warning("the queue of lane {} is full; job {} will be rung for later", job.lane, job.id)
+        except StoreTrouble as trouble:
+            logger.warning("job {} of lane {} could not be rung for; a sweep will: {}", job.id, job.lane, trouble)
 
     def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
         """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from datetime import date
 from decimal import Decimal
 
-import modal
 import pytest
 
 from app.fleet import load
 from app.rates import Rates, priced
+from jobs.errors import Forbidden
 
 TODAY = date(2026, 11, 24)
 FLEET = load()
@@ -48,6 +48,6 @@ def test_whoever_may_not_ask_goes_by_the_fleet() -> None:
     """A token without permission, or a network that is down, is no reason not to tell an estimate."""
 
     def refuse() -> Rates:
-        raise modal.exception.PermissionDeniedError("this token may not see billing")
+        raise Forbidden("this token may not see billing")
 
     assert priced(FLEET, TODAY, refuse) == FLEET

@@ -1,6 +1,7 @@
 """What goes wrong, as HTTP says it: one table of statuses for all of the gateway. The words are the trouble's own."""
 
 import math
+from datetime import timedelta
 
 from app.cold_starts import CannotStart
 from jobs.errors import (
@@ -13,6 +14,7 @@ from jobs.errors import (
     Refused,
     ServerTrouble,
     Stalled,
+    StoreTrouble,
     TooManyRequests,
     Trouble,
     Unauthorized,
@@ -51,8 +53,13 @@ STATUS: dict[type[Trouble], int] = {
     NetworkTrouble: 503,
     CannotStart: 503,
     NoRoom: 507,
+    StoreTrouble: 503,  # ours, whatever it is: nothing was wrong with the request
 }
 """A class that is not here has the status of its nearest ancestor here, else 500."""
+
+
+COME_AGAIN = timedelta(seconds=5)
+"""Where nothing else was said. What is away for a moment is asked again before anybody hears of it."""
 
 
 def status_of(trouble: Trouble) -> int:
@@ -66,8 +73,9 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
-    if trouble.retry_after is not None:
-        headers["retry-after"] = str(max(1, math.ceil(trouble.retry_after.total_seconds())))
+    again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
+    if again is not None:
+        headers["retry-after"] = str(max(1, math.ceil(again.total_seconds())))
     return headers
 
 

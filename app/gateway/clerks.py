@@ -12,12 +12,19 @@ from contextvars import copy_context
 from datetime import timedelta
 from typing import TypeVar
 
+from jobs.errors import StoreUnavailable
 from jobs.ledger import Ledger
 from jobs.record import Job
 
 T = TypeVar("T")
 
 THREADS = 8
+
+MOST_WAITING = 256
+"""Questions for which no thread was free yet. Beyond it the ledger is not slow but away, and who asks is told so."""
+
+AWAY_AT_MOST = timedelta(minutes=10)
+"""So long a job that cannot be read is followed all the same: it goes on without us."""
 
 LOOK_EVERY = timedelta(milliseconds=500)
 """How often a job that somebody follows is read: as often as its worker beats."""
@@ -30,13 +37,27 @@ class Clerks:
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clerk")
         self._looks: dict[str, asyncio.Future[Job]] = {}
+        self._asked = 0  # by the event loop alone, as all of this
 
     async def do(self, work: Callable[[Ledger], T]) -> T:
-        """Let one of them do this with his ledger."""
+        """Let one of them do this with his ledger.
+
+        Raises:
+            StoreTrouble: it cannot be asked, or too many wait for it already.
+
+        """
+        if self._asked >= THREADS + MOST_WAITING:
+            raise StoreUnavailable(f"the ledger is away: {self._asked} questions wait for it")
         about = copy_context()  # what is logged there belongs to the same request
-        return await asyncio.get_running_loop().run_in_executor(
+        self._asked += 1
+        asked = asyncio.get_running_loop().run_in_executor(
             self._threads, lambda: about.run(lambda: work(self._ledger()))
         )
+        asked.add_done_callback(self._answered)
+        return await asked
+
+    def _answered(self, _: "asyncio.Future[T]") -> None:
+        self._asked -= 1
 
     async def look(self, id: str) -> Job:
         """The job as it stands, or stood a moment ago.
@@ -58,11 +79,23 @@ class Clerks:
             look.exception()  # it is for those who wait, if any still do
 
     async def follow(self, job: Job) -> AsyncIterator[Job]:
-        """The job now, and again after each look, until it has ended."""
+        """The job now, and again after each look, until it has ended; as it was while it cannot be read.
+
+        Raises:
+            StoreTrouble: it could not be read for long.
+
+        """
+        loop = asyncio.get_running_loop()
+        seen_at = loop.time()
         yield job
         while not job.has_ended:
             await asyncio.sleep(self._every)
-            job = await self.look(job.id)
+            try:
+                job = await self.look(job.id)
+                seen_at = loop.time()
+            except StoreUnavailable:
+                if loop.time() - seen_at > AWAY_AT_MOST.total_seconds():
+                    raise
             yield job
 
     def close(self) -> None:

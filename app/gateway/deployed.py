@@ -27,7 +27,6 @@ from app.gateway.volume import Volume
 from app.gateway.waking import Upstream
 from app.logs import in_container
 from app.resources import (
-    APP,
     FORECAST,
     MODELS,
     OLLAMA_VERSION,
@@ -35,9 +34,11 @@ from app.resources import (
     api_keys,
     app,
     cpu_image,
+    deployment,
     ledger,
     proxy_token,
     queue,
+    volume,
     weights,
 )
 from app.ringing import ring
@@ -140,8 +141,8 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
         keys, fleet = keys_of(environ), declared()
-        volume = Volume(Path(MODELS), weights.reload, clock)
-        self._standing = Standing(ledger, volume, clock, every=LOOK_EVERY)
+        models = Volume(Path(MODELS), volume.reload, clock)
+        self._standing = Standing(ledger, models, clock, every=LOOK_EVERY)
         self._leave = leave
         self._stopping = threading.Event()
         composed = Composed(
@@ -158,12 +159,12 @@ class Service:
                 ring=ring,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
-                complaints=volume.complaints,
-                archived=volume.archived,
-                past=volume.past,
+                complaints=models.complaints,
+                archived=models.archived,
+                past=models.past,
                 plans=Plans(
-                    night=lambda: modal.Function.from_name(APP, OUTLOOK).remote(),
-                    prune=lambda request: modal.Function.from_name(APP, FORECAST).remote(request),
+                    night=lambda: deployment.ask(OUTLOOK),
+                    prune=lambda request: deployment.ask(FORECAST, request),
                 ),
             )
         )

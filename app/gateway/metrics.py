@@ -11,6 +11,7 @@ from typing import Protocol
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -115,6 +116,9 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
+        self._store = Gauge(
+            "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
+        )
         for tier in self._tiers:
             for cause in self._causes:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
@@ -135,6 +139,10 @@ class Metrics:
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
         self._wakes.labels(self._tier(tier), cause if cause in self._causes else OTHER).inc()
+
+    def store_up(self, is_up: bool) -> None:
+        """Whether the ledger has answered just now."""
+        self._store.set(int(is_up))
 
     def wakes(self) -> float:
         """How often any tier was woken."""

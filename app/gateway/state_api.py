@@ -21,7 +21,7 @@ from app.gateway.metrics import CONTENT_TYPE
 from app.gateway.office import Office
 from app.gateway.posting import changer, reader, sees_use
 from app.gateway.shapes import Day, HealthTold, Left, ModelsTold, ModelText, RouteTold, TiersTold, UsagesTold
-from jobs.errors import NotFound
+from jobs.errors import NotFound, StoreTrouble, StoreUnavailable
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.record import State
@@ -43,22 +43,40 @@ NOWHERE = "no-such-job"
 
 
 class Census:
-    """How many jobs there are of each kind and state, counted now and then."""
+    """How many jobs there are of each kind and state, counted now and then, by one for all who ask meanwhile."""
 
     def __init__(self, office: Office, clerks: Clerks) -> None:
         self._clock = office.clock
         self._clerks = clerks
-        self._counting = asyncio.Lock()
+        self._counting: asyncio.Task[Mapping[tuple[str, str], int]] | None = None
         self._counts: Mapping[tuple[str, str], int] = {}
         self._at: float | None = None
 
     async def count(self) -> Mapping[tuple[str, str], int]:
-        async with self._counting:
-            now = self._clock.monotonic()
-            if self._at is None or now - self._at >= COUNT_EVERY.total_seconds():
-                self._counts = await self._clerks.do(_counted)
-                self._at = now
-            return self._counts
+        """The counts, or the last ones where counting takes long.
+
+        Raises:
+            StoreTrouble: the ledger cannot be asked, or has not answered in time and not for long.
+
+        """
+        if self._counting is None and self._is_older_than(COUNT_EVERY):
+            self._counting = asyncio.create_task(self._clerks.do(_counted))
+            self._counting.add_done_callback(self._counted)
+        if (counting := self._counting) is not None:
+            await asyncio.wait({counting}, timeout=STORE_SECONDS)
+            if counting.done():
+                return counting.result()
+            if self._is_older_than(STALE):
+                raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
+        return self._counts
+
+    def _counted(self, counting: "asyncio.Task[Mapping[tuple[str, str], int]]") -> None:
+        self._counting = None
+        if not counting.cancelled() and counting.exception() is None:
+            self._counts, self._at = counting.result(), self._clock.monotonic()
+
+    def _is_older_than(self, age: timedelta) -> bool:
+        return self._at is None or self._clock.monotonic() - self._at >= age.total_seconds()
 
 
 def _counted(ledger: Ledger) -> Mapping[tuple[str, str], int]:
@@ -137,8 +155,11 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
         found = await problems(office, clerks)
         counts: Counter[str] = Counter()
         if not found:
-            for (_, state), count in (await census.count()).items():
-                counts[state] += count
+            try:
+                for (_, state), count in (await census.count()).items():
+                    counts[state] += count
+            except StoreTrouble as trouble:
+                found.append(str(trouble))
         models = await asyncio.to_thread(office.models)
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",
@@ -172,7 +193,13 @@ def probes(office: Office, clerks: Clerks) -> APIRouter:
     @api.get("/metrics")
     async def metrics(caller: Annotated[Caller, Depends(changer)]) -> Response:
         caller.need_model(None)  # it names all models and all keys
-        counts = await census.count()
-        return Response(await clerks.do(lambda _: office.metrics.render(counts)), media_type=CONTENT_TYPE)
+        counts: Mapping[tuple[str, str], int] = {}
+        try:
+            counts = await census.count()
+            office.metrics.store_up(True)
+        except StoreTrouble as trouble:  # all that this process knows by itself is told
+            logger.warning("the jobs cannot be counted: {}", trouble)
+            office.metrics.store_up(False)
+        return Response(await asyncio.to_thread(office.metrics.render, counts), media_type=CONTENT_TYPE)
 
     return api

@@ -1,7 +1,8 @@
 """gRPC on one side, plain methods on the other: `QueueGet` is answered by whichever family has a `queue_get`.
 
-Requests are kept for assertions, and a test can have a reply lost or a call refused. Each container gets a listener of
-its own, as each has its own worker on the platform; that is how a call that names no container is known to be its call.
+Requests are kept for assertions, and a test can have a reply lost, a call refused, or one never answered. Each
+container gets a listener of its own, as each has its own worker on the platform; that is how a call that names no
+container is known to be its call.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import socket
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -22,6 +23,9 @@ from grpclib.events import RecvRequest, listen
 from grpclib.server import Server, Stream
 from modal._utils.grpc_utils import custom_detail_codec
 from modal_proto import api_pb2
+
+Meddler = Callable[[str, str], GRPCError | Literal["never"] | None]
+"""What becomes of a call of that name, by that container (or a client, which is ""); None is the usual answer."""
 
 SERVICE = api_pb2.DESCRIPTOR.services_by_name["ModalClient"]
 #: The id of the container that makes the current call; empty for a client.
@@ -65,6 +69,7 @@ class Wire:
         self.counts: Counter[str] = Counter()
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.failures: list[str] = []
+        self.meddler: Meddler = lambda *_: None
         self._lose: Counter[str] = Counter()
         self._refuse: dict[str, list[GRPCError]] = defaultdict(list)
 
@@ -107,6 +112,11 @@ class Wire:
             self.requests[name].append(request)
         if self._refuse[name]:
             raise self._refuse[name].pop()
+        meddled = self.meddler(name, caller.get())
+        if meddled == "never":
+            await asyncio.Event().wait()  # until the caller takes the call back
+        elif meddled is not None:
+            raise meddled
         try:
             await answer(self._method(name), request, stream, name)
         except (GRPCError, asyncio.CancelledError, ConnectionError):

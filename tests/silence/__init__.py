@@ -1,1 +1,1 @@
-"""What fails or goes silent beside us: pipes that nobody reads, stores that hang, disks that fill."""
+"""What fails or goes silent beside us: a pipe that nobody reads, a store that fails or hangs, a disk that is full."""

@@ -2,6 +2,8 @@
 
 import modal
 
+from app.platform_calls import LimitedDict, LimitedQueue, LimitedVolume
+from app.weights_lane import Commits
 from jobs.clock import Clock, SystemClock
 from jobs.protocols import QueueLike, ShrinkingDict
 from jobs.sqlite import SqliteDict, SqliteQueue
@@ -12,3 +14,9 @@ def shapes(
     modal_queue: modal.Queue, modal_dict: modal.Dict, sqlite_queue: SqliteQueue, sqlite_dict: SqliteDict
 ) -> tuple[list[QueueLike], list[ShrinkingDict], list[Clock]]:
     return [modal_queue, sqlite_queue], [modal_dict, sqlite_dict], [SystemClock(), HandClock()]
+
+
+def around_them(
+    limited_queue: LimitedQueue, limited_dict: LimitedDict, volume: modal.Volume, limited_volume: LimitedVolume
+) -> tuple[QueueLike, ShrinkingDict, list[Commits]]:
+    return limited_queue, limited_dict, [volume, limited_volume]

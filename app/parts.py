@@ -1,0 +1,33 @@
+"""The parts of a round that do not depend on one another: each has its turn, whichever of the others fails."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from loguru import logger
+
+
+class Parts:
+    """
+    Args:
+        what: the round, as in "tick".
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self.failed: dict[str, Exception] = {}
+        """What went wrong, by the name of the part."""
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Do this, and go on behind it though it fails."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - `end` raises it, when the others have had their turn
+            logger.error("{}: {} failed, the rest goes on: {}: {}", self._what, name, type(error).__name__, error)
+            self.failed[name] = error
+
+    def end(self) -> None:
+        """Raise the first thing that went wrong, with the names of all that did."""
+        for error in self.failed.values():
+            error.add_note(f"{self._what} did all but this: {', '.join(self.failed)}")
+            raise error

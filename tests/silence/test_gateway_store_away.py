@@ -1,0 +1,155 @@
+"""A gateway whose ledger's store is away: it says so to whoever needs the ledger, and answers everybody else."""
+
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import modal
+import pytest
+from fastapi.testclient import TestClient
+from grpclib import GRPCError, Status
+
+from app.frontdoor import FrontDoor, listening
+from app.gateway.compose import Composed, Parts
+from app.gateway.keys import Keys
+from app.gateway.routing import Router
+from app.gateway.standing import Standing
+from app.gateway.waking import Upstream
+from app.platform_calls import LimitedDict, LimitedQueue, Limits
+from jobs.catalog import Tier
+from jobs.errors import StoreUnavailable
+from jobs.ledger import Ledger
+from jobs.retrying import Policy
+from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.testing.clock import HandClock
+from tests.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
+from tests.offices import ADMIN_KEY, place
+from tests.platform.plane import Platform
+
+LIMIT = timedelta(seconds=0.5)
+LIMITS = Limits(
+    question=LIMIT,
+    listing=LIMIT,
+    moment=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
+)
+AWAY = {
+    "unavailable": lambda: GRPCError(Status.UNAVAILABLE, "away"),
+    "failed precondition": lambda: GRPCError(Status.FAILED_PRECONDITION, "not now"),
+    "never": lambda: "never",
+}
+
+
+class Switch:
+    """What becomes of all that is asked of the store."""
+
+    def __init__(self) -> None:
+        self.answer: Any = None
+
+    def __call__(self, name: str, _: str) -> Any:
+        return self.answer() if self.answer and name.startswith(("Dict", "Queue")) else None
+
+
+@pytest.fixture(scope="module")
+def store() -> Switch:
+    return Switch()
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator[str]:
+    """Its address; the store is on a control plane."""
+    with (
+        Platform() as platform,
+        platform.client() as client,
+        Scripted(lambda _, line: OLLAMA.play(line)) as server,
+    ):
+        facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LIMITS)
+        bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), LIMITS)
+        platform.wire.meddler = store
+        standing = Standing(facts, Shelf(), CLOCK, every=timedelta(seconds=0.2))
+        composed = Composed(
+            Parts(
+                upstreams={"a10g": Upstream("a10g", server.url, {}, timedelta(seconds=5))},
+                standing=standing,
+                router=Router(standing, [Tier("a10g", None, gpu_promised=False)]),
+                keys=Keys.parse(""),
+                facts=facts,
+                open_ledger=lambda: Ledger(bells, facts, CLOCK),
+                clock=CLOCK,
+                writer="test",
+                version="0.0.1",
+                pace=QUICK,
+            )
+        )
+        standing.start()
+        door = FrontDoor(composed.app, listening("127.0.0.1", 0), CLOCK)
+        door.start()
+        try:
+            yield door.url
+        finally:
+            store.answer = None
+            door.stop()
+            standing.stop()
+
+
+@pytest.mark.parametrize("away", AWAY)
+def test_who_needs_the_ledger_is_told_to_come_again(gateway: str, store: Switch, away: str) -> None:
+    """503 with Retry-After in each caller's shape; health is 200, metrics tell what they can, and a chat goes on. Once
+    the store is back, all is as before."""
+    with httpx.Client(base_url=gateway, timeout=60) as ask:
+        until(lambda: ask.get("/ops/v1/jobs").status_code == 200, "the ledger")
+        store.answer = AWAY[away]
+        answers = {
+            "jobs": ask.get("/ops/v1/jobs"),
+            "post": ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "m"}),
+            "pull": ask.post("/api/pull", json={"model": "m"}),
+            "usage": ask.get("/ops/v1/usage"),
+        }
+        for name, answer in answers.items():
+            assert (name, answer.status_code, answer.headers["retry-after"]) == (name, 503, "5")
+            assert re.search("the ledger: Modal (says|did not answer within)", answer.json()["error"])
+        assert ask.get("/healthz").status_code == 200
+        assert ask.get("/readyz").status_code == 503
+        metrics = ask.get("/metrics")
+        assert metrics.status_code == 200
+        assert "ollama_modal_requests_total" in metrics.text
+
+        chat = ask.post(OLLAMA.path, json=dict(OLLAMA.body))
+        assert chat.status_code == 200
+        assert chat.content == b"".join(OLLAMA.pieces)
+
+        store.answer = None
+        posted = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": away.replace(" ", "-")})
+        assert posted.status_code == 201, posted.text
+
+
+def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
+    """What this process knows by itself is told all the same, and the jobs are left out rather than made up."""
+
+    class Moody(SqliteDict):
+        is_away = False
+
+        def items(self) -> Iterator[tuple[Any, Any]]:
+            if self.is_away:
+                raise StoreUnavailable("the store is away")
+            return super().items()
+
+    clock = HandClock()
+    with place(tmp_path, clock) as here:
+        facts = Moody(tmp_path / "moody.sqlite")
+        bells = SqliteQueue(tmp_path / "moody.sqlite", clock=clock)
+        Ledger(bells, facts, clock).post("pull", "m:latest", {"model": "m"}, by="t")
+        office = here.office(open_ledger=lambda: Ledger(bells, facts, clock))
+        ask = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY})
+        for is_away in (False, True, False):
+            facts.is_away = is_away
+            clock.wait(120)
+            told = ask.get("/metrics")
+            assert told.status_code == 200
+            assert f"ollama_modal_store_up {float(not is_away)}" in told.text
+            assert ('ollama_modal_jobs{kind="pull",state="queued"} 1.0' in told.text) is not is_away
+            assert "ollama_modal_weights_bytes" in told.text
+        facts.close()
+        bells.close()

@@ -1,0 +1,145 @@
+"""A deployment whose platform fails at each call once, or falls silent: pulls end once, and commands say it."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import modal
+import pytest
+from grpclib import GRPCError, Status
+from modal.client import Client
+
+from app.platform_calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
+from jobs.clock import SystemClock
+from jobs.ledger import Ledger
+from jobs.record import Job, State
+from jobs.testing.models import arbitrary
+from jobs.testing.registry import RegistryDouble
+from tests.platform.isolation import unshare
+from tests.platform.plane import Platform
+from tests.processes import until
+from tests.test_modal_jobs import APP, has_whole, plane, run, with_secrets
+
+pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
+
+FAILURES: dict[str, Callable[[], Any]] = {
+    "unavailable": lambda: GRPCError(Status.UNAVAILABLE, "away"),
+    "failed-precondition": lambda: GRPCError(Status.FAILED_PRECONDITION, "not now"),
+    "never": lambda: "never",
+}
+MODELS = {name: arbitrary(name, 2_000_000, layers=3) for name in FAILURES}
+SHORT = {VARIABLE: "1.5"}
+
+RUNTIMES_OWN = {
+    "ContainerHello": "the container's entrypoint begins with it, before there is any code of ours",
+    "ContainerHeartbeat": "the entrypoint's own, in a loop of its own",
+    "FunctionGetInputs": "the entrypoint asks for work with it",
+    "FunctionPutOutputs": "the entrypoint answers with it",
+    "AppGetLogs": "a stream that is open for as long as the client listens",
+}
+"""What Modal's own part of a container calls, and why it is left alone here: what becomes of it is not ours to say."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[RegistryDouble]:
+    with RegistryDouble(tuple(MODELS.values())) as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def deployed(registry: RegistryDouble) -> Iterator[Platform]:
+    with plane(registry) as platform:
+        with_secrets(platform)
+        platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
+        done = run(platform, "deploy", "-m", "app.deploy")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Platform) -> Iterator[Client]:
+    with deployed.client() as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(deployed: Platform) -> Iterator[None]:
+    yield
+    deployed.wire.meddler = lambda *_: None
+
+
+class OnceEach:
+    """In each container the first call of each name goes wrong."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self.answer = answer
+        self.seen: Counter[str] = Counter()
+        self.met: set[tuple[str, str]] = set()
+
+    def __call__(self, name: str, container: str) -> Any:
+        if not container or name in RUNTIMES_OWN:
+            return None
+        self.seen[name] += 1
+        if (name, container) in self.met:
+            return None
+        self.met.add((name, container))
+        return self.answer()
+
+
+def book(client: Client) -> Ledger:
+    limits = limits_of({VARIABLE: "20"})
+    queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
+    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
+    return Ledger(LimitedQueue(queue, limits), LimitedDict(facts, limits), SystemClock())
+
+
+def ended(ledger: Ledger, id: str) -> Job:
+    until(lambda: ledger.get(id).has_ended, 120)
+    return ledger.get(id)
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, client: Client, failure: str) -> None:
+    """Whatever its container calls fails once, or is never answered: the job ends once, in its first attempt, and the
+    model is on the volume in whole. Which calls there are is counted, so that a new one is among them."""
+    for worker in deployed.containers("weights_worker"):
+        deployed.kill(worker)
+    deployed.wire.meddler = meddler = OnceEach(FAILURES[failure])
+    id = book(client).post("pull", failure, {"model": failure}, by="test").job.id
+    modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+    job = ended(book(client), id)
+
+    assert job.state is State.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
+    assert has_whole(deployed, f"{failure}/latest")
+    calls = {"DictGet", "DictUpdate", "DictContents", "QueueGet", "VolumeCommit", "VolumeReload"}
+    assert calls <= set(meddler.seen) == {name for name, _ in meddler.met}
+
+
+def test_a_job_is_posted_though_no_bell_can_be_rung(deployed: Platform) -> None:
+    """`pull --no-wait` prints the job's id and ends well, with the queue away and nobody to be sent."""
+    away = {"QueuePut", "QueueGetOrCreate", "FunctionMap"}
+    deployed.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(VARIABLE, "1.5")
+        done = run(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "never", "--no-wait")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(r"[a-z0-9]{10}-\d+\n", done.stdout)
+    assert "could not be rung for; a sweep will" in done.stderr
+    assert "is posted, but no worker could be sent" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_command_says_in_a_line_that_the_ledger_is_away(deployed: Platform) -> None:
+    """One line, one hint and exit code 1, whether the platform refuses for now or does not answer."""
+    deployed.wire.meddler = lambda name, _: "never" if name == "DictContents" else None
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(VARIABLE, "1")
+        done = run(deployed, "run", "-q", "-m", "app.jobs::jobs")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    told = [line for line in done.stderr.splitlines() if not line.startswith(("note:", "warning:"))]
+    assert told[-2] == "error: reading all of the ledger: Modal did not answer within 1 s"
+    assert told[-1].startswith("hint: try again in a moment")
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,288 @@
+"""Each call to the platform ends: with its answer, with a second try, or in words that say who did not answer."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import modal
+import pytest
+from grpclib import GRPCError, Status
+from modal.client import Client
+
+from app.platform_calls import LIMITS, Deployment, LimitedDict, LimitedQueue, LimitedVolume, Limits, limits_of
+from app.platform_errors import NotReloaded
+from jobs.errors import (
+    NetworkTrouble,
+    NotFound,
+    ServerTrouble,
+    StoreTrouble,
+    StoreUnavailable,
+    StoreUnusable,
+    TooManyRequests,
+    Trouble,
+)
+from jobs.retrying import NEVER, Policy
+from tests.platform.plane import Platform
+
+LIMIT = timedelta(seconds=1)
+SHORT = Limits(
+    question=LIMIT,
+    listing=LIMIT,
+    request=LIMIT,
+    commit=LIMIT,
+    reload=LIMIT,
+    moment=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
+    publishing=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
+)
+ONCE = Limits(question=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, moment=NEVER, publishing=NEVER)
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Iterator[Client]:
+    with platform.client() as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(platform: Platform) -> Iterator[None]:
+    yield
+    platform.wire.meddler = lambda *_: None
+
+
+@pytest.fixture
+def facts(client: Client) -> LimitedDict:
+    return LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), SHORT)
+
+
+@pytest.fixture
+def bells(client: Client) -> LimitedQueue:
+    return LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), SHORT)
+
+
+class Answers:
+    """What becomes of the next calls of one name, one after the other; then all is as usual."""
+
+    def __init__(self, name: str, *answers: Any) -> None:
+        self.name = name
+        self.left = list(answers)
+
+    def __call__(self, name: str, _: str) -> Any:
+        return self.left.pop(0) if name == self.name and self.left else None
+
+
+def refused(status: Status) -> GRPCError:
+    return GRPCError(status, "for the sake of it")
+
+
+ASKED: list[tuple[str, Callable[[LimitedDict, LimitedQueue], object]]] = [
+    ("DictUpdate", lambda facts, _: facts.put("key", 1)),
+    ("DictGet", lambda facts, _: facts.get("key")),
+    ("DictPop", lambda facts, _: facts.pop("no such key", None)),
+    ("DictContents", lambda facts, _: list(facts.keys())),
+    ("DictContents", lambda facts, _: dict(facts.items())),
+    ("QueuePut", lambda _, bells: bells.put("id", block=False, partition="lane")),
+    ("QueueLen", lambda _, bells: bells.len(partition="lane")),
+]
+FAILURES: dict[str, list[Any]] = {
+    "never": ["never"],
+    "failed precondition": [refused(Status.FAILED_PRECONDITION)],
+    "exhausted": [refused(Status.RESOURCE_EXHAUSTED)],
+    "away for longer than the client tries": [refused(Status.UNAVAILABLE)] * 5,
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_what_fails_for_a_moment_is_asked_again(
+    platform: Platform, facts: LimitedDict, bells: LimitedQueue, failure: str
+) -> None:
+    """A call that is refused for now, or never answered, is made again, and whoever asked hears nothing of it."""
+    for name, ask in ASKED:
+        if name == "QueuePut" and failure == "exhausted":
+            continue  # this is how a full queue is told
+        tried = 2 if name == "DictContents" else 5  # the client itself tries only what is no stream
+        platform.wire.meddler = answers = Answers(name, *FAILURES[failure][:tried])
+        ask(facts, bells)
+        assert answers.left == [], name
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (Status.UNAVAILABLE, StoreUnavailable),
+        (Status.FAILED_PRECONDITION, StoreUnavailable),
+        (Status.RESOURCE_EXHAUSTED, StoreUnavailable),
+        (Status.UNAUTHENTICATED, StoreUnusable),
+        (Status.PERMISSION_DENIED, StoreUnusable),
+        (Status.NOT_FOUND, StoreUnusable),
+    ],
+)
+def test_what_lasts_is_told_by_its_class(
+    platform: Platform, client: Client, facts: LimitedDict, status: Status, kind: type[Trouble]
+) -> None:
+    """A store that stays away may be asked later; one that refuses us may not. Each says what was being done."""
+    facts.get("hydrated")
+    platform.wire.meddler = Answers("DictGet", *[refused(status)] * 50)
+    with pytest.raises(StoreTrouble, match=r"^reading key of the ledger: Modal says ") as caught:
+        facts.get("key")
+    assert type(caught.value) is kind
+    assert caught.value.hint
+
+
+def test_a_refusal_for_good_is_asked_once(platform: Platform, facts: LimitedDict) -> None:
+    """Trying again changes nothing there, so nobody does."""
+    facts.get("hydrated")
+    platform.wire.meddler = answers = Answers("DictGet", *[refused(Status.PERMISSION_DENIED)] * 5)
+    with pytest.raises(StoreUnusable):
+        facts.get("key")
+    assert len(answers.left) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "doing", "ask"),
+    [
+        ("DictUpdate", "writing key to the ledger", ASKED[0][1]),
+        ("DictContents", "reading all of the ledger", ASKED[4][1]),
+        ("QueueGet", "waiting for a bell in lane lane", lambda _, bells: bells.get(timeout=0.1, partition="lane")),
+    ],
+)
+def test_who_is_never_answered_is_let_go(
+    platform: Platform, client: Client, name: str, doing: str, ask: Callable[[LimitedDict, LimitedQueue], object]
+) -> None:
+    """The wait ends at its limit and says so; meanwhile and afterwards others are answered."""
+    facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), ONCE)
+    bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), ONCE)
+    bells.len()
+    facts.put("other", "here")
+    platform.wire.meddler = Answers(name, "never")
+    caught: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            ask(facts, bells)
+        except StoreUnavailable as error:
+            caught.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert facts.get("other") == "here"
+    waiting.join(30)
+    limit = 1.1 if name == "QueueGet" else 1
+    assert [str(error) for error in caught] == [f"{doing}: Modal did not answer within {limit:g} s"]
+    facts.put("other", "still")
+    assert dict(facts.items())["other"] == "still"
+
+
+def test_a_long_list_is_waited_for_as_long_as_it_comes(platform: Platform, client: Client) -> None:
+    """The limit of a listing is for its silence, not for all of it."""
+    entries = modal.Dict.from_name("long", create_if_missing=True, client=client)
+    entries.update({f"key-{number}": number for number in range(400)})
+    facts = LimitedDict(entries, Limits(question=LIMIT, listing=timedelta(milliseconds=60), moment=NEVER))
+    for _ in range(40):  # a busy machine may stall for as long as that by itself
+        try:
+            assert len(dict(facts.items())) == 400
+        except StoreUnavailable:
+            continue
+        return
+    raise AssertionError("never whole")
+
+
+def test_an_empty_queue_is_no_trouble(bells: LimitedQueue) -> None:
+    """`get` keeps its own meaning: Empty after its own timeout, which may be longer than the limit; None at once."""
+    began = time.monotonic()
+    with pytest.raises(queue.Empty):
+        bells.get(timeout=1.5, partition="empty")
+    assert time.monotonic() - began >= 1.4
+    assert bells.get(block=False, partition="empty") is None
+    bells.put("id", block=False, partition="empty")
+    assert bells.get(timeout=5, partition="empty") == "id"
+
+
+def test_a_full_queue_is_full(platform: Platform, bells: LimitedQueue) -> None:
+    """RESOURCE_EXHAUSTED of a put is how a full queue is told."""
+    bells.len()
+    platform.wire.meddler = Answers("QueuePut", refused(Status.RESOURCE_EXHAUSTED))
+    with pytest.raises(queue.Full):
+        bells.put("id", block=False, partition="lane")
+
+
+def test_a_conditional_write_whose_answer_was_lost_is_not_made_twice(platform: Platform, facts: LimitedDict) -> None:
+    """The first of the writes stands, and the second says so."""
+    facts.pop("once", None)
+    platform.wire.lose_replies("DictUpdate", 4)  # as often as the client tries
+    assert facts.put("once", "mine", skip_if_exists=True) is False
+    assert facts.put("once", "other", skip_if_exists=True) is False
+    assert facts.get("once") == "mine"
+
+
+@pytest.fixture
+def volume(client: Client) -> LimitedVolume:
+    return LimitedVolume(modal.Volume.from_name("weights", create_if_missing=True, version=2, client=client), SHORT)
+
+
+def test_a_commit_that_is_refused_for_now_is_made_again(platform: Platform, volume: LimitedVolume) -> None:
+    """FAILED_PRECONDITION and RESOURCE_EXHAUSTED are for now; what lasts is no bug, and is worth another attempt."""
+    # Outside of a container the plane itself answers FAILED_PRECONDITION, whatever came before.
+    platform.wire.meddler = Answers("VolumeCommit", refused(Status.RESOURCE_EXHAUSTED), "never")
+    with pytest.raises(ServerTrouble, match="committing the volume: Modal says RuntimeError: this can only") as caught:
+        volume.commit()
+    assert caught.value.can_retry
+    platform.wire.meddler = Answers("VolumeCommit", *[refused(Status.RESOURCE_EXHAUSTED)] * 9)
+    with pytest.raises(TooManyRequests, match="committing the volume: Modal says ResourceExhaustedError"):
+        volume.commit()
+
+
+def test_a_commit_that_hangs_holds_up_no_other(platform: Platform, client: Client, volume: LimitedVolume) -> None:
+    """Given up, it gives its lock of the volume back."""
+    real = modal.Volume.from_name("weights", create_if_missing=True, version=2, client=client)
+    hasty = LimitedVolume(real, ONCE)
+    with pytest.raises(NetworkTrouble):
+        hasty.commit()
+    platform.wire.meddler = Answers("VolumeCommit", "never")
+    with pytest.raises(ServerTrouble, match="did not answer within 1 s"):
+        hasty.commit()
+    with pytest.raises(ServerTrouble, match="Modal says RuntimeError"):
+        hasty.commit()
+
+
+def test_a_reload_that_fails_for_now_leaves_it_as_it_was(platform: Platform, volume: LimitedVolume) -> None:
+    """Whoever reloads goes on with what is there: one error for an open file and for a platform that is away."""
+    with pytest.raises(NotReloaded, match="this can only"):
+        volume.reload()
+    platform.wire.meddler = Answers("VolumeReload", "never")
+    with pytest.raises(RuntimeError, match="reloading the volume: Modal did not answer within 1 s"):
+        volume.reload()
+
+
+def test_what_is_not_deployed_is_told_from_what_is_away(platform: Platform, client: Client) -> None:
+    """Not there is an answer; no answer is trouble, and never means that nothing is deployed."""
+    there = Deployment("ollama-service", SHORT, client)
+    assert there.has("weights_worker") is False
+    assert there.url("Gateway") is None
+    with pytest.raises(NotFound):
+        there.send("weights_worker")
+    platform.wire.meddler = lambda name, _: "never" if name == "FunctionGet" else None
+    with pytest.raises(ServerTrouble, match="looking up weights_worker: Modal did not answer within 1 s"):
+        Deployment("ollama-service", ONCE, client).has("weights_worker")
+
+
+def test_a_trial_run_may_have_shorter_limits() -> None:
+    """One variable bounds each wait; without it the limits are what they are."""
+    assert limits_of({}) == LIMITS
+    short = limits_of({"OLLAMA_MODAL_PLATFORM_SECONDS": "2.5"})
+    assert {short.question, short.listing, short.request, short.commit, short.reload} == {timedelta(seconds=2.5)}
+
+
+def test_a_beat_fits_into_a_lease_though_the_platform_hangs_once() -> None:
+    """The limits leave a worker enough of its lease: one call that hangs costs no attempt."""
+    from app.pulse import LEASE  # noqa: PLC0415 - what is compared
+
+    assert 3 * LIMITS.question < LEASE

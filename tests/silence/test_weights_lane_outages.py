@@ -1,0 +1,66 @@
+"""The weights worker on a volume and a Dict that fail: it begins with what it has, and ends as its work ended."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.fleet import declared
+from app.platform_errors import NotReloaded
+from app.weights_lane import Shelf, opened
+from jobs.errors import ServerTrouble, StoreUnavailable
+from jobs.registry import Registry
+from jobs.sqlite import SqliteDict
+from tests.conftest import Store
+
+
+class Moody:
+    """A volume that fails as it is told to."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.fails = False
+
+    def commit(self) -> None:
+        self.commits += 1
+        if self.fails:
+            raise ServerTrouble("committing the volume: Modal did not answer within 600 s")
+
+    def reload(self) -> None:
+        if self.fails:
+            raise NotReloaded("reloading the volume: Modal did not answer within 120 s")
+
+
+class Forgetful(SqliteDict):
+    """A dict that takes nothing."""
+
+    def put(self, key: str, value: object, *, skip_if_exists: bool = False) -> bool:
+        raise StoreUnavailable(f"writing {key} to the ledger: Modal did not answer within 10 s")
+
+
+@pytest.fixture
+def facts(tmp_path: Path) -> Iterator[SqliteDict]:
+    facts = Forgetful(tmp_path / "facts.sqlite")
+    yield facts
+    facts.close()
+
+
+def test_a_worker_begins_though_the_platform_is_away(store: Store, tmp_path: Path, facts: SqliteDict) -> None:
+    """With a volume that is not reloaded, and a Dict that takes nothing, it works on what it has."""
+    volume = Moody()
+    volume.fails = True
+    shelf = Shelf(volume, tmp_path / "models", facts, store.clock)
+    registry = Registry(clock=store.clock)
+    with opened(store.ledger(), facts, shelf, registry=registry, fleet=declared(), clock=store.clock) as perform:
+        assert callable(perform)
+    assert volume.commits >= 1
+
+
+def test_how_the_work_ended_is_what_counts(store: Store, tmp_path: Path, facts: SqliteDict) -> None:
+    """A last commit that fails hides nothing: a container that is taken away says so to the platform."""
+    volume = Moody()
+    shelf = Shelf(volume, tmp_path / "models", facts, store.clock)
+    with pytest.raises(KeyboardInterrupt), shelf.committed_often():  # noqa: PT012 - what is inside is what fails
+        volume.fails = True
+        raise KeyboardInterrupt
+    assert volume.commits == 1
