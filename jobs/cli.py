@@ -8,7 +8,6 @@ import atexit
 import os
 import re
 import shlex
-import sqlite3
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -382,8 +381,4 @@ def _code(application: typer.Typer) -> int:
         say(f"error: {plain(error.format_message()).rstrip('.')}")
         say("hint: `ollama-modal --help` lists commands, `ollama-modal COMMAND --help` their options")
         return error.exit_code
-    except sqlite3.Error as error:
-        say(f"error: the ledger cannot be read or written: {plain(error)}")
-        say("hint: is the disk full, or ledger.sqlite damaged? `ollama-modal status` names the home")
-        return 1
     return outcome if isinstance(outcome, int) else 0

@@ -36,13 +36,27 @@ def resume(staged: Path, layer: Layer) -> list[Span]:
 
 
 def record(staged: Path, spans: Iterable[Span]) -> None:
-    """Vouch for these bytes; they are on disk already, not only on their way there."""
+    """Vouch for these bytes; they are on disk already, not only on their way there.
+
+    All of the lines or none: half of one would spoil the next, and with it the blob.
+    """
     lines = "".join(f"{start} {stop}\n" for start, stop in spans).encode()
     journal = os.open(journal_of(staged), os.O_WRONLY | os.O_APPEND)
     try:
-        os.write(journal, lines)
+        had = os.fstat(journal).st_size
+        try:
+            _write_all(journal, lines)
+        except OSError:  # a disk that fills takes a part first
+            os.ftruncate(journal, had)
+            raise
     finally:
         os.close(journal)
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    left = memoryview(text)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def discard(staged: Path) -> None:

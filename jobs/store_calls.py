@@ -1,0 +1,132 @@
+"""Asks the ledger's dict and queue: once more when they fail for a moment, and counting how long an answer takes.
+
+One call that fails is asked again here, because a move of the ledger is a dozen calls and would else begin anew for
+each of them. What lasts longer than that is for the caller: a worker goes on later, a person is told. A call that is
+never answered cannot be ended from here; `unanswered` tells of it, and who may leave does.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from jobs.clock import Clock
+from jobs.errors import StoreUnavailable
+from jobs.protocols import DictLike, QueueLike
+
+T = TypeVar("T")
+
+PAUSES = (0.05, 0.2, 0.5)
+"""Seconds before the second, third and fourth try."""
+
+WITHIN = timedelta(seconds=2)
+"""A call that failed after so long is not asked again: it was no moment."""
+
+
+@dataclass(frozen=True)
+class Unanswered:
+    """A call that is under way: which one of all, what was asked, and for how many seconds."""
+
+    number: int
+    what: str
+    seconds: float
+
+
+class Calls:
+    """The calls of one ledger that are under way. Any thread may ask, and any may look."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+        self._began: dict[int, tuple[str, float]] = {}  # under the lock: each caller adds and removes his own
+
+    @contextmanager
+    def counted(self, what: str) -> Iterator[None]:
+        with self._lock:
+            number = next(self._numbers)
+            self._began[number] = what, self._clock.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._began[number]
+
+    def again(self, what: str, call: Callable[[], T]) -> T:
+        """Its answer, asked for a few times when the store is away for a moment.
+
+        Raises:
+            StoreTrouble: it is away for longer, or full, or not to be used.
+
+        """
+        deadline = self._clock.monotonic() + WITHIN.total_seconds()
+        for pause in PAUSES:
+            try:
+                with self.counted(what):
+                    return call()
+            except StoreUnavailable:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            self._clock.wait(pause)
+        with self.counted(what):
+            return call()
+
+    def unanswered(self) -> Unanswered | None:
+        """The oldest of those that are under way."""
+        with self._lock:
+            if not self._began:
+                return None
+            number = min(self._began)
+            what, began = self._began[number]
+        return Unanswered(number, what, self._clock.monotonic() - began)
+
+
+class PatientDict:
+    """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""
+
+    def __init__(self, real: DictLike, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        return self._calls.again("write", lambda: self._real.put(key, value, skip_if_exists=skip_if_exists))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self._calls.again("read", lambda: self._real.get(key, default))
+
+    def keys(self) -> Iterator[Any]:
+        return iter(self._calls.again("list", lambda: list(self._real.keys())))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._calls.again("read of everything", lambda: list(self._real.items())))
+
+
+class CountedQueue:
+    """A `QueueLike`. It is only a bell: what fails is not asked again here, a sweep rings later."""
+
+    def __init__(self, real: QueueLike, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None:
+        with self._calls.counted("ring"):
+            self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        with self._calls.counted("wait for a bell"):
+            return self._real.get(block, timeout, partition=partition)
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        with self._calls.counted("count of bells"):
+            return self._real.len(partition=partition, total=total)
