@@ -130,7 +130,7 @@ class QuotaExceeded(NoRoom):
 class DiskFull(NoRoom):
     """The disk is full."""
 
-    tries = None
+    tries: ClassVar[int | None] = None
 
 
 class NotEnoughRoom(DiskFull):

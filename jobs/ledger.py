@@ -34,7 +34,7 @@ from jobs.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
 from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
 from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
-from jobs.store_calls import Calls, CountedQueue, PatientDict, Unanswered
+from jobs.store_calls import Calls, CountedQueue, Heard, PatientDict
 
 RING_AGAIN = timedelta(minutes=1)
 """A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
@@ -82,7 +82,7 @@ class Swept:
 class Ledger:
     """Threads may share one: what it remembers is behind a lock, and everything else is in the store.
 
-    Each method raises `StoreTrouble` when the store fails for longer than a moment. What was to be written may have been
+    Each method raises `StoreTrouble` when the store fails for longer than a moment. What was to be written may be there
     even so: asked again in the same words, every one of them comes to the same.
     """
 
@@ -96,9 +96,9 @@ class Ledger:
         self._ended: set[str] = set()
         self._rung_at: dict[tuple[str, int], float] = {}
 
-    def unanswered(self) -> Unanswered | None:
-        """The oldest question to the store that it has not answered yet."""
-        return self._calls.unanswered()
+    def heard(self) -> Heard:
+        """When the store last answered anything, whoever asked."""
+        return self._calls.heard()
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -460,6 +460,8 @@ class Ledger:
             return None
         held_until = parse_moment(fact["at"]) + lease
         left = (held_until - self._clock.now()).total_seconds()
+        if left <= 0:
+            return None
         return Claim(job, n, token, lease, held_until, began + min(left, lease.total_seconds()))
 
     def _still_held(self, claim: Claim) -> datetime:

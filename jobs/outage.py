@@ -5,14 +5,14 @@ import threading
 from loguru import logger
 
 from jobs.clock import Clock
-from jobs.errors import Trouble
+from jobs.errors import StoreTrouble
 
 
 class Outage:
     """Any thread may tell of what it met; all of them together say it once.
 
-    It is over when everything that had failed has worked again, or is no longer wanted: on a full disk reading goes on
-    while writing fails, and that is one outage, not a hundred.
+    It is over when everything that had failed has worked again: on a full disk reading goes on while writing fails, and
+    that is one outage, not a hundred.
 
     Args:
         what: is away, as in "the ledger".
@@ -27,9 +27,9 @@ class Outage:
         # Under the lock, whoever tells:
         self._failing: set[str] = set()
         self._since = 0.0
-        self._last: Trouble | None = None
+        self._last: StoreTrouble | None = None
 
-    def met(self, doing: str, trouble: Trouble) -> None:
+    def met(self, doing: str, trouble: StoreTrouble) -> None:
         """`doing` has failed so."""
         with self._lock:
             is_news = not self._failing
@@ -40,8 +40,15 @@ class Outage:
         if is_news:
             logger.warning("{} fails, and is asked again until it answers: {}: {}", self._what, doing, trouble)
 
+    def left_to(self, other: str, doing: str) -> None:
+        """`doing` is not asked any more; if it had failed, `other` has to work before all is well."""
+        with self._lock:
+            if doing in self._failing:
+                self._failing.remove(doing)
+                self._failing.add(other)
+
     def passed(self, doing: str) -> None:
-        """`doing` works, or is not asked for any more."""
+        """`doing` works."""
         with self._lock:
             if doing not in self._failing:
                 return
@@ -53,7 +60,7 @@ class Outage:
         logger.info("{} answers again, after {:.0f} s", self._what, lasted)
 
     @property
-    def trouble(self) -> Trouble | None:
+    def trouble(self) -> StoreTrouble | None:
         """What was met last, while it goes on."""
         with self._lock:
             return self._last

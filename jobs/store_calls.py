@@ -2,10 +2,9 @@
 
 One call that fails is asked again here, because a move of the ledger is a dozen calls and would else begin anew for
 each of them. What lasts longer than that is for the caller: a worker goes on later, a person is told. A call that is
-never answered cannot be ended from here; `unanswered` tells of it, and who may leave does.
+never answered cannot be ended from here; `heard` tells of it, and who may leave does.
 """
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from jobs.clock import Clock
-from jobs.errors import StoreUnavailable
+from jobs.errors import StoreTrouble, StoreUnavailable
 from jobs.protocols import DictLike, QueueLike
 
 T = TypeVar("T")
@@ -27,33 +26,50 @@ WITHIN = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
-class Unanswered:
-    """A call that is under way: which one of all, what was asked, and for how many seconds."""
+class Heard:
+    """How many answers have come, how many seconds ago the last one did, and what has been asked the longest since."""
 
-    number: int
-    what: str
+    answers: int
     seconds: float
+    waits_for: str | None
 
 
 class Calls:
-    """The calls of one ledger that are under way. Any thread may ask, and any may look."""
+    """The calls of one ledger. Any thread may ask, and any may look."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._numbers = itertools.count()
         self._lock = threading.Lock()
-        self._began: dict[int, tuple[str, float]] = {}  # under the lock: each caller adds and removes his own
+        # All under the lock. Of those that are under way, each caller adds and removes his own:
+        self._began: dict[int, str] = {}
+        self._asked = 0
+        self._answers = 0
+        self._answered_at = clock.monotonic()
 
     @contextmanager
     def counted(self, what: str) -> Iterator[None]:
+        """One call. To be told of an empty queue, or of a value that is no JSON, is an answer as well."""
         with self._lock:
-            number = next(self._numbers)
-            self._began[number] = what, self._clock.monotonic()
+            self._asked += 1
+            number = self._asked
+            self._began[number] = what
+        is_answered = True
         try:
             yield
+        except StoreTrouble:
+            is_answered = False
+            raise
         finally:
             with self._lock:
                 del self._began[number]
+                if is_answered:
+                    self._answers += 1
+                    self._answered_at = self._clock.monotonic()
+
+    def heard(self) -> Heard:
+        with self._lock:
+            waits_for = self._began[min(self._began)] if self._began else None
+            return Heard(self._answers, self._clock.monotonic() - self._answered_at, waits_for)
 
     def again(self, what: str, call: Callable[[], T]) -> T:
         """Its answer, asked for a few times when the store is away for a moment.
@@ -73,15 +89,6 @@ class Calls:
             self._clock.wait(pause)
         with self.counted(what):
             return call()
-
-    def unanswered(self) -> Unanswered | None:
-        """The oldest of those that are under way."""
-        with self._lock:
-            if not self._began:
-                return None
-            number = min(self._began)
-            what, began = self._began[number]
-        return Unanswered(number, what, self._clock.monotonic() - began)
 
 
 class PatientDict:
