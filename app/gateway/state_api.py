@@ -129,6 +129,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
         if not found:
             for (_, state), count in (await census.count()).items():
                 counts[state] += count
+        found += office.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
         models = await asyncio.to_thread(office.models)
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",
