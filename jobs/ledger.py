@@ -34,7 +34,7 @@ from jobs.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
 from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
 from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
-from jobs.store_calls import Calls, CountedQueue, Heard, PatientDict
+from jobs.store_calls import Calls, Heard, PatientDict, PatientQueue
 
 RING_AGAIN = timedelta(minutes=1)
 """A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
@@ -88,7 +88,7 @@ class Ledger:
 
     def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
         self._calls = Calls(clock)
-        self._queue = CountedQueue(queue, self._calls)
+        self._queue = PatientQueue(queue, self._calls)
         self._facts = PatientDict(facts, self._calls)
         self._clock = clock
         self._remembering = threading.Lock()  # never held while the store is asked

@@ -111,8 +111,8 @@ class PatientDict:
         return iter(self._calls.again("read of everything", lambda: list(self._real.items())))
 
 
-class CountedQueue:
-    """A `QueueLike`. It is only a bell: what fails is not asked again here, a sweep rings later."""
+class PatientQueue:
+    """A `QueueLike`. It is only a bell: to ring twice does no harm, and one that was taken and lost is rung again."""
 
     def __init__(self, real: QueueLike, calls: Calls) -> None:
         self._real = real
@@ -127,13 +127,12 @@ class CountedQueue:
         partition: str | None = None,
         partition_ttl: int = 86400,
     ) -> None:
-        with self._calls.counted("ring"):
-            self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+        self._calls.again(
+            "ring", lambda: self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+        )
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        with self._calls.counted("wait for a bell"):
-            return self._real.get(block, timeout, partition=partition)
+        return self._calls.again("wait for a bell", lambda: self._real.get(block, timeout, partition=partition))
 
     def len(self, *, partition: str | None = None, total: bool = False) -> int:
-        with self._calls.counted("count of bells"):
-            return self._real.len(partition=partition, total=total)
+        return self._calls.again("count of bells", lambda: self._real.len(partition=partition, total=total))

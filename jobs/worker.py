@@ -93,7 +93,7 @@ class Worker:
         self._timing = timing or Timing()
         self._backoff = backoff or Backoff()
         self._before_lost = before_lost
-        self._outage = Outage("the ledger", clock)
+        self._outage = Outage(f"the ledger of lane {lane}", clock)
         self._changed = threading.Condition()
         # Under `_changed`, because the thread that takes, those that work and the one that runs us share them. All
         # times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
