@@ -123,13 +123,14 @@ class _File:
     Every method raises `StoreTrouble` when the file fails.
     """
 
-    def __init__(self, path: Path, synchronous: str) -> None:
+    def __init__(self, path: Path, synchronous: str, busy_seconds: float) -> None:
         self._path = path
+        self._busy_seconds = busy_seconds
         self._lock = threading.Lock()  # whoever has it owns the connection
         with _translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(
-                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             try:
                 self._connection.execute("PRAGMA journal_mode=WAL")
@@ -166,9 +167,9 @@ class _File:
 
     @contextmanager
     def _taken(self) -> Iterator[sqlite3.Connection]:
-        if not self._lock.acquire(timeout=BUSY_SECONDS):
+        if not self._lock.acquire(timeout=self._busy_seconds):
             raise StoreUnavailable(
-                f"the ledger in {str(self._path)!r} has not answered another thread for {BUSY_SECONDS:.0f} s",
+                f"the ledger in {str(self._path)!r} has not answered another thread for {self._busy_seconds:g} s",
                 hint=f"see whether the disk of {str(self._path)!r} works",
             )
         try:
@@ -191,8 +192,8 @@ def _encode(value: Any, limit: int, what: str) -> str:
 class SqliteDict:
     """A `DictLike` on SQLite. Entries do not fade here."""
 
-    def __init__(self, path: Path, name: str = "ollama-ledger") -> None:
-        self._file = _File(path, "FULL")
+    def __init__(self, path: Path, name: str = "ollama-ledger", *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._file = _File(path, "FULL", busy_seconds)
         self._name = name
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
@@ -233,8 +234,15 @@ def _key(key: Any) -> str:
 class SqliteQueue:
     """A `QueueLike` on SQLite."""
 
-    def __init__(self, path: Path, name: str = "ollama-jobs", clock: Clock | None = None) -> None:
-        self._file = _File(path, "NORMAL")
+    def __init__(
+        self,
+        path: Path,
+        name: str = "ollama-jobs",
+        clock: Clock | None = None,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._file = _File(path, "NORMAL", busy_seconds)
         self._name = name
         self._clock = clock or SystemClock()
 

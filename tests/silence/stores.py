@@ -106,3 +106,50 @@ class While:
         if self._trouble is not None:
             raise self._trouble
         assert self._off.wait(60), "nobody ended the silence"
+
+
+class MemoryDict:
+    """A dict in memory, so quick that what its users share themselves is what they meet in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Any, Any] = {}
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        with self._lock:
+            if skip_if_exists and key in self._kept:
+                return False
+            self._kept[key] = value
+            return True
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        with self._lock:
+            return self._kept.get(key, default)
+
+    def keys(self) -> Iterator[Any]:
+        with self._lock:
+            return iter(list(self._kept))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        with self._lock:
+            return iter(list(self._kept.items()))
+
+
+class DeafQueue:
+    """Whatever is rung is lost."""
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None: ...
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        return None
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        return 0

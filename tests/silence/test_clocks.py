@@ -18,6 +18,7 @@ from jobs.testing.clock import HandClock
 from jobs.worker import Worker
 from tests.conftest import Store
 from tests.processes import until
+from tests.silence.stores import DeafQueue
 from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, post, working
 
 LEASE = timedelta(seconds=30)
@@ -56,14 +57,7 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
 
 def silently_posted(store: Store) -> str:
     """A job whose bell is lost before anybody hears it."""
-
-    class Deaf:
-        def put(self, *_: object, **__: object) -> None: ...
-        def get(self, *_: object, **__: object) -> None: ...
-        def len(self, **__: object) -> int:
-            return 0
-
-    return Ledger(Deaf(), store.facts, SystemClock()).post("pull", "lost:latest", {}, by="test").job.id
+    return Ledger(DeafQueue(), store.facts, SystemClock()).post("pull", "lost:latest", {}, by="test").job.id
 
 
 def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
