@@ -190,7 +190,7 @@ class Prices(_Table):
         )
 
 
-AlertKind = Literal["job", "tier", "quota", "pinned", "budget", "nightly", "wakes"]
+AlertKind = Literal["job", "worker", "tier", "quota", "pinned", "budget", "nightly", "wakes"]
 
 
 class Alerts(_Table):
