@@ -192,7 +192,7 @@ class Prices(_Table):
         )
 
 
-AlertKind = Literal["job", "tier", "quota", "pinned", "budget", "nightly", "wakes", "platform"]
+AlertKind = Literal["job", "worker", "tier", "quota", "pinned", "budget", "nightly", "wakes", "platform"]
 
 
 class Alerts(_Table):

@@ -13,8 +13,9 @@ from loguru import logger
 
 from app.report import PREFIX, Loaded, Report
 from jobs.clock import Clock
-from jobs.errors import Trouble
+from jobs.errors import StoreTrouble, Trouble
 from jobs.ollama import Ollama
+from jobs.outage import Outage
 from jobs.retrying import NEVER
 from jobs.sqlite import SqliteDict
 
@@ -40,6 +41,7 @@ class Neighbours:
         self._clock = clock
         self._started_at = clock.now()
         self._last: dict[str, Report] = {}
+        self._outage = Outage("the ledger of the servers' reports", clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="neighbours", daemon=True)
 
@@ -53,13 +55,21 @@ class Neighbours:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2 * _PATIENCE.total_seconds())
-        for report in self._last.values():
-            self._put(replace(report, state="ended", at=self._clock.now(), loaded=()))
+        try:
+            for report in self._last.values():
+                self._put(replace(report, state="ended", at=self._clock.now(), loaded=()))
+        except StoreTrouble as trouble:  # the next stack says so as it starts
+            logger.warning("that the servers have ended could not be written down: {}", trouble)
         for server in self._servers.values():
             server.close()
 
     def look(self) -> None:
-        """One round: ask each server, and write down what it says."""
+        """One round: ask each server, and write down what it says.
+
+        Raises:
+            StoreTrouble: it cannot be written down.
+
+        """
         for tier, server in self._servers.items():
             try:
                 report = self._asked(tier, server)
@@ -96,5 +106,8 @@ class Neighbours:
         while not self._clock.wait(EVERY.total_seconds(), self._stopping):
             try:
                 self.look()
+                self._outage.passed("report")
+            except StoreTrouble as trouble:
+                self._outage.met("report", trouble)
             except Exception as error:  # noqa: BLE001 - one bad round must not end the thread that watches
                 logger.warning("a look at the servers failed: {}: {}", type(error).__name__, error)

@@ -20,10 +20,11 @@ from app.rounds import night_began, tonight
 from app.upstream import upstream
 from app.windows_here import WindowsHere
 from jobs.clock import Clock
-from jobs.errors import Unsupported
+from jobs.errors import StoreTrouble, Unsupported
 from jobs.home import Home, Stack
 from jobs.inventory import weights_of
 from jobs.night_tries import tried
+from jobs.outage import Outage
 from jobs.pruning import plan
 from jobs.registry import Registry
 from jobs.retrying import NEVER
@@ -70,6 +71,7 @@ class Nights:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
         self._windows = WindowsHere(fleet, stack.servers, clock)
+        self._outage = Outage("the ledger of the nights", clock)
         self._stopping = threading.Event()
         self._done: datetime | None = None
         self._is_fresh = True
@@ -87,6 +89,9 @@ class Nights:
             for what, do in (("night", self.look), ("windows", self.keep_windows), ("watch", self.watch)):
                 try:
                     do()
+                    self._outage.passed(what)
+                except StoreTrouble as trouble:
+                    self._outage.met(what, trouble)
                 except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
                     logger.opt(exception=error).error("the {} failed and is tried again: {}", what, error)
             if self._clock.wait(LOOK_EVERY.total_seconds(), self._stopping):

@@ -2,7 +2,7 @@
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -98,6 +98,7 @@ class Reception:
         registries: Registries,
         fleet: Fleet | None,
         quota_bytes: int | None,
+        problems: Callable[[], Sequence[str]] = tuple,
     ) -> None:
         self._clock = clock
         self._keyless = keys.is_empty
@@ -128,6 +129,7 @@ class Reception:
                     night=lambda: _night(home, fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),
                 ),
+                problems=problems,
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )

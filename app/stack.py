@@ -6,14 +6,14 @@ before any other thread; then the workers and the gateway; then the word `ready`
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from loguru import logger
 
-from app.children import Child, stop
+from app.children import Child, Restarts, stop
 from app.crew import Crew
 from app.fleet import Fleet
 from app.frontdoor import FrontDoor, listening
@@ -36,7 +36,7 @@ from jobs.units import human_bytes
 from jobs.weights import Weights
 
 LOOK_SECONDS = 0.1
-"""How soon a signal, a dead server or a crashed worker is noticed."""
+"""How soon a signal, a server that ended or a gateway that did is noticed."""
 
 
 class Stopped(Exception):
@@ -75,7 +75,11 @@ class Plan:
 
 
 def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
-    """Run until a signal (0), or until a server, a worker or the gateway is lost (1)."""
+    """Run until a signal (0), or until the gateway is lost (1).
+
+    A server that ends and a worker that crashes are started again, and told of in the gateway's health: the rest of it
+    serves without them.
+    """
 
     def check() -> None:
         if asked:
@@ -90,6 +94,8 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, children, clock)
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
+            restarts = Restarts(children, clock)
+            tell: list[Callable[[], tuple[str, ...]]] = [restarts.problems]
             reception = Reception(
                 servers,
                 keys,
@@ -100,12 +106,14 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 registries=plan.registries,
                 fleet=plan.declared.fleet if plan.declared else None,
                 quota_bytes=plan.limits.retention.quota_bytes,
+                problems=lambda: [problem for told in tuple(tell) for problem in told()],
             )
             ending.callback(reception.close)
             shop = workshop(servers, plan, home, clock)
             crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
             ending.callback(crew.stop)
             crew.start()
+            tell.append(crew.problems)
             is_up = True
             door = reception.open(listener)
             stack = announce(servers, plan, door, home, clock)
@@ -115,7 +123,8 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 nights.start()
             while True:
                 check()
-                _require_all(children, crew, door)
+                restarts.look()
+                _require(door)
                 clock.wait(LOOK_SECONDS)
     except Stopped as stopped:
         logger.info("{}", stopped)
@@ -129,18 +138,13 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
         return 1
 
 
-def _require_all(children: Sequence[Child], crew: Crew, door: FrontDoor) -> None:
-    """Insist that whatever was started still runs.
+def _require(door: FrontDoor) -> None:
+    """Insist that the gateway runs: without it nobody is served, and nobody is told.
 
     Raises:
-        ServerTrouble: a server has ended.
-        Bug: a worker or the gateway has.
+        Bug: it has ended.
 
     """
-    for child in children:
-        child.require_alive()
-    if crew.failure is not None:
-        raise Bug(f"a worker crashed: {type(crew.failure).__name__}: {crew.failure}")
     if door.has_ended:
         raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
 

@@ -1,6 +1,7 @@
 """What is wrong now: from what is written down to incidents. Pure; the facts and the time are handed in.
 
 job       a job failed for good, and none of its kind and subject has been posted since
+worker    jobs of a lane wait, and nobody has worked there for a while
 tier      a tier is degraded, or its last container was lost
 quota     the weights near their quota
 pinned    a model that the fleet pins is not there, and nobody is pulling it
@@ -26,9 +27,12 @@ from jobs.dead import class_of, dead
 from jobs.incidents import Incident
 from jobs.night import NIGHT_RAN
 from jobs.night_tries import NIGHTS_SINCE, TOLD_FROM, tried
-from jobs.record import Job
+from jobs.record import LANES, Job, State
 from jobs.story import trouble
 from jobs.units import human_bytes
+
+UNWORKED_AFTER = timedelta(minutes=15)
+"""Three ticks, each of which would have sent a worker."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,37 @@ def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
         said = f"the {job.kind} of {job.subject} failed for good: {why}"
         hint = f"`modal run -m app.jobs::job --id {job.id}` tells its story, `retry --id {job.id}` tries it again"
         yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
+
+
+def _workers(_: Fleet, seen: Seen) -> Iterator[Incident]:
+    """One that was killed is followed by another within a tick or two; one that hangs may keep all others out."""
+    late = seen.now - UNWORKED_AFTER
+    for lane in LANES:
+        jobs = [job for job in seen.jobs if job.lane == lane]
+        if any(job.state is State.RUNNING and not job.attempts[-1].is_lost(seen.now) for job in jobs):
+            continue
+        waiting = [since for job in jobs if (since := _waits_since(job, seen.now)) is not None and since < late]
+        attempts = [attempt for job in jobs for attempt in job.attempts]
+        last = max(attempts, key=lambda attempt: attempt.ended_at or attempt.last_sign, default=None)
+        heard = last and (last.ended_at or last.last_sign)
+        if not waiting or (heard is not None and heard > late):
+            continue
+        known = f"; worker {last.worker} was heard of last, at {heard:%H:%M}" if last and heard else ""
+        said = f"nobody takes up the jobs of lane {lane}: {len(waiting):,} wait, since {min(waiting):%H:%M}{known}"
+        hint = "`modal app logs ollama-service` may tell why; what hangs in a container ends when that is stopped"
+        yield Incident("worker", lane, said, hint)
+
+
+def _waits_since(job: Job, now: datetime) -> datetime | None:
+    """Since when somebody could have taken it up; None when nobody could, or somebody has."""
+    last = job.attempts[-1] if job.attempts else None
+    if last is None:
+        return job.posted_at
+    if job.state is State.RUNNING:
+        return last.last_sign + last.lease if last.is_lost(now) else None
+    if not job.is_due(now):
+        return None
+    return max(filter(None, (last.ended_at, last.not_before)), default=job.posted_at)
 
 
 def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
@@ -157,6 +192,7 @@ def _platform(_: Fleet, seen: Seen) -> Iterator[Incident]:
 
 _WATCHES: Mapping[str, Callable[[Fleet, Seen], Iterable[Incident]]] = {
     "job": _jobs,
+    "worker": _workers,
     "tier": _tiers,
     "quota": _quota,
     "pinned": _pinned,

@@ -8,7 +8,6 @@ import atexit
 import os
 import re
 import shlex
-import sqlite3
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -351,7 +350,7 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
     from jobs.inventory import surveyed  # noqa: PLC0415
 
     at = here()
-    found = surveyed(at.home, at.clock, at.desk.ledger.select()[0])
+    found = surveyed(at.home, at.clock, at.desk.ledger.select()[0], key)
     show(found.as_json(), found.lines(at.now), json=json)
 
 
@@ -381,8 +380,4 @@ def _code(application: typer.Typer) -> int:
         say(f"error: {plain(error.format_message()).rstrip('.')}")
         say("hint: `ollama-modal --help` lists commands, `ollama-modal COMMAND --help` their options")
         return error.exit_code
-    except sqlite3.Error as error:
-        say(f"error: the ledger cannot be read or written: {plain(error)}")
-        say("hint: is the disk full, or ledger.sqlite damaged? `ollama-modal status` names the home")
-        return 1
     return outcome if isinstance(outcome, int) else 0

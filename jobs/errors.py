@@ -13,8 +13,10 @@
     │   └── Forbidden                    the credentials are good, but not for this
     ├── NoRoom                disk       no place for the bytes
     │   ├── QuotaExceeded                the weights would outgrow their quota
-    │   ├── DiskFull                     the disk said ENOSPC or EDQUOT
+    │   ├── DiskFull                     the disk said ENOSPC or EDQUOT: somebody may free some, so it is tried again
+    │   │   ├── NotEnoughRoom            known to be more than the disk has, before a byte was fetched
     │   │   └── StoreFull                the disk that holds the ledger's store
+    │   ├── DiskFailed                   the disk failed at reading or writing; worth a few tries
     │   └── NotWritable                  the weights directory is not ours to write
     ├── NetworkTrouble        network    trying again can help
     │   ├── Unreachable                  no connection, no DNS, refused, timed out before an answer
@@ -128,6 +130,20 @@ class QuotaExceeded(NoRoom):
 class DiskFull(NoRoom):
     """The disk is full."""
 
+    tries: ClassVar[int | None] = None
+
+
+class NotEnoughRoom(DiskFull):
+    """The disk has not that much left."""
+
+    tries = 1
+
+
+class DiskFailed(NoRoom):
+    """The disk failed."""
+
+    tries = 3
+
 
 class NotWritable(NoRoom):
     """The weights directory cannot be written."""
@@ -216,6 +232,7 @@ class HandedBack(Interrupted):
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+_FAILED = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV})
 
 
 def os_trouble(error: OSError, *, doing: str) -> Trouble:
@@ -232,4 +249,8 @@ def os_trouble(error: OSError, *, doing: str) -> Trouble:
         return DiskFull(said, hint="free some space, or delete a model; what was fetched so far is kept")
     if error.errno in _NOT_OURS:
         return NotWritable(said, hint="let this user own the models directory, or name another one")
+    if isinstance(error, ConnectionError | TimeoutError):
+        return Unreachable(said)
+    if error.errno in _FAILED:
+        return DiskFailed(said, hint="see what the system's log says of that disk; what was fetched so far is kept")
     return Bug(said)

@@ -11,7 +11,6 @@ It composes nothing: `app.local` writes the stack down, the command line reads i
 import fcntl
 import json
 import os
-import sqlite3
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any, Self
 from jobs import private
 from jobs.clock import Clock, isoformat, parse_moment
 from jobs.errors import BadRequest, Refused
+from jobs.layout import translated
 from jobs.ledger import Ledger
 from jobs.pruning import Retention
 from jobs.sqlite import SqliteDict, SqliteQueue
@@ -144,10 +144,11 @@ class Home:
             raise self._unusable(PermissionError(0, "it cannot be written"))
 
     def ledger(self, clock: Clock) -> Ledger:
-        """A ledger of one's own on this home's file; threads that work at once take one each.
+        """A ledger of one's own on this home's file; threads may share it, but then wait for one another.
 
         Raises:
             BadRequest: the home cannot be used.
+            StoreTrouble: the file in it cannot.
 
         """
         facts = self.facts()
@@ -158,16 +159,13 @@ class Home:
 
         Raises:
             BadRequest: the home cannot be used.
+            StoreTrouble: the file in it cannot.
 
         """
         self.prepare()
-        try:
+        with translated("making the ledger"):
             private.create(self._ledger_file)  # what SQLite puts beside it is as open as this
-            return SqliteDict(self._ledger_file)
-        except sqlite3.Error as error:
-            raise self._unusable(OSError(0, f"ledger.sqlite: {error}")) from error
-        except OSError as error:
-            raise self._unusable(error) from error
+        return SqliteDict(self._ledger_file)
 
     @property
     def _ledger_file(self) -> Path:
@@ -188,11 +186,21 @@ class Home:
             return None
 
     def write_stack(self, stack: Stack) -> None:
-        """Replace the file in one step: a reader sees the old stack or the new one."""
+        """Replace the file in one step: a reader sees the old stack or the new one.
+
+        Raises:
+            DiskFull: there is no room for it; the old one stays.
+            NotWritable: it is not ours to write.
+
+        """
         draft = self.stack_file.with_suffix(f".{os.getpid()}")
-        with open(draft, "w", encoding="utf-8", opener=private.opener) as file:
-            file.write(json.dumps(stack.as_json(), indent=2) + "\n")
-        draft.replace(self.stack_file)
+        with translated("writing down the stack"):
+            try:
+                with open(draft, "w", encoding="utf-8", opener=private.opener) as file:
+                    file.write(json.dumps(stack.as_json(), indent=2) + "\n")
+                draft.replace(self.stack_file)
+            finally:
+                draft.unlink(missing_ok=True)
 
     def up_pid(self) -> int | None:
         """The process id of the `up` that runs on this home; None when none does. 0 when it has not said yet."""
@@ -216,16 +224,19 @@ class Home:
 
         Raises:
             Refused: another one holds it.
+            DiskFull: there is no room even for our number.
 
         """
         self.prepare()
-        private.mend(self._files())
-        private.create(self.weights_lock)
-        descriptor = private.opener(self.lock, os.O_RDWR | os.O_CREAT)
+        with translated("locking the home"):
+            private.mend(self._files())
+            private.create(self.weights_lock)
+            descriptor = private.opener(self.lock, os.O_RDWR | os.O_CREAT)
         try:
             self._flock(descriptor, clock)
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            with translated("locking the home"):
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             yield
         finally:
             os.close(descriptor)

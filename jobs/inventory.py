@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from jobs.clock import Clock, isoformat
-from jobs.errors import Refused, Trouble
+from jobs.errors import Refused, Trouble, Unauthorized
 from jobs.home import Home, Server, Stack
 from jobs.manifests import ModelDetails
 from jobs.night import line, report
@@ -19,9 +21,11 @@ from jobs.ollama import Ollama
 from jobs.ollama_shapes import Listed, Running
 from jobs.plain import plain
 from jobs.record import Job, State
+from jobs.remote import Remote
 from jobs.retrying import NEVER
 from jobs.story import lasted, moment
 from jobs.survey import Broken, Model, Survey
+from jobs.transport import LOOPBACK_IS_DIRECT
 from jobs.units import human_bytes
 from jobs.weights import Weights
 
@@ -164,6 +168,8 @@ class Status:
     usage_bytes: int | None
     queue: Mapping[str, int]
     night: Mapping[str, Any]
+    problems: tuple[str, ...] = ()
+    """What the gateway says is wrong, or why it says nothing."""
 
     def as_json(self) -> dict[str, Any]:
         stack = self.stack
@@ -172,6 +178,7 @@ class Status:
             "home": str(self.home.root),
             "up": {"pid": self.up_pid, "since": isoformat(stack.started_at)} if is_up and stack else None,
             "gateway": stack.gateway if is_up and stack else None,
+            "problems": list(self.problems),
             "simulated": stack.simulated if stack else None,
             "tiers": [tier.as_json() for tier in self.tiers],
             "ways": list(stack.ways) if stack else [],
@@ -188,6 +195,7 @@ class Status:
     def lines(self, now: datetime) -> list[str]:
         return [
             *self._up(now),
+            *(f"trouble  {plain(problem)}" for problem in self.problems),
             *self._servers(),
             *self._models(),
             self._queue(),
@@ -236,18 +244,31 @@ class Status:
         return [f"night    {line(self.night, now)}"] if has_nights else []
 
 
-def surveyed(home: Home, clock: Clock, jobs: Sequence[Job]) -> Status:
-    """How things stand, with these jobs in the ledger."""
+def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> Status:
+    """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
     queue = {str(state): counts[state] for state in State}
     night = report(dict(home.facts().items()), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
+    problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
     if stack is None or stack.models is None:
-        return Status(home, pid, stack, tiers, None, None, queue, night)
+        return Status(home, pid, stack, tiers, None, None, queue, night, problems)
     survey = weights_of(stack.models, home, clock).survey()
-    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night)
+    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
+
+
+def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
+    """What the gateway of the running stack says is wrong."""
+    patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
+    with Remote(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
+        try:
+            return tuple(map(str, remote.health()["problems"]))
+        except Unauthorized:
+            return ("whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY",) if not key else ()
+        except Trouble as trouble:
+            return (f"the gateway does not say how it is: {trouble}",)
 
 
 def _tier(server: Server, clock: Clock) -> Tier:

@@ -38,13 +38,19 @@ def resume(staged: Path, layer: Layer) -> list[Span]:
 
 
 def record(staged: Path, spans: Iterable[Span]) -> None:
-    """Vouch for these bytes; they are on disk already, not only on their way there."""
+    """Vouch for these bytes; they are on disk already, not only on their way there.
+
+    All of the lines or none: half of one would spoil the next, and with it the blob.
+    """
     lines = "".join(f"{start} {stop}\n" for start, stop in spans).encode()
     journal = os.open(journal_of(staged), os.O_RDWR | os.O_APPEND)
     try:
-        left = memoryview(lines if _ends_whole(journal) else b"\n" + lines)
-        while left:  # a disk that is nearly full takes what it can
-            left = left[os.write(journal, left) :]
+        had = os.fstat(journal).st_size
+        try:
+            _write_all(journal, lines if _ends_whole(journal) else b"\n" + lines)
+        except OSError:  # a disk that fills takes a part first
+            os.ftruncate(journal, had)
+            raise
     finally:
         os.close(journal)
 
@@ -53,6 +59,12 @@ def _ends_whole(journal: int) -> bool:
     """Whether its last line is whole. A line that nobody could finish must not become the beginning of the next."""
     size = os.fstat(journal).st_size
     return size == 0 or os.pread(journal, 1, size - 1) == b"\n"
+
+
+def _write_all(descriptor: int, text: bytes) -> None:
+    left = memoryview(text)
+    while left:
+        left = left[os.write(descriptor, left) :]
 
 
 def discard(staged: Path) -> None:

@@ -18,6 +18,7 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import queue
 import secrets
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -27,10 +28,11 @@ from typing import Any
 from loguru import logger
 
 from jobs.clock import Clock, isoformat, parse_moment
-from jobs.errors import Fenced, NotFound, Refused, StoreTrouble
+from jobs.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
 from jobs.progress import Reading
 from jobs.protocols import DictLike, QueueLike
 from jobs.record import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
+from jobs.store_calls import Calls, Heard, PatientDict, PatientQueue
 
 RING_AGAIN = timedelta(minutes=1)
 """A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
@@ -46,13 +48,15 @@ class Posted:
 
 @dataclass
 class Claim:
-    """One attempt, held under a lease. Only its holder changes `held_until`, by beating."""
+    """One attempt, held under a lease. Only its holder changes when that ends, by beating, one thread at a time."""
 
     job: Job
     n: int
     token: str
     lease: timedelta
     held_until: datetime
+    held_for: float
+    """The same by the clock's monotonic seconds, which nobody sets."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +78,25 @@ class Swept:
 
 
 class Ledger:
+    """Threads may share one: what it remembers is behind a lock, and everything else is in the store.
+
+    Each method raises `StoreTrouble` when the store fails for longer than a moment. What was to be written may be there
+    even so: asked again in the same words, every one of them comes to the same.
+    """
+
     def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
-        self._queue = queue
-        self._facts = facts
+        self._calls = Calls(clock)
+        self._queue = PatientQueue(queue, self._calls)
+        self._facts = PatientDict(facts, self._calls)
         self._clock = clock
+        self._remembering = threading.Lock()  # never held while the store is asked
+        # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
         self._ended: set[str] = set()
-        self._rung_at: dict[tuple[str, int], datetime] = {}
+        self._rung_at: dict[tuple[str, int], float] = {}
+
+    def heard(self) -> Heard:
+        """When the store last answered anything, whoever asked."""
+        return self._calls.heard()
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -116,7 +133,7 @@ class Ledger:
                 continue
             if is_ours:
                 if generation != known:
-                    point(self._facts, kind, subject, line, generation)
+                    self._point(kind, subject, line, generation)
                 self._ring(job)
             return Posted(job, attached=not is_ours)
 
@@ -252,16 +269,27 @@ class Ledger:
         if (job := self._find(id)) is not None:
             self._ring(job)
 
-    def claim(self, id: str, *, worker: str, lease: timedelta) -> Claim | None:
-        """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else."""
+    def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
+        """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
+
+        Args:
+            id: the job.
+            worker: who claims, for the record.
+            lease: how long the attempt is ours without a beat.
+            token: names the claim, for who may have to ask twice: what he claimed the first time is his.
+
+        """
+        began = self._clock.monotonic()
         job = self._find(id)
         if job is None:
             return None
+        if token is not None and job.state is State.RUNNING:
+            return self._claimed_before(job, lease, token, began)
         if job.cancel_asked and self._end_cancelled(job):
             return None
         if not job.is_due(self._clock.now()):
             return None
-        return self._claim(job, worker, lease)
+        return self._claim(job, worker, lease, token)
 
     def beat(self, claim: Claim, reading: Reading) -> bool:
         """Renew the lease and tell the progress; true when somebody asked to cancel.
@@ -272,24 +300,30 @@ class Ledger:
         """
         # The clock last: whoever slept so long that the end was written and removed again is late by now.
         is_ended = self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None
-        now = self._still_held(claim)
+        now, began = self._still_held(claim), self._clock.monotonic()
         if is_ended:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         self._facts.put(
             f"beat/{claim.job.id}/{claim.n}", {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
         )
-        claim.held_until = now + claim.lease
+        claim.held_until, claim.held_for = now + claim.lease, began + claim.lease.total_seconds()
         return self._facts.get(f"cancel/{claim.job.id}") is not None
 
-    def end(self, claim: Claim, ending: Ending, reading: Reading) -> Job:
+    def end(self, claim: Claim, ending: Ending, reading: Reading, *, token: str | None = None) -> Job:
         """End the attempt. Only the holder can, and only once.
+
+        Args:
+            claim: the attempt.
+            ending: how it ends.
+            reading: its last progress.
+            token: names this ending, for who may have to ask twice: the same one again is the same ending.
 
         Raises:
             Fenced: the lease ran out, or somebody else ended the attempt first; nothing was changed.
 
         """
         self._still_held(claim)
-        ours = self._end(claim.job.id, claim.n, ending, reading)
+        ours = self._end(claim.job.id, claim.n, ending, reading, token)
         job = self._find(claim.job.id)
         if not ours or job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
@@ -310,10 +344,16 @@ class Ledger:
         now = self._clock.now()
         rung, lost, due = [], [], []
         lanes: set[str] = set()
+        hears = True
         for job in self._open_jobs():
             current = job
             if job.state is State.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
-                before_lost(job)
+                try:
+                    before_lost(job)
+                except Trouble as trouble:  # he could still publish, so the attempt is his until a later sweep
+                    logger.warning("a silent attempt of job {} is not given up yet: {}", job.id, trouble)
+                    lanes.add(job.lane)
+                    continue
                 silent = now - job.attempts[-1].last_sign
                 reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"
                 if self._end(job.id, len(job.attempts), Ending("lost", "killed", reason), job.progress):
@@ -324,7 +364,9 @@ class Ledger:
             if not current.has_ended:
                 lanes.add(current.lane)
             if current.is_due(now):
-                if self._ring_if_silent(current, now):
+                # A bell that failed would fail for all of them, and each may take its time over it.
+                hears, has_rung = self._ring_if_silent(current) if hears else (False, False)
+                if has_rung:
                     rung.append(current.id)
             elif current.not_before is not None:
                 due.append(current.not_before)
@@ -347,6 +389,12 @@ class Ledger:
         self._write_once(f"gone/{id}", {"at": isoformat(self._clock.now())})
 
     # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _point(self, kind: str, subject: str, line: str, generation: int) -> None:
+        try:
+            point(self._facts, kind, subject, line, generation)
+        except StoreTrouble as trouble:  # the job is posted, and an old pointer is right as well
+            logger.warning("the pointer to the {} of {} stays where it was: {}", kind, subject, trouble)
 
     def _line(self, kind: str, subject: str) -> tuple[str, int]:
         key = live_key(kind, subject)
@@ -391,27 +439,50 @@ class Ledger:
             facts.beats[last] = beat
         return facts
 
-    def _claim(self, job: Job, worker: str, lease: timedelta) -> Claim | None:
+    def _claim(self, job: Job, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
         n = len(job.attempts) + 1
-        now = self._clock.now()
+        now, began = self._clock.now(), self._clock.monotonic()
         fact = {"at": isoformat(now), "worker": worker, "lease_seconds": lease.total_seconds()}
-        token = secrets.token_hex(8)
-        if not self._write_once(f"claim/{job.id}/{n}", fact, token):
+        mine = token or secrets.token_hex(8)
+        if not self._write_once(f"claim/{job.id}/{n}", fact, mine):
             return None
         claimed = self._find(job.id)
-        return None if claimed is None else Claim(claimed, n, token, lease, held_until=now + lease)
+        return None if claimed is None else Claim(claimed, n, mine, lease, now + lease, began + lease.total_seconds())
+
+    def _claimed_before(self, job: Job, lease: timedelta, token: str, began: float) -> Claim | None:
+        """The claim that was written under this token though nobody was told so; None when it is somebody else's."""
+        n = len(job.attempts)
+        fact = self._facts.get(f"claim/{job.id}/{n}") or {}
+        if fact.get("token") != token:
+            return None
+        held_until = parse_moment(fact["at"]) + lease
+        left = (held_until - self._clock.now()).total_seconds()
+        if left <= 0:
+            return None
+        return Claim(job, n, token, lease, held_until, began + min(left, lease.total_seconds()))
 
     def _still_held(self, claim: Claim) -> datetime:
-        """The time, when the lease still runs by it."""
+        """The time, when the lease still runs by it.
+
+        A clock that was set, or a machine that slept, makes it late in a moment: then it is ours as long as it has run
+        for less by the seconds that nobody sets, and nobody has ended the attempt.
+        """
         now = self._clock.now()
         late = now - claim.held_until
-        if late > timedelta(0):
+        if late > timedelta(0) and (self._clock.monotonic() > claim.held_for or not self._stands(claim)):
             raise Fenced(
                 f"the lease of attempt {claim.n} of job {claim.job.id!r} ran out {late.total_seconds():.1f} s ago"
             )
         return now
 
-    def _end(self, id: str, n: int, ending: Ending, reading: Reading) -> bool:
+    def _stands(self, claim: Claim) -> bool:
+        """Whether the store still has the claim, and neither its end nor the mark that it will be removed."""
+        id, n = claim.job.id, claim.n
+        fact = self._facts.get(f"claim/{id}/{n}") or {}
+        is_over = self._facts.get(f"end/{id}/{n}") is not None or self._facts.get(f"gone/{id}") is not None
+        return fact.get("token") == claim.token and not is_over
+
+    def _end(self, id: str, n: int, ending: Ending, reading: Reading, token: str | None = None) -> bool:
         fact = {
             "at": isoformat(self._clock.now()),
             "outcome": ending.outcome,
@@ -422,7 +493,7 @@ class Ledger:
             "result": dict(ending.result) if ending.result is not None else None,
             "progress": reading.as_json(),
         }
-        return self._write_once(f"end/{id}/{n}", fact)
+        return self._write_once(f"end/{id}/{n}", fact, token)
 
     def _end_cancelled(self, job: Job) -> bool:
         """End a job that nobody runs as cancelled; false when it is running, has ended, or was claimed just now."""
@@ -433,30 +504,50 @@ class Ledger:
 
     def _open_jobs(self) -> list[Job]:
         """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
-        ids = set(self.ids()) - self._ended
+        ids = set(self.ids())
+        with self._remembering:
+            ids -= self._ended
         # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
         jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [*filter(None, map(self._find, ids))]
-        self._ended.update(job.id for job in jobs if job.has_ended)
-        self._rung_at = {bell: at for bell, at in self._rung_at.items() if bell[0] not in self._ended}
+        with self._remembering:
+            self._ended.update(job.id for job in jobs if job.has_ended)
+            for bell in [bell for bell in self._rung_at if bell[0] in self._ended]:
+                del self._rung_at[bell]
         return [job for job in jobs if not job.has_ended]
 
-    def _ring_if_silent(self, job: Job, now: datetime) -> bool:
-        """Ring for a due job unless the bell for its next attempt may still be in the queue."""
-        rung_at = self._rung_at.get((job.id, len(job.attempts)))
-        if rung_at is not None and now - rung_at < RING_AGAIN and self._queue.len(partition=job.lane):
-            return False
-        self._ring(job)
-        return True
+    def _ring_if_silent(self, job: Job) -> tuple[bool, bool]:
+        """Ring for a due job unless the bell for its next attempt may still be in the queue.
 
-    def _ring(self, job: Job) -> None:
-        self._rung_at[job.id, len(job.attempts)] = self._clock.now()
+        Whether the queue answers, and whether it was rung.
+        """
+        with self._remembering:
+            rung_at = self._rung_at.get((job.id, len(job.attempts)))
+        is_fresh = rung_at is not None and self._clock.monotonic() - rung_at < RING_AGAIN.total_seconds()
+        try:
+            if is_fresh and self._queue.len(partition=job.lane):
+                return True, False
+        except StoreTrouble as trouble:
+            logger.warning("the bells of lane {} cannot be counted: {}", job.lane, trouble)
+            return False, False
+        has_rung = self._ring(job)
+        return has_rung, has_rung
+
+    def _ring(self, job: Job) -> bool:
+        """Ring for a job; false when the bell is out of order.
+
+        Then nothing is lost: the job stands in the ledger, and a sweep rings later.
+        """
+        now = self._clock.monotonic()
         try:
             self._queue.put(job.id, block=False, partition=job.lane)
         except queue.Full:
-            # Nothing is lost: the job stands in the ledger, and a sweep rings when the lane has room.
             logger.warning("the queue of lane {} is full; job {} will be rung for later", job.lane, job.id)
         except StoreTrouble as trouble:
             logger.warning("job {} of lane {} could not be rung for; a sweep will: {}", job.id, job.lane, trouble)
+            return False
+        with self._remembering:
+            self._rung_at[job.id, len(job.attempts)] = now
+        return True
 
     def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
         """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""

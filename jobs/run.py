@@ -7,7 +7,7 @@ attempt is no longer to go on. Whoever wants it to stop (the worker at a stop, a
 import threading
 
 from jobs.clock import Clock
-from jobs.errors import Cancelled, Fenced, Interrupted
+from jobs.errors import Cancelled, Fenced, Interrupted, StoreUnavailable
 from jobs.ledger import Claim, Ledger
 from jobs.progress import Progress
 from jobs.record import Job
@@ -19,9 +19,12 @@ class Run:
         self._claim = claim
         self._ledger = ledger
         self._clock = clock
+        # Any thread may set it, by `stop`; the task's threads read it.
         self._why: Interrupted | None = None
         self._stopped = threading.Event()
-        self._beating = threading.Lock()
+        self._beating = (
+            threading.Lock()
+        )  # whoever has it changes the claim: the beater, or the task before it publishes
 
     @property
     def job(self) -> Job:
@@ -55,19 +58,36 @@ class Run:
 
         Raises:
             Interrupted: cancelled, fenced, or handed back.
+            StoreTrouble: nobody can tell now.
 
         """
         self.beat()
         self.check()
 
     def beat(self) -> None:
-        """Renew the lease; learn whether to stop."""
-        with self._beating:
-            try:
-                if self._ledger.beat(self._claim, self.progress.read()):
-                    self.stop(Cancelled(f"job {self.job.id!r} was cancelled"))
-            except Fenced as fenced:
-                self.stop(fenced)
+        """Renew the lease; learn whether to stop.
+
+        Raises:
+            StoreTrouble: the ledger could not be asked, or does not answer another thread's beat.
+
+        """
+        if not self._beating.acquire(timeout=self._claim.lease.total_seconds()):
+            raise StoreUnavailable(
+                f"a beat of attempt {self.holder} has not been answered for {self._claim.lease.total_seconds():.0f} s",
+                hint="what was fetched so far is kept; the next attempt goes on from there",
+            )
+        try:
+            if self._ledger.beat(self._claim, self.progress.read()):
+                self.stop(Cancelled(f"job {self.job.id!r} was cancelled"))
+        except Fenced as fenced:
+            self.stop(fenced)
+        finally:
+            self._beating.release()
+
+    def stop_if_late(self) -> None:
+        """Stop as fenced when the lease has run out, though no beat came back to say so."""
+        if self._clock.monotonic() > self._claim.held_for:
+            self.stop(Fenced(f"the lease of attempt {self.holder} ran out, and the ledger did not answer its beats"))
 
     def stop(self, why: Interrupted) -> None:
         """Let the next `check` raise `why`. Being fenced outranks every other reason; else the first one stays."""

@@ -2,22 +2,25 @@
 
 Safe for many threads and processes: WAL, and every operation is one statement or one immediate transaction. Facts are
 written with `synchronous=FULL`, so what was answered survives a power cut; the queue is only a bell and need not.
+SQLite's errors end here: what leaves this file is `StoreTrouble`, which says whether trying again can help.
 """
 
 import json
+import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.clock import Clock, SystemClock
-from jobs.errors import BadRequest
+from jobs.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
 
-BUSY_SECONDS = 30.0
-"""How long a writer waits for another process's write; writes take milliseconds, so this is a stuck disk."""
+BUSY_SECONDS = 15.0
+"""How long anybody waits for another thread's or process's turn at the file. A turn takes milliseconds, so this is a
+stuck disk. It is shorter than the shortest lease, so that a holder hears of it while his still runs."""
 
 POLL_SECONDS = 0.01
 """How often a waiting `get` looks: an idle look costs some ten microseconds, and claims come within 50 ms."""
@@ -41,38 +44,139 @@ CREATE TABLE IF NOT EXISTS partitions (
 """
 
 
-class _File:
-    """One connection to the file, taken by one thread at a time; other processes have their own."""
+_FAILING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_ABORT,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+_UNUSABLE = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_ERROR,  # our statements are right, so the tables are not ours
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+_NO_SPACE = 64 * 1024
+"""Bytes. With less SQLite cannot grow its index of the log, and calls that an error of input or output."""
 
-    def __init__(self, path: Path, synchronous: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()
-        self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode=WAL")
-        self._connection.execute(f"PRAGMA synchronous={synchronous}")
-        self._connection.executescript(_SCHEMA)
+
+def store_trouble(error: sqlite3.Error, path: Path) -> Trouble:
+    """What an error of SQLite means for whoever works with the file; a `Bug` when it means that we misuse it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    said = f"{str(path)!r}: {error}"
+    if primary == sqlite3.SQLITE_FULL or (
+        primary in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and _has_no_space(path)
+    ):
+        return StoreFull(
+            f"the disk is full, and with it the ledger in {said}",
+            hint=f"free some space in {str(path.parent)!r}; nothing is lost, and what waits goes on by itself",
+        )
+    if primary in _FAILING:
+        return StoreUnavailable(
+            f"the ledger cannot be read or written for now: {said}",
+            hint=f"when it stays so, see whether the disk of {str(path)!r} works and who else has the file open",
+        )
+    if primary in _UNUSABLE:
+        return StoreUnusable(
+            f"the ledger cannot be used: {said}",
+            hint=f"let this user own {str(path)!r} and its folder; when it is damaged, move it away or bring it back",
+        )
+    return Bug(f"the ledger was asked in a wrong way: {said}")
+
+
+def _has_no_space(path: Path) -> bool:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _NO_SPACE
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise store_trouble(error, path) from error
+
+
+class _File:
+    """One connection to the file, taken by one thread at a time; other processes have their own.
+
+    Every method raises `StoreTrouble` when the file fails.
+    """
+
+    def __init__(self, path: Path, synchronous: str, busy_seconds: float) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._lock = threading.Lock()  # whoever has it owns the connection
+        with _translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute(f"PRAGMA synchronous={synchronous}")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
 
     def run(self, sql: str, *values: Any) -> tuple[list[tuple[Any, ...]], int]:
         """One statement: its rows, and how many it changed."""
-        with self._lock:
-            cursor = self._connection.execute(sql, values)
+        with self._taken() as connection:
+            cursor = connection.execute(sql, values)
             return cursor.fetchall(), cursor.rowcount
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Several statements as one: all of them, or none."""
-        with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._taken() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
+                yield connection
+                connection.execute("COMMIT")
             except BaseException:
-                self._connection.execute("ROLLBACK")
+                # A full disk has ended the transaction already, and a failed commit has not.
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):  # what led here is the one to tell
+                        connection.execute("ROLLBACK")
                 raise
-            self._connection.execute("COMMIT")
 
     def close(self) -> None:
-        with self._lock:
-            self._connection.close()
+        with self._taken() as connection:
+            connection.close()
+
+    @contextmanager
+    def _taken(self) -> Iterator[sqlite3.Connection]:
+        if not self._lock.acquire(timeout=self._busy_seconds):
+            raise StoreUnavailable(
+                f"the ledger in {str(self._path)!r} has not answered another thread for {self._busy_seconds:g} s",
+                hint=f"see whether the disk of {str(self._path)!r} works",
+            )
+        try:
+            with _translated(self._path):
+                yield self._connection
+        finally:
+            self._lock.release()
 
 
 def _encode(value: Any, limit: int, what: str) -> str:
@@ -88,8 +192,8 @@ def _encode(value: Any, limit: int, what: str) -> str:
 class SqliteDict:
     """A `DictLike` on SQLite. Entries do not fade here."""
 
-    def __init__(self, path: Path, name: str = "ollama-ledger") -> None:
-        self._file = _File(path, "FULL")
+    def __init__(self, path: Path, name: str = "ollama-ledger", *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._file = _File(path, "FULL", busy_seconds)
         self._name = name
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
@@ -130,8 +234,15 @@ def _key(key: Any) -> str:
 class SqliteQueue:
     """A `QueueLike` on SQLite."""
 
-    def __init__(self, path: Path, name: str = "ollama-jobs", clock: Clock | None = None) -> None:
-        self._file = _File(path, "NORMAL")
+    def __init__(
+        self,
+        path: Path,
+        name: str = "ollama-jobs",
+        clock: Clock | None = None,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._file = _File(path, "NORMAL", busy_seconds)
         self._name = name
         self._clock = clock or SystemClock()
 

@@ -17,7 +17,17 @@ from jobs import pruning, trashing
 from jobs.cards import facts_of
 from jobs.catalog import Tier, place
 from jobs.clock import Clock, isoformat
-from jobs.errors import BadRequest, Cancelled, Corrupt, CpuFallback, NotFound, Unauthorized, Unsupported
+from jobs.errors import (
+    BadRequest,
+    Cancelled,
+    Corrupt,
+    CpuFallback,
+    DiskFull,
+    NotEnoughRoom,
+    NotFound,
+    Unauthorized,
+    Unsupported,
+)
 from jobs.gguf import Facts
 from jobs.manifests import Layer
 from jobs.names import ModelName
@@ -125,7 +135,7 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
         sound = {layer.digest for layer in here} - damaged
         wanted = [layer for layer in manifest.blobs if layer.digest not in sound]
         missing = sum(layer.size for layer in wanted)
-        _require_room(shop, weights, max(0, missing - staging.bytes_held()))
+        _require_room(run, shop, weights, max(0, missing - staging.bytes_held()))
         total = sum(layer.size for layer in manifest.blobs)
         run.progress.begin("pulling", total=total, completed=total - missing)
         _fetch(run, shop, name, wanted, staging)
@@ -149,13 +159,21 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
     }
 
 
-def _require_room(shop: Workshop, weights: Weights, missing: int) -> None:
-    """Refuse what cannot fit, and say what a prune could free."""
+def _require_room(run: Run, shop: Workshop, weights: Weights, missing: int) -> None:
+    """Refuse what cannot fit, and say what a prune could free.
+
+    An attempt before this one had room, so somebody else has taken it since: that may pass.
+    """
 
     def could_go(survey: Survey) -> str:
         return pruning.could_go(survey, pruning.plan(survey, shop.around(), shop.retention, shop.clock.now()))
 
-    weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
+    try:
+        weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
+    except NotEnoughRoom as full:
+        if run.n == 1:
+            raise
+        raise DiskFull(str(full), hint=full.hint) from full
 
 
 def staging_subject(job: Job) -> str:

@@ -19,7 +19,7 @@ from jobs import staging as stagings
 from jobs import survey as surveys
 from jobs import trash as trashes
 from jobs.clock import Clock
-from jobs.errors import Corrupt, DiskFull, NotFound, NotWritable, QuotaExceeded, Refused
+from jobs.errors import Corrupt, NotEnoughRoom, NotFound, NotWritable, QuotaExceeded, Refused
 from jobs.layout import Layout, ManifestFile, entries, flush_folder, is_inside, make_folder, translated
 from jobs.manifests import Layer, Manifest
 from jobs.names import ModelName
@@ -184,7 +184,7 @@ class Weights:
 
         Raises:
             QuotaExceeded: the weights would outgrow their quota.
-            DiskFull: the disk has not that much left.
+            NotEnoughRoom: the disk has not that much left.
 
         """
         survey = self.survey()
@@ -198,7 +198,7 @@ class Weights:
                 hint=could_go(survey) or None,
             )
         if free is not None and bytes_needed > free:
-            raise DiskFull(
+            raise NotEnoughRoom(
                 f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
                 hint=could_go(survey) or None,
             )

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from jobs.errors import Bug, DiskFull, NotWritable, Trouble, os_trouble
+from jobs.errors import Bug, DiskFailed, DiskFull, NotWritable, Trouble, Unreachable, os_trouble
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,9 @@ from jobs.errors import Bug, DiskFull, NotWritable, Trouble, os_trouble
         (errno.EROFS, NotWritable),
         (errno.EACCES, NotWritable),
         (errno.EPERM, NotWritable),
-        (errno.EIO, Bug),
+        (errno.EIO, DiskFailed),
+        (errno.ECONNRESET, Unreachable),
+        (errno.ENOTDIR, Bug),
     ],
 )
 def test_the_systems_refusal_becomes_trouble_that_names_file_and_doing(code: int, kind: type[Trouble]) -> None:

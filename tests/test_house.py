@@ -26,7 +26,19 @@ ROOT = Path(__file__).resolve().parent.parent
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "plain", "private", "ollama_host", "bulk", "version"}),
-    frozenset({"progress", "registries", "manifests", "retrying", "transport", "ollama_texts", "gguf", "go_templates"}),
+    frozenset(
+        {
+            "progress",
+            "registries",
+            "manifests",
+            "retrying",
+            "transport",
+            "ollama_texts",
+            "gguf",
+            "go_templates",
+            "outage",
+        }
+    ),
     frozenset(
         {
             "protocols",
@@ -39,6 +51,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "ollama_shapes",
             "watching",
             "capabilities",
+            "store_calls",
         }
     ),
     frozenset(

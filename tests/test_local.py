@@ -148,19 +148,29 @@ def test_one_up_a_home(shell: Shell) -> None:
     assert f"with pid {running.process.pid}" in second.stderr
 
 
-def test_a_dead_server_ends_up(shell: Shell) -> None:
-    """When a server dies, `up` says which and where its log is, stops the rest and exits 1."""
+def test_a_dead_server_is_started_again(shell: Shell) -> None:
+    """A server that dies is started again at its old address while the rest serves on; `status` tells of it, and its
+    successor dies with `up` as it would have."""
     with up(shell, "--simulate") as running:
-        pids = family(running.process.pid)
-        stack = json.loads((shell.home / "om" / "stack.json").read_text())
-        server = next(pid for pid in pids if "jobs.testing.ollama" in Path(f"/proc/{pid}/cmdline").read_text())
-        assert stack["pid"] == running.process.pid
+        shell.ask("pull", "tiny")
+        (server,) = servers_of(running.process.pid)
         os.kill(server, signal.SIGKILL)
-        _, said = running.process.communicate(timeout=60)
-    assert running.process.returncode == 1
-    assert "ended by SIGKILL" in said
-    assert "hint: " in said
-    until(lambda: not any(map(is_alive, pids)))
+        until(lambda: [pid for pid in servers_of(running.process.pid) if pid != server])
+        asked = {"model": "tiny", "prompt": "hello", "stream": False}
+        until(lambda: httpx.post(f"{running.url}/api/generate", json=asked, timeout=60).status_code == 200)
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        (problem,) = shell.ask("status")["problems"]
+        assert problem.startswith(f"ollama-local (pid {server}) ended by SIGKILL; it was started again")
+        assert f"trouble  {problem}" in shell.run("status").stdout
+        assert httpx.get(f"{running.url}/ops/v1/health").json()["problems"] == [problem]
+        pids = family(running.process.pid)
+        assert len(pids) == 3
+        running.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)))
+
+
+def servers_of(pid: int) -> list[int]:
+    return [each for each in family(pid) if "jobs.testing.ollama" in Path(f"/proc/{each}/cmdline").read_text()]
 
 
 def test_no_ollama_is_told(shell: Shell, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from app.wakes import Wakes, opening
 from jobs.clock import isoformat
 from jobs.home import Stack, home_of
 from jobs.incidents import cases
+from jobs.ledger import Claim
 from jobs.meter import Metered
 from jobs.night import NIGHT_RAN
 from jobs.night_tries import NIGHTS_SINCE
@@ -74,9 +75,43 @@ def test_a_dead_job_is_an_incident(store: Store) -> None:
     """A job that failed for good is an incident until one of its kind and subject is posted again."""
     ended(store, "m:latest", Ending("failed", "network", "cut short"))
     assert wrong(store) == {"job/pull/m:latest": "the pull of m:latest failed for good: network: cut short"}
-    store.ledger().post("pull", "m:latest", {"model": "m"}, by="test")
+    again = store.ledger().post("pull", "m:latest", {"model": "m"}, by="test").job.id
+    store.ledger().claim(again, worker="w", lease=timedelta(hours=2))
     store.clock.wait(3600)
     assert wrong(store) == {}
+
+
+def test_jobs_that_nobody_takes_up_are_an_incident(store: Store) -> None:
+    """Jobs that have waited for a while are an incident, unless one of their lane is being worked."""
+    for name in ("a:latest", "b:latest"):
+        store.ledger().post("pull", name, {"model": name}, by="test")
+    store.clock.wait(800)
+    assert wrong(store) == {}
+    claimed(store, "a:latest", timedelta(minutes=20))
+    store.clock.wait(1000)
+    assert wrong(store) == {}
+    store.clock.wait(1200)
+    assert wrong(store) == {
+        "worker/weights": "nobody takes up the jobs of lane weights: 2 wait, since 00:00;"
+        " worker w was heard of last, at 00:13"
+    }
+
+
+def test_a_job_that_waits_for_its_next_try_is_no_incident(store: Store) -> None:
+    """A job that may not be taken up yet waits for no worker."""
+    store.ledger().post("pull", "a:latest", {}, by="test")
+    claim = claimed(store, "a:latest", timedelta(minutes=1))
+    later = store.clock.now() + timedelta(hours=1)
+    store.ledger().end(claim, Ending("retry", "network", "cut", not_before=later), Reading())
+    store.clock.wait(3500)
+    assert wrong(store) == {}
+
+
+def claimed(store: Store, subject: str, lease: timedelta) -> Claim:
+    (job,) = store.ledger().select(subject=subject)[0]
+    claim = store.ledger().claim(job.id, worker="w", lease=lease)
+    assert claim is not None
+    return claim
 
 
 def test_a_tier_in_trouble_is_an_incident(store: Store) -> None:

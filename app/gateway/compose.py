@@ -69,6 +69,7 @@ class Parts:
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
         complaints: what is wrong with models that are not whole, in lines for people.
+        problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
@@ -96,6 +97,7 @@ class Parts:
     quota_bytes: int | None = None
     rented: bool = True
     complaints: Callable[[], Sequence[str]] = tuple
+    problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     past: Callable[[], Mapping[str, Any]] = dict
     plans: Plans = field(default_factory=Plans)
@@ -219,6 +221,7 @@ class Composed:
             usage=used,
             age=parts.standing.age,
             complaints=parts.complaints,
+            problems=parts.problems,
             archived=parts.archived,
             ring=parts.ring,
             changed=parts.standing.refresh,

@@ -41,6 +41,7 @@ class Office:
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
         complaints: what is wrong with the rest, in lines for people.
+        problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
         route: on which tier a model (and a context) is answered, and why, for whoever may be told of these names.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
@@ -64,6 +65,7 @@ class Office:
     usage: Callable[[date | None], Sequence[Document]]
     age: Callable[[], timedelta | None]
     complaints: Callable[[], Sequence[str]] = tuple
+    problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     ring: Callable[[str], object] = nobody
     changed: Callable[[], object] = nothing

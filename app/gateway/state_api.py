@@ -160,6 +160,7 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
                     counts[state] += count
             except StoreTrouble as trouble:
                 found.append(str(trouble))
+        found += office.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
         models = await asyncio.to_thread(office.models)
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",

@@ -26,3 +26,8 @@ class HandClock:
         with self._lock:
             self._now += timedelta(seconds=seconds)
             self._elapsed += max(0.0, seconds)
+
+    def set(self, seconds: float) -> None:
+        """Somebody sets the wall clock by so much, forward or back; no time passes."""
+        with self._lock:
+            self._now += timedelta(seconds=seconds)

@@ -1,0 +1,155 @@
+"""Stores that fail and stores that hang, around real ones."""
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from jobs.errors import StoreTrouble, StoreUnavailable
+from jobs.protocols import DictLike, QueueLike
+
+T = TypeVar("T")
+
+Meet = Callable[[str], None]
+"""Called before each operation with its name; raises, or does not return."""
+
+
+class TroubledDict:
+    def __init__(self, real: DictLike, meet: Meet) -> None:
+        self._real = real
+        self._meet = meet
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        self._meet(f"put {key}")
+        return self._real.put(key, value, skip_if_exists=skip_if_exists)
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self._meet(f"get {key}")
+        return self._real.get(key, default)
+
+    def keys(self) -> Iterator[Any]:
+        self._meet("keys")
+        return self._real.keys()
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        self._meet("items")
+        return self._real.items()
+
+
+class TroubledQueue:
+    def __init__(self, real: QueueLike, meet: Meet) -> None:
+        self._real = real
+        self._meet = meet
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None:
+        self._meet("ring")
+        self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        self._meet("hear")
+        return self._real.get(block, timeout, partition=partition)
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        self._meet("count")
+        return self._real.len(partition=partition, total=total)
+
+
+class EveryNth:
+    """Fails every n-th call, whoever makes it."""
+
+    def __init__(self, n: int, trouble: StoreTrouble | None = None) -> None:
+        self.met = 0
+        self._n = n
+        self._trouble = trouble
+        self._lock = threading.Lock()
+        self._calls = 0
+
+    def __call__(self, doing: str) -> None:
+        with self._lock:
+            self._calls += 1
+            fails = self._calls % self._n == 0
+            self.met += fails
+        if fails:
+            raise self._trouble or StoreUnavailable(f"{doing}: the store is away")
+
+
+class While:
+    """Fails, or hangs, for as long as it is on, at the operations that are chosen."""
+
+    def __init__(self, chosen: Callable[[str], bool] = lambda _: True, trouble: StoreTrouble | None = None) -> None:
+        self.met: list[str] = []
+        self._chosen = chosen
+        self._trouble = trouble
+        self._on = threading.Event()
+        self._off = threading.Event()
+        self._off.set()
+
+    def begin(self) -> None:
+        self._off.clear()
+        self._on.set()
+
+    def end(self) -> None:
+        self._on.clear()
+        self._off.set()
+
+    def __call__(self, doing: str) -> None:
+        if not self._on.is_set() or not self._chosen(doing):
+            return
+        self.met.append(doing)
+        if self._trouble is not None:
+            raise self._trouble
+        assert self._off.wait(60), "nobody ended the silence"
+
+
+class MemoryDict:
+    """A dict in memory, so quick that what its users share themselves is what they meet in."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[Any, Any] = {}
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        with self._lock:
+            if skip_if_exists and key in self._kept:
+                return False
+            self._kept[key] = value
+            return True
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        with self._lock:
+            return self._kept.get(key, default)
+
+    def keys(self) -> Iterator[Any]:
+        with self._lock:
+            return iter(list(self._kept))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        with self._lock:
+            return iter(list(self._kept.items()))
+
+
+class DeafQueue:
+    """Whatever is rung is lost."""
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None: ...
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        return None
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        return 0

@@ -1,0 +1,125 @@
+"""A clock that is set under a running worker: it sweeps on, and nothing that lives is given up for it."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jobs.clock import SystemClock
+from jobs.errors import Fenced
+from jobs.ledger import Ledger
+from jobs.progress import Reading
+from jobs.record import Ending, State
+from jobs.run import Run
+from jobs.testing.clock import HandClock
+from jobs.worker import Worker
+from tests.conftest import Store
+from tests.processes import until
+from tests.silence.stores import DeafQueue
+from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, post, working
+
+LEASE = timedelta(seconds=30)
+
+
+class SetClock(SystemClock):
+    """The machine's clock, as somebody set it."""
+
+    def __init__(self) -> None:
+        self.set_by = timedelta(0)
+
+    def now(self) -> datetime:
+        return super().now() + self.set_by
+
+
+def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
+    """After the clock was set back by a day a worker still rings for a job whose bell was lost."""
+    clock = SetClock()
+    ledger = Ledger(live_store.queue, live_store.facts, clock)
+    ran = threading.Event()
+
+    def work(_: Run) -> Mapping[str, Any]:
+        ran.set()
+        return {}
+
+    slow = replace(QUICK, sweep=timedelta(seconds=1))
+    with working(Worker(ledger, "weights", work, clock=clock, timing=slow, backoff=AT_ONCE)):
+        first = post(live_store, "first:latest")
+        until(lambda: live_store.ledger().get(first).has_ended, PATIENCE)
+        clock.set_by = timedelta(days=-1)
+        ran.clear()
+        id = silently_posted(live_store)
+        assert ran.wait(PATIENCE)
+        until(lambda: live_store.ledger().get(id).state is State.SUCCEEDED, PATIENCE)
+
+
+def silently_posted(store: Store) -> str:
+    """A job whose bell is lost before anybody hears it."""
+    return Ledger(DeafQueue(), store.facts, SystemClock()).post("pull", "lost:latest", {}, by="test").job.id
+
+
+def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
+    """After the clock was set forward by a day, running attempts beat on and end: none is given up for lost."""
+    clock = SetClock()
+    started, go_on = threading.Barrier(3), threading.Event()
+
+    def work(run: Run) -> Mapping[str, Any]:
+        started.wait(PATIENCE)
+        while not go_on.is_set():
+            run.sleep(0.02)
+        run.hold()
+        return {}
+
+    def one() -> Worker:
+        ledger = Ledger(live_store.queue, live_store.facts, clock)
+        return Worker(ledger, "weights", work, clock=clock, concurrency=1, timing=QUICK, backoff=AT_ONCE)
+
+    ids = [post(live_store, f"m{n}:latest") for n in range(2)]
+    with working(one()), working(one()):
+        started.wait(PATIENCE)
+        clock.set_by = timedelta(days=1)
+        threading.Event().wait(2 * QUICK.lease.total_seconds())
+        go_on.set()
+        for id in ids:
+            until(lambda id=id: live_store.ledger().get(id).has_ended, PATIENCE)
+    jobs = [live_store.ledger().get(id) for id in ids]
+    assert [[attempt.outcome for attempt in job.attempts] for job in jobs] == [["succeeded"], ["succeeded"]]
+
+
+def test_a_holder_goes_by_seconds_that_nobody_sets(store: Store, clock: HandClock) -> None:
+    """Set forward by an hour, a clock makes no lease late that has run for less; time that passes does."""
+    ledger = store.ledger()
+    claim = ledger.claim(post(store), worker="w", lease=LEASE)
+    assert claim is not None
+    clock.set(3600)
+    assert ledger.beat(claim, Reading()) is False
+    clock.set(-7200)
+    assert ledger.beat(claim, Reading()) is False
+    clock.set(7200)
+    assert ledger.end(claim, Ending("retry", "network", "cut"), Reading()).state is State.WAITING
+
+    again = ledger.claim(claim.job.id, worker="w", lease=LEASE)
+    assert again is not None
+    clock.tick(LEASE.total_seconds() + 1)
+    with pytest.raises(Fenced):
+        ledger.beat(again, Reading())
+
+
+@pytest.mark.parametrize("gone", ["ended", "removed"])
+def test_a_holder_that_slept_is_fenced_by_what_happened_meanwhile(store: Store, clock: HandClock, gone: str) -> None:
+    """A machine that slept through its lease may go on only when nobody has given its attempt up, however long ago."""
+    ledger = store.ledger()
+    id = post(store)
+    claim = ledger.claim(id, worker="w", lease=LEASE)
+    assert claim is not None
+    clock.set(3600)  # as after a sleep: the seconds of this machine have not passed
+    assert store.ledger().sweep().lost == (id,)
+    if gone == "removed":
+        for key in [key for key, _ in store.facts.items() if key.split("/")[0] in {"claim", "end", "beat"}]:
+            store.facts.pop(key)
+    with pytest.raises(Fenced):
+        ledger.beat(claim, Reading())
+    with pytest.raises(Fenced):
+        ledger.end(claim, Ending("succeeded"), Reading())
