@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk"}),
+    frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk", "foreign"}),
     frozenset({"progress", "registries", "manifests", "retrying", "transport", "ollama_texts", "gguf", "go_templates"}),
     frozenset(
         {
@@ -44,6 +44,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "staging",
             "trash",
             "survey",
+            "card_files",
             "fetch",
             "oci",
             "ollama_pull",

@@ -1,0 +1,86 @@
+"""Text and JSON from outside, made fit to be kept, sent on and shown: encodable, finite, shallow, and not too much.
+
+What registries, servers and models say passes here before anything else reads it. A text may hold half of a surrogate
+pair, which no answer can carry; a number may be none; a document may be nested or littered beyond all measure.
+"""
+
+import json
+import math
+import re
+from typing import Any
+
+from jobs.errors import Corrupt
+
+MOST_PIECES = 250_000
+"""Values of one document, counted by its brackets and commas: each takes some 100 bytes of memory, whatever its own
+size. A manifest of 20,000 layers has 120,000."""
+
+MOST_DEEP = 32
+"""Brackets in brackets. What is deeper could not be written again from everywhere."""
+
+_HALVES = re.compile("[\ud800-\udfff]")
+
+
+def encodable(text: str) -> str:
+    """The text, with a replacement character where half a character stood, as Go reads it."""
+    return text if text.isascii() else _HALVES.sub("\ufffd", text)
+
+
+def document(raw: bytes | str, what: str, *, most_pieces: int = MOST_PIECES) -> Any:
+    """The value of a JSON document, every text of it encodable and every number finite.
+
+    Go refuses NaN and what is beyond its largest number; here they are read as null.
+
+    Args:
+        raw: the document.
+        what: its name for messages, as in "the manifest".
+        most_pieces: how many values it may have.
+
+    Raises:
+        Corrupt: it is torn, no JSON, too deep, or has too many values; the message says which.
+
+    """
+    marks = (b"[", b"{", b",") if isinstance(raw, bytes) else ("[", "{", ",")
+    if sum(raw.count(mark) for mark in marks) > most_pieces:  # type: ignore[arg-type] # marks are of its own kind
+        raise Corrupt(f"{what} has more than {most_pieces:,} values")
+    try:
+        found = json.loads(raw, parse_constant=_nothing, parse_float=_finite)
+    except RecursionError as error:
+        raise Corrupt(f"{what} is torn or no JSON: it is nested too deep") from error
+    except ValueError as error:  # not UTF-8, not JSON, a number of thousands of digits
+        raise Corrupt(f"{what} is torn or no JSON: {error}") from error
+    return _sound(found, what)
+
+
+def _nothing(_: str) -> None:
+    return None
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _sound(found: Any, what: str) -> Any:
+    """The document, level by level and without recursion, with each text mended in its place."""
+    root = [found]
+    level: list[Any] = [root]
+    for _ in range(MOST_DEEP + 1):
+        below: list[Any] = []
+        for holder in level:
+            if isinstance(holder, dict):
+                _mend_keys(holder)
+            for key, value in list(holder.items() if isinstance(holder, dict) else enumerate(holder)):
+                if isinstance(value, str):
+                    holder[key] = encodable(value)
+                elif isinstance(value, dict | list):
+                    below.append(value)
+        if not below:
+            return root[0]
+        level = below
+    raise Corrupt(f"{what} is nested too deep: more than {MOST_DEEP} brackets in brackets")
+
+
+def _mend_keys(holder: dict[str, Any]) -> None:
+    for key in [key for key in holder if encodable(key) != key]:
+        holder[encodable(key)] = holder.pop(key)
