@@ -7,7 +7,7 @@ pair, which no answer can carry; a number may be none; a document may be nested 
 import json
 import math
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs.errors import Corrupt
 
@@ -26,15 +26,14 @@ def encodable(text: str) -> str:
     return text if text.isascii() else _HALVES.sub("\ufffd", text)
 
 
-def document(raw: bytes | str, what: str, *, most_pieces: int = MOST_PIECES) -> Any:
+def document(raw: bytes | str, what: str, *, most_pieces: int = MOST_PIECES, is_strict: bool = False) -> Any:
     """The value of a JSON document, every text of it encodable and every number finite.
-
-    Go refuses NaN and what is beyond its largest number; here they are read as null.
 
     Args:
         raw: the document.
         what: its name for messages, as in "the manifest".
         most_pieces: how many values it may have.
+        is_strict: NaN and what is beyond the largest number are no JSON, as they are to Go, and not null.
 
     Raises:
         Corrupt: it is torn, no JSON, too deep, or has too many values; the message says which.
@@ -44,7 +43,11 @@ def document(raw: bytes | str, what: str, *, most_pieces: int = MOST_PIECES) -> 
     if sum(raw.count(mark) for mark in marks) > most_pieces:  # type: ignore[arg-type] # marks are of its own kind
         raise Corrupt(f"{what} has more than {most_pieces:,} values")
     try:
-        found = json.loads(raw, parse_constant=_nothing, parse_float=_finite)
+        found = json.loads(
+            raw,
+            parse_constant=_refused if is_strict else _nothing,
+            parse_float=_finite if not is_strict else _need_finite,
+        )
     except RecursionError as error:
         raise Corrupt(f"{what} is torn or no JSON: it is nested too deep") from error
     except ValueError as error:  # not UTF-8, not JSON, a number of thousands of digits
@@ -54,6 +57,15 @@ def document(raw: bytes | str, what: str, *, most_pieces: int = MOST_PIECES) -> 
 
 def _nothing(_: str) -> None:
     return None
+
+
+def _refused(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no number")
+
+
+def _need_finite(text: str) -> float:
+    number = _finite(text)
+    return _refused(text) if number is None else number
 
 
 def _finite(text: str) -> float | None:

@@ -6,6 +6,10 @@ from contextlib import contextmanager
 import httpx
 
 from jobs.errors import CutShort, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unreachable, Unsupported
+from jobs.plain import plain
+
+_LONGEST = 300
+"""Characters of a library's words, which may be the other side's own."""
 
 MEANING: dict[type[Exception], type[Trouble]] = {
     httpx.ConnectTimeout: Unreachable,
@@ -48,5 +52,5 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        said = str(error) or type(error).__name__
+        said = plain(str(error))[:_LONGEST] or type(error).__name__
         raise meaning(error)(f"{doing}: {said}") from error

@@ -22,7 +22,19 @@ ROOT = Path(__file__).resolve().parent.parent
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
     frozenset({"errors", "names", "clock", "units", "plain", "ollama_host", "bulk", "foreign"}),
-    frozenset({"progress", "registries", "manifests", "retrying", "transport", "ollama_texts", "gguf", "go_templates"}),
+    frozenset(
+        {
+            "progress",
+            "registries",
+            "manifests",
+            "retrying",
+            "transport",
+            "ollama_texts",
+            "gguf",
+            "go_templates",
+            "egress",
+        }
+    ),
     frozenset(
         {
             "protocols",
@@ -33,6 +45,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "journal",
             "verifying",
             "ollama_shapes",
+            "servable",
             "watching",
             "capabilities",
         }
