@@ -7,7 +7,7 @@ no model keeps the others from being listed, or itself from being deleted.
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -175,31 +175,23 @@ def facts_of(layout: Layout, manifest: Manifest) -> Facts | None:
 
 def _read(files: CardFiles) -> Card:
     config = files.config()
-    header = _header(files, config)
+    header = files.header(files.layers("model")[0]) if _is_one_gguf(files, config) else None
     templates = [*files.layers("prompt"), *files.layers("template")]
-    texts = {
-        "template": files.text(templates[-1]) if templates else None,
-        "system": "".join(files.text(layer) for layer in files.layers("system")[-1:]),
-        "options": files.options(),
-        "messages": files.messages(),
-        "licenses": tuple(files.texts(files.layers("license"))),
-    }
-    strange = _strange(files, config)
-    return Card(
+    card = Card(
         config=config,
         header=header,
         weights="".join(str(files.path(layer)) for layer in files.layers("model")[:1]),
+        template=files.text(templates[-1]) if templates else None,
+        system="".join(files.text(layer) for layer in files.layers("system")[-1:]),
+        options=files.options(),
+        messages=files.messages(),
+        licenses=tuple(files.texts(files.layers("license"))),
         parent=files.parent(),
         has_projector=bool(files.layers("projector")),
-        missing="; ".join([*files.wrong, *strange]),
-        wrong="; ".join(files.wrong),
-        seen=files.seen(),
-        **texts,
     )
-
-
-def _header(files: CardFiles, config: Mapping[str, Any]) -> Header | None:
-    return files.header(files.layers("model")[0]) if _is_one_gguf(files, config) else None
+    wrong = "; ".join(files.wrong)  # all that was found out while the others were read
+    missing = "; ".join([*files.wrong, *_strange(files, config)])
+    return replace(card, wrong=wrong, missing=missing, seen=files.seen())
 
 
 def _is_one_gguf(files: CardFiles, config: Mapping[str, Any]) -> bool:

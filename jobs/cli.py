@@ -128,7 +128,8 @@ def start(
 
         put(f"ollama-modal {version_of('ollama-modal')}")
     elif context.invoked_subcommand is None:
-        say(context.get_help())
+        for line in context.get_help().splitlines():
+            say(line)
         raise typer.Exit(2)
 
 

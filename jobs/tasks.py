@@ -227,7 +227,7 @@ def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Resu
         server.pull(str(name), progress=run.progress, check=run.check)
     finally:
         shop.server_pulls.release()
-    shown = next((each for each in server.tags() if ModelName.parse(each.name).folded() == name.folded()), None)
+    shown = next((each for each in server.tags() if name.is_called(each.name)), None)
     if shown is None:
         raise NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
     return {

@@ -37,6 +37,19 @@ LOOPBACK_IS_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
 """`mounts` of a client: a proxy that the environment names cannot reach our loopback (Go asks none for it either)."""
 
 
+def as_it_is(response: httpx.Response) -> Iterator[bytes]:
+    """The body of an answer that was asked for as it is.
+
+    Raises:
+        httpx.DecodingError: it came encoded: a few bytes that would stand for any number.
+
+    """
+    named = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if named not in ("", "identity"):
+        raise httpx.DecodingError(f"the answer is encoded as {named!r}, which was not asked for")
+    return response.iter_bytes()
+
+
 def meaning(error: Exception) -> type[Trouble]:
     return next((MEANING[each] for each in type(error).__mro__ if each in MEANING), NetworkTrouble)
 
