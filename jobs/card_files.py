@@ -149,9 +149,7 @@ class CardFiles:
             return b""
         if not is_config:
             if layer.size > self._left:
-                self._say(
-                    f"its licenses, template, prompt, options and messages have more than {MAX_TEXT_BYTES:,} bytes"
-                )
+                self._say(f"its licenses and other texts have more than {MAX_TEXT_BYTES:,} bytes together")
                 return b""
             self._left -= layer.size
         if layer.digest not in self._raw:
