@@ -32,6 +32,9 @@ class _Made:
     def get_extra_info(self, info: str) -> Any:
         return self.socket if info == "socket" else None
 
+    def close(self) -> None:
+        self.socket.close()
+
 
 class Bulk(httpx.BaseTransport):
     """Any number of threads may ask at once; idle connections are used again.

@@ -5,6 +5,7 @@ listed host, and to the public Internet: never into another private network, wha
 """
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 import httpx
@@ -17,6 +18,7 @@ MAX_URL = 16_384
 """Characters of an address; signed ones have 2,000."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_HOST = re.compile(rb"[A-Za-z0-9_.:-]{1,253}")
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -46,7 +48,7 @@ def flaw(url: httpx.URL) -> str:
     if len(str(url)) > MAX_URL:
         return f"it has {len(str(url)):,} characters"
     labels = url.raw_host.removesuffix(b".").split(b".")
-    if not url.host or not all(0 < len(label) < 64 for label in labels) or len(url.raw_host) > 253:
+    if not url.host or not _HOST.fullmatch(url.raw_host) or not all(0 < len(label) < 64 for label in labels):
         return "it has no host"
     return "" if url.port is None or 0 < url.port < 65_536 else f"there is no port {url.port}"
 

@@ -209,7 +209,11 @@ class Line:
         with self._lock:
             self._streams.append(stream)
         if event == "connection.connect_tcp.complete" and (address := _peer(stream)):
-            self._egress.need_peer(url, address)
+            try:
+                self._egress.need_peer(url, address)
+            except Unsupported:
+                stream.close()
+                raise
         if self._stop.is_set():
             self.hang_up()
 
