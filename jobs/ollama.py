@@ -254,9 +254,7 @@ class Ollama:
                 if len(raw) > MAX_ANSWER_BYTES:
                     raise ServerTrouble(f"{where}: the answer has more than {MAX_ANSWER_BYTES:,} bytes")
                 if self._clock.monotonic() > latest:
-                    raise Stalled(
-                        f"{where}: the answer did not come in whole within {self._stall.total_seconds():.0f} s"
-                    )
+                    raise Stalled(f"{where}: the answer did not come in whole within {whole:.0f} s")
         if answer.status_code != 200:
             raise _refused(answer.status_code, answer.headers, raw.decode(errors="replace"), where)
         return bytes(raw)

@@ -44,6 +44,8 @@ class PullWatch:
         self._limit = stall
         self._status = ""
         self._layers: dict[str, tuple[int, int]] = {}
+        self._unfinished: set[str] = set()
+        self._completed = self._total = 0  # of all layers together
         self._begin("asking the server to pull")
 
     def see(self, frame: Mapping[str, Any]) -> None:
@@ -94,15 +96,22 @@ class PullWatch:
 
     def _settle(self) -> None:
         """A new phase means that the layers before are whole, though their last frames need not have said so."""
-        self._layers = {digest: (total, total) for digest, (_, total) in self._layers.items()}
-        self._progress.set_completed(sum(total for _, total in self._layers.values()))
+        for digest in self._unfinished:
+            total = self._layers[digest][1]
+            self._layers[digest] = (total, total)
+        self._unfinished.clear()
+        self._completed = self._total
+        self._progress.set_completed(self._completed)
 
     def _count(self, digest: str, frame: Mapping[str, Any]) -> None:
         total, completed = count(frame.get("total")), count(frame.get("completed"))  # zeros are left out on the wire
         if digest not in self._layers and len(self._layers) >= MAX_LAYERS:
             raise ServerTrouble(f"{self._doing}: the server tells of more than {MAX_LAYERS:,} layers")
-        is_new = self._layers.get(digest, (0, 0))[1] != total
+        had_completed, had_total = self._layers.get(digest, (0, 0))
         self._layers[digest] = (completed, total)
-        if is_new:
-            self._progress.set_total(sum(size for _, size in self._layers.values()))
-        self._progress.set_completed(sum(done for done, _ in self._layers.values()))
+        (self._unfinished.discard if completed == total else self._unfinished.add)(digest)
+        self._completed += completed - had_completed
+        self._total += total - had_total
+        if total != had_total:
+            self._progress.set_total(self._total)
+        self._progress.set_completed(self._completed)

@@ -70,6 +70,10 @@ class _End:
     pass
 
 
+class _Left(Exception):
+    """The caller has gone."""
+
+
 class _Reader(threading.Thread):
     """Sends the request, puts what comes into `out`: a Head, lines, then an `_End` or the error."""
 
@@ -91,15 +95,24 @@ class _Reader(threading.Thread):
             finally:
                 response.close()
             self._put(_End())
+        except _Left:
+            return
         except Exception as error:  # noqa: BLE001 - carried over to the caller's thread
-            self._put(error)
+            with suppress(_Left):
+                self._put(error)
 
     def _put(self, event: Head | bytes | _End | Exception) -> None:
-        """Wait until there is room, or nobody is left who would make some."""
+        """Wait until there is room.
+
+        Raises:
+            _Left: nobody is left who would make some.
+
+        """
         while not self._lifeline.is_cut:
             with suppress(queue.Full):
                 self.out.put(event, timeout=LOOK_EVERY_SECONDS)
                 return
+        raise _Left
 
     def stop(self) -> None:
         """End the exchange now."""

@@ -19,7 +19,7 @@ from app.frontdoor import Bounds, FrontDoor, listening
 from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
 from app.gateway.routing import Router
-from app.gateway.standing import Standing
+from app.gateway.standing import Source, Standing
 from app.gateway.waking import Pace, Upstream
 from app.gateway.wire import Patience
 from jobs.cards import Model
@@ -292,7 +292,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: Shelf | None = None,
+    shelf: Source | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: Pace = QUICK,
