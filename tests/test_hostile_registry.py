@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -86,9 +87,9 @@ class Raw:
             self.script(connection, self.paths[-1])
 
 
-def registry_of(url: str, *, registries: Registries = ANYWHERE, **more: object) -> Registry:
-    usual = {"policy": NEVER, "requests": NEVER, "stall": timedelta(seconds=10)}
-    return Registry(mirrors={"*": url}, registries=registries, **{**usual, **more})  # type: ignore[arg-type]
+def registry_of(url: str, *, registries: Registries = ANYWHERE, **more: Any) -> Registry:
+    usual: dict[str, Any] = {"policy": NEVER, "requests": NEVER, "stall": timedelta(seconds=10)}
+    return Registry(mirrors={"*": url}, registries=registries, **{**usual, **more})
 
 
 def sends(*parts: bytes) -> Script:
@@ -182,7 +183,7 @@ CASES = (
 def test_an_odd_answer_is_trouble_with_a_name(case: Case, client: str) -> None:
     """Never a bug, never more than a bound in memory, and in its message no character that could do anything."""
     with Raw(case.script).answering() as double, httpx.Client() as plain_client:
-        more = {"client": plain_client} if client == "httpx" else {}
+        more: dict[str, Any] = {"client": plain_client} if client == "httpx" else {}
         with pytest.raises(case.trouble, match=case.says) as raised:
             registry_of(double.url, **more).manifest(NAME)
     assert raised.value.failure_class in {"network", "refused", "corrupt", "auth"}
@@ -237,6 +238,23 @@ def test_a_manifest_in_drops_has_a_limit_for_the_whole(parts: tuple[bytes, bytes
     assert isinstance(raised.value, Stalled) or parts[0] == OK
 
 
+def test_a_blob_in_drops_is_given_up(tmp_path: Path) -> None:
+    """Bytes that come one by one are no fetch: it ends like one that stalls, and keeps what came."""
+    clock = HandClock()
+    double = Raw(lambda *_: None)
+    size = 40 << 20
+    double.script = drips(double, OK + f"Content-Length: {size}\r\n\r\n".encode(), b"x")
+
+    def pass_on() -> None:
+        clock.tick(2 if double.paths else 0)
+
+    layer = Layer("m", f"sha256:{'0' * 64}", size)
+    with double.answering():
+        fetch = registry_of(double.url, clock=clock).fetch
+        with pytest.raises(Stalled, match=r"only \d+ bytes came within \d+ seconds"):
+            fetch(NAME, layer, tmp_path / "blob", progress=Progress(clock), check=pass_on)
+
+
 def test_a_cancel_is_obeyed_while_it_drips() -> None:
     """Whatever comes, whoever cancels is heard within a moment."""
     double = Raw(lambda *_: None)
@@ -278,7 +296,7 @@ def test_a_name_that_leads_there_is_found_out_before_a_byte_is_sent(name: str, c
         with socket.create_server(("127.0.0.2", 0)) as other:
             target = location if name == "127.1" else f"http://{name}:{other.getsockname()[1]}/secret"
             with Raw(sends(redirect(target))).answering() as double, httpx.Client() as plain_client:
-                more = {"client": plain_client} if client == "httpx" else {}
+                more: dict[str, Any] = {"client": plain_client} if client == "httpx" else {}
                 with pytest.raises(Unsupported, match="is no public address"):
                     registry_of(double.url, **more).manifest(NAME)
         assert inside.heads == []
