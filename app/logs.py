@@ -19,11 +19,16 @@ from loguru import logger
 
 from app.log_queue import LineQueue, RotatedFile, to_descriptor
 from jobs.clock import isoformat
+from jobs.plain import plain
 from jobs.private import FOLDER
 from jobs.terminal import talk_through
 
 if TYPE_CHECKING:
     from loguru import Record
+
+
+LONGEST_LINE = 2_000
+"""Characters of a message on a terminal; the file has all of it."""
 
 
 def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
@@ -96,7 +101,7 @@ def _notice_json(count: int) -> str:
 
 
 def as_text(record: "Record") -> str:
-    """The time of day, the level, the message, and in brackets what it belongs to."""
+    """The time of day, the level, the message, and in brackets what it belongs to: one line, whatever is in it."""
     extra = record["extra"]
     if {"job", "attempt", "kind", "subject"} <= extra.keys():
         about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})"
@@ -104,8 +109,9 @@ def as_text(record: "Record") -> str:
         about = f" (request {extra['request']})"
     else:
         about = ""
-    extra["_about"] = about
-    return "{time:HH:mm:ss} {level.name: <7} {message}{extra[_about]}\n"
+    extra["_about"] = f" {plain(about)}" if about else ""
+    extra["_said"] = plain(record["message"], LONGEST_LINE)
+    return "{time:HH:mm:ss} {level.name: <7} {extra[_said]}{extra[_about]}\n"
 
 
 def as_json(record: "Record") -> str:

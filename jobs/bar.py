@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from jobs.plain import plain
+from jobs.plain import plain, visible
 from jobs.record import Job
 from jobs.story import amounts, share
 
@@ -31,7 +31,7 @@ class Bar:
         )
 
     def tell(self, line: str) -> None:
-        self._progress.console.print(Text(line), soft_wrap=True)
+        self._progress.console.print(Text(visible(line)), soft_wrap=True)
 
 
 @contextmanager

@@ -32,6 +32,9 @@ class _Made:
     def get_extra_info(self, info: str) -> Any:
         return self.socket if info == "socket" else None
 
+    def close(self) -> None:
+        self.socket.close()
+
 
 class Bulk(httpx.BaseTransport):
     """Any number of threads may ask at once; idle connections are used again.
@@ -98,9 +101,16 @@ class Bulk(httpx.BaseTransport):
         except TimeoutError as error:
             connection.close()
             raise httpx.ConnectTimeout(str(error), request=request) from error
-        except OSError as error:
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+        ) as error:  # the latter two: what no resolver takes for a name or port
             connection.close()
             raise httpx.ConnectError(str(error), request=request) from error
+        except BaseException:  # whoever traces does not want it
+            connection.close()
+            raise
         made.settimeout(timeouts.get("read"))
         return connection
 
@@ -171,6 +181,8 @@ def _translated(request: httpx.Request) -> Iterator[None]:
         yield
     except HTTPException as error:
         raise httpx.RemoteProtocolError(str(error) or type(error).__name__, request=request) from error
+    except ValueError as error:  # what cannot be sent: a line feed in a header's value
+        raise httpx.LocalProtocolError(str(error), request=request) from error
     except TimeoutError as error:
         raise httpx.ReadTimeout(str(error), request=request) from error
     except OSError as error:

@@ -6,9 +6,11 @@ and in what they look at.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
+from jobs import go_templates
 from jobs.gguf import Header
-from jobs.go_templates import thinks, variables
+from jobs.go_templates import Reading
 
 PARSERS: dict[str, tuple[bool, bool]] = {
     "cogito": (True, True),
@@ -66,6 +68,11 @@ class Traits:
     header: Header
     has_projector: bool = False
 
+    @cached_property
+    def go(self) -> Reading:
+        """What the template in Go tells, read once."""
+        return go_templates.read(self.template or "")
+
     @property
     def chat_template(self) -> str:
         found = self.header.values.get("tokenizer.chat_template")
@@ -76,8 +83,8 @@ class Traits:
         """Whether the header's template is used though there is one in Go."""
         if self.template is None or not self.chat_template or self.renderer or self.parser or self._uses_harmony:
             return False
-        chat, go = set(_of_chat(self.chat_template)), set(_of_go(self.template))
-        round_trip = _go_answers_tools(self.template)
+        chat, go = set(_of_chat(self.chat_template)), set(_of_go(self.go))
+        round_trip = _go_answers_tools(self.template, self.go)
         if len(chat) > len(go):
             return not round_trip or _chat_answers_tools(self.chat_template)
         both = chat == go and "tools" in chat
@@ -103,7 +110,7 @@ def shown(traits: Traits) -> tuple[str, ...]:
     found += _of_header(traits.header)
     found += ["vision"] if traits.has_projector else []
     if traits.template is not None and not traits.prefers_chat_template:
-        found += _of_go(traits.template)
+        found += _of_go(traits.go)
     tools, thinking = PARSERS.get(traits.parser, (False, False))
     found += (["tools"] if tools else []) + (["thinking"] if thinking else [])
     found += ["thinking"] if traits.family in ("gptoss", "gpt-oss") else []
@@ -113,13 +120,12 @@ def shown(traits: Traits) -> tuple[str, ...]:
 def listed(traits: Traits) -> tuple[str, ...]:
     """As `/api/tags` tells them: what stands after the tokenizer in the header is not looked at."""
     tools, thinking = PARSERS.get(traits.parser, (False, False))
-    template = traits.template or ""
-    used = variables(template)
+    used = traits.go.variables
     found = [*sorted(_of_header(traits.header), key=("vision", "audio", "embedding", "completion").index)]
     found += traits.declared
     found += ["tools"] if "tools" in used or tools else []
     found += ["insert"] if "suffix" in used else []
-    found += ["thinking"] if thinks(template) or thinking or traits.family in ("gptoss", "gpt-oss") else []
+    found += ["thinking"] if traits.go.thinks or thinking or traits.family in ("gptoss", "gpt-oss") else []
     found += ["vision"] if traits.has_projector else []
     return _once(found)
 
@@ -129,10 +135,9 @@ def _of_header(header: Header) -> list[str]:
     return [kind, *(what for what in ("vision", "audio") if header.get(f"{what}.block_count") is not None)]
 
 
-def _of_go(template: str) -> list[str]:
-    used = variables(template)
-    found = (["tools"] if "tools" in used else []) + (["insert"] if "suffix" in used else [])
-    return found + (["thinking"] if thinks(template) else [])
+def _of_go(told: Reading) -> list[str]:
+    found = (["tools"] if "tools" in told.variables else []) + (["insert"] if "suffix" in told.variables else [])
+    return found + (["thinking"] if told.thinks else [])
 
 
 def _of_chat(template: str) -> list[str]:
@@ -149,8 +154,8 @@ def _chat_answers_tools(template: str) -> bool:
     return called and any(answer in template for answer in _TOOL_ANSWERS)
 
 
-def _go_answers_tools(template: str) -> bool:
-    if not {"tools", "toolcalls"} <= variables(template):
+def _go_answers_tools(template: str, told: Reading) -> bool:
+    if not {"tools", "toolcalls"} <= told.variables:
         return False
     return any(answer in template for answer in ('eq .Role "tool"', "tool_response", "TOOL_RESULTS"))
 

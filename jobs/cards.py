@@ -1,27 +1,27 @@
 """What is known of a model without any server: its name, its size, and what its own files say of it.
 
 A card is read from the small blobs and the header of the weights, once for each manifest. What cannot be read is left
-out, and the card says why it cannot stand for what a server would show.
+out, and the card says why it cannot stand for what a server would show. Whatever a model's files hold, it has a card:
+no model keeps the others from being listed, or itself from being deleted.
 """
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
-from jobs import capabilities, gguf, survey
+from loguru import logger
+
+from jobs import capabilities, card_files, gguf, survey
 from jobs.capabilities import Traits
+from jobs.card_files import IMAGE, CardFiles, Seen
 from jobs.errors import Trouble
 from jobs.gguf import Facts, Header
 from jobs.layout import Layout
-from jobs.manifests import Layer, Manifest
+from jobs.manifests import Manifest
 from jobs.names import ModelName
-
-MAX_BLOB_BYTES = 4 << 20
-"""Of a license, a template, a prompt: what is larger is no such thing."""
-
-IMAGE = "application/vnd.ollama.image."
 
 _NO_HEADER = Header(3, {}, (), 0)
 
@@ -31,7 +31,7 @@ class Card:
     """What a model's files say.
 
     Args:
-        config: the config blob.
+        config: what counts of the config blob; see `card_files`.
         header: of the weights; None when it cannot be read.
         weights: where the weights lie.
         licenses: their texts.
@@ -42,6 +42,8 @@ class Card:
         parent: the model that it was made from, where it says so.
         has_projector: it sees by a file of its own.
         missing: why this card cannot stand for what a server would show; empty when it can.
+        wrong: of that, what is wrong with the model's files, for people.
+        seen: the files that it was read from; empty where it is to be read again.
 
     """
 
@@ -56,20 +58,22 @@ class Card:
     parent: str = ""
     has_projector: bool = False
     missing: str = ""
+    wrong: str = ""
+    seen: Seen = ()
 
-    @property
+    @cached_property
     def traits(self) -> Traits:
         return Traits(
-            declared=tuple(str(each) for each in _list(self.config.get("capabilities"))),
-            family=_text(self.config.get("model_family")),
-            parser=_text(self.config.get("parser")),
-            renderer=_text(self.config.get("renderer")),
+            declared=tuple(self.config.get("capabilities", ())),
+            family=self.config.get("model_family", ""),
+            parser=self.config.get("parser", ""),
+            renderer=self.config.get("renderer", ""),
             template=self.template,
             header=self.header or _NO_HEADER,
             has_projector=self.has_projector,
         )
 
-    @property
+    @cached_property
     def facts(self) -> Facts | None:
         return Facts.of(self.header) if self.header else None
 
@@ -106,27 +110,56 @@ def bytes_of(models: Iterable[Model]) -> int:
 
 def read(layout: Layout, known: Iterable[Model] = ()) -> list[Model]:
     """The whole models of a directory. Files of a manifest that is among the known ones are not read again."""
-    cards = {model.digest: model.card for model in known if model.card and not model.card.missing}
+    cards = {model.digest: model.card for model in known if model.card}
     whole = (each for each in survey.loaded(layout) if isinstance(each, survey.Model))
-    return [_model(each, cards.get(each.digest) or card_of(layout, each)) for each in whole]
+    return [_model(each, _card(layout, each, cards.get(each.digest))) for each in whole]
+
+
+def _card(layout: Layout, model: survey.Model, known: Card | None) -> Card:
+    """The known one while it holds; what is wrong with a new one is told once, in the log."""
+    if known and (not known.missing or (known.seen and known.seen == card_files.seen_again(layout, known.seen))):
+        return known
+    card = card_of(layout, model)
+    if card.wrong and (known is None or known.wrong != card.wrong):
+        logger.warning("{} is listed with what can be known of it: {}", model.name, card.wrong)
+    return card
 
 
 def _model(found: survey.Model, card: Card) -> Model:
+    try:
+        told, abilities = details(card) | _lengths(card), _abilities(card)
+        json.dumps([told, abilities], allow_nan=False).encode()  # they go into every list of models
+    except Exception as error:  # noqa: BLE001 - as below
+        card = _bare(error)
+        told, abilities = details(card), ()
     return Model(
         name=found.name,
         digest=found.digest,
         size=found.size,
         modified_at=found.modified_at,
-        details=details(card) | _lengths(card),
-        capabilities=capabilities.listed(card.traits) if card.header else card.traits.declared,
+        details=told,
+        capabilities=abilities,
         card=card,
         blobs={blob.digest: blob.size for blob in found.manifest.blobs},
     )
 
 
+def _abilities(card: Card) -> tuple[str, ...]:
+    return capabilities.listed(card.traits) if card.header else card.traits.declared
+
+
 def card_of(layout: Layout, model: survey.Model) -> Card:
     """What the files of a whole model say."""
-    return _Reader(layout, model).card()
+    try:
+        return _read(CardFiles(layout, model.manifest))
+    except Exception as error:  # noqa: BLE001 - nothing that stands in a model's files may harm what stands beside it
+        return _bare(error)
+
+
+def _bare(error: Exception) -> Card:
+    """A card of nothing but the reason."""
+    why = f"its files cannot be made sense of: {type(error).__name__}: {str(error)[:200]}"
+    return Card({}, None, "", missing=why, wrong=why)
 
 
 def facts_of(layout: Layout, manifest: Manifest) -> Facts | None:
@@ -140,86 +173,40 @@ def facts_of(layout: Layout, manifest: Manifest) -> Facts | None:
         return None
 
 
-class _Reader:
-    """Reads one model's files; notes what it cannot read."""
+def _read(files: CardFiles) -> Card:
+    config = files.config()
+    header = files.header(files.layers("model")[0]) if _is_one_gguf(files, config) else None
+    templates = [*files.layers("prompt"), *files.layers("template")]
+    card = Card(
+        config=config,
+        header=header,
+        weights="".join(str(files.path(layer)) for layer in files.layers("model")[:1]),
+        template=files.text(templates[-1]) if templates else None,
+        system="".join(files.text(layer) for layer in files.layers("system")[-1:]),
+        options=files.options(),
+        messages=files.messages(),
+        licenses=tuple(files.texts(files.layers("license"))),
+        parent=files.parent(),
+        has_projector=bool(files.layers("projector")),
+    )
+    wrong = "; ".join(files.wrong)  # all that was found out while the others were read
+    missing = "; ".join([*files.wrong, *_strange(files, config)])
+    return replace(card, wrong=wrong, missing=missing, seen=files.seen())
 
-    def __init__(self, layout: Layout, model: survey.Model) -> None:
-        self._layout = layout
-        self._model = model
-        self._wrong: list[str] = []
 
-    def card(self) -> Card:
-        config = self._json(self._model.manifest.config, dict)
-        header = self._header(config)
-        templates = [*self._layers("prompt"), *self._layers("template")]
-        params = [self._json(layer, dict) for layer in self._layers("params")]
-        self._refuse_strangers(config)
-        return Card(
-            config=config,
-            header=header,
-            weights="".join(str(self._layout.blob(layer.digest)) for layer in self._layers("model")[:1]),
-            licenses=tuple(self._text(layer) for layer in self._layers("license")),
-            template=self._text(templates[-1]) if templates else None,
-            system="".join(self._text(layer) for layer in self._layers("system")[-1:]),
-            options={key: value for each in params for key, value in each.items()},
-            messages=tuple(
-                each for layer in self._layers("messages") for each in self._json(layer, list) if isinstance(each, dict)
-            ),
-            parent=self._parent(),
-            has_projector=bool(self._layers("projector")),
-            missing="; ".join(self._wrong),
-        )
+def _is_one_gguf(files: CardFiles, config: Mapping[str, Any]) -> bool:
+    return len(files.layers("model")) == 1 and config.get("model_format", "gguf") in ("gguf", "")
 
-    def _layers(self, kind: str) -> list[Layer]:
-        return [layer for layer in self._model.manifest.layers if layer.media_type == IMAGE + kind]
 
-    def _header(self, config: Mapping[str, Any]) -> Header | None:
-        weights = self._layers("model")
-        if len(weights) != 1 or config.get("model_format", "gguf") not in ("gguf", ""):
-            self._wrong.append("its weights are not one GGUF file")
-            return None
-        try:
-            return gguf.read(self._layout.blob(weights[0].digest))
-        except (Trouble, FileNotFoundError) as error:
-            self._wrong.append(f"the header of its weights cannot be read: {error}")
-            return None
-
-    def _refuse_strangers(self, config: Mapping[str, Any]) -> None:
-        """What a server shows of these models, we do not know how to tell."""
-        if config.get("remote_host") or config.get("remote_model"):
-            self._wrong.append("it runs elsewhere")
-        if (parser := _text(config.get("parser"))) and parser not in capabilities.PARSERS:
-            self._wrong.append(f"nobody here knows its parser {parser!r}")
-        kinds = ("adapter", "projector", "draft")
-        self._wrong += [f"it has a layer of kind {kind!r}" for kind in kinds if self._layers(kind)]
-
-    def _parent(self) -> str:
-        listed = json.loads(self._model.manifest.raw).get("layers") or []
-        named = (layer.get("from") for layer in listed if layer.get("mediaType") == f"{IMAGE}model")
-        return next((each for each in named if isinstance(each, str)), "")
-
-    def _text(self, layer: Layer) -> str:
-        return self._bytes(layer).decode(errors="replace")
-
-    def _json(self, layer: Layer, kind: type) -> Any:
-        try:
-            document = json.loads(self._bytes(layer))
-        except (ValueError, RecursionError):
-            document = None
-        if isinstance(document, kind):
-            return document
-        self._wrong.append(f"blob {layer.digest} makes no sense")
-        return kind()
-
-    def _bytes(self, layer: Layer) -> bytes:
-        if layer.size > MAX_BLOB_BYTES:
-            self._wrong.append(f"blob {layer.digest} is larger than such a thing can be")
-            return b""
-        try:
-            return self._layout.blob(layer.digest).read_bytes()
-        except OSError as error:
-            self._wrong.append(f"blob {layer.digest} cannot be read: {error.strerror}")
-            return b""
+def _strange(files: CardFiles, config: Mapping[str, Any]) -> list[str]:
+    """What a server shows of these models, we do not know how to tell."""
+    found = [] if _is_one_gguf(files, config) else ["its weights are not one GGUF file"]
+    if config.get("remote_host") or config.get("remote_model"):
+        found.append("it runs elsewhere")
+    if (parser := config.get("parser")) and parser not in capabilities.PARSERS:
+        found.append(f"nobody here knows its parser {parser!r}")
+    kinds = ("adapter", "projector", "draft")
+    return found + [f"it has a layer of kind {kind!r}" for kind in kinds if files.layers(kind)]
 
 
 # -- in Ollama's words -------------------------------------------------------------------------------------------------
@@ -228,15 +215,15 @@ class _Reader:
 def details(card: Card) -> dict[str, Any]:
     """`details`, as `/api/show` tells them; lists add two lengths."""
     config, families = card.config, card.config.get("model_families")
-    quantization = _text(config.get("file_type"))
+    quantization = config.get("file_type", "")
     if quantization in ("", "unknown"):
         quantization = gguf.file_type_name(card.facts.file_type if card.facts else None) or quantization
     return {
         "parent_model": card.parent,
-        "format": _text(config.get("model_format")),
-        "family": _text(config.get("model_family")),
-        "families": families if isinstance(families, list) else None,
-        "parameter_size": _text(config.get("model_type")),
+        "format": config.get("model_format", ""),
+        "family": config.get("model_family", ""),
+        "families": None if families is None else list(families),
+        "parameter_size": config.get("model_type", ""),
         "quantization_level": quantization,
     }
 
@@ -248,12 +235,4 @@ def _lengths(card: Card) -> dict[str, int]:
         "context_length": card.config.get("context_length") or facts.context,
         "embedding_length": card.config.get("embedding_length") or facts.embedding,
     }
-    return {key: value for key, value in told.items() if type(value) is int and value}
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+    return {key: value for key, value in told.items() if value}

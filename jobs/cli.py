@@ -126,7 +126,8 @@ def start(
     if version:
         put(f"ollama-modal {VERSION}")
     elif context.invoked_subcommand is None:
-        say(context.get_help())
+        for line in context.get_help().splitlines():
+            say(line)
         raise typer.Exit(2)
 
 

@@ -33,6 +33,10 @@ _HASH_PIECE = 1 << 20
 """Large enough that hashing lets other threads run, small enough to stay in the CPU's cache."""
 
 
+LEAST_RATE = 1_000
+"""Bytes per second, over the time of a stall and all connections together: a byte now and then would hold a worker's
+place for ever. The worst lines that anybody pulls a model over bring ten times as much."""
+
 _CHUNK = 256 * 1024
 """What one read of a connection brings at most, as `jobs.bulk` reads."""
 
@@ -146,7 +150,7 @@ class Fetch:
         layers: in the order to fetch and hash them, each digest once.
         staged: where a blob's bytes belong; the journal lies beside it.
         progress: bytes found on disk and bytes fetched are added to it; its total is the caller's.
-        stall: no byte for this long ends the fetch.
+        stall: no byte for this long ends the fetch, or so few that it would never end.
         limit: bytes per second, all connections together.
         verified: told each blob whose digest matched.
 
@@ -186,6 +190,11 @@ class Fetch:
         self._connections = max(1, min(connections, sum(len(blob.pending) for blob in self._blobs)))
         self._permits = self._connections
         self._moved_at = clock.monotonic()
+        self._came = (
+            0  # bytes; every connection adds to it, and one that is lost between two of them makes no difference
+        )
+        self._least = min(LEAST_RATE, (limit or LEAST_RATE) / 2) * stall.total_seconds()
+        self._seen = (self._moved_at, 0)  # when and how many, as `run` looked last; its thread's own
 
     def run(self, check: Callable[[], None]) -> None:
         """Fetch everything, or raise with all threads ended; what came is kept for the next time.
@@ -201,6 +210,7 @@ class Fetch:
             idle = self._clock.monotonic() - self._moved_at
             if self._to_keep and idle > self._stall.total_seconds():
                 raise Stalled(f"no byte came for {idle:.0f} seconds", hint="what was fetched so far is kept")
+            self._need_rate()
 
         with ThreadPoolExecutor(self._connections + 2, thread_name_prefix="fetch") as pool:
             threads = [pool.submit(each) for each in (self._hash, self._keep, *[self._connect] * self._connections)]
@@ -209,6 +219,23 @@ class Fetch:
             finally:
                 wait(threads)
                 self._leave()
+
+    def _need_rate(self) -> None:
+        """Insist on more than drops.
+
+        Raises:
+            Stalled: since a stall's time ago hardly anything came.
+
+        """
+        now, came = self._clock.monotonic(), self._came
+        since, had = self._seen
+        if came - had >= self._least or not self._to_keep:
+            self._seen = (now, came)
+        elif now - since > 2 * self._stall.total_seconds():
+            raise Stalled(
+                f"only {came - had:,} bytes came within {now - since:.0f} seconds",
+                hint="what was fetched so far is kept",
+            )
 
     def _prepared(self, layer: Layer, path: Path) -> _Blob:
         with _on_disk(f"preparing {layer.digest}"):
@@ -326,6 +353,7 @@ class Fetch:
                 for chunk in chunks:
                     view = memoryview(chunk)
                     self._moved_at = self._clock.monotonic()
+                    self._came += len(chunk)
                     while part and view:
                         skipped = min(len(view), part.start - at) if at < part.start else 0
                         piece = view[skipped : skipped + part.stop - max(at, part.start)]
@@ -361,6 +389,7 @@ class Fetch:
                 part.at += written
                 view = view[written:]
         self._moved_at = self._clock.monotonic()
+        self._came += len(chunk)
         self._progress.advance(len(chunk))
         self._sleep(self._pace.book(len(chunk)))
 

@@ -19,8 +19,10 @@ VERSIONS = (2, 3)
 MAX_BYTES = 128 << 20
 """Of a header: the largest vocabularies take some 10 MB."""
 
-MAX_KEYS = 65_536
-MAX_TENSORS = 65_536
+MAX_KEYS = 16_384
+MAX_TENSORS = 16_384
+"""The largest models have some 2,000 of each."""
+
 MAX_KEY_BYTES = 65_535
 MAX_NAME_BYTES = 1_024
 MAX_DIMENSIONS = 8
@@ -28,14 +30,23 @@ MAX_DIMENSIONS = 8
 MAX_TEXT_BYTES = 1 << 20
 """Of a text that is kept; chat templates have some 20 kB."""
 
-MAX_KEPT_BYTES = 16 << 20
-"""Of all keys and texts together."""
+MAX_KEPT_BYTES = 4 << 20
+"""Of all that is kept of a header: keys, texts, numbers, and what holds them. A thousand tensors take 0.4 MB."""
+
+KEY_BYTES, TENSOR_BYTES, NUMBER_BYTES = 200, 400, 32
+"""What a key, a tensor and a number of an array cost beside their texts, as Python keeps them."""
 
 MAX_TEXTS = 2_000_000
 """In arrays: each has to be stepped over; the largest vocabularies have 800,000, merges included."""
 
-MAX_KEPT_ELEMENTS = 4_096
+MAX_KEPT_ELEMENTS = 1_024
 """Of an array of numbers: one for each layer is worth knowing, one for each token is not."""
+
+MAX_ARRAYS_ELEMENTS = 16_384
+"""Of all arrays of numbers that are kept; those that come later are passed over."""
+
+MAX_ARCHITECTURE = 100
+"""Characters of an architecture's name: it is written down with each job that pulled the model."""
 
 TEXT, ARRAY = 8, 9
 NUMBERS: Mapping[int, struct.Struct] = {
@@ -85,14 +96,14 @@ def _named(names: str, number: int) -> str:
     return named[number].strip("-") if 0 <= number < len(named) else ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Elided:
     """An array or a text that is there, but too long to be kept."""
 
     count: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Tensor:
     """One tensor, without its data; `kind` is ggml's number for how its elements are packed."""
 
@@ -116,7 +127,7 @@ class Header:
     @property
     def architecture(self) -> str:
         named = self.values.get("general.architecture")
-        return named if isinstance(named, str) else ""
+        return named if isinstance(named, str) and len(named) <= MAX_ARCHITECTURE else ""
 
     def get(self, key: str) -> Value | None:
         """The value of a key, or of that key of the file's architecture."""
@@ -267,6 +278,7 @@ class _Wire:
         self._size = size
         self._at = 0
         self._kept = 0
+        self._elements = 0
         self._texts = 0
         self.parameters = 0
 
@@ -323,12 +335,17 @@ class _Wire:
         return self._keep(length, what)
 
     def _keep(self, length: int, what: str) -> str:
-        self._kept += length
-        if self._kept > MAX_KEPT_BYTES:
-            raise Corrupt(f"the texts of the GGUF header have more than {MAX_KEPT_BYTES:,} bytes")
+        self._charge(length)
         return self.take(length, what).decode(errors="replace")
 
+    def _charge(self, amount: int) -> None:
+        """Account for what is kept, before it is read."""
+        self._kept += amount
+        if self._kept > MAX_KEPT_BYTES:
+            raise Corrupt(f"the texts of the GGUF header and its numbers have more than {MAX_KEPT_BYTES:,} bytes")
+
     def value(self) -> Value:
+        self._charge(KEY_BYTES)
         kind = self.number(_U32, "a value's kind")
         if kind == TEXT:
             length: int = self.number(_U64, "the length of a value")
@@ -354,12 +371,15 @@ class _Wire:
         if kind not in NUMBERS:
             raise Corrupt(f"the GGUF header has an array of kind {kind}, and there is none")
         one = NUMBERS[kind]
-        if count > MAX_KEPT_ELEMENTS:
+        if count > min(MAX_KEPT_ELEMENTS, MAX_ARRAYS_ELEMENTS - self._elements):
             self.skip(count * one.size, "an array")
             return Elided(count)
+        self._elements += count
+        self._charge(count * NUMBER_BYTES)
         return tuple(found for (found,) in one.iter_unpack(self.take(count * one.size, "an array")))
 
     def tensor(self) -> Tensor:
+        self._charge(TENSOR_BYTES)
         name = self.text(MAX_NAME_BYTES, "a tensor's name")
         dimensions = self.number(_U32, "a tensor's dimensions")
         if dimensions > MAX_DIMENSIONS:

@@ -4,7 +4,7 @@ It reads what `up` wrote down and asks the servers; it changes nothing, and need
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from jobs.cards import Model as ListedModel
 from jobs.clock import Clock, isoformat
 from jobs.errors import Refused, Trouble, Unauthorized
 from jobs.home import Home, Server, Stack
@@ -118,6 +119,18 @@ def complaints(survey: Survey) -> list[str]:
             f"warning: {plain(stray.path)} ends every pull that a server makes of that blob",
             "hint: delete that file",
         ]
+    return lines
+
+
+def card_complaints(models: Iterable[ListedModel]) -> list[str]:
+    """What is wrong with the files of whole models, each with what to do about it."""
+    lines = []
+    for model in models:
+        if model.card and model.card.wrong:
+            lines += [
+                f"warning: of {model.name} not everything is known: {plain(model.card.wrong)}",
+                f"hint: if no server can use it either: `ollama-modal delete {model.name}`",
+            ]
     return lines
 
 

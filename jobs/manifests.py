@@ -5,12 +5,13 @@ trust: a digest that passes here is safe as a file name, and sizes can be summed
 """
 
 import hashlib
-import json
 import re
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
+from jobs import foreign
 from jobs.errors import Corrupt
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
@@ -20,10 +21,18 @@ MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 
 MAX_LAYERS = 20_000
 
+MAX_MEDIA_TYPE = 255
+"""Characters, as RFC 6838 has it."""
+
+MAX_WORD = 256
+"""Characters of what a config says in a word: a family, a size. Each stands in every list of models."""
+
+MAX_WORDS = 64
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Layer:
     """One blob of a model: `digest` is `sha256:<hex>`."""
 
@@ -74,6 +83,8 @@ class Manifest:
         config = _layer(document.get("config"), "config")
         layers = tuple(_layer(each, f"layers[{index}]") for index, each in enumerate(listed))
         _one_size_each((*layers, config))
+        if (size := sum(layer.size for layer in layers) + config.size) >= 2**63:
+            raise Corrupt(f"the manifest's layers have {size:,} bytes together, more than can be counted")
         return cls(raw, config, layers)
 
     @cached_property
@@ -111,13 +122,12 @@ class ModelDetails:
 
         """
         document = _object(raw, "the model's config")
-        families = document.get("model_families")
         return cls(
-            format=_text(document.get("model_format")),
-            family=_text(document.get("model_family")),
-            families=tuple(_text(each) for each in families) if isinstance(families, list) else (),
-            parameter_size=_text(document.get("model_type")),
-            quantization_level=_text(document.get("file_type")),
+            format=word(document.get("model_format")) or "",
+            family=word(document.get("model_family")) or "",
+            families=words(document.get("model_families")) or (),
+            parameter_size=word(document.get("model_type")) or "",
+            quantization_level=word(document.get("file_type")) or "",
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -137,11 +147,20 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def word(value: Any) -> str | None:
+    """What a config says in a word; None when it is no text, or one that cannot be a word."""
+    return value if isinstance(value, str) and len(value) <= MAX_WORD else None
+
+
+def words(value: Any) -> tuple[str, ...] | None:
+    """The same for a list of them."""
+    if not isinstance(value, list) or len(value) > MAX_WORDS or any(word(each) is None for each in value):
+        return None
+    return tuple(value)
+
+
 def _object(raw: bytes, what: str) -> dict[str, Any]:
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, a number or a nesting beyond all measure
-        raise Corrupt(f"{what} is torn or no JSON: {error}") from error
+    document = foreign.document(raw, what)
     if not isinstance(document, dict):
         raise Corrupt(f"{what} is {_short(document)}, not a JSON object")
     return document
@@ -151,13 +170,13 @@ def _layer(entry: Any, where: str) -> Layer:
     if not isinstance(entry, dict):
         raise Corrupt(f"the manifest's {where} is {_short(entry)}, not an object")
     media_type, digest, size = entry.get("mediaType"), entry.get("digest"), entry.get("size")
-    if not isinstance(media_type, str):
-        raise Corrupt(f"the manifest's {where} has mediaType {_short(media_type)}, not a text")
+    if not isinstance(media_type, str) or len(media_type) > MAX_MEDIA_TYPE:
+        raise Corrupt(f"the manifest's {where} has mediaType {_short(media_type)}, not a short text")
     if not isinstance(digest, str) or not is_digest(digest):
         raise Corrupt(f"the manifest's {where} has digest {_short(digest)}, not sha256: and 64 hex digits")
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < 2**63:
         raise Corrupt(f"the manifest's {where} has size {_short(size)}, not a number of bytes")
-    return Layer(media_type, digest, size)
+    return Layer(sys.intern(media_type), digest, size)
 
 
 def _one_size_each(layers: tuple[Layer, ...]) -> None:
@@ -166,10 +185,6 @@ def _one_size_each(layers: tuple[Layer, ...]) -> None:
         known = sizes.setdefault(layer.digest, layer.size)
         if known != layer.size:
             raise Corrupt(f"the manifest gives {layer.digest} two sizes, {known} and {layer.size}")
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _short(value: Any) -> str:

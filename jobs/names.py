@@ -67,6 +67,13 @@ class ModelName:
             raise BadName(f"{shown!r} is not a model name: bad {', '.join(wrong)}", hint=LOOKS_LIKE)
         return cls(host, namespace, model, tag)
 
+    def is_called(self, text: str) -> bool:
+        """Whether this text, from whoever lists models, is this name in any case; what is no name is not."""
+        try:
+            return type(self).parse(text).folded() == self.folded()
+        except BadName:
+            return False
+
     def __str__(self) -> str:
         name = f"{self.model}:{self.tag}"
         if self.host != DEFAULT_HOST:

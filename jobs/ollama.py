@@ -4,7 +4,6 @@ Short requests are retried in seconds by the policy handed in; whatever moves we
 and retried by the ledger. Every error is one of ours, with the server's own words in it.
 """
 
-import json
 import ssl
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -14,15 +13,16 @@ from typing import Any, Self
 
 import httpx
 
+from jobs import foreign
 from jobs.clock import Clock, SystemClock
-from jobs.errors import CutShort, ServerTrouble, Stalled, Unsupported
+from jobs.errors import Corrupt, CutShort, ServerTrouble, Stalled, Unsupported
 from jobs.names import ModelName
 from jobs.ollama_pull import PullWatch
 from jobs.ollama_shapes import Embedded, Frame, Listed, Running, Shown, listed_in
 from jobs.ollama_texts import refusal
 from jobs.progress import Progress
 from jobs.retrying import REQUESTS, Policy
-from jobs.transport import LOOPBACK_IS_DIRECT, translated
+from jobs.transport import LOOPBACK_IS_DIRECT, as_it_is, translated
 from jobs.watching import Head, exchange
 
 STALL = timedelta(seconds=60)
@@ -37,7 +37,18 @@ PATIENCE = timedelta(minutes=15)
 FOREVER = timedelta(seconds=-1)
 """`keep_alive` that never ends: Ollama takes any negative duration for it."""
 
+MAX_ANSWER_BYTES = 32 << 20
+"""Of a short answer: a list of a thousand models has 0.5 MB."""
+
+MOST_VALUES = 4_000_000
+"""In one frame or answer: the numbers of a thousand vectors."""
+
 _CONNECT_SECONDS = 10.0
+
+MAX_WORDS_BYTES = 64 << 10
+"""Of an error's text."""
+
+_AS_IT_IS = {"Accept-Encoding": "identity"}
 
 
 def _nothing() -> None:
@@ -111,8 +122,8 @@ class Ollama:
 
     def running(self, name: str) -> Running | None:
         """The model in memory under this name, whatever its spelling."""
-        wanted = ModelName.parse(name).folded()
-        return next((each for each in self.ps() if ModelName.parse(each.name).folded() == wanted), None)
+        wanted = ModelName.parse(name)
+        return next((each for each in self.ps() if wanted.is_called(each.name)), None)
 
     def show(self, name: str) -> Shown:
         return Shown.of(self._ask("POST", "/api/show", {"model": name}, doing=f"showing {name!r}"))
@@ -222,21 +233,31 @@ class Ollama:
         """A short request that may safely be sent twice, and its JSON."""
         answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._sleep)
         try:
-            return answer.json()
-        except ValueError as error:
-            raise ServerTrouble(f"{doing} on {self.url}: the answer is no JSON: {answer.text[:80]!r}") from error
+            return foreign.document(answer, "the answer", most_pieces=MOST_VALUES)
+        except Corrupt as error:
+            raise ServerTrouble(f"{doing} on {self.url}: {error}: {answer[:80]!r}") from error
 
     def _sleep(self, seconds: float) -> None:
         self._clock.wait(seconds)
 
-    def _send(self, method: str, path: str, body: Any, *, doing: str) -> httpx.Response:
+    def _send(self, method: str, path: str, body: Any, *, doing: str) -> bytes:
+        """The body of a good answer, which has to come within the time for a silence, and no more than makes sense."""
         where = f"{doing} on {self.url}"
         timeout = httpx.Timeout(self._stall.total_seconds(), connect=_CONNECT_SECONDS)
-        with translated(where):
-            answer = self._client.request(method, self.url + path, json=body, timeout=timeout)
+        whole = self._stall.total_seconds() + _CONNECT_SECONDS
+        latest = self._clock.monotonic() + whole
+        request: dict[str, Any] = {"json": body, "timeout": timeout, "headers": _AS_IT_IS}
+        with translated(where), self._client.stream(method, self.url + path, **request) as answer:
+            raw = bytearray()
+            for chunk in as_it_is(answer):
+                raw += chunk
+                if len(raw) > MAX_ANSWER_BYTES:
+                    raise ServerTrouble(f"{where}: the answer has more than {MAX_ANSWER_BYTES:,} bytes")
+                if self._clock.monotonic() > latest:
+                    raise Stalled(f"{where}: the answer did not come in whole within {whole:.0f} s")
         if answer.status_code != 200:
-            raise _refused(answer.status_code, answer.headers, answer.text, where)
-        return answer
+            raise _refused(answer.status_code, answer.headers, raw.decode(errors="replace"), where)
+        return bytes(raw)
 
     def _frames(
         self, path: str, body: Any, *, doing: str, idle: Callable[[], None], silence: timedelta | None = None
@@ -245,13 +266,14 @@ class Ollama:
         longest = silence or max(self._stall, self._verify_budget)
         timeout = httpx.Timeout(longest.total_seconds() + 60, connect=_CONNECT_SECONDS)
         with translated(doing):
-            request = self._watched.build_request("POST", self.url + path, json=body, timeout=timeout)
+            request = self._watched.build_request(
+                "POST", self.url + path, json=body, timeout=timeout, headers=_AS_IT_IS
+            )
         with exchange(self._watched, request, doing=doing, idle=idle) as events:
             head = next(events)
             assert isinstance(head, Head)
             if head.status != 200:
-                text = b"\n".join(line for line in events if isinstance(line, bytes)).decode(errors="replace")
-                raise _refused(head.status, head.headers, text, doing)
+                raise _refused(head.status, head.headers, _words(events), doing)
             for line in events:
                 if isinstance(line, bytes) and line.strip():
                     yield _parsed(line, doing)
@@ -299,10 +321,20 @@ class Ollama:
         return frames[-1]
 
 
+def _words(events: Iterator[Head | bytes]) -> str:
+    """What a server says of an error, up to more than anybody would read."""
+    said = bytearray()
+    for line in events:
+        said += line + b"\n" if isinstance(line, bytes) else b""
+        if len(said) > MAX_WORDS_BYTES:
+            break
+    return said[:MAX_WORDS_BYTES].decode(errors="replace").removesuffix("\n")
+
+
 def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> Exception:
     try:
-        document = json.loads(text)
-    except ValueError:
+        document = foreign.document(text.encode(errors="replace"), "the answer")
+    except Corrupt:
         document = text
     said = document.get("error", text) if isinstance(document, dict) else text
     return refusal(status, str(said), doing=doing, retry_after=headers.get("retry-after"))
@@ -310,8 +342,8 @@ def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> 
 
 def _parsed(line: bytes, doing: str) -> Mapping[str, Any]:
     try:
-        return _object(json.loads(line))
-    except ValueError as error:
+        return _object(foreign.document(line, "a frame", most_pieces=MOST_VALUES))
+    except Corrupt as error:
         raise CutShort(f"{doing}: the answer broke off inside a frame: {line[-60:]!r}") from error
 
 

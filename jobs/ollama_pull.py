@@ -9,12 +9,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from jobs.errors import CutShort, Stalled, Trouble
+from jobs.errors import CutShort, ServerTrouble, Stalled, Trouble
+from jobs.manifests import MAX_LAYERS
+from jobs.ollama_shapes import count
 from jobs.ollama_texts import pull_trouble
+from jobs.plain import plain
 from jobs.progress import Progress
 from jobs.units import human_bytes
 
 VERIFYING = "verifying sha256 digest"
+
+LONGEST_STATUS = 100
+"""Characters of a frame's words: they are written down with each beat."""
 
 
 class PullWatch:
@@ -38,6 +44,8 @@ class PullWatch:
         self._limit = stall
         self._status = ""
         self._layers: dict[str, tuple[int, int]] = {}
+        self._unfinished: set[str] = set()
+        self._completed = self._total = 0  # of all layers together
         self._begin("asking the server to pull")
 
     def see(self, frame: Mapping[str, Any]) -> None:
@@ -49,7 +57,7 @@ class PullWatch:
         """
         if "error" in frame:
             raise pull_trouble(str(frame["error"]), doing=self._doing)
-        status = str(frame.get("status", ""))
+        status = plain(frame.get("status", ""), LONGEST_STATUS)
         if status == "success":
             self.succeeded = True
             self._progress.begin("pulled")
@@ -60,7 +68,7 @@ class PullWatch:
             self._settle()
             self._begin(status)
         if digest := frame.get("digest"):
-            self._count(str(digest), frame)
+            self._count(plain(digest, LONGEST_STATUS), frame)
         self.look()
 
     def look(self) -> None:
@@ -88,13 +96,22 @@ class PullWatch:
 
     def _settle(self) -> None:
         """A new phase means that the layers before are whole, though their last frames need not have said so."""
-        self._layers = {digest: (total, total) for digest, (_, total) in self._layers.items()}
-        self._progress.set_completed(sum(total for _, total in self._layers.values()))
+        for digest in self._unfinished:
+            total = self._layers[digest][1]
+            self._layers[digest] = (total, total)
+        self._unfinished.clear()
+        self._completed = self._total
+        self._progress.set_completed(self._completed)
 
     def _count(self, digest: str, frame: Mapping[str, Any]) -> None:
-        total, completed = frame.get("total", 0), frame.get("completed", 0)  # zeros are left out on the wire
-        is_new = self._layers.get(digest, (0, 0))[1] != total
-        self._layers[digest] = (int(completed), int(total))
-        if is_new:
-            self._progress.set_total(sum(size for _, size in self._layers.values()))
-        self._progress.set_completed(sum(done for done, _ in self._layers.values()))
+        total, completed = count(frame.get("total")), count(frame.get("completed"))  # zeros are left out on the wire
+        if digest not in self._layers and len(self._layers) >= MAX_LAYERS:
+            raise ServerTrouble(f"{self._doing}: the server tells of more than {MAX_LAYERS:,} layers")
+        had_completed, had_total = self._layers.get(digest, (0, 0))
+        self._layers[digest] = (completed, total)
+        (self._unfinished.discard if completed == total else self._unfinished.add)(digest)
+        self._completed += completed - had_completed
+        self._total += total - had_total
+        if total != had_total:
+            self._progress.set_total(self._total)
+        self._progress.set_completed(self._completed)

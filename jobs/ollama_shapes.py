@@ -34,12 +34,12 @@ class Listed:
         return cls(
             name=str(wire.get("name", "")),
             modified_at=_moment(wire.get("modified_at")),
-            size=_count(wire.get("size")),
+            size=count(wire.get("size")),
             digest=str(wire.get("digest", "")),
             details=_details(details),
-            capabilities=tuple(str(each) for each in wire.get("capabilities") or ()),
-            context_length=_count(details.get("context_length")),
-            embedding_length=_count(details.get("embedding_length")),
+            capabilities=_texts(wire.get("capabilities")),
+            context_length=count(details.get("context_length")),
+            embedding_length=count(details.get("embedding_length")),
         )
 
 
@@ -59,11 +59,11 @@ class Running:
         wire = _mapping(document, "a running model")
         return cls(
             name=str(wire.get("name", "")),
-            size=_count(wire.get("size")),
-            size_vram=_count(wire.get("size_vram")),
+            size=count(wire.get("size")),
+            size_vram=count(wire.get("size_vram")),
             digest=str(wire.get("digest", "")),
             expires_at=_moment(wire.get("expires_at")),
-            context_length=_count(wire.get("context_length")),
+            context_length=count(wire.get("context_length")),
         )
 
     @property
@@ -90,7 +90,7 @@ class Shown:
         wire = _mapping(document, "what a server shows of a model")
         return cls(
             details=_details(wire.get("details")),
-            capabilities=tuple(str(each) for each in wire.get("capabilities") or ()),
+            capabilities=_texts(wire.get("capabilities")),
             modified_at=_moment(wire.get("modified_at")),
             template=str(wire.get("template", "")),
             system=str(wire.get("system", "")),
@@ -114,8 +114,8 @@ class Usage:
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> Self:
         return cls(
-            prompt_tokens=_count(wire.get("prompt_eval_count")),
-            tokens=_count(wire.get("eval_count")),
+            prompt_tokens=count(wire.get("prompt_eval_count")),
+            tokens=count(wire.get("eval_count")),
             total=_nanoseconds(wire.get("total_duration")),
             load=_nanoseconds(wire.get("load_duration")),
             prompt_eval=_nanoseconds(wire.get("prompt_eval_duration")),
@@ -161,7 +161,10 @@ class Embedded:
     @classmethod
     def of(cls, document: Any) -> Self:
         wire = _mapping(document, "embeddings")
-        vectors = tuple(tuple(float(number) for number in vector) for vector in wire.get("embeddings") or ())
+        try:
+            vectors = tuple(tuple(float(number) for number in vector) for vector in wire.get("embeddings") or ())
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ServerTrouble(f"the embeddings came as something else: {error}") from error
         return cls(vectors, Usage.of(wire))
 
 
@@ -184,19 +187,23 @@ def _details(document: Any) -> ModelDetails:
     return ModelDetails(
         format=str(wire.get("format", "")),
         family=str(wire.get("family", "")),
-        families=tuple(str(each) for each in wire.get("families") or ()),
+        families=_texts(wire.get("families")),
         parameter_size=str(wire.get("parameter_size", "")),
         quantization_level=str(wire.get("quantization_level", "")),
     )
 
 
-def _count(value: Any) -> int:
-    """A number as Go has it, in 64 bits; anything else is none."""
+def count(value: Any) -> int:
+    """A whole number as Go has it; whatever else came in its place is none."""
     return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else 0
 
 
+def _texts(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
+
+
 def _nanoseconds(value: Any) -> timedelta:
-    return timedelta(microseconds=_count(value) / 1000)
+    return timedelta(microseconds=count(value) / 1000)
 
 
 def _moment(value: Any) -> datetime:

@@ -27,11 +27,18 @@ from jobs.errors import (
     Unreachable,
     Unsupported,
 )
+from jobs.plain import plain
 
 PARTS_HINT = (
     "in that server's models directory (its OLLAMA_MODELS) remove blobs/sha256-*-partial and "
     "blobs/sha256-*-partial-*, then pull again; other models keep their blobs"
 )
+
+
+LONGEST = 4_000
+"""Characters of a text that are looked at: a server's own are short, and what it quotes of others is anybody's."""
+
+_SECONDS = re.compile(r"[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -90,10 +97,11 @@ _STATUSES: dict[int, type[Trouble]] = {
 
 def pull_trouble(text: str, *, doing: str) -> Trouble:
     """What an `{"error": text}` in or before a pull's stream means. A text nobody knows is worth another try."""
+    looked_at = text[:LONGEST]
     for meaning in MEANINGS:
-        if meaning.pattern.search(text):
-            return meaning.trouble(f"{doing}: {text.strip()}", hint=meaning.hint)
-    return ServerTrouble(f"{doing}: {text.strip()}")
+        if meaning.pattern.search(looked_at):
+            return meaning.trouble(f"{doing}: {plain(text)}", hint=meaning.hint)
+    return ServerTrouble(f"{doing}: {plain(text)}")
 
 
 _LONGEST_WAIT = timedelta(days=1)
@@ -102,7 +110,8 @@ _LONGEST_WAIT = timedelta(days=1)
 
 def refusal(status: int, text: str, *, doing: str, retry_after: str | None = None) -> Trouble:
     """What an answer with an error status means, outside of a pull."""
-    said = f"{doing}: {text.strip() or f'status {status}, without a word'}"
+    said = f"{doing}: {plain(text) or f'status {status}, without a word'}"
+    looked_at = text[:LONGEST]
     if status == 500 and text == "EOF":
         return Corrupt(said, hint=_TORN_MANIFEST)
     if status == 403 and not text:
@@ -111,8 +120,8 @@ def refusal(status: int, text: str, *, doing: str, retry_after: str | None = Non
         )
     trouble = _STATUSES.get(status) or (ServerTrouble if status >= 500 else BadRequest)
     if status in {400, 500}:
-        trouble = next((each.trouble for each in MEANINGS if each.pattern.search(text)), trouble)
+        trouble = next((each.trouble for each in MEANINGS if each.pattern.search(looked_at)), trouble)
     hint = "pull it first: ollama-modal pull NAME" if trouble is NotFound and "model" in text else None
-    told = retry_after if retry_after and retry_after.isdecimal() else None
-    wait = min(timedelta(seconds=int(told[:9])), _LONGEST_WAIT) if told else None
+    told = retry_after if retry_after and _SECONDS.fullmatch(retry_after) else None
+    wait = min(timedelta(seconds=int(told)), _LONGEST_WAIT) if told else None
     return trouble(said, hint=hint, retry_after=wait)

@@ -11,11 +11,17 @@ LONGEST = 600
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
-def plain(text: object) -> str:
+def plain(text: object, longest: int = LONGEST) -> str:
     """One line that is what it looks like: blanks joined, control and direction characters shown as escapes."""
-    words = " ".join(str(text).split())
-    shown = words if len(words) <= LONGEST else f"{words[:LONGEST]}…"
+    words = " ".join(str(text)[: 4 * longest].split())
+    return visible(words if len(words) <= longest else f"{words[:longest]}…")
+
+
+def visible(line: str) -> str:
+    """The line with its blanks as they are, and every character that could do more than be seen shown as an escape."""
+    if line.isascii() and line.isprintable():
+        return line
     return "".join(
         character.encode("unicode_escape").decode() if unicodedata.category(character) in _HIDDEN else character
-        for character in shown
+        for character in line
     )

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import cached_property
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.request import getproxies
 
@@ -17,7 +18,8 @@ import httpx
 
 from jobs.bulk import Bulk
 from jobs.clock import Clock, SystemClock
-from jobs.errors import BadName
+from jobs.egress import Egress, flaw
+from jobs.errors import BadName, Stalled
 from jobs.fetch import Fetch, attend
 from jobs.manifests import Layer, Manifest
 from jobs.names import LOOKS_LIKE, ModelName
@@ -40,6 +42,9 @@ _READ = timedelta(seconds=15)
 
 _CONNECT = timedelta(seconds=10)
 
+WHOLE = timedelta(seconds=60)
+"""For a manifest with all that it takes: logins, redirects, tries. What comes in drops would come for ever."""
+
 USER_AGENT = "ollama/0.32.15 (amd64 linux) ollama-modal"
 """The registry refuses models that are newer than the Ollama it reads here."""
 
@@ -55,6 +60,7 @@ class Registry:
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
         requests: for one short request.
+        whole: how long a manifest may take in all.
         user_agent: names the Ollama version that is to run the models.
 
     """
@@ -71,6 +77,7 @@ class Registry:
         policy: Policy = RANGES,
         requests: Policy = REQUESTS,
         clock: Clock | None = None,
+        whole: timedelta = WHOLE,
         user_agent: str = USER_AGENT,
     ) -> None:
         self._client = client
@@ -82,6 +89,7 @@ class Registry:
         self._policy = policy
         self._requests = requests
         self._clock = clock or SystemClock()
+        self._whole = whole
         self._user_agent = user_agent
 
     def need(self, name: ModelName) -> None:
@@ -100,12 +108,21 @@ class Registry:
 
         Raises:
             NotFound: no such model or tag.
-            Unauthorized, NewerOllamaNeeded, Corrupt, NetworkTrouble: as they say.
+            Unauthorized, NewerOllamaNeeded, Unsupported, Corrupt, NetworkTrouble: as they say.
 
         """
+        latest = self._clock.monotonic() + self._whole.total_seconds()
+
+        def look() -> None:
+            check()
+            if self._clock.monotonic() > latest:
+                raise Stalled(
+                    f"the manifest of {str(name)!r} did not come in whole within {self._whole.total_seconds():.0f} s"
+                )
+
         with self._line(name) as line, ThreadPoolExecutor(1) as pool:
             answer = pool.submit(self._requests.call, lambda: line.manifest(reference or name.tag), sleep=line.sleep)
-            attend([answer], check=check, hang_up=line.hang_up)
+            attend([answer], check=look, hang_up=line.hang_up)
             return answer.result()
 
     def fetch(
@@ -165,14 +182,22 @@ class Registry:
         base = self._base(name)
         with ExitStack() as stack:
             client = self._client or stack.enter_context(self._new_client())
-            yield Line(client, base, name, clock=self._clock, timeout=self._timeout(), agent=self._user_agent)
+            yield Line(
+                client,
+                base,
+                name,
+                clock=self._clock,
+                timeout=self._timeout(),
+                agent=self._user_agent,
+                egress=Egress(base, self._registries, sees_peers=bool(self._client) or not getproxies()),
+            )
 
     def _new_client(self) -> httpx.Client:
         """One that spends little on each byte; behind a proxy httpx's own, which knows the ways through."""
         if getproxies():
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
-            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT)
-        return httpx.Client(transport=Bulk(self._certificates))
+            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT, cookies=_none())
+        return httpx.Client(transport=Bulk(self._certificates), cookies=_none())
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:
@@ -184,12 +209,17 @@ class Registry:
         scheme = "http" if self._registries.is_plain(name) else "https"
         try:
             base = httpx.URL(mirror or f"{scheme}://{name.host}")
-            if not base.host:  # which is decoded only now
-                raise httpx.InvalidURL("it has no host")  # noqa: TRY301 - told like the others
-        except (httpx.InvalidURL, UnicodeError) as error:  # the grammar allows more than there are addresses
+            if why := flaw(base):  # which decodes the host
+                raise httpx.InvalidURL(why)  # noqa: TRY301 - told like the others
+        except (httpx.InvalidURL, ValueError) as error:  # the grammar allows more than there are addresses
             raise BadName(f"{str(name)!r} names no registry: {error}", hint=LOOKS_LIKE) from error
         return base
 
     def _timeout(self) -> httpx.Timeout:
         read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
         return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
+
+
+def _none() -> CookieJar:
+    """A jar that takes nothing: a registry could fill it, answer by answer."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

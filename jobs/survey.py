@@ -179,7 +179,7 @@ def _details(layout: Layout, config: Layer) -> ModelDetails:
         return ModelDetails()
     try:
         return ModelDetails.parse(layout.blob(config.digest).read_bytes())
-    except (Corrupt, FileNotFoundError):  # the model is listed all the same; verify tells what is wrong with the blob
+    except (Corrupt, OSError):  # the model is listed all the same; verify tells what is wrong with the blob
         return ModelDetails()
 
 

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
-from jobs import pruning, trashing
+from jobs import pruning, servable, trashing
 from jobs.cards import facts_of
 from jobs.catalog import Tier, place
 from jobs.clock import Clock, isoformat
@@ -25,11 +26,13 @@ from jobs.errors import (
     DiskFull,
     NotEnoughRoom,
     NotFound,
+    Refused,
     Unauthorized,
     Unsupported,
+    os_trouble,
 )
 from jobs.gguf import Facts
-from jobs.manifests import Layer
+from jobs.manifests import Layer, Manifest
 from jobs.names import ModelName
 from jobs.ollama import Ollama
 from jobs.pruning import Around, Plan, Retention
@@ -138,6 +141,8 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
         _require_room(run, shop, weights, max(0, missing - staging.bytes_held()))
         total = sum(layer.size for layer in manifest.blobs)
         run.progress.begin("pulling", total=total, completed=total - missing)
+        _need_servable(run, shop, manifest, wanted, staging)
+        run.progress.begin("pulling", total=total, completed=total - missing)
         _fetch(run, shop, name, wanted, staging)
         run.progress.begin("publishing")
         for layer in wanted:
@@ -157,6 +162,35 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
         "fetched_bytes": missing,
         "reused_bytes": total - missing,
     }
+
+
+def _need_servable(run: Run, shop: Workshop, manifest: Manifest, wanted: Sequence[Layer], staging: Staging) -> None:
+    """Fetch the few small files first, and refuse what no server could load before a byte of its weights comes."""
+    name = ModelName.parse(run.job.request["model"])
+    digests = {layer.digest for layer in wanted}
+    small = servable.small_files(manifest)
+    if coming := [layer for layer in small if layer.digest in digests]:
+        _fetch(run, shop, name, coming, staging)
+
+    def content(layer: Layer) -> bytes:
+        return _small_blob(shop, layer, staging.path(layer.digest) if layer.digest in digests else None, staging)
+
+    try:
+        servable.need_small_files(manifest, str(name), content)
+    except Refused:  # nobody goes on from there
+        staging.discard()
+        raise
+
+
+def _small_blob(shop: Workshop, layer: Layer, staged: Path | None, staging: Staging) -> bytes:
+    """What is staged or published of it."""
+    try:
+        return (staged or _own_weights(shop).layout.blob(layer.digest)).read_bytes()
+    except FileNotFoundError as error:
+        staging.hold()
+        raise Corrupt(f"blob {layer.digest} went while it was read", hint="trying again fetches it") from error
+    except OSError as error:
+        raise os_trouble(error, doing=f"reading {layer.digest}") from error
 
 
 def _require_room(run: Run, shop: Workshop, weights: Weights, missing: int) -> None:
@@ -203,7 +237,7 @@ def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Resu
         server.pull(str(name), progress=run.progress, check=run.check)
     finally:
         shop.server_pulls.release()
-    shown = next((each for each in server.tags() if ModelName.parse(each.name).folded() == name.folded()), None)
+    shown = next((each for each in server.tags() if name.is_called(each.name)), None)
     if shown is None:
         raise NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
     return {

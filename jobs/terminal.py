@@ -1,23 +1,27 @@
 """What the command line writes: data to stdout, talk to stderr. Nobody else prints.
 
-A reader that has gone away is no failure: what it would have read is dropped. Nothing is written in colour.
+A reader that has gone away is no failure: what it would have read is dropped. Nothing is written in colour, and what
+is in a line can neither move the cursor nor begin another line, whoever's words they are.
 """
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from loguru import logger
 
 from jobs.errors import Trouble, os_trouble
-from jobs.plain import plain
+from jobs.plain import plain, visible
+
+if TYPE_CHECKING:
+    from loguru import Record
 
 
 def put(line: str) -> None:
     """A line of data."""
-    _write(sys.stdout, line)
+    _write(sys.stdout, visible(line))
 
 
 def put_lines(lines: Iterable[str]) -> None:
@@ -26,7 +30,7 @@ def put_lines(lines: Iterable[str]) -> None:
 
 
 def put_json(document: Any) -> None:
-    put(json.dumps(document, indent=2))
+    _write(sys.stdout, json.dumps(document, indent=2))  # in plain ASCII, with escapes of its own
 
 
 def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -47,9 +51,9 @@ _NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
 def say(line: str = "") -> None:
     """A line of talk."""
     if _talk is None:
-        _write(sys.stderr, line)
+        _write(sys.stderr, visible(line))
     else:
-        _talk(f"{line}\n")
+        _talk(f"{visible(line)}\n")
 
 
 #: Where talk goes instead of stderr itself; set once, by an entry point, before any other thread.
@@ -66,9 +70,14 @@ def log_warnings() -> None:
     """Of what happens inside, tell warnings alone, never with the values of variables: they may be secrets."""
     logger.remove()
     logger.add(
-        lambda line: say(str(line).rstrip()), level="WARNING", format="warning: {message}",
-        diagnose=False, backtrace=False,
+        lambda line: say(str(line).rstrip()), level="WARNING", format=_as_warning, diagnose=False, backtrace=False,
     )  # fmt: skip
+
+
+def _as_warning(record: "Record") -> str:
+    """The message alone; an exception's trace is for the log."""
+    record["extra"]["_said"] = plain(record["message"])
+    return "warning: {extra[_said]}"
 
 
 def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:

@@ -6,6 +6,10 @@ from contextlib import contextmanager
 import httpx
 
 from jobs.errors import CutShort, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unreachable, Unsupported
+from jobs.plain import plain
+
+_LONGEST = 300
+"""Characters of a library's words, which may be the other side's own."""
 
 MEANING: dict[type[Exception], type[Trouble]] = {
     httpx.ConnectTimeout: Unreachable,
@@ -33,6 +37,19 @@ LOOPBACK_IS_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
 """`mounts` of a client: a proxy that the environment names cannot reach our loopback (Go asks none for it either)."""
 
 
+def as_it_is(response: httpx.Response) -> Iterator[bytes]:
+    """The body of an answer that was asked for as it is.
+
+    Raises:
+        httpx.DecodingError: it came encoded: a few bytes that would stand for any number.
+
+    """
+    named = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if named not in ("", "identity"):
+        raise httpx.DecodingError(f"the answer is encoded as {named!r}, which was not asked for")
+    return response.iter_bytes()
+
+
 def meaning(error: Exception) -> type[Trouble]:
     return next((MEANING[each] for each in type(error).__mro__ if each in MEANING), NetworkTrouble)
 
@@ -48,5 +65,5 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        said = str(error) or type(error).__name__
+        said = plain(str(error))[:_LONGEST] or type(error).__name__
         raise meaning(error)(f"{doing}: {said}") from error

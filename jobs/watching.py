@@ -14,10 +14,17 @@ from typing import Any
 
 import httpx
 
-from jobs.transport import translated
+from jobs.transport import as_it_is, translated
 
 LOOK_EVERY_SECONDS = 0.2
 """How often the caller is called back while nothing comes: soon enough for a person who cancels, and cheap."""
+
+
+MAX_LINE_BYTES = 16 << 20
+"""Of one line: the vectors of four hundred texts."""
+
+MOST_AHEAD = 16
+"""Lines that are read before the caller takes them; then the reader waits, and with it the server."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self._connection: Any = None
-        self._is_cut = False
+        self.is_cut = False
 
     @property
     def extensions(self) -> dict[str, Any]:
@@ -45,7 +52,7 @@ class Lifeline:
         return {"trace": self._remember}
 
     def cut(self) -> None:
-        self._is_cut = True
+        self.is_cut = True
         connection = self._connection
         if connection is not None and (sock := connection.get_extra_info("socket")) is not None:
             with suppress(OSError):  # it is gone already
@@ -55,7 +62,7 @@ class Lifeline:
         """The transport tells what it does."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._connection = info["return_value"]
-        if self._is_cut:
+        if self.is_cut:
             raise httpx.ReadError("the connection was cut")
 
 
@@ -63,12 +70,16 @@ class _End:
     pass
 
 
+class _Left(Exception):
+    """The caller has gone."""
+
+
 class _Reader(threading.Thread):
     """Sends the request, puts what comes into `out`: a Head, lines, then an `_End` or the error."""
 
     def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
         super().__init__(name=f"reading {request.url}", daemon=True)
-        self.out: queue.SimpleQueue[Head | bytes | _End | Exception] = queue.SimpleQueue()
+        self.out: queue.Queue[Head | bytes | _End | Exception] = queue.Queue(MOST_AHEAD)
         self._client = client
         self._request = request
         self._lifeline = Lifeline()
@@ -78,14 +89,30 @@ class _Reader(threading.Thread):
         try:
             response = self._client.send(self._request, stream=True)
             try:
-                self.out.put(Head(response.status_code, response.headers))
-                for line in _lines(response.iter_bytes()):
-                    self.out.put(line)
+                self._put(Head(response.status_code, response.headers))
+                for line in _lines(as_it_is(response)):
+                    self._put(line)
             finally:
                 response.close()
-            self.out.put(_End())
+            self._put(_End())
+        except _Left:
+            return
         except Exception as error:  # noqa: BLE001 - carried over to the caller's thread
-            self.out.put(error)
+            with suppress(_Left):
+                self._put(error)
+
+    def _put(self, event: Head | bytes | _End | Exception) -> None:
+        """Wait until there is room.
+
+        Raises:
+            _Left: nobody is left who would make some.
+
+        """
+        while not self._lifeline.is_cut:
+            with suppress(queue.Full):
+                self.out.put(event, timeout=LOOK_EVERY_SECONDS)
+                return
+        raise _Left
 
     def stop(self) -> None:
         """End the exchange now."""
@@ -136,9 +163,14 @@ def _events(reader: _Reader, doing: str, idle: Callable[[], None]) -> Iterator[H
 
 def _lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Split at line feeds and nowhere else: httpx's own splitter also cuts at U+0085, which JSON may hold."""
-    rest = b""
+    rest = bytearray()
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(b"\n")
-        yield from whole
+        first, *others = chunk.split(b"\n")
+        rest += first
+        for other in others:
+            yield bytes(rest)
+            rest = bytearray(other)
+        if len(rest) > MAX_LINE_BYTES:
+            raise httpx.RemoteProtocolError(f"a line of the answer has more than {MAX_LINE_BYTES:,} bytes")
     if rest:
-        yield rest
+        yield bytes(rest)

@@ -20,7 +20,7 @@ from app.gateway.compose import Composed, Parts
 from app.gateway.keys import Keys
 from app.gateway.plans import Plans, unknown_night
 from app.gateway.routing import Router
-from app.gateway.standing import Standing
+from app.gateway.standing import Source, Standing
 from app.gateway.waking import Pace, Upstream
 from app.gateway.wire import Patience
 from jobs.cards import Model
@@ -294,7 +294,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: Shelf | None = None,
+    shelf: Source | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: Pace = QUICK,

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Arrows point to a lower floor, or stay on their own without closing a circle. A new file is given its floor here.
 FLOORS: tuple[frozenset[str], ...] = (
-    frozenset({"errors", "names", "clock", "units", "plain", "private", "ollama_host", "bulk", "version"}),
+    frozenset({"errors", "names", "clock", "units", "plain", "private", "ollama_host", "bulk", "version", "foreign"}),
     frozenset(
         {
             "progress",
@@ -37,6 +37,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "gguf",
             "go_templates",
             "outage",
+            "egress",
         }
     ),
     frozenset(
@@ -49,6 +50,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "journal",
             "verifying",
             "ollama_shapes",
+            "servable",
             "watching",
             "capabilities",
             "store_calls",
@@ -61,6 +63,7 @@ FLOORS: tuple[frozenset[str], ...] = (
             "staging",
             "trash",
             "survey",
+            "card_files",
             "fetch",
             "oci",
             "ollama_pull",

@@ -217,7 +217,7 @@ def test_each_text_of_a_pull_has_its_class(text: str, trouble: type[Trouble]) ->
         asking(frames({"status": "pulling manifest"}, {"error": text})).pull("m", progress=meter())
 
     assert type(raised.value) is trouble
-    assert text.strip() in str(raised.value)
+    assert " ".join(text.split()) in str(raised.value)
     assert "'m'" in str(raised.value)
 
 

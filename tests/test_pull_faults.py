@@ -132,7 +132,7 @@ OUR_OWN = (
         cdn("flip", 5),
         says=("have digest", "the registry's copy is damaged", "the bytes were wrong twice", AGAIN),
     ),
-    Case("answers too short", THRICE, cdn("short", 50), says=("ended 50 bytes early", REACH)),
+    Case("answers too short", THRICE, cdn("short", 50, digest=BLOB.digest), says=("ended 50 bytes early", REACH)),
     Case("other bytes than asked for", THRICE, cdn("shift", 50), says=("were asked for", REACH)),
     Case("a Range that is ignored", "ok", cdn("whole")),
     Case("401", "auth", manifest("status", 401), says=("wants a login for 'walnut:latest'", "ollama signin", AGAIN)),
@@ -249,7 +249,7 @@ class Liar(SimModel):
 
 def test_a_manifest_that_tells_a_wrong_length(bench: Bench) -> None:
     """It is found out at the first answer, tried once more, and told with both sizes."""
-    liar = Liar(MODEL.name, "llama", "1B", "F16", MODEL.layers)
+    liar = Liar(MODEL.name, MODEL.family, MODEL.parameter_size, MODEL.quantization, MODEL.layers)
     with RegistryDouble([liar]) as registry:
         bench.scene = Scene(bench.scene.folder, registry.url)
         job = bench.pull("registry")

@@ -84,7 +84,7 @@ def test_no_text_leads_elsewhere(text: str) -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         reached.append(request.url.netloc.decode())
-        return httpx.Response(404)
+        return httpx.Response(404, content=iter(()))  # as it comes over a wire: not read yet
 
     with (
         httpx.Client(transport=httpx.MockTransport(answer)) as client,

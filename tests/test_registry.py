@@ -323,7 +323,7 @@ def test_plain_http_is_for_loopback_and_those_named(name: str, url: str) -> None
     def answer(request: httpx.Request) -> httpx.Response:
         asked.append(str(request.url))
         assert request.headers["User-Agent"].startswith("ollama/")
-        return httpx.Response(200, content=MODEL.manifest)
+        return httpx.Response(200, content=iter([MODEL.manifest]))
 
     with httpx.Client(transport=httpx.MockTransport(answer)) as client:
         Registry(client=client, registries=Registries.of(["*", "http://lan:5000"])).manifest(ModelName.parse(name))
@@ -353,14 +353,14 @@ def test_a_redirect_never_leaves_https() -> None:
 
 
 def test_a_manifest_without_end_is_refused() -> None:
-    """A body that goes on and on is Corrupt, and is not kept in memory."""
+    """A body that goes on and on is no manifest, and is not kept in memory."""
 
     def forever() -> Iterator[bytes]:
         while True:
             yield bytes(1 << 20)
 
     transport = httpx.MockTransport(lambda _: httpx.Response(200, content=forever()))
-    with httpx.Client(transport=transport) as client, pytest.raises(Corrupt, match="longer than"):
+    with httpx.Client(transport=transport) as client, pytest.raises(Unsupported, match="longer than"):
         Registry(client=client).manifest(NAME)
 
 

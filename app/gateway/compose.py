@@ -35,6 +35,7 @@ from app.logs import dropped_lines
 from jobs.cards import bytes_of
 from jobs.clock import Clock
 from jobs.desk import no_archive
+from jobs.inventory import card_complaints
 from jobs.ledger import Ledger
 from jobs.protocols import DictLike
 from jobs.record import Job
@@ -220,7 +221,7 @@ class Composed:
             tiers=self._tiers,
             usage=used,
             age=parts.standing.age,
-            complaints=parts.complaints,
+            complaints=lambda: [*parts.complaints(), *card_complaints(parts.standing.models())],
             problems=parts.problems,
             archived=parts.archived,
             ring=parts.ring,

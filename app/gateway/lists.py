@@ -161,7 +161,7 @@ def show(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
         ],
         "capabilities": list(capabilities.shown(traits)),
         "modified_at": _moment(model.modified_at),
-        "requires": str(card.config.get("requires") or ""),
+        "requires": card.config.get("requires", ""),
     }
     return {key: value for key, value in told.items() if value not in ("", []) or key == "model_info"}
 
