@@ -100,6 +100,7 @@ class Bounded(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head = 0
         self._is_in_head = False
+        self._pieces: list[bytes] = []
         self._no_head = _Alarm(self.loop, bounds.head_seconds, self._late)
         self._no_reader = _Alarm(self.loop, bounds.unread_seconds, self._unread)
 
@@ -123,6 +124,21 @@ class Bounded(HttpToolsProtocol):
         if self._head > MOST_HEAD:
             raise ValueError("the head is too long")
 
+    # A body in chunks of a byte costs by its length, and not by the square of it: its pieces are handed on together.
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self._hand_on()
+        super().on_message_complete()
+
+    def _hand_on(self) -> None:
+        if self._pieces:
+            body = b"".join(self._pieces)
+            self._pieces.clear()
+            super().on_body(body)
+
     # How long
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
@@ -136,6 +152,7 @@ class Bounded(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        self._hand_on()
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
             self._no_head.set()

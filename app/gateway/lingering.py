@@ -5,6 +5,7 @@ a load with the request that caused it. How many go on, and for how long, is lim
 """
 
 import asyncio
+from collections.abc import Callable
 
 from app.gateway.wire import Answer
 from jobs.errors import Trouble
@@ -23,12 +24,20 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def keep(self, asking: asyncio.Task[Answer], seconds: float) -> None:
-        """Let it go on until its answer begins, or its time is over; when too many go on already, end it."""
+    def keep(self, asking: asyncio.Task[Answer], seconds: float, drop: Callable[[], None]) -> None:
+        """Let it go on until its answer begins, or its time is over; when too many go on already, end it.
+
+        Args:
+            asking: what goes on.
+            seconds: for how long at most.
+            drop: told when its body is needed no more.
+
+        """
         is_full = len(self._tasks) >= self._most
         task = asyncio.create_task(_see_out(asking, 0 if is_full else seconds), name="lingering")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: drop())  # even if it was ended before it began
 
     async def close(self) -> None:
         """End them all."""

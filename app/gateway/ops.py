@@ -24,6 +24,7 @@ from app.gateway.office import Office
 from app.gateway.posting import reader
 from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
+from jobs.plain import plain
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
@@ -89,6 +90,14 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return told
 
 
+def _place(loc: Sequence[Any]) -> str:
+    """Where in a request something is wrong. The names of its fields are whatever the caller liked."""
+    return ".".join(plain(each if len(str(each)) <= _MOST_PLACE else f"{str(each)[:_MOST_PLACE]}…") for each in loc)
+
+
+_MOST_PLACE = 64
+
+
 def _word_failures(app: FastAPI) -> None:
     """Every failure has the one shape: what happened, and what to do."""
 
@@ -98,7 +107,7 @@ def _word_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        said = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
         return JSONResponse({"error": said, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
 
     @app.exception_handler(HTTPException)
