@@ -116,10 +116,10 @@ def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
 
     """
-    if not body:
-        raise BadRequest("missing request body")
     at = _after_gap(body, 0)
-    if at == len(body) or body[at] not in _CLOSES:
+    if at == len(body):
+        raise BadRequest("missing request body")
+    if body[at] not in _CLOSES:
         raise _no_object(body, at)
     top = _Level(names)
     inner = _scanned(body, at, top, inside or {})
