@@ -18,7 +18,7 @@ from app.gateway import forms
 from app.gateway.answers import TooLarge
 from app.gateway.exchange import Exchange
 from app.gateway.json_fields import Fields, Span, fields_of
-from app.gateway.routes import Speech
+from app.gateway.routes import Entry
 from jobs.errors import BadRequest, Forbidden
 
 T = TypeVar("T")
@@ -82,7 +82,7 @@ async def read(exchange: Exchange) -> Asked:
         return await _in_turn(
             exchange, lambda: Asked(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
         )
-    return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry.speech))
+    return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
 
 
 async def document(exchange: Exchange) -> Mapping[str, Any]:
@@ -123,20 +123,23 @@ async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
 
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
-_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "input", "_debug_render_only"})
+_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
 _INSIDE = {"options": frozenset(RELOADS)}
 
+_QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
+"""Where a request may be there to unload a model, and what then is missing."""
 
-def _asked(found: Fields, speech: Speech) -> Asked:
+
+def _asked(found: Fields, entry: Entry) -> Asked:
     if found.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
-    is_native = speech == "ollama"
+    is_native = entry.speech == "ollama"
     stream = found.scalar("stream")
     # The other dialects have neither options nor `keep_alive`: there these are fields that nobody reads.
     keep = found.scalar("keep_alive") if is_native else None
-    # As `ollama stop` does it; to load a model in order to unload it would be absurd.
-    unloads = _seconds(keep) == 0 and not any(found.is_set(key) for key in ("prompt", "messages", "input"))
     seconds = _seconds(keep)
+    # As `ollama stop` does it; to load a model in order to unload it would be absurd.
+    unloads = seconds == 0 and entry.path in _QUESTIONS and not found.is_set(_QUESTIONS[entry.path])
     return Asked(
         _text(found.scalar("model")),
         stream if isinstance(stream, bool) else is_native,
@@ -174,7 +177,7 @@ def _seconds(keep: Any) -> float | None:
     if isinstance(keep, bool):
         return None
     if isinstance(keep, int | float):
-        return float(keep)
+        return int(keep * 1e9) / 1e9
     if not isinstance(keep, str):
         return None
     if keep.lstrip("+-") == "0" and len(keep) <= 2:
@@ -182,7 +185,7 @@ def _seconds(keep: Any) -> float | None:
     if not _DURATION.fullmatch(keep):
         return None
     parts = re.findall(r"([\d.]+)([a-zµμ]+)", keep)
-    found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    found = int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1e9) / 1e9
     return -found if keep.startswith("-") else found
 
 

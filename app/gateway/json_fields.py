@@ -110,7 +110,7 @@ def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[
     Args:
         body: all of it.
         names: in lower case; Go takes them in any.
-        inside: of these names, those of objects to look into, each with the names to look for there.
+        inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
 
     Raises:
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
@@ -129,10 +129,11 @@ def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[
 
 
 class _Level:
-    """An object that we look into."""
+    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; inside are maps."""
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: frozenset[str], *, is_map: bool = False) -> None:
         self.names = names
+        self.is_map = is_map
         self.seen: set[str] = set()
         self.spans: dict[str, Span] = {}
 
@@ -140,13 +141,15 @@ class _Level:
         """A name that stands here, if it is looked for, else nothing."""
         if len(raw) > 1024:
             raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
-        name = _folded(raw)
-        if name in self.seen:
-            raise BadRequest(f"the body says {name[:60]!r} more than once", hint="say it once, in one spelling")
+        name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
+        folded = _folded(name)
+        if folded in self.seen:
+            raise BadRequest(f"the body says {folded[:60]!r} more than once", hint="say it once, in one spelling")
         if len(self.seen) >= MOST_NAMES:
             raise BadRequest(f"the body has more than {MOST_NAMES} fields", hint="leave out what is not needed")
-        self.seen.add(name)
-        return name if name in self.names else ""
+        self.seen.add(folded)
+        found = name if self.is_map else folded
+        return found if found in self.names else ""
 
 
 def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912 - one loop over millions of tokens: a call for each would double its time
@@ -183,7 +186,7 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
                     if len(around) == 1:
                         level = top
                     elif len(around) == 2 and name in inside:
-                        level = inner[name] = _Level(inside[name])
+                        level = inner[name] = _Level(inside[name], is_map=True)
                 name = ""
                 at = _after_gap(body, at + 1)
                 if at == size or body[at] != closer:
@@ -265,9 +268,8 @@ def _no_object(body: Body, at: int) -> BadRequest:
     return BadRequest(f"the body is a JSON {kind}, not an object")
 
 
-def _folded(raw: bytes) -> str:
+def _folded(name: str) -> str:
     """A name in the spelling of none. Go folds each letter by itself: U+017F is an s as well, and U+212A a k."""
-    name: str = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
     return name.lower().replace("\u017f", "s")
 
 
