@@ -3,6 +3,7 @@
 `python -m tests.gateway_process FOLDER KEYS TIER=URL…` prints its address and answers until its stdin ends.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,8 @@ class Process:
 
     url: str
     pid: int
+    loop: int
+    """The thread that the event loop runs in."""
 
     @property
     def port(self) -> int:
@@ -63,9 +66,10 @@ class Process:
     def forget_most(self) -> None:
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")
 
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / 100
+    def loop_seconds(self) -> float:
+        """How long the event loop has worked, however busy the machine is."""
+        fields = Path(f"/proc/{self.pid}/task/{self.loop}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _bytes(self, field: str) -> int:
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
@@ -87,9 +91,9 @@ def gateway_process(folder: Path, servers: Mapping[str, str], keys: str = "") ->
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            url = process.stdout.readline().strip()
-            assert url, (folder / "gateway.err").read_text()
-            yield Process(url, process.pid)
+            ready = process.stdout.readline().split()
+            assert ready, (folder / "gateway.err").read_text()
+            yield Process(ready[0], process.pid, int(ready[1]))
         finally:
             process.stdin.close()
             process.wait(60)
@@ -103,7 +107,7 @@ def main(folder: str, keys: str, *servers: str) -> None:
     models = [Model(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
     tiers = [tier for tier in TIERS if tier.name in urls]
     with gateway(Path(folder), urls, keys=keys, shelf=Shelf(models), tiers=tiers) as running:
-        print(running.url, flush=True)
+        print(running.url, running.door._thread.native_id, flush=True)
         sys.stdin.read()
 
 

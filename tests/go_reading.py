@@ -50,7 +50,12 @@ def reader() -> Path:
     if not program.exists():
         program.parent.mkdir(parents=True, exist_ok=True)
         built = program.with_name(f"{program.name}.{os.getpid()}")
-        own = {"GOCACHE": str(program.parent / "cache"), "CGO_ENABLED": "0", "GO111MODULE": "off", "GOTOOLCHAIN": "local"}
+        own = {
+            "GOCACHE": str(program.parent / "cache"),
+            "CGO_ENABLED": "0",
+            "GO111MODULE": "off",
+            "GOTOOLCHAIN": "local",
+        }
         subprocess.run(
             ["go", "build", "-o", str(built), str(SOURCE)], env={**os.environ, **own, "GOFLAGS": ""}, check=True
         )
@@ -85,10 +90,7 @@ def recorded() -> list[tuple[Case, dict[str, Any]]]:
 
 
 def record(cases: Sequence[Case]) -> None:
-    rows = [
-        json.dumps({"case": case.as_json(), "go": said})
-        for case, said in zip(cases, asked(cases), strict=True)
-    ]
+    rows = [json.dumps({"case": case.as_json(), "go": said}) for case, said in zip(cases, asked(cases), strict=True)]
     TABLE.write_text("[\n" + ",\n".join(rows) + "\n]\n")
 
 
@@ -147,9 +149,36 @@ TRICKS: Sequence[tuple[str, str | bytes]] = (
     *(
         ("chat", f'{{"model":{A},"options":{{"num_ctx":{number}}}}}')
         for number in (
-            "1e5", "100000.0", "1E+5", "1000000e-1", "0.1e6", "100000.9", "-1", "-0.9", "0", "0e9", "1e300", "1e400",
-            "9223372036854775808", "9" * 400, "100000" + "0" * 400 + "e-400", "2147483648", "2147483647", "01", "+1",
-            ".5", "1.", "1e", "0x10", "NaN", "Infinity", "-Infinity", "true", '"100000"', "[100000]", "{}",
+            "1e5",
+            "100000.0",
+            "1E+5",
+            "1000000e-1",
+            "0.1e6",
+            "100000.9",
+            "-1",
+            "-0.9",
+            "0",
+            "0e9",
+            "1e300",
+            "1e400",
+            "9223372036854775808",
+            "9" * 400,
+            "100000" + "0" * 400 + "e-400",
+            "2147483648",
+            "2147483647",
+            "01",
+            "+1",
+            ".5",
+            "1.",
+            "1e",
+            "0x10",
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            "true",
+            '"100000"',
+            "[100000]",
+            "{}",
         )
     ),
     ("chat", f'{{"model":{A},"options":{{"use_mmap":true}}}}'),
@@ -169,10 +198,48 @@ TRICKS: Sequence[tuple[str, str | bytes]] = (
     *(
         ("generate", f'{{"model":{B},"keep_alive":{keep}}}')
         for keep in (
-            "0", "-0", "0.0", "0e5", "1e-10", "1e-9", "-1", "60", "59.9", "6e1", "null", "true", '""', '"0"', '"-0"',
-            '"+0"', '"00"', '"0s"', '"0h0m"', '"0.1ns"', '"1ns"', '"60s"', '"59s"', '"1m"', '"-1m"', '"1h30m"',
-            '"+1m"', '".5m"', '"1.m"', '"."', '"5"', '"1us"', '"1\u00b5s"', '"1\u03bcs"', '"1d"', '"1M"', '" 1m"', '"999999999h"',
-            '"--1m"', '"60000ms"', "[]", "{}",
+            "0",
+            "-0",
+            "0.0",
+            "0e5",
+            "1e-10",
+            "1e-9",
+            "-1",
+            "60",
+            "59.9",
+            "6e1",
+            "null",
+            "true",
+            '""',
+            '"0"',
+            '"-0"',
+            '"+0"',
+            '"00"',
+            '"0s"',
+            '"0h0m"',
+            '"0.1ns"',
+            '"1ns"',
+            '"60s"',
+            '"59s"',
+            '"1m"',
+            '"-1m"',
+            '"1h30m"',
+            '"+1m"',
+            '".5m"',
+            '"1.m"',
+            '"."',
+            '"5"',
+            '"1us"',
+            '"1\u00b5s"',
+            '"1\u03bcs"',
+            '"1d"',
+            '"1M"',
+            '" 1m"',
+            '"999999999h"',
+            '"--1m"',
+            '"60000ms"',
+            "[]",
+            "{}",
         )
     ),
     ("generate", f'{{"model":{B},"keep_alive":0,"prompt":"x"}}'),
@@ -200,7 +267,7 @@ TRICKS: Sequence[tuple[str, str | bytes]] = (
     ("generate", f'{{"model":{B},"x":[,1]}}'),
     ("generate", f'{{"model":{B},"x":[1}}]}}'),
     ("generate", f"{{'model':{B}}}"),
-    ("generate", f'{{model:{B}}}'),
+    ("generate", f"{{model:{B}}}"),
     ("generate", f'{{"model":{B},"x":"\n"}}'),
     ("generate", f'{{"model":{B},"x":"\x7f"}}'),
     ("generate", f'{{"model":{B},"x":"\\x41"}}'),

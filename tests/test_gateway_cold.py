@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -316,10 +317,11 @@ def test_only_so_many_go_on() -> None:
             await asyncio.Event().wait()
             raise AssertionError
 
-        few, dropped = Lingering(most=2), []
+        few = Lingering(most=2)
+        dropped: list[int] = []
         asking = [asyncio.create_task(ask()) for _ in range(3)]
         for number, each in enumerate(asking):
-            few.keep(each, 60, lambda number=number: dropped.append(number))
+            few.keep(each, 60, partial(dropped.append, number))
         await asyncio.wait([asking[2]])
         ended = [each.done() for each in asking]
         await asyncio.sleep(0)

@@ -1,4 +1,7 @@
-"""What decides the way of a request is read as Go reads it, or the request is refused. Go itself is asked where it is there."""
+"""What decides the way of a request is read as Go reads it, or the request is refused.
+
+Go's answers were recorded; where it is there, it is asked again.
+"""
 
 import asyncio
 import random
@@ -59,8 +62,8 @@ def read(case: Case) -> Asked | Trouble:
             return asyncio.run(reading)
         reading.send(None)
     except StopIteration as done:
-        assert isinstance(done.value, Asked)
-        return done.value
+        found: Asked = done.value
+        return found
     except Trouble as trouble:
         return trouble
     raise AssertionError
@@ -116,7 +119,9 @@ PLAIN = [
             part("model", "llama3.2", "form-data; name={}") + END,
             part("model", "llama3.2", 'form-data; name="{}"', "Content-Type: text/plain; charset=utf-8") + END,
             part("timestamp_granularities[]", "word") + GOOD + END,
-            part("file", "x", 'form-data; name="{}"; filename="a \\"b\\" \u00e9.wav"', "Content-Type: audio/wav") + GOOD + END,
+            part("file", "x", 'form-data; name="{}"; filename="a \\"b\\" \u00e9.wav"', "Content-Type: audio/wav")
+            + GOOD
+            + END,
             part("file", "x", "form-data; name={}; filename=a.wav; filename*=utf-8''a.wav") + GOOD + END,
             part("file", "x\n--B--\r\n\r\n--A--\r\n") + GOOD + END,
         )
@@ -126,7 +131,7 @@ PLAIN = [
 
 @pytest.mark.parametrize("case", PLAIN, ids=lambda case: case.kind)
 def test_what_clients_send_passes(case: Case) -> None:
-    """Options that a library leaves at null, names in any case, and forms as curl, browsers, Python and .NET write them."""
+    """Options that a library leaves at null, names in any case, and forms as curl, browsers, Python and .NET write."""
     ours = read(case)
     assert isinstance(ours, Asked), ours
     assert (ours.model, ours.settings) == ("llama3.2", ())
@@ -148,11 +153,13 @@ def test_the_table_is_what_go_says_today() -> None:
 NAMES = [
     '"model"', '"model"', '"model"', '"Model"', '"\\u006dodel"', '"name"', '"stream"', '"\u017ftream"', '"options"',
     '"options"', '"Option\\u017f"', '"keep_alive"', '"\u212aeep_alive"', '"prompt"', '"messages"', '"verbose"',
-    '"_debug_render_only"', '"x"', '"model\\u0000"', '"mod\u00e9l"', '"num_ctx"', '"num_ctx"', '"num_gpu"', '"NUM_CTX"', '"use_mmap"',
+    '"_debug_render_only"', '"x"', '"model\\u0000"', '"mod\u00e9l"', '"num_ctx"', '"num_ctx"', '"num_gpu"', '"NUM_CTX"',
+    '"use_mmap"',
 ]  # fmt: skip
 VALUES = [
-    '"llama3.2"', '"deepseek-r1:32b"', "null", "true", "false", "0", "1", "1e5", "100000.0", "-1", "1.5", '"0"', '"1m"', '"x"',
-    '""', "[]", "{}", "[null]", '"\\ud800"', '"\\n"', "1e400", "NaN", '"a\\"}"', "{", "}", "[1,{}]", '[{"role":"user"}]',
+    '"llama3.2"', '"deepseek-r1:32b"', "null", "true", "false", "0", "1", "1e5", "100000.0", "-1", "1.5", '"0"', '"1m"',
+    '"x"', '""', "[]", "{}", "[null]", '"\\ud800"', '"\\n"', "1e400", "NaN", '"a\\"}"', "{", "}", "[1,{}]",
+    '[{"role":"user"}]',
 ]  # fmt: skip
 
 
@@ -172,9 +179,10 @@ def random_json(chance: random.Random, depth: int = 0) -> str:
 def random_form(chance: random.Random) -> str:
     pieces = [
         GOOD, GOOD, HIDDEN, OTHER, END, END, "--B\r\n", "--B", "\r\n", "\n", "\r\n\r\n", "--", " ", "x", "--B--",
-        'Content-Disposition: form-data; name="model"', "Content-Transfer-Encoding: quoted-printable\r\n", "deepseek-r1:32b",
-        'Content-Disposition: form-data; name="model"\r\n\r\n', part("file", "x"), part("model", "deepseek-r1:32b"),
-        part("model", "deepseek-r1:32b", 'form-data; name="{}"; filename=""'), part("a", "b", 'form-data; name="{}"; filename="\\""'),
+        'Content-Disposition: form-data; name="model"', "Content-Transfer-Encoding: quoted-printable\r\n",
+        "deepseek-r1:32b", 'Content-Disposition: form-data; name="model"\r\n\r\n', part("file", "x"),
+        part("model", "deepseek-r1:32b"), part("model", "deepseek-r1:32b", 'form-data; name="{}"; filename=""'),
+        part("a", "b", 'form-data; name="{}"; filename="\\""'),
     ]  # fmt: skip
     form = [chance.choice(pieces) for _ in range(chance.randrange(4))]
     return "".join([*form, GOOD, *(chance.choice(pieces) for _ in range(chance.randrange(3))), END])
@@ -185,13 +193,18 @@ def scratched(chance: random.Random, text: str) -> bytes:
     body = bytearray(text.encode())
     for _ in range(chance.choice((0, 0, 0, 1, 1, 2))):
         at = chance.randrange(len(body) + 1)
-        body[at : at + chance.randrange(2)] = chance.choice((b"", b"\r", b"\n", b'"', b"\\", b",", b"-", b"\x00", b"\xff", b":", b" "))
+        body[at : at + chance.randrange(2)] = chance.choice(
+            (b"", b"\r", b"\n", b'"', b"\\", b",", b"-", b"\x00", b"\xff", b":", b" ")
+        )
     return bytes(body)
+
+
+Make = Callable[[random.Random], str]
 
 
 def invented(seed: int, count: int) -> list[Case]:
     chance = random.Random(seed)
-    kinds: list[tuple[str, Callable[[random.Random], str]]] = [
+    kinds: list[tuple[str, Make]] = [
         *((kind, random_json) for kind in ("generate", "chat", "embed", "show", "openai")),
         *(("form", random_form) for _ in range(3)),
     ]

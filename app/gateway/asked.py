@@ -89,7 +89,9 @@ async def document(exchange: Exchange) -> Mapping[str, Any]:
     """What a request about a model says, its keys in lower case: Go reads them in any."""
     body = exchange.body
     if len(body) > MOST_SHOWN:
-        raise TooLarge(f"the body has more than {MOST_SHOWN:,} bytes", hint="to show a model needs little more than its name")
+        raise TooLarge(
+            f"the body has more than {MOST_SHOWN:,} bytes", hint="to show a model needs little more than its name"
+        )
 
     def read_all() -> Mapping[str, Any]:
         found = fields_of(body, _SHOWN, _INSIDE)
@@ -173,7 +175,7 @@ _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0
 
 
 def _seconds(keep: Any) -> float | None:
-    """How long a `keep_alive` is (api/types.go:1243-1271), below zero for ever; None where it is nothing that Go takes."""
+    """How long a `keep_alive` is (api/types.go:1243-1271), below zero for ever; None where Go does not take it."""
     if isinstance(keep, bool):
         return None
     if isinstance(keep, int | float):

@@ -75,7 +75,9 @@ class Budget:
                 retry_after=LATER,
             )
         if self.taken + more > most:
-            raise Crowded("the requests under way take all the memory that there is", hint="ask again", retry_after=LATER)
+            raise Crowded(
+                "the requests under way take all the memory that there is", hint="ask again", retry_after=LATER
+            )
 
     def take(self, key: str, amount: int) -> None:
         self.taken += amount

@@ -32,8 +32,8 @@ _TYPE = re.compile(
 _TOKEN = rb"[0-9A-Za-z_.\[\]-]{1,100}"
 _QUOTED = rb'"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"'
 _DISPOSITION = re.compile(
-    rb"form-data; ?name=(?:(%b)|\"(%b)\")(; ?filename=(?:[0-9A-Za-z_.-]+|%b))?(; ?filename\*=[0-9A-Za-z!#$&+.^_`|~%%'-]+)?"
-    % (rb"[0-9A-Za-z_.-]{1,100}", _TOKEN, _QUOTED)
+    rb"form-data; ?name=(?:([0-9A-Za-z_.-]{1,100})|\"(" + _TOKEN + rb")\")"
+    rb"(; ?filename=(?:[0-9A-Za-z_.-]+|" + _QUOTED + rb"))?(; ?filename\*=[0-9A-Za-z!#$&+.^_`|~%'-]+)?"
 )
 _LINE = re.compile(rb"([A-Za-z-]{1,40}): ?([^\x00-\x08\x0a-\x1f\x7f]*)")
 _HARMLESS = {
@@ -53,7 +53,9 @@ def field_of(body: Body, headers: Iterable[Header], field: str) -> str:
     types = [value for name, value in headers if name == b"content-type"]
     found = _TYPE.fullmatch(types[0]) if len(types) == 1 else None
     if found is None:
-        raise BadRequest("the body is no form", hint=f"send multipart/form-data with {field!r} and `file`, and a boundary")
+        raise BadRequest(
+            "the body is no form", hint=f"send multipart/form-data with {field!r} and `file`, and a boundary"
+        )
     values = []
     for name, is_file, start, end in _parts(body, b"--" + (found[1] or found[2])):
         if name == field:
@@ -106,7 +108,7 @@ def _named(head: bytes) -> tuple[str, bool]:
     ):
         raise BadRequest(
             "the head of a part of the form is not as clients write it",
-            hint='send `Content-Disposition: form-data; name="…"`, with a filename for a file, and a Content-Type or none',
+            hint='send `Content-Disposition: form-data; name="…"`, for a file with a filename, and a Content-Type',
         )
     return (disposition[1] or disposition[2]).decode(), bool(disposition[3] or disposition[4])
 

@@ -1,4 +1,4 @@
-"""The few fields of a JSON object that decide something, found by one pass over its bytes; of the rest nothing is built.
+"""The fields of a JSON object that decide something, found by one pass over its bytes; of the rest nothing is built.
 
 What Go's decoder takes is taken and what it refuses is refused, but for limits of our own: how deep, how many values.
 Where we look, no name may stand twice, in whatever spelling Go takes for the same. A step looks at a bounded number of
@@ -152,7 +152,7 @@ class _Level:
         return found if found in self.names else ""
 
 
-def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912 - one loop over millions of tokens: a call for each would double its time
+def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
     """Note where the values stand, and return the levels below the top by their names."""
     size = len(body)
     inner: dict[str, _Level] = {}
@@ -166,7 +166,7 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
         values += 1
         if values > MOST_VALUES:
             raise BadRequest(
-                f"the body has more than {MOST_VALUES:,} values: only its texts may be long, and nothing beside its texts",
+                f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
                 hint="send it in several requests",
             )
         if around and (found := _simple.match(body, at, at + _SHORT)) is not None:
@@ -179,7 +179,9 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
             first = body[at] if at < size else 0
             if (closer := _CLOSES.get(first)) is not None:
                 if len(around) >= MOST_DEPTH:
-                    raise BadRequest("the body is nested too deeply", hint=f"{MOST_DEPTH} lists and objects are the most")
+                    raise BadRequest(
+                        "the body is nested too deeply", hint=f"{MOST_DEPTH} lists and objects are the most"
+                    )
                 around.append((closer, level, name, at))
                 level = None
                 if first == _OBJECT:
@@ -216,12 +218,17 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
 
 def _named(body: Body, at: int, level: _Level | None) -> tuple[str, int]:
     """The name before the next value, if it is looked for, and where that value begins."""
-    found = _name.match(body, at, at + _SHORT)
-    if found is None:
-        at = _after_gap(body, at)
-        if (found := _name.match(body, at, at + _SHORT)) is None:
-            raise _no_json(body, at, "a name is expected")
-    return level.see(found[1]) if level is not None else "", found.end()
+    if (found := _name.match(body, at, at + _SHORT)) is not None:
+        return level.see(found[1]) if level is not None else "", found.end()
+    at = _after_gap(body, at)
+    if at == len(body) or body[at] != _QUOTE:
+        raise _no_json(body, at, "a name is expected")
+    end = _end_of_text(body, at)
+    name = level.see(bytes(body[at + 1 : end - 1])) if level is not None else ""
+    at = _after_gap(body, end)
+    if body[at : at + 1] != b":":
+        raise _no_json(body, at)
+    return name, at + 1
 
 
 def _marked(body: Body, at: int) -> tuple[int, int]:

@@ -323,7 +323,9 @@ class Wire:
     def open_exchanges(self) -> int:
         return len(self._busy)
 
-    async def ask(self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b"") -> Answer:
+    async def ask(
+        self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b""
+    ) -> Answer:
         """Send a request, and wait for the head of its answer.
 
         Raises:
