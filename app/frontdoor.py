@@ -109,6 +109,7 @@ class Bounded(HttpToolsProtocol):
         self._is_in_head = False
         self._is_deaf = False
         """Whatever else comes on this connection is thrown away."""
+        self._pieces: list[bytes] = []
         self._no_head = _Alarm(self.loop, bounds.head_seconds, self._late)
         self._no_reader = _Alarm(self.loop, bounds.unread_seconds, self._unread)
 
@@ -175,6 +176,21 @@ class Bounded(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
+    # A body in chunks of a byte costs by its length, and not by the square of it: its pieces are handed on together.
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+
+    def on_message_complete(self) -> None:
+        self._hand_on()
+        super().on_message_complete()
+
+    def _hand_on(self) -> None:
+        if self._pieces:
+            body = b"".join(self._pieces)
+            self._pieces.clear()
+            super().on_body(body)
+
     # How long
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
@@ -197,6 +213,7 @@ class Bounded(HttpToolsProtocol):
         if self._is_deaf:
             return
         super().data_received(data)
+        self._hand_on()
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
             self._no_head.set()

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -309,7 +310,7 @@ def test_what_goes_on_ends_with_the_gateway(tmp_path: Path) -> None:
 
 
 def test_only_so_many_go_on() -> None:
-    """Beyond the most that may go on without a caller, a request ends with him."""
+    """Beyond the most that may go on without a caller, a request ends with him; each gives its body up as it ends."""
 
     async def trial() -> list[bool]:
         async def ask() -> Answer:
@@ -317,12 +318,16 @@ def test_only_so_many_go_on() -> None:
             raise AssertionError
 
         few = Lingering(most=2)
+        dropped: list[int] = []
         asking = [asyncio.create_task(ask()) for _ in range(3)]
-        for each in asking:
-            few.keep(each, 60, "a")
+        for number, each in enumerate(asking):
+            few.keep(each, 60, "a", partial(dropped.append, number))
         await asyncio.wait([asking[2]])
         ended = [each.done() for each in asking]
+        await asyncio.sleep(0)
+        assert dropped == [2]
         await few.close()
+        assert sorted(dropped) == [0, 1, 2]
         return ended
 
     assert asyncio.run(trial()) == [False, False, True]

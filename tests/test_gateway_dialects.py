@@ -1,4 +1,4 @@
-"""When an answer is whole, however it was cut; and that large bodies are read as small ones are."""
+"""When an answer is whole, however it was cut, and what is told of one that is not."""
 
 import itertools
 import json
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.asked import slim
 from app.gateway.dialects import Tokens, error, error_in_stream, error_text, tail_of
 from app.gateway.exchange import NDJSON
 from tests.gateways import DIALECTS, OLLAMA, Dialect
@@ -123,27 +122,16 @@ def test_errors_are_read_in_any_shape(body: bytes, text: str) -> None:
     assert error_text(body) == text
 
 
-texts = st.text(alphabet='a"\\{}[],:é\n', max_size=30).flatmap(
-    lambda text: st.sampled_from([text, text * 100, "x" * 2000 + text, text + "\\" * 2001])
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        (b'{"model":"x","response":"","done":true,"done_reason":"stop","context":[%b1],"eval_count":3}', "whole"),
+        (b'{"model":"x","response":"","done":true,"done_reason":"stop","context":[%b1', "cut"),
+        (b'{"model":"x","response":"%b \\"done\\":true,\\"done_reason\\":\\"","done":false}', "cut"),
+    ],
 )
-documents = st.recursive(
-    st.none() | st.booleans() | st.integers() | texts,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=12,
-)
-
-
-def shortened(value: Any) -> Any:
-    if isinstance(value, str):
-        return "" if len(json.dumps(value)) - 1 > 1024 else value
-    if isinstance(value, list):
-        return [shortened(each) for each in value]
-    if isinstance(value, dict):
-        return {shortened(key): shortened(each) for key, each in value.items()}
-    return value
-
-
-@given(documents)
-def test_a_slim_body_says_the_same(document: Any) -> None:
-    """Without its long texts a body is the same JSON: nothing else of it is lost or gained."""
-    assert json.loads(slim(json.dumps(document).encode())) == shortened(document)
+def test_a_last_line_of_megabytes_is_not_built(line: bytes, verdict: str) -> None:
+    """The tokens of a long conversation, in the frame that ends it, are passed over; its terminator counts."""
+    tail = tail_of("/api/generate", NDJSON)
+    tail.feed(b'{"done":false}\n' + line % (b"128001," * 100_000) + b"\n")
+    assert tail.verdict() == verdict

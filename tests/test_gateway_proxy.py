@@ -458,6 +458,15 @@ def test_slashes_are_forgiven(shared: Running, server: Scripted, path: str) -> N
         (b"[]", "not an object"),
         (b'"llama3.2"', "not an object"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"model":"llama3.2","x":NaN}', "no JSON"),
+        (b'{"model":"llama3.2","x":"\n"}', "no JSON"),
+        (b'{"model":"llama3.2","x":01}', "no JSON"),
+        (b'{"model":"llama3.2","x":1]', "no JSON"),
+        (b'{"model":"llama3.2","model":null}', "more than once"),
+        ('{"model":"llama3.2","options":{},"option\u017f":{}}'.encode(), "more than once"),
+        ('{"model":"llama3.2","keep_alive":1,"\u212aeep_alive":0}'.encode(), "more than once"),
+        (b'{"model":"llama3.2","options":{"num_ctx":1,"num_ctx":2}}', "more than once"),
+        (b"{" + b",".join(b'"a%d":0' % number for number in range(300)) + b"}", "more than 256 fields"),
         (b'{"a":' * 100_000, "nested too deeply"),
         (b'{"model":"llama3.2","x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "nested too deeply"),
         (b"{}", "model is required"),
@@ -477,7 +486,6 @@ def test_slashes_are_forgiven(shared: Running, server: Scripted, path: str) -> N
         ('{"model":"llama3.2"}'.encode("utf-16"), "no JSON"),
         (b'\xef\xbb\xbf{"model":"llama3.2"}', "no JSON"),
         (b'{"model":"llama3.2"} {"model":"other"}', "no JSON"),
-        (b'{"model":"llama3.2","options":{"num_ctx":' + b"9" * 5000 + b"}}", "no JSON"),
     ],
     ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else None,
 )
@@ -489,6 +497,20 @@ def test_bad_bodies_reach_nobody(shared: Running, server: Scripted, dialect: Dia
     assert response.status_code == 400
     assert told in response.text
     assert len(server.heard) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [("9" * 5000, "too large"), ("1e999", "too large"), ("1e300", "beyond any use"), ("-2147483649", "beyond any use")],
+    ids=lambda value: value[:12],
+)
+def test_numbers_beyond_any_use_reach_nobody(shared: Running, server: Scripted, number: str, told: str) -> None:
+    """An option that a load depends on is a number that a server can take for what it says, or a 400."""
+    before = len(server.heard)
+    body = f'{{"model":"llama3.2","options":{{"num_ctx":{number}}}}}'
+    response = httpx.post(f"{shared.url}/api/chat", content=body, timeout=PATIENCE)
+    assert (response.status_code, len(server.heard)) == (400, before)
+    assert told in response.json()["error"]
 
 
 @pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "x:cloud", "x:7b:cloud:local"])

@@ -55,6 +55,7 @@ class Gateway:
         begin: run in the event loop before the first request.
         end: run there after the last.
         body_seconds: how long a body may take that hardly comes.
+        budget: what all bodies may take.
 
     """
 
@@ -72,6 +73,7 @@ class Gateway:
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
         body_seconds: float = bodies.SECONDS,
+        budget: bodies.Budget | None = None,
     ) -> None:
         self._keys = keys
         self._limits = limits
@@ -85,6 +87,7 @@ class Gateway:
         self._begin = begin
         self._end = end
         self._body_seconds = body_seconds
+        self._budget = budget or bodies.Budget()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -144,6 +147,7 @@ class Gateway:
             _refuse_wrong(exchange, path, is_known=found is not None)
             await self._let_in(scope, path, exchange, receive)
         finally:
+            exchange.forget_body()
             leave()
 
     async def _let_in(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
@@ -155,7 +159,9 @@ class Gateway:
             return
         if exchange.method in _WITH_BODY:
             said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
-            exchange.body = await bodies.whole(receive, said, seconds=self._body_seconds)
+            held = self._budget.hold(exchange.caller.name)
+            exchange.keep, exchange.drop = held.keep, held.keep()
+            exchange.body = await bodies.whole(receive, said, held, seconds=self._body_seconds)
         handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
         await _while_present(handler(exchange), exchange, receive)
 

@@ -1,33 +1,47 @@
 """What a request asks for, as far as its way depends on it. The body itself is passed on untouched.
 
 Read as Go's decoder reads it, or refused: a body that two readers could understand differently would let a key reach a
-model that it may not use. What is long in a body (texts, images) is skipped, so that neither 100 MB nor a list of
-millions can hold up the other callers.
+model that it may not use. What is not small is read in a thread, one body of a key at a time, and nothing of it is
+built but the fields that count.
 """
 
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from email.parser import BytesHeaderParser
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
+from app.gateway import forms
+from app.gateway.answers import TooLarge
 from app.gateway.exchange import Exchange
+from app.gateway.json_fields import Fields, Span, fields_of
+from app.gateway.routes import Entry
 from jobs.errors import BadRequest, Forbidden
 
-LARGE = 1_000_000
-"""Bytes above which a body is read in a thread."""
+T = TypeVar("T")
 
-MOST_STRUCTURE = 8_000_000
-"""Bytes of a body without its long texts."""
+SMALL = 8 * 1024
+"""Bytes up to which a body is read on the event loop: it takes a few milliseconds at the very most."""
 
-_LONG_TEXT = 1024
+MOST_SHOWN = 256 * 1024
+"""Bytes of a request to show a model: what it says of `system` and `options` comes back in the answer."""
 
 RELOADS = ("num_ctx", "num_gpu", "num_batch", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
 """Options that are fixed when a model is loaded (server/sched.go:1381-1431): another value loads it anew."""
 
+_TRUTHS = frozenset({"use_mmap"})
+"""Those of them that are no numbers."""
+
 Settings = tuple[tuple[str, Any], ...]
+
+_readers = ThreadPoolExecutor(2, thread_name_prefix="body")
+"""Two at most take the interpreter from the event loop."""
+
+_turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = WeakValueDictionary()
+"""By loop and key: whoever sends many large bodies waits for himself, and the other reader is there for the others."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +56,8 @@ class Asked:
     """Whether a server answers only with the model in memory."""
     is_kept: bool = True
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
+    model_at: Span = (0, 0)
+    """Where the model's name stands in the body, quotes included."""
 
     @property
     def context(self) -> int | None:
@@ -57,82 +73,122 @@ async def read(exchange: Exchange) -> Asked:
         Forbidden: it asks for what nobody may have here.
 
     """
+    path, body = exchange.entry.path, exchange.body
     if any(name == b"content-encoding" for name, _ in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
-    if exchange.entry.path == "/api/show":
-        return Asked(model_in(document(exchange)), streams=False, needs_load=False)
-    if exchange.entry.path == "/v1/audio/transcriptions":
-        kind = next((value for name, value in exchange.headers if name == b"content-type"), b"")
-        return Asked(_field_of(exchange.body, kind, b"model"), streams=False)
-    if len(exchange.body) > LARGE:
-        found = await asyncio.to_thread(_document, exchange.body)
-    else:
-        found = _document(exchange.body)
-    return _asked(found, streams=exchange.entry.speech == "ollama")
+    if path == "/api/show":
+        return Asked(model_in(await document(exchange)), streams=False, needs_load=False)
+    if path == "/v1/audio/transcriptions":
+        return await _in_turn(
+            exchange, lambda: Asked(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
+        )
+    return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
 
 
-def document(exchange: Exchange) -> Mapping[str, Any]:
-    """The body of a request about a model, its keys in lower case: Go reads them in any."""
-    found = _document(exchange.body)
-    return {key.casefold(): value for key, value in found.items()} | _watched(found)
+async def document(exchange: Exchange) -> Mapping[str, Any]:
+    """What a request about a model says, its keys in lower case: Go reads them in any."""
+    body = exchange.body
+    if len(body) > MOST_SHOWN:
+        raise TooLarge(
+            f"the body has more than {MOST_SHOWN:,} bytes", hint="to show a model needs little more than its name"
+        )
+
+    def read_all() -> Mapping[str, Any]:
+        found = fields_of(body, _SHOWN, _INSIDE)
+        return {name: found.whole(name) for name in _SHOWN if found.span(name)}
+
+    return await _in_turn(exchange, read_all)
 
 
 def model_in(request: Mapping[str, Any]) -> str:
     """The model that a native request names, by either of its two keys."""
+    for key in ("model", "name"):
+        if not isinstance(request.get(key), str | None):
+            raise BadRequest(f"{key} is no text", hint='as in {"model": "llama3.2"}')
     return _text(request.get("model") or request.get("name"))
 
 
-def renamed(body: bytes, name: str) -> bytes:
-    """The same body with another model in it."""
-    document = json.loads(body.decode("utf-8", "replace"))
-    return json.dumps({key: name if key.casefold() == "model" else each for key, each in document.items()}).encode()
+def rename(body: bytearray, wanted: Asked, name: str) -> None:
+    """Put another model's name into the body."""
+    start, end = wanted.model_at
+    body[start:end] = json.dumps(name).encode()
 
 
-_WATCHED = frozenset(
-    {"model", "name", "stream", "options", "keep_alive", "prompt", "messages", "input", "_debug_render_only"}
-)
+async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
+    """Do it here where it is little, else in a thread, after what else this key has there."""
+    if len(exchange.body) <= SMALL:
+        return work()
+    loop = asyncio.get_running_loop()
+    turn = _turns.setdefault((loop, exchange.caller.name), asyncio.Lock())
+    async with turn:
+        return await loop.run_in_executor(_readers, work)
 
 
-def _asked(document: Mapping[str, Any], *, streams: bool) -> Asked:
-    found = _watched(document)
-    if found.get("_debug_render_only"):
+_SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
+_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
+_INSIDE = {"options": frozenset(RELOADS)}
+
+_QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
+"""Where a request may be there to unload a model, and what then is missing."""
+
+
+def _asked(found: Fields, entry: Entry) -> Asked:
+    if found.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
-    options = found.get("options")
-    chosen = options if isinstance(options, dict) else {}
-    settings = tuple((name, chosen[name]) for name in RELOADS if isinstance(chosen.get(name), int))
-    stream = found.get("stream")
-    keep = found.get("keep_alive")
+    is_native = entry.speech == "ollama"
+    stream = found.scalar("stream")
+    # The other dialects have neither options nor `keep_alive`: there these are fields that nobody reads.
+    keep = found.scalar("keep_alive") if is_native else None
+    seconds = _seconds(keep)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
-    unloads = keep in _NOT_AT_ALL and not any(found.get(key) for key in ("prompt", "messages", "input"))
+    unloads = seconds == 0 and entry.path in _QUESTIONS and not found.is_set(_QUESTIONS[entry.path])
     return Asked(
-        _text(found.get("model")),
-        stream if isinstance(stream, bool) else streams,
-        settings,
+        _text(found.scalar("model")),
+        stream if isinstance(stream, bool) else is_native,
+        _settings(found.inside("options")) if is_native else (),
         needs_load=not unloads,
-        is_kept=keep is None or _is_long(keep),
+        is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
+        model_at=found.span("model") or (0, 0),
     )
 
 
-_NOT_AT_ALL = (0, "0", "0s", "0m")
+def _settings(options: Fields) -> Settings:
+    """What of the options a load depends on, by value: Go cuts off what comes behind the point."""
+    return tuple((name, value) for name in RELOADS if (value := _setting(options, name)) is not None)
 
 
-def _is_long(keep: Any) -> bool:
-    """Whether a `keep_alive` (api/types.go:1243-1271) lasts for minutes, or for ever."""
-    if isinstance(keep, str):
-        return keep.startswith("-") or re.search(r"\dh|[1-9]\d*m(?!s)", keep) is not None
-    return isinstance(keep, int | float) and (keep < 0 or keep >= 60)
+def _setting(options: Fields, name: str) -> int | bool | None:
+    value = options.scalar(name)
+    if isinstance(value, bool) or name in _TRUTHS:
+        return value if isinstance(value, bool) and name in _TRUTHS else None
+    if not isinstance(value, int | float):
+        return None
+    if abs(value) >= _MOST_NUMBER:
+        raise BadRequest(f"options.{name} is {value:g}, which is beyond any use")
+    return int(value)
 
 
-def _watched(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys that matter, in the spelling of none: Go matches them without regard to case, and the last one wins."""
-    found: dict[str, Any] = {}
-    for key, value in document.items():
-        folded = key.casefold()
-        if folded in _WATCHED:
-            if folded in found:
-                raise BadRequest(f"the body says {folded!r} more than once, in different spellings", hint="say it once")
-            found[folded] = value
-    return found
+_MOST_NUMBER = 2**31
+
+_DURATION = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(keep: Any) -> float | None:
+    """How long a `keep_alive` is (api/types.go:1243-1271), below zero for ever; None where Go does not take it."""
+    if isinstance(keep, bool):
+        return None
+    if isinstance(keep, int | float):
+        return int(keep * 1e9) / 1e9
+    if not isinstance(keep, str):
+        return None
+    if keep.lstrip("+-") == "0" and len(keep) <= 2:
+        return 0.0
+    if not _DURATION.fullmatch(keep):
+        return None
+    parts = re.findall(r"([\d.]+)([a-zµμ]+)", keep)
+    found = int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1e9) / 1e9
+    return -found if keep.startswith("-") else found
 
 
 def _text(value: Any) -> str:
@@ -142,81 +198,3 @@ def _text(value: Any) -> str:
     if name.endswith((":cloud", "-cloud")):
         raise Forbidden("ollama cloud is disabled: remote model is unavailable", hint="choose a model that is here")
     return name
-
-
-def _document(body: bytes) -> Mapping[str, Any]:
-    if not body:
-        raise BadRequest("missing request body")
-    try:
-        document = json.loads((slim(body) if len(body) > LARGE else body).decode("utf-8", "replace"))
-    except RecursionError as error:
-        raise BadRequest("the body is nested too deeply") from error
-    except ValueError as error:
-        raise BadRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BadRequest(f"the body is a JSON {type(document).__name__}, not an object")
-    return document
-
-
-def slim(body: bytes) -> bytes:
-    """The same document with nothing in the place of its long texts.
-
-    Raises:
-        BadRequest: too much is left.
-
-    """
-    kept, at = [], 0
-    while (start := body.find(b'"', at)) >= 0:
-        end = _closing(body, start)
-        if end - start > _LONG_TEXT:
-            kept.append(body[at : start + 1])
-            at = end
-            kept.append(b'"')
-        else:
-            kept.append(body[at : end + 1])
-        at = end + 1
-    kept.append(body[at:])
-    rest = b"".join(kept)
-    if len(rest) > MOST_STRUCTURE:
-        raise BadRequest(f"the body has {len(rest):,} bytes beside its texts", hint="send it in several requests")
-    return rest
-
-
-def _closing(body: bytes, start: int) -> int:
-    """Where the text that begins at `start` ends."""
-    at = start + 1
-    while (end := body.find(b'"', at)) >= 0:
-        backslash = end - 1
-        while body[backslash] == 0x5C:
-            backslash -= 1
-        if (end - backslash) % 2:
-            return end
-        at = end + 1
-    return len(body)
-
-
-def _field_of(body: bytes, content_type: bytes, field: bytes) -> str:
-    """The value of one field of a form. Exactly one part may have that name, however it is spelt."""
-    found = re.fullmatch(rb"multipart/form-data;\s*boundary=\"?([^\s\";]{1,70})\"?", content_type, re.IGNORECASE)
-    if found is None:
-        raise BadRequest("the body is no form", hint="send multipart/form-data with `model` and `file`")
-    boundary = b"--" + found[1]
-    if not body.startswith(boundary + b"\r\n"):
-        raise BadRequest("the form does not begin with its boundary")
-    values = []
-    for part in body[len(boundary) :].split(b"\r\n" + boundary):
-        head, gap, value = part.partition(b"\r\n\r\n")
-        if gap and _name_of(head) == field.decode():
-            values.append(value)
-    if len(values) != 1 or len(values[0]) > _LONG_TEXT:
-        raise BadRequest(f"the form has {len(values)} fields {field.decode()!r}", hint="send one")
-    return _text(values[0].decode("utf-8", "replace"))
-
-
-def _name_of(head: bytes) -> str:
-    if len(head) > _LONG_TEXT:
-        raise BadRequest("a part of the form has too long a head")
-    name = BytesHeaderParser().parsebytes(head.lstrip(b"\r\n")).get_param("name", header="content-disposition")
-    if isinstance(name, tuple):
-        raise BadRequest("a name in the form is encoded", hint="send it as it is")
-    return str(name or "")

@@ -129,6 +129,7 @@ class Composed:
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
+        self.budget = bodies.Budget()
         self.lingering = Lingering(keys=len(parts.keys.names))
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
@@ -160,6 +161,7 @@ class Composed:
             begin=self._begin,
             end=self._end,
             body_seconds=parts.body_seconds,
+            budget=self.budget,
         )
 
     async def _look(self) -> bool:

@@ -20,8 +20,8 @@ OPEN = frozenset({"/healthz"})
 """What needs no key: it tells nothing but that this process answers."""
 
 
-BODY_BYTES = 1 << 20
-"""What is posted here is a few names; nobody may fill our memory with more."""
+BODY_BYTES = 64 * 1024
+"""What is posted here is a few names; it is read on the event loop, where more would hold up all others."""
 
 
 AT_ONCE = 64

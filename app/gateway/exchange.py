@@ -19,6 +19,14 @@ JSON = b"application/json; charset=utf-8"
 NDJSON = b"application/x-ndjson"
 
 
+def _nothing() -> None:
+    pass
+
+
+def _keep_nothing() -> Callable[[], None]:
+    return _nothing
+
+
 @dataclass
 class Exchange:
     """A request whose key is known and whose body has been read.
@@ -29,7 +37,7 @@ class Exchange:
         below: what stands in the braces of the entry's path.
         method: as the caller said it.
         headers: the caller's, names in lower case.
-        body: all of it.
+        body: all of it; empty once it is not needed any more.
         caller: whose key it came with.
         at: when it came.
         began: the same on the clock that never goes back.
@@ -42,7 +50,7 @@ class Exchange:
     below: str
     method: str
     headers: Sequence[Header]
-    body: bytes
+    body: bytes | bytearray
     caller: Caller
     at: datetime
     began: float
@@ -52,6 +60,15 @@ class Exchange:
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
     """Whether somebody sees to its record."""
+    keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
+    """Keeps the body until what comes back is called, beyond the end of the request if need be."""
+    drop: Callable[[], None] = field(default=_nothing, repr=False)
+    """Gives up the request's own hold on the body."""
+
+    def forget_body(self) -> None:
+        """It has gone where it had to go."""
+        self.body = b""
+        self.drop()
 
     async def answer(self, document: Any, status: int = 200, *, more: Sequence[Header] = ()) -> None:
         """A whole answer: JSON."""

@@ -31,7 +31,7 @@ def handlers(standing: Standing, passes: Handler, *, version: str) -> Mapping[st
         await exchange.answer(lists.openai_model(standing, exchange.below, exchange.caller.may_use))
 
     async def show(exchange: Exchange) -> None:
-        request = asked.document(exchange)
+        request = await asked.document(exchange)
         name = ModelName.parse(asked.model_in(request))
         exchange.caller.need_model(name)
         found = standing.find(name)

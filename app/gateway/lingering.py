@@ -5,6 +5,7 @@ a load with the request that caused it. How many go on, and for how long, is lim
 """
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 
 from app.gateway.shares import Shares
@@ -25,8 +26,16 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def keep(self, asking: asyncio.Task[Answer], seconds: float, key: str) -> None:
-        """Let it go on until its answer begins, or its time is over; when too many of this key or of all do, end it."""
+    def keep(self, asking: asyncio.Task[Answer], seconds: float, key: str, drop: Callable[[], None]) -> None:
+        """Let it go on until its answer begins, or its time is over; when too many of this key or of all do, end it.
+
+        Args:
+            asking: what goes on.
+            seconds: for how long at most.
+            key: whose it is.
+            drop: told when its body is needed no more.
+
+        """
         try:
             leave = self._places.take(key)
         except TooManyRequests:
@@ -35,6 +44,7 @@ class Lingering:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: leave())
+        task.add_done_callback(lambda _: drop())  # even if it was ended before it began
 
     async def close(self) -> None:
         """End them all."""

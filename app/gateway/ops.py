@@ -24,10 +24,8 @@ from app.gateway.office import Office
 from app.gateway.posting import reader
 from app.gateway.shapes import FAILURES, JobsTold, JobTold, examples
 from jobs.errors import Trouble
+from jobs.plain import plain
 from jobs.version import VERSION
-
-MOST_SHOWN = 80
-"""Letters of a name that somebody sent."""
 
 PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
 """Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
@@ -94,10 +92,12 @@ def _document(app: FastAPI) -> dict[str, Any]:
     return told
 
 
-def _shown(part: str | int) -> str:
-    """A part of where something is wrong: the name of a field that nobody knows may be as long as the body."""
-    text = str(part)
-    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+def _place(loc: Sequence[Any]) -> str:
+    """Where in a request something is wrong. The names of its fields are whatever the caller liked."""
+    return ".".join(plain(each if len(str(each)) <= _MOST_PLACE else f"{str(each)[:_MOST_PLACE]}…") for each in loc)
+
+
+_MOST_PLACE = 64
 
 
 def _word_failures(app: FastAPI) -> None:
@@ -109,7 +109,7 @@ def _word_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{'.'.join(map(_shown, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+        said = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
         return JSONResponse({"error": said, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
 
     @app.exception_handler(HTTPException)

@@ -105,6 +105,8 @@ class _Passing:
         self._route = await self._routed(self._asked)
         answer = await self._answered(self._asked, self._route)
         try:
+            if answer.is_asked:  # and the answer may take minutes
+                self._exchange.forget_body()
             if answer.status >= 400:
                 await self._refuse(answer)
             else:
@@ -158,7 +160,7 @@ class _Passing:
             await self._waiting(asyncio.sleep(pause))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _begun(self, wanted: Asked, route: Route, headers: list[Header], body: bytes) -> Answer:
+    async def _begun(self, wanted: Asked, route: Route, headers: list[Header], body: bytes | bytearray) -> Answer:
         """The beginning of an answer. Who leaves before ends the request, unless it may be what loads the model."""
         way = self._way
         asking = way.wires[route.tier].ask("POST", self._exchange.entry.path, headers, body)
@@ -170,7 +172,7 @@ class _Passing:
         except asyncio.CancelledError:
             if self._exchange.gone.is_set():
                 seconds = way.upstreams[route.tier].startup.total_seconds()
-                way.lingering.keep(task, seconds, self._exchange.caller.name)
+                way.lingering.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
             else:
                 task.cancel()
             raise
@@ -322,11 +324,12 @@ def _ending_of(trouble: Trouble) -> Ending:
             return "refused"
 
 
-def _body_for(exchange: Exchange, wanted: Asked, route: Route) -> bytes:
+def _body_for(exchange: Exchange, wanted: Asked, route: Route) -> bytes | bytearray:
     """The body as it came. Only /api/embeddings finds names by their exact spelling, so only there it may change."""
-    if exchange.entry.path != "/api/embeddings" or ModelName.parse(wanted.model) == route.model:
-        return exchange.body
-    return asked.renamed(exchange.body, route.served_name)
+    if exchange.entry.path == "/api/embeddings" and ModelName.parse(wanted.model) != route.model:
+        assert isinstance(exchange.body, bytearray)
+        asked.rename(exchange.body, wanted, route.served_name)
+    return exchange.body
 
 
 def _is_json(answer: Answer) -> bool:

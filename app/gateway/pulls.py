@@ -18,6 +18,7 @@ from fastapi.responses import JSONResponse
 
 from app.gateway.clerks import Clerks
 from app.gateway.following import Followed, Following
+from app.gateway.json_fields import fields_of
 from app.gateway.keys import Caller
 from app.gateway.office import Office
 from app.gateway.posting import Poster, changer
@@ -209,18 +210,13 @@ class Pulls:
                 yield _line(last)
 
 
+_FIELDS = frozenset({"model", "name", "insecure", "stream"})
+
+
 async def _asked(request: Request) -> Mapping[str, Any]:
-    """The body, its keys in lower case: Go reads them in any."""
-    raw = await request.body()
-    if not raw.strip():
-        raise BadRequest("missing request body")
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest(f"the body is no JSON: {error}") from error
-    if not isinstance(body, dict):
-        raise BadRequest("the body is JSON, but no object", hint='as in {"model": "llama3.2"}')
-    return {key.lower(): value for key, value in body.items()}
+    """What the body says, its keys in lower case: Go reads them in any."""
+    found = fields_of(await request.body(), _FIELDS)
+    return {name: found.whole(name) for name in _FIELDS if found.span(name)}
 
 
 def _model(body: Mapping[str, Any]) -> str:

@@ -26,6 +26,11 @@ HIGH_WATER = 64 * 1024
 MOST_HEAD = 64 * 1024
 """Bytes of headers; more is no answer of an Ollama."""
 
+SLICE = 256 * 1024
+"""Bytes of a body that are handed on at a time, when the last are on their way: each slice is a copy, and encrypted by
+one call on the event loop.
+"""
+
 IDLE_SECONDS = 30.0
 """Below the minute after which proxies on the way tend to forget a silent connection."""
 
@@ -61,10 +66,15 @@ class Connection(asyncio.Protocol):
         self.is_lost = False
         self.quiet_since = self._loop.time()
         self._is_busy = False
+        self._unsent: bytes | bytearray = b""
+        self._sent = 0
+        self._is_full = False
+        self._goes_on = False
 
     # One exchange
 
-    def ask(self, head: bytes, body: bytes) -> None:
+    def ask(self, head: bytes, body: bytes | bytearray) -> None:
+        """Send a request. The body must stay as it is until all of it `is_sent`, or the exchange has ended."""
         self._parser = httptools.HttpResponseParser(self)
         self.status = 0
         self.headers: list[Header] = []
@@ -81,8 +91,26 @@ class Connection(asyncio.Protocol):
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
         self.transport.write(head)
-        if body:
-            self.transport.write(body)
+        self._unsent, self._sent = body, 0
+        self._send()
+
+    @property
+    def is_sent(self) -> bool:
+        return not self._unsent
+
+    def _send(self) -> None:
+        """The next slice, and the others in later turns of the loop, as the server takes them."""
+        self._goes_on = False
+        if not self._unsent or self._is_full or self.is_lost:
+            return
+        piece = self._unsent[self._sent : self._sent + SLICE]
+        self._sent += len(piece)
+        if self._sent >= len(self._unsent):
+            self._unsent = b""
+        else:
+            self._goes_on = True
+            self._loop.call_soon(self._send)
+        self.transport.write(piece)
 
     @property
     def heard_nothing(self) -> bool:
@@ -128,8 +156,9 @@ class Connection(asyncio.Protocol):
 
     def release(self) -> bool:
         """End the exchange; true when the connection is good for another one."""
-        good = self.is_complete and not self._failure and not self.is_lost and self._parser_keeps_alive
+        good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
         self._is_busy = False
+        self._unsent = b""
         self.quiet_since = self._loop.time()
         if not good:
             self.transport.abort()
@@ -144,6 +173,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if not self._goes_on:
+            self._send()
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._loop.time()
@@ -244,6 +281,11 @@ class Answer:
         return await self._connection.read()
 
     @property
+    def is_asked(self) -> bool:
+        """Whether all of the request has gone out: a server may answer before."""
+        return self._connection.is_sent
+
+    @property
     def is_over(self) -> bool:
         """Whether what was read last was the last of it."""
         return self._connection.is_over
@@ -281,7 +323,9 @@ class Wire:
     def open_exchanges(self) -> int:
         return len(self._busy)
 
-    async def ask(self, method: str, path: str, headers: Iterable[Header] = (), body: bytes = b"") -> Answer:
+    async def ask(
+        self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b""
+    ) -> Answer:
         """Send a request, and wait for the head of its answer.
 
         Raises:

@@ -1,0 +1,127 @@
+"""The fields that decide something are found in any body, and nothing else of it costs more than its bytes."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.gateway import json_fields
+from app.gateway.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, fields_of
+from jobs.errors import BadRequest
+
+NAMES = frozenset({"model", "options", "prompt", "x"})
+INSIDE = {"options": frozenset({"num_ctx"})}
+
+texts = st.text(alphabet='a"\\{}[],:é\n\u2028😀', max_size=30).flatmap(
+    lambda text: st.sampled_from([text, text * 200, "x" * 4090 + text, "x" * 65_530 + text, text + "\\" * 2001])
+)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+documents = st.dictionaries(st.sampled_from(["model", "prompt", "x", "y", "z"]), values) | st.fixed_dictionaries(
+    {"options": st.dictionaries(st.sampled_from(["num_ctx", "y"]), values)}
+)
+
+
+@given(documents, st.sampled_from([None, 2]), st.booleans())
+def test_what_is_looked_for_is_found(document: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
+    """Each value is found whole, whatever stands around it and however it is written, and nothing else."""
+    body = json.dumps(document, indent=indent, ensure_ascii=ascii_only).encode()
+    for read in (body, bytearray(body)):
+        found = fields_of(read, NAMES, INSIDE)
+        assert {name: found.whole(name) for name in NAMES if found.span(name)} == {
+            name: value for name, value in document.items() if name in NAMES
+        }
+        assert {name for name in NAMES if found.is_set(name)} == {name for name in NAMES if document.get(name)}
+        options = document.get("options")
+        inside = options if isinstance(options, dict) else {}
+        assert found.inside("options").whole("num_ctx") == inside.get("num_ctx")
+        assert found.inside("model").whole("num_ctx") is None
+
+
+@given(documents, st.data())
+def test_a_body_that_is_cut_is_no_json(document: dict[str, Any], data: st.DataObject) -> None:
+    """Whatever is missing at the end, or stands behind it, the body is refused."""
+    body = json.dumps(document).encode()
+    with pytest.raises(BadRequest):
+        fields_of(body[: data.draw(st.integers(0, len(body) - 1))], NAMES, INSIDE)
+    with pytest.raises(BadRequest, match="something comes after"):
+        fields_of(body + b" " + data.draw(st.sampled_from([b"{}", b"x", b"\0", b","])), NAMES, INSIDE)
+
+
+@pytest.mark.parametrize("step", [json_fields._STEP, json_fields._SHORT])
+@pytest.mark.parametrize("piece", [b"\\u0061", b"\\\\", b'\\"', b"\xc3\xa9"])
+def test_a_long_text_may_be_cut_anywhere(step: int, piece: bytes) -> None:
+    """Where a step ends inside an escape, the next one goes on with it."""
+    for before in range(step - 12, step + 12):
+        body = b'{"y":"' + b"a" * before + piece * 3 + b'", "model":"x"}'
+        assert fields_of(body, NAMES).scalar("model") == "x"
+        body = b'{"y":' + b" " * before + b'1234567, "model":' + b"\n" * before + b'"x"' + b"\t" * before + b"}"
+        assert fields_of(body, NAMES).scalar("model") == "x"
+
+
+def nested(depth: int) -> bytes:
+    return b'{"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
+
+
+def test_the_limits_are_where_they_are_said_to_be() -> None:
+    """As deep, as many, as long as may be passes; one more does not."""
+    fields_of(b'{"y":[' + b"0," * (MOST_VALUES - 3) + b"0]}", NAMES)
+    with pytest.raises(BadRequest, match="beside its texts"):
+        fields_of(b'{"y":[' + b"0," * (MOST_VALUES - 2) + b"0]}", NAMES)
+    fields_of(nested(MOST_DEPTH), NAMES)
+    with pytest.raises(BadRequest, match="nested too deeply"):
+        fields_of(nested(MOST_DEPTH + 2), NAMES)
+    pairs = [b'"n%d":0' % number for number in range(MOST_NAMES + 1)]
+    fields_of(b"{" + b",".join(pairs[1:]) + b"}", NAMES)
+    fields_of(b'{"y":{' + b",".join(pairs) + b"}}", NAMES)
+    with pytest.raises(BadRequest, match="more than 256 fields"):
+        fields_of(b"{" + b",".join(pairs) + b"}", NAMES)
+    assert fields_of(b'{"model":"' + b"a" * (MOST_TEXT - 2) + b'"}', NAMES).scalar("model")
+    with pytest.raises(BadRequest, match="has 8,193 bytes"):
+        fields_of(b'{"model":"' + b"a" * (MOST_TEXT - 1) + b'"}', NAMES).scalar("model")
+
+
+class Counted(bytearray):
+    """Bytes that count how often one of them is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        type(self).looks += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize(
+    ("piece", "end"),
+    [
+        (b'"",', b'""]}'),
+        (b"[],", b"0]}"),
+        (b"[0],", b"0]}"),
+        (b'{"a":0},', b"0]}"),
+        (b'"\\n",', b"0]}"),
+        (b"1.5e3,", b"0]}"),
+    ],
+)
+def test_twice_as_much_takes_twice_as_many_steps(piece: bytes, end: bytes) -> None:
+    """The steps through a body grow with its length, and no faster."""
+
+    def looks(count: int) -> int:
+        Counted.looks = 0
+        fields_of(Counted(b'{"y":[' + piece * count + end), NAMES)
+        return Counted.looks
+
+    assert looks(20_000) <= 2 * looks(10_000) + 10
+
+
+@pytest.mark.parametrize("body", [b"a" * 3_000_000, b"\\n" * 1_500_000, b"\\\\" * 1_500_000])
+def test_a_text_is_gone_through_in_few_steps(body: bytes) -> None:
+    """A step covers many bytes of a text, however it is written; half a pair of surrogates is what Go makes of it."""
+    Counted.looks = 0
+    fields_of(Counted(b'{"y":"' + body + b'"}'), NAMES)
+    assert Counted.looks < 100
+    assert fields_of(b'{"x":["\\ud800","\\ud83d\\ude00"]}', NAMES).whole("x") == ["\ufffd", "😀"]
