@@ -219,8 +219,8 @@ def test_one_key_never_lingers_in_all_places() -> None:
         lingering = Lingering(most=8, keys=3)
         asking = [asyncio.create_task(asyncio.Event().wait()) for _ in range(6)]
         for each in asking[:5]:
-            lingering.keep(each, 60, "greedy")  # type: ignore[arg-type]  # it never has an answer
-        lingering.keep(asking[5], 60, "other")  # type: ignore[arg-type]
+            lingering.keep(each, 60, "greedy", lambda: None)  # type: ignore[arg-type]  # it never has an answer
+        lingering.keep(asking[5], 60, "other", lambda: None)  # type: ignore[arg-type]
         await asyncio.wait(asking, timeout=0.2)
         ended = [each.done() for each in asking]
         await lingering.close()
