@@ -77,8 +77,8 @@ def _beside_the_gpu(report: Report) -> str:
     return "; ".join(shares)
 
 
-def of_tier(tier: str, reports: Iterable[Report], now: datetime) -> Health:
-    """The state of a tier, by the reports of its containers.
+def of_tier(tier: str, reports: Iterable[Report], now: datetime, *, is_absent: bool = False) -> Health:
+    """The state of a tier, by the reports of its containers; `is_absent` says that it was asked, and nobody answered.
 
     A tier whose starts are refused is lost until one succeeds, however long ago that was: that nobody asks for it mends
     nothing. Nor does an older container that said it served, and has not been heard of as often as it should since.
@@ -88,7 +88,7 @@ def of_tier(tier: str, reports: Iterable[Report], now: datetime) -> Health:
     recent = sorted((each for each in reports if now - each.at <= LOST_FOR), key=lambda report: report.at)
     found = {report.container: of_container(report, now) for report in recent}
     containers = {name: state for name, (state, _) in found.items()}
-    if starts.is_broken and not any(_is_up(each, now) for each in recent):
+    if starts.is_broken and (is_absent or not any(_is_up(each, now) for each in recent)):
         return Health(tier, "lost", f"its starts are refused: {starts.why}", containers, starts.next_at)
     for state in ("degraded", "ready", "waking"):
         whys = [why for said, why in found.values() if said == state]

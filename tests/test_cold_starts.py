@@ -95,7 +95,9 @@ def test_an_old_report_does_not_hide_what_cannot_start() -> None:
     found = of_tier("a10g", [killed, *refused(5, 20, 35, 50)], NOW)
     assert (found.state, found.why) == ("lost", f"its starts are refused: {NO_GPU}")
     assert found.next_start == NOW + timedelta(seconds=115)
-    assert of_tier("a10g", [report("serving", 40), *refused(5, 20, 35)], NOW).state == "ready"
+    just_killed = [report("serving", 40), *refused(5, 20, 35)]
+    assert of_tier("a10g", just_killed, NOW).state == "ready"  # nobody has asked it since
+    assert of_tier("a10g", just_killed, NOW, is_absent=True).state == "lost"
 
 
 def test_a_tier_that_cannot_start_does_not_recover_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -9,13 +10,14 @@ import modal
 import pytest
 from modal.client import Client
 
+from jobs.clock import isoformat, parse_moment
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry import RegistryDouble
 from tests.platform.containers import Container, Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.platform.proxy import Proxy
-from tests.processes import free_port, gpu_programs, until
+from tests.processes import free_port, gpu_programs, nvidia_smi, until
 from tests.test_modal_jobs import ADMIN_KEY, APP, TOKEN, run, with_secrets
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -224,3 +226,36 @@ def test_what_was_used_outlives_the_gateway(platform: Platform, client: Client, 
     for server in gpus(platform):
         told = [json.loads(line) for line in server.lines if line.startswith('{"')]
         assert {(line["container"], line["tier"]) for line in told} == {(server.id, "a10g")}
+
+
+def test_servers_that_cannot_start_are_left_alone(
+    platform: Platform, servers: Proxy, client: Client, ask: httpx.Client
+) -> None:
+    """After some starts that refused, callers are told the server's own reason and no GPU is paid for, until its time;
+    the next tick opens an incident."""
+    platform.wait_ready(platform.start_server(APP, "Gateway"))
+    for server in platform.containers("OllamaA10G"):
+        platform.kill(server)
+    assert platform.settings.path_prefix is not None
+    nvidia_smi(platform.settings.path_prefix, "echo 'No devices were found' >&2; exit 9")
+    before = len(gpus(platform))
+
+    first = ask.post("/api/chat", json={**CHAT, "stream": False})
+    started = len(gpus(platform)) - before
+    second = ask.post("/v1/chat/completions", json=CHAT)
+
+    assert (first.status_code, second.status_code) == (503, 503)
+    reason = "a GPU was promised, but nvidia-smi ended with 9: No devices were found"
+    assert f"starts in a row were refused: {reason}" in first.json()["error"]
+    assert reason in second.json()["error"]["message"]
+    assert int(second.headers["retry-after"]) > 0
+    assert 3 <= started <= 5
+    assert len(gpus(platform)) - before == started
+    [tier] = [each for each in told(ask, "/ops/v1/tiers")["tiers"] if each["tier"] == "a10g"]
+    assert (tier["state"], tier["why"]) == ("lost", f"its starts are refused: {reason}")
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    for key, value in facts.items():  # a minute and more after the last server was killed
+        if str(key).startswith("server/a10g/") and value["state"] == "serving":
+            facts[key] = {**value, "at": isoformat(parse_moment(value["at"]) - timedelta(seconds=100))}
+    modal.Function.from_name(APP, "tick", client=client).remote()
+    assert facts["incident/tier/a10g/1"]["message"] == f"tier a10g is lost: its starts are refused: {reason}"

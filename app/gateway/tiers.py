@@ -15,7 +15,7 @@ from jobs.clock import isoformat
 
 def told(seen: TierState, reports: Sequence[Report], now: datetime) -> dict[str, Any]:
     """The state of the tier and why; since when is as near as the reports tell."""
-    health = of_tier(seen.tier, reports, now)
+    health = of_tier(seen.tier, reports, now, is_absent=seen.temper == "asleep")
     overruled = _overrules(health, seen)
     since = seen.since
     if overruled and health.state in {"waking", "lost"}:  # of both nothing newer was heard
