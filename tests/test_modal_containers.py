@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import modal
 import pytest
@@ -115,7 +116,7 @@ def test_the_functions_start_and_return(deployed: Platform, client: Client) -> N
     """The weights worker brings a model to the empty volume; then each of the others is called and returns."""
     ledger = book(client)
     job = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job
-    functions: dict[str, modal.Function] = {name: modal.Function.from_name(APP, name, client=client) for name in CALLED}
+    functions: dict[str, Any] = {name: modal.Function.from_name(APP, name, client=client) for name in CALLED}
     functions["weights_worker"].remote()
     assert ledger.get(job.id).state is State.SUCCEEDED
 
