@@ -11,7 +11,7 @@ from jobs.clock import Clock, SystemClock
 from jobs.ledger import Ledger
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
-from tests.platform.interpreters import interpreter
+from tests.platform.interpreters import told
 
 # A shared machine stalls for seconds now and then; a promise about time would be a benchmark.
 settings.register_profile("house", deadline=None)
@@ -24,9 +24,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         return []
     from app.resources import PYTHON  # noqa: PLC0415 - takes as long as a small test
 
-    found = interpreter(PYTHON)
-    other = "" if found.series == PYTHON else f", for want of the {PYTHON} that their images bring"
-    return [f"containers: Python {found.series} at {found.path}{other}"]
+    return [told(PYTHON)]
 
 
 @dataclass

@@ -9,13 +9,13 @@ import pytest
 from modal.client import Client
 
 from app.gateway.deployed import OTHER_PORT
-from app.resources import APP, PYTHON
+from app.resources import APP, PORT, PYTHON
 from jobs.record import State
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry import RegistryDouble
 from tests.platform.containers import Container, Settings
 from tests.platform.interpreters import interpreter
-from tests.platform.isolation import unshare
+from tests.platform.isolation import has_networks, unshare
 from tests.platform.plane import Platform
 from tests.processes import free_port, gpu_programs
 from tests.test_modal_jobs import book, run, with_secrets
@@ -37,7 +37,7 @@ CALLED: dict[str, tuple[object, ...]] = {
 }
 """The Functions, with what they are called with."""
 
-SERVERS = {(APP, "Gateway"), (APP, "OllamaA10G"), (APP, "OllamaH100"), (SIMPLE, "Ollama.*")}
+SERVERS = {"Gateway", "OllamaA10G", "OllamaH100"}
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,27 @@ def test_every_function_and_server_is_started_here(deployed: Platform) -> None:
     """What the deployments registered is what this file starts: one that is new has to be added."""
     registered = {(app, name) for app in (APP, SIMPLE) for name in deployed.functions(app)}
 
-    assert registered == SERVERS | {(APP, name) for name in CALLED}
+    assert registered == {(APP, name) for name in {*SERVERS, *CALLED}} | {(SIMPLE, "Ollama.*")}
 
 
-@pytest.mark.parametrize(("app", "name"), sorted(SERVERS))
-def test_a_server_starts(deployed: Platform, app: str, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(SERVERS))
+def test_a_server_starts(deployed: Platform, name: str) -> None:
     """It comes up and says that it serves."""
-    container = deployed.start_server(app, name)
+    container = deployed.start_server(APP, name)
     deployed.wait_ready(container)
+
+    check_what_it_could_import(deployed, container)
+    deployed.kill(container)
+
+
+@pytest.mark.skipif(not has_networks(), reason="nothing here may have a network of its own, and its port is fixed")
+def test_the_simple_alternative_starts(deployed: Platform) -> None:
+    """It comes up on the port that Modal waits for, and asks for work."""
+    others = deployed.settings.environ["OLLAMA_HOST"]
+    deployed.settings.environ["OLLAMA_HOST"] = f"0.0.0.0:{PORT}"  # in a network of its own
+    container = deployed.start_server(SIMPLE, "Ollama.*")
+    deployed.wait_ready(container)
+    deployed.settings.environ["OLLAMA_HOST"] = others
 
     check_what_it_could_import(deployed, container)
     deployed.kill(container)
@@ -103,9 +116,7 @@ def test_the_functions_start_and_return(deployed: Platform, client: Client) -> N
     """The weights worker brings a model to the empty volume; then each of the others is called and returns."""
     ledger = book(client)
     job = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job
-    functions: dict[str, modal.Function[..., Any, Any]] = {
-        name: modal.Function.from_name(APP, name, client=client) for name in CALLED
-    }
+    functions: dict[str, Any] = {name: modal.Function.from_name(APP, name, client=client) for name in CALLED}
     functions["weights_worker"].remote()
     assert ledger.get(job.id).state is State.SUCCEEDED
 

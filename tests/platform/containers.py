@@ -131,7 +131,9 @@ class Containers:
         return container
 
     async def _live(self, container: Container) -> None:
-        door, url = await self.wire.listen(container.id)
+        container.home.mkdir()
+        path = container.home / "plane" if has_own_network(container.function) else None
+        door, url = await self.wire.listen(container.id, path=path)
         try:
             container.environment = await asyncio.to_thread(self._environment, container)
             binds = await asyncio.to_thread(self._furnish, container)
@@ -173,7 +175,7 @@ class Containers:
         arguments.write_bytes(self._arguments(container).SerializeToString())
         inside = [str(environment.python), "-m", "modal._container_entrypoint"]
         container.process = await asyncio.create_subprocess_exec(
-            *(isolated(inside, binds, container.home / "fs/all") if self.settings.namespaces else inside),
+            *self._isolated(container, inside, binds),
             cwd=container.home / "fs/root",
             env={**self._environ(container, url, environment, arguments), **self._mount_variables(binds)},
             stdin=asyncio.subprocess.DEVNULL,
@@ -193,6 +195,12 @@ class Containers:
             commits.cancel()
             self.kill(container)
             await asyncio.wait(pumps, timeout=5)
+
+    def _isolated(self, container: Container, inside: list[str], binds: list[Bind]) -> list[str]:
+        if not self.settings.namespaces:
+            return inside
+        own_network = has_own_network(container.function)
+        return isolated(inside, binds, container.home / "fs/all", own_network=own_network)
 
     def _environ(self, container: Container, url: str, environment: Environment, arguments: Path) -> dict[str, str]:
         definition = container.function.definition
@@ -412,6 +420,12 @@ class Containers:
         """Whether any process of the container has a file of the view open or mapped, or stands in it."""
         inside = view.identities()
         return any(not inside.isdisjoint(held(pid)) for pid in self.pids(container))
+
+
+def has_own_network(function: Function) -> bool:
+    """Whether its container gets one here: Modal's client waits for a web server on an interface that it calls eth0."""
+    web_server = api_pb2.WEBHOOK_TYPE_WEB_SERVER
+    return any(one.webhook_config.type == web_server for one in function.definition.method_definitions.values())
 
 
 def mount_namespace(pid: int) -> str:

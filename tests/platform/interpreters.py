@@ -32,6 +32,13 @@ def interpreter(series: str) -> Interpreter:
     return Interpreter(BASE if BASE.exists() else Path(sys.executable), sys.version, RUNNING)
 
 
+def told(series: str) -> str:
+    """Which one that is, in a line for whoever runs the tests."""
+    found = interpreter(series)
+    other = "" if found.series == series else f", for want of the {series} that their images bring"
+    return f"containers: Python {found.series} at {found.path}{other}"
+
+
 def _candidates(series: str) -> Iterator[Path]:
     name = f"python{series}"
     for folder in os.get_exec_path():

@@ -103,11 +103,11 @@ def built(of: Declared) -> Environment:
     """The environment, found or built now. Any number of processes may ask at once."""
     python = interpreter(of.series)
     one = [python.version, str(python.path)]
-    own = _kept([*one, of.arguments], lambda path: _install(path, python, of.arguments))
+    own = kept([*one, of.arguments], lambda path: _install(path, python, of.arguments))
     pins = ("--compile-bytecode", "--no-deps", "--require-hashes", "--requirements", _pins(of.builder))
-    beside = _kept([*one, pins], lambda path: _install(path, python, pins))
+    beside = kept([*one, pins], lambda path: _install(path, python, pins))
     modal = [version("modal"), version("synchronicity")]
-    client = _kept([*one, modal, str(beside)], lambda path: _lay_out_client(path, python, beside))
+    client = kept([*one, modal, str(beside)], lambda path: _lay_out_client(path, python, beside))
     return Environment(python, own, client)
 
 
@@ -150,24 +150,24 @@ def _run(*command: str) -> None:
     assert done.returncode == 0, f"the Python of a container cannot be made:\n{done.stdout}{done.stderr}"
 
 
-def _kept(content: object, make: Callable[[Path], None]) -> Path:
+def kept(content: object, make: Callable[[Path], None], within: Path = KEPT) -> Path:
     """The folder of that content; `make` is handed its path, empty, when it is not there or was left half made."""
-    folder = KEPT / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    folder = within / hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     whole = folder.with_suffix(".whole")
     if not whole.exists():
-        KEPT.mkdir(parents=True, exist_ok=True)
-        with (KEPT / "lock").open("w") as lock:
+        within.mkdir(parents=True, exist_ok=True)
+        with (within / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not whole.exists():
-                _remove_unused()
+                _remove_unused(within)
                 shutil.rmtree(folder, ignore_errors=True)
                 make(folder)
     whole.touch()  # when it was used last
     return folder
 
 
-def _remove_unused() -> None:
-    for whole in KEPT.glob("*.whole"):
+def _remove_unused(within: Path) -> None:
+    for whole in within.glob("*.whole"):
         if time.time() - whole.stat().st_mtime > UNUSED_SECONDS:
             whole.unlink()
             whole.with_suffix(".txt").unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import socket
 import traceback
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from google.protobuf.message import Message
@@ -81,14 +82,17 @@ class Wire:
         """The next calls of `rpc` have no effect and are answered with `status`."""
         self._refuse[rpc] += [GRPCError(status, message)] * times
 
-    async def listen(self, task_id: str = "", port: int = 0) -> tuple[Server, str]:
-        """Open a listener on loopback; the calls that come in through it belong to `task_id`."""
+    async def listen(self, task_id: str = "", port: int = 0, path: Path | None = None) -> tuple[Server, str]:
+        """Open a listener on loopback, or at a path; the calls that come in through it belong to `task_id`."""
         server = Server([self], status_details_codec=custom_detail_codec)
 
         async def recognise(_: RecvRequest) -> None:
             caller.set(task_id)
 
         listen(server, RecvRequest, recognise)
+        if path is not None:
+            await server.start(path=str(path))
+            return server, f"unix://{path}"
         door = socket.create_server(("127.0.0.1", port))
         await server.start(sock=door)
         return server, f"http://127.0.0.1:{door.getsockname()[1]}"
