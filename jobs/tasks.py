@@ -17,7 +17,17 @@ from jobs import pruning, trashing
 from jobs.cards import facts_of
 from jobs.catalog import Tier, place
 from jobs.clock import Clock, isoformat
-from jobs.errors import BadRequest, Cancelled, Corrupt, CpuFallback, NotFound, Unauthorized, Unsupported
+from jobs.errors import (
+    BadRequest,
+    Cancelled,
+    Corrupt,
+    CpuFallback,
+    NoRoom,
+    NotFound,
+    RoomComing,
+    Unauthorized,
+    Unsupported,
+)
 from jobs.gguf import Facts
 from jobs.manifests import Layer
 from jobs.names import ModelName
@@ -36,6 +46,10 @@ WAYS = ("auto", "registry", "server")
 
 WARM_KEEP_ALIVE = timedelta(minutes=30)
 """How long a warmed model stays loaded when nobody uses it; a server at zero containers forgets it anyway."""
+
+
+AFTER_A_PRUNE = timedelta(minutes=1)
+"""A pull that finds no room while a prune is at work looks again."""
 
 
 @dataclass(frozen=True)
@@ -150,12 +164,18 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
 
 
 def _require_room(shop: Workshop, weights: Weights, missing: int) -> None:
-    """Refuse what cannot fit, and say what a prune could free."""
+    """Refuse what cannot fit, and say what a prune could free. While one is at work, that is not known yet."""
 
     def could_go(survey: Survey) -> str:
         return pruning.could_go(survey, pruning.plan(survey, shop.around(), shop.retention, shop.clock.now()))
 
-    weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
+    try:
+        weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
+    except NoRoom as trouble:
+        if not shop.around().is_pruned:
+            raise
+        said = f"{trouble}; a prune is at work, which may make some"
+        raise RoomComing(said, hint=trouble.hint, retry_after=AFTER_A_PRUNE) from trouble
 
 
 def staging_subject(job: Job) -> str:
