@@ -364,7 +364,7 @@ def test_a_rollback_hashes_before_it_publishes(bench: Bench) -> None:
 
 
 def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) -> None:
-    """What finds no room while a prune is to be done is tried again a minute later; after it, what is too large fails."""
+    """What finds no room while a prune is to be done is tried again a minute later; after it, too large is refused."""
     clock, ledger = HandClock(), Ledger(bench.store.queue, bench.store.facts, HandClock())
     prune = ledger.post("prune", "*", {}, by="nightly").job
     pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
