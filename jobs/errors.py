@@ -13,6 +13,7 @@
     │   └── Forbidden                    the credentials are good, but not for this
     ├── NoRoom                disk       no place for the bytes
     │   ├── QuotaExceeded                the weights would outgrow their quota
+    │   ├── RoomComing                   there is no room yet, but a prune is at work: worth another try
     │   ├── DiskFull                     the disk said ENOSPC or EDQUOT: somebody may free some, so it is tried again
     │   │   ├── NotEnoughRoom            known to be more than the disk has, before a byte was fetched
     │   │   └── StoreFull                the disk that holds the ledger's store
@@ -125,6 +126,12 @@ class NoRoom(Trouble):
 
 class QuotaExceeded(NoRoom):
     """The weights would outgrow their quota."""
+
+
+class RoomComing(NoRoom):
+    """There is no room yet, but a prune is at work."""
+
+    tries = None
 
 
 class DiskFull(NoRoom):

@@ -72,6 +72,7 @@ class Around:
         pulling: models that a live job pulls.
         staging: the slugs of the stagings that live jobs hold or will take over.
         loaded: models that a server has in memory.
+        is_pruned: a prune is to be done, or being done.
 
     """
 
@@ -81,6 +82,7 @@ class Around:
     pulling: frozenset[ModelName] = frozenset()
     staging: frozenset[str] = frozenset()
     loaded: frozenset[ModelName] = frozenset()
+    is_pruned: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,11 @@ from jobs.errors import (
     Corrupt,
     CpuFallback,
     DiskFull,
+    NoRoom,
     NotEnoughRoom,
     NotFound,
     Refused,
+    RoomComing,
     Unauthorized,
     Unsupported,
     os_trouble,
@@ -49,6 +51,10 @@ WAYS = ("auto", "registry", "server")
 
 WARM_KEEP_ALIVE = timedelta(minutes=30)
 """How long a warmed model stays loaded when nobody uses it; a server at zero containers forgets it anyway."""
+
+
+AFTER_A_PRUNE = timedelta(minutes=1)
+"""A pull that finds no room while a prune is at work looks again."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +202,8 @@ def _small_blob(shop: Workshop, layer: Layer, staged: Path | None, staging: Stag
 def _require_room(run: Run, shop: Workshop, weights: Weights, missing: int) -> None:
     """Refuse what cannot fit, and say what a prune could free.
 
-    An attempt before this one had room, so somebody else has taken it since: that may pass.
+    While a prune is at work that is not known yet. An attempt before this one had room, so somebody else has taken it
+    since: that may pass, too.
     """
 
     def could_go(survey: Survey) -> str:
@@ -204,10 +211,13 @@ def _require_room(run: Run, shop: Workshop, weights: Weights, missing: int) -> N
 
     try:
         weights.room_for(missing, shop.retention.quota_bytes, could_go=could_go)
-    except NotEnoughRoom as full:
-        if run.n == 1:
-            raise
-        raise DiskFull(str(full), hint=full.hint) from full
+    except NoRoom as trouble:
+        if shop.around().is_pruned:
+            said = f"{trouble}; a prune is at work, which may make some"
+            raise RoomComing(said, hint=trouble.hint, retry_after=AFTER_A_PRUNE) from trouble
+        if isinstance(trouble, NotEnoughRoom) and run.n > 1:
+            raise DiskFull(str(trouble), hint=trouble.hint) from trouble
+        raise
 
 
 def staging_subject(job: Job) -> str:

@@ -68,7 +68,8 @@ class Memory:
 
     def around(self, jobs: Iterable[Job], loaded: Iterable[str] = ()) -> Around:
         """What a prune has to know now: this, and who is at work. `loaded` are models in a server's memory."""
-        live = [job for job in jobs if not job.has_ended and job.kind in STAGING_KINDS]
+        open_jobs = [job for job in jobs if not job.has_ended]
+        live = [job for job in open_jobs if job.kind in STAGING_KINDS]
         return Around(
             used=self.used,
             used_since=self.used_since,
@@ -76,6 +77,7 @@ class Memory:
             pulling=_names(job.subject for job in live if job.kind == "pull"),
             staging=frozenset(slug(f"{job.kind} {job.subject}") for job in live),
             loaded=_names(loaded),
+            is_pruned=any(job.kind == "prune" for job in open_jobs),
         )
 
 

@@ -12,19 +12,25 @@ import httpx
 import pytest
 
 from jobs.catalog import A10G, Tier
+from jobs.errors import NoRoom
 from jobs.gguf import Facts
+from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.ollama import Ollama
+from jobs.progress import Reading
 from jobs.pruning import Around, Retention
-from jobs.record import Job, State
+from jobs.record import Backoff, Ending, Job, State, after_trouble
 from jobs.retrying import NEVER
+from jobs.run import Run
 from jobs.story import story
-from jobs.tasks import Workshop, planned, staging_subject
+from jobs.tasks import Workshop, perform, planned, staging_subject
+from jobs.testing.clock import HandClock
 from jobs.testing.faults import Fault
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
 from jobs.trashing import throw_models
+from jobs.upkeep import recall
 from tests.conftest import Store
 from tests.processes import until
 from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
@@ -355,3 +361,29 @@ def test_a_rollback_hashes_before_it_publishes(bench: Bench) -> None:
     assert (job.result["digest"], job.result["left"]) == (older, newer.digest)
     assert f"one:latest is digest {older[:12]} again in place of {newer.digest[:12]}" in told(job)
     assert here.models()[0].digest == older
+
+
+def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) -> None:
+    """What finds no room while a prune is to be done is tried again a minute later; after it, too large is refused."""
+    clock, ledger = HandClock(), Ledger(bench.store.queue, bench.store.facts, HandClock())
+    prune = ledger.post("prune", "*", {}, by="nightly").job
+    pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
+
+    def around() -> Around:
+        return recall(bench.store.facts, ledger.jobs()).around(ledger.jobs())
+
+    def met() -> Ending:
+        claim = ledger.claim(pull.id, worker="w", lease=timedelta(minutes=1))
+        assert claim is not None
+        shop = bench.shop(retention=Retention(quota_bytes=10), around=around)
+        with pytest.raises(NoRoom) as trouble:
+            perform(Run(claim, ledger, clock), shop)
+        ending = after_trouble(claim.job, trouble.value, now=clock.now(), backoff=Backoff(), spread=0)
+        ledger.end(claim, replace(ending, not_before=None), Reading())
+        return ending
+
+    first = met()
+    assert (first.outcome, first.not_before) == ("retry", clock.now() + timedelta(minutes=1))
+    assert "a prune is at work, which may make some" in str(first.message)
+    ledger.cancel(prune.id, by="test")
+    assert (met().outcome, ledger.get(pull.id).state) == ("failed", State.FAILED)
