@@ -1,1 +1,1 @@
-"""What fails beside us, one at a time: a disk that is full, a store that fails or hangs, threads on one ledger."""
+"""What fails or goes silent beside us: pipes that nobody reads, stores that hang, disks that fill."""
