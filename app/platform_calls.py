@@ -26,7 +26,7 @@ from grpclib.exceptions import StreamTerminatedError
 from loguru import logger
 
 from app.platform_errors import NotReloaded, Of, silence, trouble_of
-from jobs.errors import NetworkTrouble, NotFound, Trouble
+from jobs.errors import NetworkTrouble, NotFound, ServerTrouble, Trouble
 from jobs.retrying import NEVER, Policy
 
 T = TypeVar("T")
@@ -367,12 +367,25 @@ class Deployment:
         return self._asked(f"calling {name}", lambda: function.spawn.aio(*words))
 
     def ask(self, name: str, *words: Any) -> Any:
-        """What a Function answers; raises what it raises."""
-        return self.answer(self._function(name), name, *words)
+        """What a Function answers; raises what it raises. On behalf of somebody, who has no part in how we are refused.
+
+        Raises:
+            NetworkTrouble: the platform does not call it, for now or for good.
+
+        """
+        try:
+            call = self.start(self._function(name), name, *words)
+        except NetworkTrouble:
+            raise
+        except Trouble as trouble:
+            raise ServerTrouble(str(trouble), hint=trouble.hint) from trouble
+        return self._awaited(call, name)
 
     def answer(self, function: "modal.Function[..., Any, T]", name: str, *words: Any) -> Any:
         """What a Function answers; raises what it raises."""
-        call = self.start(function, name, *words)
+        return self._awaited(self.start(function, name, *words), name)
+
+    def _awaited(self, call: "modal.FunctionCall[Any]", name: str) -> Any:
         deadline = time.monotonic() + self._limits.answer.total_seconds()
         while time.monotonic() < deadline:
             if (outcome := self._outcome(call, name, _SLICE)) is not None:

@@ -5,6 +5,7 @@ Whoever starts it, `ollama-modal up` or a container, hands in `Parts` and serves
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
@@ -45,6 +46,14 @@ from jobs.usage import Books, last_used, usage
 LOOK_SECONDS = 2.0
 """Between two looks for a model that somebody misses, or for what the servers of a tier report that somebody waits for;
 on a platform each reads the ledger and perhaps the volume."""
+
+
+LOOK_PATIENCE_SECONDS = 5.0
+"""So long whoever misses a model waits for a look; the look itself may last longer, where the store is away."""
+
+THREADS = 32
+"""For what waits for the store or a file beside the event loop. Few are needed while all is well; while it hangs, each
+is kept for half a minute, and whoever asks for usage or costs must not be in the way of those who chat."""
 
 
 @dataclass(frozen=True)
@@ -172,13 +181,15 @@ class Composed:
         if self._looking is None:
             self._looking = asyncio.create_task(asyncio.to_thread(self._standing.refresh))
         looking = self._looking
-        try:
-            return await asyncio.shield(looking)
-        finally:
-            if looking.done():
-                self._looking, self._looked_at = None, self._parts.clock.monotonic()
+        await asyncio.wait({looking}, timeout=LOOK_PATIENCE_SECONDS)
+        if not looking.done():
+            return False
+        if self._looking is looking:
+            self._looking, self._looked_at = None, self._parts.clock.monotonic()
+        return looking.result()
 
     async def _begin(self) -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="aside"))
         self.books.start()
 
     async def _end(self) -> None:

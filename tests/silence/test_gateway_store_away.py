@@ -110,6 +110,8 @@ def test_who_needs_the_ledger_is_told_to_come_again(gateway: str, store: Switch,
         for name, answer in answers.items():
             assert (name, answer.status_code, answer.headers["retry-after"]) == (name, 503, "5")
             assert re.search("the ledger: Modal (says|did not answer within)", answer.json()["error"])
+        missed = ask.post(OLLAMA.path, json={**OLLAMA.body, "model": "unheard-of"})
+        assert missed.status_code == 404
         assert ask.get("/healthz").status_code == 200
         assert ask.get("/readyz").status_code == 503
         metrics = ask.get("/metrics")
