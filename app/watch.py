@@ -91,7 +91,7 @@ def _workers(_: Fleet, seen: Seen) -> Iterator[Incident]:
         waiting = [since for job in jobs if (since := _waits_since(job, seen.now)) is not None and since < late]
         attempts = [attempt for job in jobs for attempt in job.attempts]
         last = max(attempts, key=lambda attempt: attempt.ended_at or attempt.last_sign, default=None)
-        heard = last and (last.ended_at or last.last_sign)
+        heard = (last.ended_at or last.last_sign) if last else None
         if not waiting or (heard is not None and heard > late):
             continue
         known = f"; worker {last.worker} was heard of last, at {heard:%H:%M}" if last and heard else ""
