@@ -19,7 +19,7 @@ from jobs.worker import Worker
 from tests.conftest import Store
 from tests.processes import until
 from tests.silence.stores import DeafQueue
-from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, post, working
+from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, ended, post, working
 
 LEASE = timedelta(seconds=30)
 
@@ -83,7 +83,7 @@ def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
         threading.Event().wait(2 * QUICK.lease.total_seconds())
         go_on.set()
         for id in ids:
-            until(lambda id=id: live_store.ledger().get(id).has_ended, PATIENCE)
+            ended(live_store, id)
     jobs = [live_store.ledger().get(id) for id in ids]
     assert [[attempt.outcome for attempt in job.attempts] for job in jobs] == [["succeeded"], ["succeeded"]]
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +181,7 @@ def test_a_server_that_ends_is_started_again(child: Child, clock: HandClock) -> 
     assert restarts.problems() == ()
     for times, pause in enumerate((1, 2, 4), start=1):
         pid = child.pid
-        until(lambda times=times: child.log.read_text().count("begun") == times)
+        until(partial(has_begun, child, times))
         os.kill(pid, signal.SIGKILL)
         until(lambda: child.has_ended)
         restarts.look()
@@ -193,10 +194,14 @@ def test_a_server_that_ends_is_started_again(child: Child, clock: HandClock) -> 
         restarts.look()
         assert child.pid != pid
         assert "it was started again" in restarts.problems()[0]
-    until(lambda: child.log.read_text().count("begun") == 4)
+    until(partial(has_begun, child, 4))
     clock.tick(STEADY_CHILD.total_seconds() + 1)
     restarts.look()
     assert restarts.problems() == ()
+
+
+def has_begun(child: Child, times: int) -> bool:
+    return child.log.read_text().count("begun") == times
 
 
 def test_a_server_that_cannot_be_started_is_tried_again(child: Child, clock: HandClock) -> None:

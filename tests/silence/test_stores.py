@@ -23,7 +23,7 @@ from tests.processes import until
 from tests.silence.stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
 
 QUICK = Timing(
-    lease=timedelta(seconds=2),
+    lease=timedelta(seconds=3),
     beat=timedelta(seconds=0.05),
     sweep=timedelta(seconds=0.1),
     poll=timedelta(seconds=0.05),
@@ -112,10 +112,10 @@ def test_every_third_call_may_fail(live_store: Store) -> None:
 
     ledger = troubled(live_store, meet)
     ids = [ledger.post("pull", f"m{n}:latest", {}, by="test").job.id for n in range(4)]
-    with working(worker(ledger, work)) as running:
+    with working(worker(ledger, work, timing=replace(QUICK, lease=timedelta(seconds=20)))) as running:
         jobs = [ended(live_store, id) for id in ids]
     assert running.failure is None
-    assert meet.met > 30
+    assert meet.met > 20
     assert [job.state for job in jobs] == [State.SUCCEEDED] * 4
     assert [[attempt.outcome for attempt in job.attempts] for job in jobs] == [["succeeded"]] * 4
     assert set(worked.values()) == {1}
@@ -142,7 +142,7 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
         hold_on.set()  # its work is done, and its end cannot be written down
         second = post(live_store, "other:latest")
         until(lambda: running.worker.trouble is not None)
-        time.sleep(3)
+        time.sleep(QUICK.lease.total_seconds() + 1)
         assert live_store.ledger().get(first).attempts[-1].outcome is None
         away.end()
         jobs = [ended(live_store, id) for id in (first, second)]
@@ -255,7 +255,7 @@ def test_one_beat_that_hangs_holds_up_no_other(live_store: Store) -> None:
             except Fenced:
                 fenced.set()
                 raise
-        for _ in range(30):  # longer than a lease
+        for _ in range(45):  # longer than a lease
             run.sleep(0.1)
         run.hold()
         return {"n": run.n}
