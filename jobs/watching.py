@@ -62,7 +62,7 @@ class Lifeline:
         """The transport tells what it does."""
         if event.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._connection = info["return_value"]
-        if self.is_cut:
+        if self.is_cut and "close" not in event:  # to give its socket back is what is left to do
             raise httpx.ReadError("the connection was cut")
 
 
