@@ -170,6 +170,7 @@ class Composed:
                 self._looking, self._looked_at = None, self._parts.clock.monotonic()
 
     async def _begin(self) -> None:
+        bodies.give_memory_back()
         self.books.start()
 
     async def _end(self) -> None:
