@@ -1,21 +1,25 @@
 """How it is written down what happens: one JSON object a line in containers, a readable line on a terminal.
 
 Each line says what it belongs to: the container with its tier or lane, the job with its attempt, the request. None has
-the values of variables, which loguru would print with an exception: they may be keys or prompts.
+the values of variables, which loguru would print with an exception: they may be keys or prompts. Whoever logs never
+waits for whoever reads (`app.log_queue`), the standard library's own log included.
 """
 
 import json
+import logging
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from app.log_queue import LineQueue, RotatedFile, to_descriptor
 from jobs.clock import isoformat
-from jobs.terminal import say
+from jobs.terminal import talk_through
 
 if TYPE_CHECKING:
     from loguru import Record
@@ -29,20 +33,65 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
         about: what is true of all that happens in it: a tier, a lane, a schedule.
 
     """
-    logger.remove()
-    logger.configure(extra={"container": environ.get("MODAL_TASK_ID", "local"), **about})
-    logger.add(sys.stderr, level="INFO", format=as_json, colorize=False, diagnose=False, backtrace=False)
+    _start({"container": environ.get("MODAL_TASK_ID", "local"), **about})
+    _add(LineQueue(to_descriptor(_stderr()), _notice_json), level="INFO", form=as_json)
 
 
 def on_terminal(log: Path) -> None:
-    """Readable lines on stderr, and JSON lines in a file that is rotated."""
+    """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated."""
     log.parent.mkdir(exist_ok=True)
+    _start({})
+    screen = LineQueue(to_descriptor(_stderr()), _notice_text)
+    _add(screen, level="INFO", form=as_text)
+    _add(LineQueue(RotatedFile(log).write_lines, _notice_json), level="DEBUG", form=as_json)
+    talk_through(screen.write)
+
+
+def dropped_lines() -> int:
+    """How many lines of this process's log were lost because nobody took them."""
+    return sum(queue.dropped for queue in _queues)
+
+
+#: Written by whoever sets the log up, before any other thread; read by everybody.
+_queues: list[LineQueue] = []
+
+
+def _start(about: Mapping[str, str]) -> None:
     logger.remove()
-    logger.add(lambda line: say(str(line).rstrip("\n")), level="INFO", format=as_text, diagnose=False, backtrace=False)
-    logger.add(
-        log, level="DEBUG", format=as_json, diagnose=False, backtrace=False,
-        rotation="10 MB", retention=5, encoding="utf-8",
-    )  # fmt: skip
+    _queues.clear()
+    logger.configure(extra=dict(about))
+    logging.basicConfig(handlers=[_Handed()], level=logging.WARNING, force=True)
+
+
+def _add(queue: LineQueue, *, level: str, form: "Callable[[Record], str]") -> None:
+    _queues.append(queue)
+    # The end of the process removes all sinks, which stops the queue and with it writes what is left.
+    logger.add(queue, level=level, format=form, colorize=False, diagnose=False, backtrace=False)
+
+
+class _Handed(logging.Handler):
+    """Hands what the standard library's log is told, by asyncio for one, to ours: it would write to stderr itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, record.getMessage())
+
+
+def _stderr() -> int:
+    """A descriptor of its own for what is stderr now, which nobody else closes or turns elsewhere."""
+    return os.dup(sys.stderr.fileno() if sys.stderr is not None else 2)
+
+
+def _missing(count: int) -> str:
+    return f"{count:,} log lines are missing here: they were not taken in time"
+
+
+def _notice_text(count: int) -> str:
+    return f"{datetime.now(UTC).astimezone():%H:%M:%S} WARNING {_missing(count)}\n"
+
+
+def _notice_json(count: int) -> str:
+    told = {"at": isoformat(datetime.now(UTC)), "level": "WARNING", "message": _missing(count), "where": __name__}
+    return f"{json.dumps(told)}\n"
 
 
 def as_text(record: "Record") -> str:

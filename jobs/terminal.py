@@ -46,7 +46,20 @@ _NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
 
 def say(line: str = "") -> None:
     """A line of talk."""
-    _write(sys.stderr, line)
+    if _talk is None:
+        _write(sys.stderr, line)
+    else:
+        _talk(f"{line}\n")
+
+
+#: Where talk goes instead of stderr itself; set once, by an entry point, before any other thread.
+_talk: Callable[[str], object] | None = None
+
+
+def talk_through(write: Callable[[str], object] | None) -> None:
+    """From now on hand talk to `write`, in whole lines: a service may not wait until somebody reads its stderr."""
+    global _talk  # noqa: PLW0603 - as stderr itself, there is one in a process
+    _talk = write
 
 
 def log_warnings() -> None:

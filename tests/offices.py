@@ -103,6 +103,7 @@ class Place:
                 lingering=lambda: 0,
                 weights_bytes=lambda: 2_019_393_189,
                 usage_dropped=lambda: 0,
+                log_dropped=lambda: 0,
                 standing_seconds=lambda: 2.0,
             )
         )

@@ -28,7 +28,7 @@ def is_clean(environ: dict[str, str]) -> bool:
 def test_the_demo_shows_the_main_job_and_cleans_up(tmp_path: Path, environ: dict[str, str]) -> None:
     """The demo pulls, verifies, warms and asks, prints the job's story, exits 0, and leaves nothing behind."""
     done = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "demo.py", "--simulate"],
+        [ROOT / "scripts" / "demo", "--simulate"],
         env=environ,
         cwd=tmp_path,
         capture_output=True,

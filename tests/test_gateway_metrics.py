@@ -69,6 +69,7 @@ def test_what_is_not_known_is_not_shown() -> None:
             held=lambda: {"a10g": 3},
             weights_bytes=lambda: None,
             usage_dropped=lambda: 2,
+            log_dropped=lambda: 3,
             standing_seconds=lambda: None,
             lingering=lambda: 0,
         )
@@ -76,6 +77,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     lines = shown(metrics)
     assert 'ollama_modal_held_callers{tier="a10g"} 3.0' in lines
     assert "ollama_modal_usage_dropped_total 2.0" in lines
+    assert "ollama_modal_log_lines_dropped_total 3.0" in lines
     assert not [line for line in lines if "weights_bytes" in line or "standing_age" in line]
 
 

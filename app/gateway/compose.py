@@ -30,6 +30,7 @@ from app.gateway.shortcuts import Routes
 from app.gateway.standing import Standing
 from app.gateway.waking import Pace, Upstream, Waking
 from app.gateway.wire import Patience, Wire
+from app.logs import dropped_lines
 from jobs.cards import bytes_of
 from jobs.clock import Clock
 from jobs.desk import no_archive
@@ -193,6 +194,7 @@ class Composed:
             lingering=lambda: len(self.lingering),
             weights_bytes=lambda: bytes_of(standing.models()),
             usage_dropped=lambda: self.books.dropped,
+            log_dropped=dropped_lines,
             standing_seconds=age,
         )
 

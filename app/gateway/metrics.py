@@ -58,6 +58,7 @@ class Readings:
         lingering: requests that go on without their caller, because a load may hang on them.
         weights_bytes: what the models take; None when not known.
         usage_dropped: records of usage that nobody will hear of.
+        log_dropped: log lines that were lost because nobody took them.
         standing_seconds: how old what we know of models and servers is; None before the first look.
 
     """
@@ -66,6 +67,7 @@ class Readings:
     lingering: Callable[[], int]
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
+    log_dropped: Callable[[], int]
     standing_seconds: Callable[[], float | None]
 
 
@@ -181,6 +183,9 @@ class _Read(Collector):
             yield GaugeMetricFamily("ollama_modal_weights_bytes", "Bytes that the models take", value=size)
         yield CounterMetricFamily(
             "ollama_modal_usage_dropped", "Records of usage that were lost", value=readings.usage_dropped()
+        )
+        yield CounterMetricFamily(
+            "ollama_modal_log_lines_dropped", "Log lines that were lost", value=readings.log_dropped()
         )
         if (age := readings.standing_seconds()) is not None:
             yield GaugeMetricFamily(

@@ -127,7 +127,8 @@ class Apps:
     ) -> api_pb2.AppGetByDeploymentNameResponse:
         environment = self.environments.resolve(request.environment_name)
         app_id = self.deployed.get((environment, request.name), "")
-        return api_pb2.AppGetByDeploymentNameResponse(app_id=app_id, environment_name=environment)
+        lifecycle = api_pb2.AppLifecycle(app_state=self.app(app_id).state if app_id else 0)  # type: ignore[arg-type]
+        return api_pb2.AppGetByDeploymentNameResponse(app_id=app_id, environment_name=environment, lifecycle=lifecycle)
 
     async def app_create(self, request: api_pb2.AppCreateRequest) -> api_pb2.AppCreateResponse:
         environment = self.environments.resolve(request.environment_name)
@@ -230,6 +231,12 @@ class Apps:
     async def app_stop(self, request: api_pb2.AppStopRequest) -> Empty:
         self.stop(self.app(request.app_id))
         return Empty()
+
+    async def app_rollover(self, request: api_pb2.AppRolloverRequest) -> api_pb2.AppRolloverResponse:
+        """Its containers are stopped; what is asked for next starts with the secrets of then."""
+        app = self.app(request.app_id)
+        self.stop_containers(app)
+        return api_pb2.AppRolloverResponse(url=f"https://modal.com/apps/tests/main/deployed/{app.name}")
 
     def stop(self, app: App) -> None:
         if app.state in GONE:

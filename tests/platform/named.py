@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
+from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
@@ -40,6 +41,12 @@ class Environments:
         settings = api_pb2.EnvironmentSettings(image_builder_version="2025.06", webhook_suffix="")
         metadata = api_pb2.EnvironmentMetadata(name=name, settings=settings)
         return api_pb2.EnvironmentGetOrCreateResponse(environment_id=f"en-{name}", metadata=metadata)
+
+    async def environment_create(self, request: api_pb2.EnvironmentCreateRequest) -> Empty:
+        if request.name in self.names:
+            raise GRPCError(Status.ALREADY_EXISTS, f"Environment {request.name!r} already exists")
+        self.names.append(request.name)
+        return Empty()
 
 
 class Named(Generic[T]):

@@ -1,0 +1,167 @@
+"""Takes log lines without ever making anybody wait, and writes them on a thread of its own.
+
+A pipe that nobody reads, a terminal held with Ctrl-S, a disk that is full or hangs: none of them holds up whoever logs,
+the event loop and the workers least of all. What finds no place is dropped and counted, and once lines flow again, a
+line says how many are missing.
+"""
+
+import os
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from logging import LogRecord, makeLogRecord
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+QUEUE_BYTES = 4 << 20
+"""What may wait to be written: some ten thousand lines, a hundredth of the smallest container's memory."""
+
+BATCH_CHARACTERS = 64 << 10
+"""Written at once, at most: as much as a pipe takes."""
+
+DRAIN_SECONDS = 1.0
+"""How long the end of the process waits for the last lines; who does not read by then does not read."""
+
+
+class LineQueue:
+    """A sink for loguru, and for lines of talk.
+
+    Args:
+        write: writes some whole lines; it may wait as long as it likes, and raises OSError when they are lost.
+        notice: the line that says how many lines were dropped.
+        limit: how many characters may wait.
+        drain_seconds: how long `stop` waits for what is left.
+
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], object],
+        notice: Callable[[int], str],
+        *,
+        limit: int = QUEUE_BYTES,
+        drain_seconds: float = DRAIN_SECONDS,
+    ) -> None:
+        self._write = write
+        self._notice = notice
+        self._limit = limit
+        self._drain_seconds = drain_seconds
+        self._changed = threading.Condition()
+        #: These five belong to whoever holds `_changed`; nobody waits for anything else while holding it.
+        self._lines: deque[str] = deque()
+        self._waiting = 0
+        self._is_stopping = False
+        self._untold = 0
+        self._dropped = 0
+        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many lines were lost so far."""
+        return self._dropped
+
+    def write(self, text: str) -> None:
+        """Take some whole lines, to be written soon. Never waits, and never raises."""
+        text = str(text)  # loguru's own kind of string holds the whole record, with its traceback
+        with self._changed:
+            if self._is_stopping or self._waiting + len(text) > self._limit:
+                self._drop(1)
+                return
+            self._lines.append(text)
+            self._waiting += len(text)
+            self._changed.notify()
+
+    def stop(self) -> None:
+        """Write what is left, as far as somebody reads it within `drain_seconds`."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify()
+        self._thread.join(self._drain_seconds)
+
+    def _run(self) -> None:
+        while batch := self._next_batch():
+            try:
+                self._write("".join(batch))
+            except OSError:
+                with self._changed:
+                    self._drop(len(batch))
+            else:
+                self._tell_dropped()
+            finally:
+                with self._changed:
+                    self._waiting -= sum(map(len, batch))
+
+    def _next_batch(self) -> list[str]:
+        """Some of the next lines; none when it is time to stop."""
+        with self._changed:
+            while not self._lines and not self._is_stopping:
+                self._changed.wait()
+            batch: list[str] = []
+            size = 0
+            while self._lines and (not batch or size + len(self._lines[0]) <= BATCH_CHARACTERS):
+                batch.append(self._lines.popleft())
+                size += len(batch[-1])
+            return batch
+
+    def _tell_dropped(self) -> None:
+        with self._changed:
+            untold, self._untold = self._untold, 0
+        if not untold:
+            return
+        try:
+            self._write(self._notice(untold))
+        except OSError:
+            with self._changed:
+                self._untold += untold
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        self._untold += count
+
+
+def to_descriptor(descriptor: int) -> Callable[[str], object]:
+    """Writes text to an open file, pipe or terminal, all of it, around the buffers and locks that others may hold."""
+
+    def write(text: str) -> None:
+        data = memoryview(text.encode("utf-8", "backslashreplace"))
+        while data:
+            try:
+                data = data[os.write(descriptor, data) :]
+            except BlockingIOError:  # whoever shares this terminal with us has set it so
+                select.select([], [descriptor], [])
+
+    return write
+
+
+class RotatedFile(RotatingFileHandler):
+    """Lines in a file, the last few of its predecessors beside it.
+
+    Args:
+        path: the newest; `<path>.1` is the one before.
+        limit: bytes of one file.
+        keep: how many predecessors stay.
+
+    """
+
+    def __init__(self, path: Path, *, limit: int = 10 << 20, keep: int = 5) -> None:
+        super().__init__(
+            path, maxBytes=limit, backupCount=keep, encoding="utf-8", errors="backslashreplace", delay=True
+        )
+
+    def write_lines(self, text: str) -> None:
+        """Write whole lines.
+
+        Raises:
+            OSError: the disk did not take them.
+
+        """
+        self.handle(makeLogRecord({"msg": text.removesuffix("\n")}))
+
+    def handleError(self, record: LogRecord) -> None:  # noqa: ARG002, N802 - as the library calls it
+        """Let the error out, and open the file anew for the next line: what a failed flush kept is lost."""
+        with suppress(OSError):
+            self.close()
+        raise  # noqa: PLE0704 - called in an except block
