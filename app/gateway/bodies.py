@@ -139,8 +139,8 @@ class Held:
 def give_memory_back() -> None:
     """Have blocks as large as bodies go back to the system when they are freed.
 
-    glibc does so by itself until the first of them is freed; from then on it keeps blocks of up to 32 MB in its heap, and
-    hundreds of megabytes stay with a process that needs none. A libc that knows no `mallopt` is left alone.
+    glibc does so by itself until the first of them is freed; from then on it keeps blocks of up to 32 MB in its heap,
+    and hundreds of megabytes stay with a process that needs none. A libc without `mallopt` is left alone.
     """
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
