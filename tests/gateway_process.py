@@ -68,7 +68,14 @@ class Process:
 
     def loop_seconds(self) -> float:
         """How long the event loop has worked, however busy the machine is."""
-        fields = Path(f"/proc/{self.pid}/task/{self.loop}/stat").read_text().rpartition(")")[2].split()
+        return self._worked(f"task/{self.loop}/stat")
+
+    def seconds(self) -> float:
+        """How long all of it has worked."""
+        return self._worked("stat")
+
+    def _worked(self, file: str) -> float:
+        fields = Path(f"/proc/{self.pid}/{file}").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def _bytes(self, field: str) -> int:

@@ -28,11 +28,11 @@ KEYS = f"bob {hash_of('omk_b')} chat models=llama*\nann {hash_of('omk_a')} chat\
 BOB, ANN, CAROL = ({"authorization": f"Bearer omk_{letter}"} for letter in "bac")
 FORM = {"content-type": "multipart/form-data; boundary=B"}
 
-AIR = 64 * MB
+AIR = 32 * MB
 """Memory that comes and goes beside bodies: what libraries keep, and what the allocator gives back late."""
 
-LONGEST_GAP = 2.0
-"""Seconds without an answer to /healthz. It was three to nine."""
+LONGEST_WAIT = 0.5
+"""Seconds that the gateway may work while somebody waits for an answer: a busy machine makes everybody wait longer."""
 
 
 def answered(heard: Heard, line: Line) -> None:
@@ -88,8 +88,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 class Watch:
     """Somebody who asks for /healthz all the time, on a connection of his own."""
 
-    url: str
+    process: Process
     longest: float = 0.0
+    worked: float = 0.0
     asked: int = 0
     _over: threading.Event = field(default_factory=threading.Event)
 
@@ -111,9 +112,10 @@ class Watch:
             self._over.wait(0.01)
 
     def _look(self) -> None:
-        began = time.monotonic()
-        assert self._client.get(f"{self.url}/healthz").status_code == 200
+        began, worked = time.monotonic(), self.process.seconds()
+        assert self._client.get(f"{self.process.url}/healthz").status_code == 200
         self.longest = max(self.longest, time.monotonic() - began)
+        self.worked = max(self.worked, self.process.seconds() - worked)
         self.asked += 1
 
 
@@ -123,20 +125,21 @@ def unharmed(target: Target, *, loop: float, peak: int) -> Iterator[None]:
     process = target.process
     process.forget_most()
     before, worked = process.rss(), process.loop_seconds()
-    with Watch(process.url) as watch:
+    with Watch(process) as watch:
         yield
+    loop_worked = process.loop_seconds() - worked
     said = (
-        f"gap {watch.longest * 1000:.0f} ms in {watch.asked}, loop {process.loop_seconds() - worked:.2f} s,"
+        f"gap {watch.longest * 1000:.0f} ms, {watch.worked:.2f} s of work, in {watch.asked}; loop {loop_worked:.2f} s;"
         f" rss {before // MB} MB, at most {process.most_rss() // MB}, then {process.rss() // MB}"
     )
     print(said)
-    assert watch.longest < LONGEST_GAP, said
-    assert process.loop_seconds() - worked < loop, said
+    assert watch.worked < LONGEST_WAIT, said
+    assert loop_worked < loop, said
     assert process.most_rss() < before + peak + AIR, said
     assert process.rss() < before + AIR, said
-    began = time.monotonic()
+    worked = process.seconds()
     assert target.chat() == 200
-    assert time.monotonic() - began < LONGEST_GAP
+    assert process.seconds() - worked < LONGEST_WAIT
 
 
 def together(count: int, work: Callable[[], int]) -> list[int]:

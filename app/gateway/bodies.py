@@ -5,6 +5,7 @@ of a caller who waits for a server as well, and that of one who has left while h
 """
 
 import asyncio
+import ctypes
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
@@ -133,6 +134,20 @@ class Held:
         self._size = 0
         with suppress(BufferError):  # somebody is looking at it at this moment; with him it goes
             self.data.clear()
+
+
+def give_memory_back() -> None:
+    """Have blocks as large as bodies go back to the system when they are freed.
+
+    glibc does so by itself until the first of them is freed; from then on it keeps blocks of up to 32 MB in its heap,
+    and hundreds of megabytes stay with a process that needs none. A libc without `mallopt` is left alone.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 512 * 1024
 
 
 class Gone(Exception):

@@ -190,6 +190,7 @@ class Composed:
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="aside"))
+        bodies.give_memory_back()
         self.books.start()
 
     async def _end(self) -> None:
