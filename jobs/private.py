@@ -3,9 +3,11 @@
 What is mended is mended by its path: to open and close a file that SQLite has open would take SQLite's locks away.
 """
 
+import errno
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FILE, FOLDER = 0o600, 0o700
@@ -17,7 +19,8 @@ def opener(path: str | os.PathLike[str], flags: int) -> int:
         descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE)
     except FileExistsError:
         return os.open(path, flags | os.O_CLOEXEC, FILE)
-    os.fchmod(descriptor, FILE)
+    with _where_modes_are():
+        os.fchmod(descriptor, FILE)
     return descriptor
 
 
@@ -28,7 +31,8 @@ def create(path: Path) -> None:
     except FileExistsError:
         return
     try:
-        os.fchmod(descriptor, FILE)
+        with _where_modes_are():
+            os.fchmod(descriptor, FILE)
     finally:
         os.close(descriptor)
 
@@ -43,4 +47,15 @@ def mend(paths: Iterable[Path]) -> None:
         wanted = FOLDER if stat.S_ISDIR(found.st_mode) else FILE
         is_ours = found.st_uid == os.geteuid() and not found.st_mode & stat.S_ISVTX
         if is_ours and not stat.S_ISLNK(found.st_mode) and stat.S_IMODE(found.st_mode) != wanted:
-            path.chmod(wanted)
+            with _where_modes_are():
+                path.chmod(wanted)
+
+
+@contextmanager
+def _where_modes_are() -> Iterator[None]:
+    """A file system without modes, or that is only read, is as open as its mount says; what is gone needs nothing."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOENT, errno.EPERM, errno.ENOTSUP, errno.EROFS}:
+            raise
