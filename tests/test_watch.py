@@ -257,7 +257,7 @@ def test_a_window_does_not_start_what_cannot_start(store: Store) -> None:
     tick()
     assert (kept, len(store.ledger().jobs())) == ([1, 0], 1)
     store.ledger().cancel(opened.id, by="test")
-    store.clock.tick(61)
+    store.clock.wait(61)
     tick()
     assert (kept, len(store.ledger().jobs())) == ([1, 0, 0], 2)
     said(store, "serving", "ta-9")
@@ -270,17 +270,17 @@ def test_refused_starts_are_one_incident(store: Store) -> None:
     """What cannot start is told once, with the server's own reason, and has passed when a start succeeds, not when
     nobody asks any more."""
     said(store, "serving", "ta-0")
-    store.clock.tick(100)
+    store.clock.wait(100)
     for n in range(1, 5):
         said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
     told = {"tier/a10g": "tier a10g is lost: its starts are refused: nvidia-smi ended with 9"}
     assert wrong(store) == told
     shown = "\n".join(reports.status(store.facts, store.clock.now(), deployed=True, jobs=()).lines())
     assert "a10g is lost" in shown
-    store.clock.tick(4 * 3600)
+    store.clock.wait(4 * 3600)
     assert wrong(store) == told
     said(store, "ended", "ta-9")
-    store.clock.tick(800)
+    store.clock.wait(800)
     assert wrong(store) == {}
 
 
