@@ -131,8 +131,8 @@ class Containers:
         return container
 
     async def _live(self, container: Container) -> None:
-        container.home.mkdir()
-        path = container.home / "plane" if has_own_network(container.function) else None
+        # As short as can be: a socket's whole path may have 107 bytes, and a checkout may lie deep.
+        path = self.home / container.id[-6:] if has_own_network(container.function) else None
         door, url = await self.wire.listen(container.id, path=path)
         try:
             container.environment = await asyncio.to_thread(self._environment, container)

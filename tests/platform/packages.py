@@ -162,6 +162,7 @@ def kept(content: object, make: Callable[[Path], None], within: Path = KEPT) -> 
                 _remove_unused(within)
                 shutil.rmtree(folder, ignore_errors=True)
                 make(folder)
+                whole.touch()  # before another gets the lock
     whole.touch()  # when it was used last
     return folder
 
