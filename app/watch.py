@@ -31,8 +31,8 @@ from jobs.record import LANES, Job, State
 from jobs.story import trouble
 from jobs.units import human_bytes
 
-UNWORKED_AFTER = timedelta(minutes=15)
-"""Three ticks, each of which would have sent a worker."""
+TICKS_UNWORKED = 3
+"""Each tick sends a worker to a lane whose jobs wait; so many that brought none are no chance."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,9 @@ def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
 
 
-def _workers(_: Fleet, seen: Seen) -> Iterator[Incident]:
+def _workers(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
     """One that was killed is followed by another within a tick or two; one that hangs may keep all others out."""
-    late = seen.now - UNWORKED_AFTER
+    late = seen.now - TICKS_UNWORKED * timedelta(minutes=fleet.schedule.tick_minutes)
     for lane in LANES:
         jobs = [job for job in seen.jobs if job.lane == lane]
         if any(job.state is State.RUNNING and not job.attempts[-1].is_lost(seen.now) for job in jobs):

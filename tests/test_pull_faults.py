@@ -183,9 +183,9 @@ BY_SERVER = (
     Case("a digest mismatch", "corrupt ok", server=(ServerFault("/api/pull", "digest"),), says=("Ollama removed",)),
     Case(
         "its disk full",
-        "disk",
+        "disk ok",
         server=(ServerFault("/api/pull", "full"),),
-        says=("no space left on device", "free some space there", "make room", AGAIN),
+        says=("no space left on device", "free some space there"),
     ),
 )
 
@@ -291,10 +291,16 @@ def tight(tmp_path: Path) -> Iterator[Callable[[], object]]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_fails_at_once_and_a_retry_goes_on(bench: Bench, tight: Callable[[], object]) -> None:
-    """The system's own refusal is told with what to do; with room made, a retry fetches only what is missing."""
+def test_a_full_disk_is_tried_again_and_a_retry_goes_on(bench: Bench, tight: Callable[[], object]) -> None:
+    """The system's own refusal costs an attempt after the other, as somebody may make room meanwhile, and is told with
+    what to do; with room made, a retry fetches only what is missing."""
     job = bench.pull("registry")
-    check(Case("", "disk", says=("free some space, or delete a model", "what was fetched so far is kept", AGAIN)), job)
+    check(
+        Case(
+            "", "disk disk disk", says=("free some space, or delete a model", "what was fetched so far is kept", AGAIN)
+        ),
+        job,
+    )
     tight()
     unhurried = bench.shop(stall=10)  # how long a stall lasts is tried elsewhere; here a busy machine may take its time
     again = worked(bench.store, unhurried, bench.store.ledger().retry(job.id, by="test").job.id)
