@@ -10,7 +10,7 @@ from itertools import takewhile
 
 from loguru import logger
 
-from app.cold_starts import refused_starts
+from app.cold_starts import RefusedStarts, refused_starts
 from app.cron_times import due
 from app.desired import NIGHT, Night
 from app.fleet import Fleet, Window
@@ -19,6 +19,7 @@ from app.pulse import REPORT_STALE
 from app.report import PREFIX, Report, ReportsOf
 from app.wakes import BY_WINDOW, Wakes, opening, window_key
 from jobs.clock import Clock, isoformat
+from jobs.errors import StoreTrouble
 from jobs.ledger import Ledger
 from jobs.names import ModelName
 from jobs.night import BY_NIGHTLY, Posted
@@ -63,7 +64,7 @@ def windows(
             if name in awake:
                 if not was and not wakes.take(name, opening(fleet, name, now), now):
                     continue
-                starts = refused_starts(ReportsOf(facts, name)(), now)
+                starts = _refused_starts(facts, name, now)
                 # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
                 keep(name, least if starts.is_broken else max(1, least))
                 if starts.is_broken and not starts.must_wait(now):
@@ -77,6 +78,15 @@ def windows(
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
     parts.end()
     return posted
+
+
+def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
+    """What the tier's servers reported; where that cannot be read now, the window is kept as it was declared."""
+    try:
+        return refused_starts(ReportsOf(facts, tier)(), now)
+    except StoreTrouble as trouble:
+        logger.warning("whether {} can start could not be learnt: {}", tier, trouble)
+        return refused_starts((), now)
 
 
 def _warm_ups(ledger: Ledger, opened: Iterable[Window], tier: str) -> Iterator[str]:

@@ -277,8 +277,8 @@ class Line:
     def _retry_after(self, response: httpx.Response) -> timedelta | None:
         """Seconds or a date, as the other side likes; nonsense counts for nothing."""
         text = response.headers.get("Retry-After", "").strip()
-        if _LENGTH.fullmatch(text):
-            return timedelta(seconds=min(int(text), _LONGEST_WAIT))
+        if text.isascii() and text.isdecimal():
+            return timedelta(seconds=min(int(text[:9]), _LONGEST_WAIT))  # nine digits are years
         try:
             left = parsedate_to_datetime(text[:64]) - self._clock.now()
         except (ValueError, TypeError, OverflowError, IndexError):

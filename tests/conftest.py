@@ -1,5 +1,6 @@
 """Fixtures that more than one file asks for."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,9 @@ from jobs.ledger import Ledger
 from jobs.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.platform.interpreters import told
+
+# Who starts a suite in the background may have had Ctrl-C ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared machine stalls for seconds now and then; a promise about time would be a benchmark.
 settings.register_profile("house", deadline=None)

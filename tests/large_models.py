@@ -205,7 +205,7 @@ class LargeShelf:
     def _answer(self, request: httpx.Request) -> httpx.Response:
         _, _, _, name, _, tag = request.url.path.split("/")
         found = self.upstream.get(f"{name}:{tag}")
-        return httpx.Response(200, content=found.raw) if found else httpx.Response(404)
+        return httpx.Response(200 if found else 404, content=iter([found.raw] if found else []))  # not read yet
 
 
 @contextmanager

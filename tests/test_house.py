@@ -180,7 +180,8 @@ def shipped() -> frozenset[str]:
         for module, names in packages_distributions().items()
         if any(canonicalize_name(name) in locked for name in names)
     }
-    return frozenset({*sys.stdlib_module_names, *packages, "app", "jobs", "modal"})
+    with_modal = {"modal", "grpclib"}  # Modal's client is mounted, with what it needs
+    return frozenset({*sys.stdlib_module_names, *packages, *with_modal, "app", "jobs"})
 
 
 def test_images_bring_what_is_imported() -> None:

@@ -14,6 +14,7 @@ from jobs.errors import (
     Refused,
     ServerTrouble,
     Stalled,
+    StoreFull,
     StoreTrouble,
     TooManyRequests,
     Trouble,
@@ -53,6 +54,7 @@ STATUS: dict[type[Trouble], int] = {
     NetworkTrouble: 503,
     CannotStart: 503,
     NoRoom: 507,
+    StoreFull: 507,
     StoreTrouble: 503,  # ours, whatever it is: nothing was wrong with the request
 }
 """A class that is not here has the status of its nearest ancestor here, else 500."""

@@ -70,7 +70,7 @@ def test_each_becomes_a_trouble_that_names_what_was_going_on(
         found = trouble_of(error, of, "reading the ledger")  # type: ignore[arg-type]
         assert type(found) is expected
         assert str(found).startswith("reading the ledger: ")
-    assert trouble_of(error, "store", "x").can_retry is issubclass(store, StoreUnavailable)  # type: ignore[union-attr]
+    assert trouble_of(error, "store", "x").can_retry is issubclass(store, StoreUnavailable | DiskFull)  # type: ignore[union-attr]
 
 
 def test_a_class_that_is_newer_than_the_table_is_tried_again() -> None:
