@@ -87,7 +87,7 @@ class Platform:
 
     def told(self) -> list[str]:
         now = self.store.clock.now()
-        # No tick comes here for hours, and then one does: a watch tells that, rightly, and it is not what this is about.
+        # No tick comes here for hours, and then one does: a watch tells that, rightly, and it is not the matter here.
         entries = {key: value for key, value in self.store.facts.items() if not key.startswith("incident/platform/")}
         return list(lines(report(entries, self.post.book.jobs()), now))
 
