@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,7 +87,11 @@ class Deployment:
 
     def fill(self, text: str) -> str:
         """What the reader has by now in the place of what stands for it."""
-        text = text.replace("wk-…", "wk-made1").replace("ws-…", "ws-made1").replace("cat FILE", f"cat {self._file}")
+        text = (
+            text.replace("wk-…", "wk-made1")
+            .replace("ws-…", "ws-made1")
+            .replace("cat FILE", f"cat {shlex.quote(str(self._file))}")
+        )
         text = text.replace("https://…-gateway.us-east.modal.direct", self.url).replace("omk_…", self.key)
         return text.replace("/ID/", f"/{self.job}/").replace("/services/…", "/services/none")
 
