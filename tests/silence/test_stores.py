@@ -325,6 +325,26 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     assert live_store.ledger().get(id).attempts[0].outcome in {None, "retry"}
 
 
+def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Store) -> None:
+    """What runs hands itself back at once, though the thread that takes jobs waits for an answer that does not come."""
+    id = post(live_store)
+    silent = While(lambda doing: doing == "hear")
+
+    def work(run: Run) -> Mapping[str, Any]:
+        silent.begin()
+        while True:
+            run.sleep(0.05)
+
+    running = Running(worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20))))
+    running.thread.start()
+    until(lambda: silent.met, PATIENCE)
+    running.stop.set()
+    until(lambda: live_store.ledger().get(id).attempts[0].outcome == "retry", 5)
+    silent.end()
+    running.thread.join(PATIENCE)
+    assert not running.thread.is_alive()
+
+
 def test_a_bell_that_cannot_be_rung_costs_nothing(live_store: Store, said: list[str]) -> None:
     """A job is posted, and ends, though the queue is away; a sweep rings for it when the queue is back."""
     silent = While(lambda doing: doing in {"ring", "count"}, StoreUnavailable("no bell"))
