@@ -25,6 +25,7 @@ from jobs.errors import (
     Killed,
     StoreTrouble,
     StoreUnavailable,
+    StoreUnusable,
     Trouble,
     os_trouble,
 )
@@ -419,6 +420,8 @@ class _Silence:
 
 def _told(run: Run, error: Trouble | OSError) -> Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
+    if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
+        error = StoreUnavailable(str(error), hint=error.hint)
     if isinstance(error, Trouble):
         logger.warning("attempt met trouble: {}", error)
         return error

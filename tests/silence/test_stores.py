@@ -13,7 +13,7 @@ import pytest
 from loguru import logger
 
 from jobs.clock import SystemClock
-from jobs.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable
+from jobs.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
 from jobs.ledger import Ledger
 from jobs.record import Backoff, Job, State
 from jobs.run import Run
@@ -172,12 +172,15 @@ def test_an_end_that_cannot_be_written_is_tried_again(live_store: Store) -> None
     assert (str(job.state), [attempt.outcome for attempt in job.attempts]) == ("succeeded", ["succeeded"])
 
 
-@pytest.mark.parametrize(("trouble", "kind"), [(StoreUnavailable("away"), "network"), (StoreFull("full"), "disk")])
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [(StoreUnavailable("away"), "network"), (StoreFull("full"), "disk"), (StoreUnusable("no file"), "network")],
+)
 def test_a_task_that_meets_the_stores_trouble_is_tried_again(
     live_store: Store, trouble: StoreTrouble, kind: str
 ) -> None:
     """A task that cannot make sure that it may publish ends its attempt by the class of that trouble, never as a bug,
-    and the job is tried again."""
+    and the job is tried again; also where trying again would not help whoever asked the store himself."""
     id = post(live_store)
     publishing = threading.Event()
     away = While(lambda doing: doing.startswith("put beat/") and publishing.is_set(), trouble)
