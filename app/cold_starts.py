@@ -42,7 +42,7 @@ class RefusedStarts:
         count: how many.
         last_at: when the last one was.
         why: what that server said.
-        is_trying: another one is under way.
+        is_trying: another one has begun since and is under way.
 
     """
 
@@ -98,8 +98,8 @@ def refused_starts(
                 refused.append((report, report.why or "it did not say why"))
             case "waking" if now - report.at > unheard_after:
                 refused.append((report, f"it was not heard of since it began to start at {isoformat(report.at)}"))
-            case "waking":
-                is_trying = True
+            case "waking":  # one that others were refused after is slow or gone, and holds nobody back
+                is_trying = is_trying or not refused
             case _:
                 break
     if not refused:

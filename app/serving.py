@@ -203,6 +203,7 @@ class Server:
                 logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
             self._pausing_until = None
+            self._report(self._last_running)  # whoever is held back need not wait for the loads as well
             self._intake.load(sorted(unloaded))
             self._report(self._last_running)
 

@@ -311,7 +311,11 @@ def delete(run: Run, shop: Workshop) -> Result:
     except NotFound:
         if run.n == 1:
             raise
-        # An attempt that died after its first step leaves nothing to be found, which is what was asked for.
+        # An attempt that died after its first step leaves nothing to be found, which is what was asked for. Others may
+        # not have been told.
+        if shop.weights is not None:
+            with shop.weights.exclusive(run.hold):
+                shop.weights.persist()
         note = "an earlier attempt had removed it, and may have left blobs that no model needs"
         way = "server" if shop.weights is None else "directory"
         return {"model": str(name), "way": way, "freed_bytes": 0, "blobs": 0, "note": note}

@@ -25,6 +25,7 @@ from jobs.errors import (
     Killed,
     StoreTrouble,
     StoreUnavailable,
+    StoreUnusable,
     Trouble,
     os_trouble,
 )
@@ -161,7 +162,13 @@ class Worker:
                     f" {self.name} of lane {self._lane} takes itself out; it waits for a {heard.waits_for or 'beat'}",
                     hint="its jobs go on elsewhere, from where they were; see why the store does not answer",
                 )
+        self._ask_back()  # before the one who takes has ended: he may wait for an answer
         taker.join(self._timing.grace.total_seconds())
+
+    def _ask_back(self) -> None:
+        """Have every attempt hand itself back."""
+        for run in self._attempts():
+            run.stop(HandedBack("the worker is stopping"))
 
     def _attempts(self) -> list[Run]:
         with self._changed:
@@ -372,8 +379,7 @@ class Worker:
     def _hand_back(self) -> None:
         deadline = self._clock.monotonic() + self._timing.grace.total_seconds()
         self._give_up_at = deadline
-        for run in self._attempts():
-            run.stop(HandedBack("the worker is stopping"))
+        self._ask_back()
         with self._changed:
             while self._running and self._clock.monotonic() < deadline:
                 self._changed.wait(0.1)
@@ -414,6 +420,8 @@ class _Silence:
 
 def _told(run: Run, error: Trouble | OSError) -> Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
+    if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
+        error = StoreUnavailable(str(error), hint=error.hint)
     if isinstance(error, Trouble):
         logger.warning("attempt met trouble: {}", error)
         return error

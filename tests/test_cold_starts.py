@@ -61,6 +61,7 @@ def refused(*seconds_ago: float) -> list[Report]:
         ([*refused(5, 20), report("serving", 25), *refused(30, 35)], 2, None),
         ([*refused(5, 20, 35), report("ended", 4000)], 3, 55),
         ([*refused(5, 20, 35), report("waking", 2)], 3, None),
+        ([*refused(5, 20, 35), report("waking", 50)], 3, 55),
         ([*refused(5, 20), report("waking", 4000)], 3, 55),
         ([*refused(5, 20), report("failed", 30), *refused(40, 50)], 2, None),
     ],
@@ -68,7 +69,7 @@ def refused(*seconds_ago: float) -> list[Report]:
 def test_starts_are_counted_since_the_last_that_was_none_of_them(
     reports: list[Report], count: int, wait: float | None
 ) -> None:
-    """A start that came to serve ends the count; one under way is waited for; one never heard of again counts too."""
+    """A start that came to serve ends the count; one that began last is waited for; one never heard of again counts."""
     starts = refused_starts(reports, NOW)
     assert starts.count == count
     assert starts.must_wait(NOW) == (wait is not None)

@@ -105,6 +105,22 @@ def test_a_container_tells_where_and_not_what_with() -> None:
     assert CANARY not in done.stderr + done.stdout
 
 
+def test_a_container_that_takes_itself_out_has_said_why() -> None:
+    """All that was logged until then is written, though nothing else is done at the end of the process."""
+    code = """
+from loguru import logger
+from app.container import take_out
+from app.logs import in_container
+in_container(tier="a10g")
+for number in range(500):
+    logger.info("line {}", number)
+take_out()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 500
+
+
 def test_a_terminal_gets_a_readable_line() -> None:
     """A person reads the time, the level, the message, and the job or request that it belongs to."""
     written: list[str] = []

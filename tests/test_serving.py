@@ -17,6 +17,7 @@ import pytest
 
 from app.connections import callers_of
 from app.freshness import FIRST_PAUSE, GENERATION, OVERDUE, pause
+from app.intake import Intake
 from app.place import Place, Wanted
 from app.serving import Server
 from jobs.clock import SystemClock
@@ -436,6 +437,27 @@ def test_a_server_in_steady_use_takes_in_new_weights(case: Case) -> None:
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]
     assert (case.report()["generation"], case.report()["pausing_until"]) == (2, None)
+
+
+def test_nobody_is_held_back_while_models_are_loaded_again(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That the pause is over is told before what was unloaded for it comes back, which may take minutes."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    told: list[tuple[Any, Any]] = []
+    load = Intake.load
+
+    def watched(intake: Intake, names: list[ModelName]) -> None:
+        told.append((case.report()["generation"], case.report()["pausing_until"]))
+        load(intake, names)
+
+    monkeypatch.setattr(Intake, "load", watched)
+    case.publish(OTHER, generation=2)
+    server.look()
+    case.clock.tick(OVERDUE)
+    case.chat("llama3.2")
+    server.look()
+    assert told == [(2, None)]
+    assert case.loaded() == ["llama3.2:latest"]
 
 
 def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from jobs.catalog import A10G, Tier
-from jobs.errors import NoRoom
+from jobs.errors import NoRoom, ServerTrouble
 from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.names import ModelName
@@ -247,6 +247,24 @@ def test_a_delete_that_was_killed_counts_as_done(bench: Bench) -> None:
 
     again = bench.do("delete", model="one")
     assert [each.failure_class for each in again.attempts] == ["not_found"]
+
+
+def test_a_delete_that_could_not_be_told_is_told_by_the_next_attempt(bench: Bench) -> None:
+    """A commit that fails after the manifest went is made up for before the job counts as done."""
+    bench.do("pull", model="one")
+    shop, told_of = bench.shop(), list[str]()
+    troubles = [ServerTrouble("the volume cannot be committed for now")]
+
+    def persist() -> None:
+        if troubles:
+            raise troubles.pop()
+        told_of.append("what is there now")
+
+    assert shop.weights
+    shop.weights.persist = persist
+    job = bench.do("delete", shop, model="one")
+    assert [each.outcome for each in job.attempts] == ["retry", "succeeded"]
+    assert told_of
 
 
 def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:

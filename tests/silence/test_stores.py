@@ -13,7 +13,7 @@ import pytest
 from loguru import logger
 
 from jobs.clock import SystemClock
-from jobs.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable
+from jobs.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
 from jobs.ledger import Ledger
 from jobs.record import Backoff, Job, State
 from jobs.run import Run
@@ -172,12 +172,15 @@ def test_an_end_that_cannot_be_written_is_tried_again(live_store: Store) -> None
     assert (str(job.state), [attempt.outcome for attempt in job.attempts]) == ("succeeded", ["succeeded"])
 
 
-@pytest.mark.parametrize(("trouble", "kind"), [(StoreUnavailable("away"), "network"), (StoreFull("full"), "disk")])
+@pytest.mark.parametrize(
+    ("trouble", "kind"),
+    [(StoreUnavailable("away"), "network"), (StoreFull("full"), "disk"), (StoreUnusable("no file"), "network")],
+)
 def test_a_task_that_meets_the_stores_trouble_is_tried_again(
     live_store: Store, trouble: StoreTrouble, kind: str
 ) -> None:
     """A task that cannot make sure that it may publish ends its attempt by the class of that trouble, never as a bug,
-    and the job is tried again."""
+    and the job is tried again; also where trying again would not help whoever asked the store himself."""
     id = post(live_store)
     publishing = threading.Event()
     away = While(lambda doing: doing.startswith("put beat/") and publishing.is_set(), trouble)
@@ -323,6 +326,26 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     silent.end()
     all_answered()
     assert live_store.ledger().get(id).attempts[0].outcome in {None, "retry"}
+
+
+def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Store) -> None:
+    """What runs hands itself back at once, though the thread that takes jobs waits for an answer that does not come."""
+    id = post(live_store)
+    silent = While(lambda doing: doing == "hear")
+
+    def work(run: Run) -> Mapping[str, Any]:
+        silent.begin()
+        while True:
+            run.sleep(0.05)
+
+    running = Running(worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20))))
+    running.thread.start()
+    until(lambda: silent.met, PATIENCE)
+    running.stop.set()
+    until(lambda: live_store.ledger().get(id).attempts[0].outcome == "retry", 5)
+    silent.end()
+    running.thread.join(PATIENCE)
+    assert not running.thread.is_alive()
 
 
 def test_a_bell_that_cannot_be_rung_costs_nothing(live_store: Store, said: list[str]) -> None:
