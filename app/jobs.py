@@ -17,8 +17,6 @@ from app.pulse import LONGEST, START
 from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, deployment, weights
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from app.desired import Night
     from jobs.inventory import Found
     from jobs.pruning import Plan

@@ -35,6 +35,7 @@ class LineQueue:
     Args:
         write: writes some whole lines; it may wait as long as it likes, and raises OSError when they are lost.
         notice: the line that says how many lines were dropped.
+        close: called by the thread that writes, after its last line.
         limit: how many characters may wait.
         drain_seconds: how long `stop` waits for what is left.
 
@@ -45,11 +46,13 @@ class LineQueue:
         write: Callable[[str], object],
         notice: Callable[[int], str],
         *,
+        close: Callable[[], object] = lambda: None,
         limit: int = QUEUE_BYTES,
         drain_seconds: float = DRAIN_SECONDS,
     ) -> None:
         self._write = write
         self._notice = notice
+        self._close = close
         self._limit = limit
         self._drain_seconds = drain_seconds
         self._changed = threading.Condition()
@@ -97,6 +100,7 @@ class LineQueue:
             finally:
                 with self._changed:
                     self._waiting -= sum(map(len, batch))
+        self._close()  # here: while a write hangs in it, a descriptor must not become another file's
 
     def _next_batch(self) -> list[str]:
         """Some of the next lines; none when it is time to stop."""

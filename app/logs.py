@@ -40,14 +40,14 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
 
     """
     _start({"container": environ.get("MODAL_TASK_ID", "local"), **about})
-    _add(LineQueue(to_descriptor(_stderr()), _notice_json), level="INFO", form=as_json)
+    _add(_to_stderr(_notice_json), level="INFO", form=as_json)
 
 
 def on_terminal(log: Path) -> None:
     """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated."""
     log.parent.mkdir(mode=FOLDER, exist_ok=True)
     _start({})
-    screen = LineQueue(to_descriptor(_stderr()), _notice_text)
+    screen = _to_stderr(_notice_text)
     _add(screen, level="INFO", form=as_text)
     _add(LineQueue(RotatedFile(log).write_lines, _notice_json), level="DEBUG", form=as_json)
     talk_through(screen.write)
@@ -82,9 +82,10 @@ class _Handed(logging.Handler):
         logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, record.getMessage())
 
 
-def _stderr() -> int:
-    """A descriptor of its own for what is stderr now, which nobody else closes or turns elsewhere."""
-    return os.dup(sys.stderr.fileno() if sys.stderr is not None else 2)
+def _to_stderr(notice: Callable[[int], str]) -> LineQueue:
+    """A queue with a descriptor of its own for what is stderr now, which nobody else closes or turns elsewhere."""
+    descriptor = os.dup(sys.stderr.fileno() if sys.stderr is not None else 2)
+    return LineQueue(to_descriptor(descriptor), notice, close=lambda: os.close(descriptor))
 
 
 def _missing(count: int) -> str:

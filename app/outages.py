@@ -18,7 +18,7 @@ from jobs.protocols import DictLike
 PREFIX = "platform/"
 
 DONE = "tick/done"
-"""The fact that says when a tick last did all of its round."""
+"""The fact that says when a tick last did all of its round, as far as that hangs on the platform."""
 
 LONG_AGO = timedelta(days=1)
 """After so long without a tick it was taken down, rather than away."""
@@ -35,9 +35,14 @@ class Outage:
     message: str
 
 
+def is_of_platform(error: Exception) -> bool:
+    """Whether it is the platform that failed, and not we."""
+    return isinstance(error, NetworkTrouble | StoreTrouble)
+
+
 def note(facts: DictLike, who: str, failed: Mapping[str, Exception], now: datetime) -> None:
     """Write down what failed of somebody's round because of the platform. A store that is away does not hear of it."""
-    ours = {name: error for name, error in failed.items() if isinstance(error, NetworkTrouble | StoreTrouble)}
+    ours = {name: error for name, error in failed.items() if is_of_platform(error)}
     if not ours:
         return
     fact = {"v": 1, "at": isoformat(now), "parts": list(ours), "message": str(next(iter(ours.values())))}

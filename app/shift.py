@@ -71,8 +71,9 @@ def tick(
     with parts.part("the night"):
         _send_for_night(post, call_night)
     outages.note(post.facts, "tick", parts.failed, post.clock.now())
+    if not any(map(outages.is_of_platform, parts.failed.values())):
+        outages.note_done(post.facts, post.clock.now())
     parts.end()
-    outages.note_done(post.facts, post.clock.now())
 
 
 def _look(post: Post, call_messenger: Callable[[], object]) -> None:
@@ -99,8 +100,13 @@ def _send_for_night(post: Post, call_night: Callable[[], object]) -> None:
             return
     if tries.is_due(now):
         logger.warning("the night that was due at {} is sent for, try {}", isoformat(due), tries.count + 1)
-        write_down(facts, tries.sent(now))
-        call_night()
+        sent = tries.sent(now)
+        write_down(facts, sent)
+        try:
+            call_night()
+        except Exception as error:
+            _write_failure(post, sent.failed(error))
+            raise
 
 
 def _send(post: Post, posted: Sequence[Posted]) -> None:

@@ -18,6 +18,7 @@
     │   │   ├── NotEnoughRoom            known to be more than the disk has, before a byte was fetched
     │   │   └── StoreFull                the disk that holds the ledger's store
     │   ├── DiskFailed                   the disk failed at reading or writing; worth a few tries
+    │   │   └── SystemExhausted              no descriptor or memory is left for now
     │   └── NotWritable                  the weights directory is not ours to write
     ├── NetworkTrouble        network    trying again can help
     │   ├── Unreachable                  no connection, no DNS, refused, timed out before an answer
@@ -152,6 +153,10 @@ class DiskFailed(NoRoom):
     tries = 3
 
 
+class SystemExhausted(DiskFailed):
+    """The system has no more descriptors or memory for us."""
+
+
 class NotWritable(NoRoom):
     """The weights directory cannot be written."""
 
@@ -240,6 +245,12 @@ class HandedBack(Interrupted):
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _NOT_OURS = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 _FAILED = frozenset({errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV})
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN})
+
+
+def is_exhausted(error: OSError) -> bool:
+    """Whether the system has no descriptor or memory left, which others may give back in a moment."""
+    return error.errno in _EXHAUSTED
 
 
 def os_trouble(error: OSError, *, doing: str) -> Trouble:
@@ -258,6 +269,8 @@ def os_trouble(error: OSError, *, doing: str) -> Trouble:
         return NotWritable(said, hint="let this user own the models directory, or name another one")
     if isinstance(error, ConnectionError | TimeoutError):
         return Unreachable(said)
+    if is_exhausted(error):
+        return SystemExhausted(said, hint="raise the limit of open files (`ulimit -n`), or ask for less at once")
     if error.errno in _FAILED:
         return DiskFailed(said, hint="see what the system's log says of that disk; what was fetched so far is kept")
     return Bug(said)

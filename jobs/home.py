@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from jobs import private
 from jobs.clock import Clock, isoformat, parse_moment
-from jobs.errors import BadRequest, Refused
+from jobs.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
 from jobs.layout import translated
 from jobs.ledger import Ledger
 from jobs.pruning import Retention
@@ -132,6 +132,7 @@ class Home:
 
         Raises:
             BadRequest: it cannot be made, read or written.
+            StoreUnavailable: the system has no descriptor left to look with.
 
         """
         try:
@@ -171,8 +172,12 @@ class Home:
     def _ledger_file(self) -> Path:
         return self.root / "ledger.sqlite"
 
-    def _unusable(self, error: OSError | ValueError) -> BadRequest:
+    def _unusable(self, error: OSError | ValueError) -> Trouble:
         cause = error.strerror if isinstance(error, OSError) else error
+        if isinstance(error, OSError) and is_exhausted(error):
+            return StoreUnavailable(
+                f"the home {str(self.root)!r} cannot be used now: {cause}", hint="raise `ulimit -n`, or ask for less"
+            )
         return BadRequest(
             f"the home {str(self.root)!r} cannot be used: {cause}",
             hint=f"set {VARIABLE} to a directory that you can read and write; {self.named}",

@@ -12,6 +12,9 @@ from pathlib import Path
 
 FILE, FOLDER = 0o600, 0o700
 
+_NO_MODES = frozenset({errno.ENOENT, errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL, errno.EROFS})
+"""What file systems answer that cannot change a mode, or where there is nothing to change any more."""
+
 
 def opener(path: str | os.PathLike[str], flags: int) -> int:
     """For `open(…, opener=…)`: a file that is made so is its owner's alone."""
@@ -57,5 +60,5 @@ def _where_modes_are() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOENT, errno.EPERM, errno.ENOTSUP, errno.EROFS}:
+        if error.errno not in _NO_MODES:
             raise

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from jobs.errors import Bug, DiskFailed, DiskFull, NotWritable, Trouble, Unreachable, os_trouble
+from jobs.errors import Bug, DiskFailed, DiskFull, NotWritable, SystemExhausted, Trouble, Unreachable, os_trouble
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from jobs.errors import Bug, DiskFailed, DiskFull, NotWritable, Trouble, Unreach
         (errno.EACCES, NotWritable),
         (errno.EPERM, NotWritable),
         (errno.EIO, DiskFailed),
+        (errno.EMFILE, SystemExhausted),
+        (errno.ENOMEM, SystemExhausted),
         (errno.ECONNRESET, Unreachable),
         (errno.ENOTDIR, Bug),
     ],

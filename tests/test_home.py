@@ -1,6 +1,7 @@
 """The local home: where it is, who holds it, and what is remembered of the last stack."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs.clock import SystemClock
-from jobs.errors import BadRequest, Refused
+from jobs.errors import BadRequest, Refused, StoreUnavailable
 from jobs.home import Home, Server, Stack, home_of
 from jobs.pruning import Retention
 from jobs.testing.clock import HandClock
@@ -171,3 +172,16 @@ def test_the_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
     for torn in ("", "{", "[]", '{"pid": 7}', "null"):
         home.stack_file.write_text(torn)
         assert home.read_stack() is None
+
+
+def test_a_home_that_cannot_be_opened_for_now_is_tried_again(tmp_path: Path) -> None:
+    """With no descriptor left a home is unavailable for now, which is worth another try; nothing is wrong with it."""
+    home = Home(tmp_path)
+    home.prepare()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(StoreUnavailable, match="cannot be used now: Too many open files"):
+            home.prepare()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -121,3 +121,17 @@ def test_a_file_is_rotated_and_survives_its_folder(tmp_path: Path) -> None:
     log.close()
     kept = {path.name: path.read_text() for path in (tmp_path / "there").iterdir()}
     assert kept == {"log": "line 5\nand 5\n", "log.1": "line 4\nand 4\n", "log.2": "line 3\nand 3\n"}
+
+
+def test_who_writes_closes_what_it_wrote_to(gate: Gate) -> None:
+    """The descriptor is closed after the last line and by the thread that writes, so no write meets another's file."""
+    closed: list[str] = []
+    queue = LineQueue(
+        gate.write, missing, close=lambda: closed.append(threading.current_thread().name), drain_seconds=30
+    )
+    queue.write("last\n")
+    assert gate.is_asked.wait(30)
+    assert closed == []
+    gate.is_open.set()
+    queue.stop()
+    assert (gate.taken, closed) == (["last\n"], ["log"])

@@ -16,7 +16,7 @@ from app.fleet import declared
 from app.lookout import look
 from app.nights import LOOK_EVERY, Nights
 from jobs.clock import isoformat, parse_moment
-from jobs.errors import StoreUnavailable, Unsupported
+from jobs.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home import Stack, home_of
 from jobs.night import NIGHT_RAN, lines, report
 from jobs.night_tries import LONGEST, MOST, NIGHT_TRIES, Tries, tries_in
@@ -169,6 +169,36 @@ def test_a_night_that_did_not_come_is_sent_for(platform: Platform) -> None:
     platform.is_full = False
     platform.ticks(timedelta(hours=1))
     assert platform.store.facts.get(NIGHT_RAN)["tries"] == 1
+
+
+def test_a_night_that_nobody_could_be_sent_for_says_why(platform: Platform) -> None:
+    """A call that cannot be sent is a try that failed: the night's report has the reason, and the tick raises it."""
+    platform.to_due()
+    platform.store.clock.wait(3 * 3600)
+
+    def refuse() -> None:
+        raise NotFound("nothing is deployed")
+
+    with pytest.raises(NotFound):
+        shift.tick(platform.post, lambda: None, lambda *_: None, refuse)
+    tries = tries_in(platform.store.facts)
+    assert tries is not None
+    assert (tries.count, tries.trouble) == (1, "nothing is deployed")
+
+
+def test_our_own_failure_is_not_told_as_the_platforms(platform: Platform) -> None:
+    """A tick of which a part of ours fails every time is no platform that was away."""
+
+    def fail(_: str) -> None:
+        raise NotFound("no such worker")
+
+    platform.ticks(TICK)
+    platform.post.book.post("pull", "m:latest", {"model": "m"}, by="test")
+    for _ in range(8):
+        platform.store.clock.wait(TICK.total_seconds())
+        with pytest.raises(NotFound):
+            shift.tick(replace(platform.post, ring=fail), lambda: None, lambda *_: None, lambda: None)
+    assert platform.store.facts.get("incident/platform/gap/1") is None
 
 
 def test_a_night_from_before_the_deployment_is_not_sent_for(platform: Platform) -> None:

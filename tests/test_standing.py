@@ -379,14 +379,6 @@ def test_a_thread_keeps_it_fresh(live_store: Store, tmp_path: Path) -> None:
     assert not standing._thread.is_alive()
 
 
-def test_a_nudge_makes_it_look_at_once(live_store: Store, tmp_path: Path) -> None:
-    """Whoever knows of a change need not wait for the next round."""
-    with running(Standing(live_store.facts, directory(tmp_path), SystemClock(), every=timedelta(hours=1))) as standing:
-        put(weights_at(tmp_path), sample("one"))
-        standing.nudge()
-        until(lambda: names(standing) == ["one:latest"])
-
-
 @pytest.mark.parametrize("started", [False, True])
 def test_stopping_twice_or_unstarted_is_fine(live_store: Store, tmp_path: Path, *, started: bool) -> None:
     """Whoever tidies up need not know how far it came."""

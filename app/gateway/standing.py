@@ -74,7 +74,6 @@ class Standing:
         self._final: dict[str, Report] = {}
         self._troubles: dict[str, str] = {}
         self._looking = threading.Lock()
-        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="standing", daemon=True)
 
@@ -128,13 +127,8 @@ class Standing:
 
     def stop(self) -> None:
         self._stopping.set()
-        self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout=5)
-
-    def nudge(self) -> None:
-        """Look again at once: something has just changed."""
-        self._wake.set()
 
     def refresh(self) -> bool:
         """One round; false when a part of it failed, which then stays as it was known."""
@@ -144,8 +138,7 @@ class Standing:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            self._clock.wait(self._every.total_seconds(), self._wake)
-            self._wake.clear()
+            self._clock.wait(self._every.total_seconds(), self._stopping)
             if not self._stopping.is_set():
                 self.refresh()
 
