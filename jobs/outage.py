@@ -38,7 +38,7 @@ class Outage:
             self._failing.add(doing)
             self._last = trouble
         if is_news:
-            logger.warning("{} fails, and is asked again until it answers: {}: {}", self._what, doing, trouble)
+            logger.warning("{} fails, and is asked again: {}: {}", self._what, doing, trouble)
 
     def left_to(self, other: str, doing: str) -> None:
         """`doing` is not asked any more; if it had failed, `other` has to work before all is well."""

@@ -1,7 +1,7 @@
 """Claim, run, beat, end: the loop that works one lane.
 
 A worker dies as it likes: what it held runs out of lease and a sweep gives it to the next one. It stops politely too:
-every attempt is handed back. A ledger that fails is asked again until it answers; one that does not answer at all ends
+every attempt is handed back. A ledger that fails is asked again; one that answered nothing but errors for a lease ends
 the worker. This is the one place that catches whatever a task throws, and records it.
 """
 
@@ -121,7 +121,7 @@ class Worker:
         """Work until `stop` is set, or nothing was to do for `idle_after`; then hand back what is running.
 
         There is something to do as long as the lane has a job that has not ended: one that waits for its next try, or
-        one whose worker was killed and whose lease still runs. A ledger that fails is asked again until it answers.
+        one whose worker was killed and whose lease still runs. A ledger that fails is asked again for as long as a lease.
 
         Raises:
             StoreUnavailable: the ledger has answered nothing for as long as a lease, so everybody takes this worker for
