@@ -121,7 +121,7 @@ class Worker:
         """Work until `stop` is set, or nothing was to do for `idle_after`; then hand back what is running.
 
         There is something to do as long as the lane has a job that has not ended: one that waits for its next try, or
-        one whose worker was killed and whose lease still runs. A ledger that fails is asked again for as long as a lease.
+        one whose worker was killed and whose lease still runs. A ledger that fails is asked again, for a lease at most.
 
         Raises:
             StoreUnavailable: the ledger has answered nothing for as long as a lease, so everybody takes this worker for
