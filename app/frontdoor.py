@@ -151,9 +151,10 @@ class Bounded(HttpToolsProtocol):
         version, said = self.parser.get_http_version(), dict(self.headers)
         if version not in {"1.0", "1.1"}:
             raise ValueError("another version of HTTP")
-        if (coding := said.get(b"transfer-encoding")) is not None and (version, coding.lower()) != ("1.1", b"chunked"):
+        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
+        if codings and (version, codings) != ("1.1", [b"chunked"]):
             raise ValueError("a body in another coding than chunked, or chunked for HTTP/1.0")
-        if self.parser.should_upgrade() and (coding is not None or said.get(b"content-length", b"0") != b"0"):
+        if self.parser.should_upgrade() and (codings or said.get(b"content-length", b"0") != b"0"):
             raise ValueError("a body before another protocol")  # llhttp would take it for that protocol's beginning
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (version == "1.1" and not hosts):

@@ -79,7 +79,11 @@ class _Handed(logging.Handler):
     """Hands what the standard library's log is told, by asyncio for one, to ours: it would write to stderr itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, record.getMessage())
+        try:
+            said = record.getMessage()
+        except Exception:  # noqa: BLE001 - a library's wrong line harms nobody but itself, as in the standard library
+            said = f"{record.msg} % {record.args}"
+        logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, said)
 
 
 def _to_stderr(notice: Callable[[int], str]) -> LineQueue:

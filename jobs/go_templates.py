@@ -19,7 +19,6 @@ _FIELD = re.compile(r"(?<![\w$.)])\.([A-Za-z_]\w*+)")  # begins at the dot: not 
 _OPENS = frozenset({"if", "range", "with", "define", "block"})
 _SPACES = " \t\r\n"
 _TRIMS_LEFT = tuple(f"-{space}" for space in _SPACES)
-_TRIMS_RIGHT = tuple(f"{space}-" for space in _SPACES)
 
 
 @dataclass(frozen=True)

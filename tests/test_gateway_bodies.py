@@ -83,6 +83,15 @@ def test_one_key_leaves_room_for_the_others() -> None:
     budget.hold("c").add(b"x" * 20)
 
 
+def test_the_only_key_may_have_all_the_room() -> None:
+    """Where nobody else could come, half of the room is not kept free for him; questions still pass beside the rest."""
+    budget = Budget(MOST, RESERVE, SMALL, keys=1)
+    budget.hold("a").add(b"x" * MOST)
+    with pytest.raises(Crowded):
+        budget.hold("a").add(b"x" * (SMALL + 1))
+    budget.hold("a").add(b"x" * SMALL)
+
+
 def test_a_body_that_is_announced_and_does_not_fit_is_not_begun() -> None:
     """What is said of its length is enough to refuse it, and takes no room."""
 

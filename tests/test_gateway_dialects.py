@@ -2,13 +2,14 @@
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.dialects import Tokens, error, error_in_stream, error_text, tail_of
+from app.gateway.dialects import EventTail, Tokens, error, error_in_stream, error_text, tail_of
 from app.gateway.exchange import NDJSON
 from tests.gateways import DIALECTS, OLLAMA, Dialect
 
@@ -135,3 +136,13 @@ def test_a_last_line_of_megabytes_is_not_built(line: bytes, verdict: str) -> Non
     tail = tail_of("/api/generate", NDJSON)
     tail.feed(b'{"done":false}\n' + line % (b"128001," * 100_000) + b"\n")
     assert tail.verdict() == verdict
+
+
+def test_an_event_that_is_full_of_events_is_looked_at_once() -> None:
+    """What a model says cannot make the end of a stream long to find, whatever it looks like."""
+    tail = EventTail()
+    tail.feed(b'event: content_block_delta\ndata: {"x":"' + b"data: " * 2_600 + b'"}\n\n')
+    tail.feed(b'event: message_stop\ndata: {"type":"message_stop"}\n\n')
+    began = time.process_time()
+    assert tail.verdict() == "whole"
+    assert time.process_time() - began < 0.05

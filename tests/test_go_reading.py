@@ -5,6 +5,7 @@ Go's answers were recorded; where it is there, it is asked again.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -135,6 +136,16 @@ def test_what_clients_send_passes(case: Case) -> None:
     ours = read(case)
     assert isinstance(ours, Asked), ours
     assert (ours.model, ours.settings) == ("llama3.2", ())
+
+
+@pytest.mark.parametrize("keep", ["11h" * 2_000 + "x", "1" * 7_000, "1.5h" * 1_500 + ".", "1ms" * 2_000 + "-"])
+def test_no_duration_takes_long_to_read(keep: str) -> None:
+    """A `keep_alive` that is nearly one is seen not to be within milliseconds, however often it could be cut anew."""
+    began = time.process_time()
+    ours = read(Case("generate", b'{"model":"llama3.2","keep_alive":"%b"}' % keep.encode()))
+    assert time.process_time() - began < 0.2
+    assert isinstance(ours, Asked)
+    assert not ours.is_kept
 
 
 @needs_go

@@ -252,12 +252,14 @@ def mapped(block: str) -> set[str]:
         assert drawn, f"not a line of the map: {line!r}"
         depth = len(drawn["indent"]) // 2
         folders[depth:] = [drawn["name"]] if drawn["name"].endswith("/") else []
-        paths.add("".join(folders) + ("" if drawn["name"].endswith("/") else drawn["name"]))
+        path = "".join(folders) + ("" if drawn["name"].endswith("/") else drawn["name"])
+        assert path not in paths, f"{path} is on the map twice"
+        paths.add(path)
     return paths
 
 
 def test_readme_maps_what_exists() -> None:
-    """README's map lists every Python file of app and jobs, and nothing that is not there."""
+    """README's map lists every Python file of app and jobs, each once, and nothing that is not there."""
     text = (ROOT / "README.md").read_text("utf-8")
     drawn = mapped(fenced(text.split("## The map of files")[1])[0])
 

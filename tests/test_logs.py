@@ -50,6 +50,16 @@ def parsed(written: list[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in written]
 
 
+def test_a_librarys_line_that_cannot_be_put_together_is_told_as_it_is() -> None:
+    """It raises nothing where it was logged."""
+    call = "import logging, app.logs; app.logs.in_container(); logging.getLogger('lib').warning('%d of', 'x')"
+    done = subprocess.run([sys.executable, "-c", call], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, [each["message"] for each in parsed(done.stderr.splitlines(keepends=True))]) == (
+        0,
+        ["lib: %d of % ('x',)"],
+    )
+
+
 NAMES = st.text("abcdefghijklmnopqrstuvwxyz", min_size=1).filter(
     lambda name: name not in {"at", "level", "message", "where", "exception"}
 )

@@ -78,6 +78,7 @@ def statuses(answer: bytes) -> list[int]:
 REFUSED: dict[str, bytes] = {
     "gzip under chunked": request("Transfer-Encoding: gzip, chunked", body=CHUNKED),
     "gzip over chunked": request("Transfer-Encoding: chunked, gzip", body=CHUNKED),
+    "gzip-and-chunked-in-two-lines": request("Transfer-Encoding: gzip", "Transfer-Encoding: chunked", body=CHUNKED),
     "gzip alone": request("Transfer-Encoding: gzip", body=BODY),
     "identity": request("Transfer-Encoding: identity", SIZE, body=BODY),
     "coding-twice": request("Transfer-Encoding: chunked", "Transfer-Encoding: chunked", body=CHUNKED),

@@ -170,25 +170,33 @@ def _setting(options: Fields, name: str) -> int | bool | None:
 
 _MOST_NUMBER = 2**31
 
-_DURATION = re.compile(r"[-+]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
+# Each number has one way to match, so that there is nothing to try again where the end does not fit.
+_DURATION = re.compile(r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _seconds(keep: Any) -> float | None:
     """How long a `keep_alive` is (api/types.go:1243-1271), below zero for ever; None where Go does not take it."""
-    if isinstance(keep, bool):
+    if isinstance(keep, str):
+        return _seconds_in(keep)
+    if isinstance(keep, bool) or not isinstance(keep, int | float):
         return None
-    if isinstance(keep, int | float):
-        return int(keep * 1e9) / 1e9
-    if not isinstance(keep, str):
-        return None
-    if keep.lstrip("+-") == "0" and len(keep) <= 2:
+    return keep if keep < 0 else _counted(keep)
+
+
+def _seconds_in(text: str) -> float | None:
+    if text.lstrip("+-") == "0" and len(text) <= 2:
         return 0.0
-    if not _DURATION.fullmatch(keep):
+    if not _DURATION.fullmatch(text):
         return None
-    parts = re.findall(r"([\d.]+)([a-zµμ]+)", keep)
-    found = int(sum(float(number) * _UNITS[unit] for number, unit in parts) * 1e9) / 1e9
-    return -found if keep.startswith("-") else found
+    parts = re.findall(r"([\d.]+)([a-zµμ]+)", text)
+    found = _counted(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    return -found if found is not None and text.startswith("-") else found
+
+
+def _counted(seconds: float) -> float | None:
+    """In whole nanoseconds. What 63 bits do not hold, Go refuses in a text, and takes for less than nothing else."""
+    return int(seconds * 1e9) / 1e9 if seconds < 2**63 / 1e9 else None
 
 
 def _text(value: Any) -> str:

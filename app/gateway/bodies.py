@@ -27,7 +27,7 @@ BYTES_PER_SECOND = 16 * 1024
 
 BUDGET = 224 * 1024 * 1024
 """Bytes of all bodies at once. A container of the gateway has 512 MiB, of which it takes 100 without any. Half of it is
-more than `MOST`: a key may have so much, and never the other half.
+more than `MOST`: a key may have so much, and never the other half, unless it is the only one.
 """
 
 RESERVE = 32 * 1024 * 1024
@@ -46,8 +46,9 @@ class Crowded(NetworkTrouble):
 class Budget:
     """What all bodies take, and those of each key. Belongs to one event loop."""
 
-    def __init__(self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL) -> None:
+    def __init__(self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL, *, keys: int = 2) -> None:
         self._most = most
+        self._parts = 1 if keys <= 1 else 2
         self._reserve = reserve
         self._small = small
         self._of_key: dict[str, int] = defaultdict(int)
@@ -69,7 +70,7 @@ class Budget:
 
         """
         most = self._most + (self._reserve if size <= self._small else 0)
-        if self._of_key[key] + more > most // 2:
+        if self._of_key[key] + more > most // self._parts:
             raise Crowded(
                 f"the bodies of this key take {self._of_key[key]:,} bytes already",
                 hint="wait until some of its requests are answered",

@@ -138,7 +138,7 @@ class Composed:
             pace=parts.pace,
         )
         self.limits = Limits(parts.clock)
-        self.budget = bodies.Budget()
+        self.budget = bodies.Budget(keys=len(parts.keys.names))
         self.lingering = Lingering(keys=len(parts.keys.names))
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")

@@ -206,7 +206,7 @@ class _Kept:
         return _counted(self.last())
 
 
-_LAST_EVENT = re.compile(rb"(?:event: (?P<event>[\w.]+)\n)?data: (?P<data>[^\n]*)\n*\Z")
+_LAST_EVENT = re.compile(rb"(?:^event: (?P<event>[\w.]+)\n)?^data: (?P<data>[^\n]*)\n*\Z", re.MULTILINE)
 
 
 class EventTail(_Kept):
