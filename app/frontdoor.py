@@ -94,6 +94,11 @@ class _Alarm:
         self._ring()
 
 
+def _host(text: bytes) -> bytes:
+    """A host as it is compared: in no case, and without the port that http has by itself."""
+    return text.lower().removesuffix(b":80")
+
+
 class Bounded(HttpToolsProtocol):
     """uvicorn's own, but a head that does not end is refused as any other that makes no sense, and nobody holds a
     connection by silence or by dripping. Nor can a request be read in two ways, of which a proxy might take the other.
@@ -160,7 +165,8 @@ class Bounded(HttpToolsProtocol):
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             raise ValueError("not exactly one Host")
         _, is_absolute, rest = self.url.partition(b"://")
-        if is_absolute and not self.url.startswith(b"/") and hosts and rest.partition(b"/")[0] != hosts[0]:
+        addressed = [_host(rest.partition(b"/")[0]), *map(_host, hosts)]
+        if is_absolute and not self.url.startswith(b"/") and len(set(addressed)) > 1:
             raise ValueError("another host in the address than in Host")
 
     def send_400_response(self, msg: str) -> None:

@@ -11,6 +11,7 @@ from app.commands import scopes_of
 from app.gateway.answers import body_of, headers_of, status_of
 from app.gateway.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
 from app.gateway.limits import Limits
+from app.gateway.shares import share_of
 from jobs.errors import (
     BadName,
     BadRequest,
@@ -378,3 +379,15 @@ def test_keys_do_not_share_their_limits() -> None:
 def test_each_trouble_has_its_status(trouble: Trouble, status: int) -> None:
     """A class without a status of its own has that of its nearest ancestor; what nobody foresaw is 500."""
     assert status_of(trouble) == status
+
+
+def test_the_only_key_shares_with_nobody() -> None:
+    """Where there is one key, or none, all places are for whoever asks; of several keys each has a quarter."""
+
+    def share(text: str) -> int:
+        return share_of(512, Keys.parse(text).identify(bearer(KEY), NOW))
+
+    assert share(LINE) == 512
+    assert share(f"{LINE}\nbob {hash_of(OTHER)}") == 128
+    assert share_of(512, ANYONE) == 512
+    assert share_of(2, Caller("alice", frozenset())) == 1

@@ -152,12 +152,23 @@ def test_what_can_be_read_in_two_ways_is_refused(running: Running, server: Scrip
     [
         request(f"{SIZE} \t", body=BODY),
         request(SIZE, body=BODY, first="POST http://gateway/api/chat HTTP/1.1"),
+        request(SIZE, body=BODY, first="POST http://Gateway:80/api/chat HTTP/1.1"),
+        request(SIZE, "Content-Encoding: identity", body=BODY),
         request("Transfer-Encoding: Chunked", body=CHUNKED.replace(b"\r\n", b";an=extension\r\n", 1)),
         request(SIZE, body=BODY, first="POST /api/chat HTTP/1.0", host=""),
         request("X-A: \xff", SIZE, body=BODY),
         b"\r\n" + request(SIZE, body=BODY),
     ],
-    ids=["spaces-at-the-end", "whole-address", "extension", "1.0", "latin-1", "an-empty-line-before"],
+    ids=[
+        "spaces-at-the-end",
+        "whole-address",
+        "with-its-port",
+        "identity",
+        "extension",
+        "1.0",
+        "latin-1",
+        "an-empty-line-before",
+    ],
 )
 def test_what_only_looks_odd_is_answered(running: Running, raw: bytes) -> None:
     """What the standard allows is no fault."""

@@ -74,7 +74,7 @@ async def read(exchange: Exchange) -> Asked:
 
     """
     path, body = exchange.entry.path, exchange.body
-    if any(name == b"content-encoding" for name, _ in exchange.headers):
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
         return Asked(model_in(await document(exchange)), streams=False, needs_load=False)

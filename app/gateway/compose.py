@@ -180,13 +180,14 @@ class Composed:
             return False
         if self._looking is None:
             self._looking = asyncio.create_task(asyncio.to_thread(self._standing.refresh))
+            self._looking.add_done_callback(self._looked)
         looking = self._looking
         await asyncio.wait({looking}, timeout=LOOK_PATIENCE_SECONDS)
-        if not looking.done():
-            return False
-        if self._looking is looking:
-            self._looking, self._looked_at = None, self._parts.clock.monotonic()
-        return looking.result()
+        return looking.done() and looking.result()
+
+    def _looked(self, _: asyncio.Task[bool]) -> None:
+        """Whoever comes later, a new look is his, though nobody waited for the end of this one."""
+        self._looking, self._looked_at = None, self._parts.clock.monotonic()
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="aside"))

@@ -26,8 +26,13 @@ MOST_VALUE = 1024
 _STEP = 1 << 20
 """Bytes that one search looks at: so long it keeps the interpreter."""
 
+_CHARSET = rb"(?:; ?charset=[0-9A-Za-z_-]{1,40})?"
 _TYPE = re.compile(
-    rb"multipart/form-data; ?boundary=(?:([0-9A-Za-z'+_.-]{1,70})|\"([0-9A-Za-z'()+_,./:=?-]{1,70})\")", re.IGNORECASE
+    rb"multipart/form-data"
+    + _CHARSET
+    + rb"; ?boundary=(?:([0-9A-Za-z'+_.-]{1,70})|\"([0-9A-Za-z'()+_,./:=?-]{1,70})\")"
+    + _CHARSET,
+    re.IGNORECASE,
 )
 _TOKEN = rb"[0-9A-Za-z_.\[\]-]{1,100}"
 _QUOTED = rb'"(?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*"'

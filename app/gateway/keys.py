@@ -19,7 +19,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
@@ -56,6 +56,8 @@ class Caller:
     models: tuple[str, ...] = ()
     rpm: int | None = None
     concurrent: int | None = None
+    is_only: bool = field(default=False, compare=False)
+    """Nobody else may ask, so there is nobody to leave a share to."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes
@@ -125,7 +127,7 @@ def fits(pattern: str, name: ModelName) -> bool:
     return name.host == DEFAULT_HOST and fnmatchcase(name.namespace, first) and fnmatchcase(model, more[0])
 
 
-ANYONE = Caller("anyone", frozenset(SCOPES))
+ANYONE = Caller("anyone", frozenset(SCOPES), is_only=True)
 """Who asks where no keys are configured: loopback of one machine, and nowhere else."""
 
 
@@ -264,7 +266,9 @@ class Keys:
     """All keys of a gateway."""
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
-        self._keys = tuple(keys)
+        given = tuple(keys)
+        is_only = len({key.caller.name for key in given}) == 1
+        self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
 
     @classmethod
     def parse(cls, text: str, source: str = VARIABLE) -> Self:

@@ -45,6 +45,6 @@ def refuse(wanted: Asked, caller: Caller) -> None:
             )
     if not wanted.is_kept:
         raise BadRequest(
-            "keep_alive is below a minute: that would take the model out of memory for all who use it",
+            "keep_alive is below a minute, or no duration: that would take the model out of memory for all who use it",
             hint=f"leave keep_alive out, or let it be a minute or more; a key with the scope {ADMIN} may set less",
         )

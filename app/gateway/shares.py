@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from datetime import timedelta
 
-from app.gateway.keys import ANYONE, Caller
+from app.gateway.keys import Caller
 from jobs.errors import TooManyRequests
 
 PARTS = 4
@@ -15,8 +15,8 @@ PARTS = 4
 
 
 def share_of(most: int, caller: Caller) -> int:
-    """How many of `most` places this caller may take, always at least one; where no keys are configured, all."""
-    return most if caller is ANYONE else max(1, most // PARTS)
+    """How many of `most` places this caller may take, always at least one; the only one who may ask, all."""
+    return most if caller.is_only else max(1, most // PARTS)
 
 
 class Shares:
