@@ -156,7 +156,15 @@ class Plan:
             yield "to trash", each.name, human_bytes(each.size), each.why
 
 
-def plan(survey: Survey, around: Around, retention: Retention, now: datetime, *, empty_trash: bool = False) -> Plan:
+def plan(
+    survey: Survey,
+    around: Around,
+    retention: Retention,
+    now: datetime,
+    *,
+    empty_trash: bool = False,
+    began: datetime | None = None,
+) -> Plan:
     """What to remove, and why.
 
     Args:
@@ -165,6 +173,7 @@ def plan(survey: Survey, around: Around, retention: Retention, now: datetime, *,
         retention: what may stay.
         now: the time.
         empty_trash: do not wait for the grace of what lies in the trash.
+        began: with `empty_trash`, since when what comes to the trash waits all the same; None is now.
 
     """
     notes = list(_notes(survey, around, retention))
@@ -178,7 +187,8 @@ def plan(survey: Survey, around: Around, retention: Retention, now: datetime, *,
     expired = [
         Removal("trash", folder.path.name, folder.size, _expiry(folder.thrown_at, retention, now), folder.path)
         for folder in survey.trash
-        if not survey.torn and (empty_trash or now - folder.thrown_at >= retention.grace)
+        if not survey.torn
+        and (now - folder.thrown_at >= retention.grace or (empty_trash and (began is None or folder.thrown_at < began)))
     ]
     return Plan(
         tuple(throw),

@@ -345,24 +345,46 @@ def prune(run: Run, shop: Workshop) -> Result:
     weights = _own_weights(shop)
     run.progress.begin("looking")
     trashing.require_models_directory(weights.layout)
-    plan = planned(weights.survey(), shop.around(), shop.retention, shop.clock.now(), run.job.request)
+    # What an earlier attempt threw has its grace before it: --empty-trash meant what lay there when the job began.
+    began = run.job.attempts[0].started_at if run.n > 1 else None
+    plan = planned(weights.survey(), shop.around(), shop.retention, shop.clock.now(), run.job.request, began=began)
     trashing.follow(weights, plan, still_ours=run.hold, tell=run.progress.begin)
     return plan.as_json()
 
 
-def planned(survey: Survey, around: Around, retention: Retention, now: datetime, request: Mapping[str, Any]) -> Plan:
-    """What a prune that is asked for in these words would do: the dry one and the real one ask here."""
+def planned(
+    survey: Survey,
+    around: Around,
+    retention: Retention,
+    now: datetime,
+    request: Mapping[str, Any],
+    *,
+    began: datetime | None = None,
+) -> Plan:
+    """What a prune that is asked for in these words would do: the dry one and the real one ask here.
+
+    One that `began` earlier and goes on empties the trash of what lay there by then.
+    """
     days = request.get("unused_days")
     asked = retention if days is None else replace(retention, unused=timedelta(days=days))
-    return pruning.plan(survey, around, asked, now, empty_trash=bool(request.get("empty_trash", False)))
+    empty_trash = bool(request.get("empty_trash", False))
+    return pruning.plan(survey, around, asked, now, empty_trash=empty_trash, began=began)
 
 
 def rollback(run: Run, shop: Workshop) -> Result:
-    """Publish the version of a model that was there before, whole or not at all; the one that is there is thrown."""
+    """Publish the version of a model that was there before, whole or not at all; the one that is there is thrown.
+
+    Which version that is, is decided once for a job: every later attempt finishes that, or finds it done.
+    """
     weights = _own_weights(shop)
     name = ModelName.parse(run.job.request["model"])
     run.progress.begin("looking")
-    folder = trashing.thrown(weights, name)
+    decision = trashing.decided(weights, run.job.id)
+    if decision is not None and trashing.is_done(weights, decision):
+        run.progress.begin("publishing")
+        trashing.finish(weights, decision, still_ours=run.hold)
+        return _rolled_back(name, decision.digest, decision.left, decision.thrown_at)
+    folder = trashing.thrown(weights, name) if decision is None else trashing.folder_of(weights, decision)
     damages = verify_places(trashing.places(weights, folder), progress=run.progress, check=run.check)
     if damages:
         raise Corrupt(
@@ -370,9 +392,12 @@ def rollback(run: Run, shop: Workshop) -> Result:
             hint=f"bring the newest: `ollama-modal pull {name}`",
         )
     run.progress.begin("publishing")
-    left = trashing.restore(weights, folder, still_ours=run.hold)
-    digest = folder.manifest.digest if folder.manifest else ""
-    return {"model": str(name), "digest": digest, "left": left, "thrown_at": isoformat(folder.thrown_at)}
+    left = trashing.restore(weights, folder, still_ours=run.hold, job=run.job.id)
+    return _rolled_back(name, folder.manifest.digest if folder.manifest else "", left, folder.thrown_at)
+
+
+def _rolled_back(name: ModelName, digest: str, left: str | None, thrown_at: datetime | None) -> Result:
+    return {"model": str(name), "digest": digest, "left": left, "thrown_at": thrown_at and isoformat(thrown_at)}
 
 
 # -- warm --------------------------------------------------------------------------------------------------------------

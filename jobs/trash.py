@@ -3,16 +3,18 @@
     <root>/trash/<when>-<slug>/manifests/<host>/<namespace>/<model>/<tag>    a model that was there, at most one
     <root>/trash/<when>-<slug>/blobs/sha256-<hex>                            what no published manifest needs
     <root>/trash/<when>-<slug>/rest/                                         part files and stagings that nobody wants
+    <root>/trash/<when>-rollback@<job>.json                                  which version that job brings back
 
 Ollama never looks here. Each folder is laid out like a models directory, and its name says when it was thrown away: no
 note has to agree with it. Things come and go by rename alone, under the lock of the weights, which is the caller's.
 """
 
+import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from jobs.errors import Corrupt
@@ -22,7 +24,11 @@ from jobs.names import ModelName
 from jobs.staging import measured, slug
 
 _FOLDER = re.compile(r"(\d{8}T\d{9})Z-[A-Za-z0-9_.-]+")
+_DECISION = re.compile(r"(\d{8}T\d{9})Z-rollback@([A-Za-z0-9_.-]+)\.json(?:\.draft)?")
 _DOOMED = "~"  # no folder's name begins so: what is left of one that was being deleted
+
+DECISIONS_STAY = timedelta(days=30)
+"""How long a rollback's decision outlives its job: longer than any job waits for its next attempt."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,26 @@ class TrashFolder:
         return path.is_file() and not path.is_symlink() and path.stat().st_size == layer.size
 
 
+@dataclass(frozen=True)
+class Decision:
+    """Which version a rollback's job brings back, for every attempt of that job."""
+
+    model: str
+    digest: str
+    left: str | None
+    """The digest that stood there when it was decided; None when there was none."""
+    folder: str
+    """The name of the trash's folder that the version comes from."""
+
+    @property
+    def name(self) -> ModelName:
+        return ModelName.parse(self.model)
+
+    @property
+    def thrown_at(self) -> datetime | None:
+        return _thrown_at(self.folder)
+
+
 def listed(layout: Layout) -> tuple[list[TrashFolder], list[Path]]:
     """All folders of the trash, the oldest first, and what else lies around there."""
     folders: list[TrashFolder] = []
@@ -57,13 +83,16 @@ def listed(layout: Layout) -> tuple[list[TrashFolder], list[Path]]:
         thrown_at = _thrown_at(entry.name)
         if thrown_at is not None and entry.is_dir(follow_symlinks=False):
             folders.append(_folder(path, thrown_at))
-        elif not entry.name.startswith(_DOOMED):
+        elif not entry.name.startswith(_DOOMED) and not _DECISION.fullmatch(entry.name):
             strange.append(path)
     return sorted(folders, key=lambda folder: (folder.thrown_at, folder.path)), strange
 
 
 def _thrown_at(name: str) -> datetime | None:
-    found = _FOLDER.fullmatch(name)
+    return _moment(_FOLDER.fullmatch(name))
+
+
+def _moment(found: re.Match[str] | None) -> datetime | None:
     try:
         return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%S%f%z") if found else None
     except ValueError:  # digits, but no date
@@ -86,14 +115,17 @@ def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
 
 def make(layout: Layout, subject: str, now: datetime) -> Path:
     """A new folder for what is thrown away now."""
-    when = now.astimezone(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3]
-    folder = layout.trash / f"{when}Z-{slug(subject)}"
+    folder = layout.trash / f"{_stamp(now)}-{slug(subject)}"
     number = 1
     while folder.exists():
         number += 1
-        folder = layout.trash / f"{when}Z-{slug(subject)}-{number}"
+        folder = layout.trash / f"{_stamp(now)}-{slug(subject)}-{number}"
     make_folder(folder, below=layout.root)
     return folder
+
+
+def _stamp(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"
 
 
 def move(source: Path, target: Path, *, below: Path) -> bool:
@@ -114,12 +146,50 @@ def keep_copy(layout: Layout, file: ManifestFile, raw: bytes, now: datetime) -> 
     target = Layout(folder).manifest(file.name)
     make_folder(target.parent, below=layout.root)
     draft = folder / "draft"
-    with draft.open("wb") as written:
-        written.write(raw)
-        written.flush()
-        os.fsync(written.fileno())
+    _write(draft, raw)
     move(draft, target, below=layout.root)
     return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    """On the disk for good before anything is renamed to its name."""
+    with path.open("wb") as written:
+        written.write(content)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def decide(layout: Layout, job: str, decision: Decision, now: datetime) -> None:
+    """Write down what a rollback's job decided, in place of what it decided before; the trash must be there."""
+    _forget_decisions(layout, now)
+    known = _decisions(layout, job)
+    path = known[0] if known else layout.trash / f"{_stamp(now)}-rollback@{job}.json"
+    draft = path.with_name(f"{path.name}.draft")
+    _write(draft, json.dumps(asdict(decision)).encode())
+    move(draft, path, below=layout.root)
+
+
+def decided(layout: Layout, job: str) -> Decision | None:
+    """What this job decided; None when it did not come so far.
+
+    Raises:
+        Corrupt: it is written down, and cannot be read.
+
+    """
+    for path in _decisions(layout, job):
+        try:
+            return Decision(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise Corrupt(
+                f"what rollback {job} decided cannot be read: {path}",
+                hint="see which version is there, and ask for another rollback if it is the wrong one",
+            ) from error
+    return None
+
+
+def _decisions(layout: Layout, job: str) -> list[Path]:
+    names = [entry.name for entry in entries(layout.trash) if entry.name.endswith(f"-rollback@{job}.json")]
+    return [layout.trash / name for name in names if _DECISION.fullmatch(name)]
 
 
 def drop_if_empty(folder: Path) -> None:
@@ -136,8 +206,16 @@ def delete(layout: Layout, folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def sweep(layout: Layout) -> None:
-    """Finish what a killed deletion has left."""
+def sweep(layout: Layout, now: datetime) -> None:
+    """Finish what a killed deletion has left, and remove decisions that no attempt will ask for any more."""
     for entry in entries(layout.trash):
         if entry.name.startswith(_DOOMED):
             shutil.rmtree(layout.trash / entry.name)
+    _forget_decisions(layout, now)
+
+
+def _forget_decisions(layout: Layout, now: datetime) -> None:
+    for entry in entries(layout.trash):
+        at = _moment(_DECISION.fullmatch(entry.name))
+        if at is not None and now - at >= DECISIONS_STAY and entry.is_file(follow_symlinks=False):
+            (layout.trash / entry.name).unlink(missing_ok=True)

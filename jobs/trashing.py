@@ -17,7 +17,7 @@ from jobs.manifests import Layer
 from jobs.names import ModelName
 from jobs.pruning import Plan
 from jobs.survey import BlobState, load
-from jobs.trash import TrashFolder
+from jobs.trash import Decision, TrashFolder
 from jobs.weights import Weights, spelt
 
 StillOurs = Callable[[], None]
@@ -134,7 +134,7 @@ def empty(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> 
     layout = weights.layout
     freed = 0
     with weights.exclusive(still_ours), translated("emptying the trash"):
-        trash.sweep(layout)
+        trash.sweep(layout, weights.clock.now())
         needed = weights.needed()
         folders, leaving = trash.listed(layout)[0], set(paths)
         others = [each for each in folders if each.path not in leaving]
@@ -222,12 +222,97 @@ def places(weights: Weights, folder: TrashFolder) -> list[tuple[Path, Layer]]:
     return found
 
 
-def restore(weights: Weights, folder: TrashFolder, *, still_ours: StillOurs) -> str | None:
+def decided(weights: Weights, job: str) -> Decision | None:
+    """What an earlier attempt of this rollback decided; None when there was none that came so far.
+
+    Raises:
+        Corrupt: it is written down, and cannot be read.
+
+    """
+    return trash.decided(weights.layout, job)
+
+
+def is_done(weights: Weights, decision: Decision) -> bool:
+    """Whether the version that was decided on stands already; false while it can still be brought back as decided.
+
+    Raises:
+        Refused: neither, because somebody replaced the model or emptied the trash since.
+
+    """
+    now = _standing(weights, decision.name)
+    if now == decision.digest:
+        return True
+    if now == decision.left and _source(weights, decision).is_file():
+        return False
+    stands = f"{now[:12]} stands there now" if now else "nothing stands there now"
+    raise Refused(
+        f"{decision.model!r} was to be digest {decision.digest[:12]} again, but it was changed or left the trash since"
+        f" this rollback began: {stands}, and nothing was touched",
+        hint=f"if that is the wrong one, ask again: `ollama-modal rollback {decision.model}`",
+    )
+
+
+def _standing(weights: Weights, name: ModelName) -> str | None:
+    """The digest of the manifest in this model's place; None when there is none, or a torn one."""
+    target = weights.place_of(name)
+    file = next((file for file in weights.files_of(name) if file.path == target), None)
+    known = load(weights.layout, file) if file else None
+    return known.manifest.digest if known and known.manifest else None
+
+
+def _source(weights: Weights, decision: Decision) -> Path:
+    return Layout(weights.layout.trash / decision.folder).manifest(decision.name)
+
+
+def folder_of(weights: Weights, decision: Decision) -> TrashFolder:
+    """The folder that the version which was decided on comes from.
+
+    Raises:
+        NotFound: it has left the trash.
+
+    """
+    for folder in trash.listed(weights.layout)[0]:
+        if folder.path.name == decision.folder and folder.manifest is not None:
+            return folder
+    raise NotFound(f"the earlier {decision.model!r} has left the trash meanwhile")
+
+
+def finish(weights: Weights, decision: Decision, *, still_ours: StillOurs) -> None:
+    """Tidy up after an earlier attempt that published the version, and tell of it: that may be what failed.
+
+    Raises:
+        Refused: the model was replaced meanwhile.
+
+    """
+    with weights.exclusive(still_ours), translated(f"bringing {decision.model} back from the trash"):
+        still_ours()
+        if not is_done(weights, decision):
+            raise Refused(f"{decision.model!r} was changed meanwhile: ask again")
+        _finish(weights, decision)
+
+
+def _finish(weights: Weights, decision: Decision) -> None:
+    weights.persist()
+    folders = [
+        each for each in trash.listed(weights.layout)[0] if each.name and each.name.folded() == decision.name.folded()
+    ]
+    kept = [each.path for each in folders if each.manifest and each.manifest.digest == decision.left]
+    if kept:
+        weights.throw_unneeded(*kept)
+    trash.drop_if_empty(weights.layout.trash / decision.folder)
+    weights.persist()
+
+
+def restore(weights: Weights, folder: TrashFolder, *, still_ours: StillOurs, job: str | None = None) -> str | None:
     """Publish a model from the trash, whole or not at all; the digest of the one that it replaced, which is thrown.
+
+    With a job, what it decides is written down before anything is renamed: a later attempt of that job finishes the
+    same decision (`is_done`, `folder_of`), where choosing anew would bring back what this attempt threw away.
 
     Raises:
         NotFound: it is not in the trash any more.
         Corrupt: a blob of it is gone.
+        Refused: an earlier attempt of this job has decided, and the model was replaced since.
 
     """
     layout, manifest, name = weights.layout, folder.manifest, folder.name
@@ -236,22 +321,24 @@ def restore(weights: Weights, folder: TrashFolder, *, still_ours: StillOurs) -> 
     weights.prepare()
     with weights.exclusive(still_ours), translated(f"bringing {name} back from the trash"):
         still_ours()
+        before = trash.decided(layout, job) if job else None
+        if before is not None and is_done(weights, before):  # an attempt that was taken for dead got there
+            _finish(weights, before)
+            return before.left
         source = folder.layout.manifest(name)
         if not source.is_file():
             raise NotFound(f"{str(name)!r} has left the trash meanwhile")
-        for place, layer in places(weights, folder):
+        found = places(weights, folder)
+        decision = Decision(str(name), manifest.digest, _standing(weights, name), folder.path.name)
+        if job and decision != before:
+            trash.decide(layout, job, decision, weights.clock.now())
+        for place, layer in found:
             if place != layout.blob(layer.digest):
                 trash.move(place, layout.blob(layer.digest), below=layout.root)
         weights.persist()
         still_ours()
         target = weights.place_of(name)
-        present = next((file for file in weights.files_of(name) if file.path == target), None)
-        before = load(layout, present) if present else None
-        kept = weights.keep_before(target, manifest)
+        weights.keep_before(target, manifest)
         weights.rename_manifest(source, target)
-        weights.persist()
-        if kept is not None:
-            weights.throw_unneeded(kept)
-        trash.drop_if_empty(folder.path)
-        weights.persist()
-        return before.manifest.digest if before and before.manifest else None
+        _finish(weights, decision)
+        return decision.left
