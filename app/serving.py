@@ -168,7 +168,9 @@ class Server:
         wanted = self._intake.wanted()
         step = next_step(wanted, self._intake.known, look, self._before, self._stale_for(wanted))
         self._before = look
-        if step is Step.LATER:
+        if step in {Step.REFRESH, Step.PAUSE} and self._intake.is_resting:
+            logger.info("new weights wait until the platform is asked for them again")
+        elif step is Step.LATER:
             logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
         elif step is Step.REFRESH:
             self._before = None
@@ -198,9 +200,10 @@ class Server:
         try:
             self._report(self._last_running)
             if not self._taken_in(wanted, began, began + length.total_seconds(), unloaded):
-                self._short_pauses += 1
                 self._stale_since = clock.monotonic()
-                logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
+                if not self._intake.is_resting:
+                    self._short_pauses += 1
+                    logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
             self._pausing_until = None
             self._report(self._last_running)  # whoever is held back need not wait for the loads as well
@@ -221,6 +224,8 @@ class Server:
                 may = is_quiet or self._intake.is_unloaded()
                 if may and self._intake.take_in(wanted, past_connections=not is_quiet):
                     return True
+                if self._intake.is_resting:
+                    return False  # nobody is held back for what is not tried
             elif now >= probe_at:
                 probe_at = now + every
                 self._check(self._running())
