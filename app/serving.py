@@ -89,10 +89,15 @@ class Server:
             self._version = self._daemon.wait_ready(self._wanted.startup)
             self._intake.load(list(self._wanted.warmed))
             self._check(self._running())
-        except BaseException as trouble:
+        except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
             self._report(state="refused", why=str(trouble))
+            raise
+        except BaseException as taken:  # the container is taken away, which says nothing about the tier
+            logger.info("the start of this server was broken off: {}", type(taken).__name__)
+            self._daemon.stop()
+            self._report(state="ended")
             raise
         self._is_ready = True
         logger.info("ollama {} answers; it has {} models", self._version, len(self._view.names()))

@@ -15,11 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.cold_starts import refused_starts
 from app.connections import callers_of
 from app.freshness import FIRST_PAUSE, GENERATION, OVERDUE, pause
 from app.intake import Intake
 from app.place import Place, Wanted
 from app.platform_errors import NotReloaded
+from app.report import Report
 from app.serving import Server
 from jobs.clock import SystemClock
 from jobs.errors import CpuFallback, ServerTrouble
@@ -431,6 +433,28 @@ def test_promised_gpu_that_is_not_there_is_refused(case: Case) -> None:
         case.start(gpu=True)
     assert case.children() == []
     assert case.report()["state"] == "refused"
+
+
+@pytest.mark.parametrize("taken", [KeyboardInterrupt, SystemExit])
+def test_a_start_that_is_taken_away_was_not_refused(case: Case, taken: type[BaseException]) -> None:
+    """A container that goes while its server starts says that it has ended, so that nobody takes the tier for broken;
+    nothing is left running."""
+    case.publish(LLAMA, generation=1)
+    gone = threading.Event()
+
+    class Leaving(Ahead):
+        def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
+            if not gone.is_set() and case.children():
+                gone.set()
+                raise taken
+            return super().wait(seconds, wake)
+
+    case.clock = Leaving()
+    with pytest.raises(taken):
+        case.start()
+    assert case.report()["state"] == "ended"
+    assert refused_starts([Report.from_json(case.report())], case.clock.now()).count == 0
+    assert case.children() == []
 
 
 def test_server_that_hangs_is_taken_out(case: Case) -> None:
