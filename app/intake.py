@@ -10,6 +10,7 @@ has a file open, so that the volume cannot be reloaded.
 
 import threading
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 from loguru import logger
@@ -18,6 +19,7 @@ from app.connections import callers_of
 from app.daemon import Daemon
 from app.freshness import GENERATION, Look
 from app.place import Place
+from app.platform_errors import FilesOpen, NotReloaded
 from app.view import View
 from jobs.errors import ServerTrouble, Trouble
 from jobs.names import ModelName
@@ -25,6 +27,13 @@ from jobs.ollama import Ollama
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
+
+_FROZEN_RELOAD = timedelta(seconds=15)
+"""A reload takes some seconds; callers wait as long as the server is frozen for it, and notice no more than that."""
+
+_FIRST_REST = timedelta(minutes=2)
+_LONGEST_REST = timedelta(minutes=30)
+"""Between two tries at a reload that the platform leaves unanswered: each costs the callers a frozen server."""
 
 _GONE_PAUSES = (0.1, 0.4, 1.5)
 """And one to be gone from the list, if nobody uses it."""
@@ -54,6 +63,14 @@ class Intake:
         self._view = view
         self._daemon = daemon
         self._stopping = stopping
+        # Of the thread that looks alone:
+        self._silences = 0
+        self._rests_until = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the platform failed at the last reload so recently that another try would only freeze the server."""
+        return self._place.clock.monotonic() < self._rests_until
 
     @property
     def generation(self) -> Any:
@@ -70,7 +87,7 @@ class Intake:
             logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
             wanted = _Unknown()
         try:
-            self._place.reload()
+            self._place.reload(None)
             self.known = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
@@ -87,6 +104,8 @@ class Intake:
 
     def take_in(self, wanted: Any, *, past_connections: bool = False) -> bool:
         """Take in the generation that is wanted, with nothing in memory; false when something forbade it.
+
+        The server is frozen for one unanswered reload at most; then none is tried again for a while (`is_resting`).
 
         Args:
             wanted: the generation, as it was read before.
@@ -124,7 +143,7 @@ class Intake:
 
     def _reloaded_soon(self, *, past_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
-            if self._place.clock.wait(pause, self._stopping):
+            if self._place.clock.wait(pause, self._stopping) or self.is_resting:
                 return False
             if self._reloaded(past_connections=past_connections):
                 return True
@@ -136,12 +155,23 @@ class Intake:
                 logger.info("new weights wait: a request came in between")
                 return False
             try:
-                self._place.reload()
+                self._place.reload(_FROZEN_RELOAD)
             except RuntimeError as error:
                 logger.info("new weights wait: {}", error)
+                if isinstance(error, NotReloaded) and not isinstance(error, FilesOpen):
+                    self._rest()
                 return False
             self._view.copy()
+        self._silences = 0
         return True
+
+    def _rest(self) -> None:
+        """Leave the volume alone for a while, longer each time."""
+        doublings: int = 2 ** min(self._silences, 10)
+        self._silences += 1
+        rest = min(_FIRST_REST * doublings, _LONGEST_REST).total_seconds()
+        self._rests_until = self._place.clock.monotonic() + rest
+        logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", rest)
 
     def _load(self, ollama: Ollama, name: ModelName) -> None:
         try:

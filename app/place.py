@@ -27,7 +27,8 @@ class Place:
         disk: a directory of its own on local disk.
         container: names it in the ledger.
         facts: the ledger's dict.
-        reload: brings in what others committed to the volume; RuntimeError while a file there is open.
+        reload: brings in what others committed to the volume, within so long or its usual limit. RuntimeError while a
+            file there is open; a `NotReloaded` that is no `FilesOpen` when the platform fails or does not answer.
         take_out: ends this container, so that the next request gets another one.
         host: where the server shall listen.
         inherited: the container's environment.
@@ -40,7 +41,7 @@ class Place:
     disk: Path
     container: str
     facts: DictLike
-    reload: Callable[[], None]
+    reload: Callable[[timedelta | None], None]
     take_out: Callable[[], None]
     host: OllamaHost
     inherited: Mapping[str, str]

@@ -25,7 +25,7 @@ from grpclib import GRPCError
 from grpclib.exceptions import StreamTerminatedError
 from loguru import logger
 
-from app.platform_errors import NotReloaded, Of, silence, trouble_of
+from app.platform_errors import FilesOpen, NotReloaded, Of, silence, trouble_of
 from jobs.errors import NetworkTrouble, NotFound, ServerTrouble, Trouble
 from jobs.retrying import NEVER, Policy
 
@@ -281,18 +281,26 @@ class LimitedVolume:
 
         _patiently(self._limits.publishing, once)
 
-    def reload(self) -> None:
+    def reload(self, within: timedelta | None = None) -> None:
         """Bring in what others committed. Once: whoever wants it soon knows how soon.
 
+        Args:
+            within: less than the usual limit, where somebody is held up meanwhile.
+
         Raises:
+            FilesOpen: it stays as it was until a file there is closed.
             NotReloaded: a RuntimeError, too. It stays as it was, for now.
             Trouble: and for ever.
 
         """
+        usual = self._limits.reload
+        limit = usual if within is None else min(within, usual)
         try:
-            _within(self._limits.reload, self._volume.reload.aio, of="service", doing="reloading the volume")
+            _within(limit, self._volume.reload.aio, of="service", doing="reloading the volume")
         except NetworkTrouble as trouble:
-            raise NotReloaded(str(trouble), hint=trouble.hint) from trouble
+            # The client makes a plain RuntimeError of FAILED_PRECONDITION, and of nothing else that is for now.
+            kind = FilesOpen if type(trouble.__cause__) is RuntimeError else NotReloaded
+            raise kind(str(trouble), hint=trouble.hint) from trouble
 
 
 # -- functions and servers -------------------------------------------------------------------------------------------

@@ -39,6 +39,10 @@ class NotReloaded(ServerTrouble, RuntimeError):
     """The volume is as it was: a file there is open, or the platform failed for now."""
 
 
+class FilesOpen(NotReloaded):
+    """The platform says so at once, as it does while a file there is open. A moment later it may be closed."""
+
+
 # Each: what it means of the store, and of everything else.
 MEANINGS: dict[type[BaseException], tuple[type[Trouble], type[Trouble]]] = {
     # Away for now.

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
+from loguru import logger
 
 from app.addresses import addresses, longest_start, token
 from app.cold_starts import refused_starts
@@ -25,7 +26,7 @@ from app.resources import ledger, queue
 from app.wakes import BY_WINDOW, SYNTHETIC, Wakes, opening
 from jobs.catalog import place
 from jobs.clock import Clock, SystemClock
-from jobs.errors import Refused
+from jobs.errors import Refused, StoreTrouble
 from jobs.gguf import Facts
 from jobs.ledger import Ledger
 from jobs.meter import say_warming
@@ -141,17 +142,25 @@ class Warming:
     @contextmanager
     def _marked(self, run: Run, tier: str, within: timedelta) -> Iterator[None]:
         """Have the containers of the tier know that it is being warmed, until the last warm-up of it has ended."""
-        with self._allowing:
-            self._under_way[tier][run.holder] = self._clock.now() + within
-            say_warming(self._facts, tier, max(self._under_way[tier].values()))
         try:
+            with self._allowing:
+                self._under_way[tier][run.holder] = self._clock.now() + within
+                self._say_warming(tier)
             yield
         finally:
             with self._allowing:
                 del self._under_way[tier][run.holder]
                 if not self._under_way[tier]:
                     self._waking.pop(tier, None)
-                say_warming(self._facts, tier, max(self._under_way[tier].values(), default=self._clock.now()))
+                self._say_warming(tier)
+
+    def _say_warming(self, tier: str) -> None:
+        """Accounting only: a store that fails spoils no warm-up. What is told there ends by itself."""
+        until = max(self._under_way[tier].values(), default=self._clock.now())
+        try:
+            say_warming(self._facts, tier, until)
+        except StoreTrouble as trouble:
+            logger.warning("how long tier {} is being warmed is not told: {}", tier, trouble)
 
     def _allow(self, run: Run, tier: str, within: timedelta) -> None:
         """Take a place of the day's, unless the wake that this needs has one: its window's, or another warm-up's."""

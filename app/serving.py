@@ -89,10 +89,15 @@ class Server:
             self._version = self._daemon.wait_ready(self._wanted.startup)
             self._intake.load(list(self._wanted.warmed))
             self._check(self._running())
-        except BaseException as trouble:
+        except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
             self._report(state="refused", why=str(trouble))
+            raise
+        except BaseException as taken:  # the container is taken away, which says nothing about the tier
+            logger.info("the start of this server was broken off: {}", type(taken).__name__)
+            self._daemon.stop()
+            self._report(state="ended")
             raise
         self._is_ready = True
         logger.info("ollama {} answers; it has {} models", self._version, len(self._view.names()))
@@ -168,7 +173,9 @@ class Server:
         wanted = self._intake.wanted()
         step = next_step(wanted, self._intake.known, look, self._before, self._stale_for(wanted))
         self._before = look
-        if step is Step.LATER:
+        if step in {Step.REFRESH, Step.PAUSE} and self._intake.is_resting:
+            logger.info("new weights wait until the platform is asked for them again")
+        elif step is Step.LATER:
             logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
         elif step is Step.REFRESH:
             self._before = None
@@ -198,9 +205,10 @@ class Server:
         try:
             self._report(self._last_running)
             if not self._taken_in(wanted, began, began + length.total_seconds(), unloaded):
-                self._short_pauses += 1
                 self._stale_since = clock.monotonic()
-                logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
+                if not self._intake.is_resting:
+                    self._short_pauses += 1
+                    logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
             self._pausing_until = None
             self._report(self._last_running)  # whoever is held back need not wait for the loads as well
@@ -221,6 +229,8 @@ class Server:
                 may = is_quiet or self._intake.is_unloaded()
                 if may and self._intake.take_in(wanted, past_connections=not is_quiet):
                     return True
+                if self._intake.is_resting:
+                    return False  # nobody is held back for what is not tried
             elif now >= probe_at:
                 probe_at = now + every
                 self._check(self._running())

@@ -6,6 +6,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,6 +35,10 @@ from jobs.worker import Perform
 
 AT_ONCE = 4
 """Pulls side by side: each has connections of its own, and a CPU container a line that one pull seldom fills."""
+
+_RUNNING_COMMIT = timedelta(seconds=10)
+"""For a commit that runs when the work has ended: of the thirty seconds that the platform grants to a container it
+takes away, the worker's own grace may have used fifteen. Whatever a job has finished, it has committed itself."""
 
 
 class Commits(Protocol):
@@ -103,17 +108,30 @@ class Shelf:
         self._facts.put(GENERATION, secrets.token_hex(8))
 
     @contextmanager
-    def committed_often(self) -> Iterator[None]:
-        """Commit every few seconds, so that a container that is killed loses no more; once more at the end."""
-        done = threading.Event()
-        thread = threading.Thread(target=self._commit_until, args=(done.wait,), name="commits")
+    def committed_often(
+        self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT
+    ) -> Iterator[None]:
+        """Commit every few seconds, so that a container that is killed loses no more; once more at the end.
+
+        Not then when the platform's store has ended the work, or when a commit that runs does not end `last_within`:
+        that would hold up who leaves, and the platform commits by itself when the container ends.
+        """
+        done, leaves_at_once = threading.Event(), False
+        # A daemon: a commit that is never answered must not keep the process either.
+        thread = threading.Thread(target=self._commit_until, args=(done.wait, every), name="commits", daemon=True)
         thread.start()
         try:
             yield
+        except StoreTrouble:
+            leaves_at_once = True
+            raise
         finally:
             done.set()
-            thread.join()
-            self._commit_last()
+            thread.join(last_within.total_seconds())
+            if thread.is_alive():
+                logger.error("a commit still runs after {:.0f} s; it is left to itself", last_within.total_seconds())
+            elif not leaves_at_once:
+                self._commit_last()
 
     def _commit_last(self) -> None:
         """What ended the work counts, not that this fails: the platform commits once more when the container ends."""
@@ -122,8 +140,8 @@ class Shelf:
         except Trouble as trouble:
             logger.error("the last commit of this call failed: {}", trouble)
 
-    def _commit_until(self, done: Callable[[float], bool]) -> None:
-        while not done(COMMIT_EVERY.total_seconds()):
+    def _commit_until(self, done: Callable[[float], bool], every: timedelta) -> None:
+        while not done(every.total_seconds()):
             try:
                 self.commit()
             except Exception as error:  # noqa: BLE001 - the next one is due soon, and the last one is not caught

@@ -15,10 +15,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.cold_starts import refused_starts
 from app.connections import callers_of
 from app.freshness import FIRST_PAUSE, GENERATION, OVERDUE, pause
 from app.intake import Intake
 from app.place import Place, Wanted
+from app.platform_errors import NotReloaded
+from app.report import Report
 from app.serving import Server
 from jobs.clock import SystemClock
 from jobs.errors import CpuFallback, ServerTrouble
@@ -42,10 +45,15 @@ class Volume:
     seen: Path
     reloads: int = 0
     open_files: int = 0
+    silent: Any = None
+    """When set, called with the limit instead of an answer, which is never given."""
     asked_while: list[bool] = field(default_factory=list)
 
-    def reload(self) -> None:
+    def reload(self, within: timedelta | None = None) -> None:
         self.reloads += 1
+        if self.silent:
+            self.silent(within or timedelta(minutes=2))
+            raise NotReloaded("reloading the volume: Modal did not answer")
         if self.open_files:
             self.open_files -= 1
             raise RuntimeError("there are open files preventing the operation")
@@ -241,6 +249,67 @@ def test_reload_that_fails_is_tried_again_and_loses_nothing(case: Case) -> None:
     assert case.loaded() == ["llama3.2:latest"]
 
 
+def silence(case: Case) -> list[float]:
+    """Have no reload answered from now on; the seconds that the server is frozen for each."""
+    frozen: list[float] = []
+
+    def wait(limit: timedelta) -> None:
+        [child] = case.children()
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        frozen.append(limit.total_seconds())
+        case.clock.tick(limit)
+
+    case.volume.silent = wait
+    return frozen
+
+
+def test_a_reload_that_is_not_answered_freezes_the_server_for_seconds(case: Case) -> None:
+    """One try within a limit, then none for minutes, each time longer; what is loaded stays, and once the platform
+    answers the new weights come."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    server.look()
+    frozen = silence(case)
+
+    server.look()
+    assert (len(frozen), max(frozen)) == (1, 15), f"frozen {len(frozen)} times, {sum(frozen):.0f} s in one look"
+    assert case.loaded() == ["llama3.2:latest"]
+    for _ in range(3):
+        server.look()
+    assert len(frozen) == 1
+    case.clock.tick(timedelta(minutes=2))
+    for _ in range(3):
+        server.look()
+    assert len(frozen) == 2
+    case.volume.silent = None
+    case.clock.tick(timedelta(minutes=3))
+    server.look()
+    assert case.report()["generation"] == 1  # the second rest is longer
+    case.clock.tick(timedelta(minutes=1))
+    for _ in range(3):
+        server.look()
+
+    assert case.listed() == ["llama3.2:latest", "other:latest"]
+    assert case.loaded() == ["llama3.2:latest"]
+
+
+def test_a_pause_ends_with_a_reload_that_is_not_answered(case: Case) -> None:
+    """Nobody is held back any longer once the platform has left a reload unanswered, and none is tried again then."""
+    case.publish(LLAMA, generation=1)
+    server = case.start(warmed=("llama3.2",))
+    case.publish(OTHER, generation=2)
+    server.look()
+    case.clock.tick(OVERDUE)
+    case.chat("llama3.2")
+    frozen = silence(case)
+
+    server.look()
+
+    assert frozen == [15]
+    assert (case.report()["pausing_until"], case.loaded()) == (None, ["llama3.2:latest"])
+
+
 def test_request_in_flight_is_never_disturbed(case: Case) -> None:
     """While an answer streams, however long, nothing is unloaded or reloaded; afterwards the new weights come."""
     case.variables["OLLAMA_SIM_TOKENS_PER_SECOND"] = "4"
@@ -364,6 +433,28 @@ def test_promised_gpu_that_is_not_there_is_refused(case: Case) -> None:
         case.start(gpu=True)
     assert case.children() == []
     assert case.report()["state"] == "refused"
+
+
+@pytest.mark.parametrize("taken", [KeyboardInterrupt, SystemExit])
+def test_a_start_that_is_taken_away_was_not_refused(case: Case, taken: type[BaseException]) -> None:
+    """A container that goes while its server starts says that it has ended, so that nobody takes the tier for broken;
+    nothing is left running."""
+    case.publish(LLAMA, generation=1)
+    gone = threading.Event()
+
+    class Leaving(Ahead):
+        def wait(self, seconds: float, wake: threading.Event | None = None) -> bool:
+            if not gone.is_set() and case.children():
+                gone.set()
+                raise taken
+            return super().wait(seconds, wake)
+
+    case.clock = Leaving()
+    with pytest.raises(taken):
+        case.start()
+    assert case.report()["state"] == "ended"
+    assert refused_starts([Report.from_json(case.report())], case.clock.now()).count == 0
+    assert case.children() == []
 
 
 def test_server_that_hangs_is_taken_out(case: Case) -> None:

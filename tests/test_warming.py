@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,13 +17,14 @@ from app.report import Report
 from app.servers_lane import Warming
 from app.wakes import Wakes
 from jobs.clock import SystemClock, parse_moment
-from jobs.errors import NotFound
+from jobs.errors import NotFound, StoreUnavailable
 from jobs.meter import is_warming
 from jobs.ollama import Ollama
-from jobs.record import SERVERS_LANE, Job, State
+from jobs.record import SERVERS_LANE, Ending, Job, State
 from jobs.registry import Registry
 from jobs.retrying import NEVER
 from jobs.run import Run
+from jobs.sqlite import SqliteDict
 from jobs.tasks import Workshop
 from jobs.testing.ollama import OllamaDouble
 from jobs.testing.registry import RegistryDouble
@@ -178,6 +180,50 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
         thread.join(timeout=20)
         assert not thread.is_alive()
     assert not is_warming(case.store.facts, "a10g", clock.now() + timedelta(seconds=1), timedelta(0))
+
+
+class Untold(SqliteDict):
+    """A dict that takes no word of a warm-up while a test says so, at its beginning or at its end."""
+
+    now_and_then: tuple[bool, ...] = ()
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        if key.startswith("warming/") and self.now_and_then:
+            fails, *rest = self.now_and_then
+            self.now_and_then = tuple(rest)
+            if fails:
+                raise StoreUnavailable(f"writing {key} to the ledger: Modal did not answer within 10 s")
+        return super().put(key, value, skip_if_exists=skip_if_exists)
+
+
+@pytest.mark.parametrize("fails", [(True, False), (False, True), (True, True)])
+def test_a_warm_up_succeeds_though_nobody_can_be_told(case: Case, tmp_path: Path, fails: tuple[bool, ...]) -> None:
+    """A store that takes no word of it spoils no warm-up, and leaves no trace of one behind for the next."""
+    facts, clock, fleet = Untold(tmp_path / "untold.sqlite"), SystemClock(), fleet_with(1)
+    shop = Workshop(
+        clock=clock,
+        registry=Registry(clock=clock),
+        servers={"a10g": case.server},
+        tiers=fleet.catalog_tiers(),
+        belongs=lambda _: "a10g",
+    )
+    warming = Warming(shop, fleet, facts, clock)
+    ledger = case.store.ledger()
+
+    def warm() -> Any:
+        id = ledger.post("warm", "llama3.2", {"model": "llama3.2", "tier": "a10g"}, by="anna@laptop").job.id
+        claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
+        assert claim is not None
+        run = Run(claim, ledger, clock)
+        result = warming.perform(run)
+        ledger.end(claim, Ending("succeeded", result=result), run.progress.read())
+        return result
+
+    facts.now_and_then = fails
+    assert warm()
+    assert warm()
+    assert not is_warming(facts, "a10g", clock.now() + timedelta(seconds=1), timedelta(0))
+    facts.close()
 
 
 def refuse_starts(case: Case, count: int, seconds_ago: float) -> None:

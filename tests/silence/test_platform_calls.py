@@ -13,7 +13,7 @@ from grpclib import GRPCError, Status
 from modal.client import Client
 
 from app.platform_calls import LIMITS, Deployment, LimitedDict, LimitedQueue, LimitedVolume, Limits, limits_of
-from app.platform_errors import NotReloaded
+from app.platform_errors import FilesOpen, NotReloaded
 from jobs.errors import (
     NetworkTrouble,
     NotFound,
@@ -255,11 +255,14 @@ def test_a_commit_that_hangs_holds_up_no_other(platform: Platform, client: Clien
 
 def test_a_reload_that_fails_for_now_leaves_it_as_it_was(platform: Platform, volume: LimitedVolume) -> None:
     """Whoever reloads goes on with what is there: one error for an open file and for a platform that is away."""
-    with pytest.raises(NotReloaded, match="this can only"):
+    with pytest.raises(FilesOpen, match="this can only"):
         volume.reload()
-    platform.wire.meddler = Answers("VolumeReload", "never")
-    with pytest.raises(RuntimeError, match="reloading the volume: Modal did not answer within 1 s"):
+    platform.wire.meddler = Answers("VolumeReload", "never", "never")
+    with pytest.raises(RuntimeError, match="reloading the volume: Modal did not answer within 1 s") as silent:
         volume.reload()
+    with pytest.raises(NotReloaded, match=r"did not answer within 0\.2 s"):
+        volume.reload(timedelta(seconds=0.2))
+    assert not isinstance(silent.value, FilesOpen)
 
 
 def test_what_is_not_deployed_is_told_from_what_is_away(platform: Platform, client: Client) -> None:

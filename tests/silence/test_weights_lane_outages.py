@@ -1,6 +1,9 @@
 """The weights worker on a volume and a Dict that fail: it begins with what it has, and ends as its work ended."""
 
+import threading
+import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +15,7 @@ from jobs.errors import ServerTrouble, StoreUnavailable
 from jobs.registry import Registry
 from jobs.sqlite import SqliteDict
 from tests.conftest import Store
+from tests.processes import until
 
 
 class Moody:
@@ -63,4 +67,41 @@ def test_how_the_work_ended_is_what_counts(store: Store, tmp_path: Path, facts: 
     with pytest.raises(KeyboardInterrupt), shelf.committed_often():  # noqa: PT012 - what is inside is what fails
         volume.fails = True
         raise KeyboardInterrupt
+    assert volume.commits == 1
+
+
+@pytest.mark.parametrize("leaving", [StoreUnavailable, KeyboardInterrupt])
+def test_a_silent_commit_holds_up_nobody_who_leaves(
+    store: Store, tmp_path: Path, facts: SqliteDict, leaving: type[BaseException]
+) -> None:
+    """A commit that runs and is not answered is waited for a while, then left to itself; none is made behind it."""
+    began, answered = threading.Event(), threading.Event()
+
+    class Silent(Moody):
+        def commit(self) -> None:
+            super().commit()
+            began.set()
+            answered.wait(20)
+
+    volume = Silent()
+    shelf = Shelf(volume, tmp_path / "models", facts, store.clock)
+    started = time.monotonic()
+    moment = timedelta(seconds=0.01)
+    with pytest.raises(leaving), shelf.committed_often(every=moment, last_within=moment):  # noqa: PT012 - as above
+        until(began.is_set)
+        raise leaving
+    assert time.monotonic() - started < 15
+    assert volume.commits == 1
+    answered.set()
+
+
+def test_no_last_commit_when_the_store_has_ended_the_work(store: Store, tmp_path: Path, facts: SqliteDict) -> None:
+    """A worker that takes itself out because the ledger is silent asks the same platform for nothing more."""
+    volume = Moody()
+    shelf = Shelf(volume, tmp_path / "models", facts, store.clock)
+    with pytest.raises(StoreUnavailable), shelf.committed_often():
+        raise StoreUnavailable("the ledger has answered nothing for 61 s")
+    assert volume.commits == 0
+    with shelf.committed_often():
+        pass
     assert volume.commits == 1
