@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+import httptools
 import uvicorn
 from loguru import logger
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -99,19 +100,41 @@ def _host(text: bytes) -> bytes:
     return text.lower().removesuffix(b":80")
 
 
+class _Parser(httptools.HttpRequestParser):
+    """llhttp stops reading at the offer of another protocol; whom it reads for is then told what it did not read."""
+
+    def __init__(self, reader: "Bounded") -> None:
+        super().__init__(reader)
+        self._reader = reader
+        # As uvicorn's: what comes behind a request with `Connection: close` is no fault of that request.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+
+    def feed_data(self, data: Any) -> None:
+        try:
+            super().feed_data(data)
+        except httptools.HttpParserUpgrade as offer:
+            self._reader.decline(bytes(data[offer.args[0] :]))
+
+
 class Bounded(HttpToolsProtocol):
     """uvicorn's own, but a head that does not end is refused as any other that makes no sense, and nobody holds a
     connection by silence or by dripping. Nor can a request be read in two ways, of which a proxy might take the other.
 
     On a connection one request is answered at a time. What comes behind one that is being answered is not read, and the
     connection is closed after the answer: a client that sends several at once asks the rest again (RFC 9112, 9.3.2).
+
+    No other protocol is spoken. A request that offers one, as the JDK's client does each time, is answered as if it did
+    not (RFC 9110, 7.8), and as the last of its connection: a proxy may believe that the other protocol has begun.
     """
 
     def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.parser = _Parser(self)
         self._head = 0
         self._lines = 0
         self._is_in_head = False
+        self._has_declined = False
+        """Another protocol was offered with this request, which is the connection's last."""
         self._is_deaf = False
         """Whatever else comes on this connection is thrown away."""
         self._pieces: list[bytes] = []
@@ -121,7 +144,7 @@ class Bounded(HttpToolsProtocol):
     # How much
 
     def on_message_begin(self) -> None:
-        if self._is_answering and not self._is_told:
+        if self._is_deaf or (self._is_answering and not self._is_told):
             raise ValueError("a request came before the answer to the one before")
         self._head = self._lines = 0
         self._is_in_head = True
@@ -153,14 +176,12 @@ class Bounded(HttpToolsProtocol):
             ValueError: it cannot.
 
         """
-        version, said = self.parser.get_http_version(), dict(self.headers)
+        version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
             raise ValueError("another version of HTTP")
         codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
         if codings and (version, codings) != ("1.1", [b"chunked"]):
             raise ValueError("a body in another coding than chunked, or chunked for HTTP/1.0")
-        if self.parser.should_upgrade() and (codings or said.get(b"content-length", b"0") != b"0"):
-            raise ValueError("a body before another protocol")  # llhttp would take it for that protocol's beginning
         hosts = [value for name, value in self.headers if name == b"host"]
         if len(hosts) > 1 or (version == "1.1" and not hosts):
             raise ValueError("not exactly one Host")
@@ -183,14 +204,44 @@ class Bounded(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
+    def decline(self, rest: bytes) -> None:
+        """Read the request whose head has just been read once more, without its offer of another protocol.
+
+        Args:
+            rest: what came behind the head, perhaps its body.
+
+        """
+        if self._has_declined or self.parser.get_method() == b"CONNECT":
+            raise httptools.HttpParserError("another protocol where none may be offered")
+        self._has_declined = True
+        head = self._head_without_offer()
+        self.parser = _Parser(self)
+        self.parser.feed_data(head)
+        self.parser.feed_data(rest)
+
+    def _head_without_offer(self) -> bytes:
+        """The head as llhttp has read it, so that it cannot be read in another way now."""
+        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [token.strip(b" \t") for token in value.split(b",")]
+                lines.append(b"connection: " + b", ".join(each for each in tokens if each.lower() not in _OFFER))
+            elif name not in _OFFER:
+                lines.append(name + b": " + value)
+        return b"\r\n".join([*lines, b"", b""])
+
     # A body in chunks of a byte costs by its length, and not by the square of it: its pieces are handed on together.
 
     def on_body(self, body: bytes) -> None:
         self._pieces.append(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # it is read once more
+            return
         self._hand_on()
         super().on_message_complete()
+        if self._has_declined:
+            self._is_deaf = True
 
     def _hand_on(self) -> None:
         if self._pieces:
@@ -206,14 +257,14 @@ class Bounded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        if self.parser.should_upgrade():  # it is read once more
+            return
         self._no_head.clear()
         self._require_plain()
         waits = self.expect_100_continue
         self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
         super().on_headers_complete()
-        if self.parser.should_upgrade():
-            self._is_deaf = True
-        if waits or self._is_deaf:  # a body that was not asked for may never come, and what comes then is no body
+        if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
             self.cycle.keep_alive = False
 
     def data_received(self, data: bytes) -> None:
@@ -259,6 +310,9 @@ class Bounded(HttpToolsProtocol):
     def _unread(self) -> None:
         self.transport.abort()
 
+
+_OFFER = frozenset({b"upgrade", b"http2-settings"})
+"""What offers another protocol: headers, and the options of Connection that name them."""
 
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 

@@ -1,17 +1,21 @@
 """What would be done, told over HTTP: the same plan as where the weights are, and nothing is done for it."""
 
+import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from starlette.testclient import TestClient
 
 from app.gateway.ops import create
-from app.gateway.plans import Plans, PlanTold, router
+from app.gateway.plans import WAITING, Plans, PlanTold, router
 from jobs.errors import Refused
 from jobs.pruning import Plan, Retention, plan
 from jobs.survey import Survey
 from jobs.testing.clock import HandClock
 from jobs.upkeep import Memory
+from tests.gateways import PATIENCE, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, place, served
 from tests.stacks import Shell
 
@@ -40,6 +44,46 @@ def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
             assert (told.summary, told.plan) == (pruning().summary, pruning().as_json())
         assert client.get("/ops/v1/plan/prune?unused_days=-1", headers=headers).status_code == 422
     assert asked == [{"unused_days": 30.0, "empty_trash": True}]
+
+
+def test_a_plan_for_nobody_keeps_no_place(tmp_path: Path) -> None:
+    """Who leaves gives back his place; a plan that is begun is made to its end, and no other beside it."""
+    may_end, begun = threading.Event(), list[str]()
+
+    def slow() -> Plan:
+        begun.append("night")
+        assert may_end.wait(PATIENCE)
+        return pruning()
+
+    def prune(_: dict[str, Any]) -> Plan:
+        begun.append("prune")
+        return pruning()
+
+    headers = {"x-api-key": ADMIN_KEY}
+    with place(tmp_path) as somewhere, httpx.Client() as client:
+        app = create(somewhere.office(), more=(router(Plans(slow, prune), 1),))
+        with served(app) as url:
+
+            def leaves(path: str) -> bool:
+                try:
+                    answer = client.get(f"{url}{path}", headers=headers, timeout=httpx.Timeout(PATIENCE, read=0.3))
+                except httpx.ReadTimeout:  # he was let in, and waited
+                    return True
+                assert answer.status_code == 429
+                return False
+
+            for path in ["/ops/v1/plan", *["/ops/v1/plan/prune"] * WAITING]:
+                until(partial(leaves, path), "room for another")
+            until(partial(leaves, "/ops/v1/plan/prune"), "room for another")
+            assert begun == ["night"]
+            may_end.set()
+            answer = until(lambda: _unless_full(client.get(f"{url}/ops/v1/plan", headers=headers, timeout=PATIENCE)))
+            assert answer.json()["summary"] == pruning().summary
+            assert begun[-1] == "night"
+
+
+def _unless_full(answer: httpx.Response) -> httpx.Response | None:
+    return None if answer.status_code == 429 else answer
 
 
 def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import ollama
 import pytest
 
 from app.gateway.clerks import Clerks
-from app.gateway.keys import ANYONE
+from app.gateway.keys import ANYONE, hash_of
 from app.gateway.posting import Poster
 from app.gateway.pulls import Frames, Pulls
 from jobs.clock import SystemClock
@@ -26,6 +26,7 @@ from jobs.record import Attempt, Job, State
 from jobs.registry import Registry
 from jobs.tasks import Workshop
 from jobs.testing.registry import RegistryDouble
+from tests.gateways import PATIENCE, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
 from tests.pulling import MODEL, Scene, working
 
@@ -72,6 +73,11 @@ def worked(desk: Desk) -> Iterator[Scene]:
         scene.weights().prepare()
         with working(desk.here.store(), scene.shop(client)):
             yield scene
+
+
+async def stays() -> bool:
+    """That the caller has left is not so."""
+    return False
 
 
 def claimed(ledger: Ledger, id: str) -> Claim:
@@ -240,7 +246,7 @@ def test_a_delete_is_not_waited_for_for_ever(desk: Desk) -> None:
     desk.here.clerks.append(clerks)
     work = Pulls(office, clerks, Poster(office, clerks), delete_waits=timedelta(seconds=0.01))
     with pytest.raises(Stalled, match="the delete has waited for") as stalled:
-        asyncio.run(work.delete(ANYONE, {"model": NAME}))
+        asyncio.run(work.delete(ANYONE, {"model": NAME}, stays))
     (job,) = desk.ledger.jobs()
     assert (job.kind, job.state) == ("delete", State.QUEUED)
     assert f"goes on as job {job.id}" in str(stalled.value)
@@ -253,6 +259,33 @@ def test_a_delete_that_fails_says_why(desk: Desk) -> None:
         answer = desk.ask("DELETE", "/api/delete", json={"model": NAME})
     assert answer.status_code == 500
     assert "no Ollama server is part of this stack" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [("POST", "/api/pull", {"model": NAME, "stream": False}), ("DELETE", "/api/delete", {"model": NAME})],
+    ids=["pull", "delete"],
+)
+def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: str, body: dict[str, Any]) -> None:
+    """Who gives up on one answer neither fills the followers' places nor his key's own; the job goes on."""
+    keys = f"root {hash_of(ADMIN_KEY)} admin concurrent=1"
+    with place(tmp_path) as here, served(here.app(here.office(keys), followers=1)) as url, httpx.Client() as client:
+
+        def leaves() -> bool:
+            try:
+                answer = client.request(
+                    method, f"{url}{path}", headers={"x-api-key": ADMIN_KEY}, json=body,
+                    timeout=httpx.Timeout(PATIENCE, read=0.5),
+                )  # fmt: skip
+            except httpx.ReadTimeout:  # he was let in, and waited
+                return True
+            assert answer.status_code == 429
+            return False
+
+        until(leaves)
+        until(leaves, "room for another")
+        (job,) = here.ledger().jobs()
+        assert (job.state, job.cancel_asked) == (State.QUEUED, False)
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------

@@ -127,7 +127,6 @@ REFUSED: dict[str, bytes] = {
     "long-address": request(SIZE, body=BODY, first=f"POST /{'a' * 70_000} HTTP/1.1"),
     "many-lines": request(*["a:"] * 300, SIZE, body=BODY),
     "many-trailers": request("Transfer-Encoding: chunked", body=CHUNKED[:-2] + b"a:\r\n" * 300 + b"\r\n"),
-    "body-before-another-protocol": request("Connection: Upgrade", "Upgrade: h2c", SIZE, body=BODY),
     "chunk-without-a-size": request("Transfer-Encoding: chunked", body=b"zz\r\n"),
     "chunk-below-nothing": request("Transfer-Encoding: chunked", body=b"-1\r\n"),
     "chunk-in-0x": request("Transfer-Encoding: chunked", body=b"0x" + CHUNKED),
@@ -244,13 +243,81 @@ def test_a_body_that_was_not_asked_for_is_no_request(running: Running, server: S
 
 def test_another_protocol_is_not_spoken(running: Running, server: Scripted) -> None:
     """An offer to speak another one is passed over, and what follows the request is not taken for one."""
+    offers = [
+        request("Connection: Upgrade", "Upgrade: h2c", first="GET /api/version HTTP/1.1"),
+        request("Connection: Upgrade", "Upgrade: h2c", "Content-Length: 3", first="GET /api/version HTTP/1.1") + b"abc",
+        request("Connection: Upgrade", "Upgrade: websocket", first="GET /api/version HTTP/1.1"),
+    ]
     before = len(server.heard)
-    offer = request("Connection: Upgrade", "Upgrade: h2c", first="GET /api/version HTTP/1.1")
-    for pieces in ([offer + request(SIZE, body=BODY)], [offer, request(SIZE, body=BODY)]):
-        answer = said(running, *pieces)
-        assert (statuses(answer), b"<open>" in answer) == ([200], False)
+    for offer in offers:
+        for behind in (request(SIZE, body=BODY), offer):
+            for pieces in ([offer + behind], [offer, behind]):
+                answer = said(running, *pieces)
+                assert (statuses(answer), b"<open>" in answer) == ([200], False)
     assert len(server.heard) == before
     assert is_well(running)
+
+
+JDK = (
+    b"POST /api/chat HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\nContent-Length: %d\r\nHost: gateway\r\n"
+    b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\nUser-Agent: Java-http-client/17\r\n"
+    b"Content-Type: application/json\r\nx-api-key: %b\r\n\r\n" % (len(BODY), KEY.encode())
+)
+"""As java.net.http.HttpClient sends it to an http:// address; the body comes by itself."""
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (JDK + BODY,),
+        (JDK, BODY),
+        (JDK[:90], JDK[90:-1], JDK[-1:], BODY[:9], BODY[9:]),
+        (JDK.replace(SIZE.encode(), b"Transfer-Encoding: chunked"), CHUNKED[:9], CHUNKED[9:]),
+        (JDK.replace(b"Host", b"Expect: 100-continue\r\nHost"), BODY),
+        (JDK.replace(b"Connection: Upgrade, HTTP2", b"Connection: keep-alive, uPGRADE\r\nconnection: HTTP2"), BODY),
+    ],
+    ids=["at-once", "head-and-body", "in-pieces", "chunked", "asked-for-its-body", "two-connections"],
+)
+def test_whoever_offers_another_protocol_is_answered(running: Running, server: Scripted, pieces: list[bytes]) -> None:
+    """As if he had not, body and all (RFC 9110, 7.8); the server hears nothing of the offer."""
+    before = len(server.asked)
+    answer = said(running, *pieces)
+    assert [each for each in statuses(answer) if each != 100] == [200]
+    assert len(server.asked) == before + 1
+    heard = server.asked[-1]
+    assert json.loads(heard.body)["model"] == "llama3.2"
+    assert not {"upgrade", "http2-settings"} & {name.lower() for name, _ in heard.headers}
+    assert is_well(running)
+
+
+def test_a_body_behind_an_offer_is_a_body(running: Running, server: Scripted) -> None:
+    """A request within the body of one that offers another protocol reaches nobody, however long it is said to be."""
+    inner = request(SIZE, body=BODY)
+    for lines, body in (
+        ([f"Content-Length: {len(inner)}"], inner),
+        (["Transfer-Encoding: chunked"], b"%x\r\n%b\r\n0\r\n\r\n" % (len(inner), inner)),
+    ):
+        before = len(server.heard)
+        for pieces in ((lines, body), (lines, body + inner)):
+            raw = request("Connection: Upgrade", "Upgrade: h2c", *pieces[0], body=pieces[1])
+            answer = said(running, raw)
+            assert (statuses(answer), b"<open>" in answer) == ([400], False)  # it is no JSON
+            assert b"Invalid HTTP" not in answer
+        assert len(server.heard) == before
+
+
+OFFER = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=[name.replace(" ", "-") for name in REFUSED])
+def test_an_offer_makes_nothing_plainer(running: Running, server: Scripted, raw: bytes) -> None:
+    """What can be read in two ways is refused with an offer of another protocol as it is without, before and behind."""
+    head, end, body = raw.partition(b"\r\n\r\n")
+    before = len(server.heard)
+    for offering in (raw.replace(b"\r\n", OFFER, 1), head + OFFER + end[2:] + body):
+        answer = said(running, offering)
+        assert (statuses(answer), b"<open>" in answer) == ([400], False)
+    assert len(server.heard) == before
 
 
 def test_what_is_not_there_counts_in_the_minute(tmp_path: Path, server: Scripted) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
@@ -24,6 +24,9 @@ from jobs.errors import Unsupported
 
 WAITING = 4
 """Plans that are made or wait their turn; each may take a minute."""
+
+LOOK_SECONDS = 0.5
+"""How often it is seen whether a plan's caller is still there."""
 
 Planner = Annotated[Caller, Depends(changer)]
 
@@ -84,35 +87,57 @@ def router(plans: Plans, keys: int) -> APIRouter:
         keys: how many keys there are.
     """
     api = APIRouter(tags=["state"])
+    begun: set[asyncio.Task[dict[str, Any]]] = set()  # which the event loop itself would not keep
     looking = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
     places = Shares(
         "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
     )
 
-    async def look(caller: Caller, make: Callable[[], Outlook]) -> JSONResponse:
+    async def made(make: Callable[[], Outlook], is_wanted: Callable[[], bool]) -> dict[str, Any]:
+        async with looking:
+            return await asyncio.to_thread(lambda: told(make())) if is_wanted() else {}
+
+    async def look(request: Request, caller: Caller, make: Callable[[], Outlook]) -> Response:
         caller.need_model(None)
         leave = places.take(caller.name)
+        is_here = True
+        making = asyncio.create_task(made(make, lambda: is_here), name="plan")
+        begun.add(making)
+        making.add_done_callback(_seen_out)
+        making.add_done_callback(begun.discard)
         try:
-            async with looking:
-                return JSONResponse(await asyncio.to_thread(lambda: told(make())))
+            # FastAPI goes on for a caller who is gone. A plan that is begun cannot be ended: it keeps its turn, not
+            # the place; one that only waited for its turn is not begun.
+            while not (await asyncio.wait({making}, timeout=LOOK_SECONDS))[0]:
+                if await request.is_disconnected():
+                    return Response()
+            return JSONResponse(making.result())
         finally:
+            is_here = False
             leave()
 
     @api.get("/plan", response_model=PlanTold)
-    async def night(caller: Planner) -> JSONResponse:
+    async def night(request: Request, caller: Planner) -> Response:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
-        return await look(caller, plans.night)
+        return await look(request, caller, plans.night)
 
     @api.get("/plan/prune", response_model=PlanTold)
     async def prune(
+        request: Request,
         caller: Planner,
         unused_days: Annotated[
             Annotated[float, Field(gt=0, le=MOST_DAYS)] | Left,
             Query(description="Also models that nobody used for so many days"),
         ] = None,
         empty_trash: Annotated[bool, Query(description="Do not wait for the trash's grace")] = False,
-    ) -> JSONResponse:
+    ) -> Response:
         """Tell what a prune would do now. It removes nothing."""
-        return await look(caller, lambda: plans.prune(prune_request(unused_days, empty_trash)))
+        return await look(request, caller, lambda: plans.prune(prune_request(unused_days, empty_trash)))
 
     return api
+
+
+def _seen_out(making: "asyncio.Task[dict[str, Any]]") -> None:
+    """Take note of how it ended: its caller may have left, and been the only one to ask."""
+    if not making.cancelled():
+        making.exception()

@@ -7,7 +7,7 @@ so their bytes are told as one sum, in the one frame that Ollama itself has for 
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
@@ -41,6 +41,8 @@ DELETE_WAITS = timedelta(minutes=10)
 
 Changer = Annotated[Caller, Depends(changer)]
 Frame = Mapping[str, Any]
+HasLeft = Callable[[], Awaitable[bool]]
+"""Whether the caller is gone. FastAPI goes on for one who is, so whoever waits for a job asks."""
 
 
 class Frames:
@@ -125,7 +127,7 @@ def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
         with ExitStack() as place:
             leave = following.begin(request)
             place.callback(leave)
-            answer = await work.pull(caller, body, leave)
+            answer = await work.pull(caller, body, leave, request.is_disconnected)
             if isinstance(answer, Followed):  # which gives the place back itself, at its end
                 place.pop_all()
             return answer
@@ -135,7 +137,7 @@ def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
         body = await _asked(request)
         with ExitStack() as place:
             place.callback(following.begin(request))
-            return await work.delete(caller, body)
+            return await work.delete(caller, body, request.is_disconnected)
 
     return api
 
@@ -147,7 +149,9 @@ class Pulls:
     poster: Poster
     delete_waits: timedelta = DELETE_WAITS
 
-    async def pull(self, caller: Caller, body: Mapping[str, Any], leave: Callable[[], None]) -> Response:
+    async def pull(
+        self, caller: Caller, body: Mapping[str, Any], leave: Callable[[], None], has_left: HasLeft
+    ) -> Response:
         """`leave` is called when a stream has ended."""
         text = _model(body)
         try:
@@ -161,12 +165,14 @@ class Pulls:
         job = (await self.poster.post(caller, "pull", name, asked)).job
         if body.get("stream") is not False:
             return Followed.held(self._stream(job), leave, media_type="application/x-ndjson")
-        ended = await self._ended(job)
+        ended = await self._ended(job, has_left)
+        if ended is None:
+            return Response()
         if ended.state is State.SUCCEEDED:
             return JSONResponse(SUCCESS)
         return JSONResponse({"error": failure(ended)}, 500)
 
-    async def delete(self, caller: Caller, body: Mapping[str, Any]) -> Response:
+    async def delete(self, caller: Caller, body: Mapping[str, Any], has_left: HasLeft) -> Response:
         text = _model(body)
         if not text:
             raise BadRequest("model is required")
@@ -176,21 +182,26 @@ class Pulls:
             raise BadRequest(f"name {json.dumps(text)} is invalid", hint=error.hint) from error
         job = (await self.poster.post(caller, "delete", name, {"model": text})).job
         try:
-            ended = await asyncio.wait_for(self._ended(job), self.delete_waits.total_seconds())
+            ended = await asyncio.wait_for(self._ended(job, has_left), self.delete_waits.total_seconds())
         except TimeoutError as error:
             raise Stalled(
                 f"the delete has waited for {lasted(self.delete_waits)}, and goes on as job {job.id}",
                 hint=f"`ollama-modal job {job.id} --follow`",
             ) from error
+        if ended is None:
+            return Response()
         if ended.state is State.SUCCEEDED:
             return Response(status_code=200)
         if ended.attempts[-1].failure_class == "not_found":
             raise NotFound(f"model '{text}' not found")
         return JSONResponse({"error": failure(ended)}, 500)
 
-    async def _ended(self, job: Job) -> Job:
+    async def _ended(self, job: Job, has_left: HasLeft) -> Job | None:
+        """The job at its end; None when its caller left before, who is waited for no more. The job goes on."""
         async for now in self.clerks.follow(job):
             job = now
+            if not job.has_ended and await has_left():
+                return None
         await asyncio.to_thread(self.office.changed)
         return job
 
