@@ -3,7 +3,9 @@
 A wrong fleet.toml is refused while this is imported, before anything is created.
 """
 
-from app import endpoint, jobs, telling, warming
+from app import endpoint, jobs
+from app.deployment import functions_with_secrets as warming
+from app.deployment import telling
 from app.gateway import deployed
 from app.resources import app
 

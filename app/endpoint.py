@@ -6,9 +6,9 @@ containers the first request is answered 503 at once, and whoever asks tries aga
 
 import modal
 
-from app.container import serve
-from app.fleet import declared
-from app.pinning import tell_unpinned
+from app.deployment.server_container import serve
+from app.fleet.schema import declared
+from app.image_pinning import tell_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights
 
 _FLEET = declared()

@@ -8,9 +8,9 @@ not begun after 150 s becomes a redirect, and streams that are not `text/event-s
 
 import modal
 
-from app.container import serve
-from app.fleet import declared
-from app.pinning import tell_unpinned
+from app.deployment.server_container import serve
+from app.fleet.schema import declared
+from app.image_pinning import tell_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, gpu_image, weights
 
 TIER = "a10g"

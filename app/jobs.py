@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import modal
 
-from app.fleet_file import Times
-from app.pulse import LONGEST, START
+from app.deployment.worker_timing import LONGEST, START
+from app.fleet.file import Times
 from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, deployment, weights
 
 if TYPE_CHECKING:
-    from app.desired import Night
-    from jobs.inventory import Found
-    from jobs.pruning import Plan
+    from app.scheduler.night_plan import Night
+    from jobs.home.status import Found
+    from jobs.weights.prune_plan import Plan
 
 _TIMES = Times.read()
 _DAY = int(LONGEST.total_seconds())
@@ -40,7 +40,7 @@ _SHORT = 600
 )
 def weights_worker() -> None:
     """Pull, verify, delete, prune: the only container that writes the volume, several jobs side by side in it."""
-    from app.weights_lane import run  # noqa: PLC0415
+    from app.deployment.weights_worker import run  # noqa: PLC0415
 
     if not run():
         deployment.start(weights_worker, WEIGHTS_WORKER)
@@ -49,7 +49,7 @@ def weights_worker() -> None:
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def shelf() -> "Found":
     """What is on the volume."""
-    from app.shelf import found  # noqa: PLC0415
+    from app.deployment.shelf import found  # noqa: PLC0415
 
     return found()
 
@@ -57,7 +57,7 @@ def shelf() -> "Found":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def forecast(request: "dict[str, Any]") -> "Plan":
     """What a prune would do now."""
-    from app.forecast import pruning  # noqa: PLC0415
+    from app.deployment.volume_queries import pruning  # noqa: PLC0415
 
     return pruning(request)
 
@@ -65,7 +65,7 @@ def forecast(request: "dict[str, Any]") -> "Plan":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def outlook() -> "Night":
     """What the next night would do."""
-    from app.forecast import coming_night  # noqa: PLC0415
+    from app.deployment.volume_queries import coming_night  # noqa: PLC0415
 
     return coming_night()
 
@@ -73,7 +73,7 @@ def outlook() -> "Night":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def past(since: str) -> "list[dict[str, Any]]":
     """The archived jobs that were posted since then."""
-    from app.shelf import past  # noqa: PLC0415
+    from app.deployment.shelf import past  # noqa: PLC0415
 
     return past(since)
 
@@ -81,7 +81,7 @@ def past(since: str) -> "list[dict[str, Any]]":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def spent() -> "dict[str, Any]":
     """What the archive knows of containers and usage."""
-    from app.shelf import spent  # noqa: PLC0415
+    from app.deployment.shelf import spent  # noqa: PLC0415
 
     return spent()
 
@@ -91,7 +91,7 @@ def spent() -> "dict[str, Any]":
 )
 def tick() -> None:
     """Every few minutes: sweep, send workers to due jobs, mark servers that went silent."""
-    from app.schedules import tick  # noqa: PLC0415
+    from app.deployment.schedule_functions import tick  # noqa: PLC0415
 
     tick()
 
@@ -105,7 +105,7 @@ def tick() -> None:
 )
 def nightly() -> None:
     """Once a night: post what leads from what is to what should be."""
-    from app.schedules import nightly  # noqa: PLC0415
+    from app.deployment.schedule_functions import nightly  # noqa: PLC0415
 
     nightly()
 
@@ -118,7 +118,7 @@ def pull(
     model: str, *, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
 ) -> None:
     """Bring a model to the volume; a pull of it that is under way is shared."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
 
@@ -126,7 +126,7 @@ def pull(
 @app.local_entrypoint()
 def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Hash every byte of a model, or of all, and fetch again what is damaged."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
 
@@ -134,7 +134,7 @@ def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = F
 @app.local_entrypoint()
 def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Remove a model and the blobs that no other model needs."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
 
@@ -150,7 +150,7 @@ def prune(
     json: bool = False,
 ) -> None:
     """Move to the trash what nobody needs, and delete what lay there for its grace."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     look = partial(deployment.answer, forecast, FORECAST) if dry_run else None
     at = counter(weights_worker, past)
@@ -160,7 +160,7 @@ def prune(
 @app.local_entrypoint()
 def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Bring back the version of a model that was there before."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
 
@@ -168,7 +168,7 @@ def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = Fals
 @app.local_entrypoint()
 def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Load a model on its server and ask it for a token. This wakes a GPU."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
 
@@ -182,7 +182,7 @@ def retry(
     json: bool = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).retry(id, every=all, failure_class=failure_class, wait=wait, json=json)
 
@@ -192,7 +192,7 @@ def jobs(
     *, state: str = "", kind: str = "", since: str = "", limit: int = 20, dead: bool = False, json: bool = False
 ) -> None:
     """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     at = counter(weights_worker, past)
     if dead:
@@ -204,7 +204,7 @@ def jobs(
 @app.local_entrypoint()
 def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).job(id, follow=follow, json=json)
 
@@ -212,7 +212,7 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
 @app.local_entrypoint()
 def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).cancel(id, json=json)
 
@@ -220,7 +220,7 @@ def cancel(id: str, json: bool = False) -> None:
 @app.local_entrypoint()
 def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).models(partial(deployment.answer, shelf, "shelf"), json=json)
 
@@ -228,7 +228,7 @@ def models(json: bool = False) -> None:
 @app.local_entrypoint()
 def night(json: bool = False) -> None:
     """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).night(json=json)
 
@@ -236,7 +236,7 @@ def night(json: bool = False) -> None:
 @app.local_entrypoint()
 def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).cost(partial(deployment.answer, spent, "spent"), since=since, json=json)
 
@@ -244,7 +244,7 @@ def cost(since: str = "7d", json: bool = False) -> None:
 @app.local_entrypoint()
 def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).windows(partial(deployment.answer, spent, "spent"), json=json)
 
@@ -252,7 +252,7 @@ def windows(json: bool = False) -> None:
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).plan(partial(deployment.answer, outlook, "outlook"), json=json)
 
@@ -260,6 +260,6 @@ def plan(json: bool = False) -> None:
 @app.local_entrypoint()
 def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
-    from app.counter import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import counter  # noqa: PLC0415
 
     counter(weights_worker, past).status(json=json)

@@ -17,7 +17,7 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import cast
 
-from jobs.private import opener
+from jobs.store.private_files import opener
 
 QUEUE_BYTES = 4 << 20
 """What may wait to be written: some ten thousand lines, a hundredth of the smallest container's memory."""

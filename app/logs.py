@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 from loguru import logger
 
 from app.log_queue import LineQueue, RotatedFile, to_descriptor
-from jobs.clock import isoformat
-from jobs.plain import plain
-from jobs.private import FOLDER
-from jobs.terminal import talk_through
+from jobs.cli.output import talk_through
+from jobs.core.clock import isoformat
+from jobs.core.sanitize import plain
+from jobs.store.private_files import FOLDER
 
 if TYPE_CHECKING:
     from loguru import Record

@@ -26,8 +26,8 @@ from grpclib.exceptions import StreamTerminatedError
 from loguru import logger
 
 from app.platform_errors import FilesOpen, NotReloaded, Of, silence, trouble_of
-from jobs.errors import NetworkTrouble, NotFound, ServerTrouble, Trouble
-from jobs.retrying import NEVER, Policy
+from jobs.core.errors import NetworkTrouble, NotFound, ServerTrouble, Trouble
+from jobs.core.retry import NEVER, Policy
 
 T = TypeVar("T")
 

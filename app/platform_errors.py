@@ -1,4 +1,4 @@
-"""What Modal's exceptions mean in `jobs.errors`, for each class of them: one table.
+"""What Modal's exceptions mean in `jobs.core.errors`, for each class of them: one table.
 
 The same failure means one thing of the store (Dict and Queue, where the ledger is kept) and another of a Function, a
 server or the Volume. Whether trying again helps follows from the class that it becomes. `modal.Dict`, `modal.Queue` and
@@ -13,7 +13,7 @@ from grpclib import GRPCError, Status
 from grpclib.exceptions import ProtocolError, StreamTerminatedError
 from modal import exception as modal_exception
 
-from jobs.errors import (
+from jobs.core.errors import (
     BadRequest,
     Bug,
     Corrupt,

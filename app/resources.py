@@ -13,10 +13,10 @@ from pathlib import Path
 
 import modal
 
-from app.lock import LOCK, runtime_part
-from app.mirror import VARIABLE as MIRROR
-from app.pinning import pinned
+from app.image_pinning import pinned
+from app.image_requirements import LOCK, runtime_part
 from app.platform_calls import Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from jobs.registry.mirror import VARIABLE as MIRROR
 
 APP = "ollama-service"
 SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}

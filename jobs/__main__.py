@@ -1,6 +1,6 @@
 """`python -m jobs`: the command line without `up`, which `app.local` adds."""
 
-from jobs.cli import run
+from jobs.cli.main import run
 
 if __name__ == "__main__":
     run()

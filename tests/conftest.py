@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from jobs.clock import Clock, SystemClock
-from jobs.ledger import Ledger
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.clock import Clock, SystemClock
+from jobs.ledger.ledger import Ledger
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.platform.interpreters import told
 

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from jobs.errors import NotFound
-from jobs.weights import Weights
+from jobs.core.errors import NotFound
+from jobs.weights.directory import Weights
 from tests.models_dir import Sample, fill, nothing, publish, sample, weights_at
 
 STEPS = frozenset(

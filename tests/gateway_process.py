@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jobs.cards import Card, Model
-from jobs.catalog import A10G, H100
-from jobs.gguf import Header
-from jobs.names import ModelName
+from jobs.core.model_name import ModelName
+from jobs.models.card import Card, Model
+from jobs.models.gguf import Header
+from jobs.models.placement import A10G, H100
 from tests.gateways import Shelf, gateway
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -14,23 +14,23 @@ from typing import Any, Self
 
 import httpx
 
-from app.fleet import Fleet
-from app.frontdoor import Bounds, FrontDoor, listening
+from app.fleet.schema import Fleet
+from app.gateway.auth.keys import Keys
+from app.gateway.catalog.state import Source, Standing
 from app.gateway.compose import Composed, Parts
-from app.gateway.keys import Keys
-from app.gateway.plans import Plans, unknown_night
-from app.gateway.routing import Router
-from app.gateway.standing import Source, Standing
-from app.gateway.waking import Pace, Upstream
-from app.gateway.wire import Patience
-from jobs.cards import Model
-from jobs.catalog import Tier
-from jobs.clock import SystemClock
-from jobs.desk import Outlook
-from jobs.ledger import Ledger
-from jobs.names import ModelName
-from jobs.sqlite import SqliteDict, SqliteQueue
-from jobs.usage import Row, usage
+from app.gateway.dashboard.plans import Plans, unknown_night
+from app.gateway.http_server import Bounds, FrontDoor, listening
+from app.gateway.inference.routing import Router
+from app.gateway.upstream.cold_start import Pace, Upstream
+from app.gateway.upstream.upstream_client import Patience
+from jobs.cli.job_commands import Outlook
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.ledger.ledger import Ledger
+from jobs.models.card import Model
+from jobs.models.placement import Tier
+from jobs.store.sqlite import SqliteDict, SqliteQueue
+from jobs.telemetry.usage import Row, usage
 
 CLOCK = SystemClock()
 PATIENCE = 20.0

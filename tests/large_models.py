@@ -17,26 +17,27 @@ from typing import Any
 
 import httpx
 
-from app import shift, weights_lane
-from app.archive import archive_at
-from app.desired import Actual, Night, night
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from app.forecast import joined
-from app.lanes import timing
-from jobs.clock import isoformat
-from jobs.ledger import Ledger
-from jobs.manifests import Manifest
-from jobs.names import ModelName
-from jobs.record import WEIGHTS_LANE, Job
-from jobs.registry import Registry
-from jobs.retrying import NEVER
-from jobs.run import Run
-from jobs.sqlite import SqliteDict
-from jobs.upkeep import Memory, recall
-from jobs.usage import LAST_USED, Books, Use
-from jobs.weights import Weights
-from jobs.worker import Perform, Worker
+from app.accounting.archive import archive_at
+from app.deployment import weights_worker as weights_lane
+from app.deployment.volume_queries import joined
+from app.deployment.worker_process import timing
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.scheduler import runs as shift
+from app.scheduler.night_plan import Actual, Night, night
+from jobs.core.clock import isoformat
+from jobs.core.model_name import ModelName
+from jobs.core.retry import NEVER
+from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.ledger import Ledger
+from jobs.registry.client import Registry
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.usage import LAST_USED, Books, Use
+from jobs.weights.directory import Weights
+from jobs.weights.history import Memory, recall
+from jobs.weights.manifest import Manifest
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Perform, Worker
 from tests.models_dir import digest_of
 from tests.month import Bells, MonthClock
 

@@ -12,22 +12,22 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from app.gpu import Gpu
-from app.health import Health, State, Turn
-from app.report import Loaded, Report
-from jobs.cards import Model
-from jobs.clock import SystemClock
-from jobs.ledger import Claim, Ledger
-from jobs.meter import Metered, Share
-from jobs.names import ModelName
-from jobs.night import NIGHT_RAN, Posted, Ran
-from jobs.progress import Reading
-from jobs.record import Ending
-from jobs.sqlite import SqliteDict, SqliteQueue
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.model_server.gpu import Gpu
+from app.model_server.health import Health, State, Turn
+from app.model_server.report import Loaded, Report
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.models.card import Model
+from jobs.store.sqlite import SqliteDict, SqliteQueue
+from jobs.telemetry.container_time import Metered, Share
+from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.clock import HandClock
-from jobs.usage import Books, Use
 from tests.browser import Browser, browser
 from tests.gateways import Running, Shelf, dead_port, gateway
 

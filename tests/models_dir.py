@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.clock import Clock, SystemClock
-from jobs.layout import Layout
-from jobs.manifests import Layer, Manifest
-from jobs.names import ModelName
-from jobs.staging import Staging
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.model_name import ModelName
 from jobs.testing.models import SimModel
-from jobs.weights import Weights
+from jobs.weights.directory import Weights
+from jobs.weights.layout import Layout
+from jobs.weights.manifest import Layer, Manifest
+from jobs.weights.staging import Staging
 
 CONFIG = b'{"model_format":"gguf","model_family":"llama","model_type":"1B","file_type":"Q4_0"}'
 

@@ -17,36 +17,38 @@ from typing import Any
 
 from cronsim import CronSim
 
-from app import lookout, shift, weights_lane
-from app.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
-from app.desired import Actual, Night, night
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from app.forecast import joined
-from app.lanes import timing
-from app.servers_lane import Warming
-from app.spending import estimate, past
-from app.windows import Offer, offers
-from jobs.clock import Clock
-from jobs.dead import of_class
-from jobs.errors import Stalled
-from jobs.incidents import Case, cases
-from jobs.ledger import Ledger
-from jobs.names import ModelName
-from jobs.record import WEIGHTS_LANE, Job
-from jobs.registry import Registry
-from jobs.retrying import AT_ONCE, NEVER
-from jobs.run import Run
-from jobs.sqlite import SqliteDict, SqliteQueue
-from jobs.survey import Survey
-from jobs.tasks import Workshop
+from app.accounting.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
+from app.accounting.spending import estimate, past
+from app.accounting.window_cost import Offer, offers
+from app.deployment import weights_worker as weights_lane
+from app.deployment.servers_worker import Warming
+from app.deployment.volume_queries import joined
+from app.deployment.worker_process import timing
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.scheduler import alert_check as lookout
+from app.scheduler import runs as shift
+from app.scheduler.night_plan import Actual, Night, night
+from jobs.core.clock import Clock
+from jobs.core.errors import Stalled
+from jobs.core.model_name import ModelName
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.ledger.dead_letters import of_class
+from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.ledger import Ledger
+from jobs.registry.client import Registry
+from jobs.store.sqlite import SqliteDict, SqliteQueue
+from jobs.tasks.table import Workshop
+from jobs.telemetry.incidents import Case, cases
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.clock import HandClock
-from jobs.testing.faults import Fault
 from jobs.testing.models import SimModel, arbitrary
-from jobs.testing.registry import RegistryDouble
-from jobs.upkeep import Memory, recall
-from jobs.usage import Books, Use
-from jobs.worker import Perform, Worker
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.history import Memory, recall
+from jobs.weights.survey import Survey
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Perform, Worker
 from tests.month_servers import COLD, Servers
 from tests.processes import until
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from loguru import logger
 
-from app.desired import Night, Step
-from jobs.record import Job, State
-from jobs.units import human_bytes
+from app.scheduler.night_plan import Night, Step
+from jobs.core.units import human_bytes
+from jobs.ledger.job import Job, State
 from tests.month import BEGIN, DAYS, Month, foretold, played
 
 WIDTH = 100

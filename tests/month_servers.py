@@ -1,6 +1,6 @@
 """Servers as a platform would run them, played: containers that start when asked, report, count, and end when idle.
 
-They write what `app.serving` writes, the reports and the meters, on a clock that somebody else moves. Models answer
+They write what `app.model_server.supervisor` writes, the reports and the meters, on a clock that somebody else moves. Models answer
 through an `httpx.MockTransport`; at zero containers every request is answered 503, and starts one.
 """
 
@@ -12,15 +12,15 @@ from datetime import UTC, datetime, timedelta
 
 import httpx
 
-from app.fleet import Fleet
-from app.gpu import Gpu
-from app.place import PROBE_EVERY
-from app.report import Loaded, Report
-from jobs.clock import Clock
-from jobs.meter import Meter, Share, is_warming
-from jobs.ollama import Ollama
-from jobs.protocols import DictLike
-from jobs.retrying import NEVER
+from app.fleet.schema import Fleet
+from app.model_server.gpu import Gpu
+from app.model_server.report import Loaded, Report
+from app.model_server.settings import PROBE_EVERY
+from jobs.core.clock import Clock
+from jobs.core.retry import NEVER
+from jobs.ollama.client import Ollama
+from jobs.store.protocols import DictLike
+from jobs.telemetry.container_time import Meter, Share, is_warming
 
 COLD = timedelta(seconds=60)
 """How long a container takes to start."""

@@ -13,21 +13,25 @@ from typing import Any
 import uvicorn
 from fastapi import APIRouter, FastAPI
 
-from app.fleet import load
-from app.gateway import board, costs, days, nights, plans
-from app.gateway.clerks import Clerks
-from app.gateway.keys import Keys, hash_of, new_key
-from app.gateway.limits import Limits
-from app.gateway.metrics import Metrics, Readings
-from app.gateway.office import Office
-from app.gateway.ops import create
-from jobs.clock import Clock, SystemClock
-from jobs.errors import NotFound
-from jobs.ledger import Ledger
-from jobs.names import ModelName
-from jobs.pruning import Plan, Retention, plan
-from jobs.survey import Survey
-from jobs.upkeep import Memory
+from app.fleet.schema import load
+from app.gateway.auth.keys import Keys, hash_of, new_key
+from app.gateway.auth.rate_limits import Limits
+from app.gateway.dashboard import cost as costs
+from app.gateway.dashboard import daily as days
+from app.gateway.dashboard import nightly as nights
+from app.gateway.dashboard import overview as board
+from app.gateway.dashboard import plans
+from app.gateway.inference.metrics import Metrics, Readings
+from app.gateway.ops.app import create
+from app.gateway.ops.context import Office
+from app.gateway.ops.ledger_pool import Clerks
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
+from jobs.ledger.ledger import Ledger
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import Plan, Retention, plan
+from jobs.weights.survey import Survey
 from tests.conftest import Store, open_store
 from tests.processes import until
 

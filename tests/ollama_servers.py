@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from jobs.clock import SystemClock
+from jobs.core.clock import SystemClock
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 import httpx
 from loguru import logger
 
-from jobs.clock import SystemClock
-from jobs.ledger import Ledger
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.clock import SystemClock
+from jobs.ledger.ledger import Ledger
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from tests.pulling import Scene, worker
 
 FILE_STEPS = frozenset({"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"})

@@ -14,19 +14,19 @@ from typing import Any, Self
 
 import httpx
 
-from jobs.clock import SystemClock
-from jobs.ledger import Ledger
-from jobs.manifests import Manifest
-from jobs.names import ModelName
-from jobs.record import LANES, WEIGHTS_LANE, Backoff, Job
-from jobs.registry import Registry
-from jobs.retrying import AT_ONCE, NEVER, Policy
-from jobs.run import Run
-from jobs.survey import BlobState
-from jobs.tasks import Workshop, perform, staging_subject
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.core.retry import AT_ONCE, NEVER, Policy
+from jobs.ledger.job import LANES, WEIGHTS_LANE, Backoff, Job
+from jobs.ledger.ledger import Ledger
+from jobs.registry.client import Registry
+from jobs.tasks.table import Workshop, perform, staging_subject
 from jobs.testing.models import arbitrary
-from jobs.weights import Weights
-from jobs.worker import Timing, Worker
+from jobs.weights.directory import Weights
+from jobs.weights.manifest import Manifest
+from jobs.weights.survey import BlobState
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store, open_store
 from tests.processes import until
 
@@ -91,7 +91,7 @@ class Scene:
 
 
 def worker(ledger: Ledger, shop: Workshop, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
-    """A worker as `app.crew` composes it, which waits for nothing between two attempts."""
+    """A worker as `app.local.workers` composes it, which waits for nothing between two attempts."""
 
     def fence(job: Job) -> None:
         if shop.weights is not None:

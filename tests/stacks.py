@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs.clock import SystemClock
-from jobs.home import Home
+from jobs.core.clock import SystemClock
+from jobs.home.home import Home
 from tests.conftest import Store, open_store
 
 COMMAND = [sys.executable, "-m", "app.local"]

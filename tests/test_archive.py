@@ -10,17 +10,25 @@ from typing import Any
 
 import pytest
 
-from app.archive import AFTER, REPORTS, archive_at, archive_facts, archive_jobs, archived_facts, archived_jobs
-from app.report import Report
-from jobs.archive import Archive
-from jobs.clock import isoformat
-from jobs.desk import LONG_AGO, Desk
-from jobs.incidents import Incident, cases, note
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, Job
-from jobs.sqlite import SqliteDict
-from jobs.usage import Books, Use, last_used
+from app.accounting.archive import (
+    AFTER,
+    REPORTS,
+    archive_at,
+    archive_facts,
+    archive_jobs,
+    archived_facts,
+    archived_jobs,
+)
+from app.model_server.report import Report
+from jobs.cli.job_commands import LONG_AGO, Desk
+from jobs.core.clock import isoformat
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, Job
+from jobs.ledger.ledger import Ledger
+from jobs.store.jsonl_archive import Archive
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.incidents import Incident, cases, note
+from jobs.telemetry.usage import Books, Use, last_used
 from tests.conftest import Store
 
 

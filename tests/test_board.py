@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app.fleet import Fleet, load, parse
-from app.fleet_file import read
-from app.gateway.board import Board, BoardTold, router, upcoming
-from app.gateway.keys import ANYONE, Caller
-from app.gateway.ops import create
-from app.pulse import REPORT_STALE
-from app.report import Loaded, Report
-from jobs.clock import parse_moment
-from jobs.story import REMEDIES
+from app.deployment.worker_timing import REPORT_STALE
+from app.fleet.file import read
+from app.fleet.schema import Fleet, load, parse
+from app.gateway.auth.keys import ANYONE, Caller
+from app.gateway.dashboard.overview import Board, BoardTold, router, upcoming
+from app.gateway.ops.app import create
+from app.model_server.report import Loaded, Report
+from jobs.core.clock import parse_moment
+from jobs.ledger.job_text import REMEDIES
 from jobs.testing.clock import HandClock
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 import httpx
 import pytest
 
-from jobs.bulk import PIECE, Bulk
+from jobs.registry.bulk_transport import PIECE, Bulk
 
 Script = list[list[bytes]]
 """For each connection in turn, what it answers to each request; then it is closed."""

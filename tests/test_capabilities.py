@@ -1,4 +1,4 @@
-"""Promises of jobs.capabilities and jobs.go_templates. That a real Ollama tells the same is shown in test_lists."""
+"""Promises of jobs.models.capabilities and jobs.models.go_template. That a real Ollama tells the same is shown in test_lists."""
 
 from dataclasses import replace
 from typing import Any
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import capabilities
-from jobs.capabilities import Traits
-from jobs.gguf import Header
-from jobs.go_templates import thinks, variables
+from jobs.models import capabilities
+from jobs.models.capabilities import Traits
+from jobs.models.gguf import Header
+from jobs.models.go_template import thinks, variables
 
 LOOP = "{{ range .Messages }}{{ if .Thinking }}<t>{{ .Thinking }}</t>{{ end }}{{ end }}"
 TOOL_LOOP = '{{ range .Messages }}{{ if eq .Role "tool" }}{{ end }}{{ .ToolCalls }}{{ end }}{{ .Tools }}'

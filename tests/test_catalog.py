@@ -1,4 +1,4 @@
-"""Promises of jobs.catalog."""
+"""Promises of jobs.models.placement."""
 
 from dataclasses import replace
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.catalog import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
-from jobs.gguf import Facts
+from jobs.models.gguf import Facts
+from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
 
 GB = 1_000_000_000
 

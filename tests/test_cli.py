@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from jobs.manifests import Manifest
-from jobs.names import ModelName
-from jobs.progress import Reading
-from jobs.record import Ending
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
 from jobs.testing.models import SimModel, find
+from jobs.weights.manifest import Manifest
 from tests.conftest import Store
 from tests.stacks import COMMAND, Shell, Up, both, until, up
 
@@ -436,9 +436,7 @@ def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
 
 def test_listing_jobs_imports_no_more_than_it_needs() -> None:
     """The command line starts without an HTTP client, a bar or a validator: listing jobs is to feel instant."""
-    code = (
-        "import sys, app.local; print(*sorted({'httpx', 'rich', 'pydantic', 'modal', 'tenacity'} & set(sys.modules)))"
-    )
+    code = "import sys, app.local.main; print(*sorted({'httpx', 'rich', 'pydantic', 'modal', 'tenacity'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
 

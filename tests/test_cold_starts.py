@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cold_starts import ALLOWED, LONGEST_PAUSE, CannotStart, refused_starts
-from app.health import of_tier
-from app.report import Report
-from jobs.sqlite import SqliteDict
+from app.model_server.health import of_tier
+from app.model_server.report import Report
+from app.model_server.start_failures import ALLOWED, LONGEST_PAUSE, CannotStart, refused_starts
+from jobs.store.sqlite import SqliteDict
 from tests.gateways import (
     CLOCK,
     DIALECTS,

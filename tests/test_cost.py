@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from app import spending
-from app.fleet import declared, parse
-from app.fleet_file import read
-from app.windows import offers
-from jobs.archive import Archive
-from jobs.clock import SystemClock
-from jobs.cost import LEFT_OUT, Cost, cost, owned
-from jobs.home import home_of
-from jobs.meter import Meter, Metered, is_warming, metered, say_warming
-from jobs.usage import About, Books, Row, Sums, Use
+from app.accounting import spending
+from app.accounting.window_cost import offers
+from app.fleet.file import read
+from app.fleet.schema import declared, parse
+from jobs.core.clock import SystemClock
+from jobs.home.home import home_of
+from jobs.store.jsonl_archive import Archive
+from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
+from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
+from jobs.telemetry.usage import About, Books, Row, Sums, Use
 from tests.conftest import Store
 from tests.stacks import Shell
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 from loguru import logger
 
-from app import gpu
-from app.connections import callers_of
-from app.daemon import Daemon, environ
-from app.freshness import OVERDUE, Look, Step, next_step
-from jobs.clock import SystemClock
-from jobs.errors import CpuFallback, ServerTrouble
-from jobs.ollama_host import OllamaHost
+from app.model_server import gpu
+from app.model_server.connections import callers_of
+from app.model_server.process import Daemon, environ
+from app.model_server.reload_policy import OVERDUE, Look, Step, next_step
+from jobs.core.clock import SystemClock
+from jobs.core.errors import CpuFallback, ServerTrouble
+from jobs.ollama.host import OllamaHost
 from tests.processes import free_port, is_running, nvidia_smi, until
 
 SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")

@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app.fleet import load
-from app.gateway.days import USUAL, Days, DaysTold, router
-from app.gateway.keys import ANYONE, Caller
-from app.gateway.ops import create
-from app.health import Health, State, Turn
-from jobs.clock import parse_moment
-from jobs.meter import Metered
+from app.fleet.schema import load
+from app.gateway.auth.keys import ANYONE, Caller
+from app.gateway.dashboard.daily import USUAL, Days, DaysTold, router
+from app.gateway.ops.app import create
+from app.model_server.health import Health, State, Turn
+from jobs.core.clock import parse_moment
+from jobs.telemetry.container_time import Metered
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.clock import HandClock
-from jobs.usage import Books, Use
 from tests.conftest import Store
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place
 

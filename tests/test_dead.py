@@ -5,11 +5,11 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.dead import LIKELY, class_of, dead
-from jobs.desk import Desk
-from jobs.errors import FAILURE_CLASSES, BadRequest
-from jobs.progress import Reading
-from jobs.record import Ending, Job, State
+from jobs.cli.job_commands import Desk
+from jobs.core.errors import FAILURE_CLASSES, BadRequest
+from jobs.core.progress import Reading
+from jobs.ledger.dead_letters import LIKELY, class_of, dead
+from jobs.ledger.job import Ending, Job, State
 from tests.conftest import Store
 
 

@@ -1,4 +1,4 @@
-"""Promises of app.desired: what a night is for, and why; on fleets and shelves of every shape, without a disk."""
+"""Promises of app.scheduler.night_plan: what a night is for, and why; on fleets and shelves of every shape, without a disk."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
@@ -9,20 +9,20 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import rounds
-from app.desired import Actual, Night, Upstream, asked_about, night
-from app.fleet import Fleet, declared, parse
-from app.fleet_file import read
-from app.upstream import upstream
-from jobs.manifests import ModelDetails
-from jobs.names import ModelName
-from jobs.night import BY_NIGHTLY
-from jobs.pruning import Around, plan
-from jobs.record import Job, State
-from jobs.registry import Registry
-from jobs.retrying import NEVER
-from jobs.survey import Broken, Model, Stray, Survey
-from jobs.upkeep import Left, Memory
+from app.fleet.file import read
+from app.fleet.schema import Fleet, declared, parse
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual, Night, Upstream, asked_about, night
+from app.scheduler.upstream_tags import upstream
+from jobs.core.model_name import ModelName
+from jobs.core.retry import NEVER
+from jobs.ledger.job import Job, State
+from jobs.registry.client import Registry
+from jobs.telemetry.nightly_report import BY_NIGHTLY
+from jobs.weights.history import Left, Memory
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.prune_plan import Around, plan
+from jobs.weights.survey import Broken, Model, Stray, Survey
 from tests.models_dir import Sample, sample
 
 FLEET = declared()

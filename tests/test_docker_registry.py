@@ -12,11 +12,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import NotFound
-from jobs.names import ModelName
-from jobs.progress import Progress
-from jobs.registry import Registry
+from jobs.core.clock import SystemClock
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.registry.client import Registry
 from jobs.testing.models import MANIFEST_TYPE, SimModel, arbitrary
 
 PROGRAM = shutil.which("docker-registry") or shutil.which("registry")

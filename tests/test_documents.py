@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jobs.testing.models import LIBRARY, arbitrary
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.documents import NOT_RUN, ROOT, Command, Typist, commands
 from tests.stacks import Shell, simulator_as_ollama, up
 

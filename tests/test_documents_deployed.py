@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from jobs.testing.models import LIBRARY
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.documents import NOT_RUN, ROOT, Command, Typist, commands
 from tests.platform.containers import Settings
 from tests.platform.isolation import unshare

@@ -16,26 +16,26 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.progress import Progress as Drawn
 
-from app.commands import ending
-from app.fleet import declared
-from app.gateway.keys import Key, parse_expiry
-from app.rates import CPU, MEMORY, priced
-from app.windows import offers
-from jobs.bar import Bar
-from jobs.clock import isoformat, parse_moment
-from jobs.cost import Cost, cost
-from jobs.errors import BadRequest
-from jobs.following import Lines
-from jobs.meter import SHARES, Metered
-from jobs.ollama_shapes import Usage
-from jobs.ollama_texts import refusal
-from jobs.progress import Progress, Reading
-from jobs.record import Attempt, Job, State
-from jobs.story import lasted, story
-from jobs.survey import survey
+from app.accounting.modal_prices import CPU, MEMORY, priced
+from app.accounting.window_cost import offers
+from app.fleet.schema import declared
+from app.gateway.auth.keys import Key, parse_expiry
+from app.local.key_commands import ending
+from jobs.cli.follow import Lines
+from jobs.cli.progress_bar import Bar
+from jobs.core.clock import isoformat, parse_moment
+from jobs.core.errors import BadRequest
+from jobs.core.progress import Progress, Reading
+from jobs.core.units import LONGEST_SPAN, human_bytes, parse_bytes, parse_span
+from jobs.ledger.job import Attempt, Job, State
+from jobs.ledger.job_text import lasted, story
+from jobs.ollama.errors import refusal
+from jobs.ollama.responses import Usage
+from jobs.telemetry.container_time import SHARES, Metered
+from jobs.telemetry.cost import Cost, cost
+from jobs.telemetry.usage import About, Row, Sums
 from jobs.testing.clock import HandClock
-from jobs.units import LONGEST_SPAN, human_bytes, parse_bytes, parse_span
-from jobs.usage import About, Row, Sums
+from jobs.weights.survey import survey
 from tests.models_dir import put, sample, weights_at
 
 NOW = datetime(2026, 6, 1, 2, tzinfo=UTC)

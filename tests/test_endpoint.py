@@ -16,12 +16,12 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
-from app.fleet import declared
-from app.fleet_file import HERE
-from app.lock import LOCK, runtime_part
-from app.pinning import pinned, tell_unpinned
+from app.fleet.file import HERE
+from app.fleet.schema import declared
+from app.image_pinning import pinned, tell_unpinned
+from app.image_requirements import LOCK, runtime_part
 from app.resources import OLLAMA_DIGEST, OLLAMA_IMAGE, OLLAMA_VERSION
-from jobs.errors import BadRequest
+from jobs.core.errors import BadRequest
 from tests.platform.containers import Container, Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -94,7 +94,7 @@ def test_servers_ask_for_what_the_fleet_declares(deployed: Platform, name: str, 
     assert deployed.volumes.metadata(mount.volume_id).version == api_pb2.VOLUME_FS_VERSION_V2
     assert not asked.secret_ids
     files = deployed.mounts.files(asked.mount_ids)
-    assert {"/root/app/fleet.toml", "/root/app/endpoint.py", "/root/jobs/ollama.py"} <= set(files)
+    assert {"/root/app/fleet.toml", "/root/app/endpoint.py", "/root/jobs/ollama/client.py"} <= set(files)
 
 
 def test_gpu_image_is_pinned(deployed: Platform) -> None:

@@ -1,11 +1,11 @@
-"""Promises of jobs.errors."""
+"""Promises of jobs.core.errors."""
 
 import errno
 import os
 
 import pytest
 
-from jobs.errors import Bug, DiskFailed, DiskFull, NotWritable, SystemExhausted, Trouble, Unreachable, os_trouble
+from jobs.core.errors import Bug, DiskFailed, DiskFull, NotWritable, SystemExhausted, Trouble, Unreachable, os_trouble
 
 
 @pytest.mark.parametrize(

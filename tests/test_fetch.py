@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs import journal
-from jobs.clock import SystemClock
-from jobs.errors import Cancelled, CutShort, DiskFull, Fenced, ServerTrouble
-from jobs.fetch import Fetch, Pace
-from jobs.journal import Span
-from jobs.manifests import Layer
-from jobs.progress import Progress
-from jobs.retrying import AT_ONCE
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Cancelled, CutShort, DiskFull, Fenced, ServerTrouble
+from jobs.core.progress import Progress
+from jobs.core.retry import AT_ONCE
+from jobs.registry import range_journal as journal
+from jobs.registry.download import Fetch, Pace
+from jobs.registry.range_journal import Span
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimLayer, weights
+from jobs.weights.manifest import Layer
 
 CLOCK = SystemClock()
 

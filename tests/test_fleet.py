@@ -13,11 +13,11 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet import Window, declared, load, parse
-from app.fleet_file import HERE, BadFleet, Times, read
-from app.fleet_values import GPUS
-from jobs.catalog import A10G, H100
-from jobs.names import ModelName
+from app.fleet.file import HERE, BadFleet, Times, read
+from app.fleet.schema import Window, declared, load, parse
+from app.fleet.values import GPUS
+from jobs.core.model_name import ModelName
+from jobs.models.placement import A10G, H100
 
 
 def document() -> dict[str, Any]:

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import foreign, gguf, go_templates
-from jobs.errors import Corrupt
-from jobs.manifests import Manifest
+from jobs.core import foreign
+from jobs.core.errors import Corrupt
+from jobs.models import gguf
+from jobs.models import go_template as go_templates
 from jobs.testing.gguf import encoded
+from jobs.weights.manifest import Manifest
 
 ANYTHING = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=9),

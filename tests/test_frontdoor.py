@@ -10,12 +10,12 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from app.frontdoor import Bounds
-from app.gateway.bodies import bounded
-from app.gateway.door import Door, working
-from app.gateway.exchange import Message as Asgi
-from app.gateway.keys import Keys, hash_of
-from app.gateway.limits import Limits
+from app.gateway.auth.keys import Keys, hash_of
+from app.gateway.auth.rate_limits import Limits
+from app.gateway.http_server import Bounds
+from app.gateway.ops.auth import Door, working
+from app.gateway.protocol.body import bounded
+from app.gateway.protocol.exchange import Message as Asgi
 from tests.gateways import CLOCK, DIALECTS, OLLAMA, PATIENCE, Dialect, Line, Running, Scripted, gateway, until
 from tests.test_gateway_faults import error_of
 from tests.test_gateway_proxy import caller_of, played

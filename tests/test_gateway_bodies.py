@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.bodies import Budget, Crowded, Held, whole
-from app.gateway.exchange import Message
-from app.gateway.keys import hash_of
+from app.gateway.auth.keys import hash_of
+from app.gateway.protocol.body import Budget, Crowded, Held, whole
+from app.gateway.protocol.exchange import Message
 from tests.gateways import OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
 
 MIB = 1 << 20

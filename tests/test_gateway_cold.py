@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.gateway.lingering import Lingering
-from app.gateway.wire import Answer
-from app.report import Loaded, Report
-from jobs.catalog import Tier
+from app.gateway.inference.detached import Lingering
+from app.gateway.upstream.upstream_client import Answer
+from app.model_server.report import Loaded, Report
+from jobs.models.placement import Tier
 from tests.gateways import (
     CLOCK,
     DIALECTS,

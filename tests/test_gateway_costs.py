@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from app.fleet import load
-from app.gateway.costs import Costs, CostTold, router
-from app.gateway.keys import ANYONE, Caller
-from app.gateway.ops import create
-from jobs.clock import SystemClock, isoformat
-from jobs.meter import Metered
+from app.fleet.schema import load
+from app.gateway.auth.keys import ANYONE, Caller
+from app.gateway.dashboard.cost import Costs, CostTold, router
+from app.gateway.ops.app import create
+from jobs.core.clock import SystemClock, isoformat
+from jobs.telemetry.container_time import Metered
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.clock import HandClock
-from jobs.usage import Books, Use
 from tests.conftest import Store
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
 from tests.stacks import Shell

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.clerks import Clerks
-from app.gateway.events import Revision, as_it_stood, news
-from jobs.errors import BadRequest, NotFound
-from jobs.ledger import Claim, Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, Facts, Job, State, fold
+from app.gateway.ops.job_events import Revision, as_it_stood, news
+from app.gateway.ops.ledger_pool import Clerks
+from jobs.core.errors import BadRequest, NotFound
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, Facts, Job, State, fold
+from jobs.ledger.ledger import Claim, Ledger
 from tests.offices import CHAT_KEY, Place, place, served
 from tests.processes import until
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.wire import Patience
-from jobs.usage import Row, usage
+from app.gateway.upstream.upstream_client import Patience
+from jobs.telemetry.usage import Row, usage
 from tests.gateways import (
     CLOCK,
     DIALECTS,

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.commands import scopes_of
-from app.gateway.answers import body_of, headers_of, status_of
-from app.gateway.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
-from app.gateway.limits import Limits
-from app.gateway.shares import share_of
-from jobs.errors import (
+from app.gateway.auth.fair_shares import share_of
+from app.gateway.auth.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
+from app.gateway.auth.rate_limits import Limits
+from app.gateway.protocol.errors import body_of, headers_of, status_of
+from app.local.key_commands import scopes_of
+from jobs.core.errors import (
     BadName,
     BadRequest,
     Bug,
@@ -24,7 +24,7 @@ from jobs.errors import (
     Trouble,
     Unauthorized,
 )
-from jobs.names import ModelName
+from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from tests.stacks import Shell
 

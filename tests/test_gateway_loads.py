@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from app.gateway.keys import PREFIX, Caller, hash_of
-from app.gateway.loads import Bounds, Loads, TooManyLoads
-from app.gateway.operators_options import PLACEMENT
-from jobs.errors import TooManyRequests
+from app.gateway.auth.keys import PREFIX, Caller, hash_of
+from app.gateway.inference.operator_options import PLACEMENT
+from app.gateway.upstream.loads import Bounds, Loads, TooManyLoads
+from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
 from tests.gateways import (
     DIALECTS,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from app.gateway.metrics import Metrics, Readings
+from app.gateway.inference.metrics import Metrics, Readings
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from app.gateway.keys import ANYONE, hash_of
-from app.gateway.shapes import HealthTold, JobsTold, JobTold, ModelsTold, RouteTold, TiersTold, UsagesTold
-from jobs.clock import isoformat
-from jobs.errors import Trouble
-from jobs.ledger import Claim, Ledger
-from jobs.progress import Reading
-from jobs.record import KINDS, Ending
+from app.gateway.auth.keys import ANYONE, hash_of
+from app.gateway.ops.schemas import HealthTold, JobsTold, JobTold, ModelsTold, RouteTold, TiersTold, UsagesTold
+from jobs.core.clock import isoformat
+from jobs.core.errors import Trouble
+from jobs.core.progress import Reading
+from jobs.ledger.job import KINDS, Ending
+from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.offices import ADMIN_KEY, CHAT_KEY, LLAMA_KEY, MODELS, TIERS, USAGE, Place, place, served
 from tests.test_gateway_metrics import served_one

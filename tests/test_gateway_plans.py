@@ -8,13 +8,13 @@ from typing import Any
 import httpx
 from starlette.testclient import TestClient
 
-from app.gateway.ops import create
-from app.gateway.plans import WAITING, Plans, PlanTold, router
-from jobs.errors import Refused
-from jobs.pruning import Plan, Retention, plan
-from jobs.survey import Survey
+from app.gateway.dashboard.plans import WAITING, Plans, PlanTold, router
+from app.gateway.ops.app import create
+from jobs.core.errors import Refused
 from jobs.testing.clock import HandClock
-from jobs.upkeep import Memory
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import Plan, Retention, plan
+from jobs.weights.survey import Survey
 from tests.gateways import PATIENCE, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, place, served
 from tests.stacks import Shell

@@ -13,19 +13,19 @@ import httpx
 import ollama
 import pytest
 
-from app.gateway.clerks import Clerks
-from app.gateway.keys import ANYONE, hash_of
-from app.gateway.posting import Poster
-from app.gateway.pulls import Frames, Pulls
-from jobs.clock import SystemClock
-from jobs.errors import Stalled
-from jobs.ledger import Claim, Ledger
-from jobs.ollama import Ollama
-from jobs.progress import Progress, Reading
-from jobs.record import Attempt, Job, State
-from jobs.registry import Registry
-from jobs.tasks import Workshop
-from jobs.testing.registry import RegistryDouble
+from app.gateway.auth.keys import ANYONE, hash_of
+from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ollama_jobs import Frames, Pulls
+from app.gateway.ops.post_jobs import Poster
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Stalled
+from jobs.core.progress import Progress, Reading
+from jobs.ledger.job import Attempt, Job, State
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.ollama.client import Ollama
+from jobs.registry.client import Registry
+from jobs.tasks.table import Workshop
+from jobs.testing.registry.server import RegistryDouble
 from tests.gateways import PATIENCE, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
 from tests.pulling import MODEL, Scene, working

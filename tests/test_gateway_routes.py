@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.keys import hash_of
-from app.gateway.routes import TABLE, Entry, clean, find, speech_of
-from jobs.testing.ollama_wire import ROUTES
+from app.gateway.auth.keys import hash_of
+from app.gateway.protocol.routes import TABLE, Entry, clean, find, speech_of
+from jobs.testing.ollama.http import ROUTES
 from tests.gateways import PATIENCE, TALK, Scripted, gateway
 
 README = Path(__file__).parent.parent / "app" / "README.md"

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.keys import Keys, proof_of
-from app.gateway.signing import Asked, is_signature, parse_public_key, signer
-from jobs.errors import BadRequest, Unauthorized
+from app.gateway.auth.keys import Keys, proof_of
+from app.gateway.auth.signatures import Asked, is_signature, parse_public_key, signer
+from jobs.core.errors import BadRequest, Unauthorized
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
 TS = str(int(NOW.timestamp()))

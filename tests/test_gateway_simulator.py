@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from jobs.testing.models import LIBRARY
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.ollama_faults import Fault
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.ollama.faults import Fault
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model, until
 from tests.test_gateway_proxy import caller_of
 

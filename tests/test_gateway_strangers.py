@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.strangers import Strangers, is_home
+from app.gateway.origin_guard import Strangers, is_home
 from tests.stacks import Shell, up
 
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from app.gateway.tiers import told
-from app.gateway.waking import Temper, TierState
-from app.report import Report
+from app.gateway.upstream.cold_start import Temper, TierState
+from app.gateway.upstream.tier_state import told
+from app.model_server.report import Report
 
 NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 BEFORE = NOW - timedelta(minutes=1)

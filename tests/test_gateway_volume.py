@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from app.archive import archive_at, archive_jobs
-from app.gateway.volume import Volume
-from jobs.record import Ending
+from app.accounting.archive import archive_at, archive_jobs
+from app.gateway.catalog.volume import Volume
+from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.models_dir import put, put_manifest, sample, weights_at

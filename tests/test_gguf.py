@@ -1,4 +1,4 @@
-"""Promises of jobs.gguf."""
+"""Promises of jobs.models.gguf."""
 
 import io
 import math
@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import gguf
-from jobs.errors import Corrupt
-from jobs.gguf import Elided, Facts, Header, Tensor
+from jobs.core.errors import Corrupt
+from jobs.models import gguf
+from jobs.models.gguf import Elided, Facts, Header, Tensor
 from jobs.testing.gguf import encoded
 
 LLAMA: dict[str, Any] = {

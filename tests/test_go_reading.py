@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from app.gateway import asked
-from app.gateway.asked import Asked
-from app.gateway.exchange import Exchange, Message
-from app.gateway.keys import Caller
-from app.gateway.routes import find
-from jobs.errors import Refused, Trouble
+from app.gateway.auth.keys import Caller
+from app.gateway.protocol import request as asked
+from app.gateway.protocol.exchange import Exchange, Message
+from app.gateway.protocol.request import Asked
+from app.gateway.protocol.routes import find
+from jobs.core.errors import Refused, Trouble
 from tests import go_reading
 from tests.go_reading import END, FORM, GOOD, HIDDEN, OTHER, Case, part
 

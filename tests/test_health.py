@@ -4,9 +4,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.gpu import Gpu
-from app.health import Health, Turn, next_turn, of_container, of_tier
-from app.report import Loaded, Report
+from app.model_server.gpu import Gpu
+from app.model_server.health import Health, Turn, next_turn, of_container, of_tier
+from app.model_server.report import Loaded, Report
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 GPU = Gpu("NVIDIA A10G", 24_000_000_000, 1)

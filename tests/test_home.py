@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import BadRequest, Refused, StoreUnavailable
-from jobs.home import Home, Server, Stack, home_of
-from jobs.pruning import Retention
+from jobs.core.clock import SystemClock
+from jobs.core.errors import BadRequest, Refused, StoreUnavailable
+from jobs.home.home import Home, Server, Stack, home_of
 from jobs.testing.clock import HandClock
+from jobs.weights.prune_plan import Retention
 
-HOLD = "import sys, time; from pathlib import Path; from jobs.home import Home; from jobs.clock import SystemClock\n"
+HOLD = (
+    "import sys, time; from pathlib import Path; from jobs.home.home import Home; from jobs.core.clock import SystemClock\n"
+)
 HOLD += "with Home(Path(sys.argv[1])).held(SystemClock()): print('held', flush=True); time.sleep(60)"
 
 
@@ -57,10 +59,10 @@ USE = """
 import os, sys
 from pathlib import Path
 from datetime import UTC, datetime
-from app.children import Child
+from app.local.processes import Child
 from app.logs import on_terminal
-from jobs.clock import SystemClock
-from jobs.home import Home, Stack
+from jobs.core.clock import SystemClock
+from jobs.home.home import Home, Stack
 from loguru import logger
 
 os.umask(int(sys.argv[2], 8))

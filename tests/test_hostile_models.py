@@ -9,9 +9,9 @@ from pathlib import Path
 
 import httpx
 
-from app.gateway.sources import Directory
-from jobs.layout import Layout
-from jobs.names import ModelName
+from app.gateway.catalog.sources import Directory
+from jobs.core.model_name import ModelName
+from jobs.weights.layout import Layout
 from tests.gateways import OLLAMA, Heard, Line, Running, Scripted, gateway, until
 from tests.models_dir import nothing, weights_at
 from tests.poison import POISONS, Poison, lay_poison

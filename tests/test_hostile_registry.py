@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.clock import SystemClock
-from jobs.egress import Egress, flaw, is_public
-from jobs.errors import Cancelled, Corrupt, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unsupported
-from jobs.manifests import Layer
-from jobs.names import ModelName
-from jobs.progress import Progress
-from jobs.registries import ANYWHERE, Registries
-from jobs.registry import Registry
-from jobs.retrying import NEVER
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Cancelled, Corrupt, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unsupported
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.core.retry import NEVER
+from jobs.registry.allowlist import ANYWHERE, Registries
+from jobs.registry.client import Registry
+from jobs.registry.egress import Egress, flaw, is_public
 from jobs.testing.clock import HandClock
+from jobs.weights.manifest import Layer
 from tests.models_dir import sample
 
 MODEL = sample("walnut")

@@ -19,7 +19,7 @@ import typer.main
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from app.lock import LOCK, runtime_part
+from app.image_requirements import LOCK, runtime_part
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -271,8 +271,8 @@ def test_readme_maps_what_exists() -> None:
 @cache
 def subcommands() -> frozenset[str]:
     """What `ollama-modal` understands. Imported here, so that a broken command line fails only the tests about it."""
-    importlib.import_module("app.local")  # adds `up`
-    app: Any = importlib.import_module("jobs.cli").app
+    importlib.import_module("app.local.main")  # adds `up`
+    app: Any = importlib.import_module("jobs.cli.main").app
     return frozenset(typer.main.get_group(app).commands)
 
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.lookout import tell
-from jobs.errors import BadRequest, Refused, Stalled, Unreachable
-from jobs.incidents import TRIES, Case, Incident, Teller, cases, news, note
-from jobs.retrying import AT_ONCE, NEVER
-from jobs.sqlite import SqliteDict
+from app.scheduler.alert_check import tell
+from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.incidents import TRIES, Case, Incident, Teller, cases, news, note
+from jobs.telemetry.webhook import Webhook
 from jobs.testing.clock import HandClock
-from jobs.webhook import Webhook
 from tests.conftest import Store, open_store
 from tests.processes import free_port
 

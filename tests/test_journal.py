@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import journal
-from jobs.manifests import Layer
+from jobs.registry import range_journal as journal
+from jobs.weights.manifest import Layer
 
 BLOB = Layer("x", f"sha256:{'a' * 64}", 1000)
 SPANS = st.lists(st.tuples(st.integers(0, 999), st.integers(1, 1000)).filter(lambda span: span[0] < span[1]))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway import json_fields
-from app.gateway.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, fields_of
-from jobs.errors import BadRequest
+from app.gateway.protocol import json_fields
+from app.gateway.protocol.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, fields_of
+from jobs.core.errors import BadRequest
 
 NAMES = frozenset({"model", "options", "prompt", "x"})
 INSIDE = {"options": frozenset({"num_ctx"})}

@@ -7,12 +7,12 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.clearing import clear
-from jobs.desk import Desk
-from jobs.errors import BadRequest, Fenced, NotFound, Refused
-from jobs.ledger import Claim, Ledger
-from jobs.progress import Reading
-from jobs.record import KINDS, Ending, State
+from jobs.cli.job_commands import Desk
+from jobs.core.errors import BadRequest, Fenced, NotFound, Refused
+from jobs.core.progress import Reading
+from jobs.ledger.expiry import clear
+from jobs.ledger.job import KINDS, Ending, State
+from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 

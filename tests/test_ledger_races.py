@@ -13,12 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.clearing import clear
-from jobs.errors import Fenced, NotFound
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, Job, State
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.errors import Fenced, NotFound
+from jobs.core.progress import Reading
+from jobs.ledger.expiry import clear
+from jobs.ledger.job import Ending, Job, State
+from jobs.ledger.ledger import Ledger
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.turns import Actor, TurnDict, TurnQueue
 

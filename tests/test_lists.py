@@ -1,4 +1,4 @@
-"""Promises of app.gateway.lists: what the gateway answers is what a server of the same models answers.
+"""Promises of app.gateway.catalog.ollama_lists: what the gateway answers is what a server of the same models answers.
 
 Held to the simulator always, and to the real thing where OLLAMA_BIN names it. Nothing here loads a model.
 """
@@ -18,18 +18,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.gateway import lists
-from app.gateway.sources import Directory
-from app.gateway.standing import Standing
-from app.report import Loaded, Report
-from jobs.cards import bytes_of, read
-from jobs.clock import SystemClock
-from jobs.errors import BadName, NotFound
-from jobs.gguf import Tensor
-from jobs.layout import Layout
-from jobs.names import ModelName
+from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.sources import Directory
+from app.gateway.catalog.state import Standing
+from app.model_server.report import Loaded, Report
+from jobs.core.clock import SystemClock
+from jobs.core.errors import BadName, NotFound
+from jobs.core.model_name import ModelName
+from jobs.models.card import bytes_of, read
+from jobs.models.gguf import Tensor
 from jobs.testing.gguf import encoded
 from jobs.testing.models import LIBRARY, LICENSE, SimLayer, SimModel, find, text
+from jobs.weights.layout import Layout
 from tests.conftest import Store
 from tests.models_dir import lay, publish, sample, weights_at
 from tests.ollama_servers import Server, serving, simulator_command

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.fleet_file import HERE
-from app.gateway.keys import hash_of
+from app.fleet.file import HERE
+from app.gateway.auth.keys import hash_of
 from jobs.testing.models import LIBRARY
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.stacks import Shell, family, is_alive, simulator_as_ollama, until, up
 
 

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from loguru import logger
 
-from app.gateway.keys import hash_of, new_key
+from app.gateway.auth.keys import hash_of, new_key
 from app.logs import as_json, as_text
-from jobs.clock import SystemClock
-from jobs.testing.faults import Fault
-from jobs.testing.registry import RegistryDouble
-from jobs.webhook import Webhook
+from jobs.core.clock import SystemClock
+from jobs.telemetry.webhook import Webhook
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 from tests.conftest import open_store
 from tests.gateways import ANTHROPIC, DIALECTS, OLLAMA, Dialect, Heard, Line, Scripted, gateway, until
 from tests.pulling import MODEL, Scene, post, worked
@@ -119,7 +119,7 @@ def test_a_container_that_takes_itself_out_has_said_why() -> None:
     """All that was logged until then is written, though nothing else is done at the end of the process."""
     code = """
 from loguru import logger
-from app.container import take_out
+from app.deployment.server_container import take_out
 from app.logs import in_container
 in_container(tier="a10g")
 for number in range(500):

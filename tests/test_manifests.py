@@ -1,4 +1,4 @@
-"""Promises of jobs.manifests."""
+"""Promises of jobs.weights.manifest."""
 
 import hashlib
 import json
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import Corrupt
-from jobs.manifests import MAX_LAYERS, MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails, is_digest
+from jobs.core.errors import Corrupt
+from jobs.weights.manifest import MAX_LAYERS, MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails, is_digest
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
 

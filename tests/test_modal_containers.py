@@ -10,9 +10,9 @@ from modal.client import Client
 
 from app.gateway.deployed import OTHER_PORT
 from app.resources import APP, PORT, PYTHON
-from jobs.record import State
+from jobs.ledger.job import State
 from jobs.testing.models import LIBRARY
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.platform.containers import Container, Settings
 from tests.platform.interpreters import interpreter
 from tests.platform.isolation import has_networks, unshare

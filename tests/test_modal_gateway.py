@@ -10,9 +10,9 @@ import modal
 import pytest
 from modal.client import Client
 
-from jobs.clock import isoformat, parse_moment
+from jobs.core.clock import isoformat, parse_moment
 from jobs.testing.models import LIBRARY
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.platform.containers import Container, Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform

@@ -21,20 +21,20 @@ import pytest
 from cronsim import CronSim
 from modal.client import Client
 
-from app.fleet import declared
-from app.fleet_file import HERE
-from app.gateway.keys import hash_of, new_key
+from app.fleet.file import HERE
+from app.fleet.schema import declared
+from app.gateway.auth.keys import hash_of, new_key
 from app.resources import SERVERS
-from jobs.clock import SystemClock
-from jobs.ledger import Ledger
-from jobs.manifests import Manifest
-from jobs.names import ModelName
-from jobs.record import Job, State
-from jobs.testing.faults import Fault
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Job, State
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.models import LIBRARY, SimModel, arbitrary, find
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.registry import RegistryDouble
-from jobs.usage import Books, Use
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.manifest import Manifest
 from tests.platform.containers import Settings
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -199,7 +199,7 @@ def test_the_gateway_is_one_small_container_with_keys_of_its_own(deployed: Platf
     assert (scaling.min_containers, scaling.max_containers, scaling.target_concurrency_float) == (1, 0, 0)
     assert asked.http_config.exit_grace_period == 1800
     files = set(deployed.mounts.files(asked.mount_ids))
-    assert {"/root/app/gateway/ui/page.js", "/root/app/fleet.toml", "/root/jobs/ledger.py"} <= files
+    assert {"/root/app/gateway/dashboard/ui/page.js", "/root/app/fleet.toml", "/root/jobs/ledger/ledger.py"} <= files
     prices = declared().prices
     monthly = (prices.cpu_core * 0.25 + prices.memory_gib * 0.5) * 30 * 86_400
     [row] = re.findall(r"^\| `Gateway` .*$", (ROOT / "app/README.md").read_text("utf-8"), flags=re.MULTILINE)

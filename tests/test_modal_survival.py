@@ -9,14 +9,14 @@ import modal
 import pytest
 from modal.client import Client
 
-from jobs.clock import SystemClock
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, State
+from jobs.core.clock import SystemClock
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, State
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from jobs.testing.faults import Fault
 from jobs.testing.models import SimModel, arbitrary
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until

@@ -11,15 +11,15 @@ import modal
 import pytest
 from modal.client import Client
 
-from app.fleet import declared
+from app.fleet.schema import declared
 from app.resources import SERVERS
-from app.rounds import night_began
-from app.wakes import window_key
-from jobs.clock import SystemClock
-from jobs.meter import Metered
-from jobs.night import NIGHT_RAN
-from jobs.night_tries import NIGHT_TRIES, Tries
-from jobs.testing.registry import RegistryDouble
+from app.scheduler.steps import night_began
+from app.scheduler.wake_budget import window_key
+from jobs.core.clock import SystemClock
+from jobs.telemetry.container_time import Metered
+from jobs.telemetry.night_tries import NIGHT_TRIES, Tries
+from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.testing.registry.server import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until

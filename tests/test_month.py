@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from app.archive import archived_jobs
-from jobs.names import ModelName
-from jobs.record import State
+from app.accounting.archive import archived_jobs
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import State
 from tests.month import BEGIN, DAYS, Month, foretold, played
 from tests.month_report import WIDTH, report
 

@@ -6,19 +6,21 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from app import lookout, rounds, shift
-from app.desired import Actual, Upstream
-from app.fleet import declared
-from app.gateway.nights import NightTold
-from jobs.clock import isoformat
-from jobs.names import ModelName
-from jobs.night import NIGHT_RAN, line, lines, report
-from jobs.progress import Reading
-from jobs.pruning import plan
-from jobs.record import Ending
-from jobs.survey import Survey
+from app.fleet.schema import declared
+from app.gateway.dashboard.nightly import NightTold
+from app.scheduler import alert_check as lookout
+from app.scheduler import runs as shift
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual, Upstream
+from jobs.core.clock import isoformat
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
+from jobs.telemetry.nightly_report import NIGHT_RAN, line, lines, report
 from jobs.testing.clock import HandClock
-from jobs.upkeep import Memory
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
 from tests.conftest import Store
 from tests.offices import CHAT_KEY, place
 from tests.test_rounds import stocked

@@ -10,20 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import rounds, shift
-from app.desired import Actual
-from app.fleet import declared
-from app.lookout import look
-from app.nights import LOOK_EVERY, Nights
-from jobs.clock import isoformat, parse_moment
-from jobs.errors import NotFound, StoreUnavailable, Unsupported
-from jobs.home import Stack, home_of
-from jobs.night import NIGHT_RAN, lines, report
-from jobs.night_tries import LONGEST, MOST, NIGHT_TRIES, Tries, tries_in
-from jobs.pruning import plan
-from jobs.survey import Survey
+from app.fleet.schema import declared
+from app.local.nightly_thread import LOOK_EVERY, Nights
+from app.scheduler import runs as shift
+from app.scheduler import steps as rounds
+from app.scheduler.alert_check import look
+from app.scheduler.night_plan import Actual
+from jobs.core.clock import isoformat, parse_moment
+from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
+from jobs.home.home import Stack, home_of
+from jobs.telemetry.night_tries import LONGEST, MOST, NIGHT_TRIES, Tries, tries_in
+from jobs.telemetry.nightly_report import NIGHT_RAN, lines, report
 from jobs.testing.clock import HandClock
-from jobs.upkeep import Memory
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
 from tests.conftest import Store
 
 FLEET = declared()

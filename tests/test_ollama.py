@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.clock import SystemClock
-from jobs.errors import (
+from jobs.core.clock import SystemClock
+from jobs.core.errors import (
     BadName,
     BadRequest,
     Cancelled,
@@ -33,19 +33,19 @@ from jobs.errors import (
     Unreachable,
     Unsupported,
 )
-from jobs.ollama import FOREVER, Ollama
-from jobs.ollama_host import OllamaHost
-from jobs.ollama_pull import PullWatch
-from jobs.ollama_texts import pull_trouble, refusal
-from jobs.progress import Progress
-from jobs.retrying import AT_ONCE, NEVER
+from jobs.core.progress import Progress
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.ollama.client import FOREVER, Ollama
+from jobs.ollama.errors import pull_trouble, refusal
+from jobs.ollama.host import OllamaHost
+from jobs.ollama.pull_progress import PullWatch
 from jobs.testing.clock import HandClock
-from jobs.testing.faults import Fault as RegistryFault
 from jobs.testing.models import LIBRARY, SimModel, arbitrary
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.ollama_faults import Fault
-from jobs.testing.ollama_words import SAYS
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.ollama.faults import Fault
+from jobs.testing.ollama.go_formats import SAYS
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.faults import Fault as RegistryFault
+from jobs.testing.registry.server import RegistryDouble
 
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 

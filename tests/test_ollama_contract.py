@@ -17,14 +17,14 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import Corrupt, NotFound, PartsDamaged
-from jobs.names import ModelName
-from jobs.ollama import Ollama
-from jobs.progress import Progress
-from jobs.testing.faults import Fault
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Corrupt, NotFound, PartsDamaged
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.ollama.client import Ollama
 from jobs.testing.models import LIBRARY, SimLayer, SimModel, text
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 from tests.ollama_servers import Server, serving, simulator_command
 
 

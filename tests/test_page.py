@@ -12,9 +12,9 @@ import pytest
 from hatchling.builders.wheel import WheelBuilder
 from modal.mount import _Mount  # what Modal itself asks for the files of a function's package
 
-from app.gateway.page import FOLDER, TYPES, Page
+from app.gateway.dashboard.page import FOLDER, TYPES, Page
 
-ROOT = FOLDER.parent.parent.parent
+ROOT = FOLDER.parent.parent.parent.parent
 FILES = sorted(path for path in FOLDER.iterdir() if path.is_file())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
 
@@ -221,7 +221,7 @@ def test_the_wheel_brings_the_page() -> None:
     """Whoever installs the package has the page, not only its code."""
     packed = {each.distribution_path for each in WheelBuilder(str(ROOT)).recurse_included_files()}
 
-    assert {f"app/gateway/ui/{path.name}" for path in FILES} <= packed
+    assert {f"app/gateway/dashboard/ui/{path.name}" for path in FILES} <= packed
 
 
 def test_containers_on_modal_get_the_page() -> None:
@@ -229,7 +229,7 @@ def test_containers_on_modal_get_the_page() -> None:
     mount = _Mount._from_local_python_packages("app")
     copied = {str(remote) for entry in mount.entries for _, remote in entry.get_files_to_upload()}
 
-    assert {f"/root/app/gateway/ui/{path.name}" for path in FILES} <= copied
+    assert {f"/root/app/gateway/dashboard/ui/{path.name}" for path in FILES} <= copied
 
 
 def test_addresses_are_absolute_paths() -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from app.gateway.keys import VARIABLE, hash_of, new_key
-from jobs.testing.faults import Fault
+from app.gateway.auth.keys import VARIABLE, hash_of, new_key
 from jobs.testing.models import LIBRARY, arbitrary
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 from tests.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, WrongPage, browser
 from tests.gateways import Running
 from tests.lived import lived

@@ -268,7 +268,7 @@ def test_deploy_asks_for_what_the_code_says(tiny: Platform, serving: Platform) -
     assert tiny.secret_names(functions["look"]) == ["tiny-secret"]
     assert tiny.image(functions["look"]).environ()["COLOR"] == "deep blue"
     assert any(line.startswith("FROM ") for line in tiny.image(functions["look"]).commands)
-    assert "/root/jobs/names.py" in tiny.mounts.files(functions["look"].definition.mount_ids)
+    assert "/root/jobs/core/model_name.py" in tiny.mounts.files(functions["look"].definition.mount_ids)
 
 
 def test_deploy_again_keeps_what_did_not_change(platform: Platform, client: Client) -> None:

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loguru import logger
 
-from app.gateway import lists
-from app.gateway.sources import Directory
-from app.gateway.standing import Standing
-from jobs import cards, survey
-from jobs.clock import SystemClock
-from jobs.inventory import card_complaints, complaints
-from jobs.layout import Layout
-from jobs.names import ModelName
+from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.sources import Directory
+from app.gateway.catalog.state import Standing
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.home.status import card_complaints, complaints
+from jobs.models import card as cards
+from jobs.weights import survey
+from jobs.weights.layout import Layout
 from tests.models_dir import nothing, weights_at
 from tests.poison import POISONS, WEIGHTS, Poison, lay_poison
 from tests.test_lists import NoFacts

@@ -13,13 +13,13 @@ from tempfile import TemporaryDirectory
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from jobs import trashing
-from jobs.errors import NotFound
-from jobs.names import ModelName
-from jobs.pruning import Around, Plan, Retention, plan
-from jobs.survey import Model
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import Weights
+from jobs.weights import trash_moves as trashing
+from jobs.weights.directory import Weights
+from jobs.weights.prune_plan import Around, Plan, Retention, plan
+from jobs.weights.survey import Model
 from tests.crashing import dies_at
 from tests.models_dir import Sample, nothing, publish, put, put_blob, put_manifest, sample, weights_at
 

@@ -1,4 +1,4 @@
-"""Promises of jobs.pruning: what goes, what stays, and why; on directories of every shape, without a disk."""
+"""Promises of jobs.weights.prune_plan: what goes, what stays, and why; on directories of every shape, without a disk."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.manifests import Manifest, ModelDetails
-from jobs.names import ModelName
-from jobs.pruning import Around, Plan, Retention, could_go, plan
-from jobs.staging import StagingFolder, slug
-from jobs.survey import Broken, Model, Stray, StrayKind, Survey
-from jobs.trash import TrashFolder
+from jobs.core.model_name import ModelName
+from jobs.weights.manifest import Manifest, ModelDetails
+from jobs.weights.prune_plan import Around, Plan, Retention, could_go, plan
+from jobs.weights.staging import StagingFolder, slug
+from jobs.weights.survey import Broken, Model, Stray, StrayKind, Survey
+from jobs.weights.trash import TrashFolder
 from tests.models_dir import sample
 
 NOW = datetime(2026, 6, 1, 3, tzinfo=UTC)

@@ -18,23 +18,23 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.catalog import LOCAL
-from jobs.clock import SystemClock
-from jobs.errors import NotWritable
-from jobs.ollama import Ollama
-from jobs.ollama_texts import PARTS_HINT
-from jobs.pruning import Retention
-from jobs.record import Job, State
-from jobs.retrying import NEVER
-from jobs.run import Run
-from jobs.story import story
-from jobs.tasks import Workshop, perform
-from jobs.testing.faults import Fault
+from jobs.core.clock import SystemClock
+from jobs.core.errors import NotWritable
+from jobs.core.retry import NEVER
+from jobs.core.units import human_bytes
+from jobs.ledger.job import Job, State
+from jobs.ledger.job_text import story
+from jobs.models.placement import LOCAL
+from jobs.ollama.client import Ollama
+from jobs.ollama.errors import PARTS_HINT
+from jobs.tasks.table import Workshop, perform
 from jobs.testing.models import SimModel
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.ollama_faults import Fault as ServerFault
-from jobs.testing.registry import RegistryDouble
-from jobs.units import human_bytes
+from jobs.testing.ollama.faults import Fault as ServerFault
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.prune_plan import Retention
+from jobs.worker.attempt import Run
 from tests.conftest import Store
 from tests.crashing import READ_ONLY, refusing
 from tests.ollama_servers import serving, simulator_command

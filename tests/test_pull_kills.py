@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from jobs.record import Job, State
-from jobs.testing.faults import Fault
-from jobs.testing.registry import RegistryDouble
+from jobs.ledger.job import Job, State
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 from tests.conftest import Store
 from tests.processes import until
 from tests.pull_child import lived, started

@@ -6,9 +6,9 @@ from decimal import Decimal
 
 import pytest
 
-from app.fleet import load
-from app.rates import Rates, priced
-from jobs.errors import Forbidden
+from app.accounting.modal_prices import Rates, priced
+from app.fleet.schema import load
+from jobs.core.errors import Forbidden
 
 TODAY = date(2026, 11, 24)
 FLEET = load()

@@ -13,24 +13,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.desired import Actual, night
-from app.lookout import look
-from app.nights import Nights, coming_night
-from app.reports import status
-from jobs.errors import QuotaExceeded
-from jobs.home import Stack, home_of
-from jobs.inventory import weights_of
-from jobs.manifests import ModelDetails
-from jobs.names import ModelName
-from jobs.night import lines, report
-from jobs.pruning import Around, Retention, could_go, plan
-from jobs.record import State
-from jobs.story import story
-from jobs.survey import Model, Stray, StrayKind, Survey
+from app.deployment.status import status
+from app.local.nightly_thread import Nights, coming_night
+from app.scheduler.alert_check import look
+from app.scheduler.night_plan import Actual, night
+from jobs.core.errors import QuotaExceeded
+from jobs.core.model_name import ModelName
+from jobs.core.units import human_bytes
+from jobs.home.home import Stack, home_of
+from jobs.home.status import weights_of
+from jobs.ledger.job import State
+from jobs.ledger.job_text import story
+from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
-from jobs.trash import TrashFolder
-from jobs.units import human_bytes
-from jobs.upkeep import Memory
+from jobs.weights.history import Memory
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.prune_plan import Around, Retention, could_go, plan
+from jobs.weights.survey import Model, Stray, StrayKind, Survey
+from jobs.weights.trash import TrashFolder
 from tests.large_models import GB, TB, LargeShelf, fleet_of, large_shelf, manifest_of, sizes
 
 NOW = datetime(2026, 6, 1, 2, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The fold from facts to a job: the arrows of the diagram in `jobs/record.py`, by their letters."""
+"""The fold from facts to a job: the arrows of the diagram in `jobs/ledger/job.py`, by their letters."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.errors import BadName, Corrupt, Killed, NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.record import OUTCOMES, Attempt, Backoff, Facts, IllegalMove, Job, State, after_trouble, fold, move
+from jobs.core.errors import BadName, Corrupt, Killed, NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.ledger.job import OUTCOMES, Attempt, Backoff, Facts, IllegalMove, Job, State, after_trouble, fold, move
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AT = "2026-01-01T00:00:00.000Z"

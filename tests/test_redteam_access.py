@@ -17,19 +17,19 @@ from typing import Any
 import httpx
 import pytest
 
-from app.fleet import Window, load
-from app.gateway.keys import Caller, hash_of
-from app.gateway.lingering import Lingering
-from app.gateway.metrics import Metrics
-from app.gateway.near_names import LOOKED_AT, NearNames
-from app.gateway.routing import Router
-from app.gateway.shortcuts import MOST, Routes
-from app.gateway.standing import Standing
-from app.report import Loaded, Report
-from jobs.ledger import Ledger
-from jobs.names import ModelName
-from jobs.night import NIGHT_RAN, Posted, Ran
-from jobs.usage import Use
+from app.fleet.schema import Window, load
+from app.gateway.auth.keys import Caller, hash_of
+from app.gateway.catalog.near_names import LOOKED_AT, NearNames
+from app.gateway.catalog.state import Standing
+from app.gateway.inference.detached import Lingering
+from app.gateway.inference.metrics import Metrics
+from app.gateway.inference.route_cache import MOST, Routes
+from app.gateway.inference.routing import Router
+from app.model_server.report import Loaded, Report
+from jobs.core.model_name import ModelName
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
+from jobs.telemetry.usage import Use
 from tests.conftest import Store, open_store
 from tests.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, MODELS, Place, place, served

@@ -16,8 +16,8 @@ from typing import Self
 import httpx
 import pytest
 
-from app.gateway.bodies import BUDGET, MOST
-from app.gateway.keys import hash_of
+from app.gateway.auth.keys import hash_of
+from app.gateway.protocol.body import BUDGET, MOST
 from tests.gateway_process import Process, gateway_process
 from tests.gateways import Heard, Line, Scripted
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.gateway.keys import hash_of
+from app.gateway.auth.keys import hash_of
 from tests.gateways import CLOCK, OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
 from tests.test_gateway_proxy import played
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.allowed import VARIABLE, allowed
-from app.fleet import declared, load
-from jobs.errors import BadName, BadRequest, NotFound
-from jobs.names import ModelName
-from jobs.registries import ANYWHERE, USUAL, Registries, Unlisted
-from jobs.registry import Registry
-from jobs.tasks import Workshop, pull
+from app.fleet.schema import declared, load
+from app.local.registry_policy import VARIABLE, allowed
+from jobs.core.errors import BadName, BadRequest, NotFound
+from jobs.core.model_name import ModelName
+from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
+from jobs.registry.client import Registry
+from jobs.tasks.table import Workshop, pull
 from jobs.testing.clock import HandClock
 from tests.offices import ADMIN_KEY, place, served
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import (
+from jobs.core.clock import SystemClock
+from jobs.core.errors import (
     Cancelled,
     Corrupt,
     CutShort,
@@ -29,16 +29,16 @@ from jobs.errors import (
     Unreachable,
     Unsupported,
 )
-from jobs.journal import journal_of, resume
-from jobs.manifests import Layer, Manifest
-from jobs.names import ModelName
-from jobs.progress import Progress
-from jobs.registries import Registries, is_loopback
-from jobs.registry import Registry
-from jobs.retrying import AT_ONCE, NEVER, Policy
-from jobs.testing.faults import Fault
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.core.retry import AT_ONCE, NEVER, Policy
+from jobs.registry.allowlist import Registries, is_loopback
+from jobs.registry.client import Registry
+from jobs.registry.range_journal import journal_of, resume
 from jobs.testing.models import arbitrary
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.manifest import Layer, Manifest
 
 NAME = ModelName.parse("odd")
 MODEL = arbitrary("odd", 3_000_000, layers=3)
@@ -369,10 +369,10 @@ def test_a_manifest_without_end_is_refused() -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from jobs.clock import SystemClock
-from jobs.names import ModelName
-from jobs.progress import Progress
-from jobs.registry import Registry
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.registry.client import Registry
 url, folder, connections, range_bytes = sys.argv[1:]
 registry = Registry(mirrors={"registry.ollama.ai": url}, connections=int(connections), range_bytes=int(range_bytes))
 name = ModelName.parse("odd")

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.elsewhere import standing, way
-from jobs.errors import (
+from jobs.cli.remote_status import standing, way
+from jobs.core.clock import SystemClock
+from jobs.core.errors import (
     BadRequest,
     Forbidden,
     NotFound,
@@ -25,15 +25,15 @@ from jobs.errors import (
     Unauthorized,
     Unreachable,
 )
-from jobs.ledger import Claim, Ledger
-from jobs.night import NIGHT_RAN, Posted, Ran
-from jobs.progress import Reading
-from jobs.record import Ending, Job
-from jobs.remote import Remote
-from jobs.retrying import AT_ONCE, NEVER
-from jobs.story import story
+from jobs.core.progress import Reading
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.home.gateway_client import Remote
+from jobs.ledger.job import Ending, Job
+from jobs.ledger.job_text import story
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
 from jobs.testing.clock import HandClock
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
 from tests.processes import free_port, until
 from tests.pulling import MODEL, Scene, working

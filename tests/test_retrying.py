@@ -4,8 +4,8 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.errors import NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.retrying import AT_ONCE, NEVER, Policy
+from jobs.core.errors import NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.core.retry import AT_ONCE, NEVER, Policy
 
 
 class Line:

@@ -13,17 +13,17 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs import trashing
-from jobs.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
-from jobs.ledger import Claim, Ledger
-from jobs.names import ModelName
-from jobs.progress import Reading
-from jobs.pruning import Around, Retention
-from jobs.record import Backoff, Ending, State, after_trouble
-from jobs.registry import Registry
-from jobs.run import Run
-from jobs.tasks import Workshop, perform
+from jobs.core.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.ledger.job import Backoff, Ending, State, after_trouble
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.registry.client import Registry
+from jobs.tasks.table import Workshop, perform
 from jobs.testing.clock import HandClock
+from jobs.weights import trash_moves as trashing
+from jobs.weights.prune_plan import Around, Retention
+from jobs.worker.attempt import Run
 from tests.conftest import open_store
 from tests.crashing import dies_at
 from tests.models_dir import Sample, publish, sample, weights_at

@@ -4,24 +4,26 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app import desired, reports, rounds
-from app.counter import worded
-from app.desired import Actual, Upstream
-from app.fleet import declared, parse
-from app.fleet_file import read
-from app.freshness import KNOWN
-from app.mirror import mirrors
-from app.servers_lane import tier_of
-from jobs.clock import isoformat
-from jobs.errors import BadRequest
-from jobs.ledger import Ledger
-from jobs.manifests import ModelDetails
-from jobs.names import ModelName
-from jobs.progress import Reading
-from jobs.pruning import plan
-from jobs.record import Ending, State
-from jobs.survey import Model, Survey
-from jobs.upkeep import recall
+from app.deployment import status as reports
+from app.deployment.modal_cli import worded
+from app.deployment.servers_worker import tier_of
+from app.fleet.file import read
+from app.fleet.schema import declared, parse
+from app.model_server.reload_policy import KNOWN
+from app.scheduler import night_plan as desired
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual, Upstream
+from jobs.core.clock import isoformat
+from jobs.core.errors import BadRequest
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, State
+from jobs.ledger.ledger import Ledger
+from jobs.registry.mirror import mirrors
+from jobs.weights.history import recall
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Model, Survey
 from tests.conftest import Store
 from tests.models_dir import sample
 

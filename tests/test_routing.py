@@ -1,4 +1,4 @@
-"""Promises of app.gateway.routing."""
+"""Promises of app.gateway.inference.routing."""
 
 import json
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.near_names import NearNames
-from app.gateway.routing import Router
-from app.gateway.standing import Standing
-from jobs.cards import Card, Model
-from jobs.catalog import A10G, H100, LOCAL, Tier
-from jobs.errors import BadName, NotFound
-from jobs.gguf import Header
-from jobs.names import ModelName
+from app.gateway.catalog.near_names import NearNames
+from app.gateway.catalog.state import Standing
+from app.gateway.inference.routing import Router
+from jobs.core.errors import BadName, NotFound
+from jobs.core.model_name import ModelName
+from jobs.models.card import Card, Model
+from jobs.models.gguf import Header
+from jobs.models.placement import A10G, H100, LOCAL, Tier
 from tests.conftest import Store
 
 GB = 1_000_000_000

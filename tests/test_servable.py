@@ -11,13 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.errors import Corrupt, Unsupported
-from jobs.manifests import Layer
-from jobs.names import ModelName
-from jobs.record import State
-from jobs.servable import manifest_in, need_small_files, small_files
+from jobs.core.errors import Corrupt, Unsupported
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import State
+from jobs.registry.servable import manifest_in, need_small_files, small_files
 from jobs.testing.models import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, SimLayer, SimModel, text, weights
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.manifest import Layer
 from tests.pulling import MODEL, Scene, post, worked
 
 OCI = "application/vnd.oci.image."

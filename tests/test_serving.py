@@ -15,20 +15,20 @@ from typing import Any
 import httpx
 import pytest
 
-from app.cold_starts import refused_starts
-from app.connections import callers_of
-from app.freshness import FIRST_PAUSE, GENERATION, OVERDUE, pause
-from app.intake import Intake
-from app.place import Place, Wanted
+from app.model_server.connections import callers_of
+from app.model_server.reload_policy import FIRST_PAUSE, GENERATION, OVERDUE, pause
+from app.model_server.report import Report
+from app.model_server.settings import Place, Wanted
+from app.model_server.start_failures import refused_starts
+from app.model_server.supervisor import Server
+from app.model_server.weights_reload import Intake
 from app.platform_errors import NotReloaded
-from app.report import Report
-from app.serving import Server
-from jobs.clock import SystemClock
-from jobs.errors import CpuFallback, ServerTrouble
-from jobs.meter import metered, say_warming
-from jobs.names import ModelName
-from jobs.ollama_host import OllamaHost
-from jobs.sqlite import SqliteDict
+from jobs.core.clock import SystemClock
+from jobs.core.errors import CpuFallback, ServerTrouble
+from jobs.core.model_name import ModelName
+from jobs.ollama.host import OllamaHost
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.container_time import metered, say_warming
 from tests.conftest import Store
 from tests.models_dir import put, sample, weights_at
 from tests.processes import free_port, is_running, nvidia_smi, running_with, until

@@ -4,15 +4,16 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app import rounds, shift
-from app.desired import Actual
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from jobs.night import NIGHT_RAN
-from jobs.pruning import plan
-from jobs.record import SERVERS_LANE, WEIGHTS_LANE
-from jobs.survey import Survey
-from jobs.upkeep import Memory
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.scheduler import runs as shift
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual
+from jobs.ledger.job import SERVERS_LANE, WEIGHTS_LANE
+from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
 from tests.conftest import Store
 
 

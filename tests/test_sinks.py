@@ -14,17 +14,18 @@ from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from app.logs import as_text
-from jobs import terminal, watching
-from jobs.bar import Bar
-from jobs.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble
-from jobs.names import ModelName
-from jobs.ollama import Ollama
-from jobs.ollama_pull import PullWatch
-from jobs.plain import plain, visible
-from jobs.progress import Progress
-from jobs.retrying import NEVER
+from jobs.cli import output as terminal
+from jobs.cli.progress_bar import Bar
+from jobs.core.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.core.retry import NEVER
+from jobs.core.sanitize import plain, visible
+from jobs.http import watched_stream as watching
+from jobs.http.errors import translated
+from jobs.ollama.client import Ollama
+from jobs.ollama.pull_progress import PullWatch
 from jobs.testing.clock import HandClock
-from jobs.transport import translated
 
 FORGED = "gone\r\x1b[2K\x1b[1A12:00:00 INFO    pull done\nready http://evil\u202e\u2028\x85\x9b1m"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import Bug, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
-from jobs.sqlite import SqliteDict, SqliteQueue, store_trouble
+from jobs.core.errors import Bug, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
+from jobs.store.sqlite import SqliteDict, SqliteQueue, store_trouble
 from tests.silence.disks import NEEDS_MOUNT, fill, small_disk
 
 OURS = {

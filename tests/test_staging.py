@@ -1,4 +1,4 @@
-"""Promises of jobs.staging."""
+"""Promises of jobs.weights.staging."""
 
 import threading
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from jobs.errors import Fenced
-from jobs.staging import RANGES, Staging, listed, release, slug, take_over
+from jobs.core.errors import Fenced
+from jobs.weights.staging import RANGES, Staging, listed, release, slug, take_over
 from tests.models_dir import digest_of, layer_of
 
 A, B, C = (digest_of(letter) for letter in (b"a", b"b", b"c"))

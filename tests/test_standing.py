@@ -1,4 +1,4 @@
-"""Promises of app.gateway.standing and of where it learns the models from, and of the reports it reads."""
+"""Promises of app.gateway.catalog.state and of where it learns the models from, and of the reports it reads."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.freshness import GENERATION
-from app.gateway.sources import Directory, Listing, Mounted
-from app.gateway.standing import Standing
-from app.gpu import Gpu
-from app.pulse import REPORT_STALE
-from app.report import Loaded, Report
-from jobs.cards import Model
-from jobs.clock import SystemClock
-from jobs.layout import Layout
-from jobs.names import ModelName
-from jobs.ollama import Ollama
+from app.deployment.worker_timing import REPORT_STALE
+from app.gateway.catalog.sources import Directory, Listing, Mounted
+from app.gateway.catalog.state import Standing
+from app.model_server.gpu import Gpu
+from app.model_server.reload_policy import GENERATION
+from app.model_server.report import Loaded, Report
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.models.card import Model
+from jobs.ollama.client import Ollama
 from jobs.testing.clock import HandClock
 from jobs.testing.models import find
-from jobs.testing.ollama import OllamaDouble
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.weights.layout import Layout
 from tests.conftest import Store
 from tests.models_dir import lay, publish, put, put_blob, put_manifest, sample, weights_at
 from tests.stacks import until

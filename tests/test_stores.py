@@ -16,13 +16,13 @@ from pathlib import Path
 import modal
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import BadRequest
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.protocols import QueueLike, ShrinkingDict
-from jobs.record import Ending, State
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.clock import SystemClock
+from jobs.core.errors import BadRequest
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, State
+from jobs.ledger.ledger import Ledger
+from jobs.store.protocols import QueueLike, ShrinkingDict
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.platform.plane import Platform
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.cli import IDLE
-from jobs.errors import FAILURE_CLASSES, TooManyRequests
-from jobs.following import Lines, follow
-from jobs.ledger import Claim, Ledger
-from jobs.plain import LONGEST, plain
-from jobs.progress import Reading
-from jobs.record import Ending, Job, State
-from jobs.story import REMEDIES, headline, lasted, remedy, result, story
+from jobs.cli.follow import Lines, follow
+from jobs.cli.main import IDLE
+from jobs.core.errors import FAILURE_CLASSES, TooManyRequests
+from jobs.core.progress import Reading
+from jobs.core.sanitize import LONGEST, plain
+from jobs.ledger.job import Ending, Job, State
+from jobs.ledger.job_text import REMEDIES, headline, lasted, remedy, result, story
+from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 

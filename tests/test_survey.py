@@ -1,4 +1,4 @@
-"""Promises of jobs.survey, asked through Weights: what is listed, and what everything else is called."""
+"""Promises of jobs.weights.survey, asked through Weights: what is listed, and what everything else is called."""
 
 import os
 from datetime import UTC, datetime
@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.manifests import ModelDetails
-from jobs.names import ModelName
-from jobs.survey import BlobState
+from jobs.core.model_name import ModelName
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.survey import BlobState
 from tests.models_dir import CONFIG, digest_of, layer_of, put, put_blob, put_manifest, sample, weights_at
 
 HEX = "ab" * 32

@@ -11,26 +11,26 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.catalog import A10G, Tier
-from jobs.errors import NoRoom, ServerTrouble
-from jobs.gguf import Facts
-from jobs.ledger import Ledger
-from jobs.names import ModelName
-from jobs.ollama import Ollama
-from jobs.progress import Reading
-from jobs.pruning import Around, Retention
-from jobs.record import Backoff, Ending, Job, State, after_trouble
-from jobs.retrying import NEVER
-from jobs.run import Run
-from jobs.story import story
-from jobs.tasks import Workshop, perform, planned, staging_subject
+from jobs.core.errors import NoRoom, ServerTrouble
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Reading
+from jobs.core.retry import NEVER
+from jobs.ledger.job import Backoff, Ending, Job, State, after_trouble
+from jobs.ledger.job_text import story
+from jobs.ledger.ledger import Ledger
+from jobs.models.gguf import Facts
+from jobs.models.placement import A10G, Tier
+from jobs.ollama.client import Ollama
+from jobs.tasks.table import Workshop, perform, planned, staging_subject
 from jobs.testing.clock import HandClock
-from jobs.testing.faults import Fault
 from jobs.testing.models import LICENSE, SimModel, find, weights
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.registry import RegistryDouble
-from jobs.trashing import throw_models
-from jobs.upkeep import recall
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.history import recall
+from jobs.weights.prune_plan import Around, Retention
+from jobs.weights.trash_moves import throw_models
+from jobs.worker.attempt import Run
 from tests.conftest import Store
 from tests.processes import until
 from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working

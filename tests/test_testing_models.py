@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs import gguf
-from jobs.names import ModelName
+from jobs.core.model_name import ModelName
+from jobs.models import gguf
 from jobs.testing.models import LIBRARY, SCALE, SimModel, arbitrary, find, weights
 
 MIB = 1 << 20

@@ -12,17 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.names import ModelName
-from jobs.ollama import FOREVER, Ollama
-from jobs.progress import Progress
-from jobs.retrying import NEVER
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.core.retry import NEVER
+from jobs.ollama.client import FOREVER, Ollama
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LIBRARY, SimModel
-from jobs.testing.ollama import OllamaDouble, settings_from
-from jobs.testing.ollama_faults import Fault, SimError
-from jobs.testing.ollama_words import SAYS
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.ollama.faults import Fault, SimError
+from jobs.testing.ollama.go_formats import SAYS
+from jobs.testing.ollama.server import OllamaDouble, settings_from
+from jobs.testing.registry.server import RegistryDouble
 from tests.ollama_servers import serving, simulator_command
 
 TINY = next(model for model in LIBRARY if str(model.name) == "tiny:latest")

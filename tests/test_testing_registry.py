@@ -12,10 +12,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.names import ModelName
-from jobs.testing.faults import Fault
+from jobs.core.model_name import ModelName
 from jobs.testing.models import LIBRARY, find
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.server import RegistryDouble
 
 TINY = find(ModelName.parse("tiny"))
 assert TINY is not None

@@ -8,9 +8,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from jobs.errors import CutShort, NetworkTrouble, Stalled, Trouble, Unreachable
-from jobs.testing.ollama import OllamaDouble
-from jobs.transport import MEANING, meaning, translated
+from jobs.core.errors import CutShort, NetworkTrouble, Stalled, Trouble, Unreachable
+from jobs.http.errors import MEANING, meaning, translated
+from jobs.testing.ollama.server import OllamaDouble
 
 
 def _below(kind: type[Exception]) -> set[type[Exception]]:
@@ -45,7 +45,7 @@ def test_no_proxy_stands_before_loopback(host: str, tmp_path: Path) -> None:
     """With HTTP_PROXY set and nothing else, servers on this machine are still asked directly."""
     with OllamaDouble(tmp_path) as double:
         url = double.url.replace("127.0.0.1", host)
-        ask = f"from jobs.ollama import Ollama; print(Ollama({url!r}).version())"
+        ask = f"from jobs.ollama.client import Ollama; print(Ollama({url!r}).version())"
         done = subprocess.run(
             [sys.executable, "-c", ask],
             env={"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]},

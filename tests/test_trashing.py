@@ -1,16 +1,17 @@
-"""Promises of jobs.trash and jobs.trashing: what goes to the trash, comes back, and leaves it for good."""
+"""Promises of jobs.weights.trash and jobs.weights.trash_moves: what goes to the trash, comes back, and leaves it for good."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from jobs import trash, trashing
-from jobs.errors import Corrupt, DiskFull, NotFound, NotWritable, Refused
-from jobs.layout import Layout
-from jobs.names import ModelName
+from jobs.core.errors import Corrupt, DiskFull, NotFound, NotWritable, Refused
+from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import Weights
+from jobs.weights import trash
+from jobs.weights import trash_moves as trashing
+from jobs.weights.directory import Weights
+from jobs.weights.layout import Layout
 from tests.crashing import FULL, READ_ONLY, refusing
 from tests.models_dir import digest_of, fill, nothing, publish, put, put_blob, put_manifest, sample, weights_at
 

@@ -1,11 +1,11 @@
-"""Promises of jobs.units."""
+"""Promises of jobs.core.units."""
 
 from datetime import timedelta
 
 import pytest
 
-from jobs.errors import BadRequest
-from jobs.units import human_bytes, parse_span
+from jobs.core.errors import BadRequest
+from jobs.core.units import human_bytes, parse_span
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Promises of jobs.upkeep: what is remembered of uses and jobs when those are forgotten."""
+"""Promises of jobs.weights.history: what is remembered of uses and jobs when those are forgotten."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -7,12 +7,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.names import ModelName
-from jobs.record import Attempt, Job, State
-from jobs.staging import slug
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Attempt, Job, State
+from jobs.telemetry.usage import Books, Use
 from jobs.testing.clock import HandClock
-from jobs.upkeep import Left, Memory, recall, remember
-from jobs.usage import Books, Use
+from jobs.weights.history import Left, Memory, recall, remember
+from jobs.weights.staging import slug
 from tests.conftest import Store
 
 NOW = datetime(2026, 6, 10, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Promises of jobs.usage."""
+"""Promises of jobs.telemetry.usage."""
 
 import sys
 import threading
@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from jobs import usage as module
-from jobs.clock import SystemClock
+from jobs.core.clock import SystemClock
+from jobs.telemetry import usage as module
+from jobs.telemetry.usage import PREFIX, Books, Row, Use, last_used, usage
 from jobs.testing.clock import HandClock
-from jobs.usage import PREFIX, Books, Row, Use, last_used, usage
 from tests.conftest import Store
 from tests.profiles import uncollected
 

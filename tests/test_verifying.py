@@ -1,4 +1,4 @@
-"""Promises of jobs.verifying, asked through Weights.verify."""
+"""Promises of jobs.weights.checksum, asked through Weights.verify."""
 
 import threading
 from pathlib import Path
@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import Cancelled
-from jobs.progress import Progress
+from jobs.core.errors import Cancelled
+from jobs.core.progress import Progress
 from jobs.testing.clock import HandClock
-from jobs.verifying import CHUNK
+from jobs.weights.checksum import CHUNK
 from tests.models_dir import digest_of, layer_of, put_blob, sample, weights_at
 
 

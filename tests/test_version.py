@@ -7,7 +7,7 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from app.fleet_file import HERE
+from app.fleet.file import HERE
 from jobs.version import VERSION
 from tests.offices import ADMIN_KEY, place
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.view import View
-from jobs.names import ModelName
+from app.model_server.models_view import View
+from jobs.core.model_name import ModelName
 from tests.models_dir import Sample, digest_of, put, put_blob, put_manifest, sample, weights_at
 
 

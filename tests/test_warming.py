@@ -11,24 +11,24 @@ from typing import Any
 import httpx
 import pytest
 
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from app.report import Report
-from app.servers_lane import Warming
-from app.wakes import Wakes
-from jobs.clock import SystemClock, parse_moment
-from jobs.errors import NotFound, StoreUnavailable
-from jobs.meter import is_warming
-from jobs.ollama import Ollama
-from jobs.record import SERVERS_LANE, Ending, Job, State
-from jobs.registry import Registry
-from jobs.retrying import NEVER
-from jobs.run import Run
-from jobs.sqlite import SqliteDict
-from jobs.tasks import Workshop
-from jobs.testing.ollama import OllamaDouble
-from jobs.testing.registry import RegistryDouble
-from jobs.worker import Timing, Worker
+from app.deployment.servers_worker import Warming
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.model_server.report import Report
+from app.scheduler.wake_budget import Wakes
+from jobs.core.clock import SystemClock, parse_moment
+from jobs.core.errors import NotFound, StoreUnavailable
+from jobs.core.retry import NEVER
+from jobs.ledger.job import SERVERS_LANE, Ending, Job, State
+from jobs.ollama.client import Ollama
+from jobs.registry.client import Registry
+from jobs.store.sqlite import SqliteDict
+from jobs.tasks.table import Workshop
+from jobs.telemetry.container_time import is_warming
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 from tests.processes import until
 

@@ -7,23 +7,24 @@ from typing import Any
 
 import pytest
 
-from app import reports, rounds
-from app.fleet import Fleet, declared, parse
-from app.fleet_file import read
-from app.freshness import KNOWN, ROOM
-from app.lookout import Looked, look, turns
-from app.nights import Nights
-from app.report import Report
-from app.wakes import Wakes, opening
-from jobs.clock import isoformat
-from jobs.home import Stack, home_of
-from jobs.incidents import cases
-from jobs.ledger import Claim
-from jobs.meter import Metered
-from jobs.night import NIGHT_RAN
-from jobs.night_tries import NIGHTS_SINCE
-from jobs.progress import Reading
-from jobs.record import Ending
+from app.deployment import status as reports
+from app.fleet.file import read
+from app.fleet.schema import Fleet, declared, parse
+from app.local.nightly_thread import Nights
+from app.model_server.reload_policy import KNOWN, ROOM
+from app.model_server.report import Report
+from app.scheduler import steps as rounds
+from app.scheduler.alert_check import Looked, look, turns
+from app.scheduler.wake_budget import Wakes, opening
+from jobs.core.clock import isoformat
+from jobs.core.progress import Reading
+from jobs.home.home import Stack, home_of
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Claim
+from jobs.telemetry.container_time import Metered
+from jobs.telemetry.incidents import cases
+from jobs.telemetry.night_tries import NIGHTS_SINCE
+from jobs.telemetry.nightly_report import NIGHT_RAN
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.models_dir import put, sample, weights_at

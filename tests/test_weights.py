@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import Cancelled, Corrupt, DiskFull, Fenced, NotFound, NotWritable, QuotaExceeded, Refused
-from jobs.names import ModelName
+from jobs.core.errors import Cancelled, Corrupt, DiskFull, Fenced, NotFound, NotWritable, QuotaExceeded, Refused
+from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import Weights
+from jobs.weights.directory import Weights
 from tests.models_dir import (
     CONFIG,
     digest_of,

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.manifests import Manifest
-from jobs.weights import Weights
+from jobs.weights.directory import Weights
+from jobs.weights.manifest import Manifest
 from tests.models_dir import weights_at
 
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from app.fleet import Fleet, parse
-from app.fleet_file import read
-from app.windows_here import WindowsHere
-from jobs.home import Server
-from jobs.ollama import Ollama
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.local.windows import WindowsHere
+from jobs.home.home import Server
+from jobs.ollama.client import Ollama
 from jobs.testing.clock import HandClock
 from jobs.testing.models import arbitrary
-from jobs.testing.ollama import OllamaDouble
+from jobs.testing.ollama.server import OllamaDouble
 from tests.conftest import Store
 from tests.models_dir import lay
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.record import Backoff, Job, State
-from jobs.run import Run
-from jobs.worker import Timing, Worker
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
+from jobs.ledger.job import Backoff, Job, State
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 
 QUICK = Timing(

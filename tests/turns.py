@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from jobs.protocols import QueueLike, ShrinkingDict
+from jobs.store.protocols import QueueLike, ShrinkingDict
 
 
 class Killed(BaseException):

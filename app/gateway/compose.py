@@ -12,36 +12,44 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.fleet import Fleet
-from app.gateway import board, bodies, costs, days, lists, nights, ops, plans, tiers
-from app.gateway.asgi import App, Gateway
-from app.gateway.clerks import Clerks
-from app.gateway.here import handlers
-from app.gateway.keys import Keys
-from app.gateway.limits import Limits
-from app.gateway.lingering import Lingering
-from app.gateway.metrics import Metrics, Readings
-from app.gateway.office import Document, Office, nobody
-from app.gateway.page import Page
-from app.gateway.plans import Plans
-from app.gateway.proxy import COMMENT_SECONDS, Proxy, Way
-from app.gateway.record import Records
-from app.gateway.routing import Router
-from app.gateway.server_reports import ServerReports
-from app.gateway.shortcuts import Routes
-from app.gateway.standing import Standing
-from app.gateway.waking import Pace, Upstream, Waking
-from app.gateway.wire import Patience, Wire
+from app.fleet.schema import Fleet
+from app.gateway.app import App, Gateway
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.rate_limits import Limits
+from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.server_reports import ServerReports
+from app.gateway.catalog.state import Standing
+from app.gateway.dashboard import cost as costs
+from app.gateway.dashboard import daily as days
+from app.gateway.dashboard import nightly as nights
+from app.gateway.dashboard import overview as board
+from app.gateway.dashboard import plans
+from app.gateway.dashboard.page import Page
+from app.gateway.dashboard.plans import Plans
+from app.gateway.inference.detached import Lingering
+from app.gateway.inference.local_routes import handlers
+from app.gateway.inference.metrics import Metrics, Readings
+from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.inference.request_log import Records
+from app.gateway.inference.route_cache import Routes
+from app.gateway.inference.routing import Router
+from app.gateway.ops import app as ops
+from app.gateway.ops.context import Document, Office, nobody
+from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.protocol import body as bodies
+from app.gateway.upstream import tier_state as tiers
+from app.gateway.upstream.cold_start import Pace, Upstream, Waking
+from app.gateway.upstream.upstream_client import Patience, Wire
 from app.logs import dropped_lines
-from jobs.cards import bytes_of
-from jobs.clock import Clock
-from jobs.desk import no_archive
-from jobs.inventory import card_complaints
-from jobs.ledger import Ledger
-from jobs.protocols import DictLike
-from jobs.record import Job
-from jobs.registries import ANYWHERE, Registries
-from jobs.usage import Books, last_used, usage
+from jobs.cli.job_commands import no_archive
+from jobs.core.clock import Clock
+from jobs.home.status import card_complaints
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger
+from jobs.models.card import bytes_of
+from jobs.registry.allowlist import ANYWHERE, Registries
+from jobs.store.protocols import DictLike
+from jobs.telemetry.usage import Books, last_used, usage
 
 LOOK_SECONDS = 2.0
 """Between two looks for a model that somebody misses, or for what the servers of a tier report that somebody waits for;

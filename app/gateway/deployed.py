@@ -14,17 +14,18 @@ from pathlib import Path
 import modal
 from loguru import logger
 
-from app.addresses import addresses, longest_start, token
-from app.container import take_out
-from app.fleet import Fleet, declared
-from app.frontdoor import FrontDoor, listening
+from app.deployment.addresses import addresses, longest_start, token
+from app.deployment.server_container import take_out
+from app.deployment.spawn_worker import ring
+from app.fleet.schema import Fleet, declared
+from app.gateway.auth.keys import VARIABLE, Keys
+from app.gateway.catalog.state import Standing
+from app.gateway.catalog.volume import Volume
 from app.gateway.compose import Composed, Parts
-from app.gateway.keys import VARIABLE, Keys
-from app.gateway.plans import Plans
-from app.gateway.routing import Router
-from app.gateway.standing import Standing
-from app.gateway.volume import Volume
-from app.gateway.waking import Upstream
+from app.gateway.dashboard.plans import Plans
+from app.gateway.http_server import FrontDoor, listening
+from app.gateway.inference.routing import Router
+from app.gateway.upstream.cold_start import Upstream
 from app.logs import in_container
 from app.resources import (
     FORECAST,
@@ -41,10 +42,9 @@ from app.resources import (
     volume,
     weights,
 )
-from app.ringing import ring
-from jobs.clock import Clock, SystemClock
-from jobs.errors import BadRequest, Refused, Trouble
-from jobs.ledger import Ledger
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.errors import BadRequest, Refused, Trouble
+from jobs.ledger.ledger import Ledger
 
 PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"

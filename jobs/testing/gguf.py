@@ -4,7 +4,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jobs.gguf import ARRAY, MAGIC, NUMBERS, TEXT, Tensor
+from jobs.models.gguf import ARRAY, MAGIC, NUMBERS, TEXT, Tensor
 
 ALIGNMENT = 32
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
 
-from jobs.gguf import Tensor
-from jobs.names import ModelName
+from jobs.core.model_name import ModelName
+from jobs.models.gguf import Tensor
 from jobs.testing.gguf import encoded
 
 SCALE = 100

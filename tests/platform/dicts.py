@@ -9,7 +9,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from jobs.clock import Clock
+from jobs.core.clock import Clock
 from tests.platform.named import Environments, Named
 
 #: An entry is forgotten this long after it was last read or written.

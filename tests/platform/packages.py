@@ -26,7 +26,7 @@ from pathlib import Path
 
 from modal_proto import api_pb2
 
-from app.lock import LOCK
+from app.image_requirements import LOCK
 from tests.platform.interpreters import BASE, Interpreter, interpreter
 
 ROOT = LOCK.parent

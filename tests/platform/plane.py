@@ -15,7 +15,7 @@ from modal._serialization import deserialize
 from modal.client import Client
 from modal_proto import api_pb2
 
-from jobs.clock import Clock, SystemClock
+from jobs.core.clock import Clock, SystemClock
 from tests.platform.apps import GONE, App, Apps, Function
 from tests.platform.build import Image, Images, Mounts, Secrets
 from tests.platform.calls import Calls

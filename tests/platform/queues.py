@@ -8,7 +8,7 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
-from jobs.clock import Clock
+from jobs.core.clock import Clock
 from tests.platform.named import Environments, Named
 from tests.platform.wire import Bell
 

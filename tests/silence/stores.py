@@ -4,8 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from jobs.errors import StoreTrouble, StoreUnavailable
-from jobs.protocols import DictLike, QueueLike
+from jobs.core.errors import StoreTrouble, StoreUnavailable
+from jobs.store.protocols import DictLike, QueueLike
 
 T = TypeVar("T")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import Fenced
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, State
-from jobs.run import Run
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Fenced
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, State
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from jobs.worker import Worker
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Worker
 from tests.conftest import Store
 from tests.processes import until
 from tests.silence.stores import DeafQueue

@@ -12,18 +12,18 @@ import pytest
 from fastapi.testclient import TestClient
 from grpclib import GRPCError, Status
 
-from app.frontdoor import FrontDoor, listening
+from app.gateway.auth.keys import Keys
+from app.gateway.catalog.state import Standing
 from app.gateway.compose import Composed, Parts
-from app.gateway.keys import Keys
-from app.gateway.routing import Router
-from app.gateway.standing import Standing
-from app.gateway.waking import Upstream
+from app.gateway.http_server import FrontDoor, listening
+from app.gateway.inference.routing import Router
+from app.gateway.upstream.cold_start import Upstream
 from app.platform_calls import LimitedDict, LimitedQueue, Limits
-from jobs.catalog import Tier
-from jobs.errors import StoreUnavailable
-from jobs.ledger import Ledger
-from jobs.retrying import Policy
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.errors import StoreUnavailable
+from jobs.core.retry import Policy
+from jobs.ledger.ledger import Ledger
+from jobs.models.placement import Tier
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
 from tests.offices import ADMIN_KEY, place

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import journal
-from jobs.manifests import Layer
+from jobs.registry import range_journal as journal
+from jobs.weights.manifest import Layer
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from grpclib import GRPCError, Status
 from modal.client import Client
 
 from app.platform_calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
-from jobs.clock import SystemClock
-from jobs.ledger import Ledger
-from jobs.record import Job, State
+from jobs.core.clock import SystemClock
+from jobs.ledger.job import Job, State
+from jobs.ledger.ledger import Ledger
 from jobs.testing.models import arbitrary
-from jobs.testing.registry import RegistryDouble
+from jobs.testing.registry.server import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
 from tests.processes import until

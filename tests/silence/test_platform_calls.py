@@ -14,7 +14,7 @@ from modal.client import Client
 
 from app.platform_calls import LIMITS, Deployment, LimitedDict, LimitedQueue, LimitedVolume, Limits, limits_of
 from app.platform_errors import FilesOpen, NotReloaded
-from jobs.errors import (
+from jobs.core.errors import (
     NetworkTrouble,
     NotFound,
     ServerTrouble,
@@ -24,7 +24,7 @@ from jobs.errors import (
     TooManyRequests,
     Trouble,
 )
-from jobs.retrying import NEVER, Policy
+from jobs.core.retry import NEVER, Policy
 from tests.platform.plane import Platform
 
 LIMIT = timedelta(seconds=1)
@@ -288,6 +288,6 @@ def test_a_trial_run_may_have_shorter_limits() -> None:
 
 def test_a_beat_fits_into_a_lease_though_the_platform_hangs_once() -> None:
     """The limits leave a worker enough of its lease: one call that hangs costs no attempt."""
-    from app.pulse import LEASE  # noqa: PLC0415 - what is compared
+    from app.deployment.worker_timing import LEASE  # noqa: PLC0415 - what is compared
 
     assert 3 * LIMITS.question < LEASE

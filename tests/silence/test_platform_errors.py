@@ -8,7 +8,7 @@ from grpclib.exceptions import StreamTerminatedError
 from modal import exception as modal_exception
 
 from app.platform_errors import MEANINGS, NOT_TROUBLE, Of, silence, trouble_of
-from jobs.errors import (
+from jobs.core.errors import (
     DiskFull,
     Forbidden,
     NotFound,

@@ -10,23 +10,24 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app import rounds, shift
-from app.desired import Actual
-from app.fleet import Fleet, parse
-from app.fleet_file import read
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.model_server.report import Report
 from app.platform_calls import LimitedDict, LimitedQueue, Limits
-from app.report import Report
-from app.wakes import window_key
-from jobs.clock import SystemClock
-from jobs.errors import StoreUnavailable
-from jobs.ledger import Ledger
-from jobs.night import NIGHT_RAN
-from jobs.pruning import plan
-from jobs.record import State
-from jobs.retrying import Policy
-from jobs.survey import Survey
+from app.scheduler import runs as shift
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual
+from app.scheduler.wake_budget import window_key
+from jobs.core.clock import SystemClock
+from jobs.core.errors import StoreUnavailable
+from jobs.core.retry import Policy
+from jobs.ledger.job import State
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.nightly_report import NIGHT_RAN
 from jobs.testing.clock import HandClock
-from jobs.upkeep import Memory
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
 from tests.platform.plane import Platform
 
 LIMIT = timedelta(seconds=0.4)

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from app.children import STEADY as STEADY_CHILD
-from app.children import Child, Restarts, stop
-from app.crew import STEADY, Post
-from jobs.clock import SystemClock
-from jobs.errors import StoreFull, StoreUnavailable
-from jobs.ledger import Ledger
-from jobs.record import State
+from app.local.processes import STEADY as STEADY_CHILD
+from app.local.processes import Child, Restarts, stop
+from app.local.workers import STEADY, Post
+from jobs.core.clock import SystemClock
+from jobs.core.errors import StoreFull, StoreUnavailable
+from jobs.ledger.job import State
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from jobs.worker import Worker
+from jobs.worker.worker import Worker
 from tests.conftest import Store
 from tests.processes import until
 from tests.silence.stores import TroubledDict, TroubledQueue, While

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from loguru import logger
 
-from jobs.clock import SystemClock
-from jobs.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
-from jobs.ledger import Ledger
-from jobs.record import Backoff, Job, State
-from jobs.run import Run
-from jobs.worker import Timing, Worker
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
+from jobs.ledger.job import Backoff, Job, State
+from jobs.ledger.ledger import Ledger
+from jobs.worker.attempt import Run
+from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 from tests.processes import until
 from tests.silence.stores import EveryNth, Meet, TroubledDict, TroubledQueue, While

@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 
-from jobs.clock import SystemClock
-from jobs.errors import Fenced
-from jobs.ledger import Ledger
-from jobs.progress import Reading
-from jobs.record import Ending, Job
+from jobs.core.clock import SystemClock
+from jobs.core.errors import Fenced
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending, Job
+from jobs.ledger.ledger import Ledger
 from tests.conftest import Store
 from tests.silence.stores import DeafQueue, MemoryDict
 

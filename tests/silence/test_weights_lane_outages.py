@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.fleet import declared
+from app.deployment.weights_worker import Shelf, opened
+from app.fleet.schema import declared
 from app.platform_errors import NotReloaded
-from app.weights_lane import Shelf, opened
-from jobs.errors import ServerTrouble, StoreUnavailable
-from jobs.registry import Registry
-from jobs.sqlite import SqliteDict
+from jobs.core.errors import ServerTrouble, StoreUnavailable
+from jobs.registry.client import Registry
+from jobs.store.sqlite import SqliteDict
 from tests.conftest import Store
 from tests.processes import until
 

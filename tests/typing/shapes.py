@@ -2,11 +2,11 @@
 
 import modal
 
+from app.deployment.weights_worker import Commits
 from app.platform_calls import LimitedDict, LimitedQueue, LimitedVolume
-from app.weights_lane import Commits
-from jobs.clock import Clock, SystemClock
-from jobs.protocols import QueueLike, ShrinkingDict
-from jobs.sqlite import SqliteDict, SqliteQueue
+from jobs.core.clock import Clock, SystemClock
+from jobs.store.protocols import QueueLike, ShrinkingDict
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 
 

@@ -2,7 +2,7 @@
 
 import modal
 
-from jobs.names import ModelName
+from jobs.core.model_name import ModelName
 
 app = modal.App("forgetful")
 

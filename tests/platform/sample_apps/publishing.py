@@ -14,11 +14,11 @@ ledger = modal.Dict.from_name("ollama-ledger", create_if_missing=True)
 
 @app.function(image=image, volumes={"/models": weights}, max_containers=1)
 def publish(text: str, generation: int) -> None:
-    from jobs.clock import SystemClock  # noqa: PLC0415 - shipped by `add_local_python_source`
-    from jobs.manifests import Manifest  # noqa: PLC0415
-    from jobs.names import ModelName  # noqa: PLC0415
+    from jobs.core.clock import SystemClock  # noqa: PLC0415 - shipped by `add_local_python_source`
+    from jobs.core.model_name import ModelName  # noqa: PLC0415
     from jobs.testing.models import find  # noqa: PLC0415
-    from jobs.weights import Weights  # noqa: PLC0415
+    from jobs.weights.directory import Weights  # noqa: PLC0415
+    from jobs.weights.manifest import Manifest  # noqa: PLC0415
 
     name = ModelName.parse(text)
     model = find(name)

@@ -21,7 +21,7 @@ HERE = Path(MOUNT)
 @app.function(image=image, secrets=[secret])
 def look() -> dict[str, Any]:
     """What a container sees of the world."""
-    from jobs.names import ModelName  # noqa: PLC0415 - shipped by `add_local_python_source`
+    from jobs.core.model_name import ModelName  # noqa: PLC0415 - shipped by `add_local_python_source`
 
     print("looking around")
     return {

@@ -1,0 +1,136 @@
+"""What leaves the Dict for files beside the weights, because the Dict forgets what nobody touches for seven days.
+
+Appended first, then committed, then removed: whoever is killed in between leaves a record twice, and none nowhere.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from app.model_server import report
+from jobs.core.clock import parse_moment
+from jobs.ledger.expiry import clear
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger
+from jobs.store.jsonl_archive import Archive
+from jobs.store.protocols import ShrinkingDict
+from jobs.telemetry import container_time as meter
+from jobs.telemetry import incidents, usage
+
+AFTER = timedelta(days=5)
+"""Two nights may fail before the Dict forgets."""
+
+COUNTED_AFTER = timedelta(days=1)
+"""A container that has not counted or reported for so long has ended."""
+
+FOLDER = "ops"
+JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE = (
+    *("jobs", "health", "meters", "servers"),
+    *("wakes", "incidents", "usage"),
+)
+
+Commit = Callable[[], object]
+Entries = Mapping[str, Any]
+
+
+def archive_at(root: Path) -> Archive:
+    """The archive of the volume that is mounted there."""
+    return Archive(root / FOLDER)
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+
+def archive_jobs(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
+    """Take the jobs that ended long enough ago out of the ledger, which is kept in `facts`; how many those were."""
+    old = [job for job in ledger.jobs() if job.ended_at and now - job.ended_at > AFTER]
+    if archive.append(JOBS, (job.as_json() for job in reversed(old))):
+        commit()
+        logger.info("archived {} jobs", len(old))
+    for job in old:
+        ledger.retire(job.id)
+    clear(facts, now)
+    return len(old)
+
+
+def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
+    """The archived jobs that were posted since then, oldest first, each once."""
+    found = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
+    for record in found.values():
+        try:
+            job = Job.from_json(record)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("the archived job {!r} makes no sense and is passed over", record["id"])
+            continue
+        if job.posted_at >= since:
+            yield job
+
+
+# -- what was observed -------------------------------------------------------------------------------------------------
+
+
+def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
+    """Take what was observed long enough ago out of the Dict; how many entries those were."""
+    entries = dict(facts.items())
+    leaving = {
+        TURNS: _old_turns(entries, now),
+        METERS: _old(entries, (meter.PREFIX,), now - COUNTED_AFTER),
+        REPORTS: _old(entries, (report.PREFIX,), now - COUNTED_AFTER),
+        WAKES: _old(entries, ("wake/", "refused_wake/"), now - AFTER),
+        CASES: _old_cases(entries, now),
+        USAGE: _old_usage(entries, now),
+    }
+    for sort, keys in leaving.items():
+        archive.append(sort, ({"key": key, "fact": entries[key]} for key in sorted(keys)))
+    gone = [key for keys in leaving.values() for key in keys]
+    if gone:
+        commit()
+        usage.remember(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
+        for key in gone:
+            facts.pop(key, None)
+        logger.info("archived {} facts", len(gone))
+    return len(gone)
+
+
+def archived_facts(archive: Archive, sort: str) -> dict[str, Any]:
+    """The archived facts of a sort by their keys; of one that was archived twice, the later."""
+    return {record["key"]: record["fact"] for record in archive.read(sort) if {"key", "fact"} <= record.keys()}
+
+
+def _old(entries: Entries, prefixes: tuple[str, ...], before: datetime) -> list[str]:
+    return [key for key, fact in entries.items() if key.startswith(prefixes) and parse_moment(fact["at"]) < before]
+
+
+def _old_turns(entries: Entries, now: datetime) -> list[str]:
+    """A tier's history, but for its last entry: that is how it is."""
+    numbers: dict[str, int] = {}
+    for key in entries:
+        sort, _, rest = key.partition("/")
+        if sort == "health":
+            tier, _, n = rest.partition("/")
+            numbers[tier] = max(numbers.get(tier, 0), int(n))
+    last = {f"health/{tier}/{n}" for tier, n in numbers.items()}
+    return [key for key in _old(entries, ("health/",), now - AFTER) if key not in last]
+
+
+def _old_cases(entries: Entries, now: datetime) -> list[str]:
+    """All facts of incidents that have passed, of which no later one of the same key is known."""
+    known = incidents.cases(entries)
+    recent = {case.incident.key for case in known if not case.recovered_at or now - case.recovered_at <= AFTER}
+    over = {case.incident.key for case in known} - recent
+    sorts = {"incident", "seen", "recovered", "telling", "told"}
+    split = [(key, *key.partition("/")[::2]) for key in entries]
+    return [
+        key
+        for key, sort, rest in split
+        if sort in sorts and any(rest == each or rest.startswith(f"{each}/") for each in over)
+    ]
+
+
+def _old_usage(entries: Entries, now: datetime) -> list[str]:
+    """Days so old that no writer adds to them any more."""
+    first = (now - timedelta(days=usage.MAX_DAYS + 1)).date().isoformat()
+    return [key for key in entries if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] < first]

@@ -1,0 +1,67 @@
+"""What the servers of a deployment have cost, about: from the Dict, and from the archive for what has left it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from app.accounting.archive import METERS, USAGE, archived_facts
+from app.fleet.schema import Fleet
+from jobs.core.clock import isoformat
+from jobs.store.jsonl_archive import Archive
+from jobs.store.protocols import DictLike
+from jobs.telemetry import usage
+from jobs.telemetry.container_time import metered
+from jobs.telemetry.cost import Cost, cost
+
+SPENT = "spent/"
+
+
+def past(archive: Archive) -> dict[str, Any]:
+    """What the archive knows of containers and usage, by the keys that it had in the Dict."""
+    return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
+
+
+def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: datetime) -> Cost:
+    """What was spent between two moments, as far as these entries know: those of the Dict, and those of the archive."""
+    return cost(
+        metered(entries),
+        rows_since(entries, since),
+        {tier: fleet.dollars_per_hour(tier) for tier in fleet.tiers},
+        since=since,
+        until=until,
+        as_of=fleet.prices.as_of.isoformat(),
+        source=fleet.prices.source,
+    )
+
+
+def rows_since(entries: Mapping[str, Any], since: datetime) -> list[usage.Row]:
+    """The usage of the days since then."""
+    first = since.date().isoformat()
+    return [
+        row
+        for key, value in entries.items()
+        if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] >= first
+        for row in usage.rows_of(value)
+    ]
+
+
+# -- the month's budget ------------------------------------------------------------------------------------------------
+
+
+def month_began(fleet: Fleet, now: datetime) -> datetime:
+    local = now.astimezone(fleet.schedule.zone)
+    return local.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def note_month(facts: DictLike, archive: Archive, fleet: Fleet, now: datetime) -> None:
+    """Write down what the archive knows of this month, for whoever has no volume to look at: the tick."""
+    began = month_began(fleet, now)
+    known = estimate(archived_facts(archive, METERS), fleet, began, now)
+    facts.put(f"{SPENT}{began:%Y-%m}", {"v": 1, "at": isoformat(now), "dollars": round(known.dollars, 4)})
+
+
+def month_dollars(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> float:
+    """What this month has cost so far: what has been archived of it, and what has not yet."""
+    began = month_began(fleet, now)
+    archived = entries.get(f"{SPENT}{began:%Y-%m}") or {}
+    return float(archived.get("dollars", 0.0)) + estimate(entries, fleet, began, now).dollars

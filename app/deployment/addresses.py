@@ -1,0 +1,34 @@
+"""Where the deployed servers answer, and what opens the way to them. Looking an address up wakes nobody."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from loguru import logger
+
+from app.fleet.schema import Fleet
+from app.resources import SERVERS, deployment
+
+QUEUE_FOR_A_GPU = timedelta(minutes=5)
+"""On top of a server's own start: there may be none free at once."""
+
+
+def token(environ: Mapping[str, str]) -> dict[str, str]:
+    """The headers that Modal's proxy wants, from the secret's variables."""
+    return {"Modal-Key": environ["MODAL_PROXY_TOKEN_ID"], "Modal-Secret": environ["MODAL_PROXY_TOKEN_SECRET"]}
+
+
+def addresses() -> dict[str, str]:
+    """The address of each tier's server, as far as they are deployed."""
+    found = {}
+    for tier, name in SERVERS.items():
+        url = deployment.url(name)
+        if url is None:
+            logger.warning("tier {} is not deployed", tier)
+        elif url:
+            found[tier] = url
+    return found
+
+
+def longest_start(fleet: Fleet, tier: str) -> timedelta:
+    """How long a caller may have to wait for a server of that tier."""
+    return timedelta(seconds=fleet.tier(tier).startup_timeout_seconds) + QUEUE_FOR_A_GPU

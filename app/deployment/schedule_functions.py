@@ -1,0 +1,48 @@
+"""The two schedules as they run in a container: `app.scheduler.runs` with everything it is handed there."""
+
+import os
+
+from app.deployment.spawn_worker import ring
+from app.deployment.volume_queries import actual
+from app.fleet.schema import declared
+from app.logs import in_container
+from app.resources import MESSENGER, NIGHTLY, SERVERS, deployment, ledger, queue
+from app.scheduler import alert_check as lookout
+from app.scheduler import runs as shift
+from jobs.core.clock import SystemClock
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.webhook import Webhook
+
+
+def tick() -> None:
+    in_container(schedule="tick")
+    shift.tick(_post(), _call_messenger, _keep, _call_night)
+
+
+def tell() -> None:
+    in_container(schedule="tell")
+    clock = SystemClock()
+    lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
+
+
+def nightly() -> None:
+    in_container(schedule="nightly")
+    post = _post()
+    shift.nightly(post, lambda memory: actual(post.book, post.fleet, memory, post.clock))
+
+
+def _post() -> shift.Post:
+    clock = SystemClock()
+    return shift.Post(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
+
+
+def _call_messenger() -> None:
+    deployment.send(MESSENGER)
+
+
+def _call_night() -> None:
+    deployment.send(NIGHTLY)
+
+
+def _keep(tier: str, least: int) -> None:
+    deployment.keep(SERVERS[tier], least)

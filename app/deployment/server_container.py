@@ -1,0 +1,70 @@
+"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, a way out."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from loguru import logger
+
+from app.fleet.schema import declared
+from app.logs import in_container
+from app.model_server.settings import PROBE_EVERY, Place, Wanted
+from app.model_server.supervisor import Server
+from app.resources import MODELS, PORT, ledger, volume
+from jobs.core.clock import SystemClock
+from jobs.ollama.host import OllamaHost
+
+_SPARE = timedelta(seconds=10)
+"""Of the start-up time, so that what we say about a failure is heard before the platform ends the container."""
+
+
+def serve(tier: str, environ: Mapping[str, str] = os.environ) -> Server:
+    """A started server of that tier.
+
+    Args:
+        tier: its name in the fleet.
+        environ: the container's; OLLAMA_HOST and OLLAMA_MODAL_PROBE_SECONDS are read, so that a trial run can have a
+            port of its own and a faster pulse.
+
+    """
+    in_container(environ, tier=tier)
+    server = Server(_wanted(tier, environ), _place(environ))
+    server.start()
+    return server
+
+
+def _wanted(name: str, environ: Mapping[str, str]) -> Wanted:
+    fleet = declared()
+    tier = fleet.tier(name)
+    every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
+    return Wanted(
+        tier=name,
+        gpu_promised=tier.gpu is not None,
+        settings=tier.ollama.environ(),
+        startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
+        dollars_per_hour=fleet.dollars_per_hour(name),
+        warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
+        probe_every=timedelta(seconds=float(every)) if every else PROBE_EVERY,
+    )
+
+
+def _place(environ: Mapping[str, str]) -> Place:
+    return Place(
+        volume=Path(MODELS),
+        disk=Path(tempfile.mkdtemp(prefix="ollama-")),
+        container=environ.get("MODAL_TASK_ID", "local"),
+        facts=ledger,
+        reload=volume.reload,
+        take_out=take_out,
+        host=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
+        inherited=environ,
+        clock=SystemClock(),
+    )
+
+
+def take_out() -> None:
+    """End this process. Modal does not watch what we start, and an exit handler would end it as if all were well."""
+    logger.remove()  # which writes what waits to be written, as far as somebody takes it
+    os._exit(1)

@@ -1,0 +1,21 @@
+"""Sends a worker of the deployed app to a lane. A bell in the queue says which job; this says that there is one."""
+
+from app.resources import SERVERS_WORKER, WEIGHTS_WORKER, deployment
+from jobs.core.errors import NotFound
+from jobs.ledger.job import SERVERS_LANE, WEIGHTS_LANE
+
+WORKERS = {WEIGHTS_LANE: WEIGHTS_WORKER, SERVERS_LANE: SERVERS_WORKER}
+
+
+def ring(lane: str) -> bool:
+    """Call the lane's worker; false when nothing is deployed that could come.
+
+    Raises:
+        Trouble: the platform cannot be reached. The next tick rings again.
+
+    """
+    try:
+        deployment.send(WORKERS[lane])
+    except NotFound:
+        return False
+    return True

@@ -1,0 +1,80 @@
+"""What is on the volume and around it, and what follows from that: a prune's plan, and a night's.
+
+For whoever mounts the volume; nothing here writes to it, and no server is asked.
+"""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from app.fleet.schema import Fleet, declared
+from app.model_server.report import PREFIX, Report
+from app.resources import MODELS, ledger, queue, volume
+from app.scheduler.night_plan import Actual, Night, asked_about, night
+from app.scheduler.steps import tonight
+from app.scheduler.upstream_tags import upstream
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.retry import NEVER
+from jobs.ledger.ledger import Ledger
+from jobs.registry.client import Registry
+from jobs.registry.mirror import mirrors
+from jobs.store.protocols import DictLike
+from jobs.tasks.table import planned
+from jobs.weights.history import Memory, recall
+from jobs.weights.layout import Layout
+from jobs.weights.prune_plan import Around, Plan, plan
+from jobs.weights.survey import Survey, survey
+from jobs.weights.trash_moves import require_models_directory
+
+
+def around(book: Ledger, facts: DictLike) -> Around:
+    """Who uses the weights, by what was recorded and what the servers reported last."""
+    jobs = book.jobs()
+    return recall(facts, jobs).around(jobs, loaded(facts))
+
+
+def loaded(facts: DictLike) -> list[str]:
+    """The models that servers have in memory, by their last reports."""
+    reports = [Report.from_json(facts.get(key)) for key in list(facts.keys()) if key.startswith(PREFIX)]
+    return [each.name for report in reports if report.state == "serving" for each in report.loaded]
+
+
+def on_the_volume() -> Survey:
+    volume.reload()
+    return survey(Layout(Path(MODELS)))
+
+
+def pruning(request: dict[str, Any]) -> Plan:
+    """What a prune that is asked for in these words would do."""
+    clock = SystemClock()
+    require_models_directory(Layout(Path(MODELS)))
+    here = around(Ledger(queue, ledger, clock), ledger)
+    return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
+
+
+def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+    """How it is: the volume, the ledger, and what the registries say."""
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
+    return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
+
+
+def joined(
+    found: Survey, book: Ledger, facts: DictLike, *, fleet: Fleet, memory: Memory, registry: Registry, now: datetime
+) -> Actual:
+    """What is found on a volume, beside what is known of it elsewhere."""
+    jobs = book.jobs()
+    return Actual(
+        found.known,
+        upstream(registry, asked_about(fleet, found.known)),
+        memory,
+        plan(found, memory.around(jobs, loaded(facts)), fleet.retention(), now),
+        tonight(fleet, jobs, now),
+    )
+
+
+def coming_night() -> Night:
+    """What `nightly` would post now."""
+    clock, fleet = SystemClock(), declared()
+    book = Ledger(queue, ledger, clock)
+    return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())

@@ -1,0 +1,196 @@
+"""What the weights worker does in its container: pull, verify and delete on the volume, and commit while it works."""
+
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Protocol
+
+from loguru import logger
+
+from app.accounting.archive import archive_at, archive_facts, archive_jobs
+from app.accounting.spending import note_month
+from app.deployment.volume_queries import around
+from app.deployment.worker_process import work
+from app.deployment.worker_timing import COMMIT_EVERY
+from app.fleet.schema import Fleet, declared
+from app.model_server.reload_policy import GENERATION, KNOWN, ROOM
+from app.resources import MODELS, ledger, queue, volume
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.errors import StoreTrouble, Trouble
+from jobs.ledger.job import WEIGHTS_LANE
+from jobs.ledger.ledger import Ledger
+from jobs.models.card import facts_of
+from jobs.registry.client import Registry
+from jobs.registry.mirror import mirrors
+from jobs.store.protocols import DictLike, ShrinkingDict
+from jobs.tasks.table import Workshop, perform
+from jobs.weights import survey
+from jobs.weights.directory import Weights
+from jobs.worker.worker import Perform
+
+AT_ONCE = 4
+"""Pulls side by side: each has connections of its own, and a CPU container a line that one pull seldom fills."""
+
+_RUNNING_COMMIT = timedelta(seconds=10)
+"""For a commit that runs when the work has ended: of the thirty seconds that the platform grants to a container it
+takes away, the worker's own grace may have used fifteen. Whatever a job has finished, it has committed itself."""
+
+
+class Commits(Protocol):
+    """What a worker asks of a volume; `modal.Volume` satisfies it, and so does `LimitedVolume`."""
+
+    def commit(self) -> object:
+        """Publish what is written here."""
+
+    def reload(self) -> object:
+        """Bring in what others wrote; RuntimeError when it stays as it was."""
+
+
+class Shelf:
+    """The volume, as the one container that writes it sees it.
+
+    Args:
+        volume: commit and reload.
+        root: where it is mounted.
+        facts: the ledger's dict, where servers look whether the weights have changed.
+        clock: for waits.
+
+    """
+
+    def __init__(self, volume: Commits, root: Path, facts: DictLike, clock: Clock) -> None:
+        self.root = root
+        self._volume = volume
+        self._facts = facts
+        self._clock = clock
+        self._committing = threading.Lock()
+        self._headers: dict[str, dict[str, Any] | None] = {}
+        lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
+        self.weights = Weights(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+
+    def open(self) -> None:
+        """Bring in what others committed, and make what is missing of a models directory."""
+        try:
+            self._volume.reload()
+        except RuntimeError as error:
+            # A thread of the call before still holds a file, or the platform fails for now. Then it is as this
+            # container left it, or found it when it started; and nobody else writes here.
+            logger.warning("the volume is not reloaded: {}", error)
+        self.weights.prepare()
+
+    def commit(self) -> None:
+        with self._committing:
+            self._volume.commit()
+
+    def tell_models(self) -> None:
+        """Tell those who do not mount the volume what decides where its models belong."""
+        found = self.weights.survey()
+        whole = found.models
+        self._headers = {each.digest: self._header(each) for each in whole}
+        known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
+        self._facts.put(KNOWN, known)
+        self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes})
+
+    def _header(self, model: survey.Model) -> dict[str, Any] | None:
+        if model.digest in self._headers:
+            return self._headers[model.digest]
+        facts = facts_of(self.weights.layout, model.manifest)
+        return facts.as_json() if facts else None
+
+    def _persist(self) -> None:
+        """Commit what a reader may see from now on, and only then tell the servers of it."""
+        self.commit()
+        self.tell_models()
+        self._facts.put(GENERATION, secrets.token_hex(8))
+
+    @contextmanager
+    def committed_often(
+        self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT
+    ) -> Iterator[None]:
+        """Commit every few seconds, so that a container that is killed loses no more; once more at the end.
+
+        Not then when the platform's store has ended the work, or when a commit that runs does not end `last_within`:
+        that would hold up who leaves, and the platform commits by itself when the container ends.
+        """
+        done, leaves_at_once = threading.Event(), False
+        # A daemon: a commit that is never answered must not keep the process either.
+        thread = threading.Thread(target=self._commit_until, args=(done.wait, every), name="commits", daemon=True)
+        thread.start()
+        try:
+            yield
+        except StoreTrouble:
+            leaves_at_once = True
+            raise
+        finally:
+            done.set()
+            thread.join(last_within.total_seconds())
+            if thread.is_alive():
+                logger.error("a commit still runs after {:.0f} s; it is left to itself", last_within.total_seconds())
+            elif not leaves_at_once:
+                self._commit_last()
+
+    def _commit_last(self) -> None:
+        """What ended the work counts, not that this fails: the platform commits once more when the container ends."""
+        try:
+            self.commit()
+        except Trouble as trouble:
+            logger.error("the last commit of this call failed: {}", trouble)
+
+    def _commit_until(self, done: Callable[[float], bool], every: timedelta) -> None:
+        while not done(every.total_seconds()):
+            try:
+                self.commit()
+            except Exception as error:  # noqa: BLE001 - the next one is due soon, and the last one is not caught
+                logger.warning("a commit failed: {}: {}", type(error).__name__, error)
+
+
+def run() -> bool:
+    """Work the weights lane in this container; false when there is more to do but its time is up."""
+    clock, fleet = SystemClock(), declared()
+    book = Ledger(queue, ledger, clock)
+    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
+    shelf = Shelf(volume, Path(MODELS), ledger, clock)
+    with opened(book, ledger, shelf, registry=registry, fleet=fleet, clock=clock) as perform:
+        return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+
+
+@contextmanager
+def opened(
+    book: Ledger, facts: ShrinkingDict, shelf: Shelf, *, registry: Registry, fleet: Fleet, clock: Clock
+) -> Iterator[Perform]:
+    """What does the work of one attempt on the volume. Before any, what the Dict would forget is archived."""
+    shelf.open()
+    shop = Workshop(
+        clock=clock,
+        registry=registry,
+        weights=shelf.weights,
+        retention=fleet.retention(),
+        around=lambda: around(book, facts),
+    )
+    _tell_models(shelf)
+    with shelf.committed_often():
+        _tidy(book, facts, shelf, fleet, clock)
+        yield lambda run: perform(run, shop)
+
+
+def _tell_models(shelf: Shelf) -> None:
+    """Once more, because a Dict forgets in seven days what nobody touches. Whatever changes the models tells, too."""
+    try:
+        shelf.tell_models()
+    except StoreTrouble as trouble:
+        logger.warning("what models there are is not told again: {}", trouble)
+
+
+def _tidy(book: Ledger, facts: ShrinkingDict, shelf: Shelf, fleet: Fleet, clock: Clock) -> None:
+    """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
+    archive = archive_at(shelf.root)
+    try:
+        archive_jobs(book, facts, archive, clock.now(), shelf.commit)
+        archive_facts(facts, archive, clock.now(), shelf.commit)
+        note_month(facts, archive, fleet, clock.now())
+    except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
+        logger.opt(exception=error).error("the archive could not be brought up to date")

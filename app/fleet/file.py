@@ -1,0 +1,59 @@
+"""Reads `fleet.toml`, and the two times that schedules are declared with, without checking the rest of it.
+
+Whoever runs one command imports this and pays for no validation; `app.fleet` checks the whole file when it is deployed.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from jobs.core.errors import Refused
+
+HERE = Path(__file__).parent.with_name("fleet.toml")
+
+
+class BadFleet(Refused, ValueError):
+    """The fleet file is wrong."""
+
+
+def read(path: Path = HERE) -> dict[str, Any]:
+    """The file as it stands.
+
+    Raises:
+        BadFleet: it is not there, or no TOML.
+
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadFleet(f"{path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise BadFleet(f"{path} is no TOML: {error}") from error
+
+
+@dataclass(frozen=True)
+class Times:
+    """When the two scheduled functions run, as cron lines in one timezone."""
+
+    tick: str
+    nightly: str
+    timezone: str
+
+    @classmethod
+    def of(cls, tick_minutes: int, nightly_hour: int, timezone: str) -> Self:
+        return cls(f"*/{tick_minutes} * * * *", f"0 {nightly_hour} * * *", timezone)
+
+    @classmethod
+    def read(cls, path: Path = HERE) -> Self:
+        """The times in the file.
+
+        Raises:
+            BadFleet: the file does not say all three; whether they make sense, only `app.fleet` checks.
+
+        """
+        schedule = read(path).get("schedule")
+        try:
+            return cls.of(schedule["tick_minutes"], schedule["nightly_hour"], schedule["timezone"])  # type: ignore[index]
+        except (KeyError, TypeError) as error:
+            raise BadFleet(f"{path}: schedule = {schedule!r}: lacks {error}") from error

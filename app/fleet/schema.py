@@ -1,0 +1,379 @@
+"""What should be: tiers, models, windows, quota, times and prices, as `fleet.toml` declares them.
+
+A wrong file is refused as a whole, before anything is created. Each problem is a line that says which key, which value,
+what is wrong and what would be right. The ranges are those that the platform enforces, some of them only after a
+deployment has begun. It creates nothing.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date, datetime, timedelta
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from app.fleet.cron_times import due
+from app.fleet.file import HERE, BadFleet, Times, read
+from app.fleet.values import CronLine, Gpu, ModelText, RegistryText, TickMinutes, TimezoneName
+from jobs.core.model_name import ModelName
+from jobs.models import placement as catalog
+from jobs.registry.allowlist import USUAL, Registries
+from jobs.weights import prune_plan as pruning
+
+GB = 1_000_000_000
+
+
+def _beside(key: str, message: str) -> PydanticCustomError:
+    """A key of a table that is wrong only beside another one."""
+    return PydanticCustomError("beside", message, {"key": key})
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class OllamaSettings(_Table):
+    """What one Ollama server is told by its environment."""
+
+    context_length: Annotated[int, Field(ge=512, le=1_048_576)]
+    num_parallel: Annotated[int, Field(ge=1, le=64)]
+    max_loaded_models: Annotated[int, Field(ge=1, le=64)]
+    flash_attention: bool
+    kv_cache_type: Literal["f16", "q8_0", "q4_0"]
+    keep_alive_seconds: Annotated[int, Field(ge=-1, le=86_400)]
+    """Negative: as long as the server lives."""
+    load_timeout_seconds: Annotated[int, Field(ge=30, le=3600)]
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Self:
+        if self.kv_cache_type != "f16" and not self.flash_attention:
+            raise _beside("kv_cache_type", "a quantised cache needs flash_attention = true; set that, or f16 here")
+        return self
+
+    def environ(self) -> dict[str, str]:
+        return {
+            "OLLAMA_CONTEXT_LENGTH": str(self.context_length),
+            "OLLAMA_NUM_PARALLEL": str(self.num_parallel),
+            "OLLAMA_MAX_LOADED_MODELS": str(self.max_loaded_models),
+            "OLLAMA_FLASH_ATTENTION": "1" if self.flash_attention else "0",
+            "OLLAMA_KV_CACHE_TYPE": self.kv_cache_type,
+            "OLLAMA_KEEP_ALIVE": str(self.keep_alive_seconds),
+            "OLLAMA_LOAD_TIMEOUT": f"{self.load_timeout_seconds}s",
+        }
+
+
+class Tier(_Table):
+    """A kind of server. Without `gpu` it promises none."""
+
+    gpu: Gpu | None = None
+    vram_gb: Annotated[int, Field(ge=1, le=2000)] | None = None
+    cpu_cores: Annotated[int, Field(ge=1, le=64)]
+    memory_gb: Annotated[int, Field(ge=1, le=336)]
+    min_containers: Annotated[int, Field(ge=0, le=100)]
+    max_containers: Annotated[int, Field(ge=1, le=100)]
+    buffer_containers: Annotated[int, Field(ge=0, le=100)]
+    scaledown_window_seconds: Annotated[int, Field(ge=2, le=3600)]
+    startup_timeout_seconds: Annotated[int, Field(ge=60, le=3600)]
+    target_concurrency: Annotated[int, Field(ge=1, le=1000)]
+    exit_grace_seconds: Annotated[int, Field(ge=0, le=3600)]
+    own_wakes_per_day: Annotated[int, Field(ge=0, le=1000)]
+    """How often the night and the windows together may wake it in a day."""
+    ollama: OllamaSettings
+
+    @property
+    def gpu_and_count(self) -> tuple[str | None, int]:
+        """The GPU as the price list names it, and how many of them a container has."""
+        if self.gpu is None:
+            return None, 0
+        name, _, count = self.gpu.partition(":")
+        return name.upper().removesuffix("!").replace("A10G", "A10"), int(count or 1)
+
+    @property
+    def memory_mib(self) -> int:
+        return self.memory_gb * 1024
+
+    @model_validator(mode="after")
+    def _limits_agree(self) -> Self:
+        if self.min_containers > self.max_containers:
+            raise _beside("min_containers", "is above max_containers; lower it, or raise that")
+        if (self.gpu is None) != (self.vram_gb is None):
+            raise _beside("vram_gb", "gpu and vram_gb go together; give both, or neither for a tier without a GPU")
+        return self
+
+
+class Model(_Table):
+    name: ModelText
+    tier: str
+    pinned: bool = False
+    warmed: bool = False
+
+    @property
+    def parsed(self) -> ModelName:
+        return ModelName.parse(self.name)
+
+
+class Window(_Table):
+    """When models of a tier are kept loaded before anybody asks."""
+
+    tier: str
+    start: CronLine
+    hours: Annotated[int, Field(ge=1, le=24)]
+    models: Annotated[list[ModelText], Field(min_length=1)]
+
+    def is_open(self, at: datetime, timezone: ZoneInfo) -> bool:
+        """Whether its last start before `at` is less than its hours ago, by hours that really pass."""
+        return self.opened_at(at, timezone) is not None
+
+    def opened_at(self, at: datetime, timezone: ZoneInfo) -> datetime | None:
+        """The first of the starts that keep it open at that time; None when it is shut."""
+        start = next(due(self.start, timezone, at - timedelta(hours=self.hours)), None)
+        return start if start is not None and start <= at else None
+
+
+class Retention(_Table):
+    """How long weights stay that nobody needs, and how often all of them are read."""
+
+    unused_days: Annotated[int, Field(ge=1, le=3650)]
+    trash_days: Annotated[int, Field(ge=1, le=365)]
+    unfinished_hours: Annotated[int, Field(ge=1, le=8760)]
+    verify_days: Annotated[int, Field(ge=1, le=365)]
+
+
+class Volume(_Table):
+    quota_gb: Annotated[int, Field(ge=1, le=1_000_000)]
+    retention: Retention
+
+    @property
+    def quota_bytes(self) -> int:
+        return self.quota_gb * GB
+
+
+class Sources(_Table):
+    """Where models may come from."""
+
+    allowed: Annotated[list[RegistryText], Field(min_length=1)] = list(USUAL)
+
+
+class Schedule(_Table):
+    timezone: TimezoneName
+    nightly_hour: Annotated[int, Field(ge=0, le=23)]
+    tick_minutes: TickMinutes
+
+    @property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.timezone)
+
+    @property
+    def times(self) -> Times:
+        return Times.of(self.tick_minutes, self.nightly_hour, self.timezone)
+
+
+Dollars = Annotated[float, Field(ge=0)]
+
+
+class Prices(_Table):
+    """Dollars per second of a container, as they were on a day."""
+
+    as_of: date
+    source: Annotated[str, Field(min_length=1)]
+    cpu_core: Dollars
+    memory_gib: Dollars
+    gpu: dict[Gpu, Dollars]
+
+    def per_second(self, tier: Tier) -> float:
+        name, count = tier.gpu_and_count
+        return (
+            self.cpu_core * tier.cpu_cores
+            + self.memory_gib * tier.memory_gb
+            + (self.gpu[name] * count if name is not None else 0)
+        )
+
+
+AlertKind = Literal["job", "worker", "tier", "quota", "pinned", "budget", "nightly", "wakes", "platform"]
+
+
+class Alerts(_Table):
+    """What somebody is told of."""
+
+    kinds: list[AlertKind]
+    quota_percent: Annotated[int, Field(ge=1, le=100)]
+    nightly_late_hours: Annotated[int, Field(ge=1, le=24)]
+    monthly_budget_dollars: Annotated[float, Field(gt=0)] | None = None
+    webhook_secret: Annotated[str, Field(min_length=1)] | None = None
+    """The Modal secret that has OLLAMA_MODAL_WEBHOOK. Without it incidents are only recorded."""
+
+
+class Fleet(_Table):
+    tiers: Annotated[dict[str, Tier], Field(min_length=1)]
+    models: list[Model] = []
+    windows: list[Window] = []
+    registries: Sources = Sources()
+    volume: Volume
+    schedule: Schedule
+    alerts: Alerts
+    prices: Prices
+
+    def dollars_per_hour(self, tier: str) -> float:
+        """What one container of a tier costs while it is up, by the prices of that day."""
+        return round(self.prices.per_second(self.tier(tier)) * 3600, 2)
+
+    def tier(self, name: str) -> Tier:
+        if name not in self.tiers:
+            raise BadFleet(f"tiers.{name}: is missing, but a server class asks for it; add it")
+        return self.tiers[name]
+
+    def expect_tiers(self, served: set[str]) -> None:
+        """Refuse a tier that no server class serves: its models would never be reached."""
+        if strangers := sorted(set(self.tiers) - served):
+            raise BadFleet(f"tiers.{strangers[0]}: no class in app/endpoint.py serves it; write one, or remove it")
+
+    def models_of(self, tier: str) -> list[Model]:
+        return [model for model in self.models if model.tier == tier]
+
+    def catalog_tiers(self) -> list[catalog.Tier]:
+        """The tiers as the jobs know them."""
+        return [
+            catalog.Tier(
+                name,
+                None if tier.vram_gb is None else tier.vram_gb * GB,
+                gpu_promised=tier.gpu is not None,
+                context=tier.ollama.context_length,
+                parallel=tier.ollama.num_parallel,
+                cache_type=tier.ollama.kv_cache_type,
+                dollars_per_hour=self.dollars_per_hour(name),
+            )
+            for name, tier in self.tiers.items()
+        ]
+
+    def retention(self) -> pruning.Retention:
+        """What a prune may take. What the fleet wants to be there, it never takes."""
+        table = self.volume.retention
+        kept: dict[ModelName, str] = {}
+        for window in self.windows:
+            kept |= {ModelName.parse(text).folded(): f"a window of {window.tier} loads it" for text in window.models}
+        kept |= {model.parsed.folded(): "the fleet warms it" for model in self.models if model.warmed}
+        kept |= {model.parsed.folded(): "the fleet pins it" for model in self.models if model.pinned}
+        return pruning.Retention(
+            unused=timedelta(days=table.unused_days),
+            grace=timedelta(days=table.trash_days),
+            unfinished=timedelta(hours=table.unfinished_hours),
+            quota_bytes=self.volume.quota_bytes,
+            kept=kept,
+        )
+
+    def belongs(self, name: ModelName) -> str | None:
+        """The tier that is declared for a model, if one is."""
+        return self.tiers_by_model.get(name.folded())
+
+    @cached_property
+    def tiers_by_model(self) -> Mapping[ModelName, str]:
+        """The tier of each declared model, by its folded name; of two for the same name the first counts."""
+        return {model.parsed.folded(): model.tier for model in reversed(self.models)}
+
+    def may_pull_from(self) -> Registries:
+        return Registries.of(
+            self.registries.allowed, "add it to `allowed` of [registries] in the fleet file, and deploy or start again"
+        )
+
+    def windows_open(self, at: datetime) -> list[Window]:
+        return [window for window in self.windows if window.is_open(at, self.schedule.zone)]
+
+    def misfits(self) -> Iterator[str]:
+        """What each table says rightly by itself, but wrongly beside the others."""
+        tiers = f"one of {', '.join(self.tiers)}"
+        for place, name in self._tiers_named():
+            if name not in self.tiers:
+                yield f"{place} = {name!r}: there is no such tier; {tiers}"
+        seen: dict[ModelName, int] = {}
+        for index, model in enumerate(self.models):
+            first = seen.setdefault(model.parsed.folded(), index)
+            if first != index:
+                yield f"models[{index}].name = {model.name!r}: is models[{first}] again; leave one of them out"
+            if not self.may_pull_from().allow(model.parsed):
+                host = model.parsed.host
+                problem = f"nothing is pulled from {host!r}; add that to registries.allowed"
+                yield f"models[{index}].name = {model.name!r}: {problem}"
+        for name, tier in self.tiers.items():
+            gpu, _ = tier.gpu_and_count
+            if gpu is not None and gpu not in self.prices.gpu:
+                yield f"prices.gpu.{gpu}: is missing, but tiers.{name} asks for that GPU; add it"
+            warmed = [model.name for model in self.models_of(name) if model.warmed]
+            if len(warmed) > tier.ollama.max_loaded_models:
+                yield (
+                    f"tiers.{name}.ollama.max_loaded_models = {tier.ollama.max_loaded_models}: {len(warmed)} models are"
+                    f" warmed there; at least {len(warmed)}, or warm fewer"
+                )
+
+    def _tiers_named(self) -> Iterator[tuple[str, str]]:
+        yield from ((f"models[{index}].tier", model.tier) for index, model in enumerate(self.models))
+        yield from ((f"windows[{index}].tier", window.tier) for index, window in enumerate(self.windows))
+
+
+def load(path: Path = HERE) -> Fleet:
+    """The fleet that the file declares.
+
+    Raises:
+        BadFleet: with every problem on a line of its own.
+
+    """
+    return parse(read(path), str(path))
+
+
+@cache
+def declared() -> Fleet:
+    """The fleet of this deployment."""
+    return load()
+
+
+def parse(document: Mapping[str, Any], source: str) -> Fleet:
+    try:
+        fleet = Fleet.model_validate(document)
+    except ValidationError as error:
+        problems = [_worded(each) for each in error.errors(include_url=False)]
+    else:
+        problems = list(fleet.misfits())
+        if not problems:
+            return fleet
+    raise BadFleet("\n  ".join([f"{source} is refused:", *problems]))
+
+
+_WORDS: dict[str, str] = {
+    "missing": "is missing; add it",
+    "extra_forbidden": "there is no such key; remove it or mend its spelling",
+    "int_type": "not a whole number; write it without quotes and point",
+    "float_type": "not a number; write it without quotes",
+    "date_type": "not a date; write it without quotes, as in 2026-09-15",
+    "string_too_short": "is empty; say it",
+    "bool_type": "neither true nor false; write one of them, without quotes",
+    "string_type": "not a text; put it in quotes",
+    "greater_than_equal": "too small; at least {ge}",
+    "greater_than": "too small; more than {gt}",
+    "less_than_equal": "too large; at most {le}",
+    "literal_error": "not one of the choices; {expected}",
+    "too_short": "is empty; at least one",
+    "model_type": "not a table",
+    "dict_type": "not a table",
+    "list_type": "not a list; put it in brackets",
+}
+
+
+def _worded(detail: ErrorDetails) -> str:
+    """`path.to.key = value: what is wrong; what would be right`."""
+    context, value = detail.get("ctx", {}), detail["input"]
+    place = [part for part in detail["loc"] if part != "[key]"]
+    if detail["type"] == "beside":
+        place.append(context["key"])
+        value = value.get(context["key"])
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    words = _WORDS.get(detail["type"])
+    said = words.format(**context) if words else detail["msg"]
+    return f"{where}: {said}" if detail["type"] == "missing" else f"{where} = {_short(value)}: {said}"
+
+
+def _short(value: Any) -> str:
+    shown = re.sub(r"\s+", " ", repr(value))
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"

@@ -1,0 +1,77 @@
+"""Values of a fleet file that a type alone cannot check: GPUs, names, cron lines. Refusals say what would be right."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any
+from zoneinfo import available_timezones
+
+from cronsim import CronSim, CronSimError
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
+
+from jobs.core.errors import BadName
+from jobs.core.model_name import ModelName
+from jobs.registry.allowlist import LOOKS_LIKE, is_entry
+
+# Modal's list of August 2026, with the older names it still takes; its client passes on any text.
+GPUS = (
+    *("T4", "L4", "A10", "A10G", "L40S", "A100", "A100-40GB", "A100-80GB", "RTX-PRO-6000"),
+    *("H100", "H100!", "H200", "B200", "B200+"),
+)
+MOST_GPUS = 8
+
+
+def _gpu(text: str) -> str:
+    name, colon, count = text.partition(":")
+    if name.upper() not in GPUS:
+        raise PydanticCustomError("gpu", "no such GPU; one of {known}, perhaps with a count as in H100:2", _known(GPUS))
+    if colon and not (count.isdecimal() and 1 <= int(count) <= MOST_GPUS):
+        raise PydanticCustomError("gpu", "a count is from 1 to {most}, as in H100:2", {"most": MOST_GPUS})
+    return text
+
+
+def _model(text: str) -> str:
+    try:
+        ModelName.parse(text)
+    except BadName as error:
+        raise PydanticCustomError("model", "{message}; {hint}", {"message": str(error), "hint": error.hint}) from error
+    return text
+
+
+def _registry(text: str) -> str:
+    if not is_entry(text):
+        raise PydanticCustomError("registry", "no registry; {looks_like}", {"looks_like": LOOKS_LIKE})
+    return text
+
+
+def _cron(text: str) -> str:
+    try:
+        CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
+    except CronSimError as error:
+        remedy = "five fields, as in 0 8 * * 1-5: minute, hour, day, month, weekday"
+        said = {"why": str(error), "remedy": remedy}
+        raise PydanticCustomError("cron", "no cron line ({why}); {remedy}", said) from error
+    return text
+
+
+def _timezone(text: str) -> str:
+    if text not in available_timezones():
+        raise PydanticCustomError("timezone", "no such timezone; a name as in Europe/Berlin, America/New_York or UTC")
+    return text
+
+
+def _minutes_of_an_hour(number: int) -> int:
+    if 60 % number:
+        raise PydanticCustomError("minutes", "does not divide an hour; 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30")
+    return number
+
+
+def _known(names: tuple[str, ...]) -> dict[str, Any]:
+    return {"known": ", ".join(names)}
+
+
+Gpu = Annotated[str, AfterValidator(_gpu)]
+ModelText = Annotated[str, AfterValidator(_model)]
+RegistryText = Annotated[str, AfterValidator(_registry)]
+CronLine = Annotated[str, AfterValidator(_cron)]
+TimezoneName = Annotated[str, AfterValidator(_timezone)]
+TickMinutes = Annotated[int, Field(ge=1, le=30), AfterValidator(_minutes_of_an_hour)]

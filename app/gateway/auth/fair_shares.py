@@ -1,0 +1,70 @@
+"""Fair shares: of whatever the gateway has only so many, one key never has all.
+
+A place is taken at once or not at all, and given back once, however often that is told. It belongs to one event loop.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from datetime import timedelta
+
+from app.gateway.auth.keys import Caller
+from jobs.core.errors import TooManyRequests
+
+PARTS = 4
+"""One key may have a quarter: it serves a team behind one key, and it takes four greedy keys to shut out a fifth."""
+
+
+def share_of(most: int, caller: Caller) -> int:
+    """How many of `most` places this caller may take, always at least one; the only one who may ask, all."""
+    return most if caller.is_only else max(1, most // PARTS)
+
+
+class Shares:
+    """
+    Args:
+        what: the places, in words, as in `followers of jobs`.
+        most: how many there are.
+        keys: how many keys there are; the only one may have all of them.
+        hint: what whoever gets none can do instead.
+        retry_after: when one may be free.
+    """
+
+    def __init__(self, what: str, most: int, *, keys: int, hint: str, retry_after: timedelta) -> None:
+        self.share = most if keys <= 1 else max(1, most // PARTS)
+        self._what = what
+        self._most = most
+        self._hint = hint
+        self._retry_after = retry_after
+        self._taken: dict[str, int] = defaultdict(int)
+        self._all = 0
+
+    @property
+    def taken(self) -> int:
+        return self._all
+
+    def take(self, key: str) -> Callable[[], None]:
+        """Take a place for this key; call what comes back to give it back.
+
+        Raises:
+            TooManyRequests: the key has its share, or all places are taken.
+
+        """
+        if self._taken[key] >= self.share:
+            raise self._none(f"key {key!r} has {self.share} {self._what}, as many as one key may")
+        if self._all >= self._most:
+            raise self._none(f"there are {self._most} {self._what}, the most there can be")
+        self._taken[key] += 1
+        self._all += 1
+        is_held = True
+
+        def give_back() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                self._taken[key] -= 1
+                self._all -= 1
+
+        return give_back
+
+    def _none(self, why: str) -> TooManyRequests:
+        return TooManyRequests(why, hint=self._hint, retry_after=self._retry_after)

@@ -1,0 +1,357 @@
+"""API keys: who may ask, for what, and until when. All in memory, read once at the start; only hashes are ever here.
+
+A line for each key, in a file or a secret; what follows a `#` is for people:
+
+    NAME   PROOF              SCOPE…   models=PATTERN,…   rpm=N   concurrent=N   expires=MOMENT
+    alice  sha256:9f86…       chat     models=llama*,hf.co/*      rpm=60         expires=2027-01-01
+    bob    ssh-ed25519:AAAA…  admin
+
+A pattern without a slash fits models of Ollama's own library, `NAMESPACE/MODEL` those of its registry, `HOST/…` those
+of that host; a `*` never turns one into the other. A word that means nothing is refused: no mistake makes a key wider.
+
+The proof is the hash of a key; or the public key of Ollama's own command, which can send no key but signs (`signing`).
+A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them out, which is what a slow hash is
+against, and a slow one would cost each request more than the gateway does.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Self
+
+from app.gateway.auth.signatures import KIND, Asked, is_signature, parse_public_key, signer
+from jobs.core.clock import isoformat
+from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
+from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
+
+VARIABLE = "OLLAMA_MODAL_KEYS"
+
+CHAT = "chat"
+ADMIN = "admin"
+SCOPES = (CHAT, ADMIN)
+"""Chat: inference, lists, and reading about jobs. Admin: whatever changes something, and reading as well."""
+
+PREFIX = "omk_"
+"""So that a key is recognised wherever it should not be: in a log, a commit, a screenshot."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_SIGNER = f"{KIND}:"
+_PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
+_MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
+_SEND_ONE = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `ollama-modal keys new NAME` makes one"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody who was let in, and what he may do. `models` without a pattern allows all of them."""
+
+    name: str
+    scopes: frozenset[str]
+    models: tuple[str, ...] = ()
+    rpm: int | None = None
+    concurrent: int | None = None
+    is_only: bool = field(default=False, compare=False)
+    """Nobody else may ask, so there is nobody to leave a share to."""
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes
+
+    def need(self, *scopes: str) -> None:
+        """Insist on one of these scopes.
+
+        Raises:
+            Forbidden: the key has none of them.
+
+        """
+        if not self.scopes.intersection(scopes):
+            has = " and ".join(sorted(self.scopes))
+            wanted = " or ".join(scopes)
+            raise Forbidden(
+                f"key {self.name!r} has the scope {has}; this needs {wanted}",
+                hint=f"ask with another key: `ollama-modal keys new NAME --scope {scopes[0]}` makes one",
+            )
+
+    def may_use(self, name: ModelName) -> bool:
+        """Whether a pattern of this key fits the name, as people type it or in full, in any case."""
+        if not self.models:
+            return True
+        folded = name.folded()
+        return any(fits(pattern, folded) for pattern in self.models)
+
+    def may_name(self, text: str) -> bool:
+        """Whether this key may be told of what a record names: a model, or nothing; what is no name it may not."""
+        if not self.models or not text:
+            return True
+        try:
+            return self.may_use(ModelName.parse(text))
+        except BadName:
+            return False
+
+    def may_see(self, name: ModelName | None) -> bool:
+        """Whether this key may be told of this model; None stands for all of them."""
+        return not self.models or (name is not None and self.may_use(name))
+
+    def need_model(self, name: ModelName | None) -> None:
+        """Insist on being allowed this model; None stands for all of them.
+
+        Raises:
+            Forbidden: no pattern of the key fits.
+
+        """
+        if not self.may_see(name):
+            what = repr(str(name)) if name is not None else "all models at once"
+            raise Forbidden(f"key {self.name!r} may not use {what}", hint=f"it may use {', '.join(self.models)}")
+
+
+def fits(pattern: str, name: ModelName) -> bool:
+    """Whether a pattern fits a name; both in small letters.
+
+    The first part decides what it is about, as in an address: with a dot, a colon or by the name `localhost` it is a
+    host, and so it is where three parts are. So `llama*/*` fits nothing of a host that somebody called `llama.example`.
+    """
+    model = f"{name.model}:{name.tag}"
+    first, *more = pattern.split("/")
+    if not more:
+        return (name.host, name.namespace) == (DEFAULT_HOST, DEFAULT_NAMESPACE) and fnmatchcase(model, first)
+    if len(more) == 2:
+        parts = (name.host, name.namespace, model)
+        return all(map(fnmatchcase, parts, (first, *more)))
+    if first == "localhost" or "." in first or ":" in first:
+        return fnmatchcase(name.host, first) and fnmatchcase(f"{name.namespace}/{model}", more[0])
+    return name.host == DEFAULT_HOST and fnmatchcase(name.namespace, first) and fnmatchcase(model, more[0])
+
+
+ANYONE = Caller("anyone", frozenset(SCOPES), is_only=True)
+"""Who asks where no keys are configured: loopback of one machine, and nowhere else."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """A line: what proves somebody's right to come in, and who he is."""
+
+    caller: Caller
+    proof: str
+    expires: datetime | None = None
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Read a line.
+
+        Raises:
+            BadRequest: it is none; the message shows names and options, never a hash or what stands in its place.
+
+        """
+        if PREFIX in line:
+            raise BadRequest("it holds a key itself, and only its hash belongs here", hint=_MAKE_ANEW)
+        name, *rest = line.split()
+        if not _NAME.fullmatch(name):
+            raise BadRequest("its first word is no name of a key", hint=f"letters, digits, `_`, `.`, `-`; {_MAKE_ANEW}")
+        if not rest or not _is_proof(rest[0]):
+            raise BadRequest(
+                "its second word is no hash and no public key",
+                hint=f"sha256: and 64 hex digits, or {_SIGNER} and its base64; {_MAKE_ANEW}",
+            )
+        scopes = [word for word in rest[1:] if "=" not in word]
+        options = _options(name, [word for word in rest[1:] if "=" in word])
+        if wrong := [word for word in scopes if word not in SCOPES]:
+            raise BadRequest(
+                f"word {rest.index(wrong[0], 1) + 2} of key {name!r} is neither a scope nor an option",
+                hint=f"scopes are {' and '.join(SCOPES)}, options {', '.join(f'{each}=' for each in _READERS)}",
+            )
+        caller = Caller(
+            name,
+            frozenset(scopes or [CHAT]),
+            _patterns(options["models"]) if "models" in options else (),
+            _count("rpm", options.get("rpm")),
+            _count("concurrent", options.get("concurrent")),
+        )
+        return cls(caller, rest[0], parse_expiry(options["expires"]) if "expires" in options else None)
+
+    def __str__(self) -> str:
+        caller = self.caller
+        words = [caller.name, self.proof, *sorted(caller.scopes, key=SCOPES.index)]
+        words += [f"models={','.join(caller.models)}"] if caller.models else []
+        words += [f"rpm={caller.rpm}"] if caller.rpm is not None else []
+        words += [f"concurrent={caller.concurrent}"] if caller.concurrent is not None else []
+        words += [f"expires={isoformat(self.expires)}"] if self.expires is not None else []
+        return " ".join(words)
+
+
+def _is_proof(word: str) -> bool:
+    if not word.startswith(_SIGNER):
+        return _HASH.fullmatch(word) is not None
+    try:
+        return word == proof_of(word.removeprefix(_SIGNER))
+    except BadRequest:
+        return False
+
+
+_READERS = ("models", "rpm", "concurrent", "expires")
+
+
+def _options(name: str, words: list[str]) -> Mapping[str, str]:
+    options: dict[str, str] = {}
+    for word in words:
+        option, _, value = word.partition("=")
+        if option not in _READERS or option in options:
+            what = "is there twice" if option in options else "is none that we know"
+            shown = repr(option) if option in _READERS else "an option"
+            raise BadRequest(f"{shown} of key {name!r} {what}", hint=f"options are {', '.join(_READERS)}, once each")
+        options[option] = value
+    return options
+
+
+def _patterns(text: str) -> tuple[str, ...]:
+    """Never none of them: a key for no pattern would be one for every model."""
+    patterns = tuple(text.lower().split(","))
+    if wrong := [part for part in patterns if not _PATTERN.fullmatch(part) or part.count("/") > 2]:
+        what = f"a pattern that no name can fit: {wrong[0]!r}" if wrong[0] else "an empty pattern"
+        raise BadRequest(
+            f"models has {what}", hint="as in models=llama*,hf.co/*/*:q4*; leave `models=` out to allow all of them"
+        )
+    return patterns
+
+
+def _count(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"[1-9]\d{0,6}", text, re.ASCII):
+        raise BadRequest(
+            f"{option}={text!r} is no number of requests", hint=f"a whole number from 1, as in {option}=60"
+        )
+    return int(text)
+
+
+def parse_expiry(text: str) -> datetime:
+    """A day (its beginning, in UTC) or a moment.
+
+    Raises:
+        BadRequest: it is neither.
+
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:  # the second at either end of time, in another zone
+        raise BadRequest(
+            f"expires={text!r} is no moment", hint="a day or a moment, as in expires=2027-01-31 or 2027-01-31T18:00Z"
+        ) from error
+
+
+def new_key() -> str:
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def hash_of(key: str) -> str:
+    return f"sha256:{hashlib.sha256(key.encode('utf-8', 'surrogateescape')).hexdigest()}"
+
+
+def proof_of(public_key: str) -> str:
+    """How a line names the public key of an Ollama.
+
+    Raises:
+        BadRequest: it is none.
+
+    """
+    return _SIGNER + parse_public_key(public_key)
+
+
+class Keys:
+    """All keys of a gateway."""
+
+    def __init__(self, keys: Iterable[Key] = ()) -> None:
+        given = tuple(keys)
+        is_only = len({key.caller.name for key in given}) == 1
+        self._keys = tuple(replace(key, caller=replace(key.caller, is_only=is_only)) for key in given)
+
+    @classmethod
+    def parse(cls, text: str, source: str = VARIABLE) -> Self:
+        """Read all lines of one text."""
+        return cls.gather({source: text})
+
+    @classmethod
+    def gather(cls, texts: Mapping[str, str]) -> Self:
+        """Read all lines of several texts, by where they come from.
+
+        Raises:
+            BadRequest: a line is wrong; it names the source, the line and the remedy, never a secret.
+
+        """
+        keys: list[Key] = []
+        for source, text in texts.items():
+            for number, raw in enumerate(text.splitlines(), 1):
+                line = raw.partition("#")[0].strip()
+                if not line:
+                    continue
+                try:
+                    key = Key.parse(line)
+                    _refuse_doubles(key, keys)
+                except BadRequest as error:
+                    raise BadRequest(f"line {number} of {source}: {error}", hint=error.hint) from error
+                keys.append(key)
+        return cls(keys)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._keys
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """For labels and lists: nothing here is secret."""
+        return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
+
+    def identify(self, headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None = None) -> Caller:
+        """Who sends these headers, with this request.
+
+        Raises:
+            Unauthorized: no key, one that is not known, or one that has expired; or a signature that does not fit.
+
+        """
+        if self.is_empty:
+            return ANYONE
+        shown = _proof(headers, now, asked)
+        found: Key | None = None
+        for key in self._keys:  # all of them, so that the time tells nothing
+            if hmac.compare_digest(key.proof, shown):
+                found = key
+        if found is None:
+            raise Unauthorized("this key is not known here", hint=_SEND_ONE)
+        if found.expires is not None and found.expires <= now:
+            raise Unauthorized(
+                f"key {found.caller.name!r} expired at {isoformat(found.expires)}",
+                hint="make another: `ollama-modal keys new NAME --expires …`",
+            )
+        return found.caller
+
+
+def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
+    for other in others:
+        if other.caller.name == key.caller.name:
+            raise BadRequest(f"there is a key {key.caller.name!r} before", hint="leave one of them out, or rename it")
+        if other.proof == key.proof:
+            raise BadRequest(
+                f"key {key.caller.name!r} is key {other.caller.name!r} again", hint="each name has a key of its own"
+            )
+
+
+def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None) -> str:
+    """What came along, as lines have it: of a key, a bearer's, which wins, or in `x-api-key`; else of a signature."""
+    sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
+    if len({name for name, _ in sent}) != len(sent):
+        raise Unauthorized("a header with a key came twice", hint="send it once")
+    values = {name: value.strip().decode("utf-8", "surrogateescape") for name, value in sent}
+    authorization = values.get(b"authorization", "")
+    if asked is not None and is_signature(authorization):
+        return _SIGNER + signer(authorization, asked, now)
+    scheme, _, bearer = authorization.partition(" ")
+    key = bearer.strip() if scheme.lower() == "bearer" else ""
+    key = key or values.get(b"x-api-key", "")
+    if not key:
+        raise Unauthorized("no key was sent", hint=_SEND_ONE)
+    return hash_of(key)

@@ -1,0 +1,85 @@
+"""Which known names come near one that nobody has: what is told with a 404. Many names cost no more than few.
+
+Names are found by the pairs of letters they share, the rarest pairs first, and only so many of those that share most
+are compared letter by letter. So somebody who asks for names that are not there holds up nobody.
+"""
+
+import difflib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from itertools import islice
+
+from jobs.core.model_name import ModelName
+
+NEAR = 3
+"""So many names are worth reading."""
+
+COMPARED = 24
+"""Names that are compared letter by letter; each takes some tens of microseconds."""
+
+LOOKED_AT = 100
+"""Names of which it is asked whether a caller may see them."""
+
+VISITED = 2_000
+"""Names that are looked up by the pairs of letters they share, counted as often as they share one."""
+
+LETTERS = 100
+"""As many of a name are compared."""
+
+_ALIKE = 0.6
+
+
+class NearNames:
+    """The names that are known. It never changes, so any thread may ask."""
+
+    def __init__(self, known: Iterable[ModelName] = ()) -> None:
+        self._known = tuple(known)
+        self._folded = tuple(name.folded() for name in self._known)
+        self._by_model: dict[str, list[int]] = defaultdict(list)
+        self._by_pair: dict[str, list[int]] = defaultdict(list)
+        for index, name in enumerate(self._folded):
+            self._by_model[name.model].append(index)
+            for pair in _pairs(name.model):
+                self._by_pair[pair].append(index)
+
+    def near(self, name: ModelName, may_see: Callable[[ModelName], bool] = lambda _: True) -> list[ModelName]:
+        """Those that come nearest: other tags of the same model first, then what is spelt much the same."""
+        wanted = name.folded()
+        seen = (index for index in self._candidates(wanted) if may_see(self._known[index]))
+        scored = [(likeness(wanted, self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
+        near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
+        return [each for _, each in near[:NEAR]]
+
+    def _candidates(self, wanted: ModelName) -> Iterable[int]:
+        """By index, the likeliest first; bounded, whatever is known and whatever is wanted."""
+        same = self._by_model.get(wanted.model, ())[:LOOKED_AT]
+        shared: Counter[int] = Counter()
+        left = VISITED
+        for having in sorted((self._by_pair.get(pair, ()) for pair in _pairs(wanted.model)), key=len):
+            shared.update(having[:left])
+            left -= min(len(having), left)
+        others = (index for index, _ in shared.most_common(LOOKED_AT))
+        return islice(dict.fromkeys((*same, *others)), LOOKED_AT)
+
+
+def _pairs(text: str) -> set[str]:
+    """What of a name counts: each two letters that follow each other, and where it begins."""
+    framed = f"^{text}"
+    return {framed[at : at + 2] for at in range(len(framed) - 1)}
+
+
+def likeness(one: ModelName, other: ModelName) -> float:
+    """How near two names in small letters come, from 0; from 1 it is the same model."""
+    if (one.model, one.namespace) == (other.model, other.namespace):
+        return 2.0 + _alike(one.tag, other.tag)
+    if one.model == other.model:
+        return 1.0 + _alike(str(one), str(other))
+    return max(_alike(str(one), str(other)), _alike(one.model, other.model))
+
+
+def _alike(one: str, other: str) -> float:
+    matcher = difflib.SequenceMatcher(None, one[:LETTERS], other[:LETTERS])
+    # The cheap upper bounds first.
+    if matcher.real_quick_ratio() < _ALIKE or matcher.quick_ratio() < _ALIKE:
+        return 0.0
+    return matcher.ratio()

@@ -1,0 +1,250 @@
+"""What the gateway answers by itself, in Ollama's exact shapes: version, lists, what is loaded, what a model is.
+
+Bodies are made from what stands in memory; no server is asked, and none wakes. Two things differ from Ollama on
+purpose: an empty `/v1/models` has `"data": []` where Ollama says null, on which clients break; and times are in UTC.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from app.gateway.catalog.state import Standing
+from app.model_server.report import Loaded
+from jobs.core.errors import BadName, NotFound
+from jobs.core.model_name import ModelName
+from jobs.models import capabilities, gguf
+from jobs.models.card import Card, Model, details
+from jobs.models.gguf import Elided, Header
+from jobs.weights.manifest import ModelDetails
+
+RUNNING = "Ollama is running"
+
+DEFAULT_TEMPLATE = "{{ .Prompt }}"
+
+MaySee = Callable[[ModelName], bool]
+
+_LARGEST = 1e308
+"""What is beyond it Go refuses to read; so is what is no number."""
+
+_NEVER = datetime(1, 1, 1, tzinfo=UTC)
+
+
+def everything(_: ModelName) -> bool:
+    return True
+
+
+def version(standing: Standing, otherwise: str) -> dict[str, Any]:
+    """The version that a server told last; `otherwise` is what they would run, while none has told."""
+    told = (report.version for report in standing.reports() if report.version)
+    return {"version": next(told, otherwise)}
+
+
+def tags(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+    return {"models": [_listed(model) for model in standing.models() if may_see(model.name)]}
+
+
+def _listed(model: Model) -> dict[str, Any]:
+    return {
+        "name": str(model.name),
+        "model": str(model.name),
+        "modified_at": _moment(model.modified_at),
+        "size": model.size,
+        "digest": model.digest,
+        "details": dict(model.details),
+        **({"capabilities": list(model.capabilities)} if model.capabilities else {}),
+    }
+
+
+def ps(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+    """What the servers that serve had in memory when they last said so, longest to stay first.
+
+    A model that several have is listed once: as it is where it stays longest.
+    """
+    found: dict[ModelName, tuple[Loaded, ModelName]] = {}
+    for loaded in (each for report in standing.serving() for each in report.loaded):
+        try:
+            name = ModelName.parse(loaded.name)
+        except BadName:
+            continue
+        other = found.get(name.folded())
+        if may_see(name) and (other is None or _expiry(loaded) > _expiry(other[0])):
+            found[name.folded()] = (loaded, name)
+    longest = sorted(found.values(), key=lambda entry: _expiry(entry[0]), reverse=True)
+    return {"models": [_running(loaded, standing.find(name)) for loaded, name in longest]}
+
+
+def _running(loaded: Loaded, model: Model | None) -> dict[str, Any]:
+    known = dict(model.details) if model else ModelDetails().as_json() | {"families": None}
+    return {
+        "name": loaded.name,
+        "model": loaded.name,
+        "size": loaded.size,
+        "digest": loaded.digest or (model.digest if model else ""),
+        "details": {key: value for key, value in known.items() if not key.endswith("_length")},
+        "expires_at": _moment(_expiry(loaded)),
+        "size_vram": loaded.size_vram,
+        "context_length": loaded.context,
+    }
+
+
+def _expiry(loaded: Loaded) -> datetime:
+    return loaded.expires_at or _NEVER
+
+
+def openai_models(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+    data = [_openai(str(model.name), model) for model in standing.models() if may_see(model.name)]
+    return {"object": "list", "data": data}
+
+
+def openai_model(standing: Standing, id: str, may_see: MaySee = everything) -> dict[str, Any]:
+    """One model, under the name that the caller gave it. Names with slashes are found too, which Ollama does not.
+
+    Raises:
+        BadName: it is no name.
+        NotFound: there is no such model, or not for this caller.
+
+    """
+    name = ModelName.parse(id)
+    model = standing.find(name)
+    if model is None or not may_see(model.name):
+        raise NotFound(f"model {str(name)!r} not found")
+    return _openai(id, model)
+
+
+def _openai(id: str, model: Model) -> dict[str, Any]:
+    created = int(model.modified_at.timestamp())
+    return {"id": id, "object": "model", "created": created, "owned_by": model.name.namespace}
+
+
+# -- show --------------------------------------------------------------------------------------------------------------
+
+
+def cannot_show(model: Model, request: Mapping[str, Any]) -> str:
+    """Why a server has to be asked what this model is; empty when `show` can tell."""
+    if model.card is None:
+        return "its files are not here"
+    if request.get("verbose"):
+        return "all of its vocabulary is asked for"
+    return model.card.missing
+
+
+def show(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What the model is, as `/api/show` tells it. Only where `cannot_show` has no objection.
+
+    Args:
+        model: with its card.
+        request: the body; its `system` and `options` count, as they do in Ollama.
+
+    """
+    card, traits = model.card, model.card.traits if model.card else None
+    assert card is not None
+    assert traits is not None
+    header = card.header or Header(3, {}, (), 0)
+    system = str(request.get("system") or card.system)
+    asked = request.get("options")
+    options = {**card.options, **(asked if isinstance(asked, Mapping) else {})}
+    told = {
+        "license": "\n".join(card.licenses),
+        "modelfile": _modelfile(model, card, system, options),
+        "parameters": "\n".join(f"{key:<30} {_go_syntax(value)}" for key, value in _parameters(card.options)),
+        "template": (card.template or DEFAULT_TEMPLATE) if traits.is_rendered else _chat_template(card),
+        "system": system,
+        "details": details(card),
+        "messages": [_message(each) for each in card.messages],
+        "model_info": dict(_model_info(header)),
+        "tensors": [
+            {"name": each.name, "type": gguf.tensor_kind_name(each.kind), "shape": list(each.shape)}
+            for each in header.tensors
+        ],
+        "capabilities": list(capabilities.shown(traits)),
+        "modified_at": _moment(model.modified_at),
+        "requires": card.config.get("requires", ""),
+    }
+    return {key: value for key, value in told.items() if value not in ("", []) or key == "model_info"}
+
+
+def _chat_template(card: Card) -> str:
+    return card.traits.chat_template or card.template or DEFAULT_TEMPLATE
+
+
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    return {"role": str(message.get("role", "")), "content": str(message.get("content", ""))}
+
+
+def _model_info(header: Header) -> Iterator[tuple[str, Any]]:
+    """Arrays are null, as Ollama shows them to whoever does not ask for all."""
+    for key, value in header.values.items():
+        if key in ("general.name", "tokenizer.chat_template", "general.parameter_count"):
+            continue
+        if isinstance(value, Elided | tuple):
+            yield key, [] if value == () else None
+        elif isinstance(value, float):
+            yield key, _as_go_counts(value)
+        else:
+            yield key, value
+    yield "general.parameter_count", header.parameters
+
+
+def _as_go_counts(number: float) -> float | int | None:
+    if not math.isfinite(number):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 1e21 else number
+
+
+def _modelfile(model: Model, card: Card, system: str, options: Mapping[str, Any]) -> str:
+    traits = card.traits
+    lines = [
+        '# Modelfile generated by "ollama show"',
+        "# To build a new Modelfile based on this, replace FROM with:",
+        f"# FROM {model.name}",
+        "",
+        f"FROM {card.weights}",
+        f"TEMPLATE {_quoted(DEFAULT_TEMPLATE if card.template is None else card.template)}",
+        *([f"SYSTEM {_quoted(system)}"] if system else ()),
+        *(f"{key} {_quoted(text)}" for key, text in (("RENDERER", traits.renderer), ("PARSER", traits.parser)) if text),
+        *(f"PARAMETER {key} {_quoted(_go_plain(value))}" for key, value in _parameters(options)),
+        *(f"LICENSE {_quoted(text)}" for text in card.licenses),
+        *(f"MESSAGE {each['role']} {_quoted(each['content'])}" for each in map(_message, card.messages)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _parameters(options: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in options.items():
+        yield from ((key, each) for each in (value if isinstance(value, list) else [value]))
+
+
+def _quoted(text: str) -> str:
+    """As a Modelfile quotes: only what needs it."""
+    if "\n" not in text and not text.startswith(" ") and not text.endswith(" "):
+        return text
+    mark = '"""' if '"' in text else '"'
+    return f"{mark}{text}{mark}"
+
+
+def _go_syntax(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _go_plain(value)
+
+
+def _go_plain(value: Any) -> str:
+    """A JSON value as Go prints it: every number is a fraction to it."""
+    if value is None:
+        return "<nil>"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
+        return str(value)
+    _, digits, exponent = Decimal(repr(float(value))).normalize().as_tuple()
+    power = len(digits) + int(exponent) - 1
+    if -4 <= power < 6:
+        return format(Decimal(repr(float(value))).normalize(), "f")
+    sign, shown = "-" if value < 0 else "", "".join(map(str, digits))
+    point = f".{shown[1:]}" if len(shown) > 1 else ""
+    return f"{sign}{shown[0]}{point}e{'-' if power < 0 else '+'}{abs(power):02d}"
+
+
+def _moment(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")

@@ -1,0 +1,184 @@
+"""How things stand, in memory: the whole models, what the servers reported last, the generation of the weights.
+
+One thread keeps it fresh; everybody else only reads, at no cost. It never asks a server on a GPU. What cannot be learnt
+stays as it was known, with its age, and `trouble` says why.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from loguru import logger
+
+from app.deployment.worker_timing import REPORT_STALE
+from app.gateway.catalog.near_names import NearNames
+from app.model_server.reload_policy import GENERATION
+from app.model_server.report import PREFIX, Report
+from jobs.core.clock import Clock
+from jobs.core.model_name import ModelName
+from jobs.models.card import Model
+from jobs.store.protocols import DictLike
+
+EVERY = timedelta(seconds=5)
+
+
+class Source(Protocol):
+    """Where the models come from."""
+
+    def stamp(self, _generation: Any, /) -> Any:
+        """Cheap to ask; equal to the last one means that nothing has changed since."""
+
+    def read(self) -> Sequence[Model]:
+        """All whole models."""
+
+
+@dataclass(frozen=True)
+class _Models:
+    listed: tuple[Model, ...] = ()
+    by_name: Mapping[ModelName, Model] = field(default_factory=dict)
+    near: NearNames = field(default_factory=NearNames)
+    stamp: Any = None
+    at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What is told in the ledger."""
+
+    reports: tuple[Report, ...] = ()
+    by_tier: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
+    generation: Any = None
+    at: datetime | None = None
+
+
+class Standing:
+    """Reads are safe from any thread.
+
+    Args:
+        facts: the ledger's dict: the reports and the generation.
+        source: where the models come from.
+        clock: for ages and pauses.
+        every: how long a round may wait for the next.
+
+    """
+
+    def __init__(self, facts: DictLike, source: Source, clock: Clock, *, every: timedelta = EVERY) -> None:
+        self._facts = facts
+        self._source = source
+        self._clock = clock
+        self._every = every
+        self._models = _Models()
+        self._told = _Told()
+        self._final: dict[str, Report] = {}
+        self._troubles: dict[str, str] = {}
+        self._looking = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="standing", daemon=True)
+
+    # What is known
+
+    def models(self) -> tuple[Model, ...]:
+        """Newest first, as Ollama lists them."""
+        return self._models.listed
+
+    def find(self, name: ModelName) -> Model | None:
+        """The model of this name in any case, under the spelling it is stored with."""
+        return self._models.by_name.get(name.folded())
+
+    def near(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> list[ModelName]:
+        """The models whose names come near one that is not here, of those that may be seen."""
+        return self._models.near.near(name, may_see)
+
+    def reports(self, tier: str | None = None) -> tuple[Report, ...]:
+        """What the servers said last, newest first; those of one tier when it is named.
+
+        The same object until the next look, and at no cost: it is asked for with every request.
+        """
+        return self._told.reports if tier is None else self._told.by_tier.get(tier, ())
+
+    def serving(self, tier: str | None = None) -> tuple[Report, ...]:
+        """The reports of servers that are up, as far as their age lets one believe it."""
+        now = self._clock.now()
+        return tuple(each for each in self.reports(tier) if each.state == "serving" and now - each.at <= REPORT_STALE)
+
+    @property
+    def generation(self) -> Any:
+        """Of the weights, as whoever changed them last told it."""
+        return self._told.generation
+
+    def age(self) -> timedelta | None:
+        """How old the oldest part of all this is; None before each part was learnt once."""
+        models, told = self._models.at, self._told.at
+        return None if models is None or told is None else self._clock.now() - min(models, told)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last round did not learn everything, if it did not."""
+        return "; ".join(self._troubles.values()) or None
+
+    # How it stays fresh
+
+    def start(self) -> None:
+        """Look once, then keep looking in a thread."""
+        self.refresh()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+
+    def refresh(self) -> bool:
+        """One round; false when a part of it failed, which then stays as it was known."""
+        with self._looking:
+            told = self._try("what the ledger tells", self._learn_told)
+            return self._try("which models there are", self._learn_models) and told
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            self._clock.wait(self._every.total_seconds(), self._stopping)
+            if not self._stopping.is_set():
+                self.refresh()
+
+    def _try(self, what: str, learn: Callable[[], None]) -> bool:
+        try:
+            learn()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the gateway goes on with what it knows
+            why = f"{what} cannot be learnt: {type(error).__name__}: {error}"
+            if self._troubles.get(what) != why:
+                logger.warning("{}; what was known stays", why)
+            self._troubles = {**self._troubles, what: why}
+            return False
+        if what in self._troubles:
+            logger.info("{} is known again", what)
+            self._troubles = {key: why for key, why in self._troubles.items() if key != what}
+        return True
+
+    def _learn_models(self) -> None:
+        """The stamp is taken before the models are read, so it is never ahead of them."""
+        at = self._clock.now()
+        stamp = self._source.stamp(self._told.generation)
+        if self._models.at is not None and stamp == self._models.stamp:
+            self._models = replace(self._models, at=at)
+            return
+        models = tuple(sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name)))
+        by_name = {model.name.folded(): model for model in models}
+        self._models = _Models(models, by_name, NearNames(model.name for model in models), stamp, at)
+
+    def _learn_told(self) -> None:
+        at = self._clock.now()
+        generation = self._facts.get(GENERATION)
+        reports = self._reports()
+        by_tier = {
+            tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
+        }
+        self._told = _Told(reports, by_tier, generation, at)
+
+    def _reports(self) -> tuple[Report, ...]:
+        """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""
+        keys = {key for key in self._facts.keys() if key.startswith(PREFIX)}  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        self._final = {key: report for key, report in found.items() if report.is_final}
+        return tuple(sorted(found.values(), key=lambda report: report.at, reverse=True))

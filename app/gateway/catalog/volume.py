@@ -1,0 +1,86 @@
+"""The mounted volume as the gateway reads it: models, what is wrong with the rest, and the archive.
+
+One reads at a time, because a volume cannot be brought up to date while a file of it is open. It is never written.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from app.accounting import spending
+from app.accounting.archive import TURNS, archive_at, archived_facts, archived_jobs
+from app.gateway.catalog.sources import Mounted
+from jobs.core.clock import Clock
+from jobs.home.status import complaints
+from jobs.ledger.job import Job
+from jobs.models.card import Model
+from jobs.weights import survey
+from jobs.weights.layout import Layout
+
+PAST_EVERY = timedelta(minutes=5)
+"""The archive grows once a night."""
+
+
+class Volume:
+    """
+    Args:
+        root: where it is mounted.
+        reload: brings in what others committed; RuntimeError while a file there is open.
+        clock: for the age of what was read.
+    """
+
+    def __init__(self, root: Path, reload: Callable[[], None], clock: Clock) -> None:
+        self._layout = Layout(root)
+        self._archive = archive_at(root)
+        self._models = Mounted(self._layout, reload)
+        self._reload = reload
+        self._clock = clock
+        self._reading = threading.Lock()
+        self._complaints: Sequence[str] | None = None
+        self._past: Mapping[str, Any] = {}
+        self._past_at = float("-inf")
+
+    # A source of models
+
+    def stamp(self, generation: Any) -> Any:
+        return self._models.stamp(generation)
+
+    def read(self) -> Sequence[Model]:
+        with self._reading:
+            self._complaints = None
+            return self._models.read()
+
+    # What else is there
+
+    def complaints(self) -> Sequence[str]:
+        """What is wrong with models that are not whole, as of the last time that they were read."""
+        with self._reading:
+            if self._complaints is None:
+                self._complaints = tuple(complaints(survey.survey(self._layout)))
+            return self._complaints
+
+    def archived(self, since: datetime) -> Sequence[Job]:
+        """The jobs that have left the ledger, of those posted since then, oldest first."""
+        with self._reading:
+            self._bring_up()
+            return list(archived_jobs(self._archive, since))
+
+    def past(self) -> Mapping[str, Any]:
+        """What has left the ledger's dict for the archive, by key; some minutes old at most."""
+        with self._reading:
+            now = self._clock.monotonic()
+            if now - self._past_at >= PAST_EVERY.total_seconds():
+                self._bring_up()
+                self._past = spending.past(self._archive) | archived_facts(self._archive, TURNS)
+                self._past_at = now
+            return self._past
+
+    def _bring_up(self) -> None:
+        try:
+            self._reload()
+        except RuntimeError as error:
+            logger.warning("the volume is read as it was: {}", error)

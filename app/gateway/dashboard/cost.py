@@ -1,0 +1,116 @@
+"""What was spent, about, and on what: `GET /ops/v1/cost`. The same estimate as `modal run -m app.jobs::cost` prints.
+
+It comes from what containers counted themselves and from recorded usage, in the ledger's dict and its archive. It asks
+no server. Where nothing is rented, as on one machine, there are uses and no dollars.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, Field
+
+from app.accounting.spending import estimate, rows_since
+from app.fleet.schema import Fleet
+from app.gateway.auth.keys import Caller
+from app.gateway.dashboard.overview import PricesTold
+from app.gateway.ops.post_jobs import reader, sees_use
+from app.gateway.ops.schemas import Left, Moment
+from jobs.core.clock import Clock
+from jobs.telemetry.cost import Cost, owned
+
+USUAL, MOST = timedelta(days=7), timedelta(days=366)
+
+
+class PartTold(BaseModel):
+    seconds: float
+    dollars: float
+
+
+class TierCostTold(BaseModel):
+    """What the containers of a tier did, and what each part of it cost."""
+
+    tier: str
+    containers: int
+    dollars_per_hour: float
+    dollars: float
+    cold: PartTold
+    warming: PartTold
+    serving: PartTold
+    idle: PartTold
+
+
+class UseCostTold(BaseModel):
+    """The part of a tier's serving that went to a model and a key; null is what no record explains."""
+
+    tier: str
+    model: str | None
+    key: str | None
+    requests: int
+    seconds: float
+    dollars: float
+
+
+class CostTold(BaseModel):
+    is_estimate: bool
+    since: AwareDatetime
+    until: AwareDatetime
+    prices: PricesTold
+    dollars: float
+    tiers: list[TierCostTold]
+    uses: list[UseCostTold]
+    left_out: Annotated[list[str], Field(description="What such an estimate cannot know")]
+
+
+@dataclass(frozen=True)
+class Costs:
+    """
+    Args:
+        clock: the time.
+        entries: the ledger's dict, and what has left it, by key.
+        fleet: the prices; None where nothing is rented.
+    """
+
+    clock: Clock
+    entries: Callable[[], Mapping[str, Any]]
+    fleet: Fleet | None = None
+
+    def tell(self, caller: Caller, since: datetime | None) -> dict[str, Any]:
+        """From that moment on, or as far back as it goes; a key without the admin scope is told of its own uses only.
+
+        It takes a moment.
+        """
+        now = self.clock.now()
+        began = min(max(since or now - USUAL, now - MOST), now)
+        found = self._estimate(began.astimezone(UTC), now)
+        uses = (use for use in found.uses if sees_use(caller, use.key, use.model))
+        return replace(found, uses=tuple(uses)).as_json()
+
+    def _estimate(self, since: datetime, until: datetime) -> Cost:
+        entries = self.entries()
+        if self.fleet is None:
+            return owned(rows_since(entries, since), since, until)
+        return estimate(entries, self.fleet, since, until)
+
+
+def router(costs: Costs) -> APIRouter:
+    api = APIRouter(tags=["state"])
+
+    @api.get("/cost", response_model=CostTold)
+    async def tell(
+        caller: Annotated[Caller, Depends(reader)],
+        since: Annotated[
+            Moment | Left,
+            Query(
+                description=f"From this moment on; {USUAL.days} days when left out, {MOST.days} at most: see `since`"
+            ),
+        ] = None,
+    ) -> JSONResponse:
+        """Estimate what the servers cost, and what for. A key without the admin scope sees its own uses."""
+        return JSONResponse(await asyncio.to_thread(costs.tell, caller, since))
+
+    return api

@@ -1,0 +1,140 @@
+"""What the last night did: `GET /ops/v1/night`. The same as `ollama-modal night` prints, and as `modal run` does.
+
+It comes from the ledger alone, and asks no server.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.gateway.auth.keys import Caller
+from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.post_jobs import ALL, reader
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.nightly_report import report
+
+
+class NightJobTold(BaseModel):
+    """A job that the night posted, why, and how it stands now."""
+
+    id: str
+    kind: str
+    subject: str
+    why: str
+    size: Annotated[int | None, Field(description="How many bytes it is about, where that is known")]
+    state: Annotated[str, Field(description="As of any job; `archived` when it has left the ledger since")]
+    failure_class: Annotated[str | None, Field(alias="class")]
+    message: str | None
+    pulled_bytes: int
+    freed_bytes: int
+    verified_bytes: int
+
+
+class ShareTold(BaseModel):
+    """How far the weights are read in full."""
+
+    bytes: int
+    days: Annotated[int, Field(description="In so many days all of it is to be read")]
+    all_read_by: Annotated[AwareDatetime, Field(description="When none of it will be unread for longer than that")]
+
+
+class NightIncidentTold(BaseModel):
+    at: AwareDatetime
+    kind: str
+    subject: str
+    message: str
+
+
+class FailingTold(BaseModel):
+    """A night that was due later, and was tried in vain."""
+
+    due: AwareDatetime
+    tries: int
+    at: Annotated[AwareDatetime | None, Field(description="When it was tried last")]
+    trouble: Annotated[str | None, Field(description="What that met; null when it ended without a word")]
+    next_at: Annotated[AwareDatetime | None, Field(description="When it is tried again; null when it is given up")]
+
+
+class NightTold(BaseModel):
+    """What the last night did; `at` is null where none has come yet."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "due": "2026-09-15T01:00:00.000Z",
+                    "at": "2026-09-15T01:00:03.000Z",
+                    "summary": "1 job, 1 succeeded; pulled 2.0 GB, freed 0 B, verified 0 B",
+                    "jobs": [
+                        {
+                            "id": "k7m2p9x4qd-1",
+                            "kind": "pull",
+                            "subject": "llama3.2:latest",
+                            "why": "the fleet pins it, and it is not here in whole",
+                            "size": None,
+                            "state": "succeeded",
+                            "class": None,
+                            "message": None,
+                            "pulled_bytes": 2019393189,
+                            "freed_bytes": 0,
+                            "verified_bytes": 0,
+                        }
+                    ],
+                    "pulled_bytes": 2019393189,
+                    "freed_bytes": 0,
+                    "verified_bytes": 0,
+                    "share": {"bytes": 19851349856, "days": 30, "all_read_by": "2026-10-02T01:00:03.000Z"},
+                    "opened": [],
+                    "passed": [],
+                    "left": [],
+                    "tries": 1,
+                    "trouble": None,
+                    "failing": None,
+                }
+            ]
+        }
+    )
+
+    due: Annotated[AwareDatetime | None, Field(description="When it was due, by the schedule")]
+    at: Annotated[AwareDatetime | None, Field(description="When it came")]
+    summary: Annotated[str, Field(description="All of it in a line")]
+    jobs: list[NightJobTold]
+    pulled_bytes: int
+    freed_bytes: int
+    verified_bytes: int
+    share: ShareTold | None
+    opened: Annotated[list[NightIncidentTold], Field(description="Incidents that came up since")]
+    passed: Annotated[list[NightIncidentTold], Field(description="Incidents that passed since")]
+    left: Annotated[list[str], Field(description="What it left alone, and why")]
+    tries: Annotated[int | None, Field(description="How often it was tried until it ran")]
+    trouble: Annotated[str | None, Field(description="What a try before that met")]
+    failing: FailingTold | None
+
+
+def router(entries: Callable[[], Mapping[str, Any]], clerks: Clerks) -> APIRouter:
+    """
+    Args:
+        entries: the ledger's dict.
+        clerks: ask the ledger.
+    """
+    api = APIRouter(tags=["state"])
+
+    def found(ledger: Ledger) -> dict[str, Any]:
+        return report(entries(), ledger.jobs())
+
+    @api.get("/night", response_model=NightTold)
+    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+        """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
+
+        A key for some models is told of the jobs about those.
+        """
+        told = await clerks.do(found)
+        if caller.models:
+            jobs = [job for job in told["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
+            told = {**told, "jobs": jobs, "left": [], "opened": [], "passed": []}
+        return JSONResponse(told)
+
+    return api

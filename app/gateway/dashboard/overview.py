@@ -1,0 +1,227 @@
+"""What a person who looks at the service wants to see beside jobs, models and tiers: `GET /ops/v1/board`.
+
+Who he is by his key, what is declared of tiers and models, what is spent at this moment, when each model was last used,
+what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import takewhile
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.deployment.worker_timing import REPORT_STALE
+from app.fleet.cron_times import due
+from app.fleet.schema import Fleet, Window
+from app.gateway.auth.keys import Caller
+from app.gateway.ops.post_jobs import reader
+from app.model_server.report import Report
+from jobs.core.clock import Clock, isoformat
+from jobs.ledger.job_text import REMEDIES
+
+MayName = Callable[[str], bool]
+
+
+class CallerTold(BaseModel):
+    name: str
+    scopes: list[str]
+    keyless: Annotated[bool, Field(description="No keys are configured here, so everybody may do everything")]
+
+
+class ContainerTold(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    container: str
+    state: str
+    at: AwareDatetime
+    loaded: list[dict[str, Any]]
+
+
+class TierBoard(BaseModel):
+    gpu: str | None
+    vram_gb: float | None
+    dollars_per_hour: Annotated[float | None, Field(description="One container, while it is up")]
+    dollars_now: Annotated[float | None, Field(description="An hour, with all containers that are up now")]
+    containers: list[ContainerTold]
+
+
+class ModelBoard(BaseModel):
+    tier: str
+    pinned: bool
+    warmed: bool
+
+
+class RunTold(BaseModel):
+    what: str
+    at: AwareDatetime
+    does: str
+
+
+class PricesTold(BaseModel):
+    as_of: str
+    source: str
+
+
+class BoardTold(BaseModel):
+    """What stands beside jobs, models and tiers on the page."""
+
+    caller: CallerTold
+    prices: PricesTold | None
+    quota_bytes: int | None
+    tiers: dict[str, TierBoard]
+    models: Annotated[
+        dict[str, ModelBoard],
+        Field(description="Those that are here or declared, by their names in full and in small letters"),
+    ]
+    last_used: dict[str, AwareDatetime]
+    next: Annotated[list[RunTold], Field(description="What runs by itself, soonest first")]
+    remedies: Annotated[
+        dict[str, str],
+        Field(description="What to do about a failed job, by class; {id} and {subject} are to be filled in"),
+    ]
+
+
+@dataclass(frozen=True)
+class Board:
+    """
+    Args:
+        clock: the time.
+        reports: what the servers said last.
+        last_used: when each model was, by its folded name; it reads the ledger.
+        routes: the tier that answers for each model that is here, by its folded name.
+        fleet: what is declared; None where nothing is.
+        quota_bytes: for the weights; the fleet's when left out.
+        keyless: no keys are configured.
+        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+    """
+
+    clock: Clock
+    reports: Callable[[], Sequence[Report]]
+    last_used: Callable[[], Mapping[str, datetime]]
+    routes: Callable[[], Mapping[str, str]] = dict
+    fleet: Fleet | None = None
+    quota_bytes: int | None = None
+    keyless: bool = False
+    rented: bool = True
+
+    def tell(self, caller: Caller) -> dict[str, Any]:
+        """All of it, for this caller. It may take a moment."""
+        fleet, now = self.fleet, self.clock.now()
+        may_name = caller.may_name
+        prices = fleet.prices if fleet and self.rented else None
+        used = {name: isoformat(at) for name, at in self.last_used().items() if may_name(name)}
+        return {
+            "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
+            "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
+            "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
+            "tiers": self._tiers(now, may_name),
+            "models": {name: told for name, told in self._models().items() if may_name(name)},
+            "last_used": used,
+            "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
+            "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
+        }
+
+    def _tiers(self, now: datetime, may_name: MayName) -> dict[str, Any]:
+        up = [each for each in self.reports() if each.state == "serving" and now - each.at < REPORT_STALE]
+        names = [*(self.fleet.tiers if self.fleet else ()), *(each.tier for each in up)]
+        return {
+            name: self._tier(name, [each for each in up if each.tier == name], may_name)
+            for name in dict.fromkeys(names)
+        }
+
+    def _tier(self, name: str, up: Sequence[Report], may_name: MayName) -> dict[str, Any]:
+        declared = self.fleet.tiers.get(name) if self.fleet else None
+        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
+        found = next((each.gpu for each in up if each.gpu), None)
+        return {
+            "gpu": (declared and declared.gpu) or (found and found.name),
+            "vram_gb": declared.vram_gb if declared else found and round(found.vram_bytes / 1e9, 1),
+            "dollars_per_hour": hourly,
+            "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
+            "containers": [
+                {
+                    "container": each.container,
+                    "state": each.state,
+                    "at": isoformat(each.at),
+                    "in_flight": each.in_flight,
+                    "loaded": [
+                        {"name": model.name, "size": model.size} for model in each.loaded if may_name(model.name)
+                    ],
+                }
+                for each in up
+            ],
+        }
+
+    def _models(self) -> dict[str, Any]:
+        here = {name: {"tier": tier, "pinned": False, "warmed": False} for name, tier in self.routes().items()}
+        declared = {
+            str(model.parsed.folded()): {"tier": model.tier, "pinned": model.pinned, "warmed": model.warmed}
+            for model in (self.fleet.models if self.fleet else ())
+        }
+        return {**here, **declared}
+
+
+def _for_a_page(remedy: str) -> str:
+    """The same for a reader who has a button for trying again."""
+    return remedy.replace("{subject!r}", "{subject}").removesuffix(": `ollama-modal retry {id}`")
+
+
+def upcoming(
+    fleet: Fleet, now: datetime, *, rented: bool = True, may_name: MayName = lambda _: True
+) -> Iterable[dict[str, str]]:
+    """What runs next by itself, soonest first."""
+    times, zone = fleet.schedule.times, fleet.schedule.zone
+    runs = [(next(due(times.nightly, zone, now)), "Nightly", _nightly(fleet, rented=rented))]
+    if rented:
+        does = "ends attempts that went silent, and rings for work that is due"
+        runs += [(next(due(times.tick, zone, now)), "Tick", does)]
+        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    for at, what, does in sorted(runs, key=lambda run: run[0]):
+        yield {"what": what, "at": isoformat(at), "does": does}
+
+
+def _nightly(fleet: Fleet, *, rented: bool) -> str:
+    pinned = sum(model.pinned for model in fleet.models)
+    warmed = sum(model.warmed for model in fleet.models)
+    parts = ["moves to the trash what nobody needs"]
+    if pinned:
+        parts.append(f"pulls what is missing of {_count(pinned, 'pinned model')}")
+    if fleet.models:
+        parts.append("pulls newer versions of declared models")
+    parts.append("verifies a share of the weights")
+    if warmed:
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {_count(warmed, 'model')}")
+    if rented:
+        parts.append("archives what is old")
+    return ", ".join(parts)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _window(window: Window, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
+    zone, length = fleet.schedule.zone, timedelta(hours=window.hours)
+    models = ", ".join(filter(may_name, window.models)) or "models of others"
+    began = [*takewhile(lambda start: start <= now, due(window.start, zone, now - length))]
+    if began:
+        closes = began[-1] + length
+        return closes, f"The window of {window.tier} closes", f"it is awake until then, with {models} loaded"
+    opens = next(due(window.start, zone, now))
+    return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
+
+
+def router(board: Board) -> APIRouter:
+    api = APIRouter(tags=["state"])
+
+    @api.get("/board", response_model=BoardTold)
+    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+        """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
+        return JSONResponse(await asyncio.to_thread(board.tell, caller))
+
+    return api

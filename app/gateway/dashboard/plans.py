@@ -1,0 +1,143 @@
+"""What would be done: `GET /ops/v1/plan` tells of the next night, `GET /ops/v1/plan/prune` of a prune now.
+
+The same plans as `ollama-modal plan` and `prune --dry-run` print where the weights are. Whoever composes the gateway
+hands in how they are made: on Modal by a function that has the volume. No server is asked, and nothing is posted.
+A plan names every model, asks registries and takes a container: it is for administrators of all models.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+
+from app.gateway.auth.fair_shares import Shares
+from app.gateway.auth.keys import Caller
+from app.gateway.ops.post_jobs import changer
+from app.gateway.ops.schemas import Left
+from jobs.cli.job_commands import MOST_DAYS, Outlook, prune_request
+from jobs.core.errors import Unsupported
+
+WAITING = 4
+"""Plans that are made or wait their turn; each may take a minute."""
+
+LOOK_SECONDS = 0.5
+"""How often it is seen whether a plan's caller is still there."""
+
+Planner = Annotated[Caller, Depends(changer)]
+
+
+def unknown_night() -> Outlook:
+    raise Unsupported("this gateway cannot tell what the next night would do", hint="`ollama-modal plan` does, there")
+
+
+def unknown_prune(_: dict[str, Any]) -> Outlook:
+    raise Unsupported(
+        "this gateway cannot tell what a prune would do", hint="`ollama-modal prune --dry-run` does, over there"
+    )
+
+
+@dataclass(frozen=True)
+class Plans:
+    """
+    Args:
+        night: what the next night would do. It may take a minute: registries are asked.
+        prune: what a prune that is asked for in these words would do.
+    """
+
+    night: Callable[[], Outlook] = unknown_night
+    prune: Callable[[dict[str, Any]], Outlook] = unknown_prune
+
+
+class RowTold(BaseModel):
+    """A step, in words."""
+
+    do: str
+    what: str
+    size: str
+    why: str
+
+
+class PlanTold(BaseModel):
+    """What would be done."""
+
+    summary: str
+    notes: Annotated[list[str], Field(description="What is left alone, and what could not be learnt")]
+    rows: list[RowTold]
+    plan: Annotated[dict[str, Any], Field(description="As the command prints it with `--json`")]
+
+
+def told(found: Outlook) -> dict[str, Any]:
+    return {
+        "summary": found.summary,
+        "notes": list(found.notes),
+        "rows": [dict(zip(("do", "what", "size", "why"), row, strict=True)) for row in found.rows()],
+        "plan": found.as_json(),
+    }
+
+
+def router(plans: Plans, keys: int) -> APIRouter:
+    """
+    Args:
+        plans: how they are made.
+        keys: how many keys there are.
+    """
+    api = APIRouter(tags=["state"])
+    begun: set[asyncio.Task[dict[str, Any]]] = set()  # which the event loop itself would not keep
+    looking = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
+    places = Shares(
+        "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
+    )
+
+    async def made(make: Callable[[], Outlook], is_wanted: Callable[[], bool]) -> dict[str, Any]:
+        async with looking:
+            return await asyncio.to_thread(lambda: told(make())) if is_wanted() else {}
+
+    async def look(request: Request, caller: Caller, make: Callable[[], Outlook]) -> Response:
+        caller.need_model(None)
+        leave = places.take(caller.name)
+        is_here = True
+        making = asyncio.create_task(made(make, lambda: is_here), name="plan")
+        begun.add(making)
+        making.add_done_callback(_seen_out)
+        making.add_done_callback(begun.discard)
+        try:
+            # FastAPI goes on for a caller who is gone. A plan that is begun cannot be ended: it keeps its turn, not
+            # the place; one that only waited for its turn is not begun.
+            while not (await asyncio.wait({making}, timeout=LOOK_SECONDS))[0]:
+                if await request.is_disconnected():
+                    return Response()
+            return JSONResponse(making.result())
+        finally:
+            is_here = False
+            leave()
+
+    @api.get("/plan", response_model=PlanTold)
+    async def night(request: Request, caller: Planner) -> Response:
+        """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
+        return await look(request, caller, plans.night)
+
+    @api.get("/plan/prune", response_model=PlanTold)
+    async def prune(
+        request: Request,
+        caller: Planner,
+        unused_days: Annotated[
+            Annotated[float, Field(gt=0, le=MOST_DAYS)] | Left,
+            Query(description="Also models that nobody used for so many days"),
+        ] = None,
+        empty_trash: Annotated[bool, Query(description="Do not wait for the trash's grace")] = False,
+    ) -> Response:
+        """Tell what a prune would do now. It removes nothing."""
+        return await look(request, caller, lambda: plans.prune(prune_request(unused_days, empty_trash)))
+
+    return api
+
+
+def _seen_out(making: "asyncio.Task[dict[str, Any]]") -> None:
+    """Take note of how it ended: its caller may have left, and been the only one to ask."""
+    if not making.cancelled():
+        making.exception()

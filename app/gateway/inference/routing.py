@@ -1,0 +1,128 @@
+"""Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks nobody.
+
+A declared tier wins; else it is the cheapest whose memory holds the weights and the contexts. A name that is not here
+is refused with the names that come near it and how to pull it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.gateway.catalog.state import Standing
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
+from jobs.models.card import Model
+from jobs.models.placement import Tier, Weighed, place, too_large, weigh
+
+
+@dataclass(frozen=True)
+class Route:
+    """Where requests for a model go.
+
+    Args:
+        model: as it is stored.
+        served_name: how the server is asked for it.
+        tier: the kind of server.
+        facts: why, each in a sentence.
+        weighed: the memory that it takes there.
+        weights_bytes: the size of the model.
+        is_declared: the tier was declared for it, and not worked out.
+        warning: what is doubtful about it, in words.
+
+    """
+
+    model: ModelName
+    served_name: str
+    tier: str
+    facts: tuple[str, ...]
+    weighed: Weighed
+    weights_bytes: int
+    is_declared: bool = False
+    warning: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        weighed = self.weighed
+        return {
+            "model": str(self.model),
+            "tier": self.tier,
+            "declared": self.is_declared,
+            "fits": weighed.fits,
+            "weights_bytes": self.weights_bytes,
+            "cache_bytes": weighed.cache_bytes,
+            "need_bytes": weighed.need_bytes,
+            "vram_bytes": weighed.tier.vram_bytes,
+            "context": weighed.context,
+            "parallel": weighed.parallel,
+            "dollars_per_hour": weighed.tier.dollars_per_hour,
+            "facts": list(self.facts),
+            "warning": self.warning,
+        }
+
+
+class Router:
+    """Routes by what stands at this moment.
+
+    Args:
+        standing: the models.
+        tiers: those that there are servers of.
+        belongs: the tier that was declared for a model, if one was.
+
+    """
+
+    def __init__(
+        self, standing: Standing, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
+    ) -> None:
+        self._standing = standing
+        self._tiers = {tier.name: tier for tier in tiers}
+        self._belongs = belongs
+
+    def route(
+        self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
+    ) -> Route:
+        """Where a request for this model goes.
+
+        Args:
+            text: the model, as the caller wrote it.
+            context: the context length that the request asks for.
+            may_see: which names the caller may be told of.
+
+        Raises:
+            BadName: the text is no model's name.
+            NotFound: there is no such model; the hint names those that come near, and how to pull it.
+
+        """
+        name = ModelName.parse(text)
+        model = self._standing.find(name)
+        if model is None or not may_see(model.name):
+            raise self._unknown(name, may_see)
+        declared = self._belongs(model.name)
+        if declared in self._tiers:
+            return self._declared(model, self._tiers[declared], context)
+        placed = place(model.size, list(self._tiers.values()), facts=model.facts, context=context)
+        strange = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
+        return _route(model, placed.weighed, (*strange, *placed.facts), warning=placed.warning)
+
+    def _declared(self, model: Model, tier: Tier, context: int | None) -> Route:
+        weighed = weigh(model.size, tier, facts=model.facts, context=context)
+        facts = (f"{tier.name} is declared for it", weighed.fact)
+        return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
+
+    def _unknown(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound:
+        near = self._standing.near(name, may_see)
+        alike = f"there is {', '.join(map(str, near))}; " if near else ""
+        return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
+
+
+def _route(
+    model: Model, weighed: Weighed, facts: tuple[str, ...], *, is_declared: bool = False, warning: str | None
+) -> Route:
+    return Route(
+        model=model.name,
+        served_name=str(model.name),
+        tier=weighed.tier.name,
+        facts=facts,
+        weighed=weighed,
+        weights_bytes=model.size,
+        is_declared=is_declared,
+        warning=warning,
+    )

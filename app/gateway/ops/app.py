@@ -1,0 +1,129 @@
+"""What is asked about the service itself: `/ops/v1`, `/healthz`, `/readyz`, `/metrics`, and Ollama's pull and delete.
+
+A FastAPI application with an OpenAPI document, at `/ops/v1/openapi.json`; there is no page that shows it, because that
+page would load its scripts from elsewhere. Nothing here asks a server, so nothing here wakes one.
+"""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import APIKeyHeader, HTTPBearer
+from loguru import logger
+from starlette.exceptions import HTTPException
+
+from app.gateway.ops import jobs as jobs_api
+from app.gateway.ops import ollama_jobs as pulls
+from app.gateway.ops import state as state_api
+from app.gateway.ops.auth import Door, working
+from app.gateway.ops.context import Office
+from app.gateway.ops.follow_jobs import FOLLOWERS, Following
+from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.post_jobs import reader
+from app.gateway.ops.schemas import FAILURES, JobsTold, JobTold, examples
+from app.gateway.protocol.errors import body_of, headers_of, status_of
+from jobs.core.errors import Trouble
+from jobs.core.sanitize import plain
+from jobs.version import VERSION
+
+PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
+"""Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
+
+
+def create(
+    office: Office,
+    *,
+    clerks: Clerks | None = None,
+    followers: int = FOLLOWERS,
+    more: Sequence[APIRouter] = (),
+) -> FastAPI:
+    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
+
+    Whoever composes it may hand in `more` of `/ops/v1`.
+    """
+    staff = clerks or Clerks(office.open_ledger)
+    following = Following(followers, len(office.keys.names))
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if clerks is None:
+            staff.close()
+
+    app = FastAPI(
+        title="ollama-modal",
+        version=VERSION,
+        description="Jobs, models, tiers and how all of it stands. A key comes as a bearer's, or in `x-api-key`.",
+        openapi_url=None,  # a route of its own, behind the door
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Door, keys=office.keys, limits=office.limits, clock=office.clock, places=working(office.keys))
+    _word_failures(app)
+    documented: dict[str, Any] = {
+        "prefix": "/ops/v1",
+        "responses": FAILURES,
+        "dependencies": [
+            Security(HTTPBearer(auto_error=False)),
+            Security(APIKeyHeader(name="x-api-key", auto_error=False)),
+        ],
+    }
+    for api in (jobs_api.router(office, staff, following), state_api.router(office, staff), *more):
+        app.include_router(api, **documented)
+    app.include_router(state_api.probes(office, staff), include_in_schema=False)
+    app.include_router(pulls.router(office, staff, following), include_in_schema=False)
+
+    @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
+    async def document() -> JSONResponse:
+        return JSONResponse(_document(app))
+
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
+    told = app.openapi()
+    schemas = told["components"]["schemas"]
+    for shape in (JobTold, JobsTold):
+        schemas[shape.__name__]["examples"] = examples(shape)
+    return told
+
+
+def _place(loc: Sequence[Any]) -> str:
+    """Where in a request something is wrong. The names of its fields are whatever the caller liked."""
+    return ".".join(plain(each if len(str(each)) <= _MOST_PLACE else f"{str(each)[:_MOST_PLACE]}…") for each in loc)
+
+
+_MOST_PLACE = 64
+
+
+def _word_failures(app: FastAPI) -> None:
+    """Every failure has the one shape: what happened, and what to do."""
+
+    @app.exception_handler(Trouble)
+    async def trouble(_: Request, error: Trouble) -> JSONResponse:
+        return JSONResponse(body_of(error), status_of(error), headers_of(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        said = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
+        return JSONResponse({"error": said, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
+
+    @app.exception_handler(HTTPException)
+    async def elsewhere(request: Request, error: HTTPException) -> JSONResponse:
+        said = {
+            404: f"there is nothing at {request.url.path[:200]!r}",
+            405: f"{request.url.path[:200]!r} does not take {request.method}",
+        }.get(error.status_code, error.detail)
+        body = {"error": said, "hint": "GET /ops/v1/openapi.json tells what there is"}
+        return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        logger.opt(exception=error).error("{} {} failed", request.method, request.url.path)
+        return JSONResponse({"error": "this is our mistake; the log tells more"}, 500)

@@ -1,0 +1,86 @@
+"""Lets callers of the ops API in: by key, within its limits, or not at all. Unknown paths are behind it as well."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.gateway.auth.fair_shares import Shares
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.rate_limits import BUSY, Limits
+from app.gateway.auth.signatures import Asked
+from app.gateway.protocol.body import SECONDS, bounded
+from app.gateway.protocol.errors import TooLarge, TooSlow, body_of, headers_of, status_of
+from jobs.core.clock import Clock
+from jobs.core.errors import Trouble
+
+OPEN = frozenset({"/healthz"})
+"""What needs no key: it tells nothing but that this process answers."""
+
+
+BODY_BYTES = 64 * 1024
+"""What is posted here is a few names; it is read on the event loop, where more would hold up all others."""
+
+
+AT_ONCE = 64
+"""Requests that are worked on: several for each thread that reads the ledger, and no queue that makes others wait."""
+
+
+def working(keys: Keys) -> Shares:
+    """The places of those whom a thread may have to work for."""
+    return Shares(
+        "requests about the service under way",
+        AT_ONCE,
+        keys=len(keys.names),
+        hint="wait for one of them to end",
+        retry_after=BUSY,
+    )
+
+
+@dataclass(frozen=True)
+class Door:
+    """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through.
+
+    Behind it, `state["working"]` gives back the request's place among those that are worked on: a follower of a job
+    calls it when he has nothing to do but wait.
+    """
+
+    inside: ASGIApp
+    keys: Keys
+    limits: Limits
+    clock: Clock
+    places: Shares
+    body_seconds: float = SECONDS
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        state = scope.setdefault("state", {})
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self.inside(scope, _bounded(receive, self.body_seconds), send)
+            return
+        with ExitStack() as leaving:
+            try:
+                if "caller" not in state:
+                    state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
+                    leaving.callback(self.limits.enter(state["caller"]))
+                state["working"] = self.places.take(state["caller"].name)
+                leaving.callback(state["working"])
+            except Trouble as trouble:
+                answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))
+                await answer(scope, receive, send)
+                return
+            await self.inside(scope, _bounded(receive, self.body_seconds), send)
+
+
+def _bounded(receive: Receive, seconds: float) -> Receive:
+    """The same, but a body that is too long or too slow ends with 413 or 408 as soon as it is."""
+    body = bounded(receive, BODY_BYTES, seconds)
+
+    async def receive_some() -> Message:
+        try:
+            return await body()
+        except (TooLarge, TooSlow) as trouble:  # FastAPI would make a 400 of whatever else is raised here
+            raise HTTPException(status_of(trouble), str(trouble), headers_of(trouble)) from trouble
+
+    return receive_some

@@ -1,0 +1,73 @@
+"""What the ops API is handed by whoever composes the gateway. Every call may take a moment, so it is made in a thread.
+
+Nothing of it asks a server: what is told of servers is what they reported themselves.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from app.gateway.auth.keys import Keys
+from app.gateway.auth.rate_limits import Limits
+from app.gateway.inference.metrics import Metrics
+from jobs.cli.job_commands import no_archive
+from jobs.core.clock import Clock
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger
+from jobs.registry.allowlist import ANYWHERE, Registries
+
+Document = Mapping[str, Any]
+
+
+def nobody(_: str) -> None:
+    """The queue's own bell is enough where workers listen to it."""
+
+
+def nothing() -> None:
+    """Nobody has to be told."""
+
+
+@dataclass(frozen=True)
+class Office:
+    """What the ops API works with.
+
+    Args:
+        open_ledger: a ledger for the thread that asks.
+        keys: who may ask.
+        limits: how often.
+        clock: the time.
+        metrics: what /metrics shows.
+        models: the whole models, as `ollama-modal models --json` lists them.
+        complaints: what is wrong with the rest, in lines for people.
+        problems: what is wrong with what was started beside the gateway, in lines for people.
+        archived: the jobs that have left the ledger, of those posted since a moment.
+        route: on which tier a model (and a context) is answered, and why, for whoever may be told of these names.
+        tiers: asleep, waking, ready, degraded or lost, since when, and why.
+        usage: rows of usage since a day.
+        age: how old what is known of models and servers is; None before the first look.
+        ring: sends a worker to a lane.
+        changed: told when a pull or a delete that somebody waited for has ended.
+        rate_limit: bytes per second for a pull that names none.
+        registries: those that may be pulled from.
+
+    """
+
+    open_ledger: Callable[[], Ledger]
+    keys: Keys
+    limits: Limits
+    clock: Clock
+    metrics: Metrics
+    models: Callable[[], Sequence[Document]]
+    route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
+    tiers: Callable[[], Sequence[Document]]
+    usage: Callable[[date | None], Sequence[Document]]
+    age: Callable[[], timedelta | None]
+    complaints: Callable[[], Sequence[str]] = tuple
+    problems: Callable[[], Sequence[str]] = tuple
+    archived: Callable[[datetime], Iterable[Job]] = no_archive
+    ring: Callable[[str], object] = nobody
+    changed: Callable[[], object] = nothing
+    rate_limit: int | None = None
+    registries: Registries = ANYWHERE

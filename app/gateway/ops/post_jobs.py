@@ -1,0 +1,117 @@
+"""Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from loguru import logger
+
+from app.gateway.auth.keys import ADMIN, CHAT, Caller
+from app.gateway.ops.context import Office
+from app.gateway.ops.ledger_pool import Clerks
+from jobs.cli.job_commands import LONG_AGO
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger, Posted
+
+ALL = "*"
+"""The subject of a job about every model."""
+
+
+def reader(request: Request) -> Caller:
+    """Whoever may read."""
+    caller: Caller = request.state.caller
+    caller.need(CHAT, ADMIN)
+    return caller
+
+
+def changer(request: Request) -> Caller:
+    """Whoever may change something."""
+    caller: Caller = request.state.caller
+    caller.need(ADMIN)
+    return caller
+
+
+def sees_use(caller: Caller, key: str | None, model: str | None) -> bool:
+    """Whether a caller is told of a use: of his own always, as an administrator of others' within his models."""
+    return key == caller.name or (caller.may(ADMIN) and caller.may_name(model or ""))
+
+
+@dataclass(frozen=True)
+class Poster:
+    """All of it raises Forbidden when the key may not use the model; of a pull, Unlisted when its registry is not."""
+
+    office: Office
+    clerks: Clerks
+
+    async def post(
+        self, caller: Caller, kind: str, name: ModelName | None, request: Mapping[str, Any], attempts: int | None = None
+    ) -> Posted:
+        """Post a job about a model, or about all of them; one that is under way is shared."""
+        caller.need_model(name)
+        self._need_registry(kind, name)
+        subject = ALL if name is None else str(name.folded())
+        return await self.clerks.do(
+            lambda ledger: self._rung(ledger.post(kind, subject, request, by=caller.name, attempts=attempts))
+        )
+
+    async def retry(self, caller: Caller, id: str) -> Posted:
+        """Post an ended job again, archived or not."""
+
+        def retry(ledger: Ledger) -> Posted:
+            job = found(ledger, self.office, caller, id)
+            self._need_registry(job.kind, about(job))
+            again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
+            return self._rung(again)
+
+        return await self.clerks.do(retry)
+
+    async def cancel(self, caller: Caller, id: str) -> Job:
+        """Ask a job to stop; one that has ended, archived or not, stays as it is."""
+
+        def cancel(ledger: Ledger) -> Job:
+            job = found(ledger, self.office, caller, id)
+            return job if job.has_ended else ledger.cancel(id, by=caller.name)
+
+        return await self.clerks.do(cancel)
+
+    def _need_registry(self, kind: str, name: ModelName | None) -> None:
+        if kind == "pull" and name is not None:
+            self.office.registries.need(name)
+
+    def _rung(self, posted: Posted) -> Posted:
+        """Send somebody. A bell that cannot be rung loses nothing: the next sweep rings again."""
+        job = posted.job
+        logger.info("job {} {}: {} {}", job.id, "joined" if posted.attached else "posted", job.kind, job.subject)
+        if not job.has_ended:
+            try:
+                self.office.ring(job.lane)
+            except Exception as error:  # noqa: BLE001 - the job is posted, whatever the platform says now
+                logger.warning("lane {} could not be rung: {}: {}", job.lane, type(error).__name__, error)
+        return posted
+
+
+def about(job: Job) -> ModelName | None:
+    """The model that a job is about; None when it is about all of them."""
+    return None if job.subject == ALL else ModelName.parse(job.subject)
+
+
+def found(ledger: Ledger, office: Office, caller: Caller, id: str) -> Job:
+    """The job of this id, archived ones among them.
+
+    Raises:
+        NotFound: there is none.
+        Forbidden: it is about a model that the key may not use.
+
+    """
+    try:
+        job = ledger.get(id)
+    except NotFound:
+        old = next((job for job in office.archived(LONG_AGO) if job.id == id), None)
+        if old is None:
+            raise
+        job = old
+    caller.need_model(about(job))
+    return job

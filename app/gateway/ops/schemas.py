@@ -1,0 +1,322 @@
+"""The bodies of the ops API, typed, for its document and for what comes in. What goes out is made elsewhere.
+
+A job has one JSON for the command line and for this API, `Job.as_json`; the shapes here only describe it, and a test
+tries whether they do.
+"""
+
+import re
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
+
+from jobs.cli.job_commands import MOST_DAYS
+from jobs.ledger.job import State
+
+_NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
+"""What any server takes; a namespace and a host may come before, as in hf.co/user/repo:Q4_K_M."""
+
+ModelText = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=700,
+        description="A model's name by Ollama's grammar: `[host/][namespace/]model[:tag]`",
+        examples=["llama3.2", "deepseek-r1:32b", "hf.co/user/repo:Q4_K_M"],
+        json_schema_extra={"pattern": _NAME.replace("^(", "^(([A-Za-z0-9_][A-Za-z0-9_-]{0,79}/)?", 1)},
+    ),
+]
+
+Left = SkipJsonSchema[None]
+"""A parameter that may be left out. It cannot be sent as null, so the document must not say so."""
+
+
+def _written(text: Any) -> Any:
+    """Only dates as people write them: pydantic takes numbers for seconds since 1970 as well."""
+    if isinstance(text, str) and not re.match(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
+        raise ValueError("a date begins with its year, as in 2026-09-15")
+    return text
+
+
+def _number(value: Any) -> Any:
+    """What JSON calls a whole number, 3.0 included, and no text or truth that pydantic would turn into one."""
+    if isinstance(value, str | bool):
+        raise ValueError("not a number")  # noqa: TRY004 - pydantic words a ValueError
+    return value
+
+
+# The limits come first: those that stand after a validator are checked, but not documented.
+Attempts = Annotated[int, Field(ge=1, le=100), BeforeValidator(_number)]
+ByteRate = Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_number)]
+Day = Annotated[date, BeforeValidator(_written)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+
+_JOB = {
+    "id": "k7m2p9x4qd-1",
+    "kind": "pull",
+    "subject": "llama3.2:latest",
+    "state": "running",
+    "progress": {"completed": 1073741824, "total": 2019393189, "bytes_per_second": 88000000.0, "status": "pulling"},
+    "attempts": [
+        {
+            "n": 1,
+            "worker": "worker@host:17",
+            "started_at": "2026-09-15T08:00:01.000Z",
+            "ended_at": None,
+            "outcome": None,
+            "class": None,
+            "message": None,
+            "hint": None,
+            "not_before": None,
+            "last_sign": "2026-09-15T08:00:13.000Z",
+        }
+    ],
+    "attempts_allowed": 8,
+    "request": {"model": "llama3.2", "way": "auto", "rate_limit": None},
+    "posted_at": "2026-09-15T08:00:00.000Z",
+    "posted_by": "alice",
+    "ended_at": None,
+    "result": None,
+    "cancel_asked": False,
+}
+
+
+def _example(document: dict[str, Any]) -> ConfigDict:
+    return ConfigDict(json_schema_extra={"examples": [document]})
+
+
+def examples(shape: type[BaseModel]) -> list[Any]:
+    extra: Any = shape.model_config.get("json_schema_extra")
+    return list(extra["examples"])
+
+
+class Failure(BaseModel):
+    """What went wrong, and what to do about it."""
+
+    model_config = _example({"error": "there is no job 'nope'", "hint": "`ollama-modal jobs` lists them"})
+
+    error: str
+    hint: str | None = None
+
+
+FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": Failure, "description": "This cannot be done as asked"},
+    401: {"model": Failure, "description": "No key, or none that is good"},
+    403: {"model": Failure, "description": "The key is good, but not for this"},
+    404: {"model": Failure, "description": "There is no such thing"},
+    422: {"model": Failure, "description": "A parameter is missing or wrong"},
+    429: {"model": Failure, "description": "The key has asked too often; see Retry-After"},
+    503: {"model": Failure, "description": "Not now; see Retry-After"},
+}
+"""What any operation may answer."""
+
+# -- jobs, as they come in ---------------------------------------------------------------------------------------------
+
+
+class _Asked(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    attempts: Annotated[Attempts | None, Field(description="How often to try in all")] = None
+
+
+class PullAsked(_Asked):
+    """Bring a model."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "pull", "model": "llama3.2"}]})
+
+    kind: Literal["pull"]
+    model: ModelText
+    way: Annotated[
+        Literal["auto", "registry", "server"], Field(description="Our own puller, or an Ollama server's")
+    ] = "auto"
+    rate_limit: Annotated[ByteRate | None, Field(description="At most so many bytes a second")] = None
+
+
+class VerifyAsked(_Asked):
+    """Hash every byte of a model, or of all; fetch again what is damaged."""
+
+    kind: Literal["verify"]
+    model: ModelText | None = None
+
+
+class WarmAsked(_Asked):
+    """Load a model, which wakes its tier."""
+
+    kind: Literal["warm"]
+    model: ModelText
+    tier: Annotated[str, Field(min_length=1, max_length=64, description="Where; by the model when left out")] | None = (
+        None
+    )
+
+
+class DeleteAsked(_Asked):
+    """Remove a model, and the blobs that no other needs."""
+
+    kind: Literal["delete"]
+    model: ModelText
+
+
+class PruneAsked(_Asked):
+    """Move to the trash what nobody needs, and delete what lay there for its grace."""
+
+    kind: Literal["prune"]
+    model: None = None
+    unused_days: Annotated[
+        float | None, Field(gt=0, le=MOST_DAYS, description="Also models that nobody used for so many days")
+    ] = None
+    empty_trash: Annotated[bool | None, Field(description="Do not wait for the trash's grace")] = None
+
+
+class RollbackAsked(_Asked):
+    """Bring back the version of a model that was there before."""
+
+    kind: Literal["rollback"]
+    model: ModelText
+
+
+JobAsked = Annotated[
+    PullAsked | VerifyAsked | WarmAsked | DeleteAsked | PruneAsked | RollbackAsked, Field(discriminator="kind")
+]
+
+
+# -- jobs, as they go out ----------------------------------------------------------------------------------------------
+
+
+class ProgressTold(BaseModel):
+    completed: int
+    total: int
+    bytes_per_second: float
+    status: str
+
+
+class AttemptTold(BaseModel):
+    n: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Literal["succeeded", "failed", "retry", "cancelled", "lost"] | None
+    failure_class: Annotated[str | None, Field(alias="class")]
+    message: str | None
+    hint: str | None
+    not_before: datetime | None
+    last_sign: Annotated[datetime, Field(description="When its worker was last heard of")]
+
+
+class JobTold(BaseModel):
+    """A job with its whole story, as `ollama-modal job ID --json` prints it."""
+
+    model_config = _example(_JOB)
+
+    id: str
+    kind: str
+    subject: str
+    state: State
+    progress: ProgressTold
+    attempts: list[AttemptTold]
+    attempts_allowed: int
+    request: dict[str, Any]
+    posted_at: datetime
+    posted_by: str
+    ended_at: datetime | None
+    result: dict[str, Any] | None
+    cancel_asked: bool
+
+
+class JobsTold(BaseModel):
+    """The newest jobs that fit; `total` is how many fit in all. To read on, ask `before` the last one's id."""
+
+    model_config = _example({"jobs": [_JOB], "total": 1})
+
+    jobs: list[JobTold]
+    total: int
+
+
+# -- how things stand --------------------------------------------------------------------------------------------------
+
+
+class ModelTold(BaseModel):
+    """A whole model, as Ollama's own list shows it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    size: int
+    digest: str
+    modified_at: datetime
+    details: dict[str, Any]
+
+
+class ModelsTold(BaseModel):
+    models: list[ModelTold]
+    complaints: Annotated[list[str], Field(description="What is wrong with the rest, in lines for people")]
+
+
+class TierTold(BaseModel):
+    """How a tier stands. Asleep is healthy."""
+
+    model_config = ConfigDict(
+        extra="allow",
+        json_schema_extra={
+            "examples": [
+                {
+                    "tier": "a10g",
+                    "state": "asleep",
+                    "since": "2026-09-15T08:00:00.000Z",
+                    "why": "nobody asks",
+                    "held": 0,
+                }
+            ]
+        },
+    )
+
+    tier: str
+    state: Literal["asleep", "waking", "ready", "degraded", "lost"]
+    since: datetime
+    why: str
+    held: Annotated[int, Field(description="Callers that wait for it now")]
+
+
+class TiersTold(BaseModel):
+    tiers: list[TierTold]
+
+
+class RouteTold(BaseModel):
+    """On which tier a model is answered, and why, in words and numbers."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: str
+    tier: str
+    facts: list[str]
+    warning: str | None = None
+
+
+class UsageTold(BaseModel):
+    """One day's requests to one model, by one key, on one tier, with one ending."""
+
+    model_config = ConfigDict(extra="allow")
+
+    day: date
+    model: str
+    key: str
+    tier: str
+    ending: str
+    count: int
+    prompt_tokens: int
+    output_tokens: int
+
+
+class UsagesTold(BaseModel):
+    usage: list[UsageTold]
+
+
+class HealthTold(BaseModel):
+    """How all of it stands. Nothing was asked of a server for it, so it wakes none."""
+
+    status: Literal["ok", "trouble"]
+    problems: list[str]
+    version: str
+    models: dict[str, int]
+    tiers: list[TierTold]
+    jobs: Annotated[dict[str, int], Field(description="How many jobs are in each state")]

@@ -1,0 +1,85 @@
+"""Keeps web pages of others out where no key does: a gateway on loopback that asks for none.
+
+A browser on this machine can be made to ask it, by a page that posts here, or by a name that is turned to this address
+once the page is open. Ollama's server refuses both (server/routes.go:1803-1839), and so does this: by the name in
+`Host`, and by who asks in `Origin`. Programs send no `Origin`, and are not hindered.
+"""
+
+import ipaddress
+import json
+import socket
+from collections.abc import Iterable, Mapping, MutableMapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from app.gateway.app import App
+from app.gateway.protocol import dialects
+from app.gateway.protocol.exchange import JSON, Header, Receive, Send
+from app.gateway.protocol.routes import clean, speech_of
+
+HOME = (".localhost", ".local", ".internal")
+PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
+"""Schemes of programs that show pages of their own."""
+
+
+class Strangers:
+    """Stands before an application, and lets through what comes from this machine."""
+
+    def __init__(self, inside: App) -> None:
+        self._inside = inside
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        why = _stranger(scope["headers"]) if scope["type"] == "http" else None
+        if why is None:
+            await self._inside(scope, receive, send)
+        else:
+            await _refuse(scope, send, why)
+
+
+def _stranger(headers: Iterable[Header]) -> str | None:
+    """What makes a request a stranger's, if it is one."""
+    for name, value in headers:
+        text = value.decode("latin-1")
+        if name == b"host" and text and not is_home(_name(f"//{text}")):
+            return f"it was asked for by the name {text[:100]!r}"
+        if name == b"origin" and text and not _is_ours(text):
+            return f"a page of {text[:100]!r} asked"
+    return None
+
+
+def _is_ours(origin: str) -> bool:
+    """Whether a page came from this very machine: the others of its network may show what they like."""
+    name = _name(origin)
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return origin.partition("://")[0] in PROGRAMS or name == "localhost" or name.endswith(".localhost")
+    return address.is_loopback or address.is_unspecified
+
+
+def _name(address: str) -> str:
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def is_home(name: str) -> bool:
+    """Whether a name can only mean this machine or its own network: nobody else can turn it to another address."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name in {"localhost", socket.gethostname().lower()} or name.endswith(HOME)
+    return address.is_loopback or address.is_private or address.is_unspecified
+
+
+async def _refuse(scope: Mapping[str, Any], send: Send, why: str) -> None:
+    hint = (
+        "ask by the address that `up` printed; or configure keys, which let in whoever has one: `ollama-modal keys new`"
+    )
+    words = f"without keys this gateway answers its own machine only, and {why}; {hint}"
+    speech = speech_of(clean(scope["path"]))
+    body = json.dumps(dialects.error(speech, 403, words, "")).encode()
+    head = [(b"content-type", JSON), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 403, "headers": head})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})

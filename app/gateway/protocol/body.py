@@ -1,0 +1,212 @@
+"""The body of a request: how much may come, and how slowly, and how much all of them may take together.
+
+Whoever sends too much or too slowly is told so. A body counts from its first byte until nobody needs it any more: that
+of a caller who waits for a server as well, and that of one who has left while his request goes on.
+"""
+
+import asyncio
+import ctypes
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+
+from app.gateway.protocol.errors import TooLarge, TooSlow
+from app.gateway.protocol.exchange import Message, Receive
+from jobs.core.errors import NetworkTrouble
+
+MOST = 100 * 1024 * 1024
+"""Images come inside the body."""
+
+SECONDS = 30.0
+"""A body may take so long, and a second more for each `BYTES_PER_SECOND` that have come."""
+
+BYTES_PER_SECOND = 16 * 1024
+"""Slower than any line that images are sent over. A byte now and then gains nothing."""
+
+
+BUDGET = 224 * 1024 * 1024
+"""Bytes of all bodies at once. A container of the gateway has 512 MiB, of which it takes 100 without any. Half of it is
+more than `MOST`: a key may have so much, and never the other half, unless it is the only one.
+"""
+
+RESERVE = 32 * 1024 * 1024
+"""Bytes more that only small bodies may take, so that large ones never keep a question of two lines outside."""
+
+SMALL = 64 * 1024
+
+LATER = timedelta(seconds=5)
+"""When it is worth asking again where the budget is used up: a body goes as soon as its answer begins."""
+
+
+class Crowded(NetworkTrouble):
+    """Other bodies take all the memory that there is for them."""
+
+
+class Budget:
+    """What all bodies take, and those of each key. Belongs to one event loop."""
+
+    def __init__(self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL, *, keys: int = 2) -> None:
+        self._most = most
+        self._parts = 1 if keys <= 1 else 2
+        self._reserve = reserve
+        self._small = small
+        self._of_key: dict[str, int] = defaultdict(int)
+        self.taken = 0
+
+    def hold(self, key: str) -> "Held":
+        """A body of this key, empty as yet."""
+        return Held(self, key)
+
+    def see_room(self, key: str, size: int, more: int) -> None:
+        """
+        Args:
+            key: whose body it is.
+            size: what it has in all with what comes now.
+            more: bytes that come now.
+
+        Raises:
+            Crowded: there is no room for them.
+
+        """
+        most = self._most + (self._reserve if size <= self._small else 0)
+        if self._of_key[key] + more > most // self._parts:
+            raise Crowded(
+                f"the bodies of this key take {self._of_key[key]:,} bytes already",
+                hint="wait until some of its requests are answered",
+                retry_after=LATER,
+            )
+        if self.taken + more > most:
+            raise Crowded(
+                "the requests under way take all the memory that there is", hint="ask again", retry_after=LATER
+            )
+
+    def take(self, key: str, amount: int) -> None:
+        self.taken += amount
+        self._of_key[key] += amount
+        if not self._of_key[key]:
+            del self._of_key[key]
+
+
+class Held:
+    """The bytes of one body, counted for as long as somebody keeps them."""
+
+    def __init__(self, budget: Budget, key: str) -> None:
+        self._budget = budget
+        self._key = key
+        self._size = 0
+        self._keepers = 0
+        self.data = bytearray()
+        """Grows in its place: pieces that are joined at the end would be there twice, and stop all others meanwhile."""
+
+    def expect(self, size: int) -> None:
+        """Refuse a body that is said to be so long, if there is no room for it now. It takes none for that."""
+        self._budget.see_room(self._key, size, size)
+
+    def add(self, piece: bytes) -> None:
+        """
+        Raises:
+            Crowded: there is no room for it.
+
+        """
+        if piece:
+            self._budget.see_room(self._key, self._size + len(piece), len(piece))
+            self._budget.take(self._key, len(piece))
+            self._size += len(piece)
+            self.data += piece
+
+    def keep(self) -> Callable[[], None]:
+        """Keep it until what comes back is called, once or more often. With the last keeper the bytes are gone."""
+        self._keepers += 1
+        is_kept = True
+
+        def drop() -> None:
+            nonlocal is_kept
+            if is_kept:
+                is_kept = False
+                self._keepers -= 1
+                if not self._keepers:
+                    self._end()
+
+        return drop
+
+    def _end(self) -> None:
+        self._budget.take(self._key, -self._size)
+        self._size = 0
+        with suppress(BufferError):  # somebody is looking at it at this moment; with him it goes
+            self.data.clear()
+
+
+def give_memory_back() -> None:
+    """Have blocks as large as bodies go back to the system when they are freed.
+
+    glibc does so by itself until the first of them is freed; from then on it keeps blocks of up to 32 MB in its heap,
+    and hundreds of megabytes stay with a process that needs none. A libc without `mallopt` is left alone.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BLOCK)
+
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BLOCK = 512 * 1024
+
+
+class Gone(Exception):
+    """The caller left before all of it had come."""
+
+
+def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Receive:
+    """The same, for as long as the body comes as it should.
+
+    Raises:
+        TooLarge: more has come than may.
+        TooSlow: too little has.
+
+    """
+    taken = 0
+    began = asyncio.get_running_loop().time()
+    is_over = False
+
+    async def receive_some() -> Message:
+        nonlocal taken, is_over
+        if is_over:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(began + seconds + taken / BYTES_PER_SECOND):
+                message = await receive()
+        except TimeoutError as error:
+            raise TooSlow(f"of the body {taken:,} bytes came, and then too little for too long") from error
+        taken += len(message.get("body", b""))
+        is_over = not message.get("more_body")
+        if taken > most:
+            raise too_large(most)
+        return message
+
+    return receive_some
+
+
+async def whole(receive: Receive, said: bytes, held: Held, most: int = MOST, seconds: float = SECONDS) -> bytearray:
+    """All of it, whatever was said of its length.
+
+    Raises:
+        TooLarge: it has more bytes than anybody may send.
+        TooSlow: it does not come.
+        Crowded: there is no room for it now.
+        Gone: the caller left in between.
+
+    """
+    if not said.isdigit() or int(said) > most:
+        raise too_large(most)
+    held.expect(int(said))
+    receive = bounded(receive, most, seconds)
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Gone
+        held.add(message.get("body", b""))
+        if not message.get("more_body"):
+            return held.data
+
+
+def too_large(most: int) -> TooLarge:
+    return TooLarge(f"the body has more than {most:,} bytes", hint="send fewer or smaller images at a time")

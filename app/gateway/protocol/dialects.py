@@ -1,0 +1,256 @@
+"""The three ways to speak: how each says that something went wrong, and by what one knows that an answer is whole.
+
+An answer is never parsed while it passes. What is kept of it is its tail, and that is read once, at the end: the
+terminator, and Ollama's own counts of tokens. A quoted name with a colon behind it cannot stand inside a JSON text,
+where the quotes would be escaped, so looking for it is enough.
+"""
+
+import json
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from app.gateway.protocol.routes import Speech
+from jobs.core.errors import Trouble
+
+NDJSON = b"application/x-ndjson"
+SSE = b"text/event-stream"
+JSON = b"application/json"
+
+_OPENAI_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "invalid_request_error",
+    413: "invalid_request_error",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+def words_of(trouble: Trouble) -> str:
+    """What happened and what to do, in one line: the dialects have no place for a hint."""
+    return f"{trouble}; {trouble.hint}" if trouble.hint else str(trouble)
+
+
+# -- what went wrong ---------------------------------------------------------------------------------------------------
+
+
+def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, Any]:
+    """The body of an answer that is an error."""
+    match speech:
+        case "ollama":
+            return {"error": text}
+        case "openai":
+            kind = _OPENAI_TYPES.get(status, "api_error")
+            return {"error": {"message": text, "type": kind, "param": None, "code": None}}
+        case "anthropic":
+            kind = _ANTHROPIC_TYPES.get(status, "api_error")
+            return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
+
+
+def error_in_stream(path: str, speech: Speech, status: int, text: str, request_id: str) -> bytes:
+    """The same where the status was said long ago: a last line, or an event that every client takes for an error."""
+    document = error(speech, status, text, request_id)
+    if speech == "ollama":
+        return _dumped(document) + b"\n"
+    if speech == "anthropic":
+        return b"event: error\ndata: " + _dumped(document) + b"\n\n"
+    if path == "/v1/responses":
+        told = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
+        return b"event: error\ndata: " + _dumped(told) + b"\n\n"
+    return b"data: " + _dumped(document) + b"\n\n"
+
+
+def error_text(body: bytes) -> str:
+    """What an error of a server says, whatever its shape."""
+    try:
+        found = json.loads(body)
+        while isinstance(found, dict):
+            found = found.get("error") or found.get("message") or ""
+    except ValueError:
+        found = body.decode(errors="replace")
+    return str(found).strip()
+
+
+def comment(text: str) -> bytes:
+    """A line of an event stream that clients pass over."""
+    return f": {text}\n\n".encode()
+
+
+def _dumped(document: Any) -> bytes:
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+# -- the end of an answer ----------------------------------------------------------------------------------------------
+
+Verdict = Literal["whole", "error", "cut"]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """As Ollama counted them; None where it did not say."""
+
+    prompt: int | None = None
+    output: int | None = None
+
+
+class Tail(Protocol):
+    """The last bytes of an answer, fed piece by piece."""
+
+    def feed(self, piece: bytes) -> None: ...
+    def verdict(self) -> Verdict: ...
+    def tokens(self) -> Tokens: ...
+    def ends_inside(self) -> bool:
+        """Whether a line was begun and not ended."""
+
+
+def tail_of(path: str, content_type: bytes) -> Tail:
+    """What to keep of an answer of this type on this route."""
+    if content_type.startswith(SSE):
+        return EventTail()
+    if path in {"/api/generate", "/api/chat"}:
+        return LineTail()  # streamed or not: the last line says done
+    return WholeTail(is_json=content_type.startswith(JSON))
+
+
+_MOST_LINE = 4 * 1024 * 1024
+"""The last frame of /api/generate holds every token of the conversation as a number."""
+
+
+class LineTail:
+    """NDJSON: the last line, whole."""
+
+    def __init__(self) -> None:
+        self._line: list[bytes] = []
+        self._size = 0
+        self._is_ended = False
+
+    def feed(self, piece: bytes) -> None:
+        cut = piece.rfind(b"\n", 0, len(piece) - 1)
+        if cut >= 0 or self._is_ended:
+            self._line = [piece[cut + 1 :]]
+            self._size = len(piece)
+        elif self._size < _MOST_LINE:
+            self._line.append(piece)
+            self._size += len(piece)
+        self._is_ended = piece.endswith(b"\n")
+
+    def verdict(self) -> Verdict:
+        line = b"".join(self._line)
+        if len(line) > _LONG_LINE:
+            return _long_verdict(line)
+        try:
+            frame = json.loads(line)
+        except ValueError:
+            return "cut"
+        if not isinstance(frame, dict):
+            return "cut"
+        if frame.get("error"):
+            return "error"
+        return "whole" if frame.get("done") is True else "cut"
+
+    def tokens(self) -> Tokens:
+        return _counted(b"".join(self._line)[-_KEPT:])
+
+    def ends_inside(self) -> bool:
+        return bool(self._line) and not self._is_ended
+
+
+_LONG_LINE = 64 * 1024
+"""Bytes above which a line is searched and not built: that would hold up all others."""
+
+
+def _long_verdict(line: bytes) -> Verdict:
+    """By the quoted name that cannot stand in a text; nothing that long is an error."""
+    is_one = line.startswith(b"{") and line.rstrip().endswith(b"}")
+    return "whole" if is_one and re.search(rb'"done":true[,}]', line) else "cut"
+
+
+_KEPT = 16 * 1024
+
+
+class _Kept:
+    """The last pieces, some kilobytes of them: what came in them is not looked at before the end."""
+
+    def __init__(self) -> None:
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    def feed(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+        while self._size - len(self._pieces[0]) >= _KEPT:
+            self._size -= len(self._pieces.popleft())
+
+    def last(self) -> bytes:
+        return b"".join(self._pieces)[-_KEPT:]
+
+    def tokens(self) -> Tokens:
+        return _counted(self.last())
+
+
+_LAST_EVENT = re.compile(rb"(?:^event: (?P<event>[\w.]+)\n)?^data: (?P<data>[^\n]*)\n*\Z", re.MULTILINE)
+
+
+class EventTail(_Kept):
+    """Server-sent events: the last one has to be the one that ends its protocol."""
+
+    def verdict(self) -> Verdict:
+        last = self.last()
+        if last.endswith((b"data: [DONE]\n\n", b"data: [DONE]")):
+            return "whole"
+        found = _LAST_EVENT.search(last)
+        if found is None:  # one event, longer than what is kept
+            return "whole" if last.rstrip().endswith(b'"type":"response.completed"}') else "cut"
+        kind = found["event"] or b""
+        if kind in {b"message_stop", b"response.completed"}:
+            return "whole"
+        is_error = kind in {b"error", b"response.failed"} or found["data"].startswith(b'{"error"')
+        return "error" if is_error else "cut"
+
+    def ends_inside(self) -> bool:
+        last = self.last()
+        return bool(last) and not last.endswith(b"\n\n")
+
+
+class WholeTail(_Kept):
+    """One document: the framing of HTTP tells whether it is whole, the last byte whether it is one."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        super().__init__()
+        self._is_json = is_json
+
+    def verdict(self) -> Verdict:
+        return "whole" if not self._is_json or self.last().rstrip().endswith((b"}", b"]")) else "cut"
+
+    def ends_inside(self) -> bool:
+        return True
+
+
+def _counted(tail: bytes) -> Tokens:
+    return Tokens(
+        _last(tail, rb'"(?:prompt_eval_count|prompt_tokens|input_tokens)":\s*(\d+)'),
+        _last(tail, rb'"(?:eval_count|completion_tokens|output_tokens)":\s*(\d+)'),
+    )
+
+
+def _last(tail: bytes, pattern: bytes) -> int | None:
+    found = re.findall(pattern, tail)
+    return int(found[-1]) if found else None

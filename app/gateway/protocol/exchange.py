@@ -1,0 +1,98 @@
+"""One request and the means to answer it: what every handler of the gateway is given."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from app.gateway.auth.keys import Caller
+from app.gateway.protocol.routes import Entry
+
+Message = MutableMapping[str, Any]
+Header = tuple[bytes, bytes]
+Send = Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+
+JSON = b"application/json; charset=utf-8"
+NDJSON = b"application/x-ndjson"
+
+
+def _nothing() -> None:
+    pass
+
+
+def _keep_nothing() -> Callable[[], None]:
+    return _nothing
+
+
+@dataclass
+class Exchange:
+    """A request whose key is known and whose body has been read.
+
+    Args:
+        id: names it in logs and in the answer's `x-request-id`.
+        entry: what the table says about its path.
+        below: what stands in the braces of the entry's path.
+        method: as the caller said it.
+        headers: the caller's, names in lower case.
+        body: all of it; empty once it is not needed any more.
+        caller: whose key it came with.
+        at: when it came.
+        began: the same on the clock that never goes back.
+        gone: set when the caller has left.
+
+    """
+
+    id: str
+    entry: Entry
+    below: str
+    method: str
+    headers: Sequence[Header]
+    body: bytes | bytearray
+    caller: Caller
+    at: datetime
+    began: float
+    send: Send = field(repr=False)
+    gone: asyncio.Event = field(default_factory=asyncio.Event, repr=False)
+    status: int = 0
+    """What it was answered; 0 as long as it was not."""
+    is_recorded: bool = False
+    """Whether somebody sees to its record."""
+    keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
+    """Keeps the body until what comes back is called, beyond the end of the request if need be."""
+    drop: Callable[[], None] = field(default=_nothing, repr=False)
+    """Gives up the request's own hold on the body."""
+
+    def forget_body(self) -> None:
+        """It has gone where it had to go."""
+        self.body = b""
+        self.drop()
+
+    async def answer(self, document: Any, status: int = 200, *, more: Sequence[Header] = ()) -> None:
+        """A whole answer: JSON."""
+        await self.answer_bytes(
+            json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode(), status, JSON, more=more
+        )
+
+    async def answer_bytes(self, body: bytes, status: int, content_type: bytes, *, more: Sequence[Header] = ()) -> None:
+        await self.begin(status, [(b"content-type", content_type), (b"content-length", b"%d" % len(body)), *more])
+        await self.send({"type": "http.response.body", "body": b"" if self.method == "HEAD" else body})
+
+    async def begin(self, status: int, headers: Sequence[Header]) -> None:
+        """The head of an answer."""
+        self.status = status
+        named = [*headers, (b"x-request-id", self.id.encode())]
+        await self.send({"type": "http.response.start", "status": status, "headers": named})
+
+    async def write(self, piece: bytes) -> None:
+        """A piece of the body; returns when the caller's side has room for more."""
+        await self.send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def end(self, piece: bytes = b"") -> None:
+        """The end of the body, with its last piece."""
+        await self.send({"type": "http.response.body", "body": piece})
+
+
+Handler = Callable[[Exchange], Awaitable[None]]

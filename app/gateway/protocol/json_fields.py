@@ -1,0 +1,307 @@
+"""The fields of a JSON object that decide something, found by one pass over its bytes; of the rest nothing is built.
+
+What Go's decoder takes is taken and what it refuses is refused, but for limits of our own: how deep, how many values.
+Where we look, no name may stand twice, in whatever spelling Go takes for the same. A step looks at a bounded number of
+bytes, so that a pass in a thread never keeps the event loop from the interpreter for long.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.core.errors import BadRequest
+
+Body = bytes | bytearray
+Span = tuple[int, int]
+
+MOST_VALUES = 500_000
+"""Texts, numbers, lists and objects in a body: a conversation of 400,000 tokens has fewer, and so has a large batch."""
+
+MOST_DEPTH = 200
+"""Lists and objects inside each other; schemas of tools have some tens."""
+
+MOST_NAMES = 256
+"""In an object that we look into."""
+
+MOST_TEXT = 8 * 1024
+"""Bytes of a value that decides something."""
+
+_STEP = 64 * 1024
+"""Bytes that one step through something long looks at."""
+
+_SHORT = 4 * 1024
+"""Values and names with their gaps are first taken for as short as this; what is longer is gone through by steps."""
+
+_GAP = rb"[ \t\n\r]*"
+# Unrolled, so that a text has one way to match: there is nothing to go back over where its end is missing.
+_INSIDE = rb'[^"\\\x00-\x1f]*(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*)*'
+_SCALAR = rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
+_EMPTY = rb"\[" + _GAP + rb"\]|\{" + _GAP + rb"\}"
+
+_gap = re.compile(_GAP)
+_inside = re.compile(_INSIDE)
+_scalar = re.compile(_SCALAR)
+_simple = re.compile(_GAP + rb'("' + _INSIDE + rb'"|' + _SCALAR + rb"|" + _EMPTY + rb")" + _GAP + rb"([,\]}])")
+"""A whole value and what stands behind it: nearly all values are such."""
+_name = re.compile(_GAP + rb'"(' + _INSIDE + rb')"' + _GAP + rb":")
+
+_COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
+_CLOSES = {_LIST: _END_OF_LIST, _OBJECT: _END_OF_OBJECT}
+
+
+class Fields:
+    """Where the values stand that were looked for. The body must not change as long as it is asked."""
+
+    def __init__(
+        self, body: Body = b"", spans: Mapping[str, Span] | None = None, inside: Mapping[str, "Fields"] | None = None
+    ) -> None:
+        self._body = body
+        self._spans = spans or {}
+        self._inside = inside or {}
+
+    def span(self, name: str) -> Span | None:
+        return self._spans.get(name)
+
+    def inside(self, name: str) -> "Fields":
+        """The fields of an object among the values; anything else has none."""
+        return self._inside.get(name) or Fields()
+
+    def is_set(self, name: str) -> bool:
+        """Whether there is more than nothing of it: null, false, zero and what is empty are nothing."""
+        if (span := self._spans.get(name)) is None:
+            return False
+        start, end = span
+        if self._body[start] == _QUOTE:
+            return end - start > 2
+        if self._body[start] in _CLOSES:
+            return _after_gap(self._body, start + 1) < end - 1
+        return self.scalar(name) not in (None, False, 0)
+
+    def scalar(self, name: str) -> Any:
+        """A text, number or truth; None for null and for what is not there, lists and objects included.
+
+        Raises:
+            BadRequest: it is longer than anything that means something, or no float holds it.
+
+        """
+        if (span := self._spans.get(name)) is None or self._body[span[0]] in _CLOSES:
+            return None
+        if span[1] - span[0] > MOST_TEXT:
+            raise BadRequest(f"{name} has {span[1] - span[0]:,} bytes", hint=f"{MOST_TEXT:,} are the most")
+        return self.whole(name)
+
+    def whole(self, name: str) -> Any:
+        """The value, whatever it is, built.
+
+        Raises:
+            BadRequest: no float holds a number in it.
+
+        """
+        if (span := self._spans.get(name)) is None:
+            return None
+        return _built(bytes(self._body[span[0] : span[1]]))
+
+
+def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[str]] | None = None) -> Fields:
+    """Look for these names in the object that the body is, and in objects that stand there under a name.
+
+    Args:
+        body: all of it.
+        names: in lower case; Go takes them in any.
+        inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
+
+    Raises:
+        BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
+
+    """
+    at = _after_gap(body, 0)
+    if at == len(body):
+        raise BadRequest("missing request body")
+    if body[at] not in _CLOSES:
+        raise _no_object(body, at)
+    top = _Level(names)
+    inner = _scanned(body, at, top, inside or {})
+    if body[at] == _LIST:
+        raise BadRequest("the body is a JSON list, not an object")
+    return Fields(body, top.spans, {name: Fields(body, each.spans) for name, each in inner.items()})
+
+
+class _Level:
+    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; inside are maps."""
+
+    def __init__(self, names: frozenset[str], *, is_map: bool = False) -> None:
+        self.names = names
+        self.is_map = is_map
+        self.seen: set[str] = set()
+        self.spans: dict[str, Span] = {}
+
+    def see(self, raw: bytes) -> str:
+        """A name that stands here, if it is looked for, else nothing."""
+        if len(raw) > 1024:
+            raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
+        name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
+        folded = _folded(name)
+        if folded in self.seen:
+            raise BadRequest(f"the body says {folded[:60]!r} more than once", hint="say it once, in one spelling")
+        if len(self.seen) >= MOST_NAMES:
+            raise BadRequest(f"the body has more than {MOST_NAMES} fields", hint="leave out what is not needed")
+        self.seen.add(folded)
+        found = name if self.is_map else folded
+        return found if found in self.names else ""
+
+
+def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
+    """Note where the values stand, and return the levels below the top by their names."""
+    size = len(body)
+    inner: dict[str, _Level] = {}
+    around: list[tuple[int, _Level | None, str, int]] = []
+    """Of each open list or object: what ends it, its level, its name there, and where it began."""
+    level: _Level | None = None
+    name = ""
+    """Of the value that comes, if it is looked for; then `level` is where."""
+    values = 0
+    while True:
+        values += 1
+        if values > MOST_VALUES:
+            raise BadRequest(
+                f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
+                hint="send it in several requests",
+            )
+        if around and (found := _simple.match(body, at, at + _SHORT)) is not None:
+            if name and level is not None:
+                level.spans[name] = found.span(1)
+            at = found.end()
+            mark = body[at - 1]
+        else:
+            at = _after_gap(body, at)
+            first = body[at] if at < size else 0
+            if (closer := _CLOSES.get(first)) is not None:
+                if len(around) >= MOST_DEPTH:
+                    raise BadRequest(
+                        "the body is nested too deeply", hint=f"{MOST_DEPTH} lists and objects are the most"
+                    )
+                around.append((closer, level, name, at))
+                level = None
+                if first == _OBJECT:
+                    if len(around) == 1:
+                        level = top
+                    elif len(around) == 2 and name in inside:
+                        level = inner[name] = _Level(inside[name], is_map=True)
+                name = ""
+                at = _after_gap(body, at + 1)
+                if at == size or body[at] != closer:
+                    if first == _OBJECT:
+                        name, at = _named(body, at, level)
+                    continue
+                mark, at = closer, at + 1
+            else:
+                end = _end_of_text(body, at) if first == _QUOTE else _end_of_scalar(body, at)
+                if name and level is not None:
+                    level.spans[name] = at, end
+                mark, at = _marked(body, end)
+        while mark != _COMMA:
+            closer, level, name, start = around.pop()
+            if mark != closer:
+                raise _no_json(body, at - 1)
+            if name and level is not None:
+                level.spans[name] = start, at
+            if not around:
+                if (at := _after_gap(body, at)) < size:
+                    raise _no_json(body, at, "something comes after its end")
+                return inner
+            mark, at = _marked(body, at)
+        if around[-1][0] == _END_OF_OBJECT:
+            name, at = _named(body, at, level)
+
+
+def _named(body: Body, at: int, level: _Level | None) -> tuple[str, int]:
+    """The name before the next value, if it is looked for, and where that value begins."""
+    if (found := _name.match(body, at, at + _SHORT)) is not None:
+        return level.see(found[1]) if level is not None else "", found.end()
+    at = _after_gap(body, at)
+    if at == len(body) or body[at] != _QUOTE:
+        raise _no_json(body, at, "a name is expected")
+    end = _end_of_text(body, at)
+    name = level.see(bytes(body[at + 1 : end - 1])) if level is not None else ""
+    at = _after_gap(body, end)
+    if body[at : at + 1] != b":":
+        raise _no_json(body, at)
+    return name, at + 1
+
+
+def _marked(body: Body, at: int) -> tuple[int, int]:
+    """What stands behind a value, and what is behind that."""
+    at = _after_gap(body, at)
+    if at == len(body) or body[at] not in b",]}":
+        raise _no_json(body, at)
+    return body[at], at + 1
+
+
+def _after_gap(body: Body, at: int) -> int:
+    while (found := _gap.match(body, at, at + _STEP)) is not None and found.end() - at == _STEP:
+        at += _STEP
+    return found.end() if found is not None else at
+
+
+def _end_of_text(body: Body, at: int) -> int:
+    at += 1
+    while (found := _inside.match(body, at, at + _STEP)) is not None and found.end() > at:
+        at = found.end()
+    if at >= len(body) or body[at] != _QUOTE:
+        raise _no_json(body, at)
+    return at + 1
+
+
+def _end_of_scalar(body: Body, at: int) -> int:
+    if (found := _scalar.match(body, at, at + _STEP)) is None:
+        raise _no_json(body, at)
+    return found.end()
+
+
+def _no_json(body: Body, at: int, why: str = "") -> BadRequest:
+    if not why:
+        why = f"{bytes(body[at : at + 1])!r} is not expected" if at < len(body) else "it ends too early"
+    return BadRequest(f"the body is no JSON: {why}, at byte {at:,}")
+
+
+def _no_object(body: Body, at: int) -> BadRequest:
+    """What is wrong with a body that is a text, a number, or nothing that we know."""
+    try:
+        kind = type(_built(bytes(body[at : at + MOST_TEXT]))).__name__
+    except ValueError:
+        return _no_json(body, at)
+    return BadRequest(f"the body is a JSON {kind}, not an object")
+
+
+def _folded(name: str) -> str:
+    """A name in the spelling of none. Go folds each letter by itself: U+017F is an s as well, and U+212A a k."""
+    return name.lower().replace("\u017f", "s")
+
+
+def _built(text: bytes) -> Any:
+    """The value of a piece of JSON, as Go has it: no half of a surrogate pair, and no number without end."""
+    value = json.loads(text.decode("utf-8", "replace"), parse_float=_number, parse_int=_number)
+    return _encodable(value) if b"\\u" in text else value
+
+
+def _encodable(value: Any) -> Any:
+    match value:
+        case str():
+            return re.sub("[\ud800-\udfff]", "\ufffd", value)
+        case list():
+            return [_encodable(each) for each in value]
+        case dict():
+            return {_encodable(key): _encodable(each) for key, each in value.items()}
+        case _:
+            return value
+
+
+def _number(text: str) -> int | float:
+    """Whole numbers that a float holds are whole, however they are written; Go has no larger ones than a float's."""
+    value = float(text)
+    if math.isinf(value):
+        raise BadRequest(f"the number {text[:20]}… is too large for any use")
+    exact = int(text) if len(text) < 20 and text.lstrip("-").isdigit() else None
+    return exact if exact is not None else int(value) if value.is_integer() and abs(value) < 2**63 else value

@@ -1,0 +1,208 @@
+"""What a request asks for, as far as its way depends on it. The body itself is passed on untouched.
+
+Read as Go's decoder reads it, or refused: a body that two readers could understand differently would let a key reach a
+model that it may not use. What is not small is read in a thread, one body of a key at a time, and nothing of it is
+built but the fields that count.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from app.gateway.protocol import forms
+from app.gateway.protocol.errors import TooLarge
+from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.json_fields import Fields, Span, fields_of
+from app.gateway.protocol.routes import Entry
+from jobs.core.errors import BadRequest, Forbidden
+
+T = TypeVar("T")
+
+SMALL = 8 * 1024
+"""Bytes up to which a body is read on the event loop: it takes a few milliseconds at the very most."""
+
+MOST_SHOWN = 256 * 1024
+"""Bytes of a request to show a model: what it says of `system` and `options` comes back in the answer."""
+
+RELOADS = ("num_ctx", "num_gpu", "num_batch", "main_gpu", "use_mmap", "num_thread", "draft_num_predict")
+"""Options that are fixed when a model is loaded (server/sched.go:1381-1431): another value loads it anew."""
+
+_TRUTHS = frozenset({"use_mmap"})
+"""Those of them that are no numbers."""
+
+Settings = tuple[tuple[str, Any], ...]
+
+_readers = ThreadPoolExecutor(2, thread_name_prefix="body")
+"""Two at most take the interpreter from the event loop."""
+
+_turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = WeakValueDictionary()
+"""By loop and key: whoever sends many large bodies waits for himself, and the other reader is there for the others."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The part of a request that decides where it goes and how its caller waits."""
+
+    model: str
+    streams: bool
+    settings: Settings = ()
+    """Those of the options that a load depends on."""
+    needs_load: bool = True
+    """Whether a server answers only with the model in memory."""
+    is_kept: bool = True
+    """Whether the model stays in memory afterwards, for long enough to be counted on."""
+    model_at: Span = (0, 0)
+    """Where the model's name stands in the body, quotes included."""
+
+    @property
+    def context(self) -> int | None:
+        value = dict(self.settings).get("num_ctx")
+        return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+async def read(exchange: Exchange) -> Asked:
+    """What the body asks for.
+
+    Raises:
+        BadRequest: it does not say which model, or says it twice, or is not what it claims to be.
+        Forbidden: it asks for what nobody may have here.
+
+    """
+    path, body = exchange.entry.path, exchange.body
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
+        raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
+    if path == "/api/show":
+        return Asked(model_in(await document(exchange)), streams=False, needs_load=False)
+    if path == "/v1/audio/transcriptions":
+        return await _in_turn(
+            exchange, lambda: Asked(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
+        )
+    return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
+
+
+async def document(exchange: Exchange) -> Mapping[str, Any]:
+    """What a request about a model says, its keys in lower case: Go reads them in any."""
+    body = exchange.body
+    if len(body) > MOST_SHOWN:
+        raise TooLarge(
+            f"the body has more than {MOST_SHOWN:,} bytes", hint="to show a model needs little more than its name"
+        )
+
+    def read_all() -> Mapping[str, Any]:
+        found = fields_of(body, _SHOWN, _INSIDE)
+        return {name: found.whole(name) for name in _SHOWN if found.span(name)}
+
+    return await _in_turn(exchange, read_all)
+
+
+def model_in(request: Mapping[str, Any]) -> str:
+    """The model that a native request names, by either of its two keys."""
+    for key in ("model", "name"):
+        if not isinstance(request.get(key), str | None):
+            raise BadRequest(f"{key} is no text", hint='as in {"model": "llama3.2"}')
+    return _text(request.get("model") or request.get("name"))
+
+
+def rename(body: bytearray, wanted: Asked, name: str) -> None:
+    """Put another model's name into the body."""
+    start, end = wanted.model_at
+    body[start:end] = json.dumps(name).encode()
+
+
+async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
+    """Do it here where it is little, else in a thread, after what else this key has there."""
+    if len(exchange.body) <= SMALL:
+        return work()
+    loop = asyncio.get_running_loop()
+    turn = _turns.setdefault((loop, exchange.caller.name), asyncio.Lock())
+    async with turn:
+        return await loop.run_in_executor(_readers, work)
+
+
+_SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
+_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
+_INSIDE = {"options": frozenset(RELOADS)}
+
+_QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
+"""Where a request may be there to unload a model, and what then is missing."""
+
+
+def _asked(found: Fields, entry: Entry) -> Asked:
+    if found.is_set("_debug_render_only"):
+        raise Forbidden("_debug_render_only is not served here", hint="leave it out")
+    is_native = entry.speech == "ollama"
+    stream = found.scalar("stream")
+    # The other dialects have neither options nor `keep_alive`: there these are fields that nobody reads.
+    keep = found.scalar("keep_alive") if is_native else None
+    seconds = _seconds(keep)
+    # As `ollama stop` does it; to load a model in order to unload it would be absurd.
+    unloads = seconds == 0 and entry.path in _QUESTIONS and not found.is_set(_QUESTIONS[entry.path])
+    return Asked(
+        _text(found.scalar("model")),
+        stream if isinstance(stream, bool) else is_native,
+        _settings(found.inside("options")) if is_native else (),
+        needs_load=not unloads,
+        is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
+        model_at=found.span("model") or (0, 0),
+    )
+
+
+def _settings(options: Fields) -> Settings:
+    """What of the options a load depends on, by value: Go cuts off what comes behind the point."""
+    return tuple((name, value) for name in RELOADS if (value := _setting(options, name)) is not None)
+
+
+def _setting(options: Fields, name: str) -> int | bool | None:
+    value = options.scalar(name)
+    if isinstance(value, bool) or name in _TRUTHS:
+        return value if isinstance(value, bool) and name in _TRUTHS else None
+    if not isinstance(value, int | float):
+        return None
+    if abs(value) >= _MOST_NUMBER:
+        raise BadRequest(f"options.{name} is {value:g}, which is beyond any use")
+    return int(value)
+
+
+_MOST_NUMBER = 2**31
+
+# Each number has one way to match, so that there is nothing to try again where the end does not fit.
+_DURATION = re.compile(r"[-+]?(?:(?:\d+(?:\.\d*)?|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+", re.ASCII)
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _seconds(keep: Any) -> float | None:
+    """How long a `keep_alive` is (api/types.go:1243-1271), below zero for ever; None where Go does not take it."""
+    if isinstance(keep, str):
+        return _seconds_in(keep)
+    if isinstance(keep, bool) or not isinstance(keep, int | float):
+        return None
+    return keep if keep < 0 else _counted(keep)
+
+
+def _seconds_in(text: str) -> float | None:
+    if text.lstrip("+-") == "0" and len(text) <= 2:
+        return 0.0
+    if not _DURATION.fullmatch(text):
+        return None
+    parts = re.findall(r"([\d.]+)([a-zµμ]+)", text)
+    found = _counted(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    return -found if found is not None and text.startswith("-") else found
+
+
+def _counted(seconds: float) -> float | None:
+    """In whole nanoseconds. What 63 bits do not hold, Go refuses in a text, and takes for less than nothing else."""
+    return int(seconds * 1e9) / 1e9 if seconds < 2**63 / 1e9 else None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise BadRequest("model is required", hint='the body is a JSON object with a "model"')
+    name = value.removesuffix(":local")
+    if name.endswith((":cloud", "-cloud")):
+        raise Forbidden("ollama cloud is disabled: remote model is unavailable", hint="choose a model that is here")
+    return name

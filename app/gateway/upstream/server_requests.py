@@ -1,0 +1,56 @@
+"""What the gateway asks of a server by itself: whether it is there, and to have a model in memory."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from app.gateway.protocol.dialects import error_text
+from app.gateway.protocol.request import Settings
+from app.gateway.upstream.upstream_client import Wire
+from jobs.core.errors import NetworkTrouble, ServerTrouble
+
+_MOST_TEXT = 64 * 1024
+
+
+async def absence(wire: Wire) -> str | None:
+    """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
+
+    Raises:
+        ServerTrouble: somebody on the way lets us in to nobody, which no waiting changes.
+
+    """
+    try:
+        answer = await wire.ask("GET", "/api/version")
+    except NetworkTrouble as trouble:
+        return str(trouble)
+    try:
+        text = await answer.whole(_MOST_TEXT)
+    except NetworkTrouble as trouble:
+        return str(trouble)
+    finally:
+        answer.close()
+    said = f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    if answer.status in {401, 403, 407}:
+        raise ServerTrouble(
+            f"the way to {wire.url} is closed to the gateway: {said}",
+            hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
+        )
+    return None if answer.status == 200 else said
+
+
+async def loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
+    """Ask for an answer to nothing, which loads the model; status and error of it."""
+    options = {"options": dict(settings)} if settings else {}
+    status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **options})
+    if status == 400 and "does not support" in text:  # it only embeds
+        status, text = await _asked(wire, "/api/embed", {"model": model, "input": [], **options})
+    return status, text
+
+
+async def _asked(wire: Wire, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
+    answer = await wire.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
+    try:
+        text = await answer.whole(_MOST_TEXT)
+    finally:
+        answer.close()
+    return answer.status, "" if answer.status == 200 else error_text(text)

@@ -1,0 +1,157 @@
+"""The gateway of the one-machine stack: what it is composed of here, and its life from open to close."""
+
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from loguru import logger
+
+from app.fleet.schema import Fleet
+from app.gateway.auth.keys import VARIABLE, Keys
+from app.gateway.catalog.sources import Directory, Listing
+from app.gateway.catalog.state import Standing
+from app.gateway.compose import Composed, Parts
+from app.gateway.dashboard.plans import Plans
+from app.gateway.http_server import FrontDoor
+from app.gateway.inference.routing import Router
+from app.gateway.origin_guard import Strangers
+from app.gateway.upstream.cold_start import Upstream
+from app.local.nightly_thread import coming_night
+from app.local.server_reports import Neighbours
+from app.local.servers import Servers
+from app.scheduler.night_plan import Night
+from jobs.core.clock import Clock
+from jobs.core.errors import BadRequest, Refused, os_trouble
+from jobs.core.model_name import ModelName
+from jobs.home.home import Home
+from jobs.home.prune_preview import dry_run, stack_of
+from jobs.home.status import complaints
+from jobs.ollama.client import Ollama
+from jobs.registry.allowlist import Registries, is_loopback
+from jobs.weights.layout import Layout
+from jobs.weights.survey import survey
+
+STARTUP = timedelta(minutes=10)
+"""For a load from a slow disk. The servers themselves are up before anybody can ask."""
+
+LOOK_EVERY = timedelta(seconds=1)
+"""A look at a directory of this machine takes milliseconds."""
+
+OLLAMA_VERSION = "0.0.0"
+"""Told only for as long as no server has said its own, which the first report does."""
+
+
+def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
+    """The keys of this home and of the environment.
+
+    Raises:
+        BadRequest: a line is wrong, or there is none though others than this machine could ask.
+        NotWritable: the file is not ours to read.
+
+    """
+    keys = Keys.gather({str(home.keys): _text(home.keys), VARIABLE: environ.get(VARIABLE, "")})
+    if keys.is_empty and not is_loopback(host):
+        raise BadRequest(
+            f"without keys the gateway answers this machine only, not {host!r}",
+            hint=f"make a key with `ollama-modal keys new NAME` and put its line into {home.keys}",
+        )
+    if keys.is_empty:
+        logger.info("no keys are configured: whoever is on this machine may ask")
+    return keys
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise os_trouble(error, doing="reading the keys") from error
+
+
+def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
+    """What the next night would do.
+
+    Raises:
+        Refused: nothing is declared.
+
+    """
+    if fleet is None:
+        raise Refused(
+            "no fleet file says what should be here", hint="`ollama-modal up --fleet FILE` sees to it each night"
+        )
+    return coming_night(home, stack_of(home), fleet, clock)
+
+
+class Reception:
+    def __init__(
+        self,
+        servers: Servers,
+        keys: Keys,
+        home: Home,
+        clock: Clock,
+        *,
+        belongs: Callable[[ModelName], str | None],
+        rate_limit: int | None,
+        registries: Registries,
+        fleet: Fleet | None,
+        quota_bytes: int | None,
+        problems: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
+        self._clock = clock
+        self._keyless = keys.is_empty
+        self._facts = home.facts()
+        urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
+        self._listing = Ollama(servers.urls[0], clock=clock)
+        layout = Layout(servers.models) if servers.models else None
+        source = Directory(layout) if layout else Listing(self._listing)
+        self._neighbours = Neighbours(urls, self._facts, clock)
+        self._standing = Standing(self._facts, source, clock, every=LOOK_EVERY)
+        self.composed = Composed(
+            Parts(
+                upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
+                standing=self._standing,
+                router=Router(self._standing, servers.tiers, belongs),
+                keys=keys,
+                facts=self._facts,
+                open_ledger=lambda: home.ledger(clock),
+                clock=clock,
+                writer=f"up-{os.getpid()}",
+                version=OLLAMA_VERSION,
+                rate_limit=rate_limit,
+                registries=registries,
+                fleet=fleet,
+                quota_bytes=quota_bytes,
+                rented=False,
+                plans=Plans(
+                    night=lambda: _night(home, fleet, clock),
+                    prune=lambda request: dry_run(home, clock, request),
+                ),
+                problems=problems,
+                complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
+            )
+        )
+        self._door: FrontDoor | None = None
+
+    def open(self, listener: socket.socket) -> FrontDoor:
+        """Answer there."""
+        self._neighbours.start()
+        self._standing.start()
+        app = Strangers(self.composed.app) if self._keyless else self.composed.app
+        self._door = FrontDoor(app, listener, self._clock)
+        self._door.start()
+        return self._door
+
+    def look(self) -> None:
+        """Know of what has just changed before anybody is told that it has."""
+        self._standing.refresh()
+
+    def close(self) -> None:
+        if self._door is not None:
+            self._door.stop()
+        self._standing.stop()
+        self._neighbours.stop()
+        self._listing.close()
+        self._facts.close()

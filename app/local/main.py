@@ -1,0 +1,123 @@
+"""One machine, end to end: `ollama-modal up` runs servers, workers and the ledger until it is told to stop.
+
+The entry point of the command is here, because `up` may know both `app` and `jobs`; `app.local.stack` composes the parts.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
+from jobs.cli.main import Key, Url, app, desk_at, done, here, remote_at, run
+from jobs.core.clock import SystemClock
+from jobs.core.errors import BadRequest, Refused
+from jobs.core.units import parse_bytes
+from jobs.home.home import home_of
+
+PORT = 11500
+HOST = "127.0.0.1"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@app.command()
+def up(
+    *,
+    port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's; 0 picks one")] = PORT,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Where the gateway listens; others need keys")] = HOST,
+    simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
+    tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
+    models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
+    quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
+    rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
+    concurrency: Annotated[int, typer.Option(metavar="N", min=1, max=64, help="Pulls side by side")] = 2,
+    fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="What should be here, seen to each night")] = None,
+) -> None:
+    """Run the stack on this machine: servers, workers, ledger, gateway.
+
+    Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
+    """
+    from app.fleet.schema import load  # noqa: PLC0415
+    from app.local.registry_policy import allowed  # noqa: PLC0415
+    from app.local.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
+    from app.local.stack import Declared, Limits, Plan, live  # noqa: PLC0415
+    from app.logs import on_terminal  # noqa: PLC0415
+    from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
+    from jobs.weights.prune_plan import Retention  # noqa: PLC0415
+
+    wishes = Wishes(simulate, tuple(tier or ()), models)
+    declared = Declared(load(fleet.absolute()), fleet.absolute()) if fleet is not None else None
+    retention = declared.fleet.retention() if declared else Retention()
+    limits = Limits(
+        replace(retention, quota_bytes=parse_bytes(quota, "--quota")) if quota is not None else retention,
+        parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
+        concurrency,
+    )
+    registries = allowed(os.environ, declared.fleet if declared else None, is_loopback=is_loopback(host))
+    clock = SystemClock()
+    home = home_of(os.environ)
+    with home.held(clock), signalled() as asked:
+        on_terminal(home.logs / "up.log")
+        raise typer.Exit(live(Plan(wishes, limits, host, port, registries, declared), home, clock, asked))
+
+
+@app.command()
+def plan(
+    fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of the one that `up` was given")] = None,
+    url: Url = None,
+    key: Key = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
+) -> None:
+    """Tell what the next night would do, and why. Posts nothing."""
+    if url:
+        from jobs.cli.remote_status import Foretold  # noqa: PLC0415 - brings httpx, which takes long to import
+
+        if fleet is not None:
+            raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
+        done(desk_at(url, key).outlook(Foretold(remote_at(url, key).plan()), json=json))
+    from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
+    from app.local.nightly_thread import coming_night  # noqa: PLC0415
+    from jobs.home.prune_preview import stack_of  # noqa: PLC0415
+
+    at = here()
+    stack = stack_of(at.home)
+    path = fleet or stack.fleet
+    if path is None:
+        raise Refused(
+            "no fleet file says what should be here",
+            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
+        )
+    declared = load(path.absolute())
+    wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.clock)
+    done(at.desk.outlook(found, json=json))
+
+
+@contextmanager
+def signalled() -> Iterator[list[int]]:
+    """The signals that asked us to stop, as they come.
+
+    A handler that only notes the number cannot deadlock with whatever it interrupts, as one that sets an event could.
+    """
+    seen: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        seen.append(number)
+
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def main() -> NoReturn:
+    """`ollama-modal`."""
+    run(app)

@@ -1,0 +1,77 @@
+"""`ollama-modal night`, `cost` and `windows`: what the last night did, what was used, what windows would cost."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jobs.cli.main import Key, Url, app, desk_at, here, remote_at, show
+from jobs.cli.output import put_json, put_lines, say
+from jobs.core.clock import SystemClock
+from jobs.core.units import parse_span
+from jobs.home.home import home_of
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
+FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
+
+
+@app.command()
+def night(url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Tell what the last night did. Its jobs and how they ended, what it moved, what it left alone."""
+    from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - every command imports this file
+
+    if url:
+        desk = desk_at(url, key)
+        found = remote_at(url, key).night()
+    else:
+        at = here()
+        desk, found = at.desk, report(dict(at.home.facts().items()), at.desk.ledger.select()[0])
+    show(found, (desk.worded(line) for line in lines(found, desk.now)), json=json)
+
+
+@app.command()
+def cost(
+    since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d",
+    url: Url = None,
+    key: Key = None,
+    json: Json = False,
+) -> None:
+    """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
+    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.usage import usage  # noqa: PLC0415
+
+    if url:
+        told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
+        show(told, Cost.from_json(told).lines(), json=json)
+        return
+    at = here()
+    began = at.now - parse_span(since, "--since")
+    rows = usage(at.home.facts(), since=began.date())
+    found = owned(rows, began, at.now)
+    if json:
+        put_json(found.as_json())
+        return
+    put_lines(found.use_lines())
+    if not rows:
+        say("nothing was asked of the gateway since then")
+    say("nothing here is paid by the second: this machine is yours")
+    say("hint: what a deployment has cost: `ollama-modal cost --url URL`, or `modal run -m app.jobs::cost --since 7d`")
+
+
+@app.command()
+def windows(fleet: FleetFile = None, json: Json = False) -> None:
+    """Tell what declared windows cost in a month, and from how many cold starts on they pay."""
+    from app.accounting.window_cost import offers  # noqa: PLC0415
+    from app.fleet.file import HERE  # noqa: PLC0415
+    from app.fleet.schema import load  # noqa: PLC0415
+
+    at = here()
+    stack = home_of(os.environ).read_stack()
+    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.clock.now())
+    if json:
+        put_json([each.as_json() for each in found])
+    else:
+        put_lines(line for each in found for line in each.lines())
+    if not found:
+        say("the fleet declares no windows")

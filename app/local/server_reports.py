@@ -1,0 +1,113 @@
+"""The servers of this machine, reported to the ledger as those of a deployment report themselves.
+
+A thread asks each one what it has loaded; on one machine that costs and wakes nothing. Whoever wants to know how the
+servers are then reads the same facts here as there.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+from loguru import logger
+
+from app.model_server.report import PREFIX, Loaded, Report
+from jobs.core.clock import Clock
+from jobs.core.errors import StoreTrouble, Trouble
+from jobs.core.retry import NEVER
+from jobs.ollama.client import Ollama
+from jobs.store.outage import Outage
+from jobs.store.sqlite import SqliteDict
+
+EVERY = timedelta(seconds=5)
+
+CONTAINER = "local"
+"""Each tier of one machine is one server."""
+
+_PATIENCE = timedelta(seconds=5)
+
+
+class Neighbours:
+    """
+    Args:
+        urls: where each tier's server answers.
+        facts: the ledger's dict.
+        clock: for times and pauses.
+    """
+
+    def __init__(self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock) -> None:
+        self._servers = {tier: Ollama(url, policy=NEVER, stall=_PATIENCE, clock=clock) for tier, url in urls.items()}
+        self._facts = facts
+        self._clock = clock
+        self._started_at = clock.now()
+        self._last: dict[str, Report] = {}
+        self._outage = Outage("the ledger of the servers' reports", clock)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="neighbours", daemon=True)
+
+    def start(self) -> None:
+        """Report once, then keep reporting in a thread. What an earlier stack reported is over."""
+        self._end_others()
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=2 * _PATIENCE.total_seconds())
+        try:
+            for report in self._last.values():
+                self._put(replace(report, state="ended", at=self._clock.now(), loaded=()))
+        except StoreTrouble as trouble:  # the next stack says so as it starts
+            logger.warning("that the servers have ended could not be written down: {}", trouble)
+        for server in self._servers.values():
+            server.close()
+
+    def look(self) -> None:
+        """One round: ask each server, and write down what it says.
+
+        Raises:
+            StoreTrouble: it cannot be written down.
+
+        """
+        for tier, server in self._servers.items():
+            try:
+                report = self._asked(tier, server)
+            except Trouble as trouble:
+                logger.warning("the server of tier {} did not say how it is: {}", tier, trouble)
+                continue
+            self._last[tier] = report
+            self._put(report)
+
+    def _asked(self, tier: str, server: Ollama) -> Report:
+        known = self._last.get(tier)
+        return Report(
+            tier=tier,
+            container=CONTAINER,
+            state="serving",
+            at=self._clock.now(),
+            started_at=self._started_at,
+            version=known.version if known else server.version(),
+            models=tuple(sorted(each.name for each in server.tags())),
+            loaded=tuple(map(Loaded.of, server.ps())),
+        )
+
+    def _put(self, report: Report) -> None:
+        self._facts.put(report.key, report.as_json())
+
+    def _end_others(self) -> None:
+        for key, value in list(self._facts.items()):
+            if key.startswith(PREFIX):
+                report = Report.from_json(value)
+                if not report.is_final:
+                    self._put(replace(report, state="ended", why="its stack is over", loaded=()))
+
+    def _keep(self) -> None:
+        while not self._clock.wait(EVERY.total_seconds(), self._stopping):
+            try:
+                self.look()
+                self._outage.passed("report")
+            except StoreTrouble as trouble:
+                self._outage.met("report", trouble)
+            except Exception as error:  # noqa: BLE001 - one bad round must not end the thread that watches
+                logger.warning("a look at the servers failed: {}: {}", type(error).__name__, error)

@@ -1,0 +1,64 @@
+"""The windows of a fleet file on one machine: nothing is rented there, so they keep their models loaded, and no more.
+
+Each round posts a warm-up of what an open window wants loaded and its server has not, or not for long. It loads nothing
+by itself; after the window a model goes as any other does that was warmed.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
+
+from loguru import logger
+
+from app.fleet.schema import Fleet
+from app.scheduler.wake_budget import BY_WINDOW
+from jobs.core.clock import Clock
+from jobs.core.model_name import ModelName
+from jobs.home.home import Server
+from jobs.home.status import asked
+from jobs.ledger.ledger import Ledger
+
+AHEAD = timedelta(minutes=5)
+"""One that would be unloaded so soon is warmed again, which has it stay."""
+
+AGAIN = timedelta(minutes=15)
+"""One that cannot be loaded, or was pushed out by another, is tried again no sooner."""
+
+
+class WindowsHere:
+    """
+    Args:
+        fleet: declares the windows.
+        servers: of this machine; a window of another tier has no effect, and that is said.
+        clock: the time.
+    """
+
+    def __init__(self, fleet: Fleet, servers: Sequence[Server], clock: Clock) -> None:
+        self._fleet = fleet
+        self._servers = {server.tier: server for server in servers}
+        self._clock = clock
+        for tier in sorted({window.tier for window in fleet.windows} - set(self._servers)):
+            logger.warning(
+                "windows of tier {} have no effect: no server here is of it; `up --tier {}` has one", tier, tier
+            )
+
+    def keep(self, ledger: Ledger) -> list[str]:
+        """One round; the jobs that it posted."""
+        now = self._clock.now()
+        wanted = set(self._wanted(now))
+        stays = {tier: self._stays(tier, now) for tier in {tier for tier, _ in wanted}}
+        tried = {job.subject for job in ledger.jobs() if job.posted_by == BY_WINDOW and now - job.posted_at < AGAIN}
+        missing = sorted(
+            (tier, str(name)) for tier, name in wanted if name not in stays[tier] and str(name) not in tried
+        )
+        return [ledger.post("warm", name, {"model": name, "tier": tier}, by=BY_WINDOW).job.id for tier, name in missing]
+
+    def _wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
+        for window in self._fleet.windows_open(now):
+            if window.tier in self._servers:
+                yield from ((window.tier, ModelName.parse(text).folded()) for text in window.models)
+
+    def _stays(self, tier: str, now: datetime) -> set[ModelName]:
+        """What is loaded there, and for some time to come."""
+        with asked(self._servers[tier], self._clock) as server:
+            running = server.ps()
+        return {ModelName.parse(each.name).folded() for each in running if each.expires_at - now > AHEAD}

@@ -1,0 +1,212 @@
+"""One `ollama serve`: starts it, waits until it answers, passes on what it says, notices its death, ends all of it.
+
+It runs in a process group of its own, away from the volume, so that nothing it starts can outlive it and hold the GPU's
+memory. It knows nothing about weights or the platform.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+
+from loguru import logger
+
+from jobs.core.clock import Clock
+from jobs.core.errors import NetworkTrouble, ServerTrouble
+from jobs.core.retry import NEVER
+from jobs.ollama.client import Ollama
+from jobs.ollama.host import OllamaHost
+
+COMMAND = ("ollama", "serve")
+
+_READY_POLL_SECONDS = 0.1
+_ANSWER_WITHIN = timedelta(seconds=30)
+"""Ollama accepts connections at once, and answers when it has found its GPUs: its own limit for that."""
+
+_ENDS_WITHIN_SECONDS = 10
+_LAST_WORDS = 20
+
+_FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
+"""What is in a container's environment and not Ollama's to know: secrets, and what would change how models load."""
+
+_ANSWERED = re.compile(r'^\[GIN\].*\bPOST +"/(?:api/(?:chat|generate|embed|embeddings)|v1/[^"]*)"')
+_LOADS = re.compile(
+    r'msg="starting llama-server" cmd="(?P<command>[^"]*--model \S*(?P<blob>sha256-[0-9a-f]{64})\b[^"]*)"'
+)
+"""Each load of a model, by its own log: which blob, and with what (llm/llama_server.go:431 of 0.32)."""
+
+_NO_LAYERS = re.compile(r" (?:-ngl|--gpu-layers|--n-gpu-layers) 0(?: |$)")
+"""What becomes of `num_gpu: 0`, whether a request said it or the model's own parameters."""
+
+_LEVEL = re.compile(r"\blevel=(TRACE|DEBUG|INFO|WARN|ERROR)\b")
+_LEVELS = {"INFO": "INFO", "WARN": "WARNING", "ERROR": "ERROR"}
+
+
+def environ(
+    inherited: Mapping[str, str], settings: Mapping[str, str], *, host: OllamaHost, models: Path, home: Path
+) -> dict[str, str]:
+    """What `ollama serve` gets: the container's own variables, and above them what must be so."""
+    kept = {key: value for key, value in inherited.items() if not _FOREIGN.match(key)}
+    must = {
+        "HOME": str(home),  # its key pair is written there
+        "OLLAMA_HOST": f"{host.host}:{host.port}",
+        "OLLAMA_MODELS": str(models),
+        "OLLAMA_NOPRUNE": "1",  # a start would delete what other containers are still pulling
+        "OLLAMA_NO_CLOUD": "1",  # nothing leaves for anybody else's servers
+    }
+    return {**kept, **settings, **must}
+
+
+class Daemon:
+    """A server process.
+
+    Args:
+        environ: all of its environment.
+        host: where it is told to listen.
+        clock: for waiting until it answers.
+        on_death: called from another thread with the exit code when it ends without having been asked to.
+        command: starts it.
+
+    """
+
+    def __init__(
+        self,
+        environ: Mapping[str, str],
+        host: OllamaHost,
+        clock: Clock,
+        *,
+        on_death: Callable[[int], None],
+        command: Sequence[str] = COMMAND,
+    ) -> None:
+        self.served = 0
+        """How many requests for inference it has answered, by its own log."""
+        self.kept_off_the_gpu: set[str] = set()
+        """The blobs of models that were last loaded with no layer on the GPU, because somebody asked for that.
+
+        The thread that listens adds and discards; others only look one up.
+        """
+        self._environ = dict(environ)
+        self._host = host
+        self._clock = clock
+        self._on_death = on_death
+        self._command = list(command)
+        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        self._stopping = threading.Event()
+        self._child: subprocess.Popen[str] | None = None
+        self._threads: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            ServerTrouble: there is no such program here.
+
+        """
+        try:
+            self._child = subprocess.Popen(
+                self._command,
+                env=self._environ,
+                cwd="/",  # a working directory in the volume would forbid every reload
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ServerTrouble(f"{self._command[0]!r} cannot be started: {error.strerror}") from error
+        for work in (self._listen, self._watch):
+            thread = threading.Thread(target=work, args=(self._child,), name=f"ollama {work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wait_ready(self, within: timedelta) -> str:
+        """Its version, once it answers.
+
+        Raises:
+            ServerTrouble: it ended, or did not answer in time; the message has its last words.
+
+        """
+        deadline = self._clock.monotonic() + within.total_seconds()
+        with Ollama(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
+            while True:
+                try:
+                    return ollama.version()
+                except NetworkTrouble as trouble:
+                    if not self.is_alive:
+                        raise self._trouble(f"ollama ended with {self._code()} before it answered") from trouble
+                    if self._clock.monotonic() > deadline:
+                        raise self._trouble(f"ollama did not answer for {within.total_seconds():g} s") from trouble
+                self._clock.wait(_READY_POLL_SECONDS)
+
+    @property
+    def is_alive(self) -> bool:
+        return self._child is not None and self._child.poll() is None
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let none of it run meanwhile. The kernel goes on to take connections, so callers wait and notice nothing."""
+        self._signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(signal.SIGCONT)
+
+    def stop(self) -> int | None:
+        """End it and all that it started, politely for some seconds; its exit code."""
+        self._stopping.set()
+        if self._child is None:
+            return None
+        self._signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._child.wait(timeout=_ENDS_WITHIN_SECONDS)
+        self._signal(signal.SIGKILL)  # also for whatever it left running
+        code = self._child.wait()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join(timeout=1)
+        return code
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._child is not None:
+            with suppress(ProcessLookupError):  # it was the leader of its group, and all of the group is gone
+                os.killpg(self._child.pid, number)
+
+    def _code(self) -> int | None:
+        return None if self._child is None else self._child.poll()
+
+    def _trouble(self, what: str) -> ServerTrouble:
+        for thread in self._threads:
+            thread.join(timeout=0.2)
+        return ServerTrouble(": ".join([what, " / ".join(self._last_words) or "without a word"]))
+
+    def _listen(self, child: "subprocess.Popen[str]") -> None:
+        assert child.stdout is not None
+        with child.stdout as lines:
+            for line in lines:
+                self._heard(line.rstrip())
+
+    def _heard(self, line: str) -> None:
+        if _ANSWERED.match(line):
+            self.served += 1
+        if load := _LOADS.search(line):
+            asked_off = _NO_LAYERS.search(load["command"])
+            (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
+        level = _LEVEL.search(line)
+        if level and level[1] in {"TRACE", "DEBUG"}:
+            return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here
+        self._last_words.append(line)
+        logger.log(_LEVELS[level[1]] if level else "INFO", "ollama: {}", line)
+
+    def _watch(self, child: "subprocess.Popen[str]") -> None:
+        code = child.wait()
+        if not self._stopping.is_set():
+            self._signal(signal.SIGKILL)
+            self._on_death(code)

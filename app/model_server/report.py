@@ -1,0 +1,205 @@
+"""What a server says of itself in the ledger, under `server/<tier>/<container>`, on Modal and on one machine alike.
+
+Whoever wants to know how the servers are reads these, and asks none of them. A report written by last month's code
+still opens: what it does not say is empty here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from app.model_server.gpu import Gpu
+from jobs.core.clock import isoformat, parse_moment
+from jobs.ollama.responses import Running
+from jobs.store.protocols import DictLike
+
+PREFIX = "server/"
+
+FINAL = frozenset({"ended", "failed", "refused"})
+"""States that a container never leaves: its report will not change any more."""
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in the memory of a server; `context` is what it was loaded with."""
+
+    name: str
+    size: int
+    size_vram: int
+    context: int
+    digest: str = ""
+    expires_at: datetime | None = None
+
+    @classmethod
+    def of(cls, running: Running) -> Self:
+        return cls(
+            running.name,
+            running.size,
+            running.size_vram,
+            running.context_length,
+            running.digest,
+            running.expires_at,
+        )
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self:
+        wire = _mapping(document)
+        return cls(
+            name=_text(wire.get("name")),
+            size=_count(wire.get("size")),
+            size_vram=_count(wire.get("size_vram")),
+            context=_count(wire.get("context")),
+            digest=_text(wire.get("digest")),
+            expires_at=_moment(wire.get("expires_at")),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "size": self.size,
+            "size_vram": self.size_vram,
+            "context": self.context,
+            "digest": self.digest,
+            "expires_at": self.expires_at and isoformat(self.expires_at),
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """One server at one moment.
+
+    Args:
+        tier: which kind of server.
+        container: names this one; on one machine, the server.
+        state: waking, serving, silent, ended, failed or refused.
+        at: when it was written.
+        why: what led to the state, in words.
+        started_at: when the server began to start.
+        version: of its Ollama; empty while that has not answered yet.
+        gpu: what it found, where one was promised.
+        models: the names it serves.
+        loaded: what it holds in memory.
+        served: requests of others that have ended.
+        in_flight: connections that others hold to it; None when that cannot be known.
+        generation: of the weights it serves.
+        pausing_until: it asks for no new request until then, so that it can take in new weights.
+        dollars_per_hour: what it costs while it is up, where that is known.
+
+    """
+
+    tier: str
+    container: str
+    state: str
+    at: datetime
+    why: str = ""
+    started_at: datetime | None = None
+    version: str = ""
+    gpu: Gpu | None = None
+    models: tuple[str, ...] = ()
+    loaded: tuple[Loaded, ...] = ()
+    served: int = 0
+    in_flight: int | None = None
+    generation: Any = field(default=None, hash=False)
+    pausing_until: datetime | None = None
+    dollars_per_hour: float | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{PREFIX}{self.tier}/{self.container}"
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in FINAL
+
+    @classmethod
+    def from_json(cls, document: Any) -> Self:
+        wire = _mapping(document)
+        requests = _mapping(wire.get("requests"))
+        price = wire.get("dollars_per_hour")
+        return cls(
+            tier=_text(wire.get("tier")),
+            container=_text(wire.get("container")),
+            state=_text(wire.get("state")),
+            at=_moment(wire.get("at")) or _LONG_AGO,
+            why=_text(wire.get("why")),
+            started_at=_moment(wire.get("started_at")),
+            version=_text(wire.get("version")),
+            gpu=_gpu(wire.get("gpu")),
+            models=tuple(_text(each) for each in _list(wire.get("models"))),
+            loaded=tuple(Loaded.from_json(each) for each in _list(wire.get("loaded"))),
+            served=_count(requests.get("served")),
+            in_flight=None if requests.get("in_flight") is None else _count(requests.get("in_flight")),
+            generation=wire.get("generation"),
+            pausing_until=_moment(wire.get("pausing_until")),
+            dollars_per_hour=float(price) if isinstance(price, int | float) else None,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        found = self.gpu
+        return {
+            "tier": self.tier,
+            "container": self.container,
+            "state": self.state,
+            "why": self.why,
+            "at": isoformat(self.at),
+            "started_at": self.started_at and isoformat(self.started_at),
+            "version": self.version,
+            "gpu": found and {"name": found.name, "vram_bytes": found.vram_bytes, "count": found.count},
+            "models": list(self.models),
+            "loaded": [each.as_json() for each in self.loaded],
+            "requests": {"served": self.served, "in_flight": self.in_flight},
+            "generation": self.generation,
+            "pausing_until": self.pausing_until and isoformat(self.pausing_until),
+            "dollars_per_hour": self.dollars_per_hour,
+        }
+
+
+class ReportsOf:
+    """The reports of one tier, as the ledger has them at each call.
+
+    Final ones are read once: reading an entry of a `modal.Dict` keeps it from fading.
+    """
+
+    def __init__(self, facts: DictLike, tier: str) -> None:
+        self._facts = facts
+        self._prefix = f"{PREFIX}{tier}/"
+        self._final: dict[str, Report] = {}
+
+    def __call__(self) -> tuple[Report, ...]:
+        keys = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        self._final = {key: report for key, report in found.items() if report.is_final}
+        return tuple(found.values())
+
+
+def _gpu(document: Any) -> Gpu | None:
+    wire = _mapping(document)
+    return (
+        Gpu(_text(wire.get("name")), _count(wire.get("vram_bytes")), _count(wire.get("count")) or 1) if wire else None
+    )
+
+
+def _moment(value: Any) -> datetime | None:
+    try:
+        return parse_moment(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,0 +1,66 @@
+"""What a server is handed by where it runs, and what its tier asks of it. Plain values."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from app.model_server.process import COMMAND
+from jobs.core.clock import Clock
+from jobs.core.model_name import ModelName
+from jobs.core.retry import NEVER
+from jobs.ollama.client import Ollama
+from jobs.ollama.host import OllamaHost
+from jobs.store.protocols import DictLike
+
+PROBE_EVERY = timedelta(seconds=30)
+
+_PROBE_STALL = timedelta(seconds=30)
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a container offers to its server.
+
+    Args:
+        volume: where the weights are mounted, read-only.
+        disk: a directory of its own on local disk.
+        container: names it in the ledger.
+        facts: the ledger's dict.
+        reload: brings in what others committed to the volume, within so long or its usual limit. RuntimeError while a
+            file there is open; a `NotReloaded` that is no `FilesOpen` when the platform fails or does not answer.
+        take_out: ends this container, so that the next request gets another one.
+        host: where the server shall listen.
+        inherited: the container's environment.
+        clock: for times and pauses.
+        command: starts the server.
+
+    """
+
+    volume: Path
+    disk: Path
+    container: str
+    facts: DictLike
+    reload: Callable[[timedelta | None], None]
+    take_out: Callable[[], None]
+    host: OllamaHost
+    inherited: Mapping[str, str]
+    clock: Clock
+    command: tuple[str, ...] = COMMAND
+
+    def ollama(self) -> Ollama:
+        """A client of the server, one try per request: whoever looks will look again."""
+        return Ollama(self.host.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a tier asks of its server."""
+
+    tier: str
+    gpu_promised: bool
+    settings: Mapping[str, str]
+    startup: timedelta
+    dollars_per_hour: float | None = None
+    warmed: tuple[ModelName, ...] = ()
+    probe_every: timedelta = PROBE_EVERY

@@ -1,0 +1,187 @@
+"""How new weights get into a server that runs: at its start, and later whenever nothing is in use.
+
+The server is frozen while the volume is reloaded and the view copied, so nobody can see a thing half done, and whoever
+asks meanwhile waits a moment. When in doubt the weights wait; a request never does.
+
+Connections are the first sign of a request. They are not the last word: whoever stands between may keep some open that
+carry nothing. A model that was told to go and is still there is in use beyond doubt, and what is on its way into memory
+has a file open, so that the volume cannot be reloaded.
+"""
+
+import threading
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from loguru import logger
+
+from app.model_server.connections import callers_of
+from app.model_server.models_view import View
+from app.model_server.process import Daemon
+from app.model_server.reload_policy import GENERATION, Look
+from app.model_server.settings import Place
+from app.platform_errors import FilesOpen, NotReloaded
+from jobs.core.errors import ServerTrouble, Trouble
+from jobs.core.model_name import ModelName
+from jobs.ollama.client import Ollama
+
+_RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
+"""A runner that was told to end needs a moment to close its files."""
+
+_FROZEN_RELOAD = timedelta(seconds=15)
+"""A reload takes some seconds; callers wait as long as the server is frozen for it, and notice no more than that."""
+
+_FIRST_REST = timedelta(minutes=2)
+_LONGEST_REST = timedelta(minutes=30)
+"""Between two tries at a reload that the platform leaves unanswered: each costs the callers a frozen server."""
+
+_GONE_PAUSES = (0.1, 0.4, 1.5)
+"""And one to be gone from the list, if nobody uses it."""
+
+
+class _Unknown:
+    """A generation that equals no other."""
+
+
+class Intake:
+    """The weights of one server.
+
+    Args:
+        place: where it runs.
+        view: what it sees of the weights.
+        daemon: the server's process.
+        stopping: set when there is no time left for any of this.
+
+    """
+
+    def __init__(self, place: Place, view: View, daemon: Daemon, stopping: threading.Event) -> None:
+        self.known: Any = _Unknown()
+        """The generation of the weights that are served."""
+        self.own_requests = 0
+        """How many of the server's requests were ours."""
+        self._place = place
+        self._view = view
+        self._daemon = daemon
+        self._stopping = stopping
+        # Of the thread that looks alone:
+        self._silences = 0
+        self._rests_until = 0.0
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether the platform failed at the last reload so recently that another try would only freeze the server."""
+        return self._place.clock.monotonic() < self._rests_until
+
+    @property
+    def generation(self) -> Any:
+        return None if isinstance(self.known, _Unknown) else self.known
+
+    def wanted(self) -> Any:
+        return self._place.facts.get(GENERATION)
+
+    def begin(self) -> None:
+        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
+        try:
+            wanted = self.wanted()
+        except Exception as error:  # noqa: BLE001 - it serves what it has; the keeper asks again
+            logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
+            wanted = _Unknown()
+        try:
+            self._place.reload(None)
+            self.known = wanted
+        except RuntimeError as error:
+            logger.warning("the volume cannot be reloaded yet: {}", error)
+        self._view.copy()
+
+    def refresh(self, wanted: Any, look: Look) -> None:
+        """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
+        loaded = [ModelName.parse(name) for name in look.names]
+        self.unload(loaded)
+        try:
+            self.take_in(wanted)
+        finally:
+            self.load(loaded)
+
+    def take_in(self, wanted: Any, *, past_connections: bool = False) -> bool:
+        """Take in the generation that is wanted, with nothing in memory; false when something forbade it.
+
+        The server is frozen for one unanswered reload at most; then none is tried again for a while (`is_resting`).
+
+        Args:
+            wanted: the generation, as it was read before.
+            past_connections: that some are open does not count, because nothing can be in use (`is_unloaded`).
+
+        """
+        if self._reloaded_soon(past_connections=past_connections):
+            self.known = wanted
+        return bool(self.known == wanted)
+
+    def unload(self, names: Iterable[ModelName]) -> None:
+        """Have these models out of memory; those in use go when their answers have ended."""
+        with self._place.ollama() as ollama:
+            for name in names:
+                ollama.unload(str(name))
+                self.own_requests += 1
+
+    def is_unloaded(self) -> bool:
+        """Whether nothing is in memory any more, a moment after it was told to go: what is in use stays."""
+        with self._place.ollama() as ollama:
+            for pause in _GONE_PAUSES:
+                if self._place.clock.wait(pause, self._stopping):
+                    return False
+                if not ollama.ps():
+                    return True
+        return False
+
+    def load(self, names: list[ModelName]) -> None:
+        """Have those of the models in memory that are served."""
+        served = {name.folded() for name in self._view.names()}
+        with self._place.ollama() as ollama:
+            for name in names:
+                if name.folded() in served:
+                    self._load(ollama, name)
+
+    def _reloaded_soon(self, *, past_connections: bool) -> bool:
+        for pause in _RELOAD_PAUSES:
+            if self._place.clock.wait(pause, self._stopping) or self.is_resting:
+                return False
+            if self._reloaded(past_connections=past_connections):
+                return True
+        return False
+
+    def _reloaded(self, *, past_connections: bool) -> bool:
+        with self._daemon.frozen():
+            if not past_connections and callers_of(self._place.host.port) != 0:
+                logger.info("new weights wait: a request came in between")
+                return False
+            try:
+                self._place.reload(_FROZEN_RELOAD)
+            except RuntimeError as error:
+                logger.info("new weights wait: {}", error)
+                if isinstance(error, NotReloaded) and not isinstance(error, FilesOpen):
+                    self._rest()
+                return False
+            self._view.copy()
+        self._silences = 0
+        return True
+
+    def _rest(self) -> None:
+        """Leave the volume alone for a while, longer each time."""
+        doublings: int = 2 ** min(self._silences, 10)
+        self._silences += 1
+        rest = min(_FIRST_REST * doublings, _LONGEST_REST).total_seconds()
+        self._rests_until = self._place.clock.monotonic() + rest
+        logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", rest)
+
+    def _load(self, ollama: Ollama, name: ModelName) -> None:
+        try:
+            ollama.load(str(name), check=self._go_on)
+        except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
+            logger.warning("{} did not load: {}", name, trouble)
+        else:
+            self.own_requests += 1
+            logger.info("loaded {}", name)
+
+    def _go_on(self) -> None:
+        if self._stopping.is_set():
+            raise ServerTrouble("the server is stopping")

@@ -1,0 +1,117 @@
+"""The watch that every tick keeps: how the tiers are, what has come up, what has passed; and telling somebody.
+
+Looking writes facts and waits for nobody. Telling is apart, because a webhook may hang.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from loguru import logger
+
+from app.fleet.schema import Fleet
+from app.model_server.health import Health, Turn, next_turn, of_tier
+from app.model_server.report import PREFIX, Report
+from app.scheduler.alert_rules import Seen, incidents
+from app.scheduler.steps import night_began
+from app.scheduler.wake_budget import Wakes
+from jobs.core.clock import Clock, isoformat
+from jobs.core.errors import Trouble
+from jobs.ledger.ledger import Ledger
+from jobs.store.protocols import DictLike
+from jobs.telemetry.incidents import Case, Teller, cases, news, note
+from jobs.telemetry.night_tries import NIGHTS_SINCE
+
+WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
+
+STALE = timedelta(days=1)
+"""Older news is none: a webhook that is set up today need not hear of last week."""
+
+AT_ONCE = 20
+"""Messages of one round; the rest waits for the next."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look found: how each tier is, the cases that are open, and whether somebody is to be told."""
+
+    health: tuple[Health, ...]
+    open: tuple[Case, ...]
+    has_news: bool
+
+
+def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> Looked:
+    """See how everything is, and write down what has changed. Two looks at once write the same.
+
+    `rented` is false on one machine.
+    """
+    if facts.get(NIGHTS_SINCE) is None:
+        facts.put(NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
+    entries = dict(facts.items())
+    health = healths(entries, fleet, now)
+    for each in health:
+        _write_turn(facts, entries, each, now)
+    wakes = Wakes(facts, fleet)
+    seen = Seen(
+        entries=entries,
+        jobs=ledger.jobs(),
+        health=health,
+        refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
+        night_began=night_began(fleet, now),
+        now=now,
+        rented=rented,
+    )
+    known = cases(entries)
+    for case in known:
+        if case.is_open:  # what is only listed, a Dict may forget in seven days
+            facts.get(f"incident/{case.id}")
+            facts.get(f"told/{case.id}/opened")
+    after = note(facts, known, incidents(fleet, seen), now)
+    latest = {case.id: case for case in (*known, *after)}
+    fresh = [piece for piece in news(latest.values()) if _is_fresh(piece.case, now)]
+    return Looked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
+
+
+def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Health]:
+    """How each tier of the fleet is, by the reports among these entries."""
+    reports = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
+    return [of_tier(tier, [each for each in reports if each.tier == tier], now) for tier in fleet.tiers]
+
+
+def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
+    """The history of a tier, oldest first."""
+    found = [Turn.from_json(value) for key, value in entries.items() if key.startswith(f"health/{tier}/")]
+    return sorted(found, key=lambda turn: turn.n)
+
+
+def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now: datetime) -> None:
+    history = turns(entries, health.tier)
+    last = history[-1] if history else None
+    if last is not None:
+        facts.get(f"health/{health.tier}/{last.n}")
+    turn = next_turn(last, health, now)
+    if turn is not None and facts.put(f"health/{health.tier}/{turn.n}", turn.as_json(), skip_if_exists=True):
+        logger.info("tier {} is {}{}", health.tier, health.state, f": {health.why}" if health.why else "")
+
+
+def _is_fresh(case: Case, now: datetime) -> bool:
+    return now - (case.recovered_at or case.seen_at) < STALE
+
+
+def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
+    """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
+    entries, told = dict(facts.items()), 0
+    teller = Teller(facts, clock, entries)
+    for piece in list(news(cases(entries)))[:AT_ONCE]:
+        if not _is_fresh(piece.case, clock.now()):
+            teller.done(piece, "too old")
+        elif teller.may_tell(piece):
+            try:
+                post(f"ollama-modal: {piece.text}")
+            except Trouble as trouble:
+                logger.warning("nobody could be told of {}: {}", piece.id, trouble)
+                return told
+            teller.done(piece)
+            told += 1
+    return told

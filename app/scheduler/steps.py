@@ -1,0 +1,162 @@
+"""What the two schedules do: `tick` keeps the ledger moving, `nightly` posts what should be. Both only read and post.
+
+Each may run twice, late, or beside itself: it looks at what is there first. Neither needs a volume to write, or a GPU.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import takewhile
+
+from loguru import logger
+
+from app.deployment.worker_timing import REPORT_STALE
+from app.fleet.cron_times import due
+from app.fleet.schema import Fleet, Window
+from app.model_server.report import PREFIX, Report, ReportsOf
+from app.model_server.start_failures import RefusedStarts, refused_starts
+from app.scheduler.night_plan import NIGHT, Night
+from app.scheduler.parts import Parts
+from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening, window_key
+from jobs.core.clock import Clock, isoformat
+from jobs.core.errors import StoreTrouble
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger
+from jobs.store.protocols import DictLike
+from jobs.telemetry.nightly_report import BY_NIGHTLY, Posted
+
+
+@dataclass(frozen=True)
+class Ticked:
+    """What a tick did."""
+
+    lanes: tuple[str, ...]
+    lost: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
+def windows(
+    ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]
+) -> list[str]:
+    """Keep the tiers awake whose window is open, and no longer than that; the jobs that warm its models.
+
+    Said again at every tick, because a deployment makes Modal forget it. A tier without windows is never touched: what
+    somebody set there by hand stays. To open one is a wake of our own, and the tier's budget for those may forbid it. A
+    tier whose starts are refused is not kept up until one succeeds; it is tried by warm-ups, ever more rarely.
+
+    Args:
+        ledger: where the window's models are posted to be warmed, as it opens.
+        fleet: declares the windows.
+        facts: remembers which tiers are kept awake.
+        now: the time.
+        keep: keeps so many containers of a tier up.
+
+    """
+    opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
+    awake = {window.tier for window in opened}
+    kept = {name for name in fleet.tiers if facts.get(window_key(name))}
+    posted: list[str] = []
+    parts = Parts("windows")
+    for name in {window.tier for window in fleet.windows} | kept:
+        with parts.part(f"the window of {name}"):
+            was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
+            if name in awake:
+                if not was and not wakes.take(name, opening(fleet, name, now), now):
+                    continue
+                starts = _refused_starts(facts, name, now)
+                # What is kept up is started again and again by the platform; a warm-up starts one, and when it may.
+                keep(name, least if starts.is_broken else max(1, least))
+                if starts.is_broken and not starts.must_wait(now):
+                    posted += _warm_ups(ledger, opened, name)
+            elif was:
+                keep(name, least)
+            if was == (name in awake):
+                continue
+            posted += _warm_ups(ledger, opened, name)
+            facts.put(window_key(name), name in awake)  # last: one that broke off is opened again at the next tick
+            logger.info("window of {} {}", name, "opens" if name in awake else "closes")
+    parts.end()
+    return posted
+
+
+def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
+    """What the tier's servers reported; where that cannot be read now, the window is kept as it was declared."""
+    try:
+        return refused_starts(ReportsOf(facts, tier)(), now)
+    except StoreTrouble as trouble:
+        logger.warning("whether {} can start could not be learnt: {}", tier, trouble)
+        return refused_starts((), now)
+
+
+def _warm_ups(ledger: Ledger, opened: Iterable[Window], tier: str) -> Iterator[str]:
+    for text in (model for window in opened if window.tier == tier for model in window.models):
+        subject = str(ModelName.parse(text).folded())
+        yield ledger.post("warm", subject, {"model": text, "tier": tier}, by=BY_WINDOW).job.id
+
+
+def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:
+    """Sweep, send a worker to every lane that has due work, and mark the servers that were not heard of for long.
+
+    Args:
+        ledger: where the jobs stand.
+        facts: where the servers report.
+        clock: the time.
+        ring: sends a worker to a lane; one too many finds nothing to do and leaves.
+
+    Raises:
+        Exception: what went wrong with one of these, when the others have had their turn.
+
+    """
+    parts = Parts("tick")
+    lanes: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    silent: list[str] = []
+    with parts.part("the sweep"):
+        swept = ledger.sweep()
+        lost = swept.lost
+        lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
+    for lane in lanes:
+        with parts.part(f"sending a worker to lane {lane}"):
+            ring(lane)
+    with parts.part("the look for silent servers"):
+        silent.extend(_silent(facts, clock.now()))
+    ticked = Ticked(lanes, lost, tuple(silent))
+    logger.info("tick: {}", ticked)
+    parts.end()
+    return ticked
+
+
+def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
+    """Servers that say they are up and have not said anything for long: killed, most likely. Marked once."""
+    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(PREFIX)]
+    for key, report in reports:
+        if report.state == "serving" and now - report.at > REPORT_STALE:
+            why = f"not heard of since {isoformat(report.at)}"
+            facts.put(key, replace(report, state="silent", why=why, loaded=()).as_json())
+            yield str(key.removeprefix(PREFIX))
+
+
+def nightly(ledger: Ledger, found: Night) -> list[Posted]:
+    """Post what this night is for; the jobs, each with its reason."""
+    for note in found.notes:
+        logger.warning("night: {}", note)
+    posted = []
+    for step in found.steps:
+        job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
+        logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
+        posted.append(Posted(job.id, step.kind, step.subject, step.why, step.size))
+    return posted
+
+
+def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
+    """The jobs that were posted since the night began; not those of a clock that once ran days ahead."""
+    began = night_began(fleet, now)
+    return tuple(job for job in jobs if began <= job.posted_at <= now + NIGHT)
+
+
+def night_began(fleet: Fleet, now: datetime) -> datetime:
+    """When the schedule was last due."""
+    coming = due(fleet.schedule.times.nightly, fleet.schedule.zone, now - timedelta(days=2))
+    *_, began = takewhile(lambda moment: moment <= now, coming)
+    return began.astimezone(fleet.schedule.zone)

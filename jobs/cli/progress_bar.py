@@ -1,0 +1,47 @@
+"""The progress bar: rich lives here and nowhere else. What comes from outside is drawn as text, never as markup."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from jobs.core.sanitize import plain, visible
+from jobs.ledger.job import Job
+from jobs.ledger.job_text import amounts, share
+
+
+class Bar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def show(self, job: Job) -> None:
+        reading = job.progress
+        what = str(job.state) if job.has_ended or not reading.status else reading.status
+        known = reading.total > 0
+        done = reading.total if job.state == "succeeded" else min(reading.completed, reading.total)
+        self._progress.update(
+            self._task,
+            description=plain(f"{job.kind} {job.subject}"),
+            total=reading.total if known else (1 if job.has_ended else None),
+            completed=done if known else (1 if job.state == "succeeded" else 0),
+            tail=plain("  ".join(word for word in (share(job), *amounts(reading), what) if word)),
+        )
+
+    def tell(self, line: str) -> None:
+        self._progress.console.print(Text(visible(line)), soft_wrap=True)
+
+
+@contextmanager
+def bar() -> Iterator[Bar]:
+    """A bar on stderr for as long as the block lasts; its last state stays on the screen."""
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[tail]}", markup=False),
+        console=Console(stderr=True, highlight=False, emoji=False),
+    )
+    with progress:
+        yield Bar(progress, progress.add_task("", total=None, tail=""))

@@ -1,0 +1,70 @@
+"""How a gateway elsewhere stands, in words: what `status`, `models`, `route` and plans print when given a URL."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from jobs.core.clock import parse_moment
+from jobs.core.sanitize import plain
+from jobs.core.units import human_bytes
+from jobs.home.gateway_client import Remote
+from jobs.home.status import Entry, Found
+from jobs.ledger.job_text import lasted
+from jobs.telemetry.nightly_report import line
+
+
+def found(remote: Remote) -> Found:
+    """The models there, as a models directory here is shown."""
+    listed, complaints = remote.models()
+    entries = sorted(map(Entry.of, listed), key=lambda entry: entry.name)
+    return Found(remote.url, tuple(entries), tuple(map(plain, complaints)))
+
+
+def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
+    """Line by line. The words are those of the status of this machine, as far as they have the same to say."""
+    yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
+    for problem in health["problems"]:
+        yield f"trouble  {plain(problem)}"
+    yield "tiers    " + ("as they are known there; asleep is healthy" if health["tiers"] else "none")
+    for tier in health["tiers"]:
+        held = f", {tier['held']} callers wait" if tier["held"] else ""
+        why = f": {plain(tier['why'])}" if tier["why"] else ""
+        age = lasted(now - parse_moment(tier["since"]))
+        yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
+    models = health["models"]
+    yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
+    known = [f"{count:,} {plain(state)}" for state, count in health["jobs"].items() if count]
+    yield f"jobs     {', '.join(known) or 'none'}"
+    yield f"night    {plain(line(health['night'], now))}"
+
+
+@dataclass(frozen=True)
+class Foretold:
+    """What a gateway says that would be done, for the desk to show."""
+
+    told: Mapping[str, Any]
+
+    @property
+    def summary(self) -> str:
+        return plain(self.told["summary"])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(map(str, self.told["notes"]))
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        for row in self.told["rows"]:
+            yield str(row["do"]), str(row["what"]), str(row["size"]), str(row["why"])
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.told["plan"])
+
+
+def way(route: Mapping[str, Any]) -> Iterator[str]:
+    """Where a model is answered, and why."""
+    yield f"{plain(route['model'])} is answered on tier {plain(route['tier'])}"
+    for fact in route["facts"]:
+        yield f"  {plain(fact)}"
+    if route.get("warning"):
+        yield f"  warning: {plain(route['warning'])}"

@@ -1,0 +1,251 @@
+"""The jobs of a gateway anywhere, over HTTP, for the desk: what it offers is what a ledger of this machine offers.
+
+So the command line has the same words, JSON and exit codes wherever the jobs are. It keeps nothing and starts nothing;
+who posts a job is told by the key.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from jobs.core.clock import Clock, isoformat
+from jobs.core.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    Refused,
+    ServerTrouble,
+    TooManyRequests,
+    Trouble,
+    Unauthorized,
+)
+from jobs.core.retry import REQUESTS, Policy
+from jobs.core.sanitize import plain
+from jobs.http.errors import LOOPBACK_IS_DIRECT, translated
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Posted
+from jobs.ollama.responses import Listed
+
+PATIENCE = timedelta(seconds=30)
+"""A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
+
+PAGE = 1_000
+"""As many jobs as a gateway lists at once."""
+
+_MEANING: dict[int, type[Trouble]] = {
+    401: Unauthorized,
+    403: Forbidden,
+    404: NotFound,
+    429: TooManyRequests,
+}
+"""Of a status; of 400 to 499 the rest are our mistake, and all above are the gateway's trouble."""
+
+_PLAN_SECONDS = 150.0
+"""Registries are asked for it, and on Modal a container may have to start."""
+
+
+class Remote:
+    """
+    Args:
+        url: where the gateway answers.
+        key: opens it; not needed on loopback without keys.
+        clock: for waiting between two tries.
+        client: instead of our own.
+        policy: how often to try.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        key: str | None,
+        *,
+        clock: Clock,
+        client: httpx.Client | None = None,
+        policy: Policy = REQUESTS,
+    ) -> None:
+        self.url = _checked(url)
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self._clock = clock
+        self._policy = policy
+        self._client = client or httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- jobs ----------------------------------------------------------------------------------------------------------
+
+    def post(
+        self,
+        kind: str,
+        subject: str,  # noqa: ARG002 - follows from the model, there
+        request: Mapping[str, Any],
+        *,
+        by: str,  # noqa: ARG002 - the key tells
+        attempts: int | None = None,
+    ) -> Posted:
+        asked = {"kind": kind, "attempts": attempts, **request}
+        return _posted(self._ask("POST", "/jobs", json={key: told for key, told in asked.items() if told is not None}))
+
+    def retry(self, id: str, *, by: str) -> Posted:  # noqa: ARG002 - the key tells
+        return _posted(self._ask("POST", f"/jobs/{quote(id, safe='')}/retry"))
+
+    def again(self, job: Job, *, by: str) -> Posted:
+        return self.retry(job.id, by=by)
+
+    def cancel(self, id: str, *, by: str) -> Job:  # noqa: ARG002 - the key tells
+        return Job.from_json(self._ask("POST", f"/jobs/{quote(id, safe='')}/cancel").json())
+
+    def get(self, id: str) -> Job:
+        """The job as it stands there.
+
+        Raises:
+            NotFound: it has no such job.
+
+        """
+        if not _is_plain(id):
+            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+        return Job.from_json(self._ask("GET", f"/jobs/{id}").json())
+
+    def ids(self, begin: str = "") -> list[str]:
+        if not _is_plain(begin):
+            return []
+        return [job.id for job in self._page({"begin": begin})[0]]
+
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        since: datetime | None = None,
+        limit: int | None = None,
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that fit, and how many fit in all; asked for page by page."""
+        asked = {"kind": kind, "state": state, "since": since and isoformat(since)}
+        fitting: dict[str, Any] = {name: told for name, told in asked.items() if told}
+        jobs, total = self._page(fitting, limit)
+        page = jobs
+        while page and len(jobs) < min(total, limit or total):
+            page, _ = self._page({**fitting, "before": jobs[-1].id}, limit and limit - len(jobs))
+            jobs = jobs + page
+        return jobs, total
+
+    def _page(self, asked: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
+        told = self._ask("GET", "/jobs", params={**asked, "limit": min(limit or PAGE, PAGE)}).json()
+        return [Job.from_json(each) for each in told["jobs"]], int(told["total"])
+
+    # -- what is there -------------------------------------------------------------------------------------------------
+
+    def models(self) -> tuple[list[Listed], list[str]]:
+        """The whole models, and lines about the rest."""
+        told = self._ask("GET", "/models").json()
+        return [Listed.of(each) for each in told["models"]], list(map(str, told["complaints"]))
+
+    def route(self, model: str, context: int | None) -> dict[str, Any]:
+        """On which tier a model is answered, and why.
+
+        Raises:
+            NotFound: it is not there.
+
+        """
+        asked = {"model": model} | ({"context": str(context)} if context is not None else {})
+        told: dict[str, Any] = self._ask("GET", "/route", params=asked).json()
+        return told
+
+    def health(self) -> dict[str, Any]:
+        """How all of it stands."""
+        told: dict[str, Any] = self._ask("GET", "/health").json()
+        return told
+
+    def night(self) -> dict[str, Any]:
+        """What the last night did there."""
+        told: dict[str, Any] = self._ask("GET", "/night").json()
+        return told
+
+    def cost(self, since: datetime) -> dict[str, Any]:
+        """What was spent there since then, about."""
+        told: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()
+        return told
+
+    def plan(self) -> dict[str, Any]:
+        """What the next night would do there."""
+        told: dict[str, Any] = self._ask("GET", "/plan", timeout=_PLAN_SECONDS).json()
+        return told
+
+    def prune_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """What a prune that is asked for in these words would do there."""
+        asked = {name: str(value).lower() for name, value in request.items() if value is not None}
+        told: dict[str, Any] = self._ask("GET", "/plan/prune", params=asked, timeout=_PLAN_SECONDS).json()
+        return told
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _ask(self, method: str, path: str, **asked: Any) -> httpx.Response:
+        """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
+
+        def ask() -> httpx.Response:
+            with translated(f"asking the gateway at {self.url}"):
+                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **asked)
+            if not answer.is_success:
+                self._refuse(answer)
+            if not answer.headers.get("content-type", "").startswith("application/json"):
+                raise self._stranger(answer)
+            return answer
+
+        return self._policy.call(ask, sleep=self._sleep)
+
+    def _sleep(self, seconds: float) -> None:
+        self._clock.wait(seconds)
+
+    def _refuse(self, answer: httpx.Response) -> NoReturn:
+        """Raise what the gateway says, as what it means for the command line."""
+        try:
+            told = answer.json()
+            error, hint = plain(str(told["error"])), told.get("hint")
+        except (ValueError, KeyError, TypeError) as broken:
+            if answer.status_code < 500:
+                raise self._stranger(answer) from broken
+            error, hint = f"the gateway at {self.url} answers {answer.status_code}", None
+        status = answer.status_code
+        meaning = _MEANING.get(status, BadRequest if status < 500 else ServerTrouble)
+        if meaning is Unauthorized and not self._headers:
+            hint = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
+        raise meaning(error, hint=plain(str(hint)) if hint else None, retry_after=_wait(answer))
+
+    def _stranger(self, answer: httpx.Response) -> Trouble:
+        return Refused(
+            f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {answer.url.path}",
+            hint="the address is that which `ollama-modal up` or the deployment printed",
+        )
+
+
+def _checked(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise BadRequest(
+            f"{url!r} is no gateway's address", hint="as in https://gateway.example or http://127.0.0.1:11500"
+        )
+    if parts.username or parts.password:
+        raise BadRequest("the gateway's address holds a name or password", hint="give the key by OLLAMA_MODAL_KEY")
+    return url.rstrip("/")
+
+
+def _is_plain(id: str) -> bool:
+    return len(id) <= 64 and id.isascii() and id.replace("-", "").isalnum()
+
+
+def _posted(answer: httpx.Response) -> Posted:
+    return Posted(Job.from_json(answer.json()), attached=answer.status_code == 200)
+
+
+def _wait(answer: httpx.Response) -> timedelta | None:
+    told = answer.headers.get("retry-after", "")
+    return timedelta(seconds=int(told)) if told.isascii() and told.isdigit() and len(told) < 6 else None

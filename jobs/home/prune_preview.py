@@ -1,0 +1,62 @@
+"""The upkeep of the weights on one machine: who uses them here, and what a prune would do now. It only looks."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from loguru import logger
+
+from jobs.core.clock import Clock
+from jobs.core.errors import Refused, Trouble, Unsupported
+from jobs.home.home import Home, Server, Stack
+from jobs.home.status import asked, weights_of
+from jobs.tasks.table import planned
+from jobs.weights.history import recall
+from jobs.weights.prune_plan import Around, Plan
+from jobs.weights.trash_moves import require_models_directory
+
+
+def around(home: Home, servers: Sequence[Server], clock: Clock) -> Around:
+    """Who uses the weights, and who is at work on them.
+
+    The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
+    """
+    jobs = home.ledger(clock).jobs()
+    return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
+
+
+def loaded(servers: Sequence[Server], clock: Clock) -> Iterator[str]:
+    """The models that these servers have in memory, as far as they answer."""
+    for server in servers:
+        try:
+            with asked(server, clock) as ollama:
+                yield from [each.name for each in ollama.ps()]
+        except Trouble as trouble:
+            logger.debug("the server of {} does not tell what it has loaded: {}", server.tier, trouble)
+
+
+def stack_of(home: Home) -> Stack:
+    """The stack that `up` composed last.
+
+    Raises:
+        Refused: there never was one.
+
+    """
+    stack = home.read_stack()
+    if stack is None:
+        raise Refused(f"no stack was ever started in {str(home.root)!r}", hint="start one: `ollama-modal up`")
+    return stack
+
+
+def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> Plan:
+    """What a prune that is asked for in these words would do now.
+
+    Raises:
+        Unsupported: the models directory is not ours.
+
+    """
+    stack = stack_of(home)
+    if stack.models is None:
+        raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
+    weights = weights_of(stack.models, home, clock)
+    require_models_directory(weights.layout)
+    return planned(weights.survey(), around(home, stack.servers, clock), stack.retention, clock.now(), request)

@@ -1,0 +1,292 @@
+"""What is here, for the command line: the models and what is wrong with them, the servers and whether they answer.
+
+It reads what `up` wrote down and asks the servers; it changes nothing, and needs no running `up`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobs.core.clock import Clock, isoformat
+from jobs.core.errors import Refused, Trouble, Unauthorized
+from jobs.core.retry import NEVER
+from jobs.core.sanitize import plain
+from jobs.core.units import human_bytes
+from jobs.home.gateway_client import Remote
+from jobs.home.home import Home, Server, Stack
+from jobs.http.errors import LOOPBACK_IS_DIRECT
+from jobs.ledger.job import Job, State
+from jobs.ledger.job_text import lasted, moment
+from jobs.models.card import Model as ListedModel
+from jobs.ollama.client import Ollama
+from jobs.ollama.responses import Listed, Running
+from jobs.telemetry.nightly_report import line, report
+from jobs.weights.directory import Weights
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.survey import Broken, Model, Survey
+
+PATIENCE = timedelta(seconds=5)
+"""A server on loopback answers a short question at once, or something is wrong with it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A whole model, from the directory or from a server's list."""
+
+    name: str
+    size: int
+    digest: str
+    modified_at: datetime
+    details: ModelDetails
+
+    @classmethod
+    def of(cls, model: Model | Listed) -> "Entry":
+        return cls(str(model.name), model.size, model.digest, model.modified_at, model.details)
+
+    def row(self, now: datetime) -> tuple[object, ...]:
+        details = self.details
+        return (
+            self.name,
+            human_bytes(self.size),
+            self.digest[:12],
+            moment(self.modified_at, now),
+            details.family or "-",
+            details.parameter_size or "-",
+            details.quantization_level or "-",
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """As Ollama's own list shows it."""
+        return {
+            "name": self.name,
+            "size": self.size,
+            "digest": self.digest,
+            "modified_at": isoformat(self.modified_at),
+            "details": self.details.as_json(),
+        }
+
+
+@dataclass(frozen=True)
+class Found:
+    where: str
+    models: tuple[Entry, ...]
+    complaints: tuple[str, ...] = ()
+
+
+def listed(home: Home, clock: Clock) -> Found:
+    """The models of the stack that `up` composed last.
+
+    Raises:
+        Refused: there never was one.
+
+    """
+    stack = home.read_stack()
+    if stack is None:
+        raise Refused(f"no stack was ever started in {str(home.root)!r}", hint="start one: `ollama-modal up`")
+    if stack.models is None:
+        server = stack.servers[0]
+        with asked(server, clock) as ollama:
+            return Found(server.url, tuple(sorted(map(Entry.of, ollama.tags()), key=lambda entry: entry.name)))
+    return found_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+
+
+def found_in(survey: Survey, where: str) -> Found:
+    whole = sorted(survey.models, key=lambda model: model.name)
+    return Found(where, tuple(map(Entry.of, whole)), tuple(complaints(survey)))
+
+
+def weights_of(models: Path, home: Home, clock: Clock) -> Weights:
+    return Weights(models, lock=home.weights_lock, persist=lambda: None, clock=clock)
+
+
+def asked(server: Server, clock: Clock) -> Ollama:
+    """A server that is asked once, and not for long."""
+    return Ollama(server.url, policy=NEVER, clock=clock, stall=PATIENCE)
+
+
+def complaints(survey: Survey) -> list[str]:
+    """What is wrong, each with what to do about it."""
+    lines = []
+    for broken in survey.broken:
+        lines += [f"warning: {broken.name} is broken: {plain(broken.cause)}", f"hint: {_cure(broken)}"]
+    for stray in survey.poisoned:
+        lines += [
+            f"warning: {plain(stray.path)} ends every pull that a server makes of that blob",
+            "hint: delete that file",
+        ]
+    return lines
+
+
+def card_complaints(models: Iterable[ListedModel]) -> list[str]:
+    """What is wrong with the files of whole models, each with what to do about it."""
+    lines = []
+    for model in models:
+        if model.card and model.card.wrong:
+            lines += [
+                f"warning: of {model.name} not everything is known: {plain(model.card.wrong)}",
+                f"hint: if no server can use it either: `ollama-modal delete {model.name}`",
+            ]
+    return lines
+
+
+def _cure(broken: Broken) -> str:
+    return f"fetch what is missing: `ollama-modal pull {broken.name}`; or `ollama-modal delete {broken.name}`"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """A server of the stack, as it answers now."""
+
+    server: Server
+    version: str | None
+    loaded: tuple[Running, ...] = ()
+    problem: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "name": self.server.tier,
+            "url": self.server.url,
+            "answers": self.version is not None,
+            "version": self.version,
+            "problem": self.problem,
+            "loaded": [{"name": model.name, "size": model.size, "size_vram": model.size_vram} for model in self.loaded],
+        }
+
+    def lines(self) -> list[str]:
+        head = f"  {self.server.tier}  {self.server.url}  "
+        if self.version is None:
+            return [f"{head}does not answer: {plain(self.problem)}"]
+        return [
+            f"{head}answers, Ollama {plain(self.version)}",
+            *(
+                f"    {plain(model.name)} is loaded,"
+                f" {human_bytes(model.size_vram)} of {human_bytes(model.size)} on the GPU"
+                for model in self.loaded
+            ),
+        ]
+
+
+@dataclass(frozen=True)
+class Status:
+    home: Home
+    up_pid: int | None
+    stack: Stack | None
+    tiers: tuple[Tier, ...]
+    models: int | None
+    usage_bytes: int | None
+    queue: Mapping[str, int]
+    night: Mapping[str, Any]
+    problems: tuple[str, ...] = ()
+    """What the gateway says is wrong, or why it says nothing."""
+
+    def as_json(self) -> dict[str, Any]:
+        stack = self.stack
+        is_up = self.up_pid is not None and stack is not None
+        return {
+            "home": str(self.home.root),
+            "up": {"pid": self.up_pid, "since": isoformat(stack.started_at)} if is_up and stack else None,
+            "gateway": stack.gateway if is_up and stack else None,
+            "problems": list(self.problems),
+            "simulated": stack.simulated if stack else None,
+            "tiers": [tier.as_json() for tier in self.tiers],
+            "ways": list(stack.ways) if stack else [],
+            "models": {
+                "directory": str(stack.models) if stack and stack.models else None,
+                "count": self.models,
+                "usage_bytes": self.usage_bytes,
+                "quota_bytes": stack.retention.quota_bytes if stack else None,
+            },
+            "jobs": dict(self.queue),
+            "night": dict(self.night),
+        }
+
+    def lines(self, now: datetime) -> list[str]:
+        return [
+            *self._up(now),
+            *(f"trouble  {plain(problem)}" for problem in self.problems),
+            *self._servers(),
+            *self._models(),
+            self._queue(),
+            *self._night(now),
+            f"home     {plain(self.home.root)}",
+        ]
+
+    def _up(self, now: datetime) -> list[str]:
+        if self.up_pid is None:
+            return ["up       is not running: jobs wait (start it: `ollama-modal up`)"]
+        if self.stack is None or self.stack.pid != self.up_pid:
+            return [f"up       is starting, pid {self.up_pid}"]
+        since = self.stack.started_at
+        runs = f"up       runs with pid {self.up_pid} since {moment(since, now)} ({lasted(now - since)})"
+        return [runs, *([f"gateway  {self.stack.gateway}"] if self.stack.gateway else [])]
+
+    def _servers(self) -> list[str]:
+        if self.stack is None:
+            return []
+        kind = "SIMULATED, they answer nothing of use" if self.stack.simulated else "real"
+        return [f"servers  {kind}", *(line for tier in self.tiers for line in tier.lines())]
+
+    def _models(self) -> list[str]:
+        stack = self.stack
+        if stack is None:
+            return []
+        if stack.models is None:
+            return [f"models   kept by the server; pulls go by it: {plain(stack.why_by_server)}"]
+        quota = (
+            f" of a quota of {human_bytes(stack.retention.quota_bytes)}"
+            if stack.retention.quota_bytes
+            else ", no quota"
+        )
+        return [
+            f"models   {self.models} in {plain(stack.models)}, {human_bytes(self.usage_bytes or 0)}{quota}",
+            f"ways     {', '.join(stack.ways)}",
+        ]
+
+    def _queue(self) -> str:
+        known = [f"{count:,} {state}" for state, count in self.queue.items() if count]
+        return f"jobs     {', '.join(known) or 'none'}"
+
+    def _night(self, now: datetime) -> list[str]:
+        """Nothing where none is to be expected: without a fleet file there are no nights."""
+        has_nights = self.night["at"] or (self.stack and self.stack.fleet)
+        return [f"night    {line(self.night, now)}"] if has_nights else []
+
+
+def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> Status:
+    """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
+    counts = Counter(job.state for job in jobs)
+    queue = {str(state): counts[state] for state in State}
+    night = report(dict(home.facts().items()), jobs)
+    stack = home.read_stack()
+    pid = home.up_pid()
+    tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
+    problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
+    if stack is None or stack.models is None:
+        return Status(home, pid, stack, tiers, None, None, queue, night, problems)
+    survey = weights_of(stack.models, home, clock).survey()
+    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
+
+
+def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
+    """What the gateway of the running stack says is wrong."""
+    patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
+    with Remote(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
+        try:
+            return tuple(map(str, remote.health()["problems"]))
+        except Unauthorized:
+            return ("whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY",) if not key else ()
+        except Trouble as trouble:
+            return (f"the gateway does not say how it is: {trouble}",)
+
+
+def _tier(server: Server, clock: Clock) -> Tier:
+    try:
+        with asked(server, clock) as ollama:
+            return Tier(server, ollama.version(), tuple(ollama.ps()))
+    except Trouble as trouble:
+        return Tier(server, None, problem=str(trouble))

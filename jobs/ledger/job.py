@@ -1,0 +1,356 @@
+"""What a job is: the fold from write-once facts to a state. Pure: neither waits nor reads a clock.
+
+      (a) claim              (b) succeeded
+  queued ─────────▶ running ───────────────▶ succeeded
+                     │ ▲ │ │ (c) failed, or lost at the last attempt
+          (d) retry, │ │ │ └───────────────▶ failed
+              lost   ▼ │ │ (f) cancelled
+                 waiting └─────────────────▶ cancelled
+                     (e) claim
+
+Cancelling a job nobody runs claims its next attempt and ends it, so (a) or (e) is followed by (f): the end of an
+attempt stays the one place where a job is decided.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, Literal, Self, get_args
+
+from jobs.core.clock import isoformat, parse_moment
+from jobs.core.errors import BadRequest, Trouble
+from jobs.core.progress import Reading
+
+VERSION = 1
+"""Written into every fact. Readers take missing fields as their defaults, so last month's records still open."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job: the lane whose workers run it, and how many attempts it is allowed by default."""
+
+    name: str
+    lane: str
+    attempts: int
+
+
+WEIGHTS_LANE = "weights"
+SERVERS_LANE = "servers"
+LANES = (WEIGHTS_LANE, SERVERS_LANE)
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        # A resumed pull loses almost nothing, so it may be interrupted often before a person has to look.
+        Kind("pull", WEIGHTS_LANE, 8),
+        Kind("verify", WEIGHTS_LANE, 4),
+        Kind("delete", WEIGHTS_LANE, 3),
+        Kind("prune", WEIGHTS_LANE, 3),
+        Kind("rollback", WEIGHTS_LANE, 3),
+        Kind("warm", SERVERS_LANE, 3),
+    )
+}
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+
+Outcome = Literal["succeeded", "failed", "retry", "cancelled", "lost"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+_MOVES: dict[tuple[State, str], State] = {
+    (State.QUEUED, "claim"): State.RUNNING,  # a
+    (State.RUNNING, "succeeded"): State.SUCCEEDED,  # b
+    (State.RUNNING, "failed"): State.FAILED,  # c
+    (State.RUNNING, "retry"): State.WAITING,  # d
+    (State.RUNNING, "lost"): State.WAITING,  # d
+    (State.WAITING, "claim"): State.RUNNING,  # e
+    (State.RUNNING, "cancelled"): State.CANCELLED,  # f
+}
+
+
+class IllegalMove(Exception):
+    """The facts tell of a move that the table does not have: a second writer, or a damaged ledger."""
+
+
+def move(state: State, event: str) -> State:
+    """Where `event` leads from `state`.
+
+    Raises:
+        IllegalMove: the table has no such arrow.
+
+    """
+    try:
+        return _MOVES[state, event]
+    except KeyError:
+        raise IllegalMove(f"a job that is {state} cannot move by {event!r}") from None
+
+
+@dataclass(frozen=True)
+class Attempt:
+    n: int
+    started_at: datetime
+    worker: str
+    lease: timedelta
+    last_sign: datetime
+    """When its holder was last heard of: its claim, or its latest beat."""
+    ended_at: datetime | None = None
+    outcome: Outcome | None = None
+    failure_class: str | None = None
+    message: str | None = None
+    hint: str | None = None
+    not_before: datetime | None = None
+
+    def is_lost(self, now: datetime) -> bool:
+        """Its lease ran out and nobody ended it."""
+        return self.outcome is None and now > self.last_sign + self.lease
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "n": self.n,
+            "worker": self.worker,
+            "started_at": isoformat(self.started_at),
+            "ended_at": isoformat(self.ended_at) if self.ended_at else None,
+            "outcome": self.outcome,
+            "class": self.failure_class,
+            "message": self.message,
+            "hint": self.hint,
+            "not_before": isoformat(self.not_before) if self.not_before else None,
+            "last_sign": isoformat(self.last_sign),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """An attempt, as `as_json` told of it; of its lease nothing is known any more."""
+        ended_at = _moment(document.get("ended_at"))
+        started_at = parse_moment(document["started_at"])
+        return cls(
+            n=int(document["n"]),
+            started_at=started_at,
+            worker=document.get("worker", ""),
+            lease=timedelta(0),
+            last_sign=_moment(document.get("last_sign")) or ended_at or started_at,
+            ended_at=ended_at,
+            outcome=document.get("outcome"),
+            failure_class=document.get("class"),
+            message=document.get("message"),
+            hint=document.get("hint"),
+            not_before=_moment(document.get("not_before")),
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    id: str
+    kind: str
+    subject: str
+    lane: str
+    state: State
+    request: Mapping[str, Any]
+    attempts_allowed: int
+    posted_at: datetime
+    posted_by: str
+    attempts: tuple[Attempt, ...] = ()
+    progress: Reading = field(default_factory=Reading)
+    result: Mapping[str, Any] | None = None
+    cancel_asked: bool = False
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in ENDED
+
+    @property
+    def ended_at(self) -> datetime | None:
+        return self.attempts[-1].ended_at if self.has_ended else None
+
+    @property
+    def not_before(self) -> datetime | None:
+        """Until when a waiting job waits."""
+        return self.attempts[-1].not_before if self.state is State.WAITING else None
+
+    def is_due(self, now: datetime) -> bool:
+        """Its next attempt may be claimed."""
+        if self.state is State.QUEUED:
+            return True
+        return self.state is State.WAITING and (self.not_before is None or self.not_before <= now)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "subject": self.subject,
+            "state": str(self.state),
+            "progress": self.progress.as_json(),
+            "attempts": [attempt.as_json() for attempt in self.attempts],
+            "attempts_allowed": self.attempts_allowed,
+            "request": dict(self.request),
+            "posted_at": isoformat(self.posted_at),
+            "posted_by": self.posted_by,
+            "ended_at": isoformat(self.ended_at) if self.ended_at else None,
+            "result": dict(self.result) if self.result is not None else None,
+            "cancel_asked": self.cancel_asked,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """A job, as `as_json` told of it."""
+        kind = KINDS.get(document["kind"])
+        return cls(
+            id=document["id"],
+            kind=document["kind"],
+            subject=document["subject"],
+            lane=kind.lane if kind else "",
+            state=State(document["state"]),
+            request=document.get("request", {}),
+            attempts_allowed=int(document.get("attempts_allowed", 1)),
+            posted_at=parse_moment(document["posted_at"]),
+            posted_by=document.get("posted_by", ""),
+            attempts=tuple(Attempt.from_json(each) for each in document.get("attempts", ())),
+            progress=_reading(document.get("progress")),
+            result=document.get("result"),
+            cancel_asked=bool(document.get("cancel_asked")),
+        )
+
+    def __str__(self) -> str:
+        told = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
+        return f"{self.id} {self.kind} {self.subject} {self.state} [{told}]"
+
+
+@dataclass
+class Facts:
+    """What the ledger holds of one job, as plain dicts, by attempt number where there are several."""
+
+    job: Mapping[str, Any]
+    claims: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    beats: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
+    cancel: Mapping[str, Any] | None = None
+
+
+def fold(facts: Facts) -> Job:
+    """The job that these facts tell of.
+
+    Raises:
+        IllegalMove: the facts contradict each other.
+
+    """
+    allowed = int(facts.job.get("attempts_allowed", 1))
+    state = State.QUEUED
+    attempts = []
+    for n in range(1, len(facts.claims) + 1):
+        if n not in facts.claims:
+            raise IllegalMove(f"job {facts.job.get('id')!r} has no claim {n}, but a later one")
+        state = move(state, "claim")
+        end = facts.ends.get(n)
+        attempts.append(_attempt(n, facts.claims[n], None if end else facts.beats.get(n), end))
+        if end is not None:
+            is_last_loss = end["outcome"] == "lost" and n >= allowed
+            state = move(state, "failed" if is_last_loss else end["outcome"])
+    last = len(attempts)
+    tale = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
+    return Job(
+        id=facts.job["id"],
+        kind=facts.job["kind"],
+        subject=facts.job["subject"],
+        lane=facts.job["lane"],
+        state=state,
+        request=facts.job.get("request", {}),
+        attempts_allowed=allowed,
+        posted_at=parse_moment(facts.job["posted_at"]),
+        posted_by=facts.job.get("posted_by", ""),
+        attempts=tuple(attempts),
+        progress=_reading(tale.get("progress")),
+        result=facts.ends.get(last, {}).get("result"),
+        cancel_asked=facts.cancel is not None,
+    )
+
+
+def _reading(told: Mapping[str, Any] | None) -> Reading:
+    known = told or {}
+    return Reading(**{name: known[name] for name in Reading.__dataclass_fields__ if name in known})
+
+
+def _moment(text: str | None) -> datetime | None:
+    return parse_moment(text) if text else None
+
+
+def _attempt(
+    n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
+) -> Attempt:
+    started_at = parse_moment(claim["at"])
+    told = end or {}
+    return Attempt(
+        n=n,
+        started_at=started_at,
+        worker=claim.get("worker", ""),
+        lease=timedelta(seconds=claim["lease_seconds"]),
+        last_sign=max(started_at, parse_moment(beat["at"])) if beat else started_at,
+        ended_at=parse_moment(end["at"]) if end else None,
+        outcome=told.get("outcome"),
+        failure_class=told.get("class"),
+        message=told.get("message"),
+        hint=told.get("hint"),
+        not_before=_moment(told.get("not_before")),
+    )
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How an attempt ends; `not_before` only with `retry`."""
+
+    outcome: Outcome
+    failure_class: str | None = None
+    message: str | None = None
+    hint: str | None = None
+    not_before: datetime | None = None
+    result: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long a job waits between two attempts: doubling from `first` to `longest`, spread by up to a quarter."""
+
+    first: timedelta = timedelta(seconds=5)
+    longest: timedelta = timedelta(minutes=5)
+
+    def delay(self, n: int, spread: float) -> timedelta:
+        """After attempt `n`; `spread` is a random number from 0 to 1 so that many jobs do not return at once."""
+        whole = min(self.longest.total_seconds(), self.first.total_seconds() * 2.0 ** min(n - 1, 30))
+        return timedelta(seconds=whole * (0.75 + 0.25 * spread))
+
+
+def after_trouble(job: Job, trouble: Trouble, *, now: datetime, backoff: Backoff, spread: float) -> Ending:
+    """How the running attempt of `job` ends when it met `trouble`: tried again, or failed for good.
+
+    It is tried again while the job has attempts left and this class of failure has not used up the tries it is worth.
+    """
+    n = len(job.attempts)
+    same = 1 + sum(1 for attempt in job.attempts[:-1] if attempt.failure_class == trouble.failure_class)
+    worth = job.attempts_allowed if trouble.tries is None else min(trouble.tries, job.attempts_allowed)
+    ending = Ending("failed", trouble.failure_class, str(trouble), trouble.hint)
+    if n >= job.attempts_allowed or same >= worth:
+        return ending
+    wait = trouble.retry_after if trouble.retry_after is not None else backoff.delay(n, spread)
+    return replace(ending, outcome="retry", not_before=now + wait)
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of this name.
+
+    Raises:
+        BadRequest: there is no such kind.
+
+    """
+    try:
+        return KINDS[name]
+    except KeyError:
+        raise BadRequest(f"there is no kind of job {name!r}", hint=f"kinds are {', '.join(KINDS)}") from None

@@ -1,0 +1,250 @@
+"""A job in words, for somebody who is tired: what was asked, what happened, why, and what to do now. Pure.
+
+`--json` tells the same to programs; nothing here is meant to be parsed.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from jobs.core.progress import Reading
+from jobs.core.sanitize import plain
+from jobs.core.units import human_bytes
+from jobs.ledger.job import Attempt, Job, State
+
+_AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
+
+REMEDIES: Mapping[str, str] = {
+    "not_found": "check the spelling of {subject!r} and whether its publisher still has it, and ask for the right name",
+    "auth": "sign the Ollama server in (`ollama signin`) or name a model that is public, " + _AGAIN,
+    "disk": "make room (`ollama-modal models` shows sizes, `ollama-modal delete MODEL` frees one) or raise the"
+    " quota, " + _AGAIN,
+    "network": "see whether the worker's machine reaches the other side; what was fetched is kept, " + _AGAIN,
+    "corrupt": "the bytes were wrong twice: something on the way here damages them, or the registry's own copy"
+    " is bad; wait a while, " + _AGAIN,
+    "killed": "its worker died or was ended each time; see why in the workers' log (memory, a reboot, a kill), "
+    + _AGAIN,
+    "refused": "trying again changes nothing: change what the message names, and ask anew",
+    "bug": "this is our mistake: please report it with what `ollama-modal job {id} --json` prints, " + _AGAIN,
+}
+"""What to do about a failed job, by the class of its failure."""
+
+
+def remedy(job: Job) -> str | None:
+    """What to do now, when the job failed."""
+    if job.state is not State.FAILED or not job.attempts:
+        return None
+    return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
+
+
+def lasted(span: timedelta | float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
+    seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours_left} h"
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def moment(at: datetime, now: datetime) -> str:
+    """The moment on the reader's clock, whose zone is that of `now`."""
+    return at.astimezone(now.tzinfo).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def share(job: Job) -> str:
+    """How far a job has come, in a few characters; nothing when that is not known."""
+    if job.state is State.SUCCEEDED:
+        return "100 %"
+    reading = job.progress
+    return f"{min(100, 100 * reading.completed // reading.total)} %" if reading.total else ""
+
+
+def trouble(attempt: Attempt) -> str:
+    """Why an attempt did not succeed: its class and the message."""
+    if attempt.failure_class is None:
+        return plain(attempt.message or "")
+    return f"{attempt.failure_class}: {plain(attempt.message or 'no message')}"
+
+
+def headline(job: Job) -> list[str]:
+    """As columns: what it is, its state, and while it goes on: what is being done, how far, rate and time left."""
+    words = [f"{job.kind} {job.subject}", str(job.state)]
+    if not job.has_ended:
+        words += [job.progress.status, share(job), *amounts(job.progress)]
+    return [plain(word) for word in words if word]
+
+
+def amounts(reading: Reading) -> list[str]:
+    """Bytes, rate and time left, as far as they are known."""
+    if not reading.total:
+        return []
+    words = [f"{human_bytes(reading.completed)} of {human_bytes(reading.total)}"]
+    if reading.bytes_per_second and reading.completed < reading.total:
+        left = (reading.total - reading.completed) / reading.bytes_per_second
+        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{lasted(left)} left"]
+    return words
+
+
+def story(job: Job, now: datetime) -> list[str]:
+    """The whole story, line by line."""
+    lines = [
+        f"{job.kind} of {plain(job.subject)}: {_state(job, now)}",
+        f"  job      {job.id}",
+        f"  posted   {moment(job.posted_at, now)} ({lasted(now - job.posted_at)} ago) by {plain(job.posted_by)}",
+    ]
+    if asked := _asked(job.request):
+        lines.append(f"  asked    {asked}")
+    if progress := _progress(job):
+        lines.append(f"  progress {progress}")
+    if job.attempts:
+        lines.append(f"  attempts {len(job.attempts)} of {job.attempts_allowed} allowed")
+    for attempt in job.attempts:
+        lines += _attempt(attempt, job, now)
+    if job.result is not None:
+        lines.append(f"  result   {result(job)}")
+    if what := remedy(job):
+        lines.append(f"  to do    {what}")
+    return lines
+
+
+def result(job: Job) -> str:
+    """What came out of a job, in words."""
+    told = job.result or {}
+    try:
+        return plain(_RESULTS[job.kind](job, told))
+    except (KeyError, TypeError, ValueError):  # written by another version of this code
+        return plain(", ".join(f"{key} {value}" for key, value in told.items()))
+
+
+def _state(job: Job, now: datetime) -> str:
+    match job.state:
+        case State.QUEUED:
+            return "queued, no worker has taken it yet"
+        case State.RUNNING:
+            stopping = ", and asked to stop" if job.cancel_asked else ""
+            last = job.attempts[-1]
+            silent = now - last.last_sign
+            quiet = f", silent for {lasted(silent)}" if silent > timedelta(seconds=10) else ""
+            return f"running for {lasted(now - last.started_at)}{quiet}{stopping}"
+        case State.WAITING:
+            return f"waiting, {_next(job, now)}"
+        case _:
+            took = lasted((job.ended_at or now) - job.posted_at)
+            return f"{job.state}, {took} after it was posted"
+
+
+def _next(job: Job, now: datetime) -> str:
+    due = job.not_before
+    if due is None or due <= now:
+        return "the next try is due now"
+    return f"the next try in {lasted(due - now)}"
+
+
+def _asked(request: Mapping[str, Any]) -> str:
+    words = []
+    for key, value in request.items():
+        if value is None or (key == "way" and value == "auto"):
+            continue
+        shown = f"{human_bytes(value)}/s" if key == "rate_limit" and isinstance(value, int) else repr(value)
+        words.append(f"{key.replace('_', ' ')} {shown}")
+    return ", ".join(words)
+
+
+def _progress(job: Job) -> str:
+    reading = job.progress
+    if job.has_ended and job.state is State.SUCCEEDED:
+        return ""
+    words = [plain(reading.status)] if reading.status else []
+    if reading.total:
+        words.append(f"{human_bytes(reading.completed)} of {human_bytes(reading.total)} ({share(job)})")
+    if job.state is State.RUNNING and reading.bytes_per_second:
+        words.append(f"{human_bytes(reading.bytes_per_second)}/s")
+    return ", ".join(words)
+
+
+def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
+    outcome = attempt.outcome or "goes on"
+    took = lasted((attempt.ended_at or now) - attempt.started_at)
+    why = f": {trouble(attempt)}" if attempt.failure_class or attempt.message else ""
+    yield f"    {attempt.n}  {moment(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
+    if attempt.hint:
+        yield f"       hint: {plain(attempt.hint)}"
+    if attempt is job.attempts[-1] and job.state is State.WAITING:
+        yield f"       {_next(job, now)}"
+
+
+def _speed(job: Job, count: int) -> str:
+    last = job.attempts[-1]
+    seconds = ((last.ended_at or last.started_at) - last.started_at).total_seconds()
+    return f" at {human_bytes(count / seconds)}/s" if count and seconds > 0 else ""
+
+
+def _pulled(job: Job, told: Mapping[str, Any]) -> str:
+    what = f"{told['model']}, {human_bytes(told['size'])}, digest {str(told['digest'])[:12]}"
+    if told["way"] != "registry":
+        return f"{what}: pulled by the server of tier {told['tier']}, because {told['why']}"
+    fetched, reused = told["fetched_bytes"], told["reused_bytes"]
+    if not fetched:
+        return f"{what}: all of it was here already and sound"
+    kept = f", {human_bytes(reused)} was here already" if reused else ""
+    return f"{what}: {human_bytes(fetched)} straight from the registry{_speed(job, fetched)}{kept}"
+
+
+def _verified(job: Job, told: Mapping[str, Any]) -> str:
+    what = (
+        f"{_count(len(told['models']), 'model')}, {_count(told['blobs'], 'blob')},"
+        f" {human_bytes(told['bytes'])}{_speed(job, told['bytes'])}"
+    )
+    if torn := told.get("torn"):
+        what += f" (the manifest of {', '.join(torn)} is torn: pull it again)"
+    if not told["mended"]:
+        return f"{what}: every byte is what it should be"
+    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in told["mended"])
+    return f"{what}: {_count(len(told['mended']), 'damaged blob')} fetched again, and sound now: {which}"
+
+
+def _deleted(_: Job, told: Mapping[str, Any]) -> str:
+    if told["way"] != "directory":
+        return f"{told['model']} was deleted by the server"
+    what = f"{told['model']} is gone; {_count(told['blobs'], 'blob')} went with it, {human_bytes(told['freed_bytes'])}"
+    return f"{what}; {told['note']}" if told.get("note") else what
+
+
+def _pruned(_: Job, told: Mapping[str, Any]) -> str:
+    words = []
+    if told["delete"]:
+        words.append(f"{human_bytes(told['freed_bytes'])} deleted for good")
+    if told["throw"]:
+        names = [each["name"] for each in told["throw"] if each["what"] == "model"]
+        which = f", with {', '.join(names)}" if names else ""
+        words.append(f"{human_bytes(told['thrown_bytes'])} moved to the trash{which}")
+    return "; ".join([", ".join(words) or "nothing to prune", *told["notes"]])
+
+
+def _rolled_back(_: Job, told: Mapping[str, Any]) -> str:
+    left = f" in place of {str(told['left'])[:12]}, which is in the trash now" if told.get("left") else ""
+    return f"{told['model']} is digest {str(told['digest'])[:12]} again{left}"
+
+
+def _warmed(_: Job, told: Mapping[str, Any]) -> str:
+    where = "on the GPU" if told["on_gpu"] else "not wholly on a GPU"
+    rate = f", {told['tokens_per_second']:.0f} tokens/s" if told.get("tokens_per_second") else ""
+    return f"{told['model']} is loaded on tier {told['tier']}, {where}, after {told['load_seconds']:.1f} s{rate}"
+
+
+_RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {
+    "pull": _pulled,
+    "verify": _verified,
+    "delete": _deleted,
+    "prune": _pruned,
+    "rollback": _rolled_back,
+    "warm": _warmed,
+}
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"

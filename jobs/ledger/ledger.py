@@ -1,0 +1,566 @@
+"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, retire.
+
+Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of racing
+writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
+again.
+
+    job/<id>            the request; writing it is the posting        once
+    live/<kind>/<subj>  which job of this subject to look at first    overwritten, any old value is still right
+    claim/<id>/<n>      attempt n belongs to this token               once
+    beat/<id>/<n>       its holder lives; progress                    overwritten by the holder
+    end/<id>/<n>        how attempt n ended                           once
+    cancel/<id>         who asked, when                               once
+    gone/<id>           it is archived: what is left is not read      once
+
+An id is `<line>-<generation>`: all jobs of one kind and subject form a line, and generation g+1 may be posted only when
+g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
+"""
+
+import queue
+import secrets
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from loguru import logger
+
+from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.core.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
+from jobs.core.progress import Reading
+from jobs.ledger.job import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
+from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
+from jobs.store.protocols import DictLike, QueueLike
+
+RING_AGAIN = timedelta(minutes=1)
+"""A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
+
+
+@dataclass(frozen=True)
+class Posted:
+    """The job, and whether it was there before (then the caller shares it)."""
+
+    job: Job
+    attached: bool
+
+
+@dataclass
+class Claim:
+    """One attempt, held under a lease. Only its holder changes when that ends, by beating, one thread at a time."""
+
+    job: Job
+    n: int
+    token: str
+    lease: timedelta
+    held_until: datetime
+    held_for: float
+    """The same by the clock's monotonic seconds, which nobody sets."""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did and saw.
+
+    Args:
+        rung: the ids that were rung for again.
+        lost: those of which an attempt was given up.
+        next_due: when it is worth sweeping next, if known.
+        open_lanes: the lanes that have jobs which have not ended.
+
+    """
+
+    rung: tuple[str, ...]
+    lost: tuple[str, ...]
+    next_due: datetime | None
+    open_lanes: frozenset[str]
+
+
+class Ledger:
+    """Threads may share one: what it remembers is behind a lock, and everything else is in the store.
+
+    Each method raises `StoreTrouble` when the store fails for longer than a moment. What was to be written may be there
+    even so: asked again in the same words, every one of them comes to the same.
+    """
+
+    def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
+        self._calls = Calls(clock)
+        self._queue = PatientQueue(queue, self._calls)
+        self._facts = PatientDict(facts, self._calls)
+        self._clock = clock
+        self._remembering = threading.Lock()  # never held while the store is asked
+        # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
+        self._ended: set[str] = set()
+        self._rung_at: dict[tuple[str, int], float] = {}
+
+    def heard(self) -> Heard:
+        """When the store last answered anything, whoever asked."""
+        return self._calls.heard()
+
+    # -- what people do ------------------------------------------------------------------------------------------------
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted:
+        """Write a job down and ring for a worker; with one of this kind and subject alive, answer with that one.
+
+        Once this has returned, the job ends, whatever happens to the queue or to any worker (P1).
+
+        Raises:
+            BadRequest: there is no such kind.
+
+        """
+        spec = kind_named(kind)
+        line, known = self._line(kind, subject)
+        generation = known
+        while True:
+            id = f"{line}-{generation}"
+            fact = {
+                "id": id,
+                "kind": kind,
+                "subject": subject,
+                "lane": spec.lane,
+                "request": dict(request),
+                "attempts_allowed": attempts or spec.attempts,
+                "posted_by": by,
+                "posted_at": isoformat(self._clock.now()),
+            }
+            is_ours = self._write_once(f"job/{id}", fact)
+            job = self._find(id)
+            if job is None or (job.has_ended and not is_ours):
+                generation += 1  # of a line whose last jobs were retired, the ids are still taken
+                continue
+            if is_ours:
+                if generation != known:
+                    self._point(kind, subject, line, generation)
+                self._ring(job)
+            return Posted(job, attached=not is_ours)
+
+    def get(self, id: str) -> Job:
+        """The job as its facts stand now.
+
+        Raises:
+            NotFound: the ledger has no such job, or no longer.
+
+        """
+        job = self._find(id)
+        if job is None:
+            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+        return job
+
+    def jobs(self, newest: int | None = None) -> list[Job]:
+        """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
+        return self._all(newest)
+
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        begin: str = "",
+        before: str | None = None,
+        limit: int | None = None,
+        archived: Iterable[Job] = (),
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that fit, and how many fit in all.
+
+        Args:
+            kind: only these.
+            state: only those in it.
+            subject: only those about it.
+            since: only those posted then or later.
+            begin: only those whose id begins so.
+            before: only those that come after the job of this id in such a list, to read on where one ended.
+            limit: so many at most.
+            archived: jobs that have left the ledger and are to be chosen from as well.
+
+        """
+        if not (kind or state or subject or since or begin or before):
+            newest = self.jobs(limit)
+            return newest, len(newest) if limit is None else len(self.ids())
+        found = self.jobs()
+        if archived:
+            every = {job.id: job for job in (*archived, *found)}
+            found = sorted(every.values(), key=lambda job: job.posted_at, reverse=True)
+        if before is not None:
+            known = [job.id for job in found]
+            found = found[known.index(before) + 1 :] if before in known else []
+        found = [
+            job
+            for job in found
+            if kind in {None, job.kind}
+            and state in {None, job.state}
+            and subject in {None, job.subject}
+            and (since is None or job.posted_at >= since)
+            and job.id.startswith(begin)
+        ]
+        return found[:limit], len(found)
+
+    def _all(self, newest: int | None) -> list[Job]:
+        gathered: dict[str, Facts] = {}
+        gone: set[str] = set()
+        rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
+        for key, value in self._facts.items():
+            sort, _, tail = key.partition("/")
+            if sort == "job":
+                gathered[tail] = Facts(job=value)
+            elif sort == "gone":
+                gone.add(tail)
+            elif sort in {"claim", "beat", "end", "cancel"}:
+                parts = tail.split("/")
+                rest[parts[0]].append((sort, parts, value))
+        there = [entry for entry in gathered.items() if entry[0] not in gone]
+        by_age = sorted(there, key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
+        for id, facts in by_age[:newest]:
+            for sort, parts, value in rest.get(id, ()):
+                if sort == "cancel":
+                    facts.cancel = value
+                else:
+                    {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
+        return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def ids(self, begin: str = "") -> list[str]:
+        """The ids of all jobs, or of those whose id begins so, in no order."""
+        keys = [key.partition("/") for key in self._facts.keys()]  # noqa: SIM118 - no dict
+        gone = {id for sort, _, id in keys if sort == "gone"}
+        return [id for sort, _, id in keys if sort == "job" and id.startswith(begin) and id not in gone]
+
+    def cancel(self, id: str, *, by: str) -> Job:
+        """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
+
+        Cancelling an ended job changes nothing.
+        """
+        if not self.get(id).has_ended:
+            self._write_once(f"cancel/{id}", {"by": by, "at": isoformat(self._clock.now())})
+            self._end_cancelled(self.get(id))
+        return self.get(id)
+
+    def retry(self, id: str, *, by: str) -> Posted:
+        """Post an ended job again, exactly as it was posted.
+
+        Raises:
+            Refused: the job has not ended.
+
+        """
+        job = self.get(id)
+        if not job.has_ended:
+            raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
+        return self.again(job, by=by)
+
+    def again(self, job: Job, *, by: str) -> Posted:
+        """Post what this job asked for, though the ledger may no longer have it."""
+        return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
+
+    # -- what workers do -----------------------------------------------------------------------------------------------
+
+    def next_id(self, lane: str, timeout: timedelta) -> str | None:
+        """Wait for a bell in this lane; the id it carried, or None when none rang. Ringing twice does no harm."""
+        try:
+            rung = self._queue.get(timeout=timeout.total_seconds(), partition=lane)
+        except queue.Empty:
+            return None
+        return rung if isinstance(rung, str) else None
+
+    def ring(self, id: str) -> None:
+        """Ring for a job: to give back a bell that was taken from the queue and could not be answered."""
+        if (job := self._find(id)) is not None:
+            self._ring(job)
+
+    def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
+        """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
+
+        Args:
+            id: the job.
+            worker: who claims, for the record.
+            lease: how long the attempt is ours without a beat.
+            token: names the claim, for who may have to ask twice: what he claimed the first time is his.
+
+        """
+        began = self._clock.monotonic()
+        job = self._find(id)
+        if job is None:
+            return None
+        if token is not None and job.state is State.RUNNING:
+            return self._claimed_before(job, lease, token, began)
+        if job.cancel_asked and self._end_cancelled(job):
+            return None
+        if not job.is_due(self._clock.now()):
+            return None
+        return self._claim(job, worker, lease, token)
+
+    def beat(self, claim: Claim, reading: Reading) -> bool:
+        """Renew the lease and tell the progress; true when somebody asked to cancel.
+
+        Raises:
+            Fenced: the lease ran out, or the attempt was ended by somebody else.
+
+        """
+        # The clock last: whoever slept so long that the end was written and removed again is late by now.
+        is_ended = self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None
+        now, began = self._still_held(claim), self._clock.monotonic()
+        if is_ended:
+            raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
+        self._facts.put(
+            f"beat/{claim.job.id}/{claim.n}", {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
+        )
+        claim.held_until, claim.held_for = now + claim.lease, began + claim.lease.total_seconds()
+        return self._facts.get(f"cancel/{claim.job.id}") is not None
+
+    def end(self, claim: Claim, ending: Ending, reading: Reading, *, token: str | None = None) -> Job:
+        """End the attempt. Only the holder can, and only once.
+
+        Args:
+            claim: the attempt.
+            ending: how it ends.
+            reading: its last progress.
+            token: names this ending, for who may have to ask twice: the same one again is the same ending.
+
+        Raises:
+            Fenced: the lease ran out, or somebody else ended the attempt first; nothing was changed.
+
+        """
+        self._still_held(claim)
+        ours = self._end(claim.job.id, claim.n, ending, reading, token)
+        job = self._find(claim.job.id)
+        if not ours or job is None:
+            raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
+        if job.is_due(self._clock.now()):
+            self._ring(job)
+        return job
+
+    def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
+        """Give up attempts whose lease ran out, ring for jobs that are due, finish cancellations.
+
+        Safe to run any number of times at once.
+
+        Args:
+            before_lost: told of a job before its attempt is given up, to take away what its holder could still use.
+            no_worker_lives: what is running is given up whatever its lease says; for who knows that its worker is dead.
+
+        """
+        now = self._clock.now()
+        rung, lost, due = [], [], []
+        lanes: set[str] = set()
+        hears = True
+        for job in self._open_jobs():
+            current = job
+            if job.state is State.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
+                try:
+                    before_lost(job)
+                except Trouble as trouble:  # he could still publish, so the attempt is his until a later sweep
+                    logger.warning("a silent attempt of job {} is not given up yet: {}", job.id, trouble)
+                    lanes.add(job.lane)
+                    continue
+                silent = now - job.attempts[-1].last_sign
+                reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"
+                if self._end(job.id, len(job.attempts), Ending("lost", "killed", reason), job.progress):
+                    lost.append(job.id)
+                current = self._find(job.id) or job
+            if current.cancel_asked and self._end_cancelled(current):
+                continue
+            if not current.has_ended:
+                lanes.add(current.lane)
+            if current.is_due(now):
+                # A bell that failed would fail for all of them, and each may take its time over it.
+                hears, has_rung = self._ring_if_silent(current) if hears else (False, False)
+                if has_rung:
+                    rung.append(current.id)
+            elif current.not_before is not None:
+                due.append(current.not_before)
+        return Swept(tuple(rung), tuple(lost), min(due, default=None), frozenset(lanes))
+
+    # -- what the archive does -----------------------------------------------------------------------------------------
+
+    def retire(self, id: str) -> None:
+        """List an ended job no longer: it is archived, and `jobs.ledger.expiry` may remove it.
+
+        Raises:
+            Refused: the job has not ended.
+
+        """
+        job = self._find(id)
+        if job is None:
+            return
+        if not job.has_ended:
+            raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
+        self._write_once(f"gone/{id}", {"at": isoformat(self._clock.now())})
+
+    # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _point(self, kind: str, subject: str, line: str, generation: int) -> None:
+        try:
+            point(self._facts, kind, subject, line, generation)
+        except StoreTrouble as trouble:  # the job is posted, and an old pointer is right as well
+            logger.warning("the pointer to the {} of {} stays where it was: {}", kind, subject, trouble)
+
+    def _line(self, kind: str, subject: str) -> tuple[str, int]:
+        key = live_key(kind, subject)
+        pointer = self._facts.get(key)
+        if pointer is None:
+            # Base 32 without look-alikes; 50 bits, so that two lines never meet.
+            line = "".join(secrets.choice("abcdefghjkmnpqrstuvwxyz23456789") for _ in range(10))
+            self._facts.put(key, {"v": VERSION, "line": line, "generation": 1}, skip_if_exists=True)
+            pointer = self._facts.get(key)
+        return pointer["line"], int(pointer["generation"])
+
+    def _folded(self, id: str, facts: Facts) -> Job:
+        try:
+            return fold(facts)
+        except IllegalMove:
+            # A pass over all entries is no snapshot on Modal: it may see claim 2 and have missed end 1. Reading by key,
+            # in the order in which facts are written, cannot.
+            return self.get(id)
+
+    def _find(self, id: str) -> Job | None:
+        """The job, or None when there is none, or none any more."""
+        told = self._facts.get(f"job/{id}")
+        if told is None:
+            return None
+        job = fold(self._facts_of(id, told))
+        # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
+        if not job.has_ended and self._facts.get(f"gone/{id}") is not None:
+            return None
+        return job
+
+    def _facts_of(self, id: str, told: Mapping[str, Any]) -> Facts:
+        facts = Facts(job=told, cancel=self._facts.get(f"cancel/{id}"))
+        n = 1
+        while (claim := self._facts.get(f"claim/{id}/{n}")) is not None:
+            facts.claims[n] = claim
+            if (end := self._facts.get(f"end/{id}/{n}")) is None:
+                break
+            facts.ends[n] = end
+            n += 1
+        last = len(facts.claims)
+        if last not in facts.ends and last and (beat := self._facts.get(f"beat/{id}/{last}")) is not None:
+            facts.beats[last] = beat
+        return facts
+
+    def _claim(self, job: Job, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
+        n = len(job.attempts) + 1
+        now, began = self._clock.now(), self._clock.monotonic()
+        fact = {"at": isoformat(now), "worker": worker, "lease_seconds": lease.total_seconds()}
+        mine = token or secrets.token_hex(8)
+        if not self._write_once(f"claim/{job.id}/{n}", fact, mine):
+            return None
+        claimed = self._find(job.id)
+        return None if claimed is None else Claim(claimed, n, mine, lease, now + lease, began + lease.total_seconds())
+
+    def _claimed_before(self, job: Job, lease: timedelta, token: str, began: float) -> Claim | None:
+        """The claim that was written under this token though nobody was told so; None when it is somebody else's."""
+        n = len(job.attempts)
+        fact = self._facts.get(f"claim/{job.id}/{n}") or {}
+        if fact.get("token") != token:
+            return None
+        held_until = parse_moment(fact["at"]) + lease
+        left = (held_until - self._clock.now()).total_seconds()
+        if left <= 0:
+            return None
+        return Claim(job, n, token, lease, held_until, began + min(left, lease.total_seconds()))
+
+    def _still_held(self, claim: Claim) -> datetime:
+        """The time, when the lease still runs by it.
+
+        A clock that was set, or a machine that slept, makes it late in a moment: then it is ours as long as it has run
+        for less by the seconds that nobody sets, and nobody has ended the attempt.
+        """
+        now = self._clock.now()
+        late = now - claim.held_until
+        if late > timedelta(0) and (self._clock.monotonic() > claim.held_for or not self._stands(claim)):
+            raise Fenced(
+                f"the lease of attempt {claim.n} of job {claim.job.id!r} ran out {late.total_seconds():.1f} s ago"
+            )
+        return now
+
+    def _stands(self, claim: Claim) -> bool:
+        """Whether the store still has the claim, and neither its end nor the mark that it will be removed."""
+        id, n = claim.job.id, claim.n
+        fact = self._facts.get(f"claim/{id}/{n}") or {}
+        is_over = self._facts.get(f"end/{id}/{n}") is not None or self._facts.get(f"gone/{id}") is not None
+        return fact.get("token") == claim.token and not is_over
+
+    def _end(self, id: str, n: int, ending: Ending, reading: Reading, token: str | None = None) -> bool:
+        fact = {
+            "at": isoformat(self._clock.now()),
+            "outcome": ending.outcome,
+            "class": ending.failure_class,
+            "message": ending.message,
+            "hint": ending.hint,
+            "not_before": isoformat(ending.not_before) if ending.not_before else None,
+            "result": dict(ending.result) if ending.result is not None else None,
+            "progress": reading.as_json(),
+        }
+        return self._write_once(f"end/{id}/{n}", fact, token)
+
+    def _end_cancelled(self, job: Job) -> bool:
+        """End a job that nobody runs as cancelled; false when it is running, has ended, or was claimed just now."""
+        if job.state not in {State.QUEUED, State.WAITING}:
+            return job.has_ended
+        claim = self._claim(job, "cancel", timedelta(minutes=1))
+        return claim is not None and self._end(job.id, claim.n, Ending("cancelled"), job.progress)
+
+    def _open_jobs(self) -> list[Job]:
+        """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
+        ids = set(self.ids())
+        with self._remembering:
+            ids -= self._ended
+        # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
+        jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [*filter(None, map(self._find, ids))]
+        with self._remembering:
+            self._ended.update(job.id for job in jobs if job.has_ended)
+            for bell in [bell for bell in self._rung_at if bell[0] in self._ended]:
+                del self._rung_at[bell]
+        return [job for job in jobs if not job.has_ended]
+
+    def _ring_if_silent(self, job: Job) -> tuple[bool, bool]:
+        """Ring for a due job unless the bell for its next attempt may still be in the queue.
+
+        Whether the queue answers, and whether it was rung.
+        """
+        with self._remembering:
+            rung_at = self._rung_at.get((job.id, len(job.attempts)))
+        is_fresh = rung_at is not None and self._clock.monotonic() - rung_at < RING_AGAIN.total_seconds()
+        try:
+            if is_fresh and self._queue.len(partition=job.lane):
+                return True, False
+        except StoreTrouble as trouble:
+            logger.warning("the bells of lane {} cannot be counted: {}", job.lane, trouble)
+            return False, False
+        has_rung = self._ring(job)
+        return has_rung, has_rung
+
+    def _ring(self, job: Job) -> bool:
+        """Ring for a job; false when the bell is out of order.
+
+        Then nothing is lost: the job stands in the ledger, and a sweep rings later.
+        """
+        now = self._clock.monotonic()
+        try:
+            self._queue.put(job.id, block=False, partition=job.lane)
+        except queue.Full:
+            logger.warning("the queue of lane {} is full; job {} will be rung for later", job.lane, job.id)
+        except StoreTrouble as trouble:
+            logger.warning("job {} of lane {} could not be rung for; a sweep will: {}", job.id, job.lane, trouble)
+            return False
+        with self._remembering:
+            self._rung_at[job.id, len(job.attempts)] = now
+        return True
+
+    def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
+        """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""
+        mine = token or secrets.token_hex(8)
+        if self._facts.put(key, {"v": VERSION, **fact, "token": mine}, skip_if_exists=True):
+            return True
+        return bool((self._facts.get(key) or {}).get("token") == mine)
+
+
+def live_key(kind: str, subject: str) -> str:
+    return f"live/{kind}/{subject}"
+
+
+def point(facts: DictLike, kind: str, subject: str, line: str, generation: int) -> None:
+    """Say at which generation of its line to look first for a job of this subject."""
+    facts.put(live_key(kind, subject), {"v": VERSION, "line": line, "generation": generation})

@@ -1,0 +1,1 @@
+"""TODO: one sentence: what lives here; then a line for each file."""

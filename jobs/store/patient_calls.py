@@ -1,0 +1,138 @@
+"""Asks the ledger's dict and queue: once more when they fail for a moment, and counting how long an answer takes.
+
+One call that fails is asked again here, because a move of the ledger is a dozen calls and would else begin anew for
+each of them. What lasts longer than that is for the caller: a worker goes on later, a person is told. A call that is
+never answered cannot be ended from here; `heard` tells of it, and who may leave does.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from jobs.core.clock import Clock
+from jobs.core.errors import StoreTrouble, StoreUnavailable
+from jobs.store.protocols import DictLike, QueueLike
+
+T = TypeVar("T")
+
+PAUSES = (0.05, 0.2, 0.5)
+"""Seconds before the second, third and fourth try."""
+
+WITHIN = timedelta(seconds=2)
+"""A call that failed after so long is not asked again: it was no moment."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """How many answers have come, how many seconds ago the last one did, and what has been asked the longest since."""
+
+    answers: int
+    seconds: float
+    waits_for: str | None
+
+
+class Calls:
+    """The calls of one ledger. Any thread may ask, and any may look."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        # All under the lock. Of those that are under way, each caller adds and removes his own:
+        self._began: dict[int, str] = {}
+        self._asked = 0
+        self._answers = 0
+        self._answered_at = clock.monotonic()
+
+    @contextmanager
+    def counted(self, what: str) -> Iterator[None]:
+        """One call. To be told of an empty queue, or of a value that is no JSON, is an answer as well."""
+        with self._lock:
+            self._asked += 1
+            number = self._asked
+            self._began[number] = what
+        is_answered = True
+        try:
+            yield
+        except StoreTrouble:
+            is_answered = False
+            raise
+        finally:
+            with self._lock:
+                del self._began[number]
+                if is_answered:
+                    self._answers += 1
+                    self._answered_at = self._clock.monotonic()
+
+    def heard(self) -> Heard:
+        with self._lock:
+            waits_for = self._began[min(self._began)] if self._began else None
+            return Heard(self._answers, self._clock.monotonic() - self._answered_at, waits_for)
+
+    def again(self, what: str, call: Callable[[], T]) -> T:
+        """Its answer, asked for a few times when the store is away for a moment.
+
+        Raises:
+            StoreTrouble: it is away for longer, or full, or not to be used.
+
+        """
+        deadline = self._clock.monotonic() + WITHIN.total_seconds()
+        for pause in PAUSES:
+            try:
+                with self.counted(what):
+                    return call()
+            except StoreUnavailable:
+                if self._clock.monotonic() >= deadline:
+                    raise
+            self._clock.wait(pause)
+        with self.counted(what):
+            return call()
+
+
+class PatientDict:
+    """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""
+
+    def __init__(self, real: DictLike, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        return self._calls.again("write", lambda: self._real.put(key, value, skip_if_exists=skip_if_exists))
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self._calls.again("read", lambda: self._real.get(key, default))
+
+    def keys(self) -> Iterator[Any]:
+        return iter(self._calls.again("list", lambda: list(self._real.keys())))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._calls.again("read of everything", lambda: list(self._real.items())))
+
+
+class PatientQueue:
+    """A `QueueLike`. It is only a bell: to ring twice does no harm, and one that was taken and lost is rung again."""
+
+    def __init__(self, real: QueueLike, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None:
+        self._calls.again(
+            "ring", lambda: self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+        )
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        return self._calls.again("wait for a bell", lambda: self._real.get(block, timeout, partition=partition))
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        return self._calls.again("count of bells", lambda: self._real.len(partition=partition, total=total))

@@ -1,0 +1,334 @@
+"""The queue and the dict on one SQLite file: what modal.Queue and modal.Dict are on the platform.
+
+Safe for many threads and processes: WAL, and every operation is one statement or one immediate transaction. Facts are
+written with `synchronous=FULL`, so what was answered survives a power cut; the queue is only a bell and need not.
+SQLite's errors end here: what leaves this file is `StoreTrouble`, which says whether trying again can help.
+"""
+
+import json
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
+
+BUSY_SECONDS = 15.0
+"""How long anybody waits for another thread's or process's turn at the file. A turn takes milliseconds, so this is a
+stuck disk. It is shorter than the shortest lease, so that a holder hears of it while his still runs."""
+
+POLL_SECONDS = 0.01
+"""How often a waiting `get` looks: an idle look costs some ten microseconds, and claims come within 50 ms."""
+
+PARTITION_ITEMS = 5_000
+ITEM_BYTES = 1 << 20
+VALUE_BYTES = 100 << 20
+KEY_BYTES = 64
+"""The sizes that Modal refuses (queue.py:262-285, docs 'dicts'), refused here as well."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (dict TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (dict, key))
+  WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS items (
+  id INTEGER PRIMARY KEY AUTOINCREMENT, queue TEXT NOT NULL, partition TEXT NOT NULL, value TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS items_in_order ON items (queue, partition, id);
+CREATE TABLE IF NOT EXISTS partitions (
+  queue TEXT NOT NULL, partition TEXT NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (queue, partition)
+) WITHOUT ROWID;
+"""
+
+
+_FAILING = frozenset(
+    {
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_PROTOCOL,
+        sqlite3.SQLITE_INTERRUPT,
+        sqlite3.SQLITE_ABORT,
+        sqlite3.SQLITE_NOMEM,
+    }
+)
+_UNUSABLE = frozenset(
+    {
+        sqlite3.SQLITE_READONLY,
+        sqlite3.SQLITE_CANTOPEN,
+        sqlite3.SQLITE_CORRUPT,
+        sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_FORMAT,
+        sqlite3.SQLITE_PERM,
+        sqlite3.SQLITE_AUTH,
+        sqlite3.SQLITE_NOLFS,
+        sqlite3.SQLITE_ERROR,  # our statements are right, so the tables are not ours
+        sqlite3.SQLITE_SCHEMA,
+        sqlite3.SQLITE_CONSTRAINT,
+        sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_TOOBIG,
+    }
+)
+_NO_SPACE = 64 * 1024
+"""Bytes. With less SQLite cannot grow its index of the log, and calls that an error of input or output."""
+
+
+def store_trouble(error: sqlite3.Error, path: Path) -> Trouble:
+    """What an error of SQLite means for whoever works with the file; a `Bug` when it means that we misuse it."""
+    code = getattr(error, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    said = f"{str(path)!r}: {error}"
+    if primary == sqlite3.SQLITE_FULL or (
+        primary in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and _has_no_space(path)
+    ):
+        return StoreFull(
+            f"the disk is full, and with it the ledger in {said}",
+            hint=f"free some space in {str(path.parent)!r}; nothing is lost, and what waits goes on by itself",
+        )
+    if primary in _FAILING:
+        return StoreUnavailable(
+            f"the ledger cannot be read or written for now: {said}",
+            hint=f"when it stays so, see whether the disk of {str(path)!r} works and who else has the file open",
+        )
+    if primary in _UNUSABLE:
+        return StoreUnusable(
+            f"the ledger cannot be used: {said}",
+            hint=f"let this user own {str(path)!r} and its folder; when it is damaged, move it away or bring it back",
+        )
+    return Bug(f"the ledger was asked in a wrong way: {said}")
+
+
+def _has_no_space(path: Path) -> bool:
+    try:
+        disk = os.statvfs(path.parent)
+    except OSError:
+        return False
+    return disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < _NO_SPACE
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise store_trouble(error, path) from error
+
+
+class _File:
+    """One connection to the file, taken by one thread at a time; other processes have their own.
+
+    Every method raises `StoreTrouble` when the file fails.
+    """
+
+    def __init__(self, path: Path, synchronous: str, busy_seconds: float) -> None:
+        self._path = path
+        self._busy_seconds = busy_seconds
+        self._lock = threading.Lock()  # whoever has it owns the connection
+        with _translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._connection.execute("PRAGMA journal_mode=WAL")
+                self._connection.execute(f"PRAGMA synchronous={synchronous}")
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def run(self, sql: str, *values: Any) -> tuple[list[tuple[Any, ...]], int]:
+        """One statement: its rows, and how many it changed."""
+        with self._taken() as connection:
+            cursor = connection.execute(sql, values)
+            return cursor.fetchall(), cursor.rowcount
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Several statements as one: all of them, or none."""
+        with self._taken() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                # A full disk has ended the transaction already, and a failed commit has not.
+                if connection.in_transaction:
+                    with suppress(sqlite3.Error):  # what led here is the one to tell
+                        connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        with self._taken() as connection:
+            connection.close()
+
+    @contextmanager
+    def _taken(self) -> Iterator[sqlite3.Connection]:
+        if not self._lock.acquire(timeout=self._busy_seconds):
+            raise StoreUnavailable(
+                f"the ledger in {str(self._path)!r} has not answered another thread for {self._busy_seconds:g} s",
+                hint=f"see whether the disk of {str(self._path)!r} works",
+            )
+        try:
+            with _translated(self._path):
+                yield self._connection
+        finally:
+            self._lock.release()
+
+
+def _encode(value: Any, limit: int, what: str) -> str:
+    try:
+        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise BadRequest(f"{what} is not plain JSON: {error}") from error
+    if len(text.encode()) > limit:
+        raise BadRequest(f"{what} has {len(text.encode()):,} bytes; {limit:,} is the most")
+    return text
+
+
+class SqliteDict:
+    """A `DictLike` on SQLite. Entries do not fade here."""
+
+    def __init__(self, path: Path, name: str = "ollama-ledger", *, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._file = _File(path, "FULL", busy_seconds)
+        self._name = name
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        text = _encode(value, VALUE_BYTES, f"the value of {key!r}")
+        conflict = "DO NOTHING" if skip_if_exists else "DO UPDATE SET value = excluded.value"
+        sql = f"INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT {conflict}"  # noqa: S608 - one of two constants
+        _, changed = self._file.run(sql, self._name, _key(key), text)
+        return changed == 1
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        rows, _ = self._file.run("SELECT value FROM entries WHERE dict = ? AND key = ?", self._name, _key(key))
+        return json.loads(rows[0][0]) if rows else default
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        sql = "DELETE FROM entries WHERE dict = ? AND key = ? RETURNING value"
+        rows, _ = self._file.run(sql, self._name, _key(key))
+        return json.loads(rows[0][0]) if rows else default
+
+    def keys(self) -> Iterator[Any]:
+        rows, _ = self._file.run("SELECT key FROM entries WHERE dict = ?", self._name)
+        return (key for (key,) in rows)
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        rows, _ = self._file.run("SELECT key, value FROM entries WHERE dict = ?", self._name)
+        # Read as one document: for many small values this takes half the time of reading them one by one.
+        return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _key(key: Any) -> str:
+    if not isinstance(key, str):
+        raise BadRequest(f"the key {key!r} is not a string; Modal compares other keys by their pickled bytes")
+    return key
+
+
+class SqliteQueue:
+    """A `QueueLike` on SQLite."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str = "ollama-jobs",
+        clock: Clock | None = None,
+        *,
+        busy_seconds: float = BUSY_SECONDS,
+    ) -> None:
+        self._file = _File(path, "NORMAL", busy_seconds)
+        self._name = name
+        self._clock = clock or SystemClock()
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None:
+        text = _encode(v, ITEM_BYTES, "the item")
+        lane = _partition(partition)
+        until = self._deadline(block, timeout)
+        while not self._try_put(text, lane, partition_ttl):
+            self._wait(until, queue.Full(f"partition {lane!r} holds {PARTITION_ITEMS:,} items, the most it can"))
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        lane = _partition(partition)
+        until = self._deadline(block, timeout)
+        while (text := self._try_get(lane)) is None:
+            if not block:
+                return None
+            self._wait(until, queue.Empty())
+        return json.loads(text)
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        sql = "SELECT count(*) FROM items JOIN partitions USING (queue, partition) WHERE queue = ? AND expires_at > ?"
+        now = self._clock.now().timestamp()
+        if total:
+            rows, _ = self._file.run(sql, self._name, now)
+        else:
+            rows, _ = self._file.run(f"{sql} AND partition = ?", self._name, now, _partition(partition))
+        return int(rows[0][0])
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _try_put(self, text: str, lane: str, ttl: int) -> bool:
+        now = self._clock.now().timestamp()
+        with self._file.writing() as sql:
+            self._clear_expired(sql, lane, now)
+            counted = sql.execute("SELECT count(*) FROM items WHERE queue = ? AND partition = ?", (self._name, lane))
+            if counted.fetchone()[0] >= PARTITION_ITEMS:
+                return False
+            sql.execute("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", (self._name, lane, text))
+            sql.execute("INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", (self._name, lane, now + ttl))
+        return True
+
+    def _try_get(self, lane: str) -> str | None:
+        # Looking first keeps an idle worker from taking the write lock a hundred times a second.
+        seen, _ = self._file.run("SELECT 1 FROM items WHERE queue = ? AND partition = ? LIMIT 1", self._name, lane)
+        if not seen:
+            return None
+        with self._file.writing() as sql:
+            self._clear_expired(sql, lane, self._clock.now().timestamp())
+            row = sql.execute(
+                "SELECT id, value FROM items WHERE queue = ? AND partition = ? ORDER BY id LIMIT 1", (self._name, lane)
+            ).fetchone()
+            if row is None:
+                return None
+            sql.execute("DELETE FROM items WHERE id = ?", (row[0],))
+        return str(row[1])
+
+    def _clear_expired(self, sql: sqlite3.Connection, lane: str, now: float) -> None:
+        gone = sql.execute(
+            "DELETE FROM partitions WHERE queue = ? AND partition = ? AND expires_at <= ?", (self._name, lane, now)
+        )
+        if gone.rowcount:
+            sql.execute("DELETE FROM items WHERE queue = ? AND partition = ?", (self._name, lane))
+
+    def _deadline(self, block: bool, timeout: float | None) -> float | None:
+        if not block:
+            return self._clock.monotonic()
+        return None if timeout is None else self._clock.monotonic() + timeout
+
+    def _wait(self, until: float | None, otherwise: Exception) -> None:
+        if until is not None and self._clock.monotonic() >= until:
+            raise otherwise
+        self._clock.wait(POLL_SECONDS)
+
+
+def _partition(partition: str | None) -> str:
+    if partition is not None and not 1 <= len(partition.encode()) <= KEY_BYTES:
+        raise BadRequest(
+            f"the partition {partition!r} has {len(partition.encode())} bytes; 1 to {KEY_BYTES} are allowed"
+        )
+    return partition or ""

@@ -1,0 +1,106 @@
+"""What the seconds of one container went to. It counts for itself, under a key of its own: `meter/<tier>/<container>`.
+
+    cold      from its start until it could answer
+    warming   while somebody warmed a model on its tier
+    serving   a request of a caller was in flight, or had ended since the last look
+    idle      the rest: the wait for whoever comes next
+
+A look sets the whole time since the look before down under one of these. What comes after the last look of a container
+that was killed is not counted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal, Self, get_args
+
+from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.store.protocols import DictLike
+
+PREFIX = "meter/"
+
+Share = Literal["cold", "warming", "serving", "idle"]
+SHARES: tuple[Share, ...] = get_args(Share)
+
+
+@dataclass(frozen=True)
+class Metered:
+    """The seconds of one container so far."""
+
+    tier: str
+    container: str
+    started_at: datetime
+    at: datetime
+    seconds: Mapping[Share, float] = field(hash=False)
+
+    @property
+    def key(self) -> str:
+        return f"{PREFIX}{self.tier}/{self.container}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "v": 1,
+            "tier": self.tier,
+            "container": self.container,
+            "started_at": isoformat(self.started_at),
+            "at": isoformat(self.at),
+            "seconds": {share: round(self.seconds.get(share, 0.0), 3) for share in SHARES},
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        seconds = document.get("seconds", {})
+        return cls(
+            tier=str(document["tier"]),
+            container=str(document["container"]),
+            started_at=parse_moment(document["started_at"]),
+            at=parse_moment(document["at"]),
+            seconds={share: float(seconds.get(share, 0.0)) for share in SHARES},
+        )
+
+
+class Meter:
+    """Counts in one container. What it wrote last is the whole count, so writing twice changes nothing."""
+
+    def __init__(self, facts: DictLike, clock: Clock, tier: str, container: str) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._tier = tier
+        self._container = container
+        self._started_at = clock.now()
+        self._last = clock.monotonic()
+        self._seconds: dict[Share, float] = dict.fromkeys(SHARES, 0.0)
+
+    def note(self, share: Share) -> None:
+        """Set the time since the last note down under `share`, and write the count."""
+        now = self._clock.monotonic()
+        self._seconds[share] += max(0.0, now - self._last)
+        self._last = now
+        told = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
+        self._facts.put(told.key, told.as_json())
+
+
+def metered(entries: Mapping[str, Any]) -> list[Metered]:
+    """The counts among these entries; one that makes no sense is left out."""
+    found = []
+    for key, value in entries.items():
+        if key.startswith(PREFIX):
+            try:
+                found.append(Metered.from_json(value))
+            except (AttributeError, KeyError, TypeError, ValueError):
+                continue
+    return found
+
+
+# -- who warms ---------------------------------------------------------------------------------------------------------
+
+
+def say_warming(facts: DictLike, tier: str, until: datetime) -> None:
+    """Tell the containers of a tier that a model is being warmed there."""
+    facts.put(f"warming/{tier}", {"v": 1, "until": isoformat(until)})
+
+
+def is_warming(facts: DictLike, tier: str, now: datetime, lag: timedelta) -> bool:
+    """Whether a model was being warmed on the tier within the last `lag`."""
+    told = facts.get(f"warming/{tier}")
+    return told is not None and now < parse_moment(told["until"]) + lag

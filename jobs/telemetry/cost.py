@@ -1,0 +1,276 @@
+"""What the servers cost, estimated from the seconds that their containers counted themselves. Pure.
+
+What a container did is paid by its tier's price; what it spent on serving is shared among models and keys by the
+seconds that their requests took. `LEFT_OUT` is what such an estimate cannot know.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from jobs.core.clock import isoformat, parse_moment
+from jobs.core.sanitize import plain
+from jobs.ledger.job_text import lasted
+from jobs.telemetry.container_time import SHARES, Metered, Share
+from jobs.telemetry.usage import Row
+
+LEFT_OUT = (
+    "the time before a container's own code runs and after it was killed",
+    "the CPU functions, the gateway among them",
+    "storage, image builds, and multipliers for regions",
+    "credits, discounts and taxes",
+)
+
+NOBODY = ""
+
+OWNED = "this machine is yours"
+"""The source of prices where nothing is paid by the second."""
+
+
+@dataclass(frozen=True)
+class Price:
+    """Of a tier's container while it is up."""
+
+    dollars_per_hour: float
+
+    def of(self, seconds: float) -> float:
+        return seconds * self.dollars_per_hour / 3600
+
+
+@dataclass(frozen=True)
+class TierCost:
+    """What the containers of one tier did, and what each part of it cost."""
+
+    tier: str
+    containers: int
+    price: Price
+    seconds: Mapping[Share, float] = field(hash=False)
+
+    @property
+    def dollars(self) -> float:
+        return self.price.of(sum(self.seconds.values()))
+
+    def as_json(self) -> dict[str, Any]:
+        parts: dict[str, Any] = {
+            share: {"seconds": round(self.seconds[share], 1), "dollars": round(self.price.of(self.seconds[share]), 4)}
+            for share in SHARES
+        }
+        return {
+            "tier": self.tier,
+            "containers": self.containers,
+            "dollars_per_hour": self.price.dollars_per_hour,
+            "dollars": round(self.dollars, 4),
+            **parts,
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        seconds: dict[Share, float] = {share: float(told[share]["seconds"]) for share in SHARES}
+        return cls(str(told["tier"]), int(told["containers"]), Price(float(told["dollars_per_hour"])), seconds)
+
+
+@dataclass(frozen=True)
+class UseCost:
+    """The part of a tier's serving that went to one model and one key; no model is what no record explains."""
+
+    tier: str
+    model: str
+    key: str
+    requests: int
+    seconds: float
+    dollars: float
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "tier": self.tier,
+            "model": self.model or None,
+            "key": self.key or None,
+            "requests": self.requests,
+            "seconds": round(self.seconds, 1),
+            "dollars": round(self.dollars, 4),
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        return cls(
+            tier=str(told["tier"]),
+            model=str(told["model"] or NOBODY),
+            key=str(told["key"] or NOBODY),
+            requests=int(told["requests"]),
+            seconds=float(told["seconds"]),
+            dollars=float(told["dollars"]),
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate for a span of time, and what it rests on."""
+
+    since: datetime
+    until: datetime
+    prices_as_of: str
+    prices_source: str
+    tiers: tuple[TierCost, ...]
+    uses: tuple[UseCost, ...]
+
+    @property
+    def dollars(self) -> float:
+        return sum(tier.dollars for tier in self.tiers)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "is_estimate": True,
+            "since": isoformat(self.since),
+            "until": isoformat(self.until),
+            "prices": {"as_of": self.prices_as_of, "source": self.prices_source},
+            "dollars": round(self.dollars, 4),
+            "tiers": [tier.as_json() for tier in self.tiers],
+            "uses": [use.as_json() for use in self.uses],
+            "left_out": list(LEFT_OUT),
+        }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Self:
+        """The estimate that a gateway told."""
+        return cls(
+            since=parse_moment(told["since"]),
+            until=parse_moment(told["until"]),
+            prices_as_of=plain(told["prices"]["as_of"]),
+            prices_source=plain(told["prices"]["source"]),
+            tiers=tuple(map(TierCost.from_json, told["tiers"])),
+            uses=tuple(map(UseCost.from_json, told["uses"])),
+        )
+
+    def lines(self) -> Iterator[str]:
+        """The estimate for people, as columns below one another."""
+        if self.prices_source == OWNED:
+            yield from self.use_lines()
+            yield f"nothing there is paid by the second: {OWNED}"
+            return
+        yield f"about ${self.dollars:.2f} since {self.since:%Y-%m-%d %H:%M}"
+        if self.tiers:
+            yield from _columns(
+                ("TIER", "STARTS", "UP", *(share.upper() for share in SHARES), "COST"),
+                [
+                    (
+                        tier.tier,
+                        tier.containers,
+                        _hours(sum(tier.seconds.values())),
+                        *(f"${tier.price.of(tier.seconds[share]):.2f}" for share in SHARES),
+                        f"${tier.dollars:.2f}",
+                    )
+                    for tier in self.tiers
+                ],
+            )
+        yield from self.use_lines()
+        yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
+        yield "not in it: " + "; ".join(LEFT_OUT)
+
+    def use_lines(self) -> Iterator[str]:
+        """Who had what served."""
+        if self.uses:
+            yield "serving, by model and key:"
+            yield from _columns(
+                ("TIER", "MODEL", "KEY", "REQUESTS", "TOOK", "COST"),
+                [
+                    (
+                        *(use.tier or "-", use.model or "not recorded", use.key or "-", use.requests),
+                        *(lasted(use.seconds), f"${use.dollars:.2f}"),
+                    )
+                    for use in self.uses
+                ],
+            )
+
+
+def cost(
+    containers: Iterable[Metered],
+    rows: Iterable[Row],
+    prices: Mapping[str, float],
+    *,
+    since: datetime,
+    until: datetime,
+    as_of: str,
+    source: str,
+) -> Cost:
+    """The estimate for what happened between two moments.
+
+    Args:
+        containers: what each counted; one that is told twice counts once, by its later count.
+        rows: the usage of the days in between.
+        prices: dollars per hour by tier; a tier without a price costs nothing.
+        since: what was before is left out; a container that was up then counts for its part.
+        until: what comes after likewise.
+        as_of: the day of the prices.
+        source: where they are from.
+
+    """
+    latest: dict[str, Metered] = {}
+    for each in sorted(containers, key=lambda each: each.at):
+        latest[each.key] = each
+    seconds: dict[str, dict[Share, float]] = defaultdict(lambda: dict.fromkeys(SHARES, 0.0))
+    starts: dict[str, int] = defaultdict(int)
+    for each in latest.values():
+        part = _part(each, since, until)
+        if part > 0:
+            starts[each.tier] += 1
+            for share in SHARES:
+                seconds[each.tier][share] += part * each.seconds.get(share, 0.0)
+    tiers = tuple(TierCost(tier, starts[tier], Price(prices.get(tier, 0.0)), seconds[tier]) for tier in sorted(seconds))
+    first = since.astimezone(UTC).date().isoformat()
+    used = [row for row in rows if first <= row.about.day <= until.astimezone(UTC).date().isoformat()]
+    return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)))
+
+
+def owned(rows: Iterable[Row], since: datetime, until: datetime) -> Cost:
+    """Who used what of servers that nobody is paid for."""
+    return cost((), rows, {}, since=since, until=until, as_of="today", source=OWNED)
+
+
+def _part(container: Metered, since: datetime, until: datetime) -> float:
+    """The share of a container's time that lies between the two moments."""
+    life = (container.at - container.started_at).total_seconds()
+    begin, end = max(container.started_at, since), min(container.at, until)
+    if life <= 0:
+        return float(begin <= end)
+    return max(0.0, (end - begin).total_seconds() / life)
+
+
+def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
+    """The serving of each tier, shared by how long requests took; the dearest first."""
+    paid = {tier.tier: tier.price.of(tier.seconds["serving"]) for tier in tiers}
+    unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
+    grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        grouped[row.about.tier, row.about.model, row.about.key].append(row)
+    took = {use: sum(row.sums.seconds for row in group) for use, group in grouped.items()}
+    totals: dict[str, float] = defaultdict(float)
+    for (tier, _, _), seconds in took.items():
+        totals[tier] += seconds
+    found = [
+        UseCost(
+            *use,
+            requests=sum(row.sums.count for row in group),
+            seconds=took[use],
+            dollars=paid.get(use[0], 0.0) * took[use] / totals[use[0]] if totals[use[0]] else 0.0,
+        )
+        for use, group in grouped.items()
+    ]
+    found += [
+        UseCost(tier, NOBODY, NOBODY, 0, seconds, paid[tier])
+        for tier, seconds in unexplained.items()
+        if not totals[tier]
+    ]
+    return iter(sorted(found, key=lambda use: (-use.dollars, -use.seconds, use.tier, use.model, use.key)))
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h"
+
+
+def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
+    cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
+    for row in cells:
+        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

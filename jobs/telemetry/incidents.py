@@ -1,0 +1,216 @@
+"""What somebody should know of: opened once, ended once, told once each, whoever looks and however often.
+
+Facts, as in the ledger:
+
+    incident/<key>/<n>            the n-th time that this came up: since when, in which words     once
+    seen/<key>                    it was still so at that time                                    overwritten
+    recovered/<key>/<n>           it has passed                                                   once
+    telling/<key>/<n>/<what>/<k>  somebody is trying for the k-th time to tell of it              once
+    told/<key>/<n>/<what>         it is told, or given up                                         once
+
+A key is `<kind>/<subject>`. What comes and goes within minutes is one incident.
+"""
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.store.protocols import DictLike
+
+PASSED_AFTER = timedelta(minutes=12)
+"""Without it, two ticks in a row, before it counts as passed: what flaps is told once."""
+
+TRY_AGAIN = timedelta(minutes=4)
+"""An attempt at telling has long ended by then, one way or the other."""
+
+TRIES = 60
+"""Some hours of a webhook that does not answer; then nobody is told of this any more."""
+
+What = Literal["opened", "recovered"]
+
+
+@dataclass(frozen=True)
+class Incident:
+    """Something that is wrong now.
+
+    Args:
+        kind: what sort of thing, as the fleet's alerts name it.
+        subject: which one.
+        message: what is wrong, in words.
+        hint: what to do about it.
+
+    """
+
+    kind: str
+    subject: str
+    message: str
+    hint: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.kind}/{self.subject}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One incident, from when it came up to when it had passed and was told of."""
+
+    incident: Incident
+    n: int
+    opened_at: datetime
+    seen_at: datetime
+    recovered_at: datetime | None = None
+    told: frozenset[str] = frozenset()
+
+    @property
+    def id(self) -> str:
+        return f"{self.incident.key}/{self.n}"
+
+    @property
+    def is_open(self) -> bool:
+        return self.recovered_at is None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "kind": self.incident.kind,
+            "subject": self.incident.subject,
+            "message": self.incident.message,
+            "hint": self.incident.hint,
+            "opened_at": isoformat(self.opened_at),
+            "recovered_at": isoformat(self.recovered_at) if self.recovered_at else None,
+            "told": sorted(self.told),
+        }
+
+
+@dataclass(frozen=True)
+class News:
+    """Something to tell: that a case has come up, or has passed."""
+
+    case: Case
+    what: What
+
+    @property
+    def id(self) -> str:
+        return f"{self.case.id}/{self.what}"
+
+    @property
+    def text(self) -> str:
+        incident = self.case.incident
+        if self.what == "opened":
+            return f"{incident.message}" + (f"\n{incident.hint}" if incident.hint else "")
+        return f"passed: {incident.message}"
+
+
+def cases(entries: Mapping[str, Any]) -> list[Case]:
+    """All cases that the entries tell of, oldest first."""
+    found = []
+    for key, fact in entries.items():
+        sort, _, id = key.partition("/")
+        if sort == "incident":
+            incident = Incident(fact["kind"], fact["subject"], fact["message"], fact.get("hint", ""))
+            found.append(_case(incident, id, fact, entries))
+    return sorted(found, key=lambda case: (case.opened_at, case.id))
+
+
+def _case(incident: Incident, id: str, fact: Mapping[str, Any], entries: Mapping[str, Any]) -> Case:
+    opened_at = parse_moment(fact["at"])
+    seen, passed = entries.get(f"seen/{incident.key}"), entries.get(f"recovered/{id}")
+    return Case(
+        incident=incident,
+        n=int(id.rpartition("/")[2]),
+        opened_at=opened_at,
+        seen_at=max(opened_at, parse_moment(seen["at"])) if seen else opened_at,
+        recovered_at=parse_moment(passed["at"]) if passed else None,
+        told=frozenset(what for what in ("opened", "recovered") if f"told/{id}/{what}" in entries),
+    )
+
+
+def note(facts: DictLike, known: Iterable[Case], found: Iterable[Incident], now: datetime) -> list[Case]:
+    """Write down what has come up and what has passed; the cases that are open now, or were just closed."""
+    latest = {case.incident.key: case for case in known}  # oldest first, so the last one stays
+    here = {incident.key: incident for incident in found}
+    after = [_noted(facts, latest.get(key), incident, now) for key, incident in here.items()]
+    return after + [_passed(facts, case, now) for key, case in latest.items() if key not in here and case.is_open]
+
+
+def _noted(facts: DictLike, case: Case | None, incident: Incident, now: datetime) -> Case:
+    if case is not None and case.is_open:
+        facts.put(f"seen/{incident.key}", {"v": 1, "at": isoformat(now)})
+        return replace(case, seen_at=now)
+    n = case.n + 1 if case else 1
+    fact = {"v": 1, "at": isoformat(now), "kind": incident.kind, "subject": incident.subject}
+    told = {"message": incident.message, "hint": incident.hint}
+    facts.put(f"incident/{incident.key}/{n}", {**fact, **told}, skip_if_exists=True)
+    return Case(incident, n, now, now)
+
+
+def _passed(facts: DictLike, case: Case, now: datetime) -> Case:
+    if now - case.seen_at < PASSED_AFTER:
+        return case
+    facts.put(f"recovered/{case.id}", {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
+    return replace(case, recovered_at=now)
+
+
+def news(known: Iterable[Case]) -> Iterator[News]:
+    """What is to be told next, at most one thing of each key, so that a reader hears the story in its order."""
+    pending: set[str] = set()
+    for case in known:
+        untold = [what for what in _things(case) if what not in case.told]
+        if untold and case.incident.key not in pending:
+            pending.add(case.incident.key)
+            yield News(case, untold[0])
+
+
+def _things(case: Case) -> tuple[What, ...]:
+    return ("opened",) if case.is_open else ("opened", "recovered")
+
+
+class Teller:
+    """Sees to it that each piece of news is told once, though several try.
+
+    Args:
+        facts: where tries and tellings are written down.
+        clock: the time.
+        entries: what was in `facts` when the round began: which tries there were is not read one by one.
+
+    """
+
+    def __init__(self, facts: DictLike, clock: Clock, entries: Mapping[str, Any]) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._tries: dict[str, int] = {}
+        for key in entries:
+            sort, _, rest = key.partition("/")
+            if sort == "telling":
+                id, _, attempt = rest.rpartition("/")
+                self._tries[id] = max(self._tries.get(id, 0), int(attempt))
+        self._entries = entries
+
+    def may_tell(self, piece: News) -> bool:
+        """Whether it is ours to tell now: nobody has, nobody is at it, and it was not tried too often.
+
+        It costs a read and a write when it is, and nothing while the last try is too young.
+        """
+        tries = self._tries.get(piece.id, 0)
+        if tries:
+            last = self._entries[f"telling/{piece.id}/{tries}"]
+            if self._clock.now() - parse_moment(last["at"]) < TRY_AGAIN:
+                return False
+        if tries >= TRIES:
+            self.done(piece, "given up")
+            return False
+        # Whoever began since the round did wrote the same key, and one of us loses.
+        return self._facts.get(f"told/{piece.id}") is None and self._begin(f"telling/{piece.id}/{tries + 1}")
+
+    def done(self, piece: News, how: str = "told") -> None:
+        fact = {"v": 1, "at": isoformat(self._clock.now()), "how": how}
+        self._facts.put(f"told/{piece.id}", fact, skip_if_exists=True)
+
+    def _begin(self, key: str) -> bool:
+        token = secrets.token_hex(8)
+        fact = {"v": 1, "at": isoformat(self._clock.now()), "token": token}
+        return self._facts.put(key, fact, skip_if_exists=True) or (self._facts.get(key) or {}).get("token") == token

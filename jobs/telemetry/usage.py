@@ -1,0 +1,366 @@
+"""Who used what: one row a day for each model, key, tier and ending, kept as facts `usage/<day>/<writer>`.
+
+Counting costs the caller nothing: `add` sums up in place, and never waits and never raises. A thread writes the sums
+down; each writer has keys of its own and writes whole sums, so writing twice changes nothing. However many uses come
+between two rounds, all of them are told; what is given up after weeks without a store is counted.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Self
+
+from loguru import logger
+
+from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.core.errors import BadName
+from jobs.core.model_name import ModelName
+from jobs.store.protocols import DictLike
+
+PREFIX = "usage/"
+
+LAST_USED = "last_used"
+"""The fact that tells, of the usage that has left the ledger, when each model was last asked for."""
+
+EVERY = timedelta(seconds=10)
+"""What a killed process may lose."""
+
+MAX_ROWS = 2_000
+"""Of one day. Beyond that, models without a row share one without a name: no caller's text may fill the ledger."""
+
+MAX_DAYS = 14
+"""Days that may wait for a store that does not answer."""
+
+
+READ_DAYS = 90
+"""What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
+
+
+@dataclass(frozen=True)
+class Use:
+    """One request that was answered, or was not. `model` is empty when it named none that is here."""
+
+    at: datetime
+    model: str
+    key: str
+    tier: str
+    ending: str
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    first_byte_seconds: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, order=True)
+class About:
+    """What the uses of one row have in common."""
+
+    day: str
+    model: str
+    key: str
+    tier: str
+    ending: str
+
+    @classmethod
+    def of(cls, use: Use) -> Self:
+        return cls(use.at.astimezone(UTC).date().isoformat(), use.model, use.key, use.tier, use.ending)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Uses, added up. `first_byte_seconds` is the sum over the `first_bytes` uses that came so far."""
+
+    count: int
+    prompt_tokens: int
+    output_tokens: int
+    first_bytes: int
+    first_byte_seconds: float
+    seconds: float
+    last_at: datetime
+
+    @classmethod
+    def of(cls, use: Use) -> Self:
+        came = use.first_byte_seconds is not None
+        return cls(
+            1,
+            use.prompt_tokens,
+            use.output_tokens,
+            int(came),
+            use.first_byte_seconds or 0.0,
+            use.seconds,
+            use.at.astimezone(UTC),
+        )
+
+    def __add__(self, other: "Sums") -> "Sums":
+        return Sums(
+            self.count + other.count,
+            self.prompt_tokens + other.prompt_tokens,
+            self.output_tokens + other.output_tokens,
+            self.first_bytes + other.first_bytes,
+            self.first_byte_seconds + other.first_byte_seconds,
+            self.seconds + other.seconds,
+            max(self.last_at, other.last_at),
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the usage: what it is about, and the sums."""
+
+    about: About
+    sums: Sums
+
+    def as_json(self) -> dict[str, Any]:
+        about, sums = self.about, self.sums
+        return {
+            "day": about.day,
+            "model": about.model,
+            "key": about.key,
+            "tier": about.tier,
+            "ending": about.ending,
+            "count": sums.count,
+            "prompt_tokens": sums.prompt_tokens,
+            "output_tokens": sums.output_tokens,
+            "first_bytes": sums.first_bytes,
+            "first_byte_seconds": round(sums.first_byte_seconds, 6),
+            "seconds": round(sums.seconds, 6),
+            "last_at": isoformat(sums.last_at),
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        about = About(*(str(document[part]) for part in ("day", "model", "key", "tier", "ending")))
+        sums = Sums(
+            count=int(document["count"]),
+            prompt_tokens=int(document["prompt_tokens"]),
+            output_tokens=int(document["output_tokens"]),
+            first_bytes=int(document["first_bytes"]),
+            first_byte_seconds=float(document["first_byte_seconds"]),
+            seconds=float(document["seconds"]),
+            last_at=parse_moment(document["last_at"]),
+        )
+        return cls(about, sums)
+
+
+Book = dict[About, Sums]
+
+
+class Books:
+    """The usage that one process writes down.
+
+    `written + dropped + pending` is what was added; nothing is counted twice.
+
+    Args:
+        facts: the ledger's dict.
+        clock: for pauses, and to tell which days are over.
+        writer: names this process among all that write; the same one again goes on with the sums that it finds.
+        every: how often the sums are written.
+
+    """
+
+    def __init__(self, facts: DictLike, clock: Clock, writer: str, *, every: timedelta = EVERY) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._writer = writer
+        self._every = every
+        self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
+        self._new: dict[str, Book] = {}
+        """What came since the last flush took it, by day. Under `_counting`, as the numbers below are."""
+        self._unwritten = 0
+        self._flushing = threading.Lock()
+        self._pending: dict[str, Book] = {}
+        """What the store has not taken yet, by day. Under `_flushing`, as what it is known to hold."""
+        self._kept: dict[str, Book] = {}
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
+        self.written = 0
+        """Uses that are in the store."""
+        self.dropped = 0
+        """Uses that nobody will hear of."""
+        self.trouble: str | None = None
+        """Why the last flush failed, if it did."""
+
+    def add(self, use: Use) -> None:
+        """Count a use; at once, and whatever happens."""
+        about, sums = About.of(use), Sums.of(use)
+        with self._counting:
+            _enter_bounded(self._new.setdefault(about.day, {}), about, sums)
+            self._unwritten += 1
+
+    @property
+    def pending(self) -> int:
+        """Uses that are not in the store yet."""
+        with self._counting:
+            return self._unwritten
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, as far as the store takes it."""
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5)
+        self.flush()
+
+    def flush(self) -> bool:
+        """Write down what was added so far; false when the store did not take all of it: then the next flush does."""
+        with self._flushing:
+            self._take()
+            done = [self._write(day) for day in sorted(self._pending)]
+            self._forget()
+            return all(done)
+
+    def _keep(self) -> None:
+        while not self._clock.wait(self._every.total_seconds(), self._stopping):
+            self.flush()
+
+    def _take(self) -> None:
+        """What came since, to what waits for the store."""
+        with self._counting:
+            new, self._new = self._new, {}
+        for day, book in new.items():
+            waiting = self._pending.setdefault(day, {})
+            for about, sums in book.items():
+                _enter_bounded(waiting, about, sums)
+
+    def _write(self, day: str) -> bool:
+        """Write a day's sums: those that are known to be in the store, and those that came since."""
+        key, book = f"{PREFIX}{day}/{self._writer}", self._pending[day]
+        try:
+            if day not in self._kept:
+                self._kept[day] = _read(self._facts.get(key))
+            total = _bounded(_sum([self._kept[day], book]))
+            self._facts.put(key, {"v": 1, "rows": [Row(*entry).as_json() for entry in sorted(total.items())]})
+        except Exception as error:  # noqa: BLE001 - a store that fails must cost no caller anything
+            self._failed(f"{type(error).__name__}: {error}")
+            return False
+        self.trouble = None
+        self._kept[day] = total
+        self._settled(day, is_written=True)
+        return True
+
+    def _settled(self, day: str, *, is_written: bool) -> None:
+        """A day's sums wait no longer: they are in the store, or given up."""
+        count = _count(self._pending.pop(day))
+        with self._counting:
+            self._unwritten -= count
+            if is_written:
+                self.written += count
+            else:
+                self.dropped += count
+
+    def _failed(self, why: str) -> None:
+        if why != self.trouble:
+            logger.warning("usage could not be written down; it is kept and tried again: {}", why)
+        self.trouble = why
+
+    def _forget(self) -> None:
+        """Days that are over and written need not be kept here; of too many that wait, the oldest is given up."""
+        today = self._clock.now().astimezone(UTC).date().isoformat()
+        for day in [day for day in self._kept if day < today and day not in self._pending]:
+            del self._kept[day]
+        for day in sorted(self._pending)[:-MAX_DAYS]:
+            self._settled(day, is_written=False)
+            logger.error("the usage of {} is given up: the store did not take it for {} days", day, MAX_DAYS)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
+
+    Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
+    """
+    keys = [key for key in facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
+    first = since.isoformat() if since else _first_day(keys)
+    books = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(books).items())]
+
+
+def _first_day(keys: Iterable[str]) -> str:
+    """The first of the days worth reading, counted back from the newest that anybody wrote."""
+    newest = max((key.removeprefix(PREFIX)[:10] for key in keys), default="")
+    try:
+        return (date.fromisoformat(newest) - timedelta(days=READ_DAYS - 1)).isoformat()
+    except ValueError:
+        return ""
+
+
+def last_used(facts: DictLike) -> Mapping[str, datetime]:
+    """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
+    found = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    return _newer(found, usage(facts))
+
+
+def remember(facts: DictLike, rows: Iterable[Row]) -> None:
+    """Keep when models were last used by these rows, which are about to leave the ledger."""
+    known = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    facts.put(LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
+
+
+def rows_of(document: Any) -> list[Row]:
+    """The rows of one entry."""
+    return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:
+    found = dict(known)
+    for row in rows:
+        try:
+            name = str(ModelName.parse(row.about.model).folded())
+        except BadName:  # the row of those that named no model
+            continue
+        found[name] = max(row.sums.last_at, found.get(name, row.sums.last_at))
+    return found
+
+
+def _read(document: Any) -> Book:
+    """The sums of one entry; a row that makes no sense is passed over."""
+    rows = document.get("rows") if isinstance(document, dict) else None
+    return _sum([{row.about: row.sums} for row in _rows(rows if isinstance(rows, list) else [])])
+
+
+def _rows(documents: Iterable[Any]) -> Iterator[Row]:
+    for document in documents:
+        try:
+            yield Row.from_json(document)
+        except (KeyError, TypeError, ValueError):
+            logger.warning("a row of the usage makes no sense and is passed over: {!r}", document)
+
+
+def _sum(books: Iterable[Book]) -> Book:
+    total: Book = {}
+    for book in books:
+        for about, sums in book.items():
+            _enter(total, about, sums)
+    return total
+
+
+def _enter(book: Book, about: About, sums: Sums) -> None:
+    known = book.get(about)
+    book[about] = known + sums if known else sums
+
+
+def _enter_bounded(book: Book, about: About, sums: Sums) -> None:
+    """The same; beyond the most rows of a day, models without a row share one without a name."""
+    if about not in book and len(book) >= MAX_ROWS:
+        about = replace(about, model="")
+    _enter(book, about, sums)
+
+
+def _bounded(book: Book) -> Book:
+    """Beyond the most rows a day may have, those of the models that were asked for least are one."""
+    if len(book) <= MAX_ROWS:
+        return book
+    rows = sorted(book.items(), key=lambda entry: -entry[1].count)
+    rest: Book = {}
+    for about, sums in rows[MAX_ROWS:]:
+        _enter(rest, replace(about, model=""), sums)
+    return _sum([dict(rows[:MAX_ROWS]), rest])
+
+
+def _count(book: Book) -> int:
+    return sum(sums.count for sums in book.values())

@@ -1,0 +1,194 @@
+"""Answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream frames, count."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.core.model_name import ModelName
+from jobs.testing.ollama.faults import SimError
+from jobs.testing.ollama.go_formats import checked_options, keep_alive, nanoseconds, paced, reply, stamp, tokens, vector
+from jobs.testing.ollama.memory import AS_MANY_AS_FIT
+from jobs.testing.ollama.requests import Parts, Request, with_error
+from jobs.testing.ollama.store import StoredModel, parsed_name
+
+NO_CLOUD = "ollama cloud is disabled: "
+UNTHINKING = "The simulator does not think."
+
+Frame = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How `/api/generate` and `/api/chat` differ."""
+
+    verb: str
+    empty_model: SimError
+    is_chat: bool
+
+    def prompt(self, body: dict[str, Any]) -> str:
+        if not self.is_chat:
+            return str(body.get("prompt") or "")
+        messages = body.get("messages") or []
+        said = [str(each.get("content") or "") for each in messages if isinstance(each, dict)]
+        return (said[-1] or "(nothing)") if said else ""
+
+    def piece(self, text: str, thinking: str = "") -> Frame:
+        thought = {"thinking": thinking} if thinking else {}
+        if self.is_chat:
+            return {"message": {"role": "assistant", "content": text, **thought}}
+        return {"response": text, **thought}
+
+    def text_of(self, frame: Frame) -> tuple[str, str]:
+        """What a frame adds to the answer, and to the thoughts."""
+        at: Frame = frame["message"] if self.is_chat else frame
+        return str(at["content" if self.is_chat else "response"]), str(at.get("thinking", ""))
+
+
+GENERATE = Shape("generate", SimError("model '' not found", 404), is_chat=False)
+CHAT = Shape("chat", SimError("model is required", 400), is_chat=True)
+
+
+def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote model is unavailable") -> ModelName:
+    """The name in a request, or the refusal that the route words in its own way."""
+    if not asked:
+        raise SimError(empty.text, empty.status)
+    if asked.endswith((":cloud:local", ":local:cloud")):
+        raise SimError(f'use either :local or :cloud, not both: "{asked}"', 400)
+    name = parsed_name(asked.removesuffix(":local"))
+    if name is None:
+        raise SimError("invalid model name", 400)
+    if cloud and (name.tag == "cloud" or name.tag.endswith("-cloud")):
+        raise SimError(f"{NO_CLOUD}{cloud}", 403)
+    return name
+
+
+def talk(parts: Parts, request: Request, body: dict[str, Any], shape: Shape) -> Frame | Iterator[Frame]:
+    """The frames of an answer; or the one object that says a model was loaded or unloaded."""
+    alive = keep_alive(body.get("keep_alive"))  # the body is decoded before anything is looked up
+    asked = str(body.get("model") or "")
+    name = checked_name(asked, empty=shape.empty_model)
+    model = parts.store.get(name)
+    if model is None:
+        raise SimError(f"model '{asked}' not found", 404)
+    prompt = shape.prompt(body)
+    if not prompt and alive is not None and not alive:
+        parts.runners.unload(model.name)
+        return _marker(parts, shape, asked, "unload")
+    _check(model, body, asked, shape)
+    if not prompt:
+        load_only(parts, request, model, body)
+        return _marker(parts, shape, asked, "load")
+    return with_error(_frames(parts, request, model, body, shape), request.faults.get("error"))
+
+
+def load_only(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any]) -> None:
+    with using(parts, request, model, body):
+        return
+
+
+def using(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any]) -> AbstractContextManager[float]:
+    """Have the model in memory; whoever leaves while it loads aborts the load."""
+    options = checked_options(body.get("options"))
+    trained = int(model.config.get("context_length") or parts.settings.context_length)
+    context = min(int(options.get("num_ctx") or parts.settings.context_length), trained)
+    return parts.runners.using(
+        model,
+        keep_alive(body.get("keep_alive")),
+        context=context,
+        gone=request.gone,
+        on_cpu="cpu" in request.faults,
+        num_gpu=AS_MANY_AS_FIT if options.get("num_gpu") is None else int(options["num_gpu"]),
+    )
+
+
+def merged(frames: list[Frame], shape: Shape) -> Frame:
+    """One object for an answer that is not streamed."""
+    said = [shape.text_of(frame) for frame in frames]
+    whole = shape.piece("".join(text for text, _ in said), "".join(thought for _, thought in said))
+    return {**frames[-1], **whole}
+
+
+def embedded(parts: Parts, request: Request, body: dict[str, Any]) -> Frame:
+    """What `/api/embed` answers."""
+    keep_alive(body.get("keep_alive"))
+    asked = str(body.get("model") or "")
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else [] if given is None else given
+    if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
+        raise SimError("invalid input type", 400)
+    name = checked_name(asked, empty=SimError("model '' not found", 404))
+    model = parts.store.get(name)
+    if model is None:
+        raise SimError(f'model "{asked}" not found, try pulling it first', 404)
+    started = parts.clock.monotonic()
+    with using(parts, request, model, body) as load_seconds:
+        if not texts:
+            return {"model": asked, "embeddings": []}
+        vectors = [vector_for(model, text, body.get("dimensions")) for text in texts]
+    return {
+        "model": asked,
+        "embeddings": vectors,
+        "total_duration": nanoseconds(parts.clock.monotonic() - started),
+        "load_duration": nanoseconds(load_seconds),
+        "prompt_eval_count": sum(len(tokens(text)) for text in texts),
+    }
+
+
+def vector_for(model: StoredModel, text: str, dimensions: Any = None) -> list[float]:
+    length = int(model.config.get("embedding_length") or 64)
+    return vector(text, min(length, int(dimensions)) if dimensions else length)
+
+
+def _check(model: StoredModel, body: dict[str, Any], asked: str, shape: Shape) -> None:
+    if body.get("think") and "thinking" not in model.capabilities:
+        raise SimError(f'"{asked}" does not support thinking', 400)
+    if "completion" not in model.capabilities:
+        raise SimError(f'"{asked}" does not support {shape.verb}', 400)
+    if body.get("tools") and "tools" not in model.capabilities:
+        raise SimError(f"{'/'.join(model.name.path[:3])}:{model.name.tag} does not support tools", 400)
+    checked_options(body.get("options"))
+
+
+def _marker(parts: Parts, shape: Shape, asked: str, reason: str) -> Frame:
+    return {
+        "model": asked,
+        "created_at": stamp(parts.clock),
+        **shape.piece(""),
+        "done": True,
+        "done_reason": reason,
+    }
+
+
+def _frames(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any], shape: Shape) -> Iterator[Frame]:
+    prompt = shape.prompt(body)
+    started = parts.clock.monotonic()
+    asked = str(body["model"])
+    words = reply(prompt)
+    limit = checked_options(body.get("options")).get("num_predict") or -1
+    reason = "length" if 0 < limit < len(words) else "stop"
+    words = words[:limit] if reason == "length" else words
+
+    def frame(text: str, thinking: str = "") -> Frame:
+        piece = shape.piece(text, thinking)
+        return {"model": asked, "created_at": stamp(parts.clock), **piece, "done": False}
+
+    with using(parts, request, model, body) as load_seconds, parts.runners.slot(model):
+        begun = parts.clock.monotonic()
+        if "thinking" in model.capabilities and body.get("think") is not False:
+            yield frame("", UNTHINKING)
+        for word in paced(words, parts.settings.tokens_per_second, parts.clock, parts.stopping):
+            yield frame(word)
+        done = parts.clock.monotonic()
+        yield {
+            **frame(""),
+            "done": True,
+            "done_reason": reason,
+            **({} if shape.is_chat else {"context": [len(word) for word in words]}),
+            "total_duration": nanoseconds(done - started),
+            "load_duration": nanoseconds(load_seconds),
+            "prompt_eval_count": max(1, len(tokens(prompt))),
+            "prompt_eval_duration": nanoseconds((done - begun) / 10),
+            "eval_count": len(words),
+            "eval_duration": nanoseconds(done - begun),
+        }

@@ -1,0 +1,500 @@
+"""The models directory. With its staging folders it is the only thing in this house that writes there.
+
+A model is published blobs first, then manifest, each by rename, so that a reader at any instant sees the whole model or
+none of it; it is removed the other way round. Both hold one lock, and ask before each step that shows whether the work
+is still ours. It fetches nothing and schedules nothing.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import stat as modes
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.core.clock import Clock
+from jobs.core.errors import Corrupt, NotEnoughRoom, NotFound, NotWritable, QuotaExceeded, Refused
+from jobs.core.model_name import ModelName
+from jobs.core.progress import Progress
+from jobs.core.units import human_bytes
+from jobs.weights import staging as stagings
+from jobs.weights import survey as surveys
+from jobs.weights import trash as trashes
+from jobs.weights.checksum import Damage, verify
+from jobs.weights.layout import Layout, ManifestFile, entries, flush_folder, is_inside, make_folder, translated
+from jobs.weights.manifest import Layer, Manifest
+from jobs.weights.staging import Staging
+from jobs.weights.survey import BlobState, Broken, Model, Survey
+
+_LOCK_POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What a removal did: the blobs that went, those that others still need, and why any were kept beyond that."""
+
+    name: ModelName
+    deleted: tuple[Layer, ...]
+    kept: tuple[Layer, ...]
+    note: str = ""
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(layer.size for layer in self.deleted)
+
+
+class Weights:
+    """A models directory.
+
+    Args:
+        root: the directory that `OLLAMA_MODELS` names; need not exist yet.
+        lock: file whose flock keeps writers apart; better not on the volume itself.
+        persist: called when what was written must last and be seen elsewhere (a volume's commit).
+        clock: for the age of leftovers and for waiting on the lock.
+        disk_counts: whether the file system's own numbers mean something; those of a network volume do not.
+
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        lock: Path,
+        persist: Callable[[], None],
+        clock: Clock,
+        disk_counts: bool = True,
+    ) -> None:
+        self.layout = Layout(root)
+        self._lock = lock
+        self.persist = persist
+        self.clock = clock
+        self._disk_counts = disk_counts
+
+    # Reading
+
+    def models(self) -> list[Model]:
+        """All whole models, by name."""
+        return sorted(
+            (each for each in surveys.loaded(self.layout) if isinstance(each, Model)), key=lambda model: model.name
+        )
+
+    def named(self, name: ModelName | None = None) -> list[Model | Broken]:
+        """What stands behind each manifest, whole or broken, by name; or behind those of one name in any case."""
+        return sorted(
+            (each for each in surveys.loaded(self.layout) if name is None or each.name.folded() == name.folded()),
+            key=lambda each: each.name,
+        )
+
+    def find(self, name: ModelName) -> Model | None:
+        """The whole model of this name in any case, under the spelling it is stored with."""
+        for file in self.files_of(name):
+            model = surveys.load(self.layout, file)
+            if isinstance(model, Model):
+                return model
+        return None
+
+    def files_of(self, name: ModelName) -> list[ManifestFile]:
+        """Manifest files of this name in any case, the exact spelling first."""
+        return spelt(self.layout.manifest_files()[0], name)
+
+    def survey(self) -> Survey:
+        return surveys.survey(self.layout)
+
+    def blob_state(self, layer: Layer) -> BlobState:
+        return surveys.blob_state(self.layout, layer)
+
+    def verify(
+        self,
+        what: Manifest | Iterable[Layer],
+        *,
+        workers: int | None = None,
+        progress: Progress | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[Damage]:
+        """Hash these blobs where they are published; the damaged ones."""
+        layers = what.blobs if isinstance(what, Manifest) else tuple({layer.digest: layer for layer in what}.values())
+        blobs = ((self.layout.blob(layer.digest), layer) for layer in layers)
+        return verify(blobs, workers=workers, progress=progress, check=check)
+
+    # Room and rights
+
+    def is_ours(self) -> bool:
+        """Whether we may write here; makes the folders that are missing."""
+        try:
+            self.prepare()
+        except NotWritable:
+            return False
+        return True
+
+    def prepare(self) -> None:
+        """Make what is missing of a models directory.
+
+        Raises:
+            NotWritable: it is not ours, not on one file system, or something else than a models directory.
+
+        """
+        root = self.layout.root
+        ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
+        with translated(f"preparing the models directory {str(root)!r}"):
+            for place in (root, *ours):
+                if os.path.lexists(place) and not place.is_dir():
+                    raise NotWritable(f"{str(place)!r} is no directory", hint="name another models directory")
+            if not any(folder.exists() for folder in ours[:2]) and (names := self._strangers()):
+                raise NotWritable(
+                    f"{str(root)!r} does not look like a models directory: it has neither blobs nor manifests,"
+                    f" but {', '.join(map(repr, names[:3]))}",
+                    hint="name an empty directory, or the one that OLLAMA_MODELS names",
+                )
+            root.mkdir(parents=True, exist_ok=True)
+            for folder in ours:
+                make_folder(folder, below=root)
+                self.require_ours(folder)
+
+    def _strangers(self) -> list[str]:
+        passed_over = {"blobs", "manifests", "staging", "trash", "lost+found", self._lock.name}
+        names = (entry.name for entry in entries(self.layout.root))
+        return [name for name in names if name not in passed_over and not name.startswith(".")]
+
+    def require_ours(self, folder: Path) -> None:
+        root = self.layout.root
+        if not is_inside(folder, root):
+            raise NotWritable(
+                f"{str(folder)!r} is a link out of the models directory",
+                hint="models can be read through it; write them where it points to",
+            )
+        if folder.stat().st_dev != root.stat().st_dev:
+            raise NotWritable(
+                f"{str(folder)!r} is on another file system than {str(root)!r}, so nothing can be renamed in"
+            )
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise NotWritable(
+                f"{str(folder)!r} cannot be written by user {os.geteuid()}",
+                hint="let this user own the models directory, or name another one",
+            )
+
+    def room_for(
+        self, bytes_needed: int, quota: int | None = None, *, could_go: Callable[[Survey], str] = lambda _: ""
+    ) -> None:
+        """Refuse what cannot fit, before a byte is fetched. `bytes_needed` is what is still to come.
+
+        `could_go` words what could be freed; it becomes the hint.
+
+        Raises:
+            QuotaExceeded: the weights would outgrow their quota.
+            NotEnoughRoom: the disk has not that much left.
+
+        """
+        survey = self.survey()
+        free = self._free_bytes()
+        in_trash = f", {human_bytes(survey.trash_bytes)} of it in the trash" if survey.trash else ""
+        on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
+        if quota is not None and survey.usage_bytes + bytes_needed > quota:
+            raise QuotaExceeded(
+                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(survey.usage_bytes)}"
+                f" of a quota of {human_bytes(quota)}{in_trash}{on_disk}",
+                hint=could_go(survey) or None,
+            )
+        if free is not None and bytes_needed > free:
+            raise NotEnoughRoom(
+                f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
+                hint=could_go(survey) or None,
+            )
+
+    def _free_bytes(self) -> int | None:
+        place = next((each for each in (self.layout.root, *self.layout.root.parents) if each.exists()), None)
+        if not self._disk_counts or place is None:
+            return None
+        usage = shutil.disk_usage(place)
+        return usage.free if usage.total > 0 else None
+
+    # Staging
+
+    def stage(self, subject: str, holder: str, *, still_ours: Callable[[], None] = lambda: None) -> Staging:
+        """A folder of this holder's own, with whatever earlier holders of the subject have fetched.
+
+        Args:
+            subject: what the bytes are for, as the ledger names it.
+            holder: unique to the attempt; an earlier holder finds its folder gone.
+            still_ours: raises when the attempt is not ours any more.
+
+        """
+        self.prepare()
+        with self.exclusive(still_ours), translated(f"staging {subject!r}"):
+            still_ours()
+            return stagings.take_over(self.layout.staging, subject, holder)
+
+    def release(self, subject: str) -> int:
+        """Fence whoever stages this subject, and keep the bytes for the next; how many were fenced.
+
+        Takes no lock: the holder may be asleep with it.
+        """
+        with translated(f"releasing {subject!r}"):
+            return stagings.release(self.layout.staging, subject)
+
+    # Writing
+
+    def publish(self, name: ModelName, manifest: Manifest, staging: Staging, *, still_ours: Callable[[], None]) -> None:
+        """Make a model visible: staged blobs, then its manifest. The staging folder is gone afterwards.
+
+        A blob that is published already stays, and its staged copy is dropped; a damaged one is for `replace_blob`.
+        A model of this name in any case is replaced where it stands; the one before goes to the trash, with the blobs
+        that nobody else needs.
+
+        Raises:
+            Fenced: the staging folder was taken over; nothing more is done.
+            Corrupt: a blob is neither staged in full nor published any more; trying again fetches it.
+
+        """
+        self.prepare()
+        with self.exclusive(still_ours), translated(f"publishing {name}"):
+            still_ours()
+            staging.hold()
+            target = self.place_of(name)
+            needed = [layer for layer in manifest.blobs if self.blob_state(layer) is not BlobState.PRESENT]
+            for layer in needed:
+                self._require_staged(layer, staging)
+            for layer in needed:
+                self._move_in(layer, staging)
+            flush_folder(self.layout.blobs)
+            self.persist()
+            still_ours()
+            self._require_published(manifest)
+            before = self.keep_before(target, manifest)
+            self._place_manifest(target, manifest, staging)
+            self.persist()
+            staging.discard()
+            if before is not None:
+                self.throw_unneeded(before)
+
+    def replace_blob(self, layer: Layer, staging: Staging, *, still_ours: Callable[[], None]) -> None:
+        """Put the staged copy in the place of a damaged blob, in one step.
+
+        Raises:
+            Fenced: the staging folder was taken over.
+            Corrupt: the blob is not staged in full.
+
+        """
+        self.prepare()
+        with self.exclusive(still_ours), translated(f"mending {layer.digest}"):
+            still_ours()
+            staging.hold()
+            self._require_staged(layer, staging)
+            self._move_in(layer, staging)
+            flush_folder(self.layout.blobs)
+            self.persist()
+
+    def remove(self, name: ModelName, *, still_ours: Callable[[], None]) -> Removed:
+        """Delete a model, whole or broken: its manifest first, then the blobs that no manifest refers to.
+
+        A blob that a model in the trash needs joins that one. While any other manifest is torn, nobody knows what it
+        refers to, and no blob is deleted.
+
+        Raises:
+            NotFound: there is no manifest of this name in any case.
+
+        """
+        if not self.layout.manifests.is_dir():
+            raise NotFound(f"model {str(name)!r} is not here")
+        self.prepare()
+        with self.exclusive(still_ours), translated(f"removing {name}"):
+            still_ours()
+            file, blobs = self._doomed(name)
+            self.require_inside(file.path)
+            file.path.unlink(missing_ok=True)
+            self.drop_empty_folders(file.path.parent)
+            self.persist()
+            still_ours()
+            removed = self._delete_unreferenced(file.name, blobs)
+            self.persist()
+            return removed
+
+    @contextmanager
+    def exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
+        """Hold the lock. While waiting for it, keep asking whether there is anything to wait for."""
+        with translated(f"locking {str(self._lock)!r}"):
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while not _locked(descriptor):
+                still_ours()
+                self.clock.wait(_LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _require_staged(self, layer: Layer, staging: Staging) -> None:
+        if staging.is_settled(layer):
+            return
+        staging.hold()
+        raise Corrupt(
+            f"blob {layer.digest} is neither published nor staged in full: it may have been deleted meanwhile",
+            hint="trying again fetches it",
+        )
+
+    def _require_published(self, manifest: Manifest) -> None:
+        """Somebody without our lock (Ollama itself) may have deleted a blob while we were busy."""
+        for layer in manifest.blobs:
+            if (state := self.blob_state(layer)) is not BlobState.PRESENT:
+                raise Corrupt(
+                    f"blob {layer.digest} was {state} when all was to be there", hint="trying again fetches it"
+                )
+
+    def _move_in(self, layer: Layer, staging: Staging) -> None:
+        source = staging.path(layer.digest)
+        try:
+            _settle_on_disk(source)
+            source.rename(self.layout.blob(layer.digest))
+        except FileNotFoundError:
+            staging.hold()
+            raise
+
+    def place_of(self, name: ModelName) -> Path:
+        target = self.layout.manifest(self.layout.stored_spelling(name))
+        self.require_inside(target)
+        return target
+
+    def require_inside(self, manifest: Path) -> None:
+        if not is_inside(manifest.parent, self.layout.manifests):
+            raise NotWritable(f"{str(manifest)!r} is behind a link out of the models directory")
+
+    def _place_manifest(self, target: Path, manifest: Manifest, staging: Staging) -> None:
+        draft = staging.folder / "manifest"
+        try:
+            draft.write_bytes(manifest.raw)
+            _settle_on_disk(draft)
+            self.rename_manifest(draft, target)
+        except FileNotFoundError:
+            staging.hold()
+            raise
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise Refused(
+                f"{str(target)!r} cannot be written: {str(error.filename2 or error.filename)!r} stands in its way",
+                hint="move that aside; Ollama does not use it",
+            ) from error
+
+    def rename_manifest(self, draft: Path, target: Path) -> None:
+        """A starting Ollama removes empty folders, also those made a moment ago: then they are made again."""
+        for tries_left in (2, 1, 0):
+            make_folder(target.parent, below=self.layout.manifests)
+            if target.is_dir() and not target.is_symlink() and not entries(target):
+                target.rmdir()
+            try:
+                draft.rename(target)
+                break
+            except FileNotFoundError:
+                if not tries_left or not draft.exists():
+                    raise
+        flush_folder(target.parent)
+
+    def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
+        """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
+        before = next((file for file in self.layout.manifest_files()[0] if file.path == target), None)
+        if before is None:
+            return None
+        known = surveys.load(self.layout, before)
+        if known is None or known.manifest is None or known.manifest.raw == manifest.raw:
+            return None
+        self.require_trash()
+        return trashes.keep_copy(self.layout, before, known.manifest.raw, self.clock.now())
+
+    def require_trash(self) -> None:
+        """Make the trash's folder, which must be ours like the others."""
+        make_folder(self.layout.trash, below=self.layout.root)
+        self.require_ours(self.layout.trash)
+
+    def throw_unneeded(self, *folders: Path) -> int:
+        """Move to these folders of the trash the blobs of their manifests that no published one needs; their bytes.
+
+        While a published manifest is torn, nobody knows what it refers to, and no blob is moved.
+        """
+        needed = self.needed()
+        if needed is None:
+            return 0
+        moved = [
+            layer.size
+            for thrown in trashes.listed(self.layout)[0]
+            if thrown.path in folders and thrown.manifest is not None
+            for layer in thrown.manifest.blobs
+            if layer.digest not in needed
+            and trashes.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
+        ]
+        if moved:
+            self.persist()
+        return sum(moved)
+
+    def needed(self) -> frozenset[str] | None:
+        """The digests that published manifests refer to; None while one is torn, because then nobody can tell."""
+        known = surveys.loaded(self.layout)
+        if any(each.manifest is None for each in known):
+            return None
+        return frozenset(layer.digest for each in known if each.manifest for layer in each.manifest.blobs)
+
+    def _doomed(self, name: ModelName) -> tuple[ManifestFile, tuple[Layer, ...]]:
+        for file in self.files_of(name):
+            state = surveys.load(self.layout, file)
+            if state is not None:
+                return file, () if state.manifest is None else state.manifest.blobs
+        raise NotFound(f"model {str(name)!r} is not here")
+
+    def drop_empty_folders(self, folder: Path) -> None:
+        flush_folder(folder)
+        while folder != self.layout.manifests:
+            try:
+                folder.rmdir()
+            except OSError as error:  # another model is there, or just now being published there
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                break
+            folder = folder.parent
+
+    def _delete_unreferenced(self, name: ModelName, blobs: tuple[Layer, ...]) -> Removed:
+        known = surveys.loaded(self.layout)
+        torn = [each for each in known if isinstance(each, Broken) and each.is_torn]
+        if torn:
+            note = f"no blob was deleted, because the manifest of {torn[0].name} is torn: {torn[0].cause}"
+            return Removed(name, (), blobs, note)
+        needed = {layer.digest for each in known if each.manifest is not None for layer in each.manifest.blobs}
+        thrown, _ = trashes.listed(self.layout)
+        free = [layer for layer in blobs if layer.digest not in needed]
+        wanted = {layer.digest: each for each in thrown for layer in free if each.wants(layer.digest)}
+        for digest, folder in wanted.items():
+            trashes.move(self.layout.blob(digest), folder.layout.blob(digest), below=self.layout.root)
+        deleted = tuple(layer for layer in free if layer.digest not in wanted and self._delete_blob(layer))
+        flush_folder(self.layout.blobs)
+        kept = tuple(layer for layer in blobs if layer.digest in needed or layer.digest in wanted)
+        note = f"{len(wanted)} blobs lie in the trash now, because an earlier model there needs them" if wanted else ""
+        return Removed(name, deleted, kept, note)
+
+    def _delete_blob(self, layer: Layer) -> bool:
+        try:
+            self.layout.blob(layer.digest).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+
+def spelt(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
+    """Those of this name in any case, the exact spelling first."""
+    found = [file for file in files if file.name.folded() == name.folded()]
+    return sorted(found, key=lambda file: (file.name != name, file.name))
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _settle_on_disk(path: Path) -> None:
+    """Readable for every user, and on the disk for good, before its name says so. Refuses a link."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fchmod(descriptor, modes.S_IRUSR | modes.S_IWUSR | modes.S_IRGRP | modes.S_IROTH)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

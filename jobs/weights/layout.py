@@ -1,0 +1,169 @@
+"""Where things stand in a models directory, as Ollama lays it out, and the few file operations all of it shares.
+
+    <root>/manifests/<host>/<namespace>/<model>/<tag>     exactly four levels
+    <root>/blobs/sha256-<hex>                             a dash, not a colon
+    <root>/staging/<slug>@<holder>/                       ours: what a pull has fetched so far
+    <root>/trash/<when>-<slug>/                           ours: what was taken away, until its grace is over
+
+It finds and names; it decides nothing and deletes nothing.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobs.core.errors import BadName, os_trouble
+from jobs.core.model_name import ModelName
+from jobs.weights.manifest import is_digest
+
+LEVELS = 4
+
+
+@dataclass(frozen=True)
+class ManifestFile:
+    """A file that Ollama takes for a manifest, whatever is in it; `name` keeps the spelling on disk."""
+
+    name: ModelName
+    path: Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def manifests(self) -> Path:
+        return self.root / "manifests"
+
+    @property
+    def staging(self) -> Path:
+        return self.root / "staging"
+
+    @property
+    def trash(self) -> Path:
+        return self.root / "trash"
+
+    def blob(self, digest: str) -> Path:
+        if not is_digest(digest):
+            raise ValueError(f"{digest!r} is no digest")
+        return self.blobs / digest.replace(":", "-")
+
+    def manifest(self, name: ModelName) -> Path:
+        return self.manifests.joinpath(*name.path)
+
+    def manifest_files(self) -> tuple[list[ManifestFile], list[Path]]:
+        """Every manifest, and every file or folder below `manifests/` that Ollama would pass over."""
+        found: list[ManifestFile] = []
+        strange: list[Path] = []
+        self._walk(self.manifests, (), found, strange)
+        return found, strange
+
+    def _walk(self, folder: Path, parts: tuple[str, ...], found: list[ManifestFile], strange: list[Path]) -> None:
+        for entry in entries(folder):
+            here = (*parts, entry.name)
+            name = _name_of(here)
+            if entry.is_dir() and len(here) < LEVELS:
+                self._walk(folder / entry.name, here, found, strange)
+            elif name is not None and entry.is_file():  # not a FIFO: reading one would never end
+                found.append(ManifestFile(name, folder / entry.name))
+            else:
+                strange.append(folder / entry.name)
+
+    def stored_spelling(self, name: ModelName) -> ModelName:
+        """The name under which Ollama will look for this model, given those that are here.
+
+        Ollama folds case: first a model of the same name in any spelling, else part by part over all models, where the
+        exact spelling of a part wins (server/routes.go:1222-1245).
+        """
+        known = [file.name for file in self.manifest_files()[0]]
+        if name in known:
+            return name
+        for other in known:
+            if other.folded() == name.folded():
+                return other
+        columns = zip(*(other.path for other in known), strict=True) if known else ((),) * LEVELS
+        return ModelName(*(_spelling(part, seen) for part, seen in zip(name.path, columns, strict=True)))
+
+
+def _spelling(part: str, seen: tuple[str, ...]) -> str:
+    if part in seen:
+        return part
+    return next((other for other in seen if other.lower() == part.lower()), part)
+
+
+def _name_of(parts: tuple[str, ...]) -> ModelName | None:
+    if len(parts) != LEVELS:
+        return None
+    try:
+        name = ModelName.parse("{}/{}/{}:{}".format(*parts))
+    except BadName:
+        return None
+    return name if name.path == parts else None
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing when it is not there (any more) or is no folder."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise os_trouble(error, doing=f"listing {str(folder)!r}") from error
+
+
+def stat_file(path: Path, *, follow: bool = True) -> os.stat_result | None:
+    """The stat of a file; None when nothing is there, also behind a dangling link."""
+    try:
+        return path.stat(follow_symlinks=follow)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def bytes_on_disk(stat: os.stat_result) -> int:
+    """What a file that may be sparse really takes: a pull's partial file has its full size from the first byte."""
+    return min(stat.st_size, stat.st_blocks * 512)
+
+
+def is_inside(path: Path, root: Path) -> bool:
+    """Whether a path, with every link followed, is still below `root`."""
+    return path.resolve().is_relative_to(root.resolve())
+
+
+def make_folder(folder: Path, *, below: Path) -> None:
+    """Make a folder and its parents under `below`, readable for every user whatever the umask says."""
+    if folder.is_dir():
+        return
+    if folder != below:
+        make_folder(folder.parent, below=below)
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(0o755)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in this folder last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn the system's refusals into Trouble."""
+    try:
+        yield
+    except OSError as error:
+        raise os_trouble(error, doing=doing) from error

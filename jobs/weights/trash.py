@@ -1,0 +1,221 @@
+"""The trash of a models directory: what was taken away lies here until its grace is over.
+
+    <root>/trash/<when>-<slug>/manifests/<host>/<namespace>/<model>/<tag>    a model that was there, at most one
+    <root>/trash/<when>-<slug>/blobs/sha256-<hex>                            what no published manifest needs
+    <root>/trash/<when>-<slug>/rest/                                         part files and stagings that nobody wants
+    <root>/trash/<when>-rollback@<job>.json                                  which version that job brings back
+
+Ollama never looks here. Each folder is laid out like a models directory, and its name says when it was thrown away: no
+note has to agree with it. Things come and go by rename alone, under the lock of the weights, which is the caller's.
+"""
+
+import json
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from jobs.core.errors import Corrupt
+from jobs.core.model_name import ModelName
+from jobs.weights.layout import Layout, ManifestFile, entries, flush_folder, make_folder
+from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
+from jobs.weights.staging import measured, slug
+
+_FOLDER = re.compile(r"(\d{8}T\d{9})Z-[A-Za-z0-9_.-]+")
+_DECISION = re.compile(r"(\d{8}T\d{9})Z-rollback@([A-Za-z0-9_.-]+)\.json(?:\.draft)?")
+_DOOMED = "~"  # no folder's name begins so: what is left of one that was being deleted
+
+DECISIONS_STAY = timedelta(days=30)
+"""How long a rollback's decision outlives its job: longer than any job waits for its next attempt."""
+
+
+@dataclass(frozen=True)
+class TrashFolder:
+    """One folder of the trash; `manifest` is None when it holds no model, or one whose manifest is torn."""
+
+    path: Path
+    thrown_at: datetime
+    size: int
+    name: ModelName | None = None
+    manifest: Manifest | None = None
+
+    @property
+    def layout(self) -> Layout:
+        return Layout(self.path)
+
+    def wants(self, digest: str) -> bool:
+        return self.manifest is not None and any(layer.digest == digest for layer in self.manifest.blobs)
+
+    def holds(self, layer: Layer) -> bool:
+        """Whether this blob lies here, in its full size."""
+        path = self.layout.blob(layer.digest)
+        return path.is_file() and not path.is_symlink() and path.stat().st_size == layer.size
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which version a rollback's job brings back, for every attempt of that job."""
+
+    model: str
+    digest: str
+    left: str | None
+    """The digest that stood there when it was decided; None when there was none."""
+    folder: str
+    """The name of the trash's folder that the version comes from."""
+
+    @property
+    def name(self) -> ModelName:
+        return ModelName.parse(self.model)
+
+    @property
+    def thrown_at(self) -> datetime | None:
+        return _thrown_at(self.folder)
+
+
+def listed(layout: Layout) -> tuple[list[TrashFolder], list[Path]]:
+    """All folders of the trash, the oldest first, and what else lies around there."""
+    folders: list[TrashFolder] = []
+    strange: list[Path] = []
+    for entry in entries(layout.trash):
+        path = layout.trash / entry.name
+        thrown_at = _thrown_at(entry.name)
+        if thrown_at is not None and entry.is_dir(follow_symlinks=False):
+            folders.append(_folder(path, thrown_at))
+        elif not entry.name.startswith(_DOOMED) and not _DECISION.fullmatch(entry.name):
+            strange.append(path)
+    return sorted(folders, key=lambda folder: (folder.thrown_at, folder.path)), strange
+
+
+def _thrown_at(name: str) -> datetime | None:
+    return _moment(_FOLDER.fullmatch(name))
+
+
+def _moment(found: re.Match[str] | None) -> datetime | None:
+    try:
+        return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%S%f%z") if found else None
+    except ValueError:  # digits, but no date
+        return None
+
+
+def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
+    size = measured(path)[0]
+    for file in Layout(path).manifest_files()[0]:
+        try:
+            with file.path.open("rb") as opened:
+                manifest = Manifest.parse(opened.read(MAX_MANIFEST_BYTES + 1))
+        except FileNotFoundError:
+            continue
+        except Corrupt:
+            return TrashFolder(path, thrown_at, size, file.name)
+        return TrashFolder(path, thrown_at, size, file.name, manifest)
+    return TrashFolder(path, thrown_at, size)
+
+
+def make(layout: Layout, subject: str, now: datetime) -> Path:
+    """A new folder for what is thrown away now."""
+    folder = layout.trash / f"{_stamp(now)}-{slug(subject)}"
+    number = 1
+    while folder.exists():
+        number += 1
+        folder = layout.trash / f"{_stamp(now)}-{slug(subject)}-{number}"
+    make_folder(folder, below=layout.root)
+    return folder
+
+
+def _stamp(now: datetime) -> str:
+    return now.astimezone(UTC).strftime("%Y%m%dT%H%M%S%f")[:-3] + "Z"
+
+
+def move(source: Path, target: Path, *, below: Path) -> bool:
+    """Rename a file or folder to a place that need not have its folder yet; false when it was gone already."""
+    make_folder(target.parent, below=below)
+    try:
+        source.rename(target)
+    except FileNotFoundError:
+        return False
+    flush_folder(target.parent)
+    flush_folder(source.parent)
+    return True
+
+
+def keep_copy(layout: Layout, file: ManifestFile, raw: bytes, now: datetime) -> Path:
+    """Put a copy of a manifest that is about to be replaced into a folder of its own; the folder."""
+    folder = make(layout, str(file.name), now)
+    target = Layout(folder).manifest(file.name)
+    make_folder(target.parent, below=layout.root)
+    draft = folder / "draft"
+    _write(draft, raw)
+    move(draft, target, below=layout.root)
+    return folder
+
+
+def _write(path: Path, content: bytes) -> None:
+    """On the disk for good before anything is renamed to its name."""
+    with path.open("wb") as written:
+        written.write(content)
+        written.flush()
+        os.fsync(written.fileno())
+
+
+def decide(layout: Layout, job: str, decision: Decision, now: datetime) -> None:
+    """Write down what a rollback's job decided, in place of what it decided before; the trash must be there."""
+    _forget_decisions(layout, now)
+    known = _decisions(layout, job)
+    path = known[0] if known else layout.trash / f"{_stamp(now)}-rollback@{job}.json"
+    draft = path.with_name(f"{path.name}.draft")
+    _write(draft, json.dumps(asdict(decision)).encode())
+    move(draft, path, below=layout.root)
+
+
+def decided(layout: Layout, job: str) -> Decision | None:
+    """What this job decided; None when it did not come so far.
+
+    Raises:
+        Corrupt: it is written down, and cannot be read.
+
+    """
+    for path in _decisions(layout, job):
+        try:
+            return Decision(**json.loads(path.read_bytes()))
+        except (ValueError, TypeError) as error:
+            raise Corrupt(
+                f"what rollback {job} decided cannot be read: {path}",
+                hint="see which version is there, and ask for another rollback if it is the wrong one",
+            ) from error
+    return None
+
+
+def _decisions(layout: Layout, job: str) -> list[Path]:
+    names = [entry.name for entry in entries(layout.trash) if entry.name.endswith(f"-rollback@{job}.json")]
+    return [layout.trash / name for name in names if _DECISION.fullmatch(name)]
+
+
+def drop_if_empty(folder: Path) -> None:
+    """Remove a folder of the trash when no file is left in it."""
+    if not any(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
+        shutil.rmtree(folder, ignore_errors=True)  # what is left of it, the next prune finds
+
+
+def delete(layout: Layout, folder: Path) -> None:
+    """Delete a folder of the trash for good. It is renamed first: half of one must never look like a whole."""
+    doomed = layout.trash / f"{_DOOMED}{folder.name}"
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(layout: Layout, now: datetime) -> None:
+    """Finish what a killed deletion has left, and remove decisions that no attempt will ask for any more."""
+    for entry in entries(layout.trash):
+        if entry.name.startswith(_DOOMED):
+            shutil.rmtree(layout.trash / entry.name)
+    _forget_decisions(layout, now)
+
+
+def _forget_decisions(layout: Layout, now: datetime) -> None:
+    for entry in entries(layout.trash):
+        at = _moment(_DECISION.fullmatch(entry.name))
+        if at is not None and now - at >= DECISIONS_STAY and entry.is_file(follow_symlinks=False):
+            (layout.trash / entry.name).unlink(missing_ok=True)
