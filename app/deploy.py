@@ -4,12 +4,11 @@ A wrong fleet.toml is refused while this is imported, before anything is created
 """
 
 from app import endpoint, jobs
-from app.deployment import functions_with_secrets as warming
-from app.deployment import telling
+from app.deployment import functions_with_secrets
 from app.gateway import deployed
 from app.resources import app
 
-PARTS = (deployed, endpoint, jobs, telling, warming)
+PARTS = (deployed, endpoint, functions_with_secrets, jobs)
 """Importing a part registers what it has on the app."""
 
 __all__ = ["PARTS", "app"]

@@ -49,7 +49,7 @@ def weights_worker() -> None:
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def shelf() -> "Found":
     """What is on the volume."""
-    from app.deployment.shelf import found  # noqa: PLC0415
+    from app.deployment.volume_queries import found  # noqa: PLC0415
 
     return found()
 
@@ -73,7 +73,7 @@ def outlook() -> "Night":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def past(since: str) -> "list[dict[str, Any]]":
     """The archived jobs that were posted since then."""
-    from app.deployment.shelf import past  # noqa: PLC0415
+    from app.deployment.volume_queries import past  # noqa: PLC0415
 
     return past(since)
 
@@ -81,7 +81,7 @@ def past(since: str) -> "list[dict[str, Any]]":
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def spent() -> "dict[str, Any]":
     """What the archive knows of containers and usage."""
-    from app.deployment.shelf import spent  # noqa: PLC0415
+    from app.deployment.volume_queries import spent  # noqa: PLC0415
 
     return spent()
 

@@ -1,7 +1,7 @@
 """Servers as a platform would run them, played: containers that start when asked, report, count, and end when idle.
 
-They write what `app.model_server.supervisor` writes, the reports and the meters, on a clock that somebody else moves. Models answer
-through an `httpx.MockTransport`; at zero containers every request is answered 503, and starts one.
+They write what `app.model_server.supervisor` writes, the reports and the meters, on a clock that somebody else moves.
+Models answer through an `httpx.MockTransport`; at zero containers every request is answered 503, and starts one.
 """
 
 import json

@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from app.deployment.worker_timing import REPORT_STALE
 from app.fleet.file import read
 from app.fleet.schema import Fleet, load, parse
 from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.dashboard.overview import Board, BoardTold, router, upcoming
 from app.gateway.ops.app import create
-from app.model_server.report import Loaded, Report
+from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import parse_moment
 from jobs.ledger.job_text import REMEDIES
 from jobs.testing.clock import HandClock

@@ -1,4 +1,4 @@
-"""Promises of jobs.models.capabilities and jobs.models.go_template. That a real Ollama tells the same is shown in test_lists."""
+"""Promises of jobs.models.capabilities and go_template. That a real Ollama tells the same is shown in test_lists."""
 
 from dataclasses import replace
 from typing import Any

@@ -436,7 +436,8 @@ def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
 
 def test_listing_jobs_imports_no_more_than_it_needs() -> None:
     """The command line starts without an HTTP client, a bar or a validator: listing jobs is to feel instant."""
-    code = "import sys, app.local.main; print(*sorted({'httpx', 'rich', 'pydantic', 'modal', 'tenacity'} & set(sys.modules)))"
+    heavy = {"httpx", "rich", "pydantic", "modal", "tenacity"}
+    code = f"import sys, app.local.main; print(*sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
 

@@ -1,4 +1,4 @@
-"""Promises of app.scheduler.night_plan: what a night is for, and why; on fleets and shelves of every shape, without a disk."""
+"""Promises of app.scheduler.night_plan: what a night is for, and why; on fleets and volumes of every shape."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta

@@ -16,9 +16,8 @@ from jobs.home.home import Home, Server, Stack, home_of
 from jobs.testing.clock import HandClock
 from jobs.weights.prune_plan import Retention
 
-HOLD = (
-    "import sys, time; from pathlib import Path; from jobs.home.home import Home; from jobs.core.clock import SystemClock\n"
-)
+HOLD = "import sys, time; from pathlib import Path; from jobs.home.home import Home\n"
+HOLD += "from jobs.core.clock import SystemClock\n"
 HOLD += "with Home(Path(sys.argv[1])).held(SystemClock()): print('held', flush=True); time.sleep(60)"
 
 

@@ -1,4 +1,4 @@
-"""Promises of jobs.weights.prune_plan: what goes, what stays, and why; on directories of every shape, without a disk."""
+"""Promises of jobs.weights.prune_plan: what goes, what stays, and why; on directories of every shape."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

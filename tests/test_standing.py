@@ -13,12 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.deployment.worker_timing import REPORT_STALE
 from app.gateway.catalog.sources import Directory, Listing, Mounted
 from app.gateway.catalog.state import Standing
 from app.model_server.gpu import Gpu
 from app.model_server.reload_policy import GENERATION
-from app.model_server.report import Loaded, Report
+from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.models.card import Model

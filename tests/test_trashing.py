@@ -1,4 +1,4 @@
-"""Promises of jobs.weights.trash and jobs.weights.trash_moves: what goes to the trash, comes back, and leaves it for good."""
+"""Promises of jobs.weights.trash and trash_moves: what goes to the trash, comes back, and leaves it for good."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path

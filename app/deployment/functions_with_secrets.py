@@ -1,7 +1,18 @@
-"""The servers worker. It stands apart from `app.jobs`: whoever only pulls needs no proxy token for `modal run`."""
+"""The functions that need a secret. Apart from `app.jobs`: whoever only pulls needs none for `modal run`.
+
+The servers worker has the proxy's token. The messenger, which tells a webhook of what the tick has found, is called by
+nobody unless `alerts.webhook_secret` names its secret.
+"""
+
+import modal
 
 from app.deployment.worker_timing import LONGEST, START
+from app.fleet.file import read
 from app.resources import SERVERS_WORKER, app, cpu_image, deployment, proxy_token
+
+_TABLE = read().get("alerts")
+_NAME = _TABLE.get("webhook_secret") if isinstance(_TABLE, dict) else None
+_SECRETS = [modal.Secret.from_name(_NAME, required_keys=["OLLAMA_MODAL_WEBHOOK"])] if _NAME else []
 
 
 @app.function(
@@ -17,3 +28,11 @@ def servers_worker() -> None:
 
     if not run():
         deployment.start(servers_worker, SERVERS_WORKER)
+
+
+@app.function(image=cpu_image, secrets=_SECRETS, max_containers=1, timeout=120)
+def messenger() -> None:
+    """Tell what is new, once. A webhook that hangs is left, and tried again at the next tick."""
+    from app.deployment.schedule_functions import tell  # noqa: PLC0415
+
+    tell()

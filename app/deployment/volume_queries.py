@@ -1,4 +1,4 @@
-"""What is on the volume and around it, and what follows from that: a prune's plan, and a night's.
+"""What is on the volume and around it, and what follows from that: the models, the archive, a prune's plan, a night's.
 
 For whoever mounts the volume; nothing here writes to it, and no server is asked.
 """
@@ -8,14 +8,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from app.accounting import spending
+from app.accounting.archive import archive_at, archived_jobs
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import PREFIX, Report
 from app.resources import MODELS, ledger, queue, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.steps import tonight
 from app.scheduler.upstream_tags import upstream
-from jobs.core.clock import Clock, SystemClock
+from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
+from jobs.home.status import Found, found_in
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
@@ -78,3 +81,21 @@ def coming_night() -> Night:
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
     return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
+
+
+def found() -> Found:
+    """The models, and what is wrong with those that are not whole."""
+    volume.reload()
+    return found_in(survey(Layout(Path(MODELS))), "the volume")
+
+
+def past(since: str) -> list[dict[str, Any]]:
+    """The archived jobs that were posted since then."""
+    volume.reload()
+    return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]
+
+
+def spent() -> dict[str, Any]:
+    """What the archive knows of containers and usage."""
+    volume.reload()
+    return spending.past(archive_at(Path(MODELS)))

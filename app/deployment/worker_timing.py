@@ -16,6 +16,3 @@ SPARE = timedelta(minutes=2)
 
 COMMIT_EVERY = timedelta(seconds=10)
 """What a killed container may lose of a pull."""
-
-REPORT_STALE = timedelta(minutes=3)
-"""A server reports every thirty seconds; one whose last word is older than this is gone."""

@@ -1,6 +1,8 @@
-"""The gateway: one ASGI callable in front of the servers, the same on Modal and on one machine.
+"""The gateway: the ASGI app, its server, and its composition on one machine and deployed.
 
-`asgi` takes a request and finds its way in the table of `routes`; `proxy` passes inference on, byte for byte; `waking`
-holds callers through a cold start; `dialects` knows how Ollama, OpenAI and Anthropic say errors and ends; `record` has
-one record of each request; `compose` puts the parts together. The rest answers without a GPU.
+app           who asks, what the table says about the path, and who answers
+compose       puts the gateway together from what differs between one machine and a deployment
+deployed      the gateway of a deployment: one small container that is always there
+http_server   serves the gateway from a thread of this process: uvicorn on an event loop of its own
+origin_guard  keeps web pages of others out where no key does
 """

@@ -1,6 +1,7 @@
 """One machine, end to end: `ollama-modal up` runs servers, workers and the ledger until it is told to stop.
 
-The entry point of the command is here, because `up` may know both `app` and `jobs`; `app.local.stack` composes the parts.
+The entry point of the command is here, because `up` may know both `app` and `jobs`; `app.local.stack` composes the
+parts.
 """
 
 import os

@@ -1,1 +1,14 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""One model server in one container, from its start to its end, and what it reports.
+
+connections     how many callers a port has
+gpu             which GPU this container really has
+health          how each tier and each of its containers is, by what they last reported
+models_view     what Ollama sees of the weights: manifests near, blobs on the volume
+process         one `ollama serve` and all that it starts
+reload_policy   when they may: pure
+report          what a server says of itself in the ledger, on Modal and on one machine alike
+settings        the same as values, and what a tier asks
+start_failures  which starts of a tier were refused, and when the next one may be tried: pure
+supervisor      one server from start to end: looks, reports, takes itself out
+weights_reload  how new weights get into a server that runs
+"""

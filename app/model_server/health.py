@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 
-from app.deployment.worker_timing import REPORT_STALE
-from app.model_server.report import Report
+from app.model_server.report import REPORT_STALE, Report
 from app.model_server.start_failures import UNHEARD_AFTER, refused_starts
 from jobs.core.clock import isoformat, parse_moment
 

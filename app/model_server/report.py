@@ -6,7 +6,7 @@ still opens: what it does not say is empty here.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from app.model_server.gpu import Gpu
@@ -20,6 +20,9 @@ FINAL = frozenset({"ended", "failed", "refused"})
 """States that a container never leaves: its report will not change any more."""
 
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+REPORT_STALE = timedelta(minutes=3)
+"""A server reports every thirty seconds; one whose last word is older than this is gone."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from itertools import takewhile
 
 from loguru import logger
 
-from app.deployment.worker_timing import REPORT_STALE
 from app.fleet.cron_times import due
 from app.fleet.schema import Fleet, Window
-from app.model_server.report import PREFIX, Report, ReportsOf
+from app.model_server.report import PREFIX, REPORT_STALE, Report, ReportsOf
 from app.model_server.start_failures import RefusedStarts, refused_starts
 from app.scheduler.night_plan import NIGHT, Night
 from app.scheduler.parts import Parts

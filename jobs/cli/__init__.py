@@ -1,1 +1,9 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""The command line, on this machine or against a gateway.
+
+follow         follows a job to its end: a bar on a terminal, else a line per ten per cent
+job_commands   what a person does with jobs, in the same words wherever the ledger is kept
+main           the command line: `ollama-modal`
+output         what the command line writes: data to stdout, talk to stderr
+progress_bar   the progress bar: rich lives here and nowhere else
+remote_status  how a gateway elsewhere stands, in words: `status`, `models` and `route` with a URL
+"""

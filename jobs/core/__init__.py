@@ -1,1 +1,11 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""Values and small rules that everything uses; nothing here does I/O.
+
+clock       the time, handed in
+errors      the error tree; each error knows whether trying again can help
+foreign     text and JSON from outside, made encodable, finite and shallow before anything else reads it
+model_name  model names by Ollama's grammar
+progress    how far an attempt has come
+retry       the retry policies, as values
+sanitize    text from outside (names, messages of registries and servers) made fit to be shown to a person
+units       numbers as people read and write them: decimal bytes, as Ollama shows them
+"""

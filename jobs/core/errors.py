@@ -6,7 +6,7 @@
     │   ├── BadRequest                   a job request with wrong or missing parameters
     │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
     │   ├── Unsupported                  this server or registry cannot do that, ever
-    │   ├── Unlisted                     the registry is not among those that may be pulled from (jobs.registry.allowlist)
+    │   ├── Unlisted                     the registry is none that may be pulled from (jobs.registry.allowlist)
     │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got

@@ -1,1 +1,9 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""One machine's home directory: its ledger, its locks, how it stands; and the client of a gateway, here or elsewhere.
+
+gateway_client  the jobs of a gateway anywhere, over HTTP: what it offers is what a ledger of this machine offers
+home            the local home: where the one-machine stack keeps its ledger, what it last composed, and who is
+                running it
+prune_preview   the upkeep of the weights on one machine: who uses them, and what a prune would do now
+status          what is here, for the command line: the models and what is wrong with them, the servers and whether
+                they answer
+"""

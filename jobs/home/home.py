@@ -23,8 +23,8 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
 from jobs.ledger.ledger import Ledger
 from jobs.store import private_files as private
+from jobs.store.files import translated
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.weights.layout import translated
 from jobs.weights.prune_plan import Retention
 
 VARIABLE = "OLLAMA_MODAL_HOME"

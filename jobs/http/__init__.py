@@ -1,1 +1,5 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""What every outgoing exchange shares: its errors in our words, and watching one that may be silent.
+
+errors          httpx's errors in our words, in one table: every request of ours is made inside `translated`
+watched_stream  one HTTP exchange that may be silent for minutes, watched while it lasts
+"""

@@ -1,1 +1,8 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""What a job is, the only writer of its facts, and how its story is told.
+
+dead_letters  dead letters: the jobs that failed for good, by the class of their failure
+expiry        removes what the ledger holds of archived jobs: the only place where a fact is taken away
+job           job, attempt, state, and the fold from facts to state
+job_text      a job in words, for somebody who is tired: what was asked, what happened, why, and what to do now
+ledger        post, claim, beat, end, sweep, cancel, retry: the only writer of queue and dict
+"""

@@ -1,8 +1,8 @@
 """The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, retire.
 
-Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of racing
-writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep` rings
-again.
+Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of
+racing writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep`
+rings again.
 
     job/<id>            the request; writing it is the posting        once
     live/<kind>/<subj>  which job of this subject to look at first    overwritten, any old value is still right

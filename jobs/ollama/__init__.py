@@ -1,1 +1,8 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""The client of one Ollama server.
+
+client         HTTP client of one Ollama server: what it has, what it runs, pull through it, load, ask
+errors         what Ollama's error texts mean
+host           `OLLAMA_HOST`, read as Ollama reads it (envconfig/config.go:22-60)
+pull_progress  watching a pull that an Ollama server does: what its frames mean, and when it has stopped moving
+responses      what an Ollama server answers, as far as we read it
+"""

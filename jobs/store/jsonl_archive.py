@@ -15,7 +15,7 @@ from typing import Any
 
 from loguru import logger
 
-from jobs.weights.layout import flush_folder
+from jobs.store.files import flush_folder
 
 ROTATE_AT = 16_000_000
 """Bytes: some ten thousand jobs, which is still opened in any editor."""

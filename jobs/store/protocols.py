@@ -1,8 +1,9 @@
 """The shapes of `modal.Queue` and `modal.Dict` that the ledger uses, with their contracts.
 
 The real ones satisfy these structurally, and so do those that a deployment puts around them, for limits and errors;
-`jobs.store.sqlite` has their one-machine counterparts. Parameter names and defaults are those of modal 1.6 (queue.py:302-789,
-dict.py:297-652). All of it raises `StoreTrouble` when the store fails, beside `queue.Full` and `queue.Empty`.
+`jobs.store.sqlite` has their one-machine counterparts. Parameter names and defaults are those of modal 1.6
+(queue.py:302-789, dict.py:297-652). All of it raises `StoreTrouble` when the store fails, beside `queue.Full` and
+`queue.Empty`.
 """
 
 from collections.abc import Iterator

@@ -1,1 +1,4 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""What each kind of job does.
+
+table  what each kind of job does: pull, verify, delete, prune, rollback, warm
+"""

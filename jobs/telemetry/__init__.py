@@ -1,1 +1,10 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""What is counted and told: usage, container time, cost, incidents, the nightly report, the webhook.
+
+container_time  what the seconds of one container went to, as it counts them itself
+cost            what the servers cost, from the seconds that their containers counted themselves
+incidents       what somebody should know of: opened once, ended once, told once each
+night_tries     how often the night that is due was tried, and when it is tried again
+nightly_report  what the last night did: its jobs and their ends, what it left alone, how far the weights are read
+usage           who used what: sums of each day, written without making a caller wait
+webhook         tells a webhook, in the JSON that Slack and those who copy it understand
+"""

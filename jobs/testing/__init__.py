@@ -1,4 +1,6 @@
-"""Doubles shipped beside the real thing: an Ollama simulator, a model registry, a clock moved by hand.
+"""Doubles that are shipped beside the real thing: a registry, an Ollama, a clock, made-up models.
 
-They serve the tests, the demo and `up --simulate`. They never pretend to be inference: every reply says so.
+clock   a clock moved by hand
+gguf    writes the headers of GGUF files, for the doubles' models and for tests
+models  small deterministic models for the doubles: the registry's stock and what the Ollama simulator knows
 """

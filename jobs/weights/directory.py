@@ -20,11 +20,12 @@ from jobs.core.errors import Corrupt, NotEnoughRoom, NotFound, NotWritable, Quot
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
 from jobs.core.units import human_bytes
+from jobs.store.files import flush_folder, translated
 from jobs.weights import staging as stagings
 from jobs.weights import survey as surveys
 from jobs.weights import trash as trashes
 from jobs.weights.checksum import Damage, verify
-from jobs.weights.layout import Layout, ManifestFile, entries, flush_folder, is_inside, make_folder, translated
+from jobs.weights.layout import Layout, ManifestFile, entries, is_inside, make_folder
 from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging
 from jobs.weights.survey import BlobState, Broken, Model, Survey

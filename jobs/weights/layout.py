@@ -9,8 +9,6 @@ It finds and names; it decides nothing and deletes nothing.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,21 +147,3 @@ def make_folder(folder: Path, *, below: Path) -> None:
             raise
     else:
         folder.chmod(0o755)
-
-
-def flush_folder(folder: Path) -> None:
-    """Make renames in this folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def translated(doing: str) -> Iterator[None]:
-    """Turn the system's refusals into Trouble."""
-    try:
-        yield
-    except OSError as error:
-        raise os_trouble(error, doing=doing) from error

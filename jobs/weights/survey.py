@@ -16,8 +16,9 @@ from typing import Literal
 from jobs.core.clock import moment_of
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
+from jobs.store.files import translated
 from jobs.weights import trash
-from jobs.weights.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file, translated
+from jobs.weights.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
 from jobs.weights.staging import StagingFolder, listed, measured
 from jobs.weights.trash import TrashFolder

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
-from jobs.weights.layout import Layout, ManifestFile, entries, flush_folder, make_folder
+from jobs.store.files import flush_folder
+from jobs.weights.layout import Layout, ManifestFile, entries, make_folder
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from jobs.weights.staging import measured, slug
 

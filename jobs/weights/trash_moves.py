@@ -12,9 +12,10 @@ from loguru import logger
 
 from jobs.core.errors import Corrupt, NotFound, Refused
 from jobs.core.model_name import ModelName
+from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import Weights, spelt
-from jobs.weights.layout import Layout, flush_folder, translated
+from jobs.weights.layout import Layout
 from jobs.weights.manifest import Layer
 from jobs.weights.prune_plan import Plan
 from jobs.weights.survey import BlobState, load

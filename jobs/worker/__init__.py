@@ -1,1 +1,5 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""Claims jobs, runs them, beats for them and ends them; and what a task sees of its attempt.
+
+attempt  what a task sees of the attempt it runs
+worker   claim, run, beat, end: the loop that works one lane
+"""

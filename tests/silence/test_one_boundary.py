@@ -8,7 +8,7 @@ APP = Path(__file__).parent.parent.parent / "app"
 CALLS = {"spawn", "remote", "hydrate", "get_url", "rates", "starmap", "get_many", "put_many"}
 """What nothing but Modal's own objects has."""
 
-NAMED_IN = {"resources.py", "telling.py", "endpoint_v2.py"}
+NAMED_IN = {"resources.py", "functions_with_secrets.py", "endpoint_v2.py"}
 """Where Modal's objects are named, to be mounted, declared, or wrapped at once."""
 
 

@@ -1,1 +1,7 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""Who may ask, proved how, how often.
+
+fair_shares  fair shares: of whatever there is only so much of, one key never has all
+keys         API keys: who may ask, for what, and until when
+rate_limits  how much one key may ask for: requests in a minute, and at once
+signatures   what Ollama's own command sends instead of a key: a signature
+"""

@@ -1,1 +1,9 @@
-"""TODO: one sentence: what lives here; then a line for each file."""
+"""Models and servers as they are known without asking any.
+
+near_names      which known names come near one that nobody has, at a cost that does not grow with them
+ollama_lists    what the gateway answers by itself, in Ollama's exact shapes
+server_reports  what the servers of a tier reported of themselves, as far as it matters to who waits for them
+sources         where its models come from: a directory, a volume, or the server on loopback
+state           how things stand, in memory: models, reports, the generation of the weights
+volume          the mounted volume as the gateway reads it
+"""

@@ -12,10 +12,9 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from app.deployment.worker_timing import REPORT_STALE
 from app.gateway.catalog.near_names import NearNames
 from app.model_server.reload_policy import GENERATION
-from app.model_server.report import PREFIX, Report
+from app.model_server.report import PREFIX, REPORT_STALE, Report
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.models.card import Model

@@ -15,12 +15,11 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.deployment.worker_timing import REPORT_STALE
 from app.fleet.cron_times import due
 from app.fleet.schema import Fleet, Window
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader
-from app.model_server.report import Report
+from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
 from jobs.ledger.job_text import REMEDIES
 

@@ -6,8 +6,8 @@ A server that answers need not be asked again for a while: what was loaded a mom
 whoever finds it gone comes back here.
 
 What the servers report of themselves is read as well: a tier whose starts are refused is left alone for as long as
-`app.model_server.start_failures` says, one that asks for a pause gets no new requests meanwhile, and one that has the newest weights is
-believed when it says that it knows no such model.
+`app.model_server.start_failures` says, one that asks for a pause gets no new requests meanwhile, and one that has the
+newest weights is believed when it says that it knows no such model.
 """
 
 import asyncio
