@@ -80,14 +80,16 @@ def test_embeddings(running: Running) -> None:
 
 
 def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:
-    """The simulator drops a load when whoever asked for it leaves, as Ollama does; behind the gateway nobody can."""
+    """The simulator drops a load when whoever asked for it leaves, as Ollama does; behind the gateway nobody can, once
+    the load has begun."""
     with (
-        OllamaDouble(models, load_bytes_per_second=40_000_000) as double,
+        OllamaDouble(models, load_bytes_per_second=10_000_000) as double,
         gateway(tmp_path, {"local": double.url}) as running,
     ):
         for _ in range(3):
             with closing(caller_of(running, OPENAI)):
                 until(lambda: running.composed.waking.state("local").held == 1)
+                until(lambda: any(load.has_begun for load in running.composed.waking._tiers["local"].loads))
         loaded = until(lambda: httpx.get(f"{double.url}/api/ps").json()["models"])
         assert [each["name"] for each in loaded] == ["llama3.2:latest"]
         assert running.open_exchanges() == 0
