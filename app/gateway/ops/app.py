@@ -29,9 +29,6 @@ from jobs.core.errors import Trouble
 from jobs.core.sanitize import plain
 from jobs.version import VERSION
 
-PATHS = ("/ops/", "/healthz", "/readyz", "/metrics")
-"""Where this is mounted, beside the routes of the table that are jobs. The paths stay whole."""
-
 
 def create(
     office: Office,
@@ -46,6 +43,7 @@ def create(
     """
     staff = clerks or Clerks(office.open_ledger)
     following = Following(followers, len(office.keys.names))
+    census = state_api.Census(office, staff)  # one for all who ask how many jobs there are
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -73,9 +71,9 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff, following), state_api.router(office, staff), *more):
+    for api in (jobs_api.router(office, staff, following), state_api.router(office, staff, census), *more):
         app.include_router(api, **documented)
-    app.include_router(state_api.probes(office, staff), include_in_schema=False)
+    app.include_router(state_api.probes(office, staff, census), include_in_schema=False)
     app.include_router(pulls.router(office, staff, following), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])

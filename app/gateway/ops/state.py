@@ -108,9 +108,8 @@ def _reached(ledger: Ledger) -> None:
         return
 
 
-def router(office: Office, clerks: Clerks) -> APIRouter:
+def router(office: Office, clerks: Clerks, census: Census) -> APIRouter:
     api = APIRouter(tags=["state"])
-    census = Census(office, clerks)
 
     def told_tiers(caller: Caller) -> list[dict[str, Any]]:
         """Why a tier is as it is names the models that it loads, which are not for every key."""
@@ -175,10 +174,9 @@ def router(office: Office, clerks: Clerks) -> APIRouter:
     return api
 
 
-def probes(office: Office, clerks: Clerks) -> APIRouter:
+def probes(office: Office, clerks: Clerks, census: Census) -> APIRouter:
     """For whoever watches this process. Only `/healthz` needs no key: it tells nothing, and touches nothing."""
     api = APIRouter()
-    census = Census(office, clerks)
 
     @api.get("/healthz")
     async def healthz() -> JSONResponse:
