@@ -18,8 +18,8 @@ from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, depl
 
 if TYPE_CHECKING:
     from app.scheduler.night_plan import Night
-    from jobs.home.status import Found
-    from jobs.weights.prune_plan import Plan
+    from jobs.home.status import ModelsFound
+    from jobs.weights.prune_plan import PrunePlan
 
 _TIMES = Times.read()
 _DAY = int(LONGEST.total_seconds())
@@ -47,7 +47,7 @@ def weights_worker() -> None:
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def shelf() -> "Found":
+def shelf() -> "ModelsFound":
     """What is on the volume."""
     from app.deployment.volume_queries import found  # noqa: PLC0415
 
@@ -55,7 +55,7 @@ def shelf() -> "Found":
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def forecast(request: "dict[str, Any]") -> "Plan":
+def forecast(request: "dict[str, Any]") -> "PrunePlan":
     """What a prune would do now."""
     from app.deployment.volume_queries import pruning  # noqa: PLC0415
 
@@ -118,25 +118,27 @@ def pull(
     model: str, *, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
 ) -> None:
     """Bring a model to the volume; a pull of it that is under way is shared."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json)
+    modal_commands(weights_worker, past).pull(
+        model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json
+    )
 
 
 @app.local_entrypoint()
 def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Hash every byte of a model, or of all, and fetch again what is damaged."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
 def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Remove a model and the blobs that no other model needs."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -150,27 +152,27 @@ def prune(
     json: bool = False,
 ) -> None:
     """Move to the trash what nobody needs, and delete what lay there for its grace."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
     look = partial(deployment.answer, forecast, FORECAST) if dry_run else None
-    at = counter(weights_worker, past)
+    at = modal_commands(weights_worker, past)
     at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
 def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Bring back the version of a model that was there before."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
 def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
     """Load a model on its server and ask it for a token. This wakes a GPU."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -182,9 +184,9 @@ def retry(
     json: bool = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).retry(id, every=all, failure_class=failure_class, wait=wait, json=json)
+    modal_commands(weights_worker, past).retry(id, every=all, failure_class=failure_class, wait=wait, json=json)
 
 
 @app.local_entrypoint()
@@ -192,9 +194,9 @@ def jobs(
     *, state: str = "", kind: str = "", since: str = "", limit: int = 20, dead: bool = False, json: bool = False
 ) -> None:
     """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    at = counter(weights_worker, past)
+    at = modal_commands(weights_worker, past)
     if dead:
         at.dead(since=since, json=json)
     else:
@@ -204,62 +206,62 @@ def jobs(
 @app.local_entrypoint()
 def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).job(id, follow=follow, json=json)
+    modal_commands(weights_worker, past).job(id, follow=follow, json=json)
 
 
 @app.local_entrypoint()
 def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).cancel(id, json=json)
+    modal_commands(weights_worker, past).cancel(id, json=json)
 
 
 @app.local_entrypoint()
 def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).models(partial(deployment.answer, shelf, "shelf"), json=json)
+    modal_commands(weights_worker, past).models(partial(deployment.answer, shelf, "shelf"), json=json)
 
 
 @app.local_entrypoint()
 def night(json: bool = False) -> None:
     """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).night(json=json)
+    modal_commands(weights_worker, past).night(json=json)
 
 
 @app.local_entrypoint()
 def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).cost(partial(deployment.answer, spent, "spent"), since=since, json=json)
+    modal_commands(weights_worker, past).cost(partial(deployment.answer, spent, "spent"), since=since, json=json)
 
 
 @app.local_entrypoint()
 def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).windows(partial(deployment.answer, spent, "spent"), json=json)
+    modal_commands(weights_worker, past).windows(partial(deployment.answer, spent, "spent"), json=json)
 
 
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).plan(partial(deployment.answer, outlook, "outlook"), json=json)
+    modal_commands(weights_worker, past).plan(partial(deployment.answer, outlook, "outlook"), json=json)
 
 
 @app.local_entrypoint()
 def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
-    from app.deployment.modal_cli import counter  # noqa: PLC0415
+    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    counter(weights_worker, past).status(json=json)
+    modal_commands(weights_worker, past).status(json=json)

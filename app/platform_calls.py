@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Limits:
+class CallLimits:
     """How long the platform may take over one call, and how often it is asked."""
 
     question: timedelta = timedelta(seconds=10)
@@ -56,19 +56,19 @@ class Limits:
     )
     """For a commit, behind which lies a whole pull; one that meets another one is refused for now."""
 
-    def shortened(self, seconds: float) -> "Limits":
+    def shortened(self, seconds: float) -> "CallLimits":
         """No wait is longer than this."""
         most = timedelta(seconds=seconds)
         waits = ("question", "listing", "request", "commit", "reload")
         return replace(self, **{name: min(getattr(self, name), most) for name in waits})
 
 
-LIMITS = Limits()
+LIMITS = CallLimits()
 
 VARIABLE = "OLLAMA_MODAL_PLATFORM_SECONDS"
 
 
-def limits_of(environ: Mapping[str, str]) -> Limits:
+def limits_of(environ: Mapping[str, str]) -> CallLimits:
     """The limits, or shorter ones where a trial run says so."""
     said = environ.get(VARIABLE)
     return LIMITS.shortened(float(said)) if said else LIMITS
@@ -155,7 +155,7 @@ class LimitedDict:
     its own token back; a `pop` says that nothing was there. Modal's own client does the same.
     """
 
-    def __init__(self, entries: modal.Dict, limits: Limits = LIMITS) -> None:
+    def __init__(self, entries: modal.Dict, limits: CallLimits = LIMITS) -> None:
         self._entries = entries
         self._limits = limits
 
@@ -204,7 +204,7 @@ class LimitedQueue:
     whoever hears a bell too many finds nothing to do.
     """
 
-    def __init__(self, bells: modal.Queue, limits: Limits = LIMITS) -> None:
+    def __init__(self, bells: modal.Queue, limits: CallLimits = LIMITS) -> None:
         self._bells = bells
         self._limits = limits
 
@@ -263,7 +263,7 @@ class LimitedQueue:
 class LimitedVolume:
     """A `modal.Volume`, in a container that mounts it."""
 
-    def __init__(self, volume: modal.Volume, limits: Limits = LIMITS) -> None:
+    def __init__(self, volume: modal.Volume, limits: CallLimits = LIMITS) -> None:
         self._volume = volume
         self._limits = limits
 
@@ -348,7 +348,7 @@ class Deployment:
 
     """
 
-    def __init__(self, app: str, limits: Limits = LIMITS, client: modal.Client | None = None) -> None:
+    def __init__(self, app: str, limits: CallLimits = LIMITS, client: modal.Client | None = None) -> None:
         self._app = app
         self._limits = limits
         self._client = client

@@ -16,7 +16,7 @@ from itertools import count
 from pathlib import Path
 
 from jobs.core.errors import NotFound
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from tests.models_dir import Sample, fill, nothing, publish, sample, weights_at
 
 STEPS = frozenset(
@@ -55,11 +55,11 @@ def ended(pid: int) -> bool:
     return status == 0
 
 
-def files(weights: Weights) -> set[Path]:
+def files(weights: ModelsDirectory) -> set[Path]:
     return {path for path in weights.layout.root.rglob("*") if path.is_file()}
 
 
-def recover(weights: Weights, model: Sample) -> None:
+def recover(weights: ModelsDirectory, model: Sample) -> None:
     """The next attempt: fetches only what is missing, and ends as if nothing had happened."""
     staging = weights.stage(str(model.name), "next")
     present = tuple(layer.digest for layer in model.manifest.blobs if weights.blob_state(layer) == "present")
@@ -70,7 +70,7 @@ def recover(weights: Weights, model: Sample) -> None:
         raise SystemExit(f"after recovery: {sorted(map(str, files(weights) ^ expected))}")
 
 
-def clear(weights: Weights, model: Sample) -> None:
+def clear(weights: ModelsDirectory, model: Sample) -> None:
     """Remove what is left, as a repeated job and a later prune do."""
     try:
         weights.remove(model.name, still_ours=nothing)

@@ -13,15 +13,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from jobs.core.model_name import ModelName
-from jobs.models.card import Card, Model
-from jobs.models.gguf import Header
+from jobs.models.card import Card, KnownModel
+from jobs.models.gguf import GgufHeader
 from jobs.models.placement import A10G, H100
 from tests.gateways import Shelf, gateway
 
 ROOT = Path(__file__).resolve().parent.parent
 GB = 1_000_000_000
 
-HEADER = Header(
+HEADER = GgufHeader(
     3,
     {
         "general.architecture": "llama",
@@ -111,7 +111,7 @@ def main(folder: str, keys: str, *servers: str) -> None:
     urls = dict(each.split("=", 1) for each in servers)
     moment = datetime(2026, 1, 1, tzinfo=UTC)
     card = Card({}, HEADER, "")
-    models = [Model(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
+    models = [KnownModel(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
     tiers = [tier for tier in TIERS if tier.name in urls]
     with gateway(Path(folder), urls, keys=keys, shelf=Shelf(models), tiers=tiers) as running:
         print(running.url, running.door._thread.native_id, flush=True)

@@ -16,18 +16,18 @@ import httpx
 
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Keys
-from app.gateway.catalog.state import Source, Standing
-from app.gateway.compose import Composed, Parts
+from app.gateway.catalog.state import KnownState, ModelsSource
+from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans, unknown_night
-from app.gateway.http_server import Bounds, FrontDoor, listening
+from app.gateway.http_server import ConnectionLimits, HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import Pace, Upstream
+from app.gateway.upstream.cold_start import HoldTiming, TierUpstream
 from app.gateway.upstream.upstream_client import Patience
 from jobs.cli.job_commands import Outlook
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
-from jobs.models.card import Model
+from jobs.models.card import KnownModel
 from jobs.models.placement import Tier
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import Row, usage
@@ -35,7 +35,7 @@ from jobs.telemetry.usage import Row, usage
 CLOCK = SystemClock()
 PATIENCE = 20.0
 
-QUICK = Pace(first_poke_seconds=0.02, longest_poke_seconds=0.05, unseen_seconds=1.0)
+QUICK = HoldTiming(first_poke_seconds=0.02, longest_poke_seconds=0.05, unseen_seconds=1.0)
 
 
 def until(is_so: Callable[[], Any], what: str = "it") -> Any:
@@ -237,20 +237,20 @@ class Scripted:
 # -- the gateway -------------------------------------------------------------------------------------------------------
 
 
-def model(text: str) -> Model:
-    return Model(ModelName.parse(text), "0" * 64, 1_000_000, datetime(2026, 1, 1, tzinfo=UTC), {})
+def model(text: str) -> KnownModel:
+    return KnownModel(ModelName.parse(text), "0" * 64, 1_000_000, datetime(2026, 1, 1, tzinfo=UTC), {})
 
 
 @dataclass
 class Shelf:
     """Where the gateway's models come from: a list."""
 
-    models: Sequence[Model] = field(default_factory=lambda: [model("llama3.2")])
+    models: Sequence[KnownModel] = field(default_factory=lambda: [model("llama3.2")])
 
     def stamp(self, _: Any, /) -> Any:
         return tuple(self.models)
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         return self.models
 
 
@@ -261,8 +261,8 @@ class Running:
     url: str
     composed: Composed
     facts: SqliteDict
-    door: FrontDoor
-    standing: Standing
+    door: HttpServer
+    standing: KnownState
 
     @property
     def port(self) -> int:
@@ -272,7 +272,7 @@ class Running:
         """What was recorded, once so many requests were."""
 
         def recorded() -> list[Row]:
-            self.composed.books.flush()
+            self.composed.usage_recorder.flush()
             rows = usage(self.facts)
             return rows if sum(row.sums.count for row in rows) >= count else []
 
@@ -294,28 +294,28 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: Source | None = None,
+    shelf: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
-    pace: Pace = QUICK,
+    pace: HoldTiming = QUICK,
     tiers: Sequence[Tier] | None = None,
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
     most_containers: int = 1,
     body_seconds: float = PATIENCE,
-    bounds: Bounds | None = None,
+    bounds: ConnectionLimits | None = None,
     plan: Callable[[], Outlook] = unknown_night,
     look_seconds: float = 2.0,
 ) -> Iterator[Running]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    standing = Standing(facts, shelf or Shelf(), CLOCK)
+    standing = KnownState(facts, shelf or Shelf(), CLOCK)
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
-    parts = Parts(
+    parts = GatewayParts(
         upstreams={
-            name: Upstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
+            name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
             for name, url in servers.items()
         },
         standing=standing,
@@ -336,7 +336,7 @@ def gateway(
     )
     standing.refresh()
     composed = Composed(parts)
-    door = FrontDoor(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
+    door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
     door.start()
     try:
         yield Running(door.url, composed, facts, door, standing)

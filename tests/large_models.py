@@ -32,11 +32,11 @@ from jobs.ledger.job import WEIGHTS_LANE, Job
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.usage import LAST_USED, Books, Use
-from jobs.weights.directory import Weights
+from jobs.telemetry.usage import LAST_USED, UsageRecorder, Use
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.history import Memory, recall
 from jobs.weights.manifest import Manifest
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.models_dir import digest_of
 from tests.month import Bells, MonthClock
@@ -58,7 +58,7 @@ def manifest_of(name: str, *sizes: int, config: bytes = b"{}") -> Manifest:
     return Manifest.parse(json.dumps(document).encode())
 
 
-def lay(weights: Weights, name: str, manifest: Manifest, came: datetime, config: bytes = b"{}") -> None:
+def lay(weights: ModelsDirectory, name: str, manifest: Manifest, came: datetime, config: bytes = b"{}") -> None:
     """As if it had been pulled then; holes where its weights would be."""
     for blob in manifest.blobs:
         path = weights.layout.blob(blob.digest)
@@ -122,14 +122,14 @@ class LargeShelf:
         self.bells = Bells(folder / "ledger.sqlite", clock=self.clock)
         self.book = Ledger(self.bells, self.facts, self.clock)
         self.root = folder / "models"
-        self.shelf = weights_lane.Shelf(Still(), self.root, self.facts, self.clock)
+        self.shelf = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
         self.shelf.open()
         self.weights = self.shelf.weights
         self.archive = archive_at(self.root)
         self.here: dict[str, Manifest] = {}
         self.upstream: dict[str, Manifest] = {}
         self.registry = Registry(client=httpx.Client(transport=httpx.MockTransport(self._answer)), requests=NEVER)
-        self.post = shift.Post(self.book, self.facts, fleet, self.clock, lambda _: None)
+        self.post = shift.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
         self.seen: list[Seen] = []
         self.before: dict[str, int] = {}
         """The sizes at the beginning."""
@@ -147,9 +147,9 @@ class LargeShelf:
         """As if they had been asked for last then."""
         known = self.facts.get(LAST_USED) or {}
         self.facts.put(LAST_USED, known | {str(ModelName.parse(name).folded()): isoformat(at) for name in names})
-        books = Books(self.facts, self.clock, "gateway")  # from now on uses are recorded
-        books.add(Use(self.clock.now(), "", "alice", "h100", "success"))
-        books.flush()
+        usage_recorder = UsageRecorder(self.facts, self.clock, "gateway")  # from now on uses are recorded
+        usage_recorder.add(Use(self.clock.now(), "", "alice", "h100", "success"))
+        usage_recorder.flush()
 
     def actual(self, memory: Memory) -> Actual:
         now = self.clock.now()
@@ -186,7 +186,7 @@ class LargeShelf:
             self.bells.goes_home = threading.Event()
             worker.run(self.bells.goes_home)
 
-    def _performed(self, run: Run, perform: Perform) -> Any:
+    def _performed(self, run: RunningAttempt, perform: Perform) -> Any:
         """What reads weights through is told as done; all else is done."""
         name = str(ModelName.parse(run.job.request.get("model") or "none"))
         match run.job.kind:

@@ -15,18 +15,18 @@ from pathlib import Path
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.model_server.gpu import Gpu
-from app.model_server.health import Health, State, Turn
+from app.model_server.health import Health, HealthState, Turn
 from app.model_server.report import Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Claim, Ledger
-from jobs.models.card import Model
+from jobs.models.card import KnownModel
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.telemetry.container_time import Metered, Share
-from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.container_time import Metered, TimeShare
+from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.browser import Browser, browser
 from tests.gateways import Running, Shelf, dead_port, gateway
@@ -66,24 +66,24 @@ class Lived:
     def _day(self, day: datetime, number: int, dice: random.Random) -> None:
         """Requests in office hours, and the containers that answered them."""
         scale = 0.2 if day.weekday() >= 5 else dice.uniform(0.6, 1.2)
-        books = Books(self.facts, HandClock(day), f"gateway-{number}")
+        usage_recorder = UsageRecorder(self.facts, HandClock(day), f"gateway-{number}")
         for ending, usual in (("success", 260), ("client_gone", 16), ("refused", 6), ("upstream_cut", 4)):
             for _ in range(round(usual * scale * dice.uniform(0.7, 1.1))):
                 model, tier = ("deepseek-r1:32b", "h100") if dice.random() < 0.15 else ("llama3.2:latest", "a10g")
                 at = min(day + timedelta(hours=dice.uniform(7, 19)), self.now - timedelta(minutes=3))
-                books.add(Use(at, model, "alice", tier, ending, 300, 420, 0.4, 9.0))
-        books.flush()
+                usage_recorder.add(Use(at, model, "alice", tier, ending, 300, 420, 0.4, 9.0))
+        usage_recorder.flush()
         for tier, hours in (("a10g", 5.2 * scale), ("h100", 0.9 * scale)):
             began = day + timedelta(hours=8)
             if began < self.now:
                 end = min(began + timedelta(hours=hours), self.now)
                 seconds = (end - began).total_seconds()
-                shares: dict[Share, float] = {"cold": 90.0, "serving": seconds * 0.6, "idle": seconds * 0.4 - 90.0}
+                shares: dict[TimeShare, float] = {"cold": 90.0, "serving": seconds * 0.6, "idle": seconds * 0.4 - 90.0}
                 told = Metered(tier, f"c{number}", began, end, shares)
                 self.facts.put(told.key, told.as_json())
 
     def _health(self, begin: datetime) -> None:
-        history: dict[str, list[tuple[float, State]]] = {
+        history: dict[str, list[tuple[float, HealthState]]] = {
             "a10g": [(0.3, "ready"), (16.4, "degraded"), (16.5, "ready"), (27.2, "ready")],
             "h100": [(3.4, "ready"), (3.6, "asleep"), (9.4, "ready"), (9.5, "lost"), (9.6, "asleep")],
         }
@@ -130,7 +130,7 @@ class Lived:
     def _verified(self) -> None:
         ledger, clock = self._at(hours=7)
         claim = self._claimed(ledger, "verify", "*", "nightly")
-        night = Posted(claim.job.id, "verify", "*", "never read in full", 28_700_000_000)
+        night = NightJob(claim.job.id, "verify", "*", "never read in full", 28_700_000_000)
         self.facts.put(NIGHT_RAN, Ran(clock.now(), clock.now(), (night,)).as_json())
         clock.tick(96)
         result = {"models": 4, "blobs": 17, "bytes": 28_700_000_000}
@@ -180,7 +180,7 @@ def lived(folder: Path, keys: str = "") -> Iterator[Running]:
     queue.close()
     facts.close()
     models = [
-        Model(
+        KnownModel(
             ModelName.parse(name),
             f"{number:064x}",
             size,

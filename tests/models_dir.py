@@ -10,7 +10,7 @@ from pathlib import Path
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.model_name import ModelName
 from jobs.testing.models import SimModel
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging
@@ -51,27 +51,27 @@ def sample(name: str = "tiny", *contents: bytes, config: bytes = CONFIG) -> Samp
     return Sample(ModelName.parse(name), Manifest.parse(raw), {digest_of(each): each for each in (*blobs, config)})
 
 
-def weights_at(root: Path, *, persist: Callable[[], None] = nothing, clock: Clock | None = None) -> Weights:
-    return Weights(
+def weights_at(root: Path, *, persist: Callable[[], None] = nothing, clock: Clock | None = None) -> ModelsDirectory:
+    return ModelsDirectory(
         root / "models", lock=root / "weights.lock", persist=persist, clock=clock or SystemClock(), disk_counts=False
     )
 
 
-def put_blob(weights: Weights, content: bytes, digest: str | None = None) -> Path:
+def put_blob(weights: ModelsDirectory, content: bytes, digest: str | None = None) -> Path:
     path = weights.layout.blob(digest or digest_of(content))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
 
 
-def put_manifest(weights: Weights, name: str | ModelName, raw: bytes) -> Path:
+def put_manifest(weights: ModelsDirectory, name: str | ModelName, raw: bytes) -> Path:
     path = weights.layout.manifest(ModelName.parse(name) if isinstance(name, str) else name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(raw)
     return path
 
 
-def put(weights: Weights, model: Sample) -> Path:
+def put(weights: ModelsDirectory, model: Sample) -> Path:
     """As if Ollama had pulled it."""
     for content in model.contents.values():
         put_blob(weights, content)
@@ -87,7 +87,9 @@ def fill(staging: Staging, model: Sample, *, but: tuple[str, ...] = ()) -> Stagi
     return staging
 
 
-def publish(weights: Weights, model: Sample, *, holder: str = "a", still_ours: Callable[[], None] = nothing) -> None:
+def publish(
+    weights: ModelsDirectory, model: Sample, *, holder: str = "a", still_ours: Callable[[], None] = nothing
+) -> None:
     staging = fill(weights.stage(str(model.name), holder), model)
     weights.publish(model.name, model.manifest, staging, still_ours=still_ours)
 

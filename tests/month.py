@@ -26,7 +26,7 @@ from app.deployment.volume_queries import joined
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.scheduler import alert_check as lookout
+from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import Clock
@@ -38,16 +38,16 @@ from jobs.ledger.job import WEIGHTS_LANE, Job
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.tasks.table import Workshop
+from jobs.tasks.table import TaskContext
 from jobs.telemetry.incidents import Case, cases
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimModel, arbitrary
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import Memory, recall
 from jobs.weights.survey import Survey
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.month_servers import COLD, Servers
 from tests.processes import until
@@ -158,12 +158,12 @@ class Month:
         self.root.mkdir()
         self.servers = Servers(self.facts, self.fleet, self.clock)
         self.clock.moved = self.servers.settle
-        self.shelf = weights_lane.Shelf(Volume(self.root, self.clock), self.root, self.facts, self.clock)
+        self.shelf = weights_lane.MountedWeights(Volume(self.root, self.clock), self.root, self.facts, self.clock)
         self.archive = archive_at(self.root)
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
         self.asked_by_pulls = Registry(clock=self.clock, mirrors=mirror, requests=AT_ONCE, policy=AT_ONCE)
-        self.post = shift.Post(self.book, self.facts, self.fleet, self.clock, self._ring)
+        self.post = shift.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
         self.webhook_hangs = False
         self.is_interrupted = False
         self.sleeps_through = False
@@ -209,7 +209,7 @@ class Month:
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
-            lookout.tell(self.facts, self.clock, self._tell)
+            alert_check.tell(self.facts, self.clock, self._tell)
 
     def _call_night(self) -> None:
         """Whoever is sent for a night sleeps through as well."""
@@ -274,10 +274,10 @@ class Month:
         worker = Worker(self.book, lane, perform, clock=self.clock, concurrency=1, timing=patient)
         worker.run(self.bells.goes_home)
 
-    def _perhaps_interrupted(self, run: Run, perform: Perform) -> Any:
+    def _perhaps_interrupted(self, run: RunningAttempt, perform: Perform) -> Any:
         """The container of a pull is taken away while bytes move, when a scene wants it."""
         if self.is_interrupted and run.job.kind == "pull":
-            self.registry.faults.add(Fault("cdn", "hang", value=1000, times=None))
+            self.registry.faults.add(RegistryFault("cdn", "hang", value=1000, times=None))
             self.registry.reset()
             threading.Thread(target=self._interrupt, args=(self.bells.goes_home,), daemon=True).start()
         return perform(run)
@@ -287,7 +287,7 @@ class Month:
         taken_away.set()
 
     def _warming(self) -> Warming:
-        shop = Workshop(
+        shop = TaskContext(
             clock=self.clock,
             registry=self.asked_by_pulls,
             servers=self.servers.ollamas(),
@@ -305,11 +305,11 @@ class Month:
 
     def use(self, *names: str) -> None:
         """Callers, through a gateway that counts them."""
-        books = Books(self.facts, self.clock, "gateway")
+        usage_recorder = UsageRecorder(self.facts, self.clock, "gateway")
         for name in names:
-            books.add(Use(self.clock.now(), f"{name}:latest", "alice", "a10g", "success", 30, 400, 0.3, 6.0))
+            usage_recorder.add(Use(self.clock.now(), f"{name}:latest", "alice", "a10g", "success", 30, 400, 0.3, 6.0))
             self.servers.call("a10g")
-        books.flush()
+        usage_recorder.flush()
 
     def retry(self, failure_class: str) -> None:
         """`retry --all --class`, after an outage."""
@@ -373,7 +373,7 @@ def script() -> list[tuple[datetime, Callable[[Month], object]]]:
         (_at(8, 9.45), lambda month: month.servers.redeploy()),
         (_at(9, 20), lambda month: month.publish(arbitrary("llama3.2", 61_000, layers=2))),
         (_at(9, 20), _pull_is_interrupted),
-        (_at(13, 0), lambda month: month.registry.faults.add(Fault("manifest", "status", 503, times=None))),
+        (_at(13, 0), lambda month: month.registry.faults.add(RegistryFault("manifest", "status", 503, times=None))),
         (_at(13, 6), lambda month: setattr(month, "webhook_hangs", True)),
         (_at(13, 9), lambda month: month.ask("pull", "mixtral")),
         (_at(14, 6), lambda month: setattr(month, "webhook_hangs", False)),

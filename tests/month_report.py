@@ -9,9 +9,9 @@ from pathlib import Path
 
 from loguru import logger
 
-from app.scheduler.night_plan import Night, Step
+from app.scheduler.night_plan import Night, NightStep
 from jobs.core.units import human_bytes
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from tests.month import BEGIN, DAYS, Month, foretold, played
 
 WIDTH = 100
@@ -44,10 +44,10 @@ def _happened(month: Month) -> Iterator[str]:
     """Everything but the warm-ups and verifications that went well: those are each night's."""
     reasons = {job.id: step.why for seen in month.nights for job in seen.posted for step in _steps(seen.planned, job)}
     for job in sorted(month.jobs(), key=lambda job: (job.posted_at, job.kind, job.subject)):
-        if job.kind in TOLD or job.state is State.FAILED:
+        if job.kind in TOLD or job.state is JobState.FAILED:
             subject = "" if job.subject == "*" else job.subject.removesuffix(":latest")
             why = reasons.get(job.id, f"asked for by {job.posted_by}")
-            if job.state is State.FAILED:
+            if job.state is JobState.FAILED:
                 why = str(job.attempts[-1].message)
             elif len(job.attempts) > 1:
                 why += f"; done in attempt {len(job.attempts)}"
@@ -55,7 +55,7 @@ def _happened(month: Month) -> Iterator[str]:
             yield _cut(line.rstrip(), WIDTH - 2)
 
 
-def _steps(planned: Night, job: Job) -> list[Step]:
+def _steps(planned: Night, job: Job) -> list[NightStep]:
     return [step for step in planned.steps if (step.kind, step.subject) == (job.kind, job.subject)]
 
 
@@ -67,7 +67,7 @@ def _nights(month: Month) -> Iterator[str]:
     yield f"{sum(len(seen.again) for seen in month.nights)} jobs were posted by running each of them a second time"
 
 
-def _pairs(of: Iterable[Job | Step]) -> list[tuple[str, str]]:
+def _pairs(of: Iterable[Job | NightStep]) -> list[tuple[str, str]]:
     return sorted((each.kind, each.subject) for each in of)
 
 

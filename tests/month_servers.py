@@ -18,9 +18,9 @@ from app.model_server.report import Loaded, Report
 from app.model_server.settings import PROBE_EVERY
 from jobs.core.clock import Clock
 from jobs.core.retry import NEVER
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.store.protocols import DictLike
-from jobs.telemetry.container_time import Meter, Share, is_warming
+from jobs.telemetry.container_time import Meter, TimeShare, is_warming
 
 COLD = timedelta(seconds=60)
 """How long a container takes to start."""
@@ -67,10 +67,11 @@ class Servers:
         self.kept_seconds: dict[str, float] = defaultdict(float)
         self.starts: list[tuple[str, datetime]] = []
 
-    def ollamas(self) -> dict[str, Ollama]:
+    def ollamas(self) -> dict[str, OllamaClient]:
         client = httpx.Client(transport=httpx.MockTransport(self._answer))
         return {
-            name: Ollama(f"http://{name}", client=client, policy=NEVER, clock=self._clock) for name in self._fleet.tiers
+            name: OllamaClient(f"http://{name}", client=client, policy=NEVER, clock=self._clock)
+            for name in self._fleet.tiers
         }
 
     # What the platform is asked for
@@ -187,7 +188,7 @@ class Servers:
         self._facts.put(told.key, told.as_json())
         each.meter.note(self._share(each))
 
-    def _share(self, each: Container) -> Share:
+    def _share(self, each: Container) -> TimeShare:
         before, each.reported = each.reported, each.served
         if not each.is_ready:
             return "cold"

@@ -15,7 +15,7 @@ from fastapi import APIRouter, FastAPI
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import Keys, hash_of, new_key
-from app.gateway.auth.rate_limits import Limits
+from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
 from app.gateway.dashboard import nightly as nights
@@ -23,14 +23,14 @@ from app.gateway.dashboard import overview as board
 from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
 from app.gateway.ops.app import create
-from app.gateway.ops.context import Office
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.context import OpsContext
+from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import Plan, Retention, plan
+from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
 from tests.conftest import Store, open_store
 from tests.processes import until
@@ -88,7 +88,7 @@ class Place:
     changes: list[str] = field(default_factory=list)
     age: timedelta | None = timedelta(seconds=2)
     stores: list[Store] = field(default_factory=list)
-    clerks: list[Clerks] = field(default_factory=list)
+    ledger_pool: list[LedgerPool] = field(default_factory=list)
 
     def store(self) -> Store:
         store = open_store(self.folder / "ledger.sqlite", self.clock)
@@ -98,23 +98,23 @@ class Place:
     def ledger(self) -> Ledger:
         return self.store().ledger()
 
-    def office(self, keys: str = KEYS, **changes: Any) -> Office:
+    def ops_context(self, keys: str = KEYS, **changes: Any) -> OpsContext:
         known = Keys.parse(keys)
         metrics = Metrics(known.names, ["a10g"], lambda name: name == "llama3.2:latest")
         metrics.watch(
             Readings(
                 held=lambda: {"a10g": 0},
-                lingering=lambda: 0,
+                detached=lambda: 0,
                 weights_bytes=lambda: 2_019_393_189,
                 usage_dropped=lambda: 0,
                 log_dropped=lambda: 0,
                 standing_seconds=lambda: 2.0,
             )
         )
-        office = Office(
+        ops_context = OpsContext(
             open_ledger=self.ledger,
             keys=known,
-            limits=Limits(self.clock),
+            limits=RateLimits(self.clock),
             clock=self.clock,
             metrics=metrics,
             models=lambda: MODELS,
@@ -125,26 +125,26 @@ class Place:
             ring=self.rung.append,
             changed=lambda: self.changes.append("changed"),
         )
-        return replace(office, **changes)
+        return replace(ops_context, **changes)
 
-    def app(self, office: Office | None = None, *, followers: int = 100) -> FastAPI:
-        office = office or self.office()
-        staff = Clerks(office.open_ledger, every=timedelta(milliseconds=50))
-        self.clerks.append(staff)
-        return create(office, clerks=staff, followers=followers, more=self.more(staff))
+    def app(self, ops_context: OpsContext | None = None, *, followers: int = 100) -> FastAPI:
+        ops_context = ops_context or self.ops_context()
+        staff = LedgerPool(ops_context.open_ledger, every=timedelta(milliseconds=50))
+        self.ledger_pool.append(staff)
+        return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff))
 
-    def more(self, staff: Clerks) -> tuple[APIRouter, ...]:
+    def more(self, staff: LedgerPool) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
         def entries() -> dict[str, Any]:
             return dict(self.store().facts.items())
 
-        def pruning(_: object = None) -> Plan:
+        def pruning(_: object = None) -> PrunePlan:
             return plan(Survey((), (), (), (), (), 0), Memory().around([]), Retention(), self.clock.now())
 
         fleet = load()
         return (
-            board.router(board.Board(self.clock, tuple, dict, fleet=fleet)),
+            board.router(board.Overview(self.clock, tuple, dict, fleet=fleet)),
             days.router(days.Days(self.clock, entries, fleet)),
             costs.router(costs.Costs(self.clock, entries, fleet)),
             nights.router(entries, staff),
@@ -152,8 +152,8 @@ class Place:
         )
 
     def close(self) -> None:
-        for clerks in self.clerks:
-            clerks.close()
+        for ledger_pool in self.ledger_pool:
+            ledger_pool.close()
         for store in self.stores:
             store.close()
 

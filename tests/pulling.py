@@ -20,12 +20,12 @@ from jobs.core.retry import AT_ONCE, NEVER, Policy
 from jobs.ledger.job import LANES, WEIGHTS_LANE, Backoff, Job
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
-from jobs.tasks.table import Workshop, perform, staging_subject
+from jobs.tasks.table import TaskContext, perform, staging_subject
 from jobs.testing.models import arbitrary
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import Manifest
 from jobs.weights.survey import BlobState
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store, open_store
 from tests.processes import until
@@ -63,9 +63,9 @@ class Scene:
     def store(self) -> Store:
         return open_store(self.ledger_path, SystemClock())
 
-    def weights(self, persist: Callable[[], None] = nothing) -> Weights:
+    def weights(self, persist: Callable[[], None] = nothing) -> ModelsDirectory:
         folder = self.folder
-        return Weights(
+        return ModelsDirectory(
             folder / "models", lock=folder / "weights.lock", persist=persist, clock=SystemClock(), disk_counts=False
         )
 
@@ -77,7 +77,7 @@ class Scene:
         stall: float = 10,
         policy: Policy = AT_ONCE,
         **more: Any,
-    ) -> Workshop:
+    ) -> TaskContext:
         registry = Registry(
             client=client,
             mirrors={"registry.ollama.ai": self.registry},
@@ -87,24 +87,24 @@ class Scene:
             policy=policy,
             requests=NEVER,
         )
-        return Workshop(SystemClock(), registry, self.weights(persist), **more)
+        return TaskContext(SystemClock(), registry, self.weights(persist), **more)
 
 
-def worker(ledger: Ledger, shop: Workshop, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
+def worker(ledger: Ledger, shop: TaskContext, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
     """A worker as `app.local.workers` composes it, which waits for nothing between two attempts."""
 
     def fence(job: Job) -> None:
         if shop.weights is not None:
             shop.weights.release(staging_subject(job))
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         return perform(run, shop)
 
     return Worker(ledger, lane, work, clock=SystemClock(), timing=timing, backoff=NO_WAIT, before_lost=fence)
 
 
 @contextmanager
-def working(store: Store, shop: Workshop) -> Iterator[None]:
+def working(store: Store, shop: TaskContext) -> Iterator[None]:
     """Workers of both lanes at work, patient enough for a busy machine."""
     stop = threading.Event()
     patient = replace(TIMING, lease=timedelta(seconds=20))
@@ -122,7 +122,7 @@ def working(store: Store, shop: Workshop) -> Iterator[None]:
             thread.join()
 
 
-def worked(store: Store, shop: Workshop, id: str) -> Job:
+def worked(store: Store, shop: TaskContext, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
     ledger = store.ledger()
     with working(store, shop):
@@ -150,16 +150,16 @@ class Reader:
     def __init__(self) -> None:
         self.looks = 0
         self.models_seen = 0
-        self._watched: list[Weights] = []
+        self._watched: list[ModelsDirectory] = []
         self._hashed: set[tuple[str, int, int]] = set()
         self._wrong: list[str] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look_on, name="reader")
 
-    def watch(self, weights: Weights) -> None:
+    def watch(self, weights: ModelsDirectory) -> None:
         self._watched.append(weights)
 
-    def leave(self, weights: Weights) -> None:
+    def leave(self, weights: ModelsDirectory) -> None:
         self._look_at(weights)
         self._watched.remove(weights)
 
@@ -177,7 +177,7 @@ class Reader:
             for weights in list(self._watched):
                 self._look_at(weights)
 
-    def _look_at(self, weights: Weights) -> None:
+    def _look_at(self, weights: ModelsDirectory) -> None:
         self.looks += 1
         for file in weights.layout.manifest_files()[0]:
             self.models_seen += 1
@@ -185,7 +185,7 @@ class Reader:
                 if weights.blob_state(layer) is not BlobState.PRESENT or not self._is_sound(weights, layer.digest):
                     self._wrong.append(f"{file.name} is listed, and {layer.digest} is {weights.blob_state(layer)}")
 
-    def _is_sound(self, weights: Weights, digest: str) -> bool:
+    def _is_sound(self, weights: ModelsDirectory, digest: str) -> bool:
         """Hashed once for each file that stands under this name."""
         path = weights.layout.blob(digest)
         stat = path.stat()

@@ -20,7 +20,7 @@ from app.accounting.archive import (
     archived_jobs,
 )
 from app.model_server.report import Report
-from jobs.cli.job_commands import LONG_AGO, Desk
+from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, Job
@@ -28,7 +28,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.store.jsonl_archive import Archive
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, note
-from jobs.telemetry.usage import Books, Use, last_used
+from jobs.telemetry.usage import UsageRecorder, Use, last_used
 from tests.conftest import Store
 
 
@@ -219,9 +219,9 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
     store.facts.put("wake/a10g/2026-01-01/1", {"at": then, "why": "x"})
     store.facts.put("window/a10g", value=True)
     use = Use(store.clock.now(), "llama3.2", "anna", "a10g", "success", seconds=3)
-    books = Books(store.facts, store.clock, "gateway")
-    books.add(use)
-    books.flush()
+    usage_recorder = UsageRecorder(store.facts, store.clock, "gateway")
+    usage_recorder.add(use)
+    usage_recorder.flush()
     pass_days(store, 1)
     note(store.facts, cases(dict(store.facts.items())), [], store.clock.now())
     known = last_used(store.facts)
@@ -253,8 +253,8 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
     assert last_used(store.facts) == known == {"llama3.2:latest": use.at}
 
 
-def desk(store: Store, folder: Path) -> Desk:
-    return Desk(
+def commands(store: Store, folder: Path) -> JobCommands:
+    return JobCommands(
         store.ledger(),
         store.clock,
         is_worked=lambda: True,
@@ -274,7 +274,7 @@ def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsy
     archive(store, tmp_path)
     pass_days(store, 3)
     archive(store, tmp_path)
-    at = desk(store, tmp_path)
+    at = commands(store, tmp_path)
 
     def listed(since: str | None = None, state: str | None = None) -> list[str]:
         assert at.browse(state=state, kind=None, since=since, limit=0, json=True) == 0
@@ -293,7 +293,7 @@ def test_an_archived_job_is_told_and_retried(store: Store, tmp_path: Path, capsy
     archive(store, tmp_path)
     pass_days(store, 1)
     archive(store, tmp_path)
-    at = desk(store, tmp_path)
+    at = commands(store, tmp_path)
 
     assert at.tell(job.id[:6], follow=False, json=False) == 0
     told = capsys.readouterr().out

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from app.fleet.file import read
 from app.fleet.schema import Fleet, load, parse
 from app.gateway.auth.keys import ANYONE, Caller
-from app.gateway.dashboard.overview import Board, BoardTold, router, upcoming
+from app.gateway.dashboard.overview import Overview, OverviewResponse, router, upcoming
 from app.gateway.ops.app import create
 from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import parse_moment
@@ -43,8 +43,8 @@ def serving(tier: str = "a10g", container: str = "c1", *, at: datetime = NOW, do
     return Report(tier, container, "serving", at, loaded=loaded, in_flight=1, dollars_per_hour=dollars)
 
 
-def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Board:
-    found = Board(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=FLEET)
+def board(*reports: Report, used: dict[str, datetime] | None = None, **changes: Any) -> Overview:
+    found = Overview(HandClock(NOW), lambda: reports, lambda: used or {}, fleet=FLEET)
     return replace(found, **changes)
 
 
@@ -176,12 +176,12 @@ def somewhere(tmp_path: Path) -> Iterator[Place]:
 
 def test_it_is_part_of_the_ops_api(somewhere: Place) -> None:
     """Whoever has a key is told, in the documented shape, who he is by it; without one nobody is."""
-    app = create(somewhere.office(), more=(router(board(serving())),))
+    app = create(somewhere.ops_context(), more=(router(board(serving())),))
     client = TestClient(app)
 
     assert client.get("/ops/v1/board").status_code == 401
     for key, scopes in ((ADMIN_KEY, ["chat", "admin"]), (CHAT_KEY, ["chat"])):
         told = client.get("/ops/v1/board", headers={"authorization": f"Bearer {key}"}).json()
         assert told["caller"]["scopes"] == scopes
-        BoardTold.model_validate(told)
+        OverviewResponse.model_validate(told)
     assert "/ops/v1/board" in client.get("/ops/v1/openapi.json", headers={"x-api-key": CHAT_KEY}).json()["paths"]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jobs.models import capabilities
 from jobs.models.capabilities import Traits
-from jobs.models.gguf import Header
+from jobs.models.gguf import GgufHeader
 from jobs.models.go_template import thinks, variables
 
 LOOP = "{{ range .Messages }}{{ if .Thinking }}<t>{{ .Thinking }}</t>{{ end }}{{ end }}"
@@ -19,7 +19,7 @@ JINJA = "{{ tools }} tool_calls ipython <think></think>"
 
 def traits(template: str | None = None, chat: str = "", *, declared: tuple[str, ...] = (), **more: Any) -> Traits:
     values = {"general.architecture": "x"} | ({"tokenizer.chat_template": chat} if chat else {})
-    return replace(Traits(declared, "x", "", "", template, Header(3, values, (), 0)), **more)
+    return replace(Traits(declared, "x", "", "", template, GgufHeader(3, values, (), 0)), **more)
 
 
 @pytest.mark.parametrize(

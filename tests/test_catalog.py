@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.models.gguf import Facts
+from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
 
 GB = 1_000_000_000
@@ -14,8 +14,8 @@ GB = 1_000_000_000
 SMALL = replace(A10G, context=8192, parallel=4, cache_type="q8_0")
 LARGE = replace(H100, context=16384, parallel=4, cache_type="q8_0")
 
-LLAMA = Facts("llama", 28, 131_072, 3_072, 24, (8,), 128, 128)
-QWEN32 = Facts("qwen2", 64, 131_072, 5_120, 40, (8,), 128, 128)
+LLAMA = MemoryFacts("llama", 28, 131_072, 3_072, 24, (8,), 128, 128)
+QWEN32 = MemoryFacts("qwen2", 64, 131_072, 5_120, 40, (8,), 128, 128)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_no_tier_at_all_is_a_mistake_of_the_caller() -> None:
     st.one_of(st.none(), st.integers(1, 10**6)),
 )
 def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(
-    size: int, tiers: list[Tier], facts: Facts | None, context: int | None
+    size: int, tiers: list[Tier], facts: MemoryFacts | None, context: int | None
 ) -> None:
     """No tier given is smaller than the chosen one and still large enough; where none is, a warning says so."""
     placed = place(size, tiers, facts=facts, context=context)

@@ -14,7 +14,7 @@ from jobs.home.home import home_of
 from jobs.store.jsonl_archive import Archive
 from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
 from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
-from jobs.telemetry.usage import About, Books, Row, Sums, Use
+from jobs.telemetry.usage import About, Row, Sums, UsageRecorder, Use
 from tests.conftest import Store
 from tests.stacks import Shell
 
@@ -161,9 +161,9 @@ def test_this_machine_costs_nothing_and_says_what_it_did(tmp_path: Any) -> None:
     """`ollama-modal cost` sums up what each model and key took here, without a price."""
     shell = Shell(tmp_path)
     assert "nothing was asked of the gateway since then" in shell.run("cost").stderr
-    books = Books(home_of(shell.environ).facts(), SystemClock(), "gateway")
-    books.add(Use(SystemClock().now(), "llama3.2:latest", "anna", "a10g", "success", seconds=90))
-    books.flush()
+    usage_recorder = UsageRecorder(home_of(shell.environ).facts(), SystemClock(), "gateway")
+    usage_recorder.add(Use(SystemClock().now(), "llama3.2:latest", "anna", "a10g", "success", seconds=90))
+    usage_recorder.flush()
     told = shell.run("cost", "--since", "1d")
     assert told.stdout.splitlines()[-1].split() == "a10g llama3.2:latest anna 1 1 min 30 s $0.00".split()  # noqa: SIM905
     assert shell.ask("cost")["uses"][0]["seconds"] == 90

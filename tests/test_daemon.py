@@ -19,7 +19,7 @@ from loguru import logger
 from app.model_server import gpu
 from app.model_server.connections import callers_of
 from app.model_server.process import Daemon, environ
-from app.model_server.reload_policy import OVERDUE, Look, Step, next_step
+from app.model_server.reload_policy import OVERDUE, ReloadStep, ServerView, next_step
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.ollama.host import OllamaHost
@@ -284,36 +284,36 @@ def test_what_was_kept_off_the_gpu_is_known(case: Case) -> None:
     assert daemon.kept_off_the_gpu == {f"sha256-{blob}" for blob, (_, is_off) in loads.items() if is_off}
 
 
-IDLE = Look(loaded=(), served=3, in_flight=0)
-LOADED = Look(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), served=3, in_flight=0)
+IDLE = ServerView(loaded=(), served=3, in_flight=0)
+LOADED = ServerView(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), served=3, in_flight=0)
 
 
 @pytest.mark.parametrize(
     ("look", "before", "step"),
     [
-        (IDLE, None, Step.REFRESH),
-        (IDLE, LOADED, Step.REFRESH),
-        (LOADED, None, Step.LATER),
-        (LOADED, IDLE, Step.LATER),
-        (LOADED, LOADED, Step.REFRESH),
-        (LOADED, Look(LOADED.loaded, 2, 0), Step.LATER),
-        (LOADED, Look((("llama3.2:latest", "2026-11-01T09:59:00Z"),), 3, 0), Step.LATER),
-        (LOADED, Look(LOADED.loaded, 3, 1), Step.LATER),
-        (Look((), 3, 1), None, Step.LATER),
-        (Look((), 3, None), None, Step.LATER),
-        (Look(LOADED.loaded, 3, 2), LOADED, Step.LATER),
+        (IDLE, None, ReloadStep.REFRESH),
+        (IDLE, LOADED, ReloadStep.REFRESH),
+        (LOADED, None, ReloadStep.LATER),
+        (LOADED, IDLE, ReloadStep.LATER),
+        (LOADED, LOADED, ReloadStep.REFRESH),
+        (LOADED, ServerView(LOADED.loaded, 2, 0), ReloadStep.LATER),
+        (LOADED, ServerView((("llama3.2:latest", "2026-11-01T09:59:00Z"),), 3, 0), ReloadStep.LATER),
+        (LOADED, ServerView(LOADED.loaded, 3, 1), ReloadStep.LATER),
+        (ServerView((), 3, 1), None, ReloadStep.LATER),
+        (ServerView((), 3, None), None, ReloadStep.LATER),
+        (ServerView(LOADED.loaded, 3, 2), LOADED, ReloadStep.LATER),
     ],
 )
-def test_new_weights_wait_for_nothing_in_use(look: Look, before: Look | None, step: Step) -> None:
+def test_new_weights_wait_for_nothing_in_use(look: ServerView, before: ServerView | None, step: ReloadStep) -> None:
     """New weights wait until nothing is in flight, and until a loaded model was left alone since the last look."""
     assert next_step(2, 1, look, before) is step
-    assert next_step(1, 1, look, before) is Step.NOTHING
+    assert next_step(1, 1, look, before) is ReloadStep.NOTHING
 
 
 def test_new_weights_do_not_wait_for_ever() -> None:
     """What was never left alone for some minutes asks for a pause; what is left alone needs none."""
-    for look in (LOADED, Look(LOADED.loaded, 3, 1), Look((), 3, 1), Look((), 3, None)):
-        assert next_step(2, 1, look, None, OVERDUE) is Step.PAUSE
-        assert next_step(2, 1, look, None, OVERDUE - timedelta(seconds=1)) is Step.LATER
-    assert next_step(2, 1, LOADED, LOADED, OVERDUE) is Step.REFRESH
-    assert next_step(1, 1, LOADED, None, OVERDUE) is Step.NOTHING
+    for look in (LOADED, ServerView(LOADED.loaded, 3, 1), ServerView((), 3, 1), ServerView((), 3, None)):
+        assert next_step(2, 1, look, None, OVERDUE) is ReloadStep.PAUSE
+        assert next_step(2, 1, look, None, OVERDUE - timedelta(seconds=1)) is ReloadStep.LATER
+    assert next_step(2, 1, LOADED, LOADED, OVERDUE) is ReloadStep.REFRESH
+    assert next_step(1, 1, LOADED, None, OVERDUE) is ReloadStep.NOTHING

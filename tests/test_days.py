@@ -13,12 +13,12 @@ from starlette.testclient import TestClient
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import ANYONE, Caller
-from app.gateway.dashboard.daily import USUAL, Days, DaysTold, router
+from app.gateway.dashboard.daily import USUAL, Days, DaysResponse, router
 from app.gateway.ops.app import create
-from app.model_server.health import Health, State, Turn
+from app.model_server.health import Health, HealthState, Turn
 from jobs.core.clock import parse_moment
 from jobs.telemetry.container_time import Metered
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place
@@ -36,7 +36,7 @@ def entries_of(*found: Turn | Metered) -> dict[str, Any]:
     }
 
 
-def turn(n: int, at: str, state: State, tier: str = "a10g") -> Turn:
+def turn(n: int, at: str, state: HealthState, tier: str = "a10g") -> Turn:
     return Turn(n, parse_moment(at), Health(tier, state))
 
 
@@ -56,7 +56,7 @@ def told(entries: Mapping[str, Any], since: date | None = None, caller: Caller =
 @pytest.fixture
 def used(store: Store) -> dict[str, Any]:
     """What two keys asked for today, and one of them yesterday, as the books write it."""
-    books = Books(store.facts, HandClock(NOW), "gateway-1")
+    usage_recorder = UsageRecorder(store.facts, HandClock(NOW), "gateway-1")
     for key, ending, at in (
         ("alice", "success", NOW),
         ("alice", "success", NOW),
@@ -64,8 +64,10 @@ def used(store: Store) -> dict[str, Any]:
         ("root", "upstream_cut", NOW),
         ("alice", "success", NOW - timedelta(days=1)),
     ):
-        books.add(Use(at, "llama3.2:latest", key, "a10g", ending, prompt_tokens=5, output_tokens=100, seconds=1.0))
-    books.flush()
+        usage_recorder.add(
+            Use(at, "llama3.2:latest", key, "a10g", ending, prompt_tokens=5, output_tokens=100, seconds=1.0)
+        )
+    usage_recorder.flush()
     return dict(store.facts.items())
 
 
@@ -168,12 +170,12 @@ def somewhere(tmp_path: Path) -> Iterator[Place]:
 def test_it_is_part_of_the_ops_api(somewhere: Place, used: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
     entries = used | entries_of(turn(1, "2026-09-15T01:00:00Z", "lost"), container("c1", "2026-09-13T22:00:00Z", 4))
-    client = TestClient(create(somewhere.office(), more=(router(days(entries)),)))
+    client = TestClient(create(somewhere.ops_context(), more=(router(days(entries)),)))
 
     assert client.get("/ops/v1/days").status_code == 401
     for key, requests in ((ADMIN_KEY, 5), (CHAT_KEY, 3)):
         answer = client.get("/ops/v1/days?since=2026-09-01", headers={"x-api-key": key})
-        known = DaysTold.model_validate(answer.json())
+        known = DaysResponse.model_validate(answer.json())
         assert sum(row.count for row in known.requests) == requests
     assert client.get("/ops/v1/days?since=1999-01-01", headers={"x-api-key": ADMIN_KEY}).status_code == 200
     assert client.get("/ops/v1/days?since=soon", headers={"x-api-key": ADMIN_KEY}).status_code == 422

@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from app.fleet.file import read
 from app.fleet.schema import Fleet, declared, parse
 from app.scheduler import steps as rounds
-from app.scheduler.night_plan import Actual, Night, Upstream, asked_about, night
+from app.scheduler.night_plan import Actual, Night, UpstreamTag, asked_about, night
 from app.scheduler.upstream_tags import upstream
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.registry.client import Registry
 from jobs.telemetry.nightly_report import BY_NIGHTLY
-from jobs.weights.history import Left, Memory
+from jobs.weights.history import LeftModel, Memory
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.prune_plan import Around, plan
-from jobs.weights.survey import Broken, Model, Stray, Survey
+from jobs.weights.prune_plan import WeightsUse, plan
+from jobs.weights.survey import Broken, Stray, Survey, SurveyedModel
 from tests.models_dir import Sample, sample
 
 FLEET = declared()
@@ -31,32 +31,32 @@ LLAMA, DEEPSEEK = (ModelName.parse(model.name) for model in FLEET.models)
 HASHED = {LLAMA: NOW - timedelta(days=1), DEEPSEEK: NOW - timedelta(days=2)}
 
 
-def whole(model: Sample) -> Model:
+def whole(model: Sample) -> SurveyedModel:
     manifest = model.manifest
-    return Model(model.name, manifest.digest, manifest.size, NOW, manifest, ModelDetails())
+    return SurveyedModel(model.name, manifest.digest, manifest.size, NOW, manifest, ModelDetails())
 
 
-def stocked(name: ModelName, *contents: bytes) -> Model:
+def stocked(name: ModelName, *contents: bytes) -> SurveyedModel:
     return whole(sample(str(name), *contents))
 
 
 def job(kind: str, subject: str, by: str = BY_NIGHTLY) -> Job:
-    return Job(f"{kind}-{subject}", kind, subject, "weights", State.SUCCEEDED, {}, 1, NOW, by)
+    return Job(f"{kind}-{subject}", kind, subject, "weights", JobState.SUCCEEDED, {}, 1, NOW, by)
 
 
 def actual(
-    *found: Model | Broken,
+    *found: SurveyedModel | Broken,
     memory: Memory | None = None,
-    newer: Iterable[tuple[ModelName, Upstream]] = (),
+    newer: Iterable[tuple[ModelName, UpstreamTag]] = (),
     tonight: tuple[Job, ...] = (),
     strays: tuple[Stray, ...] = (),
 ) -> Actual:
-    models = tuple(each for each in found if isinstance(each, Model))
+    models = tuple(each for each in found if isinstance(each, SurveyedModel))
     broken = tuple(each for each in found if isinstance(each, Broken))
-    known = {model.name.folded(): Upstream(model.manifest) for model in models} | dict(newer)
+    known = {model.name.folded(): UpstreamTag(model.manifest) for model in models} | dict(newer)
     here = Survey(models, broken, strays, (), (), 0)
     return Actual(
-        found, known, memory or Memory(verified=HASHED), plan(here, Around(), FLEET.retention(), NOW), tonight
+        found, known, memory or Memory(verified=HASHED), plan(here, WeightsUse(), FLEET.retention(), NOW), tonight
     )
 
 
@@ -87,18 +87,18 @@ def test_what_is_pinned_and_absent_is_pulled() -> None:
 def test_a_tag_that_moved_upstream_is_pulled() -> None:
     """With both digests; the same model in other bytes, as Ollama writes manifests, has not moved."""
     here, moved = stocked(LLAMA, b"old"), sample("llama3.2", b"new").manifest
-    found = night(unwarmed(), actual(here, newer=[(LLAMA.folded(), Upstream(moved))]), NOW)
+    found = night(unwarmed(), actual(here, newer=[(LLAMA.folded(), UpstreamTag(moved))]), NOW)
     pull = found.steps[0]
     assert (pull.kind, pull.subject, pull.size) == ("pull", "llama3.2:latest", moved.size)
     assert pull.why == f"its tag moved upstream, from {here.digest[:12]} to {moved.digest[:12]}"
     respelled = type(moved)(here.manifest.raw + b"\n", here.manifest.config, here.manifest.layers)
-    told = steps(actual(here, newer=[(LLAMA.folded(), Upstream(respelled))]))
+    told = steps(actual(here, newer=[(LLAMA.folded(), UpstreamTag(respelled))]))
     assert ("pull", "llama3.2:latest") not in told
 
 
 def test_a_registry_that_does_not_answer_is_told() -> None:
     """It fails nobody: the night goes on with all else, and says what could not be learnt."""
-    found = night(FLEET, actual(stocked(LLAMA), newer=[(LLAMA.folded(), Upstream(None, "no route"))]), NOW)
+    found = night(FLEET, actual(stocked(LLAMA), newer=[(LLAMA.folded(), UpstreamTag(None, "no route"))]), NOW)
     assert "whether llama3.2:latest moved upstream could not be learnt: no route" in found.notes
     assert ("warm", "llama3.2:latest") in [(step.kind, step.subject) for step in found.steps]
     down = Registry(client=httpx.Client(transport=httpx.MockTransport(_refused)), requests=NEVER)
@@ -119,14 +119,16 @@ def test_only_what_is_declared_and_here_is_asked_about() -> None:
 def test_what_was_rolled_back_from_is_not_pulled_again() -> None:
     """Until the tag moves once more; the plan says so, and how to have it all the same."""
     here, bad, better = stocked(LLAMA, b"old"), *(sample("llama3.2", text).manifest for text in (b"bad", b"better"))
-    memory = Memory(verified=HASHED, left={LLAMA.folded(): Left(bad.digest, NOW)})
-    found = night(FLEET, actual(here, memory=memory, newer=[(LLAMA.folded(), Upstream(bad))]), NOW)
+    memory = Memory(verified=HASHED, left={LLAMA.folded(): LeftModel(bad.digest, NOW)})
+    found = night(FLEET, actual(here, memory=memory, newer=[(LLAMA.folded(), UpstreamTag(bad))]), NOW)
     assert ("pull", "llama3.2:latest") not in [(step.kind, step.subject) for step in found.steps]
     assert (
         f"llama3.2:latest stays: the newer {bad.digest[:12]} was rolled back from on 2026-06-01;"
         " `ollama-modal pull llama3.2:latest` takes that one after all"
     ) in found.notes
-    assert ("pull", "llama3.2:latest") in steps(actual(here, memory=memory, newer=[(LLAMA.folded(), Upstream(better))]))
+    assert ("pull", "llama3.2:latest") in steps(
+        actual(here, memory=memory, newer=[(LLAMA.folded(), UpstreamTag(better))])
+    )
 
 
 def test_a_prune_comes_first_and_only_with_something_to_do() -> None:

@@ -27,7 +27,7 @@ from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Progress, Reading
 from jobs.core.units import LONGEST_SPAN, human_bytes, parse_bytes, parse_span
-from jobs.ledger.job import Attempt, Job, State
+from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.job_text import lasted, story
 from jobs.ollama.errors import refusal
 from jobs.ollama.responses import Usage
@@ -48,7 +48,17 @@ FLEET = declared()
 def running(reading: Reading, started_at: datetime) -> Job:
     attempt = Attempt(1, started_at, "w", timedelta(minutes=1), NOW)
     return Job(
-        "j-1", "pull", "m:latest", "weights", State.RUNNING, {"rate_limit": 1}, 8, started_at, "t", (attempt,), reading
+        "j-1",
+        "pull",
+        "m:latest",
+        "weights",
+        JobState.RUNNING,
+        {"rate_limit": 1},
+        8,
+        started_at,
+        "t",
+        (attempt,),
+        reading,
     )
 
 

@@ -17,7 +17,7 @@ from jobs.core.errors import Cancelled, CutShort, DiskFull, Fenced, ServerTroubl
 from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE
 from jobs.registry import range_journal as journal
-from jobs.registry.download import Fetch, Pace
+from jobs.registry.download import Fetch, SharedRate
 from jobs.registry.range_journal import Span
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimLayer, weights
@@ -222,9 +222,9 @@ def test_a_full_disk_is_told_as_such() -> None:
 def test_a_rate_is_shared_by_whoever_books() -> None:
     """Bytes booked by any connection push the next one's turn back; idle time is not saved up."""
     clock = HandClock()
-    pace = Pace(1000, clock)
+    pace = SharedRate(1000, clock)
     assert pace.book(500) == pytest.approx(0.5)
     assert pace.book(500) == pytest.approx(1.0)
     clock.tick(10)
     assert pace.book(100) == pytest.approx(0.1)
-    assert Pace(None, clock).book(10**9) == 0
+    assert SharedRate(None, clock).book(10**9) == 0

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.file import HERE, BadFleet, Times, read
-from app.fleet.schema import Window, declared, load, parse
+from app.fleet.schema import WindowConfig, declared, load, parse
 from app.fleet.values import GPUS
 from jobs.core.model_name import ModelName
 from jobs.models.placement import A10G, H100
@@ -272,7 +272,7 @@ def test_whatever_stands_there_is_taken_or_refused(key: str, value: Any) -> None
 )
 def test_a_window_lasts_as_long_in_every_night(zone: str, nights: list[tuple[int, int]]) -> None:
     """A window is open for its hours as they really pass, in the nights that lose or gain one as well."""
-    window = Window(tier="h100", start="0 1 * * *", hours=4, models=["m"])
+    window = WindowConfig(tier="h100", start="0 1 * * *", hours=4, models=["m"])
     for month, day in nights:
         start = datetime(2026, month, day, 1, tzinfo=ZoneInfo(zone)).astimezone(UTC)
         opened = [n for n in range(-4, 40) if window.is_open(start + timedelta(minutes=15 * n), ZoneInfo(zone))]
@@ -283,7 +283,7 @@ def test_a_window_lasts_as_long_in_every_night(zone: str, nights: list[tuple[int
 @pytest.mark.parametrize("start", ["30 2 * * *", "30 1 * * *", "59 1 * * *", "0 2 * * 0"])
 def test_a_window_in_an_hour_that_comes_twice_opens_once(zone: str, begin: str, start: str) -> None:
     """A window that starts in the hour that an autumn night repeats opens once that night, for as long as declared."""
-    window = Window(tier="h100", start=start, hours=1, models=["m"])
+    window = WindowConfig(tier="h100", start=start, hours=1, models=["m"])
     first = datetime.fromisoformat(begin).replace(hour=12, tzinfo=UTC)
     looks = [first + timedelta(minutes=5 * n) for n in range(24 * 12)]
     is_open = [window.is_open(at, ZoneInfo(zone)) for at in looks]

@@ -225,7 +225,7 @@ def test_absurd_counts_are_refused_unread(count: int) -> None:
 def test_a_name_of_an_architecture_is_a_name() -> None:
     """A megabyte in its place is none: it is written down with each job."""
     raw = encoded({"general.architecture": "x" * 1_000})
-    assert gguf.Facts.of(gguf.parse(io.BytesIO(raw), len(raw))).architecture == ""
+    assert gguf.MemoryFacts.of(gguf.parse(io.BytesIO(raw), len(raw))).architecture == ""
 
 
 def manifest(*layers: dict[str, Any]) -> bytes:

@@ -11,16 +11,16 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from app.gateway.auth.keys import Keys, hash_of
-from app.gateway.auth.rate_limits import Limits
-from app.gateway.http_server import Bounds
-from app.gateway.ops.auth import Door, working
+from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.http_server import ConnectionLimits
+from app.gateway.ops.auth import OpsAuth, working
 from app.gateway.protocol.body import bounded
 from app.gateway.protocol.exchange import Message as Asgi
 from tests.gateways import CLOCK, DIALECTS, OLLAMA, PATIENCE, Dialect, Line, Running, Scripted, gateway, until
 from tests.test_gateway_faults import error_of
 from tests.test_gateway_proxy import caller_of, played
 
-SOON = Bounds(head_seconds=0.2, unread_seconds=0.3)
+SOON = ConnectionLimits(head_seconds=0.2, unread_seconds=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +159,7 @@ def test_the_ops_api_does_not_wait_either() -> None:
             said.append(message)
 
         keys = Keys.parse("")
-        door = Door(inside, keys, Limits(CLOCK), CLOCK, working(keys), body_seconds=0.01)
+        door = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, working(keys), body_seconds=0.01)
         await door({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
 
     with pytest.raises(Exception, match="too little") as caught:

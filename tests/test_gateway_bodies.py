@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.auth.keys import hash_of
-from app.gateway.protocol.body import Budget, Crowded, Held, whole
+from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
 from app.gateway.protocol.exchange import Message
 from tests.gateways import OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
 
@@ -39,7 +39,7 @@ steps = st.lists(
 def test_what_is_counted_is_what_is_there(steps: list[tuple[str, str, int, int]]) -> None:
     """After any steps the budget knows the bytes of all that are kept, within its bounds; at the end it is as new."""
     budget = Budget(MOST, RESERVE, SMALL)
-    live: list[tuple[str, Held, list[Callable[[], None]]]] = []
+    live: list[tuple[str, HeldBody, list[Callable[[], None]]]] = []
     for what, key, which, amount in steps:
         if what == "begin":
             held = budget.hold(key)
@@ -210,7 +210,7 @@ def test_what_goes_on_without_its_caller_keeps_its_body(tmp_path: Path) -> None:
         caller = begun(running, body)
         until(lambda: server.asked, "the request")
         caller.close()
-        until(lambda: len(running.composed.lingering) == 1, "its going on")
+        until(lambda: len(running.composed.detached) == 1, "its going on")
         assert running.composed.budget.taken == len(body)
         answer.set()
         assert is_released(running)

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.gateway.inference.detached import Lingering
-from app.gateway.upstream.upstream_client import Answer
+from app.gateway.inference.detached import DetachedRequests
+from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.report import Loaded, Report
 from jobs.models.placement import Tier
 from tests.gateways import (
@@ -251,8 +251,8 @@ def containers(running: Running, *loaded: bool) -> None:
     running.standing.refresh()
 
 
-def lingering(running: Running) -> int:
-    return len(running.composed.lingering)
+def detached(running: Running) -> int:
+    return len(running.composed.detached)
 
 
 @pytest.mark.parametrize("reported", [(True, False), ()], ids=["one-has-it", "nothing-is-known"])
@@ -264,11 +264,11 @@ def test_a_load_in_another_container(tmp_path: Path, reported: tuple[bool, ...])
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)
         assert running.row().about.ending == "client_gone"
-        assert lingering(running) == 1
+        assert detached(running) == 1
         assert "ollama_modal_lingering_requests 1.0" in httpx.get(f"{running.url}/metrics").text
         assert not another.aborted.wait(0.05)
         another.loaded.set()
-        until(lambda: not lingering(running) and not running.open_exchanges())
+        until(lambda: not detached(running) and not running.open_exchanges())
         assert not another.aborted.is_set()
 
 
@@ -281,7 +281,7 @@ def test_where_the_model_is_nothing_goes_on(tmp_path: Path, reported: tuple[bool
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)
         assert another.aborted.wait(PATIENCE)
-        assert lingering(running) == 0
+        assert detached(running) == 0
 
 
 def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)
         assert another.aborted.wait(PATIENCE)
-        until(lambda: not lingering(running))
+        until(lambda: not detached(running))
 
 
 def test_what_goes_on_ends_with_the_gateway(tmp_path: Path) -> None:
@@ -304,20 +304,20 @@ def test_what_goes_on_ends_with_the_gateway(tmp_path: Path) -> None:
         with gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=60) as running:
             with closing(caller_of(running, OPENAI)):
                 assert another.loading.wait(PATIENCE)
-            until(lambda: lingering(running) == 1)
+            until(lambda: detached(running) == 1)
         assert another.aborted.wait(PATIENCE)
-        assert lingering(running) == 0
+        assert detached(running) == 0
 
 
 def test_only_so_many_go_on() -> None:
     """Beyond the most that may go on without a caller, a request ends with him; each gives its body up as it ends."""
 
     async def trial() -> list[bool]:
-        async def ask() -> Answer:
+        async def ask() -> UpstreamAnswer:
             await asyncio.Event().wait()
             raise AssertionError
 
-        few = Lingering(most=2)
+        few = DetachedRequests(most=2)
         dropped: list[int] = []
         asking = [asyncio.create_task(ask()) for _ in range(3)]
         for number, each in enumerate(asking):

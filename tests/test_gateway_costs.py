@@ -10,11 +10,11 @@ from starlette.testclient import TestClient
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import ANYONE, Caller
-from app.gateway.dashboard.cost import Costs, CostTold, router
+from app.gateway.dashboard.cost import CostResponse, Costs, router
 from app.gateway.ops.app import create
 from jobs.core.clock import SystemClock, isoformat
 from jobs.telemetry.container_time import Metered
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
@@ -32,17 +32,17 @@ def container(began: datetime, **seconds: float) -> Metered:
 @pytest.fixture
 def entries(store: Store) -> dict[str, Any]:
     """A container that served for half of its hour, for two keys alike."""
-    books = Books(store.facts, HandClock(NOW), "gateway-1")
+    usage_recorder = UsageRecorder(store.facts, HandClock(NOW), "gateway-1")
     for key in ("alice", "root"):
-        books.add(Use(NOW - timedelta(hours=1), "llama3.2:latest", key, "a10g", "success", seconds=60))
-    books.flush()
+        usage_recorder.add(Use(NOW - timedelta(hours=1), "llama3.2:latest", key, "a10g", "success", seconds=60))
+    usage_recorder.flush()
     meter = container(NOW - timedelta(hours=2), serving=1800, idle=1800)
     return {**dict(store.facts.items()), meter.key: meter.as_json()}
 
 
 def test_what_was_spent_is_shared_by_use(entries: dict[str, Any]) -> None:
     """An hour of a container costs its tier's hour; its serving is shared by model and key, with the prices' date."""
-    found = CostTold.model_validate(Costs(HandClock(NOW), lambda: entries, load()).tell(ANYONE, None))
+    found = CostResponse.model_validate(Costs(HandClock(NOW), lambda: entries, load()).tell(ANYONE, None))
 
     assert (found.is_estimate, round(found.dollars, 2)) == (True, 1.42)
     assert found.prices.as_of == "2026-09-15"
@@ -91,12 +91,12 @@ def somewhere(tmp_path: Path) -> Iterator[Place]:
 
 def test_it_is_part_of_the_ops_api(somewhere: Place, entries: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
-    client = TestClient(create(somewhere.office(), more=(router(Costs(HandClock(NOW), lambda: entries, load())),)))
+    client = TestClient(create(somewhere.ops_context(), more=(router(Costs(HandClock(NOW), lambda: entries, load())),)))
 
     assert client.get("/ops/v1/cost").status_code == 401
     for key, uses in ((ADMIN_KEY, 2), (CHAT_KEY, 1)):
         answer = client.get("/ops/v1/cost?since=2026-09-14T00:00:00Z", headers={"x-api-key": key})
-        assert len(CostTold.model_validate(answer.json()).uses) == uses
+        assert len(CostResponse.model_validate(answer.json()).uses) == uses
     for since, status in (("1999-01-01T00:00:00Z", 200), ("2026-09-14", 422), ("soon", 422)):
         assert client.get(f"/ops/v1/cost?since={since}", headers={"x-api-key": ADMIN_KEY}).status_code == status
 

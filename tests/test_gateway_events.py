@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.ops.job_events import Revision, as_it_stood, news
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.core.errors import BadRequest, NotFound
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, Facts, Job, State, fold
+from jobs.ledger.job import Ending, Job, JobFacts, JobState, fold
 from jobs.ledger.ledger import Claim, Ledger
 from tests.offices import CHAT_KEY, Place, place, served
 from tests.processes import until
@@ -32,7 +32,7 @@ def at(second: int) -> str:
 
 def told(ends: list[str], *, beat: int | None = None, open_end: bool = False) -> Job:
     """A job with these attempts; the last one still runs when `open_end`, and has beaten so many seconds in."""
-    facts = Facts(
+    facts = JobFacts(
         job={"id": "j-1", "kind": "pull", "subject": "m:latest", "lane": "weights", "attempts_allowed": 99}
         | {"posted_at": at(0), "request": {"model": "m"}, "posted_by": "t"}
     )
@@ -76,13 +76,13 @@ def test_the_whole_story_is_told_to_whoever_comes_late() -> None:
     """Every move with the job as it stood then; the last is the job as it is."""
     heard = [(str(revision), job.state, len(job.attempts)) for revision, job in news(LIFE[-1], None)]
     assert heard == [
-        ("0.0", State.QUEUED, 0),
-        ("1.0", State.RUNNING, 1),
-        ("2.0", State.WAITING, 1),
-        ("3.0", State.RUNNING, 2),
-        ("4.0", State.WAITING, 2),
-        ("5.0", State.RUNNING, 3),
-        ("6.0", State.SUCCEEDED, 3),
+        ("0.0", JobState.QUEUED, 0),
+        ("1.0", JobState.RUNNING, 1),
+        ("2.0", JobState.WAITING, 1),
+        ("3.0", JobState.RUNNING, 2),
+        ("4.0", JobState.WAITING, 2),
+        ("5.0", JobState.RUNNING, 3),
+        ("6.0", JobState.SUCCEEDED, 3),
     ]
     assert [job for _, job in news(LIFE[-1], None)][-1] == LIFE[-1]
     running = as_it_stood(LIFE[-1], 3).attempts
@@ -222,7 +222,7 @@ def test_whoever_leaves_leaves_nothing_behind(here: Place, ledger: Ledger) -> No
         store = here.store()
         return Counting(store.queue, store.facts, here.clock)
 
-    app = here.app(here.office(open_ledger=counted))
+    app = here.app(here.ops_context(open_ledger=counted))
     with served(app) as url:
         for _ in range(2):
             streams = [follow(url, id) for _ in range(20)]
@@ -234,7 +234,7 @@ def test_whoever_leaves_leaves_nothing_behind(here: Place, ledger: Ledger) -> No
         claimed(ledger, id)
         with follow(url, id) as stream:
             assert [each["id"] for each in events(stream.iter_lines(), 2)] == ["0.0", "1.0"]
-    assert ledger.get(id).state is State.RUNNING
+    assert ledger.get(id).state is JobState.RUNNING
 
 
 def _settled(reads: list[str]) -> bool:
@@ -249,13 +249,13 @@ def test_followers_share_their_looks(here: Place, ledger: Ledger) -> None:
     id = posted(ledger)
 
     async def look_together() -> None:
-        clerks = Clerks(here.ledger, every=timedelta(milliseconds=50))
-        here.clerks.append(clerks)
-        jobs = await asyncio.gather(*(clerks.look(id) for _ in range(100)))
+        ledger_pool = LedgerPool(here.ledger, every=timedelta(milliseconds=50))
+        here.ledger_pool.append(ledger_pool)
+        jobs = await asyncio.gather(*(ledger_pool.look(id) for _ in range(100)))
         assert all(job is jobs[0] for job in jobs)
-        gone = await asyncio.gather(*(clerks.look("nope-1") for _ in range(5)), return_exceptions=True)
+        gone = await asyncio.gather(*(ledger_pool.look("nope-1") for _ in range(5)), return_exceptions=True)
         assert all(isinstance(each, NotFound) for each in gone)
         await asyncio.sleep(0.3)
-        assert not clerks._looks
+        assert not ledger_pool._looks
 
     asyncio.run(look_together())

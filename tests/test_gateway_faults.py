@@ -49,7 +49,7 @@ class Trial:
         """The one row of this model's requests, once so many were recorded."""
 
         def recorded() -> list[Row]:
-            self.running.composed.books.flush()
+            self.running.composed.usage_recorder.flush()
             return [row for row in usage(self.running.facts) if row.about.model == f"{self.model}:latest"]
 
         until(lambda: sum(row.sums.count for row in recorded()) >= count, "the record")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
-from app.gateway.auth.rate_limits import Limits
+from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from app.local.key_commands import scopes_of
 from jobs.core.errors import (
@@ -312,7 +312,7 @@ def test_a_restricted_key_may_not_ask_for_all_models() -> None:
 def test_a_minute_slides() -> None:
     """So many requests pass within any sixty seconds; the next is told when to come again, and then passes."""
     clock = HandClock()
-    limits, caller = Limits(clock), Caller("alice", frozenset(), rpm=3)
+    limits, caller = RateLimits(clock), Caller("alice", frozenset(), rpm=3)
     for _ in range(3):
         limits.enter(caller)()
         clock.tick(10)
@@ -327,7 +327,7 @@ def test_a_minute_slides() -> None:
 
 def test_so_many_at_once_and_no_more() -> None:
     """A request that has ended makes room for one, however often its end is told."""
-    limits, caller = Limits(HandClock()), Caller("alice", frozenset(), concurrent=2)
+    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), concurrent=2)
     leave, _ = limits.enter(caller), limits.enter(caller)
     with pytest.raises(TooManyRequests, match="2 requests under way") as refused:
         limits.enter(caller)
@@ -341,7 +341,7 @@ def test_so_many_at_once_and_no_more() -> None:
 
 def test_what_was_refused_is_not_counted() -> None:
     """A request that was too many at once does not use up the minute as well."""
-    limits, caller = Limits(HandClock()), Caller("alice", frozenset(), rpm=2, concurrent=1)
+    limits, caller = RateLimits(HandClock()), Caller("alice", frozenset(), rpm=2, concurrent=1)
     leave = limits.enter(caller)
     for _ in range(5):
         with pytest.raises(TooManyRequests, match="under way"):
@@ -352,7 +352,7 @@ def test_what_was_refused_is_not_counted() -> None:
 
 def test_keys_do_not_share_their_limits() -> None:
     """What one key uses up is not missing to another, and without limits there are none."""
-    limits = Limits(HandClock())
+    limits = RateLimits(HandClock())
     limits.enter(Caller("alice", frozenset(), rpm=1, concurrent=1))
     limits.enter(Caller("bob", frozenset(), rpm=1, concurrent=1))
     for _ in range(1_000):

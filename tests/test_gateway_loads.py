@@ -14,7 +14,7 @@ import pytest
 
 from app.gateway.auth.keys import PREFIX, Caller, hash_of
 from app.gateway.inference.operator_options import PLACEMENT
-from app.gateway.upstream.loads import Bounds, Loads, TooManyLoads
+from app.gateway.upstream.loads import LoadLimits, Loads, TooManyLoads
 from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
 from tests.gateways import (
@@ -97,7 +97,7 @@ def test_kinds_of_options_are_few(tmp_path: Path) -> None:
 def test_kinds_are_forgotten_and_bounded() -> None:
     """A kind counts for five minutes after it was last asked for; all keys together have a bound as well."""
     clock = HandClock()
-    loads = Loads("a10g", Bounds(most_loads=100, most_kinds=4), clock.monotonic)
+    loads = Loads("a10g", LoadLimits(most_loads=100, most_kinds=4), clock.monotonic)
     callers = [Caller(name, frozenset({"chat"})) for name in ("a", "b", "c", "d", "e")]
 
     def admit(caller: Caller, context: int) -> None:
@@ -120,7 +120,7 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
     """A key has its share of the loads that wait for a tier, each told in its dialect; others' loads find room."""
     door = Door(awake=False)
     shelf = Shelf([model(f"m{n}") for n in range(12)])
-    pace = replace(QUICK, bounds=Bounds(most_loads=8))
+    pace = replace(QUICK, bounds=LoadLimits(most_loads=8))
     with (
         Scripted(played, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, shelf=shelf, pace=pace) as running,

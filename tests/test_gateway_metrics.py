@@ -71,7 +71,7 @@ def test_what_is_not_known_is_not_shown() -> None:
             usage_dropped=lambda: 2,
             log_dropped=lambda: 3,
             standing_seconds=lambda: None,
-            lingering=lambda: 0,
+            detached=lambda: 0,
         )
     )
     lines = shown(metrics)

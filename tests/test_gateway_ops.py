@@ -12,7 +12,15 @@ import pytest
 from fastapi.testclient import TestClient
 
 from app.gateway.auth.keys import ANYONE, hash_of
-from app.gateway.ops.schemas import HealthTold, JobsTold, JobTold, ModelsTold, RouteTold, TiersTold, UsagesTold
+from app.gateway.ops.schemas import (
+    HealthResponse,
+    JobResponse,
+    JobsResponse,
+    ModelsResponse,
+    RouteResponse,
+    TiersResponse,
+    UsageResponse,
+)
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.progress import Reading
@@ -120,8 +128,8 @@ def test_archived_jobs_are_told_too(ask: TestClient, here: Place) -> None:
     id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
     new = here.ledger().get(id)
     old = replace(new, id="old-1", posted_at=new.posted_at - timedelta(days=40))
-    office = here.office(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
-    then = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY})
+    ops_context = here.ops_context(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
+    then = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY})
 
     def listed(**query: str | int) -> list[str]:
         return [job["id"] for job in then.get("/ops/v1/jobs", params=query).json()["jobs"]]
@@ -140,7 +148,7 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: Place, ledger: Ledger) ->
     def broken(_: str) -> None:
         raise RuntimeError("the platform is away")
 
-    ask = TestClient(here.app(here.office(ring=broken)), headers={"x-api-key": ADMIN_KEY})
+    ask = TestClient(here.app(here.ops_context(ring=broken)), headers={"x-api-key": ADMIN_KEY})
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"})
     assert answer.status_code == 201
     assert ledger.get(answer.json()["id"]).kind == "pull"
@@ -218,7 +226,7 @@ def test_jobs_are_listed_by_what_is_asked(ask: TestClient, ledger: Ledger, hand:
 
     def ids(**query: Any) -> list[str]:
         told = ask.get("/ops/v1/jobs", params=query).json()
-        JobsTold.model_validate(told)
+        JobsResponse.model_validate(told)
         assert told["total"] >= len(told["jobs"])
         return [job["id"] for job in told["jobs"]]
 
@@ -256,7 +264,7 @@ def test_a_job_is_told_with_its_whole_story(ask: TestClient, ledger: Ledger) -> 
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
     told = ask.get(f"/ops/v1/jobs/{id}").json()
     assert told == ledger.get(id).as_json()
-    JobTold.model_validate(told)
+    JobResponse.model_validate(told)
     assert told["attempts"][0]["class"] == "network"
 
 
@@ -313,7 +321,7 @@ def test_healthz_needs_no_key_and_touches_nothing(here: Place) -> None:
     def gone() -> Ledger:
         raise AssertionError("nobody may open the ledger for this")
 
-    answer = TestClient(here.app(here.office(open_ledger=gone))).get("/healthz")
+    answer = TestClient(here.app(here.ops_context(open_ledger=gone))).get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
@@ -360,7 +368,7 @@ def test_a_key_for_some_models_changes_only_those(here: Place, ledger: Ledger) -
 
 def test_over_the_limit_is_429(here: Place, hand: HandClock) -> None:
     """With when to come again; then it passes."""
-    app = here.app(here.office(keys=f"bob {hash_of(CHAT_KEY)} rpm=2"))
+    app = here.app(here.ops_context(keys=f"bob {hash_of(CHAT_KEY)} rpm=2"))
     ask = TestClient(app, headers={"x-api-key": CHAT_KEY})
     assert [ask.get("/ops/v1/tiers").status_code for _ in range(3)] == [200, 200, 429]
     wait = int(ask.get("/nowhere").headers["retry-after"])
@@ -392,7 +400,12 @@ def test_what_stands_is_told(ask: TestClient, here: Place) -> None:
     usage = ask.get("/ops/v1/usage").json()
     assert (models["models"], tiers["tiers"], usage["usage"]) == (MODELS, TIERS, USAGE)
     assert (route["tier"], route["facts"]) == ("a10g", ["asked for a context of 4096"])
-    for shape, told in ((ModelsTold, models), (TiersTold, tiers), (RouteTold, route), (UsagesTold, usage)):
+    for shape, told in (
+        (ModelsResponse, models),
+        (TiersResponse, tiers),
+        (RouteResponse, route),
+        (UsageResponse, usage),
+    ):
         shape.model_validate(told)
     assert ask.get("/ops/v1/usage", params={"since": "2026-09-16"}).json() == {"usage": []}
 
@@ -413,7 +426,7 @@ def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: Place, ledger: L
     """It counts jobs and models; what is known being too old is trouble, and not ready."""
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     told = ask.get("/ops/v1/health").json()
-    HealthTold.model_validate(told)
+    HealthResponse.model_validate(told)
     assert (told["status"], told["problems"], told["jobs"]["queued"]) == ("ok", [], 1)
     assert told["models"] == {"count": 1, "bytes": MODELS[0]["size"]}
     assert ask.get("/readyz").json() == {"status": "ready"}
@@ -431,8 +444,8 @@ def test_a_ledger_that_cannot_be_reached_is_not_ready(here: Place) -> None:
     def away() -> Ledger:
         raise ConnectionError("the store is away")
 
-    office = here.office(open_ledger=away)
-    ask = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY}, raise_server_exceptions=False)
+    ops_context = here.ops_context(open_ledger=away)
+    ask = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}, raise_server_exceptions=False)
     answer = ask.get("/readyz")
     assert (answer.status_code, answer.json()["error"]) == (503, "the ledger cannot be reached: ConnectionError")
     broken = ask.get("/ops/v1/jobs")
@@ -441,11 +454,11 @@ def test_a_ledger_that_cannot_be_reached_is_not_ready(here: Place) -> None:
 
 def test_metrics_have_no_open_labels(here: Place, ledger: Ledger) -> None:
     """Requests of unknown models and keys are counted as `other`; jobs, bytes and wakes are there from the start."""
-    office = here.office()
+    ops_context = here.ops_context()
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
-        office.metrics.add(served_one(model=model, key="alice" if model.startswith("l") else model))
+        ops_context.metrics.add(served_one(model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
-    answer = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
+    answer = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = answer.text.splitlines()
     ok = 'ollama_modal_requests_total{ending="success",key="alice",model="llama3.2:latest",tier="a10g"} 1.0'
@@ -472,8 +485,8 @@ def test_the_document_describes_every_operation(ask: TestClient) -> None:
         assert {"401", "403", "422"} <= set(operation["responses"])
         assert {"HTTPBearer": []} in operation["security"]
     assert "HTTPValidationError" not in json.dumps(document)
-    assert document["components"]["schemas"]["JobTold"]["examples"]
-    JobTold.model_validate(document["components"]["schemas"]["JobTold"]["examples"][0])
+    assert document["components"]["schemas"]["JobResponse"]["examples"]
+    JobResponse.model_validate(document["components"]["schemas"]["JobResponse"]["examples"][0])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/openapi.json", "/ops/v1", "/ops/v1/jobs/", "/ops/v2/jobs"])
@@ -497,7 +510,7 @@ def test_no_trouble_shows_a_key(here: Place) -> None:
     for path in (*READS, "/nowhere"):
         assert secret not in client(here, secret).get(path).text
     with pytest.raises(Trouble) as refused:
-        here.office(keys=f"alice {secret}")
+        here.ops_context(keys=f"alice {secret}")
     assert secret not in f"{refused.value}{refused.value.hint}"
 
 

@@ -14,17 +14,17 @@ import ollama
 import pytest
 
 from app.gateway.auth.keys import ANYONE, hash_of
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.ollama_jobs import Frames, Pulls
 from app.gateway.ops.post_jobs import Poster
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Stalled
 from jobs.core.progress import Progress, Reading
-from jobs.ledger.job import Attempt, Job, State
+from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.ledger import Claim, Ledger
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
-from jobs.tasks.table import Workshop
+from jobs.tasks.table import TaskContext
 from jobs.testing.registry.server import RegistryDouble
 from tests.gateways import PATIENCE, until
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
@@ -39,7 +39,7 @@ SUCCESS = {"status": "success"}
 
 
 @dataclass
-class Desk:
+class Commands:
     """A served gateway for jobs, and the ledger behind it."""
 
     url: str
@@ -57,21 +57,21 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def commands(tmp_path: Path) -> Iterator[Commands]:
     with place(tmp_path) as here, served(here.app()) as url:
-        desk = Desk(url, here, here.ledger())
-        yield desk
-        for client in desk.clients:
+        commands = Commands(url, here, here.ledger())
+        yield commands
+        for client in commands.clients:
             client.close()
 
 
 @contextmanager
-def worked(desk: Desk) -> Iterator[Scene]:
+def worked(commands: Commands) -> Iterator[Scene]:
     """A registry with one model, a models directory, and workers that pull from the one to the other."""
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
-        scene = Scene(desk.here.folder, registry.url)
+        scene = Scene(commands.here.folder, registry.url)
         scene.weights().prepare()
-        with working(desk.here.store(), scene.shop(client)):
+        with working(commands.here.store(), scene.shop(client)):
             yield scene
 
 
@@ -89,10 +89,10 @@ def claimed(ledger: Ledger, id: str) -> Claim:
 # -- pull --------------------------------------------------------------------------------------------------------------
 
 
-def test_ollamas_python_client_pulls_with_a_bar(desk: Desk) -> None:
+def test_ollamas_python_client_pulls_with_a_bar(commands: Commands) -> None:
     """Its stream begins with the manifest, ends with success, and its bytes add up; the model is there."""
-    with worked(desk) as scene:
-        frames = list(desk.client().pull(NAME, stream=True))
+    with worked(commands) as scene:
+        frames = list(commands.client().pull(NAME, stream=True))
         assert [frame.status for frame in (frames[0], *frames[-3:])] == [
             "pulling manifest", "verifying sha256 digest", "writing manifest", "success",
         ]  # fmt: skip
@@ -101,58 +101,60 @@ def test_ollamas_python_client_pulls_with_a_bar(desk: Desk) -> None:
         assert counted[-1].completed == counted[-1].total
         assert {frame.digest for frame in counted} == {"sha256:model"}
         assert scene.weights().find(MODEL.name) is not None
-    (job,) = desk.ledger.jobs()
-    assert (job.state, job.posted_by, job.result and job.result["way"]) == (State.SUCCEEDED, "root", "registry")
-    assert desk.here.changes == ["changed"]
-    assert "weights" in desk.here.rung
+    (job,) = commands.ledger.jobs()
+    assert (job.state, job.posted_by, job.result and job.result["way"]) == (JobState.SUCCEEDED, "root", "registry")
+    assert commands.here.changes == ["changed"]
+    assert "weights" in commands.here.rung
 
 
-def test_a_pull_without_a_stream_is_one_answer(desk: Desk) -> None:
+def test_a_pull_without_a_stream_is_one_answer(commands: Commands) -> None:
     """As Ollama's own: the last frame alone, when all is done; once more when the model is here already."""
-    with worked(desk):
-        assert desk.client().pull(NAME).status == "success"
-        again = desk.ask("POST", "/api/pull", json={"name": NAME, "stream": False})
+    with worked(commands):
+        assert commands.client().pull(NAME).status == "success"
+        again = commands.ask("POST", "/api/pull", json={"name": NAME, "stream": False})
     assert (again.json(), again.headers["content-type"]) == (SUCCESS, "application/json")
 
 
-def test_our_own_client_of_ollama_pulls_through_it(desk: Desk) -> None:
+def test_our_own_client_of_ollama_pulls_through_it(commands: Commands) -> None:
     """Whoever watches a pull as strictly as we do ourselves finds nothing to complain about."""
-    with worked(desk), httpx.Client(headers={"x-api-key": ADMIN_KEY}) as client:
+    with worked(commands), httpx.Client(headers={"x-api-key": ADMIN_KEY}) as client:
         progress = Progress(SystemClock())
-        Ollama(desk.url, client=client).pull(NAME, progress=progress)
+        OllamaClient(commands.url, client=client).pull(NAME, progress=progress)
         assert progress.read().completed == progress.read().total > 0
 
 
-def test_an_unknown_model_fails_in_ollamas_words(desk: Desk) -> None:
+def test_an_unknown_model_fails_in_ollamas_words(commands: Commands) -> None:
     """In the stream as its last frame, without one as 500: what Ollama's clients turn into their own error."""
-    with worked(desk):
-        frames = [json.loads(line) for line in desk.ask("POST", "/api/pull", json={"model": "nope"}).text.splitlines()]
+    with worked(commands):
+        frames = [
+            json.loads(line) for line in commands.ask("POST", "/api/pull", json={"model": "nope"}).text.splitlines()
+        ]
         assert frames[-1] == {"error": "pull model manifest: file does not exist"}
         with pytest.raises(ollama.ResponseError) as refused:
-            desk.client().pull("nope")
+            commands.client().pull("nope")
     assert (refused.value.status_code, refused.value.error) == (500, "pull model manifest: file does not exist")
 
 
-def test_a_caller_that_leaves_ends_no_pull(desk: Desk) -> None:
+def test_a_caller_that_leaves_ends_no_pull(commands: Commands) -> None:
     """The job stays; whoever asks again joins it and sees it end."""
-    stream: Any = desk.client().pull(NAME, stream=True)
+    stream: Any = commands.client().pull(NAME, stream=True)
     assert next(stream).status == "pulling manifest"
     stream.close()
-    (job,) = desk.ledger.jobs()
-    assert (job.state, job.cancel_asked) == (State.QUEUED, False)
-    again = desk.client().pull(NAME, stream=True)
+    (job,) = commands.ledger.jobs()
+    assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
+    again = commands.client().pull(NAME, stream=True)
     next(again)
-    with worked(desk):
+    with worked(commands):
         assert [frame.status for frame in again][-1] == "success"
-    assert [each.id for each in desk.ledger.jobs()] == [job.id]
+    assert [each.id for each in commands.ledger.jobs()] == [job.id]
 
 
-def test_a_cancelled_pull_says_so(desk: Desk) -> None:
+def test_a_cancelled_pull_says_so(commands: Commands) -> None:
     """Whoever waits for it is told, and by which job."""
-    stream = desk.client().pull(NAME, stream=True)
+    stream = commands.client().pull(NAME, stream=True)
     next(stream)
-    (job,) = desk.ledger.jobs()
-    desk.ledger.cancel(job.id, by="t")
+    (job,) = commands.ledger.jobs()
+    commands.ledger.cancel(job.id, by="t")
     with pytest.raises(ollama.ResponseError, match=f"the pull was cancelled, job {job.id}"):
         list(stream)
 
@@ -178,31 +180,31 @@ def test_a_cancelled_pull_says_so(desk: Desk) -> None:
         (b'{"model": "tiny", "insecure": true}', "insecure pulls are made from loopback and from"),
     ],
 )
-def test_a_wrong_pull_is_refused_before_it_is_a_job(desk: Desk, body: bytes, said: str) -> None:
+def test_a_wrong_pull_is_refused_before_it_is_a_job(commands: Commands, body: bytes, said: str) -> None:
     """400 in Ollama's shape, and nothing in the ledger."""
-    answer = desk.ask("POST", "/api/pull", content=body)
+    answer = commands.ask("POST", "/api/pull", content=body)
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]
-    assert desk.ledger.ids() == []
+    assert commands.ledger.ids() == []
 
 
-def test_a_password_never_reaches_the_ledger(desk: Desk) -> None:
+def test_a_password_never_reaches_the_ledger(commands: Commands) -> None:
     """Ollama ignores a user's name and password; they are not written down here either. Keys may be in any case."""
     stream = httpx.stream(
         "POST",
-        f"{desk.url}/api/pull",
+        f"{commands.url}/api/pull",
         headers={"x-api-key": ADMIN_KEY},
         json={"Model": NAME, "username": "me", "password": "hunter2"},
     )
     with stream as answer:
         assert json.loads(next(answer.iter_lines())) == MANIFEST
-    (job,) = desk.ledger.jobs()
+    (job,) = commands.ledger.jobs()
     assert job.request == {"model": NAME, "way": "auto", "rate_limit": None}
 
 
-def test_chat_may_neither_pull_nor_delete(desk: Desk) -> None:
+def test_chat_may_neither_pull_nor_delete(commands: Commands) -> None:
     """What Ollama's client raises says which key, and what it lacks."""
-    alice = desk.client(CHAT_KEY)
+    alice = commands.client(CHAT_KEY)
     for work in (alice.pull, alice.delete):
         with pytest.raises(ollama.ResponseError, match="key 'alice' has the scope chat; this needs admin") as refused:
             work(NAME)
@@ -212,16 +214,16 @@ def test_chat_may_neither_pull_nor_delete(desk: Desk) -> None:
 # -- delete ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_delete_is_waited_for(desk: Desk) -> None:
+def test_a_delete_is_waited_for(commands: Commands) -> None:
     """200 and nothing else once the model is gone; the second time 404 in Ollama's words."""
-    with worked(desk) as scene:
-        desk.client().pull(NAME)
-        answer = desk.ask("DELETE", "/api/delete", json={"model": NAME})
+    with worked(commands) as scene:
+        commands.client().pull(NAME)
+        answer = commands.ask("DELETE", "/api/delete", json={"model": NAME})
         assert (answer.status_code, answer.content) == (200, b"")
         assert scene.weights().find(MODEL.name) is None
-        assert desk.here.changes == ["changed", "changed"]
+        assert commands.here.changes == ["changed", "changed"]
         with pytest.raises(ollama.ResponseError) as refused:
-            desk.client().delete(NAME)
+            commands.client().delete(NAME)
     assert (refused.value.status_code, refused.value.error) == (404, f"model '{NAME}' not found")
 
 
@@ -233,30 +235,30 @@ def test_a_delete_is_waited_for(desk: Desk) -> None:
         (b'{"name": "a/b/c/d/e"}', 'name "a/b/c/d/e" is invalid'),
     ],
 )
-def test_a_wrong_delete_is_refused(desk: Desk, body: bytes, said: str) -> None:
+def test_a_wrong_delete_is_refused(commands: Commands, body: bytes, said: str) -> None:
     """400 in Ollama's words."""
-    answer = desk.ask("DELETE", "/api/delete", content=body)
+    answer = commands.ask("DELETE", "/api/delete", content=body)
     assert (answer.status_code, answer.json()["error"]) == (400, said)
 
 
-def test_a_delete_is_not_waited_for_for_ever(desk: Desk) -> None:
+def test_a_delete_is_not_waited_for_for_ever(commands: Commands) -> None:
     """Behind long pulls its caller is told, in time, that it goes on, and as which job; it does."""
-    office = desk.here.office()
-    clerks = Clerks(office.open_ledger)
-    desk.here.clerks.append(clerks)
-    work = Pulls(office, clerks, Poster(office, clerks), delete_waits=timedelta(seconds=0.01))
+    ops_context = commands.here.ops_context()
+    ledger_pool = LedgerPool(ops_context.open_ledger)
+    commands.here.ledger_pool.append(ledger_pool)
+    work = Pulls(ops_context, ledger_pool, Poster(ops_context, ledger_pool), delete_waits=timedelta(seconds=0.01))
     with pytest.raises(Stalled, match="the delete has waited for") as stalled:
         asyncio.run(work.delete(ANYONE, {"model": NAME}, stays))
-    (job,) = desk.ledger.jobs()
-    assert (job.kind, job.state) == ("delete", State.QUEUED)
+    (job,) = commands.ledger.jobs()
+    assert (job.kind, job.state) == ("delete", JobState.QUEUED)
     assert f"goes on as job {job.id}" in str(stalled.value)
     assert stalled.value.hint == f"`ollama-modal job {job.id} --follow`"
 
 
-def test_a_delete_that_fails_says_why(desk: Desk) -> None:
+def test_a_delete_that_fails_says_why(commands: Commands) -> None:
     """500 with the reason of the job's last attempt."""
-    with httpx.Client() as client, working(desk.here.store(), Workshop(SystemClock(), Registry(client=client))):
-        answer = desk.ask("DELETE", "/api/delete", json={"model": NAME})
+    with httpx.Client() as client, working(commands.here.store(), TaskContext(SystemClock(), Registry(client=client))):
+        answer = commands.ask("DELETE", "/api/delete", json={"model": NAME})
     assert answer.status_code == 500
     assert "no Ollama server is part of this stack" in answer.json()["error"]
 
@@ -269,7 +271,11 @@ def test_a_delete_that_fails_says_why(desk: Desk) -> None:
 def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: str, body: dict[str, Any]) -> None:
     """Who gives up on one answer neither fills the followers' places nor his key's own; the job goes on."""
     keys = f"root {hash_of(ADMIN_KEY)} admin concurrent=1"
-    with place(tmp_path) as here, served(here.app(here.office(keys), followers=1)) as url, httpx.Client() as client:
+    with (
+        place(tmp_path) as here,
+        served(here.app(here.ops_context(keys), followers=1)) as url,
+        httpx.Client() as client,
+    ):
 
         def leaves() -> bool:
             try:
@@ -285,7 +291,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
         until(leaves)
         until(leaves, "room for another")
         (job,) = here.ledger().jobs()
-        assert (job.state, job.cancel_asked) == (State.QUEUED, False)
+        assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
 
 
 # -- frames ------------------------------------------------------------------------------------------------------------
@@ -293,7 +299,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
 POSTED = datetime(2026, 9, 15, tzinfo=UTC)
 
 
-def job(state: State, reading: Reading | None = None, *, attempts: int = 1, message: str | None = None) -> Job:
+def job(state: JobState, reading: Reading | None = None, *, attempts: int = 1, message: str | None = None) -> Job:
     tries = tuple(
         Attempt(n, POSTED, "w", LEASE, POSTED, message=message if n == attempts else "before", hint="mend it")
         for n in range(1, attempts + 1)
@@ -307,7 +313,7 @@ def seen(*jobs: Job) -> list[Any]:
 
 
 def pulling(completed: int, status: str = "pulling") -> Job:
-    return job(State.RUNNING, Reading(completed, 100, 1.0, status))
+    return job(JobState.RUNNING, Reading(completed, 100, 1.0, status))
 
 
 def counted(completed: int) -> dict[str, Any]:
@@ -318,29 +324,29 @@ def counted(completed: int) -> dict[str, Any]:
 def test_frames_come_in_ollamas_order() -> None:
     """Manifest (which the stream says itself), bytes, verifying, writing, success; nothing twice in a row."""
     frames = seen(
-        job(State.QUEUED, attempts=0),
-        job(State.RUNNING, Reading(status="asking for the manifest")),
+        job(JobState.QUEUED, attempts=0),
+        job(JobState.RUNNING, Reading(status="asking for the manifest")),
         pulling(0),
         pulling(40),
         pulling(40),
         pulling(100, "verifying sha256 digest"),
         pulling(100, "publishing"),
-        replace(pulling(100, "publishing"), state=State.SUCCEEDED),
+        replace(pulling(100, "publishing"), state=JobState.SUCCEEDED),
     )
     assert frames == [counted(0), counted(40), counted(100), VERIFYING, WRITING, SUCCESS]
 
 
 def test_a_pull_too_fast_to_be_seen_still_tells_all() -> None:
     """From queued to done in one look: the whole row, with every byte counted."""
-    done = replace(pulling(70, "publishing"), state=State.SUCCEEDED)
-    assert seen(job(State.QUEUED, attempts=0), done) == [counted(100), VERIFYING, WRITING, SUCCESS]
+    done = replace(pulling(70, "publishing"), state=JobState.SUCCEEDED)
+    assert seen(job(JobState.QUEUED, attempts=0), done) == [counted(100), VERIFYING, WRITING, SUCCESS]
 
 
 def test_a_second_try_starts_the_row_again() -> None:
     """Why the first one failed is a status, so a person sees it; the job goes on."""
-    waiting = job(State.WAITING, message="the cable")
-    again = replace(job(State.RUNNING, Reading(90, 100, 1.0, "pulling"), attempts=2))
-    done = replace(again, state=State.SUCCEEDED)
+    waiting = job(JobState.WAITING, message="the cable")
+    again = replace(job(JobState.RUNNING, Reading(90, 100, 1.0, "pulling"), attempts=2))
+    done = replace(again, state=JobState.SUCCEEDED)
     assert seen(pulling(90, "publishing"), waiting, again, done) == [
         counted(90), VERIFYING, WRITING, {"status": "waiting to try again: the cable"}, counted(90), counted(100),
         VERIFYING, WRITING, SUCCESS,
@@ -349,9 +355,9 @@ def test_a_second_try_starts_the_row_again() -> None:
 
 def test_a_failure_is_the_last_frame() -> None:
     """With the message and what to do."""
-    assert seen(job(State.FAILED, message="the disk is full")) == [{"error": "the disk is full (mend it)"}]
+    assert seen(job(JobState.FAILED, message="the disk is full")) == [{"error": "the disk is full (mend it)"}]
 
 
 def test_other_work_of_a_pull_is_told_as_it_is() -> None:
     """Hashing what is here already, or waiting for another pull: a status without bytes."""
-    assert seen(job(State.RUNNING, Reading(5, 10, 1.0, "verifying"))) == [{"status": "verifying"}]
+    assert seen(job(JobState.RUNNING, Reading(5, 10, 1.0, "verifying"))) == [{"status": "verifying"}]

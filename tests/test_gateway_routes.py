@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.auth.keys import hash_of
-from app.gateway.protocol.routes import TABLE, Entry, clean, find, speech_of
+from app.gateway.protocol.routes import TABLE, RouteEntry, clean, find, speech_of
 from jobs.testing.ollama.http import ROUTES
 from tests.gateways import PATIENCE, TALK, Scripted, gateway
 
@@ -80,7 +80,7 @@ def test_every_entry_does_what_it_says(tmp_path: Path) -> None:
     asks = {"model": "llama3.2", "messages": TALK, "max_tokens": 1, "input": "hi", "prompt": "hi", "stream": False}
     body = json.dumps(asks).encode()
 
-    def asked(entry: Entry, method: str, key: str, content: bytes = body) -> httpx.Response:
+    def asked(entry: RouteEntry, method: str, key: str, content: bytes = body) -> httpx.Response:
         path = re.sub(r"\{.*\}", "llama3.2", entry.path)
         headers = {"authorization": f"Bearer {key}"}
         return httpx.request(method, f"{running.url}{path}", content=content, headers=headers, timeout=PATIENCE)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.auth.keys import Keys, proof_of
-from app.gateway.auth.signatures import Asked, is_signature, parse_public_key, signer
+from app.gateway.auth.signatures import SignedRequest, is_signature, parse_public_key, signer
 from jobs.core.errors import BadRequest, Unauthorized
 
 NOW = datetime(2026, 11, 24, 3, tzinfo=UTC)
@@ -26,8 +26,8 @@ def signed(text: str, private: Ed25519PrivateKey = PRIVATE) -> str:
     return f"{PUBLIC}:{base64.b64encode(private.sign(text.encode())).decode()}"
 
 
-def asked(method: str, path: str, ts: str = TS) -> Asked:
-    return Asked(method, path, f"ts={ts}")
+def asked(method: str, path: str, ts: str = TS) -> SignedRequest:
+    return SignedRequest(method, path, f"ts={ts}")
 
 
 def test_a_signed_request_tells_who_signed_it() -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from jobs.testing.models import LIBRARY
-from jobs.testing.ollama.faults import Fault
+from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from tests.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model, until
@@ -60,7 +60,7 @@ def test_whole_answers(running: Running, dialect: Dialect, stream: bool) -> None
 @each_dialect
 def test_an_error_inside_a_stream(running: Running, double: OllamaDouble, dialect: Dialect) -> None:
     """An error after the first words reaches every client: Ollama tells it to its own, and swallows it on /v1."""
-    double.faults.add(Fault(dialect.path, "error", 2, text="the runner has stopped"))
+    double.faults.add(OllamaFault(dialect.path, "error", 2, text="the runner has stopped"))
     response = asked(running, dialect, model="tiny", stream=True)
     assert response.status_code == 200
     assert dialect.error_in(response.content)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.gateway.upstream.cold_start import Temper, TierState
+from app.gateway.upstream.cold_start import TierState, TierStateName
 from app.gateway.upstream.tier_state import told
 from app.model_server.report import Report
 
@@ -14,7 +14,7 @@ BEFORE = NOW - timedelta(minutes=1)
 HOUR_AGO = "2026-09-15T07:30:00.000Z"
 
 
-def tier(temper: Temper, state: str | None = None, why: str = "") -> dict[str, Any]:
+def tier(temper: TierStateName, state: str | None = None, why: str = "") -> dict[str, Any]:
     seen = TierState("a10g", temper, NOW - timedelta(hours=1), "as seen", held=3)
     return told(seen, [Report("a10g", "ta-1", state, BEFORE, why=why)] if state else [], NOW)
 
@@ -32,7 +32,7 @@ def tier(temper: Temper, state: str | None = None, why: str = "") -> dict[str, A
         ("ready", "failed", "that was another container", "ready"),
     ],
 )
-def test_whoever_knows_better_is_believed(temper: Temper, reported: str | None, why: str, state: str) -> None:
+def test_whoever_knows_better_is_believed(temper: TierStateName, reported: str | None, why: str, state: str) -> None:
     """A tier that answered is ready and one that is asked for is waking, but of its own trouble a container tells."""
     assert tier(temper, reported, why)["state"] == state
 

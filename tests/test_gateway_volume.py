@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.accounting.archive import archive_at, archive_jobs
-from app.gateway.catalog.volume import Volume
+from app.gateway.catalog.volume import VolumeModels
 from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
@@ -19,7 +19,7 @@ def test_what_is_not_whole_is_told_beside_what_is(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     put(weights, sample("tiny"))
     torn = put_manifest(weights, "torn", sample("torn").manifest.raw[:40])
-    volume = Volume(weights.layout.root, lambda: None, HandClock())
+    volume = VolumeModels(weights.layout.root, lambda: None, HandClock())
     assert [str(model.name) for model in volume.read()] == ["tiny:latest"]
     complaints = volume.complaints()
     assert any("torn" in complaint for complaint in complaints)
@@ -42,7 +42,7 @@ def test_archived_jobs_are_brought_in(store: Store, tmp_path: Path, is_open: boo
     old = ended(store, "old:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 40)
     archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), lambda: None)
-    volume = Volume(tmp_path, reload, store.clock)
+    volume = VolumeModels(tmp_path, reload, store.clock)
     assert [job.id for job in volume.archived(old.posted_at)] == [old.id]
     assert list(volume.archived(old.posted_at + timedelta(seconds=1))) == []
     assert len(reloads) == 2

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from jobs.core.errors import Corrupt
 from jobs.models import gguf
-from jobs.models.gguf import Elided, Facts, Header, Tensor
+from jobs.models.gguf import Elided, GgufHeader, MemoryFacts, Tensor
 from jobs.testing.gguf import encoded
 
 LLAMA: dict[str, Any] = {
@@ -29,12 +29,12 @@ LLAMA: dict[str, Any] = {
 }
 
 
-def parsed(raw: bytes) -> Header:
+def parsed(raw: bytes) -> GgufHeader:
     return gguf.parse(io.BytesIO(raw), len(raw))
 
 
-def facts(**values: Any) -> Facts:
-    return Facts.of(
+def facts(**values: Any) -> MemoryFacts:
+    return MemoryFacts.of(
         parsed(encoded({"general.architecture": "x", **{f"x.{key}": each for key, each in values.items()}}))
     )
 
@@ -159,7 +159,7 @@ def test_facts_of_a_model() -> None:
     """The facts that decide about memory are found under the architecture's name."""
     header = parsed(encoded(LLAMA, [Tensor("a", 0, (10, 20))]))
 
-    assert Facts.of(header) == Facts(
+    assert MemoryFacts.of(header) == MemoryFacts(
         architecture="llama",
         layers=28,
         context=131_072,
@@ -171,7 +171,7 @@ def test_facts_of_a_model() -> None:
         file_type=15,
         parameters=200,
     )
-    assert Facts.of(header).kept_per_token == 28 * 8 * 256
+    assert MemoryFacts.of(header).kept_per_token == 28 * 8 * 256
 
 
 def test_heads_may_differ_from_layer_to_layer() -> None:
@@ -195,7 +195,7 @@ def test_kinds_of_model_are_told_apart() -> None:
     """Pooling and vision are facts; a header that tells nothing tells nothing."""
     assert facts(pooling_type=1).pools
     assert facts(**{"vision.block_count": 3}).has_vision
-    assert facts() == Facts(architecture="x")
+    assert facts() == MemoryFacts(architecture="x")
     assert facts(block_count=True, embedding_length="wide").kept_per_token == 0
 
 

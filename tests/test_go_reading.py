@@ -15,7 +15,7 @@ import pytest
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol import request as asked
 from app.gateway.protocol.exchange import Exchange, Message
-from app.gateway.protocol.request import Asked
+from app.gateway.protocol.request import InferenceRequest
 from app.gateway.protocol.routes import find
 from jobs.core.errors import Refused, Trouble
 from tests import go_reading
@@ -55,7 +55,7 @@ def exchange_of(case: Case) -> Exchange:
     )
 
 
-def read(case: Case) -> Asked | Trouble:
+def read(case: Case) -> InferenceRequest | Trouble:
     """What the gateway makes of it."""
     reading = asked.read(exchange_of(case))
     try:
@@ -63,7 +63,7 @@ def read(case: Case) -> Asked | Trouble:
             return asyncio.run(reading)
         reading.send(None)
     except StopIteration as done:
-        found: Asked = done.value
+        found: InferenceRequest = done.value
         return found
     except Trouble as trouble:
         return trouble
@@ -73,7 +73,7 @@ def read(case: Case) -> Asked | Trouble:
 MINUTE = 60_000_000_000
 
 
-def differences(case: Case, go: dict[str, Any], ours: Asked) -> dict[str, Any]:
+def differences(case: Case, go: dict[str, Any], ours: InferenceRequest) -> dict[str, Any]:
     """Where a request that passes is not what the gateway took it for; empty where Go refuses it."""
     if go.get("error"):
         return {}
@@ -98,7 +98,7 @@ def test_the_table_is_that_of_these_cases() -> None:
 def test_what_passes_is_read_as_go_reads_it(case: Case, go: dict[str, Any]) -> None:
     """Each trick is refused, or Go reads in it what we read."""
     ours = read(case)
-    if isinstance(ours, Asked):
+    if isinstance(ours, InferenceRequest):
         assert not differences(case, go, ours), case.body
     else:
         assert isinstance(ours, Refused) or "_debug_render_only" in str(ours)
@@ -134,7 +134,7 @@ PLAIN = [
 def test_what_clients_send_passes(case: Case) -> None:
     """Options that a library leaves at null, names in any case, and forms as curl, browsers, Python and .NET write."""
     ours = read(case)
-    assert isinstance(ours, Asked), ours
+    assert isinstance(ours, InferenceRequest), ours
     assert (ours.model, ours.settings) == ("llama3.2", ())
 
 
@@ -144,7 +144,7 @@ def test_no_duration_takes_long_to_read(keep: str) -> None:
     began = time.process_time()
     ours = read(Case("generate", b'{"model":"llama3.2","keep_alive":"%b"}' % keep.encode()))
     assert time.process_time() - began < 0.2
-    assert isinstance(ours, Asked)
+    assert isinstance(ours, InferenceRequest)
     assert not ours.is_kept
 
 
@@ -231,7 +231,7 @@ def test_go_and_we_read_the_same_of_anything(seed: int) -> None:
     passed = 0
     for case, go in zip(cases, go_reading.asked(cases), strict=True):
         ours = read(case)
-        if isinstance(ours, Asked):
+        if isinstance(ours, InferenceRequest):
             passed += not go.get("error")
             assert not differences(case, go, ours), case
     assert passed > 500

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable
-from jobs.home.home import Home, Server, Stack, home_of
+from jobs.home.home import Home, LocalServer, Stack, home_of
 from jobs.testing.clock import HandClock
 from jobs.weights.prune_plan import Retention
 
@@ -161,7 +161,7 @@ def test_the_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
         pid=7,
         started_at=datetime(2026, 1, 1, tzinfo=UTC),
         simulated=True,
-        servers=(Server("a10g", "http://127.0.0.1:1"), Server("h100", "http://127.0.0.1:2")),
+        servers=(LocalServer("a10g", "http://127.0.0.1:1"), LocalServer("h100", "http://127.0.0.1:2")),
         models=tmp_path / "models",
         retention=Retention(quota_bytes=5),
         rate_limit=6,

@@ -18,7 +18,7 @@ from app.scheduler.alert_check import tell
 from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.incidents import TRIES, Case, Incident, Teller, cases, news, note
+from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, news, note
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.clock import HandClock
 from tests.conftest import Store, open_store
@@ -100,13 +100,13 @@ def test_two_messengers_tell_once(store: Store) -> None:
     look(store, LOST)
     entries = dict(store.facts.items())
     [piece] = news(cases(entries))
-    first, second = (Teller(store.facts, store.clock, entries) for _ in range(2))
+    first, second = (AlertDelivery(store.facts, store.clock, entries) for _ in range(2))
     assert first.may_tell(piece)
     assert not second.may_tell(piece)
     first.done(piece)
     minutes(store, 10)
     assert not second.may_tell(piece)
-    assert not Teller(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
+    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
 
 
 def test_what_did_not_get_through_is_tried_again(store: Store) -> None:

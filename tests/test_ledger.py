@@ -7,11 +7,11 @@ from datetime import timedelta
 
 import pytest
 
-from jobs.cli.job_commands import Desk
+from jobs.cli.job_commands import JobCommands
 from jobs.core.errors import BadRequest, Fenced, NotFound, Refused
 from jobs.core.progress import Reading
 from jobs.ledger.expiry import clear
-from jobs.ledger.job import KINDS, Ending, State
+from jobs.ledger.job import KINDS, Ending, JobState
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
@@ -38,7 +38,7 @@ def test_a_posted_job_is_queued_and_rung_for(ledger: Ledger) -> None:
     """`post` answers with a queued job and puts its id into the lane of its kind."""
     posted = ledger.post("warm", "llama3.2:latest", {"model": "llama3.2"}, by="shell")
     assert not posted.attached
-    assert posted.job.state is State.QUEUED
+    assert posted.job.state is JobState.QUEUED
     assert (posted.job.kind, posted.job.lane, posted.job.posted_by) == ("warm", "servers", "shell")
     assert ledger.next_id("weights", timedelta(0)) is None
     assert ledger.next_id("servers", timedelta(0)) == posted.job.id
@@ -86,13 +86,13 @@ def test_a_job_runs_and_ends(ledger: Ledger, clock: HandClock) -> None:
     """Claimed is running, beats carry progress, and the end tells outcome, times, result and the last progress."""
     id = post(ledger)
     claim = claimed(ledger, id)
-    assert ledger.get(id).state is State.RUNNING
+    assert ledger.get(id).state is JobState.RUNNING
     clock.tick(2)
     assert ledger.beat(claim, Reading(10, 100, 5.0, "pulling")) is False
     assert ledger.get(id).progress == Reading(10, 100, 5.0, "pulling")
     clock.tick(3)
     job = ledger.end(claim, Ending("succeeded", result={"digest": "abc"}), Reading(100, 100, 20.0, "publishing"))
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert job.progress.completed == 100
     assert job.ended_at == clock.now()
     assert (job.ended_at - job.posted_at).total_seconds() == 5
@@ -113,7 +113,7 @@ def test_a_retry_waits_until_its_time(ledger: Ledger, clock: HandClock) -> None:
     ledger.next_id("weights", timedelta(0))
     not_before = clock.now() + timedelta(seconds=10)
     job = ledger.end(claimed(ledger, id), Ending("retry", "network", "cut", not_before=not_before), Reading())
-    assert job.state is State.WAITING
+    assert job.state is JobState.WAITING
     assert ledger.claim(id, worker="w", lease=LEASE) is None
     swept = ledger.sweep()
     assert (swept.rung, swept.next_due) == ((), not_before)
@@ -128,7 +128,7 @@ def test_queued_is_never_stale(ledger: Ledger, clock: HandClock) -> None:
     for _ in range(5):
         clock.tick(86_400)
         assert ledger.sweep().lost == ()
-    assert ledger.get(id).state is State.QUEUED
+    assert ledger.get(id).state is JobState.QUEUED
     assert claimed(ledger, id).n == 1
 
 
@@ -140,7 +140,7 @@ def test_a_beating_attempt_is_never_lost(ledger: Ledger, clock: HandClock) -> No
         clock.tick(29)
         ledger.beat(claim, Reading())
         assert ledger.sweep().lost == ()
-    assert ledger.get(id).state is State.RUNNING
+    assert ledger.get(id).state is JobState.RUNNING
 
 
 def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
@@ -182,7 +182,7 @@ def test_losing_the_last_attempt_fails_the_job(ledger: Ledger, clock: HandClock)
         clock.tick(31)
         ledger.sweep()
     job = ledger.get(id)
-    assert job.state is State.FAILED
+    assert job.state is JobState.FAILED
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "lost"]
     assert ledger.claim(id, worker="w", lease=LEASE) is None
 
@@ -219,9 +219,9 @@ def test_a_full_queue_loses_nothing(store: Store) -> None:
 def test_cancelling_a_queued_job_ends_it_at_once(ledger: Ledger) -> None:
     """A job that nobody runs is cancelled there and then, and is not run any more."""
     id = post(ledger)
-    assert ledger.cancel(id, by="me").state is State.CANCELLED
+    assert ledger.cancel(id, by="me").state is JobState.CANCELLED
     assert ledger.claim(id, worker="w", lease=LEASE) is None
-    assert ledger.cancel(id, by="me").state is State.CANCELLED
+    assert ledger.cancel(id, by="me").state is JobState.CANCELLED
 
 
 def test_cancelling_a_running_job_reaches_its_holder(ledger: Ledger) -> None:
@@ -229,9 +229,9 @@ def test_cancelling_a_running_job_reaches_its_holder(ledger: Ledger) -> None:
     id = post(ledger)
     claim = claimed(ledger, id)
     job = ledger.cancel(id, by="me")
-    assert (job.state, job.cancel_asked) == (State.RUNNING, True)
+    assert (job.state, job.cancel_asked) == (JobState.RUNNING, True)
     assert ledger.beat(claim, Reading()) is True
-    assert ledger.end(claim, Ending("cancelled"), Reading()).state is State.CANCELLED
+    assert ledger.end(claim, Ending("cancelled"), Reading()).state is JobState.CANCELLED
 
 
 def test_a_cancelled_job_whose_holder_died_ends_cancelled(ledger: Ledger, clock: HandClock) -> None:
@@ -241,7 +241,7 @@ def test_a_cancelled_job_whose_holder_died_ends_cancelled(ledger: Ledger, clock:
     ledger.cancel(id, by="me")
     clock.tick(31)
     ledger.sweep()
-    assert ledger.get(id).state is State.CANCELLED
+    assert ledger.get(id).state is JobState.CANCELLED
 
 
 def test_a_canceller_that_died_half_way_is_finished(ledger: Ledger, store: Store) -> None:
@@ -249,7 +249,7 @@ def test_a_canceller_that_died_half_way_is_finished(ledger: Ledger, store: Store
     id = post(ledger)
     store.facts.put(f"cancel/{id}", {"v": 1, "by": "me", "at": "2026-01-01T00:00:00Z"})
     assert ledger.claim(id, worker="w", lease=LEASE) is None
-    assert ledger.get(id).state is State.CANCELLED
+    assert ledger.get(id).state is JobState.CANCELLED
 
 
 def test_cancelling_an_ended_job_changes_nothing(ledger: Ledger) -> None:
@@ -257,7 +257,7 @@ def test_cancelling_an_ended_job_changes_nothing(ledger: Ledger) -> None:
     id = post(ledger)
     ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
     job = ledger.cancel(id, by="me")
-    assert (job.state, job.cancel_asked) == (State.SUCCEEDED, False)
+    assert (job.state, job.cancel_asked) == (JobState.SUCCEEDED, False)
 
 
 def test_a_failed_job_is_retried_as_it_was_posted(ledger: Ledger) -> None:
@@ -294,7 +294,7 @@ def test_last_months_record_still_opens(store: Store) -> None:
     store.facts.put("claim/old-1/1", {"at": "2026-01-01T00:00:01Z", "lease_seconds": 30})
     store.facts.put("end/old-1/1", {"at": "2026-01-01T00:00:02Z", "outcome": "succeeded", "progress": {"z": 1}})
     (job,) = store.ledger().jobs()
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert store.ledger().get("old-1") == job
 
 
@@ -354,7 +354,7 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     for _ in range(2):
         ledger.retire(id)
     assert (ledger.jobs(), ledger.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
-    assert ledger.get(id).state is State.SUCCEEDED
+    assert ledger.get(id).state is JobState.SUCCEEDED
 
     store.clock.wait(3601)
     assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [2, 0]
@@ -381,7 +381,7 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
     """Neither readers that pass over all facts at once, nor posts and beats beside them, nor a list of the jobs: the
     process keeps its collector throughout."""
     ledger, seen = live_store.ledger(), set[bool]()
-    desk = Desk(ledger, live_store.clock, is_worked=lambda: True, idle=("", ""), log="")
+    commands = JobCommands(ledger, live_store.clock, is_worked=lambda: True, idle=("", ""), log="")
 
     def work(n: int) -> None:
         mine = live_store.ledger()
@@ -401,5 +401,5 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
         seen.add(gc.isenabled())
         ledger.jobs()
         seen.add(gc.isenabled())
-    assert desk.browse(state=None, kind=None, limit=1, json=True) == 0
+    assert commands.browse(state=None, kind=None, limit=1, json=True) == 0
     assert seen | {gc.isenabled()} == {True}

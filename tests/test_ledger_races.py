@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from jobs.core.errors import Fenced, NotFound
 from jobs.core.progress import Reading
 from jobs.ledger.expiry import clear
-from jobs.ledger.job import Ending, Job, State
+from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
@@ -267,7 +267,7 @@ def test_a_sleeper_publishes_nothing(steps: int, allowed: int) -> None:
                 world.check()
         raise_failures(world.actors)
         (job,) = world.watcher.jobs()
-        assert job.state is (State.FAILED if is_all_lost(job) else State.SUCCEEDED), str(job)
+        assert job.state is (JobState.FAILED if is_all_lost(job) else JobState.SUCCEEDED), str(job)
         woke_as_holder = job.attempts[0].outcome == "lost"
         assert not (woke_as_holder and sleeper.name in world.published[before:]), (str(job), world.published)
 
@@ -404,7 +404,7 @@ def test_a_lost_reply_is_recognised(sort: str, tmp_path: Path) -> None:
     claim = ledger.claim(posted.job.id, worker="w", lease=LEASE)
     assert not posted.attached
     assert claim is not None
-    assert ledger.end(claim, Ending("succeeded"), Reading()).state is State.SUCCEEDED
+    assert ledger.end(claim, Ending("succeeded"), Reading()).state is JobState.SUCCEEDED
     facts.close()
     bells.close()
 
@@ -422,7 +422,7 @@ def test_a_sleeper_that_wakes_after_its_lease_cannot_end(tmp_path: Path) -> None
         ledger.beat(claim, Reading())
     with pytest.raises(Fenced, match=r"ran out 1\.0 s ago"):
         ledger.end(claim, Ending("succeeded"), Reading())
-    assert ledger.get(job.id).state is State.RUNNING
+    assert ledger.get(job.id).state is JobState.RUNNING
     assert ledger.sweep().lost == (job.id,)
     assert ledger.get(job.id).attempts[0].outcome == "lost"
     facts.close()

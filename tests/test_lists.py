@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.sources import Directory
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.model_server.report import Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadName, NotFound
@@ -88,7 +88,7 @@ class Beside:
     """A server, and what stands in memory of the same directory."""
 
     server: Server
-    standing: Standing
+    standing: KnownState
 
     def asked(self, path: str, body: Any = None) -> Any:
         answer = httpx.request("GET" if body is None else "POST", self.server.url + path, json=body, timeout=30)
@@ -125,8 +125,8 @@ class NoFacts:
         return iter(())
 
 
-def standing_of(models: Path) -> Standing:
-    standing = Standing(NoFacts(), Directory(Layout(models)), SystemClock())
+def standing_of(models: Path) -> KnownState:
+    standing = KnownState(NoFacts(), Directory(Layout(models)), SystemClock())
     assert standing.refresh(), standing.trouble
     return standing
 
@@ -172,7 +172,7 @@ def test_show_takes_a_requests_own_words(beside: Beside) -> None:
 
 def test_the_version_is_what_a_server_told(store: Store) -> None:
     """Until a server has told its version, it is the one that they would run."""
-    standing = Standing(store.facts, Directory(Layout(store.path.parent / "none")), store.clock)
+    standing = KnownState(store.facts, Directory(Layout(store.path.parent / "none")), store.clock)
     standing.refresh()
     assert lists.version(standing, "1.2.3") == {"version": "1.2.3"}
 
@@ -191,12 +191,12 @@ def put(store: Store, tier: str, name: str, *loaded: Loaded, **more: Any) -> Non
 
 
 @pytest.fixture
-def stand(store: Store, tmp_path: Path) -> Standing:
+def stand(store: Store, tmp_path: Path) -> KnownState:
     lay(tmp_path / "models", *SMALL)
-    return Standing(store.facts, Directory(Layout(tmp_path / "models")), store.clock)
+    return KnownState(store.facts, Directory(Layout(tmp_path / "models")), store.clock)
 
 
-def test_what_is_loaded_comes_from_the_servers_own_reports(store: Store, stand: Standing) -> None:
+def test_what_is_loaded_comes_from_the_servers_own_reports(store: Store, stand: KnownState) -> None:
     """Each loaded model is listed once, longest to stay first; what ended or is silent for long has nothing loaded."""
     now = store.clock.now()
 
@@ -233,7 +233,7 @@ def test_what_is_loaded_comes_from_the_servers_own_reports(store: Store, stand: 
     assert lists.ps(stand, lambda name: name.model == "gone")["models"] == answer[1:]
 
 
-def test_old_reports_still_open(store: Store, stand: Standing) -> None:
+def test_old_reports_still_open(store: Store, stand: KnownState) -> None:
     """A report that last month's code wrote tells what is loaded, though not until when."""
     old = {"tier": "a10g", "container": "x", "state": "serving", "at": "2026-01-01T00:00:00.000Z"}
     store.facts.put(
@@ -248,7 +248,7 @@ def test_old_reports_still_open(store: Store, stand: Standing) -> None:
     assert (entry["digest"], entry["expires_at"]) == (model.digest, "0001-01-01T00:00:00Z")
 
 
-def test_callers_see_what_they_may(stand: Standing) -> None:
+def test_callers_see_what_they_may(stand: KnownState) -> None:
     """A predicate keeps models out of every list, and one that is kept out is not found."""
     stand.refresh()
 
@@ -278,7 +278,7 @@ def test_a_shared_blob_weighs_once(tmp_path: Path) -> None:
 
 def test_an_empty_list_is_a_list(store: Store, tmp_path: Path) -> None:
     """With no model, OpenAI's list has an empty list of data: its clients take no null."""
-    standing = Standing(store.facts, Directory(Layout(tmp_path / "none")), store.clock)
+    standing = KnownState(store.facts, Directory(Layout(tmp_path / "none")), store.clock)
     standing.refresh()
 
     assert lists.openai_models(standing) == {"object": "list", "data": []}

@@ -19,7 +19,7 @@ from app.gateway.auth.keys import hash_of, new_key
 from app.logs import as_json, as_text
 from jobs.core.clock import SystemClock
 from jobs.telemetry.webhook import Webhook
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.conftest import open_store
 from tests.gateways import ANTHROPIC, DIALECTS, OLLAMA, Dialect, Heard, Line, Scripted, gateway, until
@@ -223,7 +223,7 @@ def running_endings(written: list[str]) -> list[str]:
 def test_no_signed_address_is_told(tmp_path: Path) -> None:
     """A pull that fails on the store of blobs tells why, in the log and the ledger, without the address's signature."""
     with RegistryDouble([MODEL]) as registry, lines() as written, httpx.Client() as client:
-        registry.faults.add(Fault("cdn", "status", 503, times=None))
+        registry.faults.add(RegistryFault("cdn", "status", 503, times=None))
         scene = Scene(tmp_path, registry.url)
         store = open_store(scene.ledger_path, SystemClock())
         job = worked(store, scene.shop(client), post(store, attempts=2))

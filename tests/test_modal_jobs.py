@@ -27,12 +27,12 @@ from app.gateway.auth.keys import hash_of, new_key
 from app.resources import SERVERS
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.models import LIBRARY, SimModel, arbitrary, find
 from jobs.testing.ollama.server import OllamaDouble
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Manifest
 from tests.platform.containers import Settings
@@ -284,7 +284,7 @@ def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> No
     assert time.monotonic() - started < 45  # a busy machine; a cold start of a worker is not in it
     job = finished(book(client), done.stdout.strip())
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert has_whole(deployed, "qwen2.5/0.5b")
     facts = modal.Dict.from_name("ollama-ledger", client=client)
     assert facts["weights/generation"]
@@ -300,7 +300,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
     """Killed half-way, and a tick fired once: the job ends once, and what was committed is not fetched again; its
     attempts tell the two containers apart."""
     *before, last = (layer.digest for layer in MANY_BLOBS.layers)
-    registry.faults.add(Fault("cdn", "hang", value=1000, digest=last, times=None))
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
     ledger = book(client)
     id = ledger.post("pull", "many-blobs:latest", {"model": "many-blobs"}, by="test").job.id
@@ -320,7 +320,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
     tick(deployed)
     job = finished(ledger, id)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
     after = deployed.containers("weights_worker", alive=False)[-1]
     assert [attempt.worker for attempt in job.attempts] == [worker.id, after.id]
@@ -334,7 +334,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
 def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Client, registry: RegistryDouble) -> None:
     """A container that is taken away hands its attempt back at once, and the next one finishes it without a tick."""
     *_, layer = sorted(simulated("llama3.2:1b").layers, key=lambda each: each.size)
-    registry.faults.add(Fault("cdn", "hang", value=1000, digest=layer.digest, times=None))
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=layer.digest, times=None))
     ledger = book(client)
     id = ledger.post("pull", "llama3.2:1b", {"model": "llama3.2:1b"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
@@ -344,7 +344,7 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
     registry.faults.clear()
     job = finished(ledger, id)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["retry", "succeeded"]
     assert job.attempts[0].message == "the worker was asked to stop"
 
@@ -384,15 +384,15 @@ def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> Non
             continue  # another test has brought it
         id = ledger.post("pull", f"{name}:latest", {"model": name}, by="test").job.id
         modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-        assert finished(ledger, id).state is State.SUCCEEDED
+        assert finished(ledger, id).state is JobState.SUCCEEDED
     count, unused = len(ledger.ids()), ("--unused-days", "0.00001")
     assert ask(deployed, "prune", "--dry-run", *unused)["notes"] == [
         "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
     ]
-    books = Books(modal.Dict.from_name("ollama-ledger", client=client), SystemClock(), "test")
+    usage_recorder = UsageRecorder(modal.Dict.from_name("ollama-ledger", client=client), SystemClock(), "test")
     for name, days in (("other", 100), ("qwen2.5:0.5b", 0)):
-        books.add(Use(datetime.now(UTC) - timedelta(days=days), name, "key", "a10g", "success"))
-    assert books.flush()
+        usage_recorder.add(Use(datetime.now(UTC) - timedelta(days=days), name, "key", "a10g", "success"))
+    assert usage_recorder.flush()
 
     plan = ask(deployed, "prune", "--dry-run", *unused)
 

@@ -11,11 +11,11 @@ from modal.client import Client
 
 from jobs.core.clock import SystemClock
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, State
+from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimModel, arbitrary
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.platform.isolation import unshare
 from tests.platform.plane import Platform
@@ -51,7 +51,7 @@ def client(deployed: Platform) -> Iterator[Client]:
 def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, model: SimModel) -> str:
     """A pull of which all but the last blob is committed, and the last one hangs; its id."""
     *before, last = (layer.digest for layer in model.layers)
-    registry.faults.add(Fault("cdn", "hang", value=1000, digest=last, times=None))
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
     name = str(model.name)
     id = book(client).post("pull", name, {"model": name}, by="test").job.id
@@ -100,7 +100,7 @@ def test_a_redeployment_under_a_pull_loses_nothing(
     registry.hang_up()
     job = finished(book(client), id)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == outcomes
     assert has_whole(deployed, f"{strategy}/latest")
     assert_fetched_once(registry, model)
@@ -123,7 +123,7 @@ def test_a_pull_outlives_its_workers_day(deployed: Platform, client: Client, reg
     deployed.settings.environ.pop("OLLAMA_MODAL_DAY_SECONDS")
     end_all(deployed)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert {attempt.message for attempt in job.attempts[:-1]} == {"the worker was asked to stop"}
     assert {attempt.outcome for attempt in job.attempts[:-1]} == {"retry"}
     assert has_whole(deployed, "evening/latest")

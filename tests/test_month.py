@@ -8,7 +8,7 @@ import pytest
 
 from app.accounting.archive import archived_jobs
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from tests.month import BEGIN, DAYS, Month, foretold, played
 from tests.month_report import WIDTH, report
 
@@ -111,7 +111,7 @@ def test_the_dict_stays_small(month: Month) -> None:
 def test_everything_that_was_begun_has_ended(month: Month) -> None:
     """No job hangs: what failed did so for a reason that somebody was told of."""
     assert all(job.has_ended for job in month.jobs())
-    failed = {(job.kind, job.subject) for job in month.jobs() if job.state is State.FAILED}
+    failed = {(job.kind, job.subject) for job in month.jobs() if job.state is JobState.FAILED}
     assert failed == {("pull", f"{name}:latest") for name in ("nonesuch", "whale", "mixtral")} | {
         ("warm", "deepseek-r1:32b")
     }

@@ -7,11 +7,11 @@ from typing import Any
 from starlette.testclient import TestClient
 
 from app.fleet.schema import declared
-from app.gateway.dashboard.nightly import NightTold
-from app.scheduler import alert_check as lookout
+from app.gateway.dashboard.nightly import NightResponse
+from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
-from app.scheduler.night_plan import Actual, Upstream
+from app.scheduler.night_plan import Actual, UpstreamTag
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
@@ -36,11 +36,11 @@ def night(store: Store, *names: ModelName) -> None:
         now, jobs = store.clock.now(), store.ledger().jobs()
         models = tuple(stocked(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
-        silent = {name.folded(): Upstream(None, "no route") for name in names}
+        silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
         pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
         return Actual(models, silent, memory, pruning, rounds.tonight(FLEET, jobs, now))
 
-    shift.nightly(shift.Post(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
+    shift.nightly(shift.ScheduleContext(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
 
 
 def end(store: Store, kind: str, ending: Ending) -> None:
@@ -65,7 +65,7 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     end(store, "verify", Ending("succeeded", result={"models": [str(HERE)], "bytes": size}))
     end(store, "warm", Ending("failed", "refused", "tier 'a10g' was not woken", "raise own_wakes_per_day"))
     store.clock.wait(600)
-    lookout.look(store.ledger(), store.facts, FLEET, store.clock.now())
+    alert_check.look(store.ledger(), store.facts, FLEET, store.clock.now())
 
     found = told(store)
 
@@ -123,5 +123,5 @@ def test_it_is_part_of_the_ops_api(tmp_path: Path, store: Store) -> None:
         answers = [client.get("/ops/v1/night", headers={"x-api-key": CHAT_KEY}).json()]
         there.store().facts.put(NIGHT_RAN, store.facts.get(NIGHT_RAN))
         answers.append(client.get("/ops/v1/night", headers={"x-api-key": CHAT_KEY}).json())
-    none, some = map(NightTold.model_validate, answers)
+    none, some = map(NightResponse.model_validate, answers)
     assert (none.at, len(some.jobs)) == (None, 3)

@@ -51,7 +51,9 @@ class Platform:
     """Nobody who is sent for arrives."""
 
     def __post_init__(self) -> None:
-        self.post = shift.Post(self.store.ledger(), self.store.facts, FLEET, self.store.clock, lambda _: None)
+        self.post = shift.ScheduleContext(
+            self.store.ledger(), self.store.facts, FLEET, self.store.clock, lambda _: None
+        )
 
     def night(self) -> None:
         self.began.append(self.store.clock.now())
@@ -222,7 +224,7 @@ def test_trouble_that_cannot_be_written_down_is_raised_all_the_same(platform: Pl
             return put(key, value, skip_if_exists=skip_if_exists)
 
     facts = Gone(platform.store.path)
-    platform.post = shift.Post(platform.post.book, facts, FLEET, platform.store.clock, lambda _: None)
+    platform.post = shift.ScheduleContext(platform.post.book, facts, FLEET, platform.store.clock, lambda _: None)
     with pytest.raises(StoreUnavailable, match=r"^away$"):
         platform.night()
     platform.ticks(timedelta(minutes=20))

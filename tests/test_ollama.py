@@ -35,16 +35,16 @@ from jobs.core.errors import (
 )
 from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE, NEVER
-from jobs.ollama.client import FOREVER, Ollama
+from jobs.ollama.client import FOREVER, OllamaClient
 from jobs.ollama.errors import pull_trouble, refusal
 from jobs.ollama.host import OllamaHost
 from jobs.ollama.pull_progress import PullWatch
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LIBRARY, SimModel, arbitrary
-from jobs.testing.ollama.faults import Fault
+from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.server import OllamaDouble
-from jobs.testing.registry.faults import Fault as RegistryFault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 
 D1, D2 = "sha256:" + "1" * 64, "sha256:" + "2" * 64
@@ -56,8 +56,8 @@ def frames(*documents: Any, status: int = 200) -> Callable[[httpx.Request], http
     return lambda _: httpx.Response(status, content=body)
 
 
-def asking(answer: Callable[[httpx.Request], httpx.Response], **more: Any) -> Ollama:
-    return Ollama(
+def asking(answer: Callable[[httpx.Request], httpx.Response], **more: Any) -> OllamaClient:
+    return OllamaClient(
         "http://ollama.test", client=httpx.Client(transport=httpx.MockTransport(answer)), policy=NEVER, **more
     )
 
@@ -284,7 +284,9 @@ def test_short_requests_are_tried_again_and_deletes_are_not() -> None:
             raise httpx.ConnectError("refused")
         return httpx.Response(200, json={"models": None})
 
-    ollama = Ollama("http://ollama.test", client=httpx.Client(transport=httpx.MockTransport(flaky)), policy=AT_ONCE)
+    ollama = OllamaClient(
+        "http://ollama.test", client=httpx.Client(transport=httpx.MockTransport(flaky)), policy=AT_ONCE
+    )
 
     assert ollama.tags() == []
     with pytest.raises(Unreachable, match=r"deleting 'm' on http://ollama\.test"):
@@ -391,12 +393,12 @@ def double(registry: RegistryDouble, tmp_path: Path) -> Iterator[OllamaDouble]:
 
 
 @pytest.fixture
-def ollama(double: OllamaDouble) -> Iterator[Ollama]:
-    with Ollama(double.url, policy=NEVER, stall=timedelta(seconds=2.5)) as ollama:
+def ollama(double: OllamaDouble) -> Iterator[OllamaClient]:
+    with OllamaClient(double.url, policy=NEVER, stall=timedelta(seconds=2.5)) as ollama:
         yield ollama
 
 
-def test_a_model_is_pulled_listed_loaded_asked_and_deleted(ollama: Ollama) -> None:
+def test_a_model_is_pulled_listed_loaded_asked_and_deleted(ollama: OllamaClient) -> None:
     """The whole life of a model on one server."""
     progress = meter()
     ollama.pull("tiny", progress=progress)
@@ -422,7 +424,7 @@ def test_a_model_is_pulled_listed_loaded_asked_and_deleted(ollama: Ollama) -> No
     assert ollama.tags() == []
 
 
-def test_a_model_that_only_embeds_is_loaded_by_embedding(ollama: Ollama) -> None:
+def test_a_model_that_only_embeds_is_loaded_by_embedding(ollama: OllamaClient) -> None:
     """Generating is refused for it, so an empty embedding request loads it."""
     ollama.pull("nomic-embed-text", progress=meter())
 
@@ -437,17 +439,17 @@ def test_a_model_that_only_embeds_is_loaded_by_embedding(ollama: Ollama) -> None
 @pytest.mark.parametrize(
     ("fault", "trouble"),
     [
-        (Fault("/api/pull", "status", 500, text="open /m/manifests: permission denied"), NotWritable),
-        (Fault("/api/pull", "error", 1, text="max retries exceeded: EOF"), CutShort),
-        (Fault("/api/pull", "hang", 1), Stalled),
-        (Fault("/api/pull", "hang", 0), Stalled),
-        (Fault("/api/pull", "cut", 40), CutShort),
-        (Fault("/api/pull", "digest"), Corrupt),
-        (Fault("/api/pull", "full"), DiskFull),
+        (OllamaFault("/api/pull", "status", 500, text="open /m/manifests: permission denied"), NotWritable),
+        (OllamaFault("/api/pull", "error", 1, text="max retries exceeded: EOF"), CutShort),
+        (OllamaFault("/api/pull", "hang", 1), Stalled),
+        (OllamaFault("/api/pull", "hang", 0), Stalled),
+        (OllamaFault("/api/pull", "cut", 40), CutShort),
+        (OllamaFault("/api/pull", "digest"), Corrupt),
+        (OllamaFault("/api/pull", "full"), DiskFull),
     ],
 )
 def test_each_way_a_pull_goes_wrong_has_its_class(
-    double: OllamaDouble, ollama: Ollama, fault: Fault, trouble: type[Trouble]
+    double: OllamaDouble, ollama: OllamaClient, fault: OllamaFault, trouble: type[Trouble]
 ) -> None:
     """And the next pull, when all is well again, succeeds."""
     double.faults.add(fault)
@@ -475,7 +477,7 @@ def _await(is_so: Callable[[], bool]) -> None:
 
 
 def test_a_pull_whose_cdn_falls_silent_is_stalled_though_frames_go_on(
-    registry: RegistryDouble, double: OllamaDouble, ollama: Ollama
+    registry: RegistryDouble, double: OllamaDouble, ollama: OllamaClient
 ) -> None:
     """The server repeats its frames; the client leaves, and the next pull goes on from the parts that were kept."""
     registry.faults.add(RegistryFault("cdn", "hang", 300_000, after=1, digest=BIG.layers[0].digest))
@@ -489,9 +491,9 @@ def test_a_pull_whose_cdn_falls_silent_is_stalled_though_frames_go_on(
     assert registry.served["cdn"] < BIG.layers[0].size
 
 
-def test_a_cancelled_pull_ends_while_nothing_comes(double: OllamaDouble, ollama: Ollama) -> None:
+def test_a_cancelled_pull_ends_while_nothing_comes(double: OllamaDouble, ollama: OllamaClient) -> None:
     """The check is asked in silence too, and what it raises ends the exchange at once."""
-    double.faults.add(Fault("/api/pull", "hang", 1))
+    double.faults.add(OllamaFault("/api/pull", "hang", 1))
     asked = threading.Event()
     calls = 0
 
@@ -510,14 +512,14 @@ def test_a_cancelled_pull_ends_while_nothing_comes(double: OllamaDouble, ollama:
 @pytest.mark.parametrize(
     ("fault", "trouble"),
     [
-        (Fault("/api/chat", "status", 503, text="server busy, please try again.  maximum"), TooManyRequests),
-        (Fault("/api/chat", "error", 2), CutShort),
-        (Fault("/api/chat", "cut", 150), CutShort),
-        (Fault("/api/chat", "hang", 1), Stalled),
+        (OllamaFault("/api/chat", "status", 503, text="server busy, please try again.  maximum"), TooManyRequests),
+        (OllamaFault("/api/chat", "error", 2), CutShort),
+        (OllamaFault("/api/chat", "cut", 150), CutShort),
+        (OllamaFault("/api/chat", "hang", 1), Stalled),
     ],
 )
 def test_each_way_an_answer_goes_wrong_has_its_class(
-    double: OllamaDouble, ollama: Ollama, fault: Fault, trouble: type[Trouble]
+    double: OllamaDouble, ollama: OllamaClient, fault: OllamaFault, trouble: type[Trouble]
 ) -> None:
     """No half answer looks like a whole one."""
     ollama.pull("tiny", progress=meter())
@@ -531,7 +533,7 @@ def test_nobody_there_is_unreachable(double: OllamaDouble) -> None:
     """A stopped server is told apart from one that answers badly."""
     url = double.url
     double.stop()
-    with Ollama(url, policy=NEVER) as ollama:
+    with OllamaClient(url, policy=NEVER) as ollama:
         with pytest.raises(Unreachable):
             ollama.version()
         with pytest.raises(Unreachable):

@@ -21,9 +21,9 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import Corrupt, NotFound, PartsDamaged
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.testing.models import LIBRARY, SimLayer, SimModel, text
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.ollama_servers import Server, serving, simulator_command
 
@@ -72,7 +72,7 @@ class Asker:
     http: httpx.Client
     registry: RegistryDouble
     server: Server
-    ollama: Ollama
+    ollama: OllamaClient
 
     def name(self, model: str) -> str:
         return f"localhost:{urlsplit(self.registry.url).port}/library/{model}"
@@ -107,7 +107,7 @@ def _decoded(answer: httpx.Response) -> Any:
 
 @pytest.fixture
 def asker(server: Server, registry: RegistryDouble) -> Iterator[Asker]:
-    with httpx.Client(base_url=server.url, timeout=60) as http, Ollama(server.url) as ollama:
+    with httpx.Client(base_url=server.url, timeout=60) as http, OllamaClient(server.url) as ollama:
         asker = Asker(http, registry, server, ollama)
         asker.forget()
         registry.faults.clear()
@@ -179,7 +179,7 @@ def test_a_pull_without_a_stream_answers_its_last_frame(asker: Asker) -> None:
 )
 def test_the_registrys_refusals_are_told_with_their_status(asker: Asker, status: int, error: str) -> None:
     """What the registry says stands behind its status in the error line."""
-    asker.registry.faults.add(Fault("manifest", "status", status))
+    asker.registry.faults.add(RegistryFault("manifest", "status", status))
 
     last = asker.frames("small")[-1]
 
@@ -189,7 +189,9 @@ def test_the_registrys_refusals_are_told_with_their_status(asker: Asker, status:
 def test_a_wrong_byte_is_found_at_the_end_and_the_file_removed(asker: Asker) -> None:
     """A digest mismatch names what it wanted, and the next pull fetches the blob again."""
     digest = next(iter(SMALL.blobs))
-    asker.registry.faults.add(Fault("cdn", "flip", 3, digest=digest, after=1))  # the HEAD for its size comes first
+    asker.registry.faults.add(
+        RegistryFault("cdn", "flip", 3, digest=digest, after=1)
+    )  # the HEAD for its size comes first
 
     last = asker.frames("small")[-1]
 

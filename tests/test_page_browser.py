@@ -10,7 +10,7 @@ import pytest
 
 from app.gateway.auth.keys import VARIABLE, hash_of, new_key
 from jobs.testing.models import LIBRARY, arbitrary
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, WrongPage, browser
 from tests.gateways import Running
@@ -188,7 +188,7 @@ def test_a_pull_from_the_form_ends(board: Browser) -> None:
 
 def test_a_failure_tells_its_story_and_is_retried(board: Browser, house: House) -> None:
     """A failed pull says why and what to do, and one press tries exactly the same again."""
-    house.registry.faults.add(Fault("manifest", "status", 404, times=None))
+    house.registry.faults.add(RegistryFault("manifest", "status", 404, times=None))
     pull(board, "tiny")
     board.until(lambda: state(board, "tiny:latest") == "failed")
     told = board.text(row("tiny:latest"))
@@ -209,7 +209,7 @@ def test_a_failure_tells_its_story_and_is_retried(board: Browser, house: House) 
 
 def test_the_list_can_be_narrowed(board: Browser, house: House) -> None:
     """Only what is under way, or only what has failed, whichever is chosen; what was mended needs nobody any more."""
-    house.registry.faults.add(Fault("manifest", "status", 404, times=1))
+    house.registry.faults.add(RegistryFault("manifest", "status", 404, times=1))
     pull(board, "tiny:v2")
     board.until(lambda: state(board, "tiny:v2") == "failed")
     pull(board, "tiny:v2")

@@ -14,7 +14,7 @@ from loguru import logger
 
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.sources import Directory
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.home.status import card_complaints, complaints
@@ -30,13 +30,13 @@ MOST_KEPT_BYTES = 24 << 20
 """Of any one model: what a card keeps, what it takes to read it, and the manifest."""
 
 
-def standing_of(root: Path) -> Standing:
-    standing = Standing(NoFacts(), Directory(Layout(root / "models")), SystemClock())
+def standing_of(root: Path) -> KnownState:
+    standing = KnownState(NoFacts(), Directory(Layout(root / "models")), SystemClock())
     assert standing.refresh(), standing.trouble
     return standing
 
 
-def told(standing: Standing) -> bytes:
+def told(standing: KnownState) -> bytes:
     """All that the gateway tells of models, as bytes on a wire."""
     shown = [lists.show(model, {}) for model in standing.models()]
     document = [lists.tags(standing), lists.openai_models(standing), shown]
@@ -117,7 +117,7 @@ def test_what_nobody_foresaw_makes_a_bare_card(tmp_path: Path) -> None:
     """Where a reader of ours fails, the model has a card that says so, and nothing else is different."""
     lay_poison(tmp_path, GOOD)
     layout = Layout(tmp_path / "models")
-    (whole,) = (each for each in survey.loaded(layout) if isinstance(each, survey.Model))
+    (whole,) = (each for each in survey.loaded(layout) if isinstance(each, survey.SurveyedModel))
     odd = replace(whole, manifest=replace(whole.manifest, raw=b"what no manifest can be once it was parsed"))
     card = cards.card_of(layout, odd)
     assert card.wrong == card.missing

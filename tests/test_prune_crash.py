@@ -17,9 +17,9 @@ from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights import trash_moves as trashing
-from jobs.weights.directory import Weights
-from jobs.weights.prune_plan import Around, Plan, Retention, plan
-from jobs.weights.survey import Model
+from jobs.weights.directory import ModelsDirectory
+from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, plan
+from jobs.weights.survey import SurveyedModel
 from tests.crashing import dies_at
 from tests.models_dir import Sample, nothing, publish, put, put_blob, put_manifest, sample, weights_at
 
@@ -63,7 +63,7 @@ def version(name: str, contents: set[int], generation: str) -> Sample:
     return sample(name, *(bytes([65 + part]) * 50 for part in sorted(contents)), config=config)
 
 
-def filled(root: Path, shelf: Shelf) -> Weights:
+def filled(root: Path, shelf: Shelf) -> ModelsDirectory:
     clock = HandClock(NOW)
     weights = weights_at(root, clock=clock)
     weights.prepare()
@@ -85,22 +85,22 @@ def filled(root: Path, shelf: Shelf) -> Weights:
     return weights
 
 
-def prune_plan(weights: Weights, shelf: Shelf) -> Plan:
+def prune_plan(weights: ModelsDirectory, shelf: Shelf) -> PrunePlan:
     retention = Retention(
         unused=timedelta(days=30),
         kept={ModelName.parse(name): "pinned" for name in shelf.kept},
         grace=timedelta(days=7),
     )
-    around = Around(used_since=NOW - timedelta(days=300))
+    around = WeightsUse(used_since=NOW - timedelta(days=300))
     return plan(weights.survey(), around, retention, NOW)
 
 
-def files(weights: Weights) -> dict[str, bytes]:
+def files(weights: ModelsDirectory) -> dict[str, bytes]:
     root = weights.layout.root
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
-def require_sound(weights: Weights, before: dict[str, bytes]) -> None:
+def require_sound(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
     """Every published manifest has each blob that it had; a new one has all of them, with the right bytes."""
     for file in weights.layout.manifest_files()[0]:
         raw = file.path.read_bytes()
@@ -108,7 +108,7 @@ def require_sound(weights: Weights, before: dict[str, bytes]) -> None:
         [found] = weights.named(file.name)
         if found.manifest is None:
             continue
-        assert was_there or isinstance(found, Model), f"{file.name} is published without {found}"
+        assert was_there or isinstance(found, SurveyedModel), f"{file.name} is published without {found}"
         for layer in found.manifest.blobs:
             path = weights.layout.blob(layer.digest)
             if str(path.relative_to(weights.layout.root)) in before or not was_there:
@@ -116,7 +116,7 @@ def require_sound(weights: Weights, before: dict[str, bytes]) -> None:
 
 
 def killed_everywhere(
-    shelf: Shelf, work: Callable[[Weights], object], finish: Callable[[Weights, dict[str, bytes]], None]
+    shelf: Shelf, work: Callable[[ModelsDirectory], object], finish: Callable[[ModelsDirectory, dict[str, bytes]], None]
 ) -> None:
     """Do the work on copies of one directory, killed a step later each time; then let `finish` end it."""
     with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as place:
@@ -148,10 +148,10 @@ def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(shelf
     """At whatever operation it dies: every manifest keeps its blobs, nothing but expired trash is gone, the next prune
     ends with nothing to do, and the one after that changes nothing."""
 
-    def work(weights: Weights) -> None:
+    def work(weights: ModelsDirectory) -> None:
         trashing.follow(weights, prune_plan(weights, shelf), still_ours=nothing)
 
-    def finish(weights: Weights, before: dict[str, bytes]) -> None:
+    def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
         work(weights)  # a model in the trash may have joined with blobs that were orphans until then
         after = files(weights)
@@ -173,10 +173,10 @@ def test_a_killed_replacement_keeps_one_of_both_whole(shelf: Shelf, contents: se
     trash, and a rollback brings it back."""
     new = version("aa", contents, "newest")
 
-    def work(weights: Weights) -> None:
+    def work(weights: ModelsDirectory) -> None:
         publish(weights, new)
 
-    def finish(weights: Weights, before: dict[str, bytes]) -> None:
+    def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
         found = weights.find(TARGET)
         assert found is not None
@@ -194,10 +194,10 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
     shelf = Shelf({**shelf.models, "aa": one}, {**shelf.older, "aa": other}, set(), set(), shelf.orphans, False, set())
     old = version("aa", other, "old")
 
-    def work(weights: Weights) -> None:
+    def work(weights: ModelsDirectory) -> None:
         trashing.restore(weights, trashing.thrown(weights, TARGET), still_ours=nothing)
 
-    def finish(weights: Weights, before: dict[str, bytes]) -> None:
+    def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         found = weights.find(TARGET)
         assert found is not None
         if found.digest != old.manifest.digest:
@@ -220,13 +220,13 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
 def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
     """Neither a published model nor one in the trash misses a blob because another one was deleted."""
 
-    def work(weights: Weights) -> None:
+    def work(weights: ModelsDirectory) -> None:
         try:
             weights.remove(TARGET, still_ours=nothing)
         except NotFound:
             weights.prepare()
 
-    def finish(weights: Weights, before: dict[str, bytes]) -> None:
+    def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
         there = {path.rpartition("/")[2] for path in before if "/blobs/" in f"/{path}"}
         now = {path.rpartition("/")[2] for path in files(weights) if "/blobs/" in f"/{path}"}

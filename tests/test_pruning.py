@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from jobs.core.model_name import ModelName
 from jobs.weights.manifest import Manifest, ModelDetails
-from jobs.weights.prune_plan import Around, Plan, Retention, could_go, plan
+from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, could_go, plan
 from jobs.weights.staging import StagingFolder, slug
-from jobs.weights.survey import Broken, Model, Stray, StrayKind, Survey
+from jobs.weights.survey import Broken, Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
 from tests.models_dir import sample
 
@@ -28,9 +28,9 @@ def name(text: str) -> ModelName:
     return ModelName.parse(text)
 
 
-def model(text: str, *contents: bytes, came: timedelta = timedelta(days=200)) -> Model:
+def model(text: str, *contents: bytes, came: timedelta = timedelta(days=200)) -> SurveyedModel:
     manifest = sample(text, *(contents or (text.encode() * 1000,)), config=b"{}").manifest
-    return Model(name(text), manifest.digest, manifest.size, NOW - came, manifest, ModelDetails())
+    return SurveyedModel(name(text), manifest.digest, manifest.size, NOW - came, manifest, ModelDetails())
 
 
 def stray(kind: StrayKind, file: str = "f", size: int = 10, age: timedelta = timedelta(days=9)) -> Stray:
@@ -46,7 +46,7 @@ def folder(file: str, age: timedelta, manifest: Manifest | None = None) -> Trash
 
 
 def survey(
-    *models: Model,
+    *models: SurveyedModel,
     broken: tuple[Broken, ...] = (),
     strays: tuple[Stray, ...] = (),
     stagings: tuple[StagingFolder, ...] = (),
@@ -57,11 +57,11 @@ def survey(
     return Survey(models, broken, strays, stagings, trash, sum(blobs.values()) + sum(rest))
 
 
-def used(**ages: timedelta) -> Around:
-    return Around(used={name(text): NOW - age for text, age in ages.items()}, used_since=NOW - days(300))
+def used(**ages: timedelta) -> WeightsUse:
+    return WeightsUse(used={name(text): NOW - age for text, age in ages.items()}, used_since=NOW - days(300))
 
 
-def names(found: Plan) -> list[str]:
+def names(found: PrunePlan) -> list[str]:
     return [each.name for each in found.throw]
 
 
@@ -79,12 +79,12 @@ def test_a_model_that_nobody_used_goes() -> None:
 def test_a_model_never_used_counts_from_when_it_came() -> None:
     """By its pull, or by its manifest where no pull is known; never from before the first record of any use."""
     models = survey(model("early"), model("late", came=days(10)), model("pulled"))
-    around = Around(used_since=NOW - days(90), came={name("pulled"): NOW - days(20)})
+    around = WeightsUse(used_since=NOW - days(90), came={name("pulled"): NOW - days(20)})
     found = plan(models, around, OLD, NOW)
     assert [(each.name, each.why) for each in found.throw] == [
         ("early:latest", "never used since 2026-03-03, 90 days ago")
     ]
-    assert names(plan(models, Around(used_since=NOW - days(5)), OLD, NOW)) == []
+    assert names(plan(models, WeightsUse(used_since=NOW - days(5)), OLD, NOW)) == []
 
 
 def test_a_model_pulled_again_counts_from_then() -> None:
@@ -95,7 +95,7 @@ def test_a_model_pulled_again_counts_from_then() -> None:
 def test_without_any_record_nothing_is_unused() -> None:
     """Where no use was ever recorded, no model goes for want of it, over the quota or not, and the plan says why."""
     retention = Retention(unused=days(1), quota_bytes=1)
-    found = plan(survey(model("old")), Around(), retention, NOW)
+    found = plan(survey(model("old")), WeightsUse(), retention, NOW)
     assert not found.throw
     assert found.notes[0] == "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
 
@@ -103,14 +103,14 @@ def test_without_any_record_nothing_is_unused() -> None:
 @pytest.mark.parametrize(
     ("around", "retention", "why"),
     [
-        (Around(), Retention(OLD.unused, kept={name("old"): "the fleet pins it"}), "the fleet pins it"),
-        (Around(loaded=frozenset({name("old")})), OLD, "a server has it in memory"),
-        (Around(pulling=frozenset({name("old")})), OLD, "it is being pulled"),
+        (WeightsUse(), Retention(OLD.unused, kept={name("old"): "the fleet pins it"}), "the fleet pins it"),
+        (WeightsUse(loaded=frozenset({name("old")})), OLD, "a server has it in memory"),
+        (WeightsUse(pulling=frozenset({name("old")})), OLD, "it is being pulled"),
     ],
 )
-def test_what_is_safe_stays_and_is_told(around: Around, retention: Retention, why: str) -> None:
+def test_what_is_safe_stays_and_is_told(around: WeightsUse, retention: Retention, why: str) -> None:
     """Pinned, loaded, or being pulled, in whatever spelling: it stays, and the plan says for which of these."""
-    known = Around({name("old"): NOW - days(61)}, NOW - days(300), {}, around.pulling, frozenset(), around.loaded)
+    known = WeightsUse({name("old"): NOW - days(61)}, NOW - days(300), {}, around.pulling, frozenset(), around.loaded)
     found = plan(survey(model("OLD")), known, retention, NOW)
     assert not found.throw
     assert found.notes == (f"OLD:latest stays, though last used 2026-04-01, 61 days ago: {why}",)
@@ -155,7 +155,7 @@ def test_leftovers_go_when_nobody_touched_them_for_long() -> None:
         ),
         stagings=(staging("pull a", days(9)), staging("pull b", days(9), "x.1"), staging("pull c", days(1))),
     )
-    found = plan(here, Around(staging=frozenset({slug("pull b")})), Retention(), NOW)
+    found = plan(here, WeightsUse(staging=frozenset({slug("pull b")})), Retention(), NOW)
     assert names(found) == ["orphan", "old-partial", "old-part", "old-temp", "pull a"]
     assert found.notes == ("1 file that is not ours is never touched: 'notes.txt'",)
 
@@ -163,7 +163,7 @@ def test_leftovers_go_when_nobody_touched_them_for_long() -> None:
 def test_orphans_wait_for_pulls() -> None:
     """A pull that is under way may count on a blob that no manifest refers to yet."""
     here = survey(strays=(stray("orphan"),))
-    found = plan(here, Around(pulling=frozenset({name("other")})), Retention(), NOW)
+    found = plan(here, WeightsUse(pulling=frozenset({name("other")})), Retention(), NOW)
     assert not found.throw
     assert found.notes == ("1 blob (10 B) of no model: left alone while something is pulled, which may need them",)
 
@@ -197,11 +197,11 @@ def test_a_broken_model_is_left_alone() -> None:
 def test_the_trash_is_emptied_after_its_grace() -> None:
     """To the moment; sooner only when asked for; and a clock that was set back makes nothing due."""
     here = survey(trash=(folder("due", days(7)), folder("new", days(6.9)), folder("future", -timedelta(hours=1))))
-    found = plan(here, Around(), Retention(grace=days(7)), NOW)
+    found = plan(here, WeightsUse(), Retention(grace=days(7)), NOW)
     assert [(each.name, each.why) for each in found.delete] == [
         ("due", "in the trash since 2026-05-25, longer than its 7 days")
     ]
-    assert [each.name for each in plan(here, Around(), Retention(), NOW, empty_trash=True).delete] == [
+    assert [each.name for each in plan(here, WeightsUse(), Retention(), NOW, empty_trash=True).delete] == [
         "due",
         "new",
         "future",
@@ -232,7 +232,7 @@ def test_what_could_be_freed_is_told_to_whose_pull_does_not_fit() -> None:
         " delete a model, biggest first: large:latest (50 kB), small:latest (5.0 kB)"
     )
     empty = survey()
-    assert could_go(empty, plan(empty, Around(), OLD, NOW)) == "nothing here could be freed: raise the quota"
+    assert could_go(empty, plan(empty, WeightsUse(), OLD, NOW)) == "nothing here could be freed: raise the quota"
 
 
 def test_a_retention_is_written_down_and_read_back() -> None:
@@ -243,8 +243,8 @@ def test_a_retention_is_written_down_and_read_back() -> None:
 
 
 ages = st.timedeltas(timedelta(hours=-2), timedelta(days=400))
-books = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
-shelves = st.lists(books, max_size=6, unique_by=lambda each: each[0])
+usage_recorder = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
+shelves = st.lists(usage_recorder, max_size=6, unique_by=lambda each: each[0])
 
 
 @settings(deadline=None)
@@ -255,7 +255,7 @@ def test_a_plan_is_minimal_safe_and_done_once(
     """Whatever is there: nothing safe goes, sizes are what only the thrown need, under the quota none goes for it,
     and planning again after the plan was followed finds nothing."""
     models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in shelf]
-    around = Around({name(text): NOW - ago for text, _, _, ago in shelf if ago > days(30)}, NOW - days(300))
+    around = WeightsUse({name(text): NOW - ago for text, _, _, ago in shelf if ago > days(30)}, NOW - days(300))
     kept = data.draw(st.sets(st.sampled_from([each.name for each in models]))) if models else set()
     retention = Retention(unused=unused, quota_bytes=quota, kept=dict.fromkeys(kept, "kept"))
     here = survey(*models)

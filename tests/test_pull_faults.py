@@ -22,19 +22,19 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import NotWritable
 from jobs.core.retry import NEVER
 from jobs.core.units import human_bytes
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import story
 from jobs.models.placement import LOCAL
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.errors import PARTS_HINT
-from jobs.tasks.table import Workshop, perform
+from jobs.tasks.table import TaskContext, perform
 from jobs.testing.models import SimModel
-from jobs.testing.ollama.faults import Fault as ServerFault
+from jobs.testing.ollama.faults import OllamaFault as ServerFault
 from jobs.testing.ollama.server import OllamaDouble
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.prune_plan import Retention
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from tests.conftest import Store
 from tests.crashing import READ_ONLY, refusing
 from tests.ollama_servers import serving, simulator_command
@@ -51,7 +51,7 @@ class Case:
     name: str
     attempts: str
     """How each ends: `ok` or a failure class."""
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[RegistryFault, ...] = ()
     server: tuple[ServerFault, ...] = ()
     says: tuple[str, ...] = ()
     """Phrases of the story."""
@@ -67,9 +67,9 @@ class Bench:
     registry: RegistryDouble
     server: OllamaDouble
     client: httpx.Client
-    ollama: Ollama
+    ollama: OllamaClient
 
-    def shop(self, **more: Any) -> Workshop:
+    def shop(self, **more: Any) -> TaskContext:
         servers = {"local": self.ollama}
         usual = {"stall": STALL, "policy": NEVER, "servers": servers, "tiers": (LOCAL,)}
         return self.scene.shop(self.client, **{**usual, **more})
@@ -89,7 +89,7 @@ def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
     with (
         RegistryDouble([MODEL]) as registry,
         OllamaDouble(tmp_path / "server", registry=registry.url, retry_seconds=0.001) as server,
-        Ollama(
+        OllamaClient(
             server.url, policy=NEVER, stall=timedelta(seconds=STALL), verify_budget=timedelta(seconds=2 * STALL)
         ) as ollama,
     ):
@@ -106,12 +106,12 @@ KEPT = "the server keeps what it has; the next attempt goes on from there"
 THRICE = "network network network"
 
 
-def manifest(kind: Any, value: int = 0, *, times: int | None = ALWAYS, **more: Any) -> tuple[Fault, ...]:
-    return (Fault("manifest", kind, value, times, **more),)
+def manifest(kind: Any, value: int = 0, *, times: int | None = ALWAYS, **more: Any) -> tuple[RegistryFault, ...]:
+    return (RegistryFault("manifest", kind, value, times, **more),)
 
 
-def cdn(kind: Any, value: int = 0, *, times: int | None = ALWAYS, **more: Any) -> tuple[Fault, ...]:
-    return (Fault("cdn", kind, value, times, **more),)
+def cdn(kind: Any, value: int = 0, *, times: int | None = ALWAYS, **more: Any) -> tuple[RegistryFault, ...]:
+    return (RegistryFault("cdn", kind, value, times, **more),)
 
 
 OUR_OWN = (
@@ -199,7 +199,7 @@ def check(case: Case, job: Job) -> None:
     text = told(job)
     attempts = case.attempts.split()
     assert [each.failure_class or "ok" for each in job.attempts] == attempts, text
-    assert job.state is (State.SUCCEEDED if attempts[-1] == "ok" else State.FAILED)
+    assert job.state is (JobState.SUCCEEDED if attempts[-1] == "ok" else JobState.FAILED)
     assert not [phrase for phrase in case.says if phrase not in text], text
 
 
@@ -212,7 +212,7 @@ def test_a_fault_met_by_our_own_puller(bench: Bench, case: Case) -> None:
     job = bench.pull("registry")
     check(case, job)
     weights = bench.scene.weights()
-    assert [str(model.name) for model in weights.models()] == [str(MODEL.name)] * (job.state is State.SUCCEEDED)
+    assert [str(model.name) for model in weights.models()] == [str(MODEL.name)] * (job.state is JobState.SUCCEEDED)
     assert weights.verify([layer for model in weights.models() for layer in model.manifest.blobs]) == []
 
 
@@ -226,12 +226,12 @@ def test_a_fault_met_by_a_server(bench: Bench, case: Case) -> None:
     job = bench.pull("server")
     check(case, job)
     listed = [each.name for each in bench.ollama.tags()]
-    assert listed == [str(MODEL.name)] * (job.state is State.SUCCEEDED)
+    assert listed == [str(MODEL.name)] * (job.state is JobState.SUCCEEDED)
 
 
 def test_the_registrys_wish_is_kept(bench: Bench) -> None:
     """With Retry-After the next attempt starts no sooner than that."""
-    bench.registry.faults.add(Fault("manifest", "status", 429, retry_after=1))
+    bench.registry.faults.add(RegistryFault("manifest", "status", 429, retry_after=1))
     first, second = bench.pull("registry").attempts
     assert first.ended_at
     assert (second.started_at - first.ended_at).total_seconds() >= 0.99
@@ -316,7 +316,7 @@ def test_a_read_only_disk_fails_at_once_and_says_so(bench: Bench) -> None:
     before = snapshot(bench.scene.folder / "models")
     changes = {event: code for event, code in READ_ONLY.items() if event != "open"}  # the lock lies elsewhere
     with refusing(changes), pytest.raises(NotWritable, match="Read-only file system") as refused:
-        perform(Run(claim, bench.store.ledger(), SystemClock()), shop)
+        perform(RunningAttempt(claim, bench.store.ledger(), SystemClock()), shop)
     assert refused.value.hint
     assert sum(bench.registry.served.values()) == 0
     assert snapshot(bench.scene.folder / "models") == before
@@ -340,13 +340,13 @@ def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_
     home.mkdir()
     with (
         serving(simulator_command(), home, is_real=False, OLLAMA_SIM_REGISTRY=bench.registry.url) as mortal,
-        Ollama(mortal.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama,
+        OllamaClient(mortal.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama,
     ):
         bench.ollama = ollama
         httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1})
         job = bench.pull("server")
     check(Case("", THRICE, says=(mortal.url, "Connection refused", REACH)), job)
-    with Ollama(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:
+    with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:
         bench.ollama = ollama
         again = bench.store.ledger().retry(job.id, by="test").job.id
         check(Case("", "ok"), worked(bench.store, bench.shop(), again))

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ledger.job import Job, State
-from jobs.testing.registry.faults import Fault
+from jobs.ledger.job import Job, JobState
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.conftest import Store
 from tests.processes import until
@@ -56,7 +56,7 @@ class Story:
     def check(self, expected: dict[str, str]) -> None:
         """Whatever was done to its workers, it ended as it should."""
         job = self.job()
-        assert job.state is State.SUCCEEDED, job
+        assert job.state is JobState.SUCCEEDED, job
         facts = dict(self.store.facts.items())
         claims, ends = ([key for key in facts if key.startswith(f"{sort}/{self.id}/")] for sort in ("claim", "end"))
         assert len(claims) == len(ends) == len(job.attempts) <= ATTEMPTS
@@ -182,11 +182,11 @@ def test_two_workers_at_once_end_a_pull_once(tmp_path: Path, reader: Reader, exp
 def test_a_job_whose_bell_was_wiped_away_is_rung_again(tmp_path: Path, reader: Reader) -> None:
     """The queue is emptied by hand under a queued job, and again under one that waits for its next try; it ends."""
     with told(tmp_path / "story", reader) as story:
-        story.double.faults.add(Fault("manifest", "status", 503, retry_after=1))
+        story.double.faults.add(RegistryFault("manifest", "status", 503, retry_after=1))
         assert story.store.empty_queue() == 1
 
         child = started(story.scene, story.id)
-        until(lambda: story.job().state is State.WAITING)
+        until(lambda: story.job().state is JobState.WAITING)
         assert not lived(child, for_seconds=0)
         until(lambda: story.store.ledger().sweep().rung == (story.id,))
         assert story.store.empty_queue() == 1

@@ -22,14 +22,14 @@ from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.home.home import Stack, home_of
 from jobs.home.status import weights_of
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from jobs.ledger.job_text import story
 from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.prune_plan import Around, Retention, could_go, plan
-from jobs.weights.survey import Model, Stray, StrayKind, Survey
+from jobs.weights.prune_plan import Retention, WeightsUse, could_go, plan
+from jobs.weights.survey import Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
 from tests.large_models import GB, TB, LargeShelf, fleet_of, large_shelf, manifest_of, sizes
 
@@ -69,7 +69,7 @@ def test_a_night_of_terabytes_is_posted_as_planned(shelf: LargeShelf) -> None:
     assert json.loads(json.dumps(seen.planned.as_json()))["steps"]
     assert all(len(row) == 4 for row in seen.planned.rows())
     jobs = shelf.book.jobs()
-    assert {job.state for job in jobs} == {State.SUCCEEDED}
+    assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     told = "\n".join(lines(report(dict(shelf.facts.items()), jobs), shelf.clock.now()))
     assert "succeeded; pulled 20 GB, freed 0 B, verified 3.5 TB" in told
     assert "weights  24 TB, 15 % of it read in full this night" in told
@@ -147,9 +147,9 @@ SIZES = st.integers(0, 2**50)
 SPANS = st.integers(0, 30 * 366 * 86_400).map(lambda seconds: timedelta(seconds=seconds))
 
 
-def model(name: str, size: int, age: timedelta) -> Model:
+def model(name: str, size: int, age: timedelta) -> SurveyedModel:
     manifest = manifest_of(name, size)
-    return Model(ModelName.parse(name), manifest.digest, manifest.size, NOW - age, manifest, ModelDetails())
+    return SurveyedModel(ModelName.parse(name), manifest.digest, manifest.size, NOW - age, manifest, ModelDetails())
 
 
 KINDS: st.SearchStrategy[StrayKind] = st.sampled_from(("orphan", "partial", "part", "temp"))
@@ -180,7 +180,7 @@ def test_a_plan_and_a_night_reckon_to_the_byte(found: Survey, retention: Retenti
     """Of any sizes and ages: what goes is what is over, words and JSON hold it, and a night's share is one of what
     stays."""
     names = {each.name: NOW - used for each in found.models}
-    around = Around(used=names, used_since=NOW - used, came={})
+    around = WeightsUse(used=names, used_since=NOW - used, came={})
     pruning = plan(found, around, retention, NOW)
     assert json.loads(json.dumps(pruning.as_json()))["usage_bytes"] == found.usage_bytes
     assert pruning.thrown_bytes <= found.usage_bytes - found.trash_bytes
@@ -218,7 +218,7 @@ def test_years_of_nights_read_everything_in_time(drawn: list[int], span: int, be
     verified = {each.name: NOW - timedelta(days=began) for each in models[::2]}
     for number in range(span + 1):
         now = NOW + timedelta(days=number)
-        pruning = plan(here, Around(), fleet.retention(), now)
+        pruning = plan(here, WeightsUse(), fleet.retention(), now)
         planned = night(fleet, Actual(models, {}, Memory(verified=dict(verified)), pruning), now)
         for step in planned.steps:
             assert step.kind == "verify"

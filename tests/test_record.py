@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.core.errors import BadName, Corrupt, Killed, NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.ledger.job import OUTCOMES, Attempt, Backoff, Facts, IllegalMove, Job, State, after_trouble, fold, move
+from jobs.ledger.job import OUTCOMES, Attempt, Backoff, IllegalMove, Job, JobFacts, JobState, after_trouble, fold, move
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 AT = "2026-01-01T00:00:00.000Z"
@@ -17,31 +17,31 @@ AT = "2026-01-01T00:00:00.000Z"
 @pytest.mark.parametrize(
     ("letter", "state", "event", "to"),
     [
-        ("a", State.QUEUED, "claim", State.RUNNING),
-        ("b", State.RUNNING, "succeeded", State.SUCCEEDED),
-        ("c", State.RUNNING, "failed", State.FAILED),
-        ("d", State.RUNNING, "retry", State.WAITING),
-        ("d", State.RUNNING, "lost", State.WAITING),
-        ("e", State.WAITING, "claim", State.RUNNING),
-        ("f", State.RUNNING, "cancelled", State.CANCELLED),
+        ("a", JobState.QUEUED, "claim", JobState.RUNNING),
+        ("b", JobState.RUNNING, "succeeded", JobState.SUCCEEDED),
+        ("c", JobState.RUNNING, "failed", JobState.FAILED),
+        ("d", JobState.RUNNING, "retry", JobState.WAITING),
+        ("d", JobState.RUNNING, "lost", JobState.WAITING),
+        ("e", JobState.WAITING, "claim", JobState.RUNNING),
+        ("f", JobState.RUNNING, "cancelled", JobState.CANCELLED),
     ],
 )
-def test_each_arrow_leads_where_it_is_drawn(letter: str, state: State, event: str, to: State) -> None:
+def test_each_arrow_leads_where_it_is_drawn(letter: str, state: JobState, event: str, to: JobState) -> None:
     """Every arrow of the diagram is a move."""
     assert move(state, event) is to, letter
 
 
 def test_nothing_moves_but_along_the_arrows() -> None:
     """Seven pairs of a state and an event are moves; every other one is illegal, and ended states have none."""
-    pairs = [(state, event) for state in State for event in ("claim", *OUTCOMES)]
+    pairs = [(state, event) for state in JobState for event in ("claim", *OUTCOMES)]
     legal = [pair for pair in pairs if is_move(*pair)]
     assert len(legal) == 7
-    assert {state for state, _ in legal} == {State.QUEUED, State.RUNNING, State.WAITING}
+    assert {state for state, _ in legal} == {JobState.QUEUED, JobState.RUNNING, JobState.WAITING}
     with pytest.raises(IllegalMove, match="a job that is succeeded cannot move by 'claim'"):
-        move(State.SUCCEEDED, "claim")
+        move(JobState.SUCCEEDED, "claim")
 
 
-def is_move(state: State, event: str) -> bool:
+def is_move(state: JobState, event: str) -> bool:
     try:
         move(state, event)
     except IllegalMove:
@@ -49,10 +49,10 @@ def is_move(state: State, event: str) -> bool:
     return True
 
 
-def facts(*outcomes: str | None, allowed: int = 5) -> Facts:
+def facts(*outcomes: str | None, allowed: int = 5) -> JobFacts:
     """A job with one attempt for each outcome; None is an attempt that still runs."""
     told: dict[str, Any] = {"id": "x-1", "kind": "pull", "subject": "m", "lane": "weights", "posted_at": AT}
-    return Facts(
+    return JobFacts(
         job={**told, "attempts_allowed": allowed},
         claims={n: {"at": AT, "lease_seconds": 30, "worker": "w"} for n in range(1, len(outcomes) + 1)},
         ends={n: {"at": AT, "outcome": outcome} for n, outcome in enumerate(outcomes, 1) if outcome},
@@ -62,18 +62,18 @@ def facts(*outcomes: str | None, allowed: int = 5) -> Facts:
 @pytest.mark.parametrize(
     ("outcomes", "state"),
     [
-        ((), State.QUEUED),
-        ((None,), State.RUNNING),
-        (("retry",), State.WAITING),
-        (("lost",), State.WAITING),
-        (("retry", "lost", None), State.RUNNING),
-        (("retry", "succeeded"), State.SUCCEEDED),
-        (("lost", "failed"), State.FAILED),
-        (("retry", "cancelled"), State.CANCELLED),
-        (("lost", "lost", "lost", "lost", "lost"), State.FAILED),
+        ((), JobState.QUEUED),
+        ((None,), JobState.RUNNING),
+        (("retry",), JobState.WAITING),
+        (("lost",), JobState.WAITING),
+        (("retry", "lost", None), JobState.RUNNING),
+        (("retry", "succeeded"), JobState.SUCCEEDED),
+        (("lost", "failed"), JobState.FAILED),
+        (("retry", "cancelled"), JobState.CANCELLED),
+        (("lost", "lost", "lost", "lost", "lost"), JobState.FAILED),
     ],
 )
-def test_facts_fold_to_a_state(outcomes: tuple[str | None, ...], state: State) -> None:
+def test_facts_fold_to_a_state(outcomes: tuple[str | None, ...], state: JobState) -> None:
     """The state follows from the attempts and how they ended; losing the last attempt allowed is a failure."""
     job = fold(facts(*outcomes))
     assert job.state is state
@@ -118,7 +118,7 @@ def running(n: int, *, allowed: int, earlier: str | None = None) -> Job:
         kind="pull",
         subject="m",
         lane="weights",
-        state=State.RUNNING,
+        state=JobState.RUNNING,
         request={},
         attempts_allowed=allowed,
         posted_at=NOW,

@@ -17,18 +17,18 @@ from typing import Any
 import httpx
 import pytest
 
-from app.fleet.schema import Window, load
+from app.fleet.schema import WindowConfig, load
 from app.gateway.auth.keys import Caller, hash_of
 from app.gateway.catalog.near_names import LOOKED_AT, NearNames
-from app.gateway.catalog.state import Standing
-from app.gateway.inference.detached import Lingering
+from app.gateway.catalog.state import KnownState
+from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.metrics import Metrics
-from app.gateway.inference.route_cache import MOST, Routes
+from app.gateway.inference.route_cache import MOST, RouteCache
 from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
-from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
+from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
 from jobs.telemetry.usage import Use
 from tests.conftest import Store, open_store
 from tests.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model, until
@@ -52,7 +52,7 @@ SECRET = "deepseek-r1:32b"
 @pytest.fixture(scope="module")
 def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A gateway where everything that can name a model names one that two of its keys may not use."""
-    window = Window(tier="h100", start="0 8 * * *", hours=1, models=[SECRET])
+    window = WindowConfig(tier="h100", start="0 8 * * *", hours=1, models=[SECRET])
     fleet = load().model_copy(update={"windows": [window]})
     keys = "\n".join(
         [
@@ -73,11 +73,11 @@ def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ledger = store.ledger()
         jobs = [ledger.post("pull", name, {"model": name}, by="root").job for name in (SECRET, "llama3.2:latest")]
         jobs.append(ledger.post("verify", "*", {"model": None}, by="root").job)
-        posted = tuple(Posted(job.id, job.kind, job.subject, f"why {job.subject}") for job in jobs)
+        posted = tuple(NightJob(job.id, job.kind, job.subject, f"why {job.subject}") for job in jobs)
         ran = Ran(now, now, posted, (f"{SECRET} is left alone",))
         found.facts.put(NIGHT_RAN, ran.as_json())
         for key, name in (("root", SECRET), ("root", "llama3.2:latest"), ("llama", "llama3.2:latest")):
-            found.composed.books.add(Use(now, name, key, "a10g", "success"))
+            found.composed.usage_recorder.add(Use(now, name, key, "a10g", "success"))
         yield found
         store.close()
 
@@ -195,7 +195,7 @@ def test_one_key_never_has_all_who_work(here: Place) -> None:
     def asked(key: str, path: str) -> httpx.Response:
         return httpx.get(f"{url}/ops/v1{path}", headers={"x-api-key": key}, timeout=PATIENCE)
 
-    app = here.app(here.office(models=slow))
+    app = here.app(here.ops_context(models=slow))
     with served(app) as url, ThreadPoolExecutor(40) as callers:
         answers = [callers.submit(asked, CHAT_KEY, "/models") for _ in range(40)]
         try:
@@ -216,14 +216,14 @@ def test_one_key_never_lingers_in_all_places() -> None:
     """Of the requests that go on without a caller a key has a share: what is beyond ends at once, others' goes on."""
 
     async def trial() -> tuple[list[bool], bool]:
-        lingering = Lingering(most=8, keys=3)
+        detached = DetachedRequests(most=8, keys=3)
         asking = [asyncio.create_task(asyncio.Event().wait()) for _ in range(6)]
         for each in asking[:5]:
-            lingering.keep(each, 60, "greedy", lambda: None)  # type: ignore[arg-type]  # it never has an answer
-        lingering.keep(asking[5], 60, "other", lambda: None)  # type: ignore[arg-type]
+            detached.keep(each, 60, "greedy", lambda: None)  # type: ignore[arg-type]  # it never has an answer
+        detached.keep(asking[5], 60, "other", lambda: None)  # type: ignore[arg-type]
         await asyncio.wait(asking, timeout=0.2)
         ended = [each.done() for each in asking]
-        await lingering.close()
+        await detached.close()
         return ended[:5], ended[5]
 
     assert asyncio.run(trial()) == ([False, False, True, True, True], False)
@@ -292,9 +292,9 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     def belongs(name: ModelName) -> None:
         weighed.append(name)
 
-    standing = Standing(store.facts, Shelf([model("llama3.2")]), store.clock)
+    standing = KnownState(store.facts, Shelf([model("llama3.2")]), store.clock)
     standing.refresh()
-    routes = Routes(Router(standing, [SMALL, LARGE], belongs), standing)
+    routes = RouteCache(Router(standing, [SMALL, LARGE], belongs), standing)
     patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
     routes.route(patient, "llama3.2", None)
     for context in range(1, 3 * MOST):
@@ -328,8 +328,8 @@ def test_an_archived_job_is_as_good_as_another(here: Place, ledger: Ledger) -> N
         ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t", attempts=5).job.id, by="t"
     )
     old = replace(job, id="old-1", posted_at=job.posted_at - timedelta(days=40))
-    office = here.office(archived=lambda _: [old])
-    with served(here.app(office)) as url:
+    ops_context = here.ops_context(archived=lambda _: [old])
+    with served(here.app(ops_context)) as url:
 
         def ask(method: str, path: str, key: str = ADMIN_KEY) -> httpx.Response:
             return httpx.request(method, f"{url}/ops/v1/jobs/{path}", headers={"x-api-key": key}, timeout=PATIENCE)

@@ -15,7 +15,7 @@ from jobs.core.errors import BadName, BadRequest, NotFound
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
 from jobs.registry.client import Registry
-from jobs.tasks.table import Workshop, pull
+from jobs.tasks.table import TaskContext, pull
 from jobs.testing.clock import HandClock
 from tests.offices import ADMIN_KEY, place, served
 
@@ -158,13 +158,13 @@ def test_it_is_checked_where_jobs_run() -> None:
     for way in ("auto", "registry", "server"):
         run = SimpleNamespace(job=SimpleNamespace(request={"model": "169.254.169.254/x/y", "way": way}))
         with pytest.raises(Unlisted):
-            pull(cast("Any", run), Workshop(HandClock(), Registry(registries=LISTED)))
+            pull(cast("Any", run), TaskContext(HandClock(), Registry(registries=LISTED)))
 
 
 def test_it_is_checked_where_jobs_are_posted(tmp_path: Path) -> None:
     """403 on each way to post one, with the line to add, and nothing in the ledger; a retry is a post, too."""
     with place(tmp_path) as here:
-        office = here.office(registries=LISTED)
+        ops_context = here.ops_context(registries=LISTED)
         elsewhere = {"model": "169.254.169.254/x/y"}
         old = here.ledger().post("pull", "169.254.169.254/x/y:latest", elsewhere, by="root").job
         here.ledger().cancel(old.id, by="root")
@@ -174,7 +174,10 @@ def test_it_is_checked_where_jobs_are_posted(tmp_path: Path) -> None:
             assert answer.status_code == 403, answer.text
             return answer.text
 
-        with served(here.app(office)) as url, httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as client:
+        with (
+            served(here.app(ops_context)) as url,
+            httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as client,
+        ):
             assert "nothing is pulled from '169.254.169.254'" in refused(client, "/api/pull", elsewhere)
             assert "list it there" in refused(client, "/ops/v1/jobs", {"kind": "pull", **elsewhere})
             refused(client, "/api/pull", {**elsewhere, "insecure": True})

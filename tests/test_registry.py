@@ -36,7 +36,7 @@ from jobs.registry.allowlist import Registries, is_loopback
 from jobs.registry.client import Registry
 from jobs.registry.range_journal import journal_of, resume
 from jobs.testing.models import arbitrary
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Layer, Manifest
 
@@ -109,7 +109,7 @@ def test_a_manifest_by_digest_is_verified(double: RegistryDouble) -> None:
     """A manifest asked for by digest has it; one whose bytes were changed is Corrupt."""
     registry = registry_of(double)
     assert registry.manifest(NAME, reference=f"sha256:{MODEL.digest}").digest == MODEL.digest
-    double.faults.add(Fault("manifest", "flip", 20))
+    double.faults.add(RegistryFault("manifest", "flip", 20))
     with pytest.raises(Corrupt, match="has digest"):
         registry.manifest(NAME)
 
@@ -131,7 +131,7 @@ def test_a_status_becomes_the_trouble_it_means(
     double: RegistryDouble, status: int, trouble: type[Trouble], message: str
 ) -> None:
     """Each refusal of a manifest is named, with what it was about and, where one exists, what to do."""
-    double.faults.add(Fault("manifest", "status", status, times=None, retry_after=3 if status == 429 else None))
+    double.faults.add(RegistryFault("manifest", "status", status, times=None, retry_after=3 if status == 429 else None))
     with pytest.raises(trouble, match=message) as caught:
         registry_of(double, policy=NEVER).manifest(NAME)
     if status == 429:
@@ -160,24 +160,27 @@ def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
 
 # Fewer than a range is tried: on a busy machine all of them may meet the same one.
 PASSING = {
-    "5xx before the body": [Fault("blob", "status", 502), Fault("cdn", "status", 500)],
-    "cut inside the body": [Fault("cdn", "cut", 70_000, times=6)],
-    "hang inside the body": [Fault("cdn", "hang", 1000, times=2)],
-    "silent": [Fault("cdn", "silent", times=2), Fault("manifest", "silent")],
-    "crawl": [Fault("cdn", "crawl", 400_000, times=3)],
-    "short": [Fault("cdn", "short", 1, times=2)],
-    "another range": [Fault("cdn", "shift", 4096, times=2, after=1)],
-    "ranges ignored once": [Fault("cdn", "whole", after=2)],
-    "ranges ignored always": [Fault("cdn", "whole", times=None)],
-    "ranges ignored and cut": [Fault("cdn", "whole", times=None), Fault("cdn", "cut", 600_000, times=2)],
-    "address expired half-way": [Fault("cdn", "expire", after=4)],
-    "address refused, then fine": [Fault("cdn", "status", 403, times=1, after=3)],
-    "asked to slow down": [Fault("blob", "status", 429, retry_after=0)],
+    "5xx before the body": [RegistryFault("blob", "status", 502), RegistryFault("cdn", "status", 500)],
+    "cut inside the body": [RegistryFault("cdn", "cut", 70_000, times=6)],
+    "hang inside the body": [RegistryFault("cdn", "hang", 1000, times=2)],
+    "silent": [RegistryFault("cdn", "silent", times=2), RegistryFault("manifest", "silent")],
+    "crawl": [RegistryFault("cdn", "crawl", 400_000, times=3)],
+    "short": [RegistryFault("cdn", "short", 1, times=2)],
+    "another range": [RegistryFault("cdn", "shift", 4096, times=2, after=1)],
+    "ranges ignored once": [RegistryFault("cdn", "whole", after=2)],
+    "ranges ignored always": [RegistryFault("cdn", "whole", times=None)],
+    "ranges ignored and cut": [
+        RegistryFault("cdn", "whole", times=None),
+        RegistryFault("cdn", "cut", 600_000, times=2),
+    ],
+    "address expired half-way": [RegistryFault("cdn", "expire", after=4)],
+    "address refused, then fine": [RegistryFault("cdn", "status", 403, times=1, after=3)],
+    "asked to slow down": [RegistryFault("blob", "status", 429, retry_after=0)],
 }
 
 
 @pytest.mark.parametrize("faults", PASSING.values(), ids=PASSING.keys())
-def test_a_pull_outlives_what_passes(double: RegistryDouble, faults: list[Fault], tmp_path: Path) -> None:
+def test_a_pull_outlives_what_passes(double: RegistryDouble, faults: list[RegistryFault], tmp_path: Path) -> None:
     """Trouble that passes costs a range, never the pull, and never a wrong byte."""
     for fault in faults:
         double.faults.add(fault)
@@ -189,19 +192,19 @@ def test_a_pull_outlives_what_passes(double: RegistryDouble, faults: list[Fault]
 
 # Faults that stay: the pull ends with the right trouble
 
-STAYING: dict[str, tuple[Fault, type[Trouble]]] = {
-    "cut before the first byte": (Fault("cdn", "cut", 0, times=None), CutShort),
-    "silent": (Fault("cdn", "silent", times=None), Stalled),
-    "5xx": (Fault("cdn", "status", 503, times=None), ServerTrouble),
-    "refused though fresh": (Fault("cdn", "status", 403, times=None), ServerTrouble),
-    "blob gone": (Fault("blob", "status", 404, times=None), NotFound),
-    "another range": (Fault("cdn", "shift", 1, times=None), ServerTrouble),
+STAYING: dict[str, tuple[RegistryFault, type[Trouble]]] = {
+    "cut before the first byte": (RegistryFault("cdn", "cut", 0, times=None), CutShort),
+    "silent": (RegistryFault("cdn", "silent", times=None), Stalled),
+    "5xx": (RegistryFault("cdn", "status", 503, times=None), ServerTrouble),
+    "refused though fresh": (RegistryFault("cdn", "status", 403, times=None), ServerTrouble),
+    "blob gone": (RegistryFault("blob", "status", 404, times=None), NotFound),
+    "another range": (RegistryFault("cdn", "shift", 1, times=None), ServerTrouble),
 }
 
 
 @pytest.mark.parametrize(("fault", "trouble"), STAYING.values(), ids=STAYING.keys())
 def test_a_pull_ends_with_what_stays(
-    double: RegistryDouble, fault: Fault, trouble: type[Trouble], tmp_path: Path
+    double: RegistryDouble, fault: RegistryFault, trouble: type[Trouble], tmp_path: Path
 ) -> None:
     """Trouble that stays ends the pull in bounded time, with all threads joined."""
     double.faults.add(fault)
@@ -212,7 +215,7 @@ def test_a_pull_ends_with_what_stays(
 
 def test_wrong_bytes_are_thrown_away(double: RegistryDouble, tmp_path: Path) -> None:
     """A flipped byte is Corrupt with both digests; blob and journal are removed, and the next pull is whole."""
-    double.faults.add(Fault("cdn", "flip", 100, digest=BIG))
+    double.faults.add(RegistryFault("cdn", "flip", 100, digest=BIG))
     with pytest.raises(Corrupt, match=f"fetched for {BIG} have digest sha256:"):
         pull(registry_of(double), tmp_path)
     staged = tmp_path / BIG.replace(":", "-")
@@ -240,7 +243,7 @@ def test_a_stall_ends_the_pull_and_slowness_does_not(double: RegistryDouble, tmp
 
 def test_a_cancelled_pull_lets_go_within_a_second(double: RegistryDouble, tmp_path: Path) -> None:
     """Cancelling while every connection is blocked in a read takes no longer than a look."""
-    double.faults.add(Fault("cdn", "silent", times=None))
+    double.faults.add(RegistryFault("cdn", "silent", times=None))
     cancelled = threading.Event()
 
     def check() -> None:
@@ -287,7 +290,7 @@ def test_a_token_is_never_fetched_from_another_host(double: RegistryDouble) -> N
 def test_a_token_that_does_not_help_is_unauthorized(double: RegistryDouble) -> None:
     """A registry that refuses its own token is asked no third time."""
     double.wants_token = True
-    double.faults.add(Fault("manifest", "status", 401, times=None, challenge=True))
+    double.faults.add(RegistryFault("manifest", "status", 401, times=None, challenge=True))
     with pytest.raises(Unauthorized, match="answers 401"):
         registry_of(double).manifest(NAME)
     assert (double.requests["manifest"], double.requests["token"]) == (2, 1)
@@ -296,7 +299,7 @@ def test_a_token_that_does_not_help_is_unauthorized(double: RegistryDouble) -> N
 def test_a_token_that_expires_is_renewed(double: RegistryDouble, tmp_path: Path) -> None:
     """A 401 in the middle of a pull costs one more token, not the pull."""
     double.wants_token = True
-    double.faults.add(Fault("blob", "status", 401, after=2, challenge=True))
+    double.faults.add(RegistryFault("blob", "status", 401, after=2, challenge=True))
     pull(registry_of(double), tmp_path)
     assert_whole(tmp_path)
 

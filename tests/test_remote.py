@@ -31,7 +31,7 @@ from jobs.home.gateway_client import Remote
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.job_text import story
 from jobs.ledger.ledger import Claim, Ledger
-from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran
+from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from tests.offices import ADMIN_KEY, CHAT_KEY, Place, place, served
@@ -106,7 +106,9 @@ def test_whatever_is_read_reads_the_same_on_both_sides(
     failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
     claim = claimed(ledger, failed)
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
-    ran = Ran(claim.held_until, claim.held_until, (Posted(failed, "delete", "gone:latest", "for a test"),), ("a note",))
+    ran = Ran(
+        claim.held_until, claim.held_until, (NightJob(failed, "delete", "gone:latest", "for a test"),), ("a note",)
+    )
     here.store().facts.put(NIGHT_RAN, ran.as_json())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
@@ -205,7 +207,7 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
     """`keys new` prints a key and its line; with the line in the gateway's keys, the key is let in."""
     made = remote.ask("keys", "new", "bob", "--scope", "admin", "--models", "llama*", "--expires", "90d")
     assert set(made) == {"name", "key", "line"}
-    with place(tmp_path) as other, served(other.app(other.office(keys=made["line"]))) as address:
+    with place(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
         shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
         assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
         assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr

@@ -16,14 +16,14 @@ import pytest
 from jobs.core.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
-from jobs.ledger.job import Backoff, Ending, State, after_trouble
+from jobs.ledger.job import Backoff, Ending, JobState, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.registry.client import Registry
-from jobs.tasks.table import Workshop, perform
+from jobs.tasks.table import TaskContext, perform
 from jobs.testing.clock import HandClock
 from jobs.weights import trash_moves as trashing
-from jobs.weights.prune_plan import Around, Retention
-from jobs.worker.attempt import Run
+from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.worker.attempt import RunningAttempt
 from tests.conftest import open_store
 from tests.crashing import dies_at
 from tests.models_dir import Sample, publish, sample, weights_at
@@ -47,7 +47,7 @@ class Place:
         self.persists = 0
         self.failing: int | None = None
         self.weights = weights_at(root, persist=self.persist, clock=self.clock)
-        self.shop = Workshop(self.clock, Registry(client=client), self.weights)
+        self.shop = TaskContext(self.clock, Registry(client=client), self.weights)
         for each in (OLD, NEW):
             publish(self.weights, each)
             self.clock.tick(60)
@@ -69,7 +69,7 @@ class Place:
         results: list[dict[str, Any]] = []
 
         def work() -> None:
-            results.append(perform(Run(claim, self.ledger, self.clock), self.shop))
+            results.append(perform(RunningAttempt(claim, self.ledger, self.clock), self.shop))
 
         try:
             died = dies_at(10_000 if dies is None else dies, work)
@@ -169,7 +169,7 @@ def test_a_rollback_goes_not_on_over_a_pull(make: Make, commit: int, pulled: Sam
     with pytest.raises(Refused, match=rf"{pulled.manifest.digest[:12]} stands there now, and nothing was touched"):
         place.attempt(id)
     assert snapshot(place.weights.layout.root) == before
-    assert place.ledger.get(id).state is State.FAILED
+    assert place.ledger.get(id).state is JobState.FAILED
 
 
 def test_what_a_rollback_decided_is_no_file_of_anybody_elses(make: Make) -> None:
@@ -206,7 +206,7 @@ def test_a_prune_tried_again_spares_what_it_threw_itself(make: Make) -> None:
         place = make(str(number))
         kept = Retention(unused=timedelta(days=30))
         began = place.clock.now() - timedelta(days=300)
-        place.shop = replace(place.shop, retention=kept, around=partial(Around, used_since=began))
+        place.shop = replace(place.shop, retention=kept, around=partial(WeightsUse, used_since=began))
         file = place.weights.layout.manifest(TINY)
         long_ago = (place.clock.now() - timedelta(days=100)).timestamp()
         os.utime(file, (long_ago, long_ago))

@@ -12,18 +12,18 @@ from app.fleet.schema import declared, parse
 from app.model_server.reload_policy import KNOWN
 from app.scheduler import night_plan as desired
 from app.scheduler import steps as rounds
-from app.scheduler.night_plan import Actual, Upstream
+from app.scheduler.night_plan import Actual, UpstreamTag
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, State
+from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.registry.mirror import mirrors
 from jobs.weights.history import recall
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import plan
-from jobs.weights.survey import Model, Survey
+from jobs.weights.survey import Survey, SurveyedModel
 from tests.conftest import Store
 from tests.models_dir import sample
 
@@ -44,7 +44,7 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     memory = recall(store.facts, jobs)
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
     pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
-    upstream = {model.name.folded(): Upstream(model.manifest) for model in models}
+    upstream = {model.name.folded(): UpstreamTag(model.manifest) for model in models}
     return Actual(models, upstream, memory, pruning, rounds.tonight(FLEET, jobs, now))
 
 
@@ -53,9 +53,9 @@ def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
     return [each.id for each in rounds.nightly(ledger, desired.night(FLEET, actual, now))]
 
 
-def stocked(name: ModelName, now: datetime) -> Model:
+def stocked(name: ModelName, now: datetime) -> SurveyedModel:
     manifest = sample(str(name)).manifest
-    return Model(name, manifest.digest, manifest.size, now, manifest, ModelDetails())
+    return SurveyedModel(name, manifest.digest, manifest.size, now, manifest, ModelDetails())
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
@@ -124,7 +124,7 @@ def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
     for _ in range(2):
         rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
     assert rung == ["weights", "weights"]
-    assert store.ledger().get(id).state is State.QUEUED
+    assert store.ledger().get(id).state is JobState.QUEUED
 
 
 def test_a_window_keeps_its_tier_awake(store: Store) -> None:

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.catalog.near_names import NearNames
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.gateway.inference.routing import Router
 from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
-from jobs.models.card import Card, Model
-from jobs.models.gguf import Header
+from jobs.models.card import Card, KnownModel
+from jobs.models.gguf import GgufHeader
 from jobs.models.placement import A10G, H100, LOCAL, Tier
 from tests.conftest import Store
 
@@ -24,7 +24,7 @@ GB = 1_000_000_000
 SMALL = replace(A10G, context=8192, parallel=4, cache_type="q8_0", dollars_per_hour=1.42)
 LARGE = replace(H100, context=16384, parallel=4, cache_type="q8_0", dollars_per_hour=4.84)
 
-LLAMA = Header(
+LLAMA = GgufHeader(
     3,
     {
         "general.architecture": "llama",
@@ -41,21 +41,21 @@ LLAMA = Header(
 )
 
 
-def model(name: str, size: int = 2 * GB, header: Header | None = LLAMA) -> Model:
+def model(name: str, size: int = 2 * GB, header: GgufHeader | None = LLAMA) -> KnownModel:
     card = Card({}, header, "") if header else None
-    return Model(ModelName.parse(name), "f00", size, datetime(2026, 1, 1, tzinfo=UTC), {}, (), card)
+    return KnownModel(ModelName.parse(name), "f00", size, datetime(2026, 1, 1, tzinfo=UTC), {}, (), card)
 
 
 class Given:
     """A source that has these models."""
 
-    def __init__(self, *models: Model) -> None:
+    def __init__(self, *models: KnownModel) -> None:
         self.models = models
 
     def stamp(self, _: Any) -> Any:
         return self.models
 
-    def read(self) -> tuple[Model, ...]:
+    def read(self) -> tuple[KnownModel, ...]:
         return self.models
 
 
@@ -65,9 +65,9 @@ Make = Callable[..., Router]
 @pytest.fixture
 def make(store: Store) -> Make:
     def make(
-        *models: Model, tiers: tuple[Tier, ...] = (SMALL, LARGE), declared: dict[str, str] | None = None
+        *models: KnownModel, tiers: tuple[Tier, ...] = (SMALL, LARGE), declared: dict[str, str] | None = None
     ) -> Router:
-        standing = Standing(store.facts, Given(*models), store.clock)
+        standing = KnownState(store.facts, Given(*models), store.clock)
         standing.refresh()
         return Router(standing, tiers, lambda name: (declared or {}).get(str(name.folded())))
 

@@ -13,7 +13,7 @@ import pytest
 
 from jobs.core.errors import Corrupt, Unsupported
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from jobs.registry.servable import manifest_in, need_small_files, small_files
 from jobs.testing.models import CONFIG_TYPE, LAYER_TYPE, MANIFEST_TYPE, SimLayer, SimModel, text, weights
 from jobs.testing.registry.server import RegistryDouble
@@ -208,7 +208,7 @@ class Odd(SimModel):
 
 @dataclass(frozen=True)
 class Pulled:
-    state: State
+    state: JobState
     classes: list[str | None]
     said: str
     served: dict[str, int]
@@ -238,7 +238,7 @@ def test_a_stranger_ends_its_job_at_once(pulled: Callable[[SimModel], Pulled]) -
     odd = Odd(MODEL.name, "llama", "1B", "F16", MODEL.layers)
     object.__setattr__(odd, "answer", json.dumps(INDEX).encode())
     end = pulled(odd)
-    assert (end.state, end.classes, end.served) == (State.FAILED, ["refused"], {})
+    assert (end.state, end.classes, end.served) == (JobState.FAILED, ["refused"], {})
     assert "an index of 2 manifests" in end.said
 
 
@@ -247,7 +247,7 @@ def test_a_template_that_go_refuses_costs_no_weights(pulled: Callable[[SimModel]
     heavy = weights("heavy", 500_000)
     model = SimModel(ModelName.parse("odd"), "llama", "1B", "F16", (heavy, text("template", "{{if .A}}" * 2_000)))
     end = pulled(model)
-    assert (end.state, end.classes) == (State.FAILED, ["refused"])
+    assert (end.state, end.classes) == (JobState.FAILED, ["refused"])
     assert "2,000 blocks are never ended" in end.said
     assert heavy.digest not in end.served
 
@@ -257,6 +257,6 @@ def test_a_good_model_is_fetched_once(pulled: Callable[[SimModel], Pulled]) -> N
     layers = (weights("good", 100_000), text("template", "{{ .Prompt }}"), text("license", "mine"))
     model = SimModel(ModelName.parse("good"), "llama", "1B", "F16", layers)
     end = pulled(model)
-    assert end.state is State.SUCCEEDED, end.said
+    assert end.state is JobState.SUCCEEDED, end.said
     assert end.served == {digest: blob.size for digest, blob in model.blobs.items()}
     assert isinstance(model.layers[0], SimLayer)

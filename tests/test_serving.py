@@ -18,10 +18,10 @@ import pytest
 from app.model_server.connections import callers_of
 from app.model_server.reload_policy import FIRST_PAUSE, GENERATION, OVERDUE, pause
 from app.model_server.report import Report
-from app.model_server.settings import Place, Wanted
+from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.start_failures import refused_starts
-from app.model_server.supervisor import Server
-from app.model_server.weights_reload import Intake
+from app.model_server.supervisor import ServerSupervisor
+from app.model_server.weights_reload import WeightsReload
 from app.platform_errors import NotReloaded
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
@@ -93,14 +93,14 @@ class Case:
         self.host = OllamaHost(port=free_port())
         self.taken_out = threading.Event()
         self.variables: dict[str, str] = {}
-        self.server: Server | None = None
+        self.server: ServerSupervisor | None = None
         (folder / "bin").mkdir()
         nvidia_smi(folder / "bin", "echo 'NVIDIA A10G, 23028'")
 
     def start(
         self, *, gpu: bool = False, warmed: tuple[str, ...] = (), every: float = 3600, command: Any = SIMULATOR
-    ) -> Server:
-        wanted = Wanted(
+    ) -> ServerSupervisor:
+        wanted = TierSettings(
             tier="a10g",
             gpu_promised=gpu,
             settings={"OLLAMA_KEEP_ALIVE": "-1"},
@@ -108,7 +108,7 @@ class Case:
             warmed=tuple(map(ModelName.parse, warmed)),
             probe_every=timedelta(seconds=every),
         )
-        place = Place(
+        place = ServerHost(
             volume=self.volume.seen,
             disk=self.folder / "disk",
             container="ta-1",
@@ -120,7 +120,7 @@ class Case:
             clock=self.clock,
             command=command,
         )
-        self.server = Server(wanted, place)
+        self.server = ServerSupervisor(wanted, place)
         self.server.start()
         return self.server
 
@@ -535,13 +535,13 @@ def test_nobody_is_held_back_while_models_are_loaded_again(case: Case, monkeypat
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     told: list[tuple[Any, Any]] = []
-    load = Intake.load
+    load = WeightsReload.load
 
-    def watched(intake: Intake, names: list[ModelName]) -> None:
+    def watched(weights_reload: WeightsReload, names: list[ModelName]) -> None:
         told.append((case.report()["generation"], case.report()["pausing_until"]))
-        load(intake, names)
+        load(weights_reload, names)
 
-    monkeypatch.setattr(Intake, "load", watched)
+    monkeypatch.setattr(WeightsReload, "load", watched)
     case.publish(OTHER, generation=2)
     server.look()
     case.clock.tick(OVERDUE)

@@ -24,11 +24,11 @@ def fleet() -> Fleet:
     return parse(document, "test")
 
 
-def post_of(store: Store, rung: list[str]) -> shift.Post:
-    return shift.Post(store.ledger(), store.facts, fleet(), store.clock, rung.append)
+def post_of(store: Store, rung: list[str]) -> shift.ScheduleContext:
+    return shift.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, rung.append)
 
 
-def empty(post: shift.Post, memory: Memory) -> Actual:
+def empty(post: shift.ScheduleContext, memory: Memory) -> Actual:
     """Nothing is there."""
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)

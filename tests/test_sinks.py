@@ -23,7 +23,7 @@ from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain, visible
 from jobs.http import watched_stream as watching
 from jobs.http.errors import translated
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.pull_progress import PullWatch
 from jobs.testing.clock import HandClock
 
@@ -180,9 +180,9 @@ class Stream(httpx.SyncByteStream):
         return self._pieces
 
 
-def asking(answer: Callable[[], httpx.Response], clock: HandClock | None = None) -> Ollama:
+def asking(answer: Callable[[], httpx.Response], clock: HandClock | None = None) -> OllamaClient:
     client = httpx.Client(transport=httpx.MockTransport(lambda _: answer()))
-    return Ollama("http://ollama.test", client=client, policy=NEVER, clock=clock)
+    return OllamaClient("http://ollama.test", client=client, policy=NEVER, clock=clock)
 
 
 def forever(piece: bytes, each: Callable[[], object] = lambda: None) -> Iterator[bytes]:

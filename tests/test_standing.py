@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.catalog.sources import Directory, Listing, Mounted
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.model_server.gpu import Gpu
 from app.model_server.reload_policy import GENERATION
 from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
-from jobs.models.card import Model
-from jobs.ollama.client import Ollama
+from jobs.models.card import KnownModel
+from jobs.ollama.client import OllamaClient
 from jobs.testing.clock import HandClock
 from jobs.testing.models import find
 from jobs.testing.ollama.server import OllamaDouble
@@ -31,7 +31,7 @@ from tests.models_dir import lay, publish, put, put_blob, put_manifest, sample, 
 from tests.stacks import until
 
 
-def names(standing: Standing) -> list[str]:
+def names(standing: KnownState) -> list[str]:
     return [str(model.name) for model in standing.models()]
 
 
@@ -39,8 +39,8 @@ def directory(tmp_path: Path) -> Directory:
     return Directory(Layout(tmp_path / "models"))
 
 
-def standing_on(store: Store, source: Any) -> Standing:
-    standing = Standing(store.facts, source, store.clock)
+def standing_on(store: Store, source: Any) -> KnownState:
+    standing = KnownState(store.facts, source, store.clock)
     assert standing.refresh(), standing.trouble
     return standing
 
@@ -103,7 +103,7 @@ class Counted:
     def stamp(self, generation: Any) -> Any:
         return self.inner.stamp(generation)
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         if self.fails:
             raise OSError(5, "the disk is gone")
         self.reads += 1
@@ -180,7 +180,7 @@ def test_models_of_a_server_that_is_not_ours_come_from_its_list(tmp_path: Path, 
     """Where the directory is not ours to read, the loopback server's own list is what there is; it has no cards."""
     with OllamaDouble(tmp_path / "models") as double:
         put(weights_at(tmp_path), sample("one"))
-        with Ollama(double.url) as client:
+        with OllamaClient(double.url) as client:
             standing = standing_on(store, Listing(client))
             (model,) = standing.models()
             assert (str(model.name), model.digest) == ("one:latest", sample("one").manifest.digest)
@@ -195,7 +195,7 @@ def test_a_name_that_is_none_is_left_out(store: Store) -> None:
     listed = {"models": [{"name": "a b"}, {"name": "fine:latest", "size": 7}]}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=listed))
     with httpx.Client(transport=transport) as http:
-        standing = standing_on(store, Listing(Ollama("http://there", client=http)))
+        standing = standing_on(store, Listing(OllamaClient("http://there", client=http)))
     assert names(standing) == ["fine:latest"]
 
 
@@ -245,7 +245,7 @@ def test_reports_that_are_final_are_read_once(store: Store, tmp_path: Path) -> N
     report(store, "gone", state="ended")
     store.facts.put("job/1", {"kind": "pull"})
     facts = Watched(store)
-    standing = Standing(facts, directory(tmp_path), store.clock)
+    standing = KnownState(facts, directory(tmp_path), store.clock)
 
     for _ in range(3):
         assert standing.refresh()
@@ -311,7 +311,7 @@ def test_age_grows_until_all_was_learnt_again(store: Store, clock: HandClock, tm
     """Before the first round there is no age; while one part fails, the age is that part's, and the rest goes on."""
     put(weights_at(tmp_path), sample("one"))
     source = Counted(directory(tmp_path))
-    standing = Standing(store.facts, source, clock)
+    standing = KnownState(store.facts, source, clock)
     assert standing.age() is None
     assert standing.refresh()
     assert standing.age() == timedelta(0)
@@ -337,7 +337,7 @@ def test_a_ledger_that_fails_leaves_everything_as_it_was(store: Store, tmp_path:
     report(store, "up")
     facts = Failing(store)
     put(weights_at(tmp_path), sample("one"))
-    standing = Standing(facts, directory(tmp_path), store.clock)
+    standing = KnownState(facts, directory(tmp_path), store.clock)
     assert standing.refresh()
     facts.fails = True
     put(weights_at(tmp_path), sample("two"))
@@ -359,7 +359,7 @@ class Failing(Watched):
 
 
 @contextmanager
-def running(standing: Standing) -> Iterator[Standing]:
+def running(standing: KnownState) -> Iterator[KnownState]:
     standing.start()
     try:
         yield standing
@@ -371,7 +371,7 @@ def test_a_thread_keeps_it_fresh(live_store: Store, tmp_path: Path) -> None:
     """Started, it knows at once what is there, and soon what came; stopped, its thread is gone."""
     put(weights_at(tmp_path), sample("one"))
     source = directory(tmp_path)
-    with running(Standing(live_store.facts, source, SystemClock(), every=timedelta(milliseconds=20))) as standing:
+    with running(KnownState(live_store.facts, source, SystemClock(), every=timedelta(milliseconds=20))) as standing:
         assert names(standing) == ["one:latest"]
         put(weights_at(tmp_path), sample("two"))
         until(lambda: len(names(standing)) == 2)
@@ -381,7 +381,7 @@ def test_a_thread_keeps_it_fresh(live_store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("started", [False, True])
 def test_stopping_twice_or_unstarted_is_fine(live_store: Store, tmp_path: Path, *, started: bool) -> None:
     """Whoever tidies up need not know how far it came."""
-    standing = Standing(live_store.facts, directory(tmp_path), SystemClock())
+    standing = KnownState(live_store.facts, directory(tmp_path), SystemClock())
     if started:
         standing.start()
     standing.stop()

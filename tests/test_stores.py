@@ -19,7 +19,7 @@ import pytest
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, State
+from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.store.protocols import QueueLike, ShrinkingDict
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -230,7 +230,7 @@ def test_the_ledger_runs_on_it(place: Place, key: str) -> None:
     assert ledger.beat(claim, Reading(1, 2, 1.0, "loading")) is False
     assert ledger.get(id).progress.completed == 1
     now = SystemClock().now()
-    assert ledger.end(claim, Ending("retry", "network", "cut", not_before=now), Reading(1, 2)).state is State.WAITING
+    assert ledger.end(claim, Ending("retry", "network", "cut", not_before=now), Reading(1, 2)).state is JobState.WAITING
     again = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
     assert again is not None
     job = ledger.end(again, Ending("succeeded", result={"ok": True}), Reading(2, 2))

@@ -11,7 +11,7 @@ from jobs.cli.main import IDLE
 from jobs.core.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.core.progress import Reading
 from jobs.core.sanitize import LONGEST, plain
-from jobs.ledger.job import Ending, Job, State
+from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.job_text import REMEDIES, headline, lasted, remedy, result, story
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
@@ -91,7 +91,7 @@ def test_a_result_of_another_version_is_still_told(store: Store) -> None:
     assert result(ledger.get(id)) == "colour blue"
 
 
-def running(completed: int, total: int = 100, status: str = "pulling", state: State = State.RUNNING) -> Job:
+def running(completed: int, total: int = 100, status: str = "pulling", state: JobState = JobState.RUNNING) -> Job:
     at = datetime(2026, 1, 1, tzinfo=UTC)
     reading = Reading(completed, total, 10.0, status)
     return Job("a-1", "pull", "tiny:latest", "weights", state, {}, 8, at, "ann", progress=reading)
@@ -111,7 +111,7 @@ def test_lines_come_when_something_changes() -> None:
     """A new state or a new phase is a line of its own, also within the same ten per cent."""
     lines: list[str] = []
     view = Lines(lines.append)
-    for job in (running(1), running(2), running(2, status="publishing"), running(2, state=State.WAITING)):
+    for job in (running(1), running(2), running(2, status="publishing"), running(2, state=JobState.WAITING)):
         view.show(job)
     assert len(lines) == 3
 
@@ -159,7 +159,7 @@ def test_following_tells_of_attempts_and_idleness(
     ended = follow(lambda: ledger.get(id), clock=turns, is_worked=lambda: is_up, idle=IDLE)
 
     said = capsys.readouterr().err
-    assert ended.state is State.SUCCEEDED
+    assert ended.state is JobState.SUCCEEDED
     assert said.count("nothing is working the queue") == 1
     assert IDLE[1] in said
     assert "the queue is being worked now" in said

@@ -15,22 +15,22 @@ from jobs.core.errors import NoRoom, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.core.retry import NEVER
-from jobs.ledger.job import Backoff, Ending, Job, State, after_trouble
+from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
 from jobs.ledger.job_text import story
 from jobs.ledger.ledger import Ledger
-from jobs.models.gguf import Facts
+from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import A10G, Tier
-from jobs.ollama.client import Ollama
-from jobs.tasks.table import Workshop, perform, planned, staging_subject
+from jobs.ollama.client import OllamaClient
+from jobs.tasks.table import TaskContext, perform, planned, staging_subject
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama.server import OllamaDouble
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import recall
-from jobs.weights.prune_plan import Around, Retention
+from jobs.weights.prune_plan import Retention, WeightsUse
 from jobs.weights.trash_moves import throw_models
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from tests.conftest import Store
 from tests.processes import until
 from tests.pulling import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
@@ -49,10 +49,10 @@ class Bench:
     registry: RegistryDouble
     client: httpx.Client
 
-    def shop(self, **more: Any) -> Workshop:
+    def shop(self, **more: Any) -> TaskContext:
         return self.scene.shop(self.client, **more)
 
-    def do(self, kind: str, shop: Workshop | None = None, **request: Any) -> Job:
+    def do(self, kind: str, shop: TaskContext | None = None, **request: Any) -> Job:
         return worked(self.store, shop or self.shop(), post(self.store, kind, **request))
 
     def blob(self, digest: str) -> Path:
@@ -79,9 +79,12 @@ def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
 
 
 @contextmanager
-def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[Workshop]:
+def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[TaskContext]:
     """A server of this tier on the bench's models directory."""
-    with OllamaDouble(bench.scene.folder / "models", **settings) as double, Ollama(double.url, policy=NEVER) as ollama:
+    with (
+        OllamaDouble(bench.scene.folder / "models", **settings) as double,
+        OllamaClient(double.url, policy=NEVER) as ollama,
+    ):
         yield bench.shop(servers={tier.name: ollama}, tiers=(tier,))
 
 
@@ -96,7 +99,7 @@ def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
         shop = scene.shop(bench.client)
         pulled = worked(bench.store, shop, post(bench.store, "pull", model="llama3.2:1b"))
         assert pulled.result, told(pulled)
-        facts = Facts.from_json(pulled.result["facts"])
+        facts = MemoryFacts.from_json(pulled.result["facts"])
         assert facts is not None
         assert (facts.layers, facts.kv_heads, facts.context) == (16, (8,), 131_072)
 
@@ -104,7 +107,7 @@ def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
         large = Tier("large", 90 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
         tiers = (small, large, replace(large, name="asked"))
         with ExitStack() as closing:
-            servers = {tier.name: closing.enter_context(Ollama("http://127.0.0.1:9")) for tier in tiers}
+            servers = {tier.name: closing.enter_context(OllamaClient("http://127.0.0.1:9")) for tier in tiers}
             shop = scene.shop(bench.client, servers=servers, tiers=tiers)
             assert shop.server_of(LLAMA.name, None)[0] == small
             assert shop.server_of(LLAMA.name, "asked")[0].name == "asked"
@@ -129,14 +132,14 @@ def cut_short(path: Path) -> None:
 @pytest.mark.parametrize(("damage", "kind"), [(flipped, "flipped"), (cut_short, "short"), (Path.unlink, "missing")])
 def test_a_verify_mends_the_damaged_blob_alone(bench: Bench, damage: Callable[[Path], None], kind: str) -> None:
     """Only the bytes of the damaged blob are fetched again, and the directory is as it was."""
-    assert bench.do("pull").state is State.SUCCEEDED
+    assert bench.do("pull").state is JobState.SUCCEEDED
     before = snapshot(bench.scene.folder / "models")
     damage(bench.blob(BLOB.digest))
     bench.registry.reset()
 
     job = bench.do("verify")
 
-    assert job.state is State.SUCCEEDED, told(job)
+    assert job.state is JobState.SUCCEEDED, told(job)
     assert bench.registry.served == {BLOB.digest: BLOB.size}
     assert snapshot(bench.scene.folder / "models") == before
     assert job.result
@@ -182,7 +185,7 @@ def test_a_damaged_blob_that_the_registry_forgot_is_told(bench: Bench) -> None:
     """What cannot be mended is corrupt, and the story says how to get the newest; nothing here was removed."""
     bench.do("pull")
     flipped(bench.blob(BLOB.digest))
-    bench.registry.faults.add(Fault("blob", "status", 404, times=None))
+    bench.registry.faults.add(RegistryFault("blob", "status", 404, times=None))
 
     job = bench.do("verify")
 
@@ -197,7 +200,7 @@ def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
     bench.do("pull")
     with warmed_by(bench, A10G, load_bytes_per_second=MODEL.size * 2, tokens_per_second=40.0) as shop:
         job = bench.do("warm", shop)
-    assert job.state is State.SUCCEEDED, told(job)
+    assert job.state is JobState.SUCCEEDED, told(job)
     assert job.result
     assert 0.4 < job.result["load_seconds"] < 20
     assert job.result["tokens_per_second"] > 0
@@ -277,16 +280,16 @@ def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
         assert bench.staging
         ledger.cancel(id, by="test")
         until(lambda: ledger.get(id).has_ended)
-    assert ledger.get(id).state is State.CANCELLED
+    assert ledger.get(id).state is JobState.CANCELLED
     assert bench.staging == []
     assert bench.scene.weights().models() == []
 
 
 def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     """A job that failed for good leaves its bytes; the same job posted again fetches the rest."""
-    bench.registry.faults.add(Fault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
+    bench.registry.faults.add(RegistryFault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
     failed = worked(bench.store, bench.shop(), post(bench.store, attempts=1))
-    assert failed.state is State.FAILED
+    assert failed.state is JobState.FAILED
     held = sum(bench.registry.served.values())
     assert held >= CONNECTIONS * RANGE_BYTES
     bench.registry.faults.clear()
@@ -295,7 +298,7 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     assert staging_subject(replace(again, id="x")) == staging_subject(failed)
     job = worked(bench.store, bench.shop(), again.id)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
     assert bench.staging == []
 
@@ -308,7 +311,7 @@ def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
 
     job = bench.do("pull")
 
-    assert job.state is State.SUCCEEDED, told(job)
+    assert job.state is JobState.SUCCEEDED, told(job)
     assert job.result
     assert (job.result["fetched_bytes"], job.result["reused_bytes"]) == (0, MODEL.size)
     assert bench.registry.served == {}
@@ -321,7 +324,7 @@ def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> No
     day = datetime(2026, 1, 1, tzinfo=UTC)
     for file in bench.scene.weights().layout.manifest_files()[0]:
         os.utime(file.path, (day.timestamp(), day.timestamp()))  # a model counts from when it came
-    around = Around(used={TWO.name: day}, used_since=day)
+    around = WeightsUse(used={TWO.name: day}, used_since=day)
     shop = bench.shop(retention=Retention(kept={ONE.name: "the fleet pins it"}), around=lambda: around)
     request = {"unused_days": 30, "empty_trash": None}
     plan = planned(bench.scene.weights().survey(), around, shop.retention, datetime.now(UTC), request)
@@ -329,7 +332,7 @@ def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> No
 
     job = bench.do("prune", shop, **request)
 
-    assert job.state is State.SUCCEEDED, told(job)
+    assert job.state is JobState.SUCCEEDED, told(job)
     assert job.result == plan.as_json()
     assert "moved to the trash, with two:latest" in told(job)
     assert [str(model.name) for model in bench.scene.weights().models()] == ["one:latest"]
@@ -362,7 +365,7 @@ def test_a_rollback_hashes_before_it_publishes(bench: Bench) -> None:
     newer = SimModel(ONE.name, "llama", "1B", "F16", (weights("one again", 20_000), LICENSE))
     with RegistryDouble([newer]) as registry:
         scene = replace(bench.scene, registry=registry.url)
-        assert worked(bench.store, scene.shop(bench.client), post(bench.store, model="one")).state is State.SUCCEEDED
+        assert worked(bench.store, scene.shop(bench.client), post(bench.store, model="one")).state is JobState.SUCCEEDED
     here = bench.scene.weights()
     [folder] = here.survey().trash
     path = folder.layout.blob(ONE.layers[0].digest)
@@ -387,7 +390,7 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     prune = ledger.post("prune", "*", {}, by="nightly").job
     pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
 
-    def around() -> Around:
+    def around() -> WeightsUse:
         return recall(bench.store.facts, ledger.jobs()).around(ledger.jobs())
 
     def met() -> Ending:
@@ -395,7 +398,7 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
         assert claim is not None
         shop = bench.shop(retention=Retention(quota_bytes=10), around=around)
         with pytest.raises(NoRoom) as trouble:
-            perform(Run(claim, ledger, clock), shop)
+            perform(RunningAttempt(claim, ledger, clock), shop)
         ending = after_trouble(claim.job, trouble.value, now=clock.now(), backoff=Backoff(), spread=0)
         ledger.end(claim, replace(ending, not_before=None), Reading())
         return ending
@@ -404,4 +407,4 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     assert (first.outcome, first.not_before) == ("retry", clock.now() + timedelta(minutes=1))
     assert "a prune is at work, which may make some" in str(first.message)
     ledger.cancel(prune.id, by="test")
-    assert (met().outcome, ledger.get(pull.id).state) == ("failed", State.FAILED)
+    assert (met().outcome, ledger.get(pull.id).state) == ("failed", JobState.FAILED)

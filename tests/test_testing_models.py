@@ -46,7 +46,7 @@ def test_weights_begin_with_a_header_that_is_true(model: SimModel) -> None:
     blob = model.layers[0]
     header = gguf.parse(io.BytesIO(blob.read(0, 4096)), blob.size)
 
-    facts = gguf.Facts.of(header)
+    facts = gguf.MemoryFacts.of(header)
     assert facts.architecture == model.family
     assert (facts.context, facts.embedding) == (model.context_length, model.embedding_length)
     assert facts.pools == (model.capabilities == ("embedding",))

@@ -16,10 +16,10 @@ from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
 from jobs.core.retry import NEVER
-from jobs.ollama.client import FOREVER, Ollama
+from jobs.ollama.client import FOREVER, OllamaClient
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LIBRARY, SimModel
-from jobs.testing.ollama.faults import Fault, SimError
+from jobs.testing.ollama.faults import OllamaFault, SimError
 from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.server import OllamaDouble, settings_from
 from jobs.testing.registry.server import RegistryDouble
@@ -144,7 +144,7 @@ def test_an_error_inside_a_v1_stream_is_swallowed(
     double: OllamaDouble, path: str, body: dict[str, Any], terminal: str
 ) -> None:
     """The stream ends cleanly, only without its terminal event: nothing else tells that it failed."""
-    double.faults.add(Fault(path, "error", 2))
+    double.faults.add(OllamaFault(path, "error", 2))
 
     answer = post(double, path, body | {"model": "tiny", "stream": True})
 
@@ -156,8 +156,8 @@ def test_an_error_inside_a_v1_stream_is_swallowed(
 
 def test_an_error_before_the_first_frame_keeps_its_status(double: OllamaDouble) -> None:
     """Only what has begun is bound to 200."""
-    double.faults.add(Fault("/api/chat", "error", 0))
-    double.faults.add(Fault("/api/chat", "error", 1, after=1))
+    double.faults.add(OllamaFault("/api/chat", "error", 0))
+    double.faults.add(OllamaFault("/api/chat", "error", 1, after=1))
 
     first = post(double, "/api/chat", {"model": "tiny", "messages": HI})
     second = post(double, "/api/chat", {"model": "tiny", "messages": HI})
@@ -173,7 +173,7 @@ def test_a_model_leaves_memory_when_its_time_is_up(models: Path) -> None:
     """Five minutes after the last request, or what the request said; `ps` sorts by what remains."""
     put(models, TINY, "other")
     clock = HandClock(datetime.now(UTC))
-    with OllamaDouble(models, clock=clock) as double, Ollama(double.url, policy=NEVER) as ollama:
+    with OllamaDouble(models, clock=clock) as double, OllamaClient(double.url, policy=NEVER) as ollama:
         ollama.load("tiny")
         ollama.load("other", keep_alive=timedelta(hours=1))
         assert [each.name for each in ollama.ps()] == ["other:latest", "tiny:latest"]
@@ -190,7 +190,7 @@ def test_what_does_not_fit_the_gpu_runs_on_the_cpu_without_a_word(
     models: Path, vram: int | None, expected: int
 ) -> None:
     """`size_vram` below `size` is the only sign."""
-    with OllamaDouble(models, vram=vram) as double, Ollama(double.url, policy=NEVER) as ollama:
+    with OllamaDouble(models, vram=vram) as double, OllamaClient(double.url, policy=NEVER) as ollama:
         ollama.load("tiny")
 
         (running,) = ollama.ps()
@@ -201,7 +201,7 @@ def test_what_does_not_fit_the_gpu_runs_on_the_cpu_without_a_word(
 def test_an_idle_model_makes_room_on_the_gpu(models: Path) -> None:
     """Whoever is not answering leaves when another needs the memory."""
     put(models, TINY, "other")
-    with OllamaDouble(models, vram=TINY.size + 100) as double, Ollama(double.url, policy=NEVER) as ollama:
+    with OllamaDouble(models, vram=TINY.size + 100) as double, OllamaClient(double.url, policy=NEVER) as ollama:
         ollama.load("tiny")
         ollama.load("other")
 
@@ -212,8 +212,8 @@ def test_an_idle_model_makes_room_on_the_gpu(models: Path) -> None:
 
 def test_a_fault_puts_one_load_on_the_cpu(double: OllamaDouble) -> None:
     """The GPU fell out, and the server does not say so."""
-    double.faults.add(Fault("/api/generate", "cpu"))
-    with Ollama(double.url, policy=NEVER) as ollama:
+    double.faults.add(OllamaFault("/api/generate", "cpu"))
+    with OllamaClient(double.url, policy=NEVER) as ollama:
         ollama.load("tiny")
 
         assert ollama.ps()[0].size_vram == 0
@@ -221,7 +221,7 @@ def test_a_fault_puts_one_load_on_the_cpu(double: OllamaDouble) -> None:
 
 def test_a_loading_model_is_not_listed_and_its_load_dies_with_its_caller(models: Path) -> None:
     """Whoever asked leaves, and the load is dropped; the next one starts anew."""
-    with OllamaDouble(models, load_bytes_per_second=TINY.size // 20) as double, Ollama(double.url) as ollama:
+    with OllamaDouble(models, load_bytes_per_second=TINY.size // 20) as double, OllamaClient(double.url) as ollama:
         with pytest.raises(httpx.ReadTimeout):
             httpx.post(f"{double.url}/api/generate", json={"model": "tiny"}, timeout=0.3)
         assert ollama.ps() == []
@@ -294,7 +294,7 @@ def test_two_pulls_of_one_blob_share_its_download(models: Path) -> None:
     with (
         RegistryDouble([big], throttle=8_000_000) as registry,
         OllamaDouble(models, registry=registry.url) as double,
-        Ollama(double.url) as ollama,
+        OllamaClient(double.url) as ollama,
     ):
         pulls = [threading.Thread(target=ollama.pull, args=("qwen2.5:0.5b",), kwargs=_meter()) for _ in range(2)]
         for pull in pulls:
@@ -343,7 +343,7 @@ def test_faults_are_refused_when_they_make_no_sense(double: OllamaDouble) -> Non
     """A typo in a test must not look like a server without faults."""
     for wrong in ({}, {"route": "/api/chat"}, {"route": "*", "kind": "bad"}, {"route": "*", "kind": "cut", "x": 1}):
         assert httpx.post(f"{double.url}/_faults", json=wrong).status_code == 400
-    double.faults.add(Fault("*", "status", 500, times=None))
+    double.faults.add(OllamaFault("*", "status", 500, times=None))
     assert httpx.get(f"{double.url}/api/tags").status_code == 500
     assert httpx.delete(f"{double.url}/_faults").status_code == 204
     assert httpx.get(f"{double.url}/api/tags").status_code == 200

@@ -14,7 +14,7 @@ import pytest
 
 from jobs.core.model_name import ModelName
 from jobs.testing.models import LIBRARY, find
-from jobs.testing.registry.faults import Fault
+from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 
 TINY = find(ModelName.parse("tiny"))
@@ -94,24 +94,24 @@ def test_faults_are_set_and_cleared_over_http(client: httpx.Client) -> None:
 
 def test_bodies_are_spoilt_as_told(double: RegistryDouble, client: httpx.Client) -> None:
     """Cut, flip, short, shift and whole each do what their name says to one body."""
-    double.faults.add(Fault("cdn", "cut", 100))
+    double.faults.add(RegistryFault("cdn", "cut", 100))
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(BLOB)
-    double.faults.add(Fault("cdn", "flip", 100))
+    double.faults.add(RegistryFault("cdn", "flip", 100))
     body = client.get(BLOB).content
     assert [at for at in range(WEIGHTS.size) if body[at] != WEIGHTS.read()[at]] == [100]
-    double.faults.add(Fault("cdn", "short", 100))
+    double.faults.add(RegistryFault("cdn", "short", 100))
     assert len(client.get(BLOB).content) == WEIGHTS.size - 100
-    double.faults.add(Fault("cdn", "shift", 5))
+    double.faults.add(RegistryFault("cdn", "shift", 5))
     assert client.get(BLOB, headers={"Range": "bytes=0-9"}).headers["Content-Range"].startswith("bytes 5-14/")
-    double.faults.add(Fault("cdn", "whole"))
+    double.faults.add(RegistryFault("cdn", "whole"))
     assert client.get(BLOB, headers={"Range": "bytes=0-9"}).status_code == 200
 
 
 def test_silence_and_hanging_end_when_the_double_stops(double: RegistryDouble, client: httpx.Client) -> None:
     """A request that is never answered, and one whose body stops, time out at the client."""
     for kind in ("silent", "hang"):
-        double.faults.add(Fault("cdn", kind, 10))
+        double.faults.add(RegistryFault("cdn", kind, 10))
         with pytest.raises(httpx.ReadTimeout):
             client.get(BLOB, timeout=0.2)
 

@@ -10,7 +10,7 @@ from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights import trash
 from jobs.weights import trash_moves as trashing
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import Layout
 from tests.crashing import FULL, READ_ONLY, refusing
 from tests.models_dir import digest_of, fill, nothing, publish, put, put_blob, put_manifest, sample, weights_at
@@ -18,16 +18,16 @@ from tests.models_dir import digest_of, fill, nothing, publish, put, put_blob, p
 TINY = ModelName.parse("tiny")
 
 
-def throw(weights: Weights, name: str = "tiny") -> int:
+def throw(weights: ModelsDirectory, name: str = "tiny") -> int:
     return trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
 
 
-def empty(weights: Weights) -> int:
+def empty(weights: ModelsDirectory) -> int:
     paths = [folder.path for folder in weights.survey().trash]
     return trashing.empty(weights, paths, still_ours=nothing)
 
 
-def files(weights: Weights) -> dict[str, bytes]:
+def files(weights: ModelsDirectory) -> dict[str, bytes]:
     root = weights.layout.root
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Attempt, Job, State
-from jobs.telemetry.usage import Books, Use
+from jobs.ledger.job import Attempt, Job, JobState
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
-from jobs.weights.history import Left, Memory, recall, remember
+from jobs.weights.history import LeftModel, Memory, recall, remember
 from jobs.weights.staging import slug
 from tests.conftest import Store
 
@@ -25,7 +25,7 @@ def job(
     result: Mapping[str, Any] | None = None,
     *,
     days: float = 0,
-    state: State = State.SUCCEEDED,
+    state: JobState = JobState.SUCCEEDED,
 ) -> Job:
     """One that ended so many days ago."""
     at = NOW - timedelta(days=days)
@@ -34,9 +34,9 @@ def job(
 
 
 def used(store: Store, model: str, days: int) -> None:
-    books = Books(store.facts, HandClock(NOW), "test")
-    books.add(Use(NOW - timedelta(days=days), model, "key", "a10g", "success"))
-    assert books.flush()
+    usage_recorder = UsageRecorder(store.facts, HandClock(NOW), "test")
+    usage_recorder.add(Use(NOW - timedelta(days=days), model, "key", "a10g", "success"))
+    assert usage_recorder.flush()
 
 
 def test_uses_and_jobs_are_recalled(store: Store) -> None:
@@ -47,7 +47,7 @@ def test_uses_and_jobs_are_recalled(store: Store) -> None:
         job("pull", "a:latest", {"way": "registry", "digest": "1"}, days=5),
         job("pull", "b:latest", {"way": "server", "digest": "2"}, days=4),
         job("verify", "*", {"models": ["b:latest"]}, days=1),
-        job("verify", "a:latest", {"models": ["a:latest"]}, state=State.FAILED),
+        job("verify", "a:latest", {"models": ["a:latest"]}, state=JobState.FAILED),
     ]
     memory = recall(store.facts, jobs)
     assert memory.used == {A.folded(): NOW - timedelta(days=2)}
@@ -77,7 +77,7 @@ def test_a_rollback_is_remembered_until_somebody_pulls_that_version(store: Store
     """The version that was rolled back from is kept in mind; a later pull of it says that it is wanted after all."""
     pulled = job("pull", "a:latest", {"way": "registry", "digest": "bad"}, days=3)
     left = job("rollback", "a:latest", {"left": "bad"}, days=2)
-    assert recall(store.facts, [pulled, left]).left == {A: Left("bad", NOW - timedelta(days=2))}
+    assert recall(store.facts, [pulled, left]).left == {A: LeftModel("bad", NOW - timedelta(days=2))}
     again = job("pull", "a:latest", {"way": "registry", "digest": "bad"}, days=1)
     assert recall(store.facts, [pulled, left, again]).left == {}
     other = job("pull", "a:latest", {"way": "registry", "digest": "better"}, days=1)
@@ -87,10 +87,10 @@ def test_a_rollback_is_remembered_until_somebody_pulls_that_version(store: Store
 def test_live_jobs_are_told_with_their_stagings() -> None:
     """What is pulled is safe, and so is what verifications gather; ended jobs are no reason to keep anything."""
     jobs = [
-        job("pull", "a:latest", state=State.RUNNING),
-        job("verify", "*", state=State.WAITING),
+        job("pull", "a:latest", state=JobState.RUNNING),
+        job("verify", "*", state=JobState.WAITING),
         job("pull", "b:latest"),
-        job("warm", "b:latest", state=State.RUNNING),
+        job("warm", "b:latest", state=JobState.RUNNING),
     ]
     around = Memory().around(jobs, ["B", "not a name"])
     assert around.pulling == {A}
@@ -106,6 +106,6 @@ moments = st.dictionaries(
 @given(used=moments, came=moments, verified=moments, left=moments)
 def test_a_memory_reads_back_what_was_written(used: Any, came: Any, verified: Any, left: Any) -> None:
     """To the millisecond, whatever it holds."""
-    kept = {name: Left("digest", at) for name, at in left.items()}
+    kept = {name: LeftModel("digest", at) for name, at in left.items()}
     whole = Memory(used, min(used.values(), default=None), came, verified, kept)
     assert Memory.from_json(whole.as_json()) == whole

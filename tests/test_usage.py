@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from jobs.core.clock import SystemClock
 from jobs.telemetry import usage as module
-from jobs.telemetry.usage import PREFIX, Books, Row, Use, last_used, usage
+from jobs.telemetry.usage import PREFIX, Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.profiles import uncollected
@@ -64,13 +64,15 @@ def count(rows: list[Row]) -> int:
 
 def test_uses_of_a_day_are_added_up(store: Store) -> None:
     """One row for each model, key, tier and ending, with tokens and seconds; a first byte that never came is none."""
-    books = Books(store.facts, store.clock, "w")
-    books.add(use(prompt_tokens=10, output_tokens=5, first_byte_seconds=0.5, seconds=2.0))
-    books.add(use(START + timedelta(hours=2), prompt_tokens=1, output_tokens=1, first_byte_seconds=0.25, seconds=1.0))
-    books.add(use(ending="client_gone", seconds=9.0))
-    books.add(use(START + timedelta(days=1)))
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+    usage_recorder.add(use(prompt_tokens=10, output_tokens=5, first_byte_seconds=0.5, seconds=2.0))
+    usage_recorder.add(
+        use(START + timedelta(hours=2), prompt_tokens=1, output_tokens=1, first_byte_seconds=0.25, seconds=1.0)
+    )
+    usage_recorder.add(use(ending="client_gone", seconds=9.0))
+    usage_recorder.add(use(START + timedelta(days=1)))
 
-    assert books.flush()
+    assert usage_recorder.flush()
 
     one, two, three = usage(store.facts)
     assert two.as_json() == {
@@ -96,9 +98,9 @@ def test_uses_of_a_day_are_added_up(store: Store) -> None:
 def test_writers_do_not_touch_each_others_sums(store: Store) -> None:
     """Two processes write keys of their own, and a reader adds them up."""
     for writer in ("one", "two"):
-        books = Books(store.facts, store.clock, writer)
-        books.add(use())
-        assert books.flush()
+        usage_recorder = UsageRecorder(store.facts, store.clock, writer)
+        usage_recorder.add(use())
+        assert usage_recorder.flush()
 
     assert {key for key in store.facts.keys() if key.startswith(PREFIX)} == {  # noqa: SIM118 - a DictLike
         "usage/2026-01-01/one",
@@ -110,16 +112,16 @@ def test_writers_do_not_touch_each_others_sums(store: Store) -> None:
 def test_a_writer_that_starts_again_goes_on(store: Store) -> None:
     """The same writer in a new process adds to the sums that it finds."""
     for _ in range(3):
-        books = Books(store.facts, store.clock, "w")
-        books.add(use())
-        assert books.flush()
+        usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+        usage_recorder.add(use())
+        assert usage_recorder.flush()
 
     assert count(usage(store.facts)) == 3
 
 
 def test_last_use_of_each_model(store: Store) -> None:
     """The newest use of a model counts, whatever its spelling and ending; what names no model is left out."""
-    books = Books(store.facts, store.clock, "w")
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
     late = START + timedelta(days=3)
     for each in (
         use(model="Tiny"),
@@ -127,8 +129,8 @@ def test_last_use_of_each_model(store: Store) -> None:
         use(model=""),
         use(model="x:1"),
     ):
-        books.add(each)
-    books.flush()
+        usage_recorder.add(each)
+    usage_recorder.flush()
 
     assert last_used(store.facts) == {"tiny:latest": late, "x:1": START}
 
@@ -136,42 +138,42 @@ def test_last_use_of_each_model(store: Store) -> None:
 def test_adding_never_waits_for_the_store() -> None:
     """While a write hangs, uses are taken and summed up at once, and the next round writes them."""
     facts = Shaky()
-    books = Books(facts, SystemClock(), "w", every=timedelta(milliseconds=1))
+    usage_recorder = UsageRecorder(facts, SystemClock(), "w", every=timedelta(milliseconds=1))
     facts.held.clear()
-    books.add(use())
-    books.start()
+    usage_recorder.add(use())
+    usage_recorder.start()
     until = time.monotonic() + 20
-    while books._new and time.monotonic() < until:
+    while usage_recorder._new and time.monotonic() < until:
         time.sleep(0.001)
 
     for _ in range(25):
-        books.add(use())
+        usage_recorder.add(use())
 
-    assert (books.dropped, books.pending) == (0, 26)
+    assert (usage_recorder.dropped, usage_recorder.pending) == (0, 26)
     facts.held.set()
-    books.stop()
-    assert (books.written, books.pending, books.dropped) == (26, 0, 0)
+    usage_recorder.stop()
+    assert (usage_recorder.written, usage_recorder.pending, usage_recorder.dropped) == (26, 0, 0)
     assert count(usage(facts)) == 26
 
 
 def test_all_uses_between_two_rounds_are_told(store: Store) -> None:
     """Fifty thousand between two rounds, a store that fails once among them: what waits is rows, and no use is lost."""
     facts = Shaky()
-    books = Books(facts, store.clock, "w")
+    usage_recorder = UsageRecorder(facts, store.clock, "w")
     for number in range(25_000):
-        books.add(use(model=f"m{number % 7}"))
+        usage_recorder.add(use(model=f"m{number % 7}"))
     facts.fails = "before"
-    assert not books.flush()
+    assert not usage_recorder.flush()
     for number in range(25_000):
-        books.add(use(model=f"m{number % 7}", prompt_tokens=1))
-    assert [len(book) for book in (*books._new.values(), *books._pending.values())] == [7, 7]
+        usage_recorder.add(use(model=f"m{number % 7}", prompt_tokens=1))
+    assert [len(book) for book in (*usage_recorder._new.values(), *usage_recorder._pending.values())] == [7, 7]
     facts.fails = ""
 
-    assert books.flush()
+    assert usage_recorder.flush()
 
     rows = usage(facts)
     assert (count(rows), sum(row.sums.prompt_tokens for row in rows)) == (50_000, 25_000)
-    assert (books.written, books.dropped, books.pending) == (50_000, 0, 0)
+    assert (usage_recorder.written, usage_recorder.dropped, usage_recorder.pending) == (50_000, 0, 0)
 
 
 class CountingLock:
@@ -198,14 +200,14 @@ class CountingLock:
 
 def held_for(rows: int) -> list[int]:
     """How much was done each time that the lock was held, with so many rows a day."""
-    books = Books(Shaky(), HandClock(), "w")
-    lock = books._counting = CountingLock()  # type: ignore[assignment]  # a lock that counts
+    usage_recorder = UsageRecorder(Shaky(), HandClock(), "w")
+    lock = usage_recorder._counting = CountingLock()  # type: ignore[assignment]  # a lock that counts
     with uncollected():
         for number in range(2 * rows):
-            books.add(use(model=f"m{number % rows}"))
-        assert books.flush()
-        books.add(use())
-        assert books.flush()
+            usage_recorder.add(use(model=f"m{number % rows}"))
+        assert usage_recorder.flush()
+        usage_recorder.add(use())
+        assert usage_recorder.flush()
     return lock.held
 
 
@@ -218,19 +220,19 @@ def test_a_round_holds_up_nobody() -> None:
 def test_a_store_that_fails_costs_nothing_but_time(clock: HandClock) -> None:
     """Sums stay while the store fails, `trouble` says why, and the next flush writes them all."""
     facts = Shaky()
-    books = Books(facts, clock, "w")
-    books.add(use())
+    usage_recorder = UsageRecorder(facts, clock, "w")
+    usage_recorder.add(use())
     for facts.fails in ("read", "before", "after"):
-        assert not books.flush()
-        assert books.trouble is not None
-        assert books.trouble.startswith("ConnectionError")
-        assert books.pending == 1
+        assert not usage_recorder.flush()
+        assert usage_recorder.trouble is not None
+        assert usage_recorder.trouble.startswith("ConnectionError")
+        assert usage_recorder.pending == 1
     facts.fails = ""
-    books.add(use())
+    usage_recorder.add(use())
 
-    assert books.flush()
+    assert usage_recorder.flush()
 
-    assert (books.written, books.pending, books.trouble) == (2, 0, None)
+    assert (usage_recorder.written, usage_recorder.pending, usage_recorder.trouble) == (2, 0, None)
     assert count(usage(facts)) == 2
 
 
@@ -238,37 +240,37 @@ def test_days_do_not_pile_up_for_ever(clock: HandClock) -> None:
     """When the store fails for weeks, the oldest days are given up, and counted."""
     facts = Shaky()
     facts.fails = "before"
-    books = Books(facts, clock, "w")
+    usage_recorder = UsageRecorder(facts, clock, "w")
     for day in range(module.MAX_DAYS + 3):
-        books.add(use(START + timedelta(days=day)))
-    books.flush()
+        usage_recorder.add(use(START + timedelta(days=day)))
+    usage_recorder.flush()
 
-    assert (books.dropped, books.pending) == (3, module.MAX_DAYS)
+    assert (usage_recorder.dropped, usage_recorder.pending) == (3, module.MAX_DAYS)
     facts.fails = ""
-    books.flush()
+    usage_recorder.flush()
     assert usage(facts)[0].about.day == "2026-01-04"
 
 
 def test_callers_cannot_fill_the_ledger_with_names(store: Store) -> None:
     """Beyond the most rows of a day, models that are new share one row without a name; none of their uses is lost."""
-    books = Books(store.facts, store.clock, "w")
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
     for number in range(2 * module.MAX_ROWS):
-        books.add(use(model=f"m{number}"))
+        usage_recorder.add(use(model=f"m{number}"))
         if number % 1_500 == 0:
-            books.flush()
-    books.flush()
+            usage_recorder.flush()
+    usage_recorder.flush()
 
     rows = usage(store.facts)
     assert len(rows) <= module.MAX_ROWS + 1
-    assert count(rows) == books.written == 2 * module.MAX_ROWS
+    assert count(rows) == usage_recorder.written == 2 * module.MAX_ROWS
     assert max(row.sums.count for row in rows if row.about.model == "") >= module.MAX_ROWS
 
 
 def test_rows_that_make_no_sense_are_passed_over(store: Store) -> None:
     """What else stands under such a key spoils no sum."""
-    books = Books(store.facts, store.clock, "w")
-    books.add(use())
-    books.flush()
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+    usage_recorder.add(use())
+    usage_recorder.flush()
     entry = store.facts.get("usage/2026-01-01/w")
     store.facts.put("usage/2026-01-01/x", {"v": 9, "rows": [{"day": 1}, None, *entry["rows"]]})
     store.facts.put("usage/2026-01-01/y", "nonsense")
@@ -288,17 +290,17 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.books = Books(self.facts, self.clock, "w")
+        self.usage_recorder = UsageRecorder(self.facts, self.clock, "w")
 
     @rule(late=st.integers(0, 3), model=st.sampled_from(["a", "b"]))
     def add(self, late: int, model: str) -> None:
-        self.books.add(use(self.clock.now() - timedelta(days=late), model))
+        self.usage_recorder.add(use(self.clock.now() - timedelta(days=late), model))
         self.added += 1
 
     @rule(fails=st.sampled_from(["", "", "before", "after", "read"]))
     def flush(self, fails: str) -> None:
         self.facts.fails = fails
-        self.books.flush()
+        self.usage_recorder.flush()
         self.facts.fails = ""
 
     @rule(days=st.integers(0, 20))
@@ -307,15 +309,15 @@ class Bookkeeping(RuleBasedStateMachine):
 
     @rule()
     def start_again(self) -> None:
-        self.books.flush()
-        self.before += self.books.written + self.books.dropped
+        self.usage_recorder.flush()
+        self.before += self.usage_recorder.written + self.usage_recorder.dropped
         self.begin()
 
     @invariant()
     def nothing_is_counted_twice_or_forgotten(self) -> None:
         """All uses are written, dropped or pending; the store holds those that are written, and at most the pending."""
-        books = self.books
-        assert self.before + books.written + books.dropped + books.pending == self.added
+        usage_recorder = self.usage_recorder
+        assert self.before + usage_recorder.written + usage_recorder.dropped + usage_recorder.pending == self.added
         assert count(usage(self.facts)) <= self.added
 
     def teardown(self) -> None:
@@ -323,7 +325,7 @@ class Bookkeeping(RuleBasedStateMachine):
             self.flush("")
         dropped = self.added - count(usage(self.facts))
         assert dropped >= 0
-        assert self.books.pending == 0
+        assert self.usage_recorder.pending == 0
 
 
 TestBookkeeping = Bookkeeping.TestCase
@@ -334,25 +336,25 @@ TestBookkeeping.settings = settings(max_examples=60, stateful_step_count=30, dea
 def test_what_is_in_the_store_is_what_was_written(steps: list[tuple[int, str]]) -> None:
     """Whatever flushes failed on the way, at the end the store's sum is the number of uses that were added."""
     facts, clock = Shaky(), HandClock()
-    books = Books(facts, clock, "w")
+    usage_recorder = UsageRecorder(facts, clock, "w")
     for uses, fails in steps:
         for _ in range(uses):
-            books.add(use())
+            usage_recorder.add(use())
         facts.fails = fails
-        books.flush()
+        usage_recorder.flush()
     facts.fails = ""
-    assert books.flush()
+    assert usage_recorder.flush()
 
-    assert count(usage(facts)) == books.written == sum(uses for uses, _ in steps)
-    assert (books.pending, books.dropped) == (0, 0)
+    assert count(usage(facts)) == usage_recorder.written == sum(uses for uses, _ in steps)
+    assert (usage_recorder.pending, usage_recorder.dropped) == (0, 0)
 
 
 def test_old_days_are_read_on_demand_only(store: Store) -> None:
     """A reader that names no day gets the newest ninety; one that does gets all since then."""
-    books = Books(store.facts, store.clock, "w")
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
     for days in (0, 10, 99):
-        books.add(use(START + timedelta(days=days)))
-    books.flush()
+        usage_recorder.add(use(START + timedelta(days=days)))
+    usage_recorder.flush()
 
     assert [row.about.day for row in usage(store.facts)] == ["2026-01-11", "2026-04-10"]
     assert len(usage(store.facts, since=date(2025, 1, 1))) == 3
@@ -360,11 +362,11 @@ def test_old_days_are_read_on_demand_only(store: Store) -> None:
 
 def test_stopping_writes_what_is_left(store: Store) -> None:
     """A gateway that ends in order loses no use."""
-    books = Books(store.facts, SystemClock(), "w", every=timedelta(hours=1))
-    books.start()
-    books.add(use())
+    usage_recorder = UsageRecorder(store.facts, SystemClock(), "w", every=timedelta(hours=1))
+    usage_recorder.start()
+    usage_recorder.add(use())
 
-    books.stop()
+    usage_recorder.stop()
 
     assert count(usage(store.facts)) == 1
 
@@ -372,8 +374,8 @@ def test_stopping_writes_what_is_left(store: Store) -> None:
 @pytest.mark.parametrize("text", ["2026-01-01T23:59:59+00:00", "2026-01-02T01:00:00+02:00"])
 def test_days_are_those_of_utc(store: Store, text: str) -> None:
     """A use belongs to the day that it was in UTC."""
-    books = Books(store.facts, store.clock, "w")
-    books.add(use(datetime.fromisoformat(text)))
-    books.flush()
+    usage_recorder = UsageRecorder(store.facts, store.clock, "w")
+    usage_recorder.add(use(datetime.fromisoformat(text)))
+    usage_recorder.flush()
 
     assert [row.about.day for row in usage(store.facts)] == ["2026-01-01"]

@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.model_server.models_view import View
+from app.model_server.models_view import ModelsView
 from jobs.core.model_name import ModelName
 from tests.models_dir import Sample, digest_of, put, put_blob, put_manifest, sample, weights_at
 
 
 @pytest.fixture
-def view(tmp_path: Path) -> View:
-    return View(tmp_path / "models", tmp_path / "disk")
+def view(tmp_path: Path) -> ModelsView:
+    return ModelsView(tmp_path / "models", tmp_path / "disk")
 
 
 def tree(root: Path) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
-def test_empty_volume_gives_an_empty_view_that_ollama_accepts(view: View, tmp_path: Path) -> None:
+def test_empty_volume_gives_an_empty_view_that_ollama_accepts(view: ModelsView, tmp_path: Path) -> None:
     """Without a single file on the volume there still are manifests and blobs to start with."""
     changes = view.copy()
 
@@ -32,7 +32,7 @@ def test_empty_volume_gives_an_empty_view_that_ollama_accepts(view: View, tmp_pa
     assert not (tmp_path / "models").exists()
 
 
-def test_whole_model_is_shown_through_the_volume(view: View, tmp_path: Path) -> None:
+def test_whole_model_is_shown_through_the_volume(view: ModelsView, tmp_path: Path) -> None:
     """A model that comes to an empty volume is shown after the next copy, its blobs where they are."""
     weights = weights_at(tmp_path)
     view.copy()
@@ -50,7 +50,7 @@ def test_whole_model_is_shown_through_the_volume(view: View, tmp_path: Path) -> 
     assert view.copy().brought == ()
 
 
-def test_model_is_withheld_until_its_last_blob_is_whole(view: View, tmp_path: Path) -> None:
+def test_model_is_withheld_until_its_last_blob_is_whole(view: ModelsView, tmp_path: Path) -> None:
     """While a blob is missing or short the manifest is not shown, and the reason is told."""
     weights = weights_at(tmp_path)
     model = sample("tiny", b"weights", b"template")
@@ -68,7 +68,7 @@ def test_model_is_withheld_until_its_last_blob_is_whole(view: View, tmp_path: Pa
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_blob_that_cannot_be_read_withholds_the_model(view: View, tmp_path: Path) -> None:
+def test_blob_that_cannot_be_read_withholds_the_model(view: ModelsView, tmp_path: Path) -> None:
     """A blob of the right size that cannot be opened counts as absent."""
     weights = weights_at(tmp_path)
     put(weights, sample("tiny", b"weights"))
@@ -77,7 +77,7 @@ def test_blob_that_cannot_be_read_withholds_the_model(view: View, tmp_path: Path
     assert "cannot be read" in view.copy().withheld[0][1]
 
 
-def test_torn_manifest_is_withheld(view: View, tmp_path: Path) -> None:
+def test_torn_manifest_is_withheld(view: ModelsView, tmp_path: Path) -> None:
     """A torn manifest on the volume never reaches the view: Ollama would answer each request with an error."""
     put_manifest(weights_at(tmp_path), "torn", b'{"schemaVersion": 2,')
 
@@ -85,7 +85,7 @@ def test_torn_manifest_is_withheld(view: View, tmp_path: Path) -> None:
     assert view.names() == []
 
 
-def test_model_that_changed_is_shown_anew(view: View, tmp_path: Path) -> None:
+def test_model_that_changed_is_shown_anew(view: ModelsView, tmp_path: Path) -> None:
     """A manifest that was replaced on the volume is replaced in the view; one that broke is taken away."""
     weights = weights_at(tmp_path)
     old, new = sample("tiny", b"old"), sample("tiny", b"new")
@@ -108,7 +108,7 @@ STATES = st.dictionaries(st.sampled_from(NAMES), st.sampled_from(["whole", "shor
 def test_view_is_what_is_whole(tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, str]]) -> None:
     """After any changes to the volume, a copy shows exactly the models that are whole there."""
     root = tmp_path_factory.mktemp("view")
-    weights, view = weights_at(root), View(root / "models", root / "disk")
+    weights, view = weights_at(root), ModelsView(root / "models", root / "disk")
 
     for state in states:
         shutil.rmtree(root / "models", ignore_errors=True)

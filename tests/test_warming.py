@@ -19,15 +19,15 @@ from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import SystemClock, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable
 from jobs.core.retry import NEVER
-from jobs.ledger.job import SERVERS_LANE, Ending, Job, State
-from jobs.ollama.client import Ollama
+from jobs.ledger.job import SERVERS_LANE, Ending, Job, JobState
+from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
-from jobs.tasks.table import Workshop
+from jobs.tasks.table import TaskContext
 from jobs.telemetry.container_time import is_warming
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 from tests.processes import until
@@ -42,11 +42,11 @@ def fleet_with(wakes: int) -> Fleet:
 @dataclass
 class Case:
     store: Store
-    server: Ollama
+    server: OllamaClient
 
     def warm(self, by: str, *, wakes: int) -> Job:
         fleet = fleet_with(wakes)
-        shop = Workshop(
+        shop = TaskContext(
             clock=SystemClock(),
             registry=Registry(clock=SystemClock()),
             servers={"a10g": self.server},
@@ -70,31 +70,31 @@ class Case:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Ollama]:
+def server() -> Iterator[OllamaClient]:
     with RegistryDouble() as registry, OllamaDouble(registry=registry.url) as double:
         httpx.post(f"{double.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=60)
-        with Ollama(double.url, policy=NEVER) as ollama:
+        with OllamaClient(double.url, policy=NEVER) as ollama:
             yield ollama
 
 
 @pytest.fixture
-def case(live_store: Store, server: Ollama) -> Case:
+def case(live_store: Store, server: OllamaClient) -> Case:
     return Case(live_store, server)
 
 
 def test_a_person_wakes_as_often_as_she_likes(case: Case) -> None:
     """What a person asks for is done, with no wake of our own to spend on it, and the containers know till when."""
-    assert case.warm("anna@laptop", wakes=0).state is State.SUCCEEDED
+    assert case.warm("anna@laptop", wakes=0).state is JobState.SUCCEEDED
     assert case.used() == 0
     assert parse_moment(case.warming()["until"]) <= SystemClock().now()
 
 
 def test_our_own_wakes_are_counted(case: Case) -> None:
     """What nobody asked for takes one of the day's wakes, and is refused with the remedy when none is left."""
-    assert case.warm("nightly", wakes=1).state is State.SUCCEEDED
+    assert case.warm("nightly", wakes=1).state is JobState.SUCCEEDED
     assert case.used() == 1
     refused = case.warm("nightly", wakes=1)
-    assert refused.state is State.FAILED
+    assert refused.state is JobState.FAILED
     assert refused.attempts[-1].failure_class == "refused"
     assert "its 1 wakes of our own for today are used up" in str(refused.attempts[-1].message)
     assert "own_wakes_per_day" in str(refused.attempts[-1].hint)
@@ -104,14 +104,14 @@ def test_a_tier_that_is_up_need_not_be_woken(case: Case) -> None:
     """Warming a tier that serves already takes no wake."""
     report = Report("a10g", "ta-1", "serving", SystemClock().now())
     case.store.facts.put(report.key, report.as_json())
-    assert case.warm("nightly", wakes=0).state is State.SUCCEEDED
+    assert case.warm("nightly", wakes=0).state is JobState.SUCCEEDED
     assert case.used() == 0
 
 
 def test_a_window_wakes_once_for_all_its_models(case: Case) -> None:
     """The warm-ups of a window ride on its own wake, however many models it names; without one they are refused."""
-    assert case.warm("window", wakes=0).state is State.FAILED
-    assert [case.warm("window", wakes=1).state for _ in range(2)] == [State.SUCCEEDED] * 2
+    assert case.warm("window", wakes=0).state is JobState.FAILED
+    assert [case.warm("window", wakes=1).state for _ in range(2)] == [JobState.SUCCEEDED] * 2
     assert case.used() == 1
 
 
@@ -121,7 +121,7 @@ def test_a_window_wakes_once_for_all_its_models(case: Case) -> None:
 class Gate:
     """A server that loads each model when a test lets it."""
 
-    def __init__(self, server: Ollama) -> None:
+    def __init__(self, server: OllamaClient) -> None:
         self._server = server
         self.loading: dict[str, threading.Event] = {}
         self.asked: list[str] = []
@@ -141,7 +141,7 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
     names = ("llama3.2:latest", "tiny:latest")
     gate.loading = {name: threading.Event() for name in names}
     fleet, clock = fleet_with(1), SystemClock()
-    shop = Workshop(
+    shop = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers={"a10g": gate},  # type: ignore[dict-item]
@@ -155,7 +155,7 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
         id = ledger.post("warm", name, {"model": name, "tier": "a10g"}, by=by).job.id
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
-        run = Run(claim, ledger, clock)
+        run = RunningAttempt(claim, ledger, clock)
 
         def work() -> None:
             with suppress(NotFound):
@@ -200,7 +200,7 @@ class Untold(SqliteDict):
 def test_a_warm_up_succeeds_though_nobody_can_be_told(case: Case, tmp_path: Path, fails: tuple[bool, ...]) -> None:
     """A store that takes no word of it spoils no warm-up, and leaves no trace of one behind for the next."""
     facts, clock, fleet = Untold(tmp_path / "untold.sqlite"), SystemClock(), fleet_with(1)
-    shop = Workshop(
+    shop = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers={"a10g": case.server},
@@ -214,7 +214,7 @@ def test_a_warm_up_succeeds_though_nobody_can_be_told(case: Case, tmp_path: Path
         id = ledger.post("warm", "llama3.2", {"model": "llama3.2", "tier": "a10g"}, by="anna@laptop").job.id
         claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
-        run = Run(claim, ledger, clock)
+        run = RunningAttempt(claim, ledger, clock)
         result = warming.perform(run)
         ledger.end(claim, Ending("succeeded", result=result), run.progress.read())
         return result
@@ -248,6 +248,6 @@ def test_refused_starts_hold_our_own_wakes_back(case: Case, by: str) -> None:
 def test_a_start_may_be_tried_in_its_time_and_by_hand(case: Case) -> None:
     """When the pause is over the next warm-up may try again; and a person may at once, who may have mended it."""
     refuse_starts(case, 3, seconds_ago=5)
-    assert case.warm("anna@laptop", wakes=0).state is State.SUCCEEDED
+    assert case.warm("anna@laptop", wakes=0).state is JobState.SUCCEEDED
     refuse_starts(case, 3, seconds_ago=61)
-    assert case.warm("nightly", wakes=1).state is State.SUCCEEDED
+    assert case.warm("nightly", wakes=1).state is JobState.SUCCEEDED

@@ -14,7 +14,7 @@ from app.local.nightly_thread import Nights
 from app.model_server.reload_policy import KNOWN, ROOM
 from app.model_server.report import Report
 from app.scheduler import steps as rounds
-from app.scheduler.alert_check import Looked, look, turns
+from app.scheduler.alert_check import AlertsChecked, look, turns
 from app.scheduler.wake_budget import Wakes, opening
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
@@ -40,7 +40,7 @@ def fleet_with(**tables: Any) -> Fleet:
     return parse(document, "test")
 
 
-def looked(store: Store, fleet: Fleet = FLEET) -> Looked:
+def looked(store: Store, fleet: Fleet = FLEET) -> AlertsChecked:
     return look(store.ledger(), store.facts, fleet, store.clock.now())
 
 
@@ -67,7 +67,7 @@ def ended(store: Store, subject: str, ending: Ending) -> None:
 
 def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
-    assert looked(store) == Looked(looked(store).health, (), has_news=False)
+    assert looked(store) == AlertsChecked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
     assert [*store.facts.keys()] == [NIGHTS_SINCE]
 

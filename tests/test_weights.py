@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jobs.core.errors import Cancelled, Corrupt, DiskFull, Fenced, NotFound, NotWritable, QuotaExceeded, Refused
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from tests.models_dir import (
     CONFIG,
     digest_of,
@@ -28,11 +28,11 @@ from tests.models_dir import (
 )
 
 
-def names_in(weights: Weights) -> list[str]:
+def names_in(weights: ModelsDirectory) -> list[str]:
     return [str(model.name) for model in weights.models()]
 
 
-def tree(weights: Weights) -> set[str]:
+def tree(weights: ModelsDirectory) -> set[str]:
     root = weights.layout.root
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
@@ -293,7 +293,7 @@ def test_two_holders_that_publish_at_once_leave_one_whole_model(tmp_path: Path) 
 
         def attempt(
             holder: str,
-            weights: Weights = weights,
+            weights: ModelsDirectory = weights,
             gate: threading.Barrier = gate,
             ended: list[Exception | None] = ended,
         ) -> None:
@@ -476,7 +476,7 @@ def test_what_outgrows_the_quota_is_refused_with_sizes(tmp_path: Path) -> None:
 
 def test_a_disk_too_small_is_refused_where_its_numbers_count(tmp_path: Path) -> None:
     """A local disk's free space is a limit of its own."""
-    weights = Weights(tmp_path / "not" / "yet", lock=tmp_path / "l", persist=nothing, clock=HandClock())
+    weights = ModelsDirectory(tmp_path / "not" / "yet", lock=tmp_path / "l", persist=nothing, clock=HandClock())
     weights.room_for(1)
     with pytest.raises(DiskFull, match=r"^1000 PB needed, but the disk has .* free$"):
         weights.room_for(10**18)

@@ -5,12 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import Manifest
 from tests.models_dir import weights_at
 
 
-def look(weights: Weights) -> int:
+def look(weights: ModelsDirectory) -> int:
     """Assert that no manifest stands without its blobs; how many models were seen.
 
     Of a model that is being removed the manifest goes first, so where a blob is missing, the manifest is gone by then.

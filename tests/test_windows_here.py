@@ -11,9 +11,9 @@ from loguru import logger
 
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.local.windows import WindowsHere
-from jobs.home.home import Server
-from jobs.ollama.client import Ollama
+from app.local.windows import LocalWindows
+from jobs.home.home import LocalServer
+from jobs.ollama.client import OllamaClient
 from jobs.testing.clock import HandClock
 from jobs.testing.models import arbitrary
 from jobs.testing.ollama.server import OllamaDouble
@@ -44,7 +44,7 @@ def run(store: Store, server: OllamaDouble, *ids: str) -> None:
     """As the worker does."""
     for id in ids:
         name = store.ledger().get(id).request["model"]
-        Ollama(server.url).load(name, keep_alive=timedelta(minutes=30))
+        OllamaClient(server.url).load(name, keep_alive=timedelta(minutes=30))
         store.ledger().cancel(id, by="test")
 
 
@@ -54,7 +54,7 @@ def test_a_window_keeps_its_models_loaded(store: Store, server: OllamaDouble, cl
     posted: list[int] = []
     for minute, before in pairwise([30, 29, 0, -1, -20, -26, -27, -45, -52, -80, -119, -121]):  # to its opening
         clock.wait((minute - before) * 60)
-        windows = WindowsHere(fleet(), [Server("a10g", server.url)], clock)
+        windows = LocalWindows(fleet(), [LocalServer("a10g", server.url)], clock)
         ids = windows.keep(store.ledger())
         posted += [before for _ in ids]
         run(store, server, *ids)
@@ -65,7 +65,7 @@ def test_what_cannot_be_loaded_is_not_asked_for_all_the_time(
     store: Store, server: OllamaDouble, clock: HandClock
 ) -> None:
     """A model that does not stay is warmed once a quarter of an hour, not every minute."""
-    windows = WindowsHere(fleet(), [Server("a10g", server.url)], clock)
+    windows = LocalWindows(fleet(), [LocalServer("a10g", server.url)], clock)
     clock.wait(31 * 60)
     ids: list[Any] = []
     for _ in range(30):
@@ -80,6 +80,6 @@ def test_a_window_of_no_server_here_is_said(clock: HandClock) -> None:
     """A window of a tier that has no server on this machine is told of when `up` starts."""
     said: list[str] = []
     sink = logger.add(lambda line: said.append(str(line)), format="{message}")
-    WindowsHere(fleet(), [Server("a10g", "http://127.0.0.1:1")], clock)
+    LocalWindows(fleet(), [LocalServer("a10g", "http://127.0.0.1:1")], clock)
     logger.remove(sink)
     assert said == ["windows of tier h100 have no effect: no server here is of it; `up --tier h100` has one\n"]

@@ -12,8 +12,8 @@ import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.ledger.job import Backoff, Job, State
-from jobs.worker.attempt import Run
+from jobs.ledger.job import Backoff, Job, JobState
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 
@@ -25,7 +25,7 @@ QUICK = Timing(
     grace=timedelta(seconds=2),
 )
 AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
-Work = Callable[[Run], Mapping[str, Any]]
+Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 
 def worker(store: Store, work: Work, *, concurrency: int = 2, timing: Timing = QUICK) -> Worker:
@@ -77,7 +77,7 @@ def failing(*troubles: Exception) -> Work:
     """Work that meets these troubles, one an attempt, and then succeeds."""
     left = list(troubles)
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if left:
             raise left.pop(0)
         return {"attempt": run.n}
@@ -88,7 +88,7 @@ def failing(*troubles: Exception) -> Work:
 def test_a_job_is_worked_and_its_result_kept(live_store: Store) -> None:
     """What the task returns is the job's result; the bytes it counted are its last progress."""
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         run.progress.begin("pulling", total=10, completed=0)
         run.progress.advance(10)
         return {"digest": "abc"}
@@ -96,7 +96,7 @@ def test_a_job_is_worked_and_its_result_kept(live_store: Store) -> None:
     id = post(live_store)
     with working(worker(live_store, work)):
         job = ended(live_store, id)
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert job.result == {"digest": "abc"}
     assert (job.progress.completed, job.progress.total) == (10, 10)
 
@@ -104,20 +104,20 @@ def test_a_job_is_worked_and_its_result_kept(live_store: Store) -> None:
 @pytest.mark.parametrize(
     ("troubles", "outcomes", "state"),
     [
-        ([Unreachable("no route")], ["retry", "succeeded"], State.SUCCEEDED),
+        ([Unreachable("no route")], ["retry", "succeeded"], JobState.SUCCEEDED),
         (
             [Unreachable("a"), TooManyRequests("b", retry_after=timedelta(0))],
             ["retry"] * 2 + ["succeeded"],
-            State.SUCCEEDED,
+            JobState.SUCCEEDED,
         ),
-        ([Unreachable("a"), Unreachable("b"), Unreachable("c")], ["retry", "retry", "failed"], State.FAILED),
-        ([NotFound("no such model")], ["failed"], State.FAILED),
-        ([Corrupt("flipped"), Corrupt("flipped")], ["retry", "failed"], State.FAILED),
-        ([Unreachable("a"), Corrupt("flipped")], ["retry", "retry", "succeeded"], State.SUCCEEDED),
+        ([Unreachable("a"), Unreachable("b"), Unreachable("c")], ["retry", "retry", "failed"], JobState.FAILED),
+        ([NotFound("no such model")], ["failed"], JobState.FAILED),
+        ([Corrupt("flipped"), Corrupt("flipped")], ["retry", "failed"], JobState.FAILED),
+        ([Unreachable("a"), Corrupt("flipped")], ["retry", "retry", "succeeded"], JobState.SUCCEEDED),
     ],
 )
 def test_trouble_is_tried_again_as_often_as_it_is_worth(
-    live_store: Store, troubles: list[Trouble], outcomes: list[str], state: State
+    live_store: Store, troubles: list[Trouble], outcomes: list[str], state: JobState
 ) -> None:
     """Network trouble uses every attempt, damage is worth one more, what cannot help is not tried again."""
     id = post(live_store)
@@ -134,21 +134,21 @@ def test_a_bug_is_recorded_and_the_worker_lives(live_store: Store) -> None:
     bad, good = post(live_store, "bad:latest"), post(live_store, "good:latest")
     with working(worker(live_store, failing(ZeroDivisionError("oops")), concurrency=1)):
         job, fine = ended(live_store, bad), ended(live_store, good)
-    assert (job.state, job.attempts[0].failure_class) == (State.FAILED, "bug")
+    assert (job.state, job.attempts[0].failure_class) == (JobState.FAILED, "bug")
     assert job.attempts[0].message == "ZeroDivisionError: oops"
-    assert fine.state is State.SUCCEEDED
+    assert fine.state is JobState.SUCCEEDED
 
 
 def test_a_running_job_is_cancelled_within_beats(live_store: Store) -> None:
     """A task that checks often stops soon after somebody asked to cancel."""
     id = post(live_store)
     with working(worker(live_store, forever)):
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
         live_store.ledger().cancel(id, by="me")
-        assert ended(live_store, id).state is State.CANCELLED
+        assert ended(live_store, id).state is JobState.CANCELLED
 
 
-def forever(run: Run) -> Mapping[str, Any]:
+def forever(run: RunningAttempt) -> Mapping[str, Any]:
     while True:
         run.sleep(0.01)
 
@@ -157,10 +157,10 @@ def test_a_stop_hands_the_attempt_back(live_store: Store) -> None:
     """At a stop the running attempt is handed back at once, and another worker takes the job up again."""
     id = post(live_store)
     with working(worker(live_store, forever)) as stop:
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
         stop.set()
     job = live_store.ledger().get(id)
-    assert job.state is State.WAITING
+    assert job.state is JobState.WAITING
     assert (job.attempts[0].outcome, job.attempts[0].failure_class) == ("retry", "killed")
     assert job.attempts[0].message == "the worker was asked to stop"
     with working(worker(live_store, failing())):
@@ -171,7 +171,7 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
     """What does not stop in time is handed back over its head, and can then neither publish nor end."""
     go_on, fenced = threading.Event(), threading.Event()
 
-    def stubborn(run: Run) -> Mapping[str, Any]:
+    def stubborn(run: RunningAttempt) -> Mapping[str, Any]:
         go_on.wait(20)
         try:
             run.hold()
@@ -182,12 +182,12 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
 
     id = post(live_store)
     with working(worker(live_store, stubborn, timing=replace(QUICK, grace=timedelta(seconds=0.1)))) as stop:
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is State.RUNNING)
+        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
         stop.set()
-    assert live_store.ledger().get(id).state is State.WAITING
+    assert live_store.ledger().get(id).state is JobState.WAITING
     go_on.set()
     assert fenced.wait(20)
-    assert live_store.ledger().get(id).state is State.WAITING
+    assert live_store.ledger().get(id).state is JobState.WAITING
 
 
 def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
@@ -195,7 +195,7 @@ def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
     lock, at_once, most = threading.Lock(), 0, 0
     together = threading.Barrier(2)
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         nonlocal at_once, most
         with lock:
             at_once += 1
@@ -207,7 +207,7 @@ def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
 
     ids = [post(live_store, f"m{n}:latest") for n in range(6)]
     with working(worker(live_store, work)):
-        assert all(ended(live_store, id).state is State.SUCCEEDED for id in ids)
+        assert all(ended(live_store, id).state is JobState.SUCCEEDED for id in ids)
     assert most == 2
 
 
@@ -217,16 +217,16 @@ def test_a_lane_minds_its_own_business(live_store: Store) -> None:
     pull = post(live_store)
     with working(worker(live_store, failing())):
         ended(live_store, pull)
-    assert live_store.ledger().get(warm).state is State.QUEUED
+    assert live_store.ledger().get(warm).state is JobState.QUEUED
 
 
 def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
     """A worker whose attempt was given up by a sweep elsewhere stops at its next check and ends nothing."""
     id = post(live_store)
     lazy = replace(QUICK, lease=timedelta(seconds=0.2), beat=timedelta(seconds=0.5), sweep=timedelta(seconds=60))
-    runs: list[Run] = []
+    runs: list[RunningAttempt] = []
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         runs.append(run)
         return forever(run) if run.n == 1 else {"n": run.n}
 
@@ -237,7 +237,7 @@ def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
 
 
-def is_fenced(run: Run) -> bool:
+def is_fenced(run: RunningAttempt) -> bool:
     try:
         run.check()
     except Fenced:
@@ -249,7 +249,7 @@ def test_an_idle_worker_goes_home(live_store: Store) -> None:
     """With `idle_after` a worker returns once nothing was to do for that long, with everything done."""
     id = post(live_store)
     worker(live_store, failing()).run(threading.Event(), idle_after=timedelta(seconds=0.3))
-    assert live_store.ledger().get(id).state is State.SUCCEEDED
+    assert live_store.ledger().get(id).state is JobState.SUCCEEDED
 
 
 def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
@@ -257,7 +257,7 @@ def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
     id = post(live_store)
     calls: list[int] = []
 
-    def once_unreachable(run: Run) -> dict[str, Any]:
+    def once_unreachable(run: RunningAttempt) -> dict[str, Any]:
         calls.append(run.n)
         if run.n == 1:
             raise Unreachable("not yet", retry_after=timedelta(seconds=1))
@@ -266,4 +266,4 @@ def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
     worker(live_store, once_unreachable).run(threading.Event(), idle_after=timedelta(seconds=0.1))
 
     assert calls == [1, 2]
-    assert live_store.ledger().get(id).state is State.SUCCEEDED
+    assert live_store.ledger().get(id).state is JobState.SUCCEEDED

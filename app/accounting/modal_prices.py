@@ -9,7 +9,7 @@ from decimal import Decimal
 
 from loguru import logger
 
-from app.fleet.schema import Fleet, Prices
+from app.fleet.schema import Fleet, PricesConfig
 from app.resources import deployment
 from jobs.core.errors import Trouble
 
@@ -38,7 +38,7 @@ def priced(fleet: Fleet, today: date, ask: Callable[[], Rates] = asked) -> Fleet
     if missing := [key for key in (CPU, MEMORY, *map(_key, needed)) if key not in rates]:
         logger.warning("Modal tells no rate {}, the fleet's prices are taken", ", ".join(missing))
         return fleet
-    prices = Prices(
+    prices = PricesConfig(
         as_of=today,
         source=SOURCE,
         cpu_core=_per_second(rates[CPU]),

@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from app.fleet.cron_times import due
-from app.fleet.schema import Fleet, Window
+from app.fleet.schema import Fleet, WindowConfig
 from jobs.core.clock import isoformat
 from jobs.telemetry.container_time import metered
 
@@ -36,7 +36,7 @@ class Offer:
 
     """
 
-    window: Window
+    window: WindowConfig
     hours: float
     openings: int
     dollars_per_hour: float
@@ -101,7 +101,7 @@ def offers(fleet: Fleet, entries: Mapping[str, Any], now: datetime) -> list[Offe
     return [_offer(fleet, window, colds, now) for window in fleet.windows]
 
 
-def _offer(fleet: Fleet, window: Window, colds: Mapping[str, float], now: datetime) -> Offer:
+def _offer(fleet: Fleet, window: WindowConfig, colds: Mapping[str, float], now: datetime) -> Offer:
     length = timedelta(hours=window.hours)
     starts = list(_starts(fleet, window, now - length, now + MONTH))
     coming = [start for start in starts if start > now]
@@ -118,7 +118,7 @@ def _offer(fleet: Fleet, window: Window, colds: Mapping[str, float], now: dateti
     )
 
 
-def _starts(fleet: Fleet, window: Window, since: datetime, until: datetime) -> Iterator[datetime]:
+def _starts(fleet: Fleet, window: WindowConfig, since: datetime, until: datetime) -> Iterator[datetime]:
     return takewhile(lambda start: start <= until, due(window.start, fleet.schedule.zone, since))
 
 

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from app.deployment import status as reports
 from app.deployment.spawn_worker import ring
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
-from jobs.cli.job_commands import INTERRUPTED, Desk, exit_code, prune_request
+from jobs.cli.job_commands import INTERRUPTED, JobCommands, exit_code, prune_request
 from jobs.cli.output import log_warnings, put, put_json, put_lines, say, settle_streams
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import BadRequest, Killed, Refused, Trouble
 from jobs.core.sanitize import plain
 from jobs.core.units import parse_span
-from jobs.home.status import Found
+from jobs.home.status import ModelsFound
 from jobs.ledger.job import WEIGHTS_LANE, Job
 from jobs.ledger.ledger import Ledger
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import modal
 
     from app.scheduler.night_plan import Night
-    from jobs.weights.prune_plan import Plan
+    from jobs.weights.prune_plan import PrunePlan
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
@@ -56,7 +56,7 @@ def worded(text: str) -> str:
     return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
 
 
-class Errand:
+class WorkerLauncher:
     """Who works on what was posted."""
 
     def __init__(self, own: "modal.Function[..., Any, Any]", clock: Clock) -> None:
@@ -124,31 +124,31 @@ class Errand:
 
 
 @dataclass(frozen=True)
-class Counter:
+class ModalCommands:
     """The commands. Each ends the process when it was not all well."""
 
-    desk: Desk
-    errand: Errand
+    commands: JobCommands
+    launcher: WorkerLauncher
 
     def pull(self, model: str, *, wait: bool, way: str, rate_limit: str, attempts: int, json: bool) -> None:
-        self.errand.follows = wait
+        self.launcher.follows = wait
         self._do(
-            lambda: self.desk.pull(
+            lambda: self.commands.pull(
                 model, wait=wait, way=way, rate_limit=rate_limit or None, attempts=attempts or None, json=json
             )
         )
 
     def verify(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.errand.follows = wait
-        self._do(lambda: self.desk.verify(model or None, wait=wait, attempts=attempts or None, json=json))
+        self.launcher.follows = wait
+        self._do(lambda: self.commands.verify(model or None, wait=wait, attempts=attempts or None, json=json))
 
     def delete(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.errand.follows = wait
-        self._do(lambda: self.desk.delete(model, wait=wait, attempts=attempts or None, json=json))
+        self.launcher.follows = wait
+        self._do(lambda: self.commands.delete(model, wait=wait, attempts=attempts or None, json=json))
 
     def prune(
         self,
-        look: "Callable[[dict[str, Any]], Plan] | None",
+        look: "Callable[[dict[str, Any]], PrunePlan] | None",
         *,
         unused_days: float,
         empty_trash: bool,
@@ -157,25 +157,25 @@ class Counter:
         json: bool,
     ) -> None:
         """`look` only looks: with it nothing is posted."""
-        self.errand.follows = wait
+        self.launcher.follows = wait
 
         def prune() -> int:
             request = prune_request(unused_days or None, empty_trash)
             if look is not None:
-                return self.desk.outlook(look(request), json=json)
-            return self.desk.prune(request, wait=wait, attempts=attempts or None, json=json)
+                return self.commands.outlook(look(request), json=json)
+            return self.commands.prune(request, wait=wait, attempts=attempts or None, json=json)
 
         self._do(prune)
 
     def rollback(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.errand.follows = wait
-        self._do(lambda: self.desk.rollback(model, wait=wait, attempts=attempts or None, json=json))
+        self.launcher.follows = wait
+        self._do(lambda: self.commands.rollback(model, wait=wait, attempts=attempts or None, json=json))
 
     def warm(self, model: str, *, tier: str, wait: bool, attempts: int, json: bool) -> None:
         def warm() -> int:
-            if not self.errand.deployed:
+            if not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return self.desk.warm(model, tier=tier or None, wait=wait, attempts=attempts or None, json=json)
+            return self.commands.warm(model, tier=tier or None, wait=wait, attempts=attempts or None, json=json)
 
         self._do(warm)
 
@@ -184,10 +184,10 @@ class Counter:
             if bool(id) == every:
                 raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
             if every:
-                return self.desk.retry_all(failure_class or None, json=json)
-            return self.desk.retry(id, wait=wait, json=json)
+                return self.commands.retry_all(failure_class or None, json=json)
+            return self.commands.retry(id, wait=wait, json=json)
 
-        self.errand.follows = wait and not every
+        self.launcher.follows = wait and not every
         self._do(retry)
 
     def cost(self, past: Callable[[], Mapping[str, Any]], *, since: str, json: bool) -> None:
@@ -196,9 +196,9 @@ class Counter:
         from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
         def cost() -> int:
-            began = self.desk.now - parse_span(since, "--since")
-            fleet = priced(declared(), self.desk.now.date())
-            found = estimate({**past(), **dict(ledger.items())}, fleet, began, self.desk.now)
+            began = self.commands.now - parse_span(since, "--since")
+            fleet = priced(declared(), self.commands.now.date())
+            found = estimate({**past(), **dict(ledger.items())}, fleet, began, self.commands.now)
             if json:
                 put_json(found.as_json())
             else:
@@ -213,8 +213,8 @@ class Counter:
         from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
         def windows() -> int:
-            fleet = priced(declared(), self.desk.now.date())
-            found = offers(fleet, {**past(), **dict(ledger.items())}, self.desk.clock.now())
+            fleet = priced(declared(), self.commands.now.date())
+            found = offers(fleet, {**past(), **dict(ledger.items())}, self.commands.clock.now())
             if json:
                 put_json([each.as_json() for each in found])
             else:
@@ -229,43 +229,43 @@ class Counter:
         from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
 
         def night() -> int:
-            found = report(dict(ledger.items()), self.desk.ledger.select()[0])
+            found = report(dict(ledger.items()), self.commands.ledger.select()[0])
             if json:
                 put_json(found)
             else:
-                put_lines(map(worded, lines(found, self.desk.now)))
+                put_lines(map(worded, lines(found, self.commands.now)))
             return 0
 
         self._do(night)
 
     def dead(self, *, since: str, json: bool) -> None:
-        self._do(lambda: self.desk.dead(since=since or None, json=json))
+        self._do(lambda: self.commands.dead(since=since or None, json=json))
 
     def jobs(self, *, state: str, kind: str, since: str, limit: int, json: bool) -> None:
         self._do(
-            lambda: self.desk.browse(
+            lambda: self.commands.browse(
                 state=state or None, kind=kind or None, since=since or None, limit=limit, json=json
             )
         )
 
     def job(self, id: str, *, follow: bool, json: bool) -> None:
-        self._do(lambda: self.desk.tell(id, follow=follow, json=json))
+        self._do(lambda: self.commands.tell(id, follow=follow, json=json))
 
     def cancel(self, id: str, *, json: bool) -> None:
-        self._do(lambda: self.desk.cancel(id, json=json))
+        self._do(lambda: self.commands.cancel(id, json=json))
 
-    def models(self, look: Callable[[], Found], *, json: bool) -> None:
-        self._do(lambda: self.desk.models(look(), json=json))
+    def models(self, look: Callable[[], ModelsFound], *, json: bool) -> None:
+        self._do(lambda: self.commands.models(look(), json=json))
 
     def plan(self, look: "Callable[[], Night]", *, json: bool) -> None:
-        self._do(lambda: self.desk.outlook(look(), json=json))
+        self._do(lambda: self.commands.outlook(look(), json=json))
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            jobs = self.desk.ledger.select()[0]
-            deployed = self.errand.deployed
+            jobs = self.commands.ledger.select()[0]
+            deployed = self.launcher.deployed
             url = deployment.url(GATEWAY) if deployed else None
-            found = reports.status(ledger, self.desk.now, deployed=deployed, gateway=url, jobs=jobs)
+            found = reports.status(ledger, self.commands.now, deployed=deployed, gateway=url, jobs=jobs)
             if json:
                 put_json(found.as_json())
             else:
@@ -279,13 +279,13 @@ class Counter:
         settle_streams()
         log_warnings()
         code = exit_code(work, worded)
-        if code == INTERRUPTED and self.errand.ends_with_us:
+        if code == INTERRUPTED and self.launcher.ends_with_us:
             say("but its worker ends with this command: pull again to go on from the bytes that are there, or deploy")
         if code:
             sys.exit(code)
 
 
-def counter(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any, Any]") -> Counter:
+def modal_commands(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any, Any]") -> ModalCommands:
     """The counter of this command.
 
     Args:
@@ -294,16 +294,16 @@ def counter(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any
 
     """
     clock = SystemClock()
-    errand = Errand(own, clock)
-    desk = Desk(
+    launcher = WorkerLauncher(own, clock)
+    commands = JobCommands(
         Ledger(queue, ledger, clock),
         clock,
-        is_worked=errand.is_worked,
+        is_worked=launcher.is_worked,
         idle=IDLE,
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         look_every=LOOK_EVERY,
-        posted=errand.send,
+        posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(past, "past", isoformat(since))),
         worded=worded,
     )
-    return Counter(desk, errand)
+    return ModalCommands(commands, launcher)

@@ -7,7 +7,7 @@ from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
 from app.resources import MESSENGER, NIGHTLY, SERVERS, deployment, ledger, queue
-from app.scheduler import alert_check as lookout
+from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
@@ -22,7 +22,7 @@ def tick() -> None:
 def tell() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
-    lookout.tell(ledger, clock, Webhook(os.environ[lookout.WEBHOOK], clock=clock).tell)
+    alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).tell)
 
 
 def nightly() -> None:
@@ -31,9 +31,9 @@ def nightly() -> None:
     shift.nightly(post, lambda memory: actual(post.book, post.fleet, memory, post.clock))
 
 
-def _post() -> shift.Post:
+def _post() -> shift.ScheduleContext:
     clock = SystemClock()
-    return shift.Post(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
+    return shift.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
 
 
 def _call_messenger() -> None:

@@ -10,8 +10,8 @@ from loguru import logger
 
 from app.fleet.schema import declared
 from app.logs import in_container
-from app.model_server.settings import PROBE_EVERY, Place, Wanted
-from app.model_server.supervisor import Server
+from app.model_server.settings import PROBE_EVERY, ServerHost, TierSettings
+from app.model_server.supervisor import ServerSupervisor
 from app.resources import MODELS, PORT, ledger, volume
 from jobs.core.clock import SystemClock
 from jobs.ollama.host import OllamaHost
@@ -20,7 +20,7 @@ _SPARE = timedelta(seconds=10)
 """Of the start-up time, so that what we say about a failure is heard before the platform ends the container."""
 
 
-def serve(tier: str, environ: Mapping[str, str] = os.environ) -> Server:
+def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSupervisor:
     """A started server of that tier.
 
     Args:
@@ -30,16 +30,16 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ) -> Server:
 
     """
     in_container(environ, tier=tier)
-    server = Server(_wanted(tier, environ), _place(environ))
+    server = ServerSupervisor(_wanted(tier, environ), _place(environ))
     server.start()
     return server
 
 
-def _wanted(name: str, environ: Mapping[str, str]) -> Wanted:
+def _wanted(name: str, environ: Mapping[str, str]) -> TierSettings:
     fleet = declared()
     tier = fleet.tier(name)
     every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
-    return Wanted(
+    return TierSettings(
         tier=name,
         gpu_promised=tier.gpu is not None,
         settings=tier.ollama.environ(),
@@ -50,8 +50,8 @@ def _wanted(name: str, environ: Mapping[str, str]) -> Wanted:
     )
 
 
-def _place(environ: Mapping[str, str]) -> Place:
-    return Place(
+def _place(environ: Mapping[str, str]) -> ServerHost:
+    return ServerHost(
         volume=Path(MODELS),
         disk=Path(tempfile.mkdtemp(prefix="ollama-")),
         container=environ.get("MODAL_TASK_ID", "local"),

@@ -30,14 +30,14 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER, Policy
 from jobs.ledger.job import SERVERS_LANE
 from jobs.ledger.ledger import Ledger
-from jobs.models.gguf import Facts
+from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import place
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import Workshop, perform
+from jobs.tasks.table import TaskContext, perform
 from jobs.telemetry.container_time import say_warming
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 
 AT_ONCE = 4
 
@@ -49,7 +49,7 @@ def run() -> bool:
     """Work the servers lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
-    shop = Workshop(
+    shop = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers=_servers(os.environ),
@@ -60,10 +60,10 @@ def run() -> bool:
     return work(book, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
-def _servers(environ: Mapping[str, str]) -> dict[str, Ollama]:
+def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
     client = httpx.Client(headers=token(environ), limits=httpx.Limits(max_keepalive_connections=0))
-    return {tier: Ollama(url, client=client, policy=NEVER) for tier, url in addresses().items()}
+    return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses().items()}
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
@@ -73,7 +73,7 @@ def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
     known = (facts.get(KNOWN) or {}).get(str(name.folded()))
     if known is None:
         return None
-    return place(int(known["size"]), fleet.catalog_tiers(), facts=Facts.from_json(known["facts"])).tier.name
+    return place(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
 
 
 class Warming:
@@ -87,7 +87,7 @@ class Warming:
 
     """
 
-    def __init__(self, shop: Workshop, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
+    def __init__(self, shop: TaskContext, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
         self._shop = shop
         self._fleet = fleet
         self._facts = facts
@@ -100,7 +100,7 @@ class Warming:
         self._under_way: dict[str, dict[str, datetime]] = defaultdict(dict)
         """The warm-ups of each tier, and until when each may last: none of them ends what the others still need."""
 
-    def perform(self, run: Run) -> dict[str, Any]:
+    def perform(self, run: RunningAttempt) -> dict[str, Any]:
         """Wait until the server is up, then do what the job asks for.
 
         At zero containers every request is answered 503 at once, and starts one.
@@ -122,7 +122,7 @@ class Warming:
             waking.call(lambda: may_start() or server.version(), sleep=run.sleep)
             return perform(run, self._shop)
 
-    def _starts(self, run: Run, tier: str, within: timedelta) -> Callable[[], None]:
+    def _starts(self, run: RunningAttempt, tier: str, within: timedelta) -> Callable[[], None]:
         """To be called before each request that may start a server; it raises while the tier's starts are refused.
 
         What a person posts by hand may try one at once: perhaps she has just mended it.
@@ -140,7 +140,7 @@ class Warming:
         return insist
 
     @contextmanager
-    def _marked(self, run: Run, tier: str, within: timedelta) -> Iterator[None]:
+    def _marked(self, run: RunningAttempt, tier: str, within: timedelta) -> Iterator[None]:
         """Have the containers of the tier know that it is being warmed, until the last warm-up of it has ended."""
         try:
             with self._allowing:
@@ -162,7 +162,7 @@ class Warming:
         except StoreTrouble as trouble:
             logger.warning("how long tier {} is being warmed is not told: {}", tier, trouble)
 
-    def _allow(self, run: Run, tier: str, within: timedelta) -> None:
+    def _allow(self, run: RunningAttempt, tier: str, within: timedelta) -> None:
         """Take a place of the day's, unless the wake that this needs has one: its window's, or another warm-up's."""
         if run.job.posted_by not in SYNTHETIC:
             return

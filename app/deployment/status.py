@@ -12,7 +12,7 @@ from app.model_server.report import PREFIX, Report
 from app.resources import APP, SERVERS
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import lasted
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
@@ -20,7 +20,7 @@ from jobs.telemetry.nightly_report import line, report
 
 
 @dataclass(frozen=True)
-class Status:
+class DeploymentStatus:
     deployed: bool
     gateway: str | None
     servers: tuple[Report, ...]
@@ -74,19 +74,19 @@ class Status:
 
 def status(
     facts: DictLike, now: datetime, *, deployed: bool, jobs: Sequence[Job], gateway: str | None = None
-) -> Status:
+) -> DeploymentStatus:
     entries = dict(facts.items())
     counts = Counter(job.state for job in jobs)
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
-    return Status(
+    return DeploymentStatus(
         deployed=deployed,
         gateway=gateway,
         servers=tuple(newest),
         tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
         incidents=tuple(case for case in cases(entries) if case.is_open),
         generation=entries.get(GENERATION),
-        jobs={str(state): counts[state] for state in State},
+        jobs={str(state): counts[state] for state in JobState},
         night=report(entries, jobs),
         now=now,
     )

@@ -18,7 +18,7 @@ from app.scheduler.steps import tonight
 from app.scheduler.upstream_tags import upstream
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
-from jobs.home.status import Found, found_in
+from jobs.home.status import ModelsFound, found_in
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
@@ -26,12 +26,12 @@ from jobs.store.protocols import DictLike
 from jobs.tasks.table import planned
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
-from jobs.weights.prune_plan import Around, Plan, plan
+from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
 from jobs.weights.survey import Survey, survey
 from jobs.weights.trash_moves import require_models_directory
 
 
-def around(book: Ledger, facts: DictLike) -> Around:
+def weights_use(book: Ledger, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
     jobs = book.jobs()
     return recall(facts, jobs).around(jobs, loaded(facts))
@@ -48,11 +48,11 @@ def on_the_volume() -> Survey:
     return survey(Layout(Path(MODELS)))
 
 
-def pruning(request: dict[str, Any]) -> Plan:
+def pruning(request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do."""
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
-    here = around(Ledger(queue, ledger, clock), ledger)
+    here = weights_use(Ledger(queue, ledger, clock), ledger)
     return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
 
 
@@ -83,7 +83,7 @@ def coming_night() -> Night:
     return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
 
 
-def found() -> Found:
+def found() -> ModelsFound:
     """The models, and what is wrong with those that are not whole."""
     volume.reload()
     return found_in(survey(Layout(Path(MODELS))), "the volume")

@@ -14,7 +14,7 @@ from loguru import logger
 
 from app.accounting.archive import archive_at, archive_facts, archive_jobs
 from app.accounting.spending import note_month
-from app.deployment.volume_queries import around
+from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
 from app.deployment.worker_timing import COMMIT_EVERY
 from app.fleet.schema import Fleet, declared
@@ -28,9 +28,9 @@ from jobs.models.card import facts_of
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store.protocols import DictLike, ShrinkingDict
-from jobs.tasks.table import Workshop, perform
+from jobs.tasks.table import TaskContext, perform
 from jobs.weights import survey
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.worker.worker import Perform
 
 AT_ONCE = 4
@@ -51,7 +51,7 @@ class Commits(Protocol):
         """Bring in what others wrote; RuntimeError when it stays as it was."""
 
 
-class Shelf:
+class MountedWeights:
     """The volume, as the one container that writes it sees it.
 
     Args:
@@ -70,7 +70,7 @@ class Shelf:
         self._committing = threading.Lock()
         self._headers: dict[str, dict[str, Any] | None] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
-        self.weights = Weights(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+        self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
 
     def open(self) -> None:
         """Bring in what others committed, and make what is missing of a models directory."""
@@ -95,7 +95,7 @@ class Shelf:
         self._facts.put(KNOWN, known)
         self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes})
 
-    def _header(self, model: survey.Model) -> dict[str, Any] | None:
+    def _header(self, model: survey.SurveyedModel) -> dict[str, Any] | None:
         if model.digest in self._headers:
             return self._headers[model.digest]
         facts = facts_of(self.weights.layout, model.manifest)
@@ -153,23 +153,23 @@ def run() -> bool:
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
-    shelf = Shelf(volume, Path(MODELS), ledger, clock)
+    shelf = MountedWeights(volume, Path(MODELS), ledger, clock)
     with opened(book, ledger, shelf, registry=registry, fleet=fleet, clock=clock) as perform:
         return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
 
 
 @contextmanager
 def opened(
-    book: Ledger, facts: ShrinkingDict, shelf: Shelf, *, registry: Registry, fleet: Fleet, clock: Clock
+    book: Ledger, facts: ShrinkingDict, shelf: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
     """What does the work of one attempt on the volume. Before any, what the Dict would forget is archived."""
     shelf.open()
-    shop = Workshop(
+    shop = TaskContext(
         clock=clock,
         registry=registry,
         weights=shelf.weights,
         retention=fleet.retention(),
-        around=lambda: around(book, facts),
+        around=lambda: weights_use(book, facts),
     )
     _tell_models(shelf)
     with shelf.committed_often():
@@ -177,7 +177,7 @@ def opened(
         yield lambda run: perform(run, shop)
 
 
-def _tell_models(shelf: Shelf) -> None:
+def _tell_models(shelf: MountedWeights) -> None:
     """Once more, because a Dict forgets in seven days what nobody touches. Whatever changes the models tells, too."""
     try:
         shelf.tell_models()
@@ -185,7 +185,7 @@ def _tell_models(shelf: Shelf) -> None:
         logger.warning("what models there are is not told again: {}", trouble)
 
 
-def _tidy(book: Ledger, facts: ShrinkingDict, shelf: Shelf, fleet: Fleet, clock: Clock) -> None:
+def _tidy(book: Ledger, facts: ShrinkingDict, shelf: MountedWeights, fleet: Fleet, clock: Clock) -> None:
     """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
     archive = archive_at(shelf.root)
     try:

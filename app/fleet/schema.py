@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet.cron_times import due
 from app.fleet.file import HERE, BadFleet, Times, read
-from app.fleet.values import CronLine, Gpu, ModelText, RegistryText, TickMinutes, TimezoneName
+from app.fleet.values import CronLine, GpuName, ModelText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
 from jobs.models import placement as catalog
 from jobs.registry.allowlist import USUAL, Registries
@@ -66,10 +66,10 @@ class OllamaSettings(_Table):
         }
 
 
-class Tier(_Table):
+class TierConfig(_Table):
     """A kind of server. Without `gpu` it promises none."""
 
-    gpu: Gpu | None = None
+    gpu: GpuName | None = None
     vram_gb: Annotated[int, Field(ge=1, le=2000)] | None = None
     cpu_cores: Annotated[int, Field(ge=1, le=64)]
     memory_gb: Annotated[int, Field(ge=1, le=336)]
@@ -105,7 +105,7 @@ class Tier(_Table):
         return self
 
 
-class Model(_Table):
+class ModelConfig(_Table):
     name: ModelText
     tier: str
     pinned: bool = False
@@ -116,7 +116,7 @@ class Model(_Table):
         return ModelName.parse(self.name)
 
 
-class Window(_Table):
+class WindowConfig(_Table):
     """When models of a tier are kept loaded before anybody asks."""
 
     tier: str
@@ -134,7 +134,7 @@ class Window(_Table):
         return start if start is not None and start <= at else None
 
 
-class Retention(_Table):
+class RetentionConfig(_Table):
     """How long weights stay that nobody needs, and how often all of them are read."""
 
     unused_days: Annotated[int, Field(ge=1, le=3650)]
@@ -143,22 +143,22 @@ class Retention(_Table):
     verify_days: Annotated[int, Field(ge=1, le=365)]
 
 
-class Volume(_Table):
+class VolumeConfig(_Table):
     quota_gb: Annotated[int, Field(ge=1, le=1_000_000)]
-    retention: Retention
+    retention: RetentionConfig
 
     @property
     def quota_bytes(self) -> int:
         return self.quota_gb * GB
 
 
-class Sources(_Table):
+class SourcesConfig(_Table):
     """Where models may come from."""
 
     allowed: Annotated[list[RegistryText], Field(min_length=1)] = list(USUAL)
 
 
-class Schedule(_Table):
+class ScheduleConfig(_Table):
     timezone: TimezoneName
     nightly_hour: Annotated[int, Field(ge=0, le=23)]
     tick_minutes: TickMinutes
@@ -175,16 +175,16 @@ class Schedule(_Table):
 Dollars = Annotated[float, Field(ge=0)]
 
 
-class Prices(_Table):
+class PricesConfig(_Table):
     """Dollars per second of a container, as they were on a day."""
 
     as_of: date
     source: Annotated[str, Field(min_length=1)]
     cpu_core: Dollars
     memory_gib: Dollars
-    gpu: dict[Gpu, Dollars]
+    gpu: dict[GpuName, Dollars]
 
-    def per_second(self, tier: Tier) -> float:
+    def per_second(self, tier: TierConfig) -> float:
         name, count = tier.gpu_and_count
         return (
             self.cpu_core * tier.cpu_cores
@@ -196,7 +196,7 @@ class Prices(_Table):
 AlertKind = Literal["job", "worker", "tier", "quota", "pinned", "budget", "nightly", "wakes", "platform"]
 
 
-class Alerts(_Table):
+class AlertsConfig(_Table):
     """What somebody is told of."""
 
     kinds: list[AlertKind]
@@ -208,20 +208,20 @@ class Alerts(_Table):
 
 
 class Fleet(_Table):
-    tiers: Annotated[dict[str, Tier], Field(min_length=1)]
-    models: list[Model] = []
-    windows: list[Window] = []
-    registries: Sources = Sources()
-    volume: Volume
-    schedule: Schedule
-    alerts: Alerts
-    prices: Prices
+    tiers: Annotated[dict[str, TierConfig], Field(min_length=1)]
+    models: list[ModelConfig] = []
+    windows: list[WindowConfig] = []
+    registries: SourcesConfig = SourcesConfig()
+    volume: VolumeConfig
+    schedule: ScheduleConfig
+    alerts: AlertsConfig
+    prices: PricesConfig
 
     def dollars_per_hour(self, tier: str) -> float:
         """What one container of a tier costs while it is up, by the prices of that day."""
         return round(self.prices.per_second(self.tier(tier)) * 3600, 2)
 
-    def tier(self, name: str) -> Tier:
+    def tier(self, name: str) -> TierConfig:
         if name not in self.tiers:
             raise BadFleet(f"tiers.{name}: is missing, but a server class asks for it; add it")
         return self.tiers[name]
@@ -231,7 +231,7 @@ class Fleet(_Table):
         if strangers := sorted(set(self.tiers) - served):
             raise BadFleet(f"tiers.{strangers[0]}: no class in app/endpoint.py serves it; write one, or remove it")
 
-    def models_of(self, tier: str) -> list[Model]:
+    def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
 
     def catalog_tiers(self) -> list[catalog.Tier]:
@@ -279,7 +279,7 @@ class Fleet(_Table):
             self.registries.allowed, "add it to `allowed` of [registries] in the fleet file, and deploy or start again"
         )
 
-    def windows_open(self, at: datetime) -> list[Window]:
+    def windows_open(self, at: datetime) -> list[WindowConfig]:
         return [window for window in self.windows if window.is_open(at, self.schedule.zone)]
 
     def misfits(self) -> Iterator[str]:

@@ -69,7 +69,7 @@ def _known(names: tuple[str, ...]) -> dict[str, Any]:
     return {"known": ", ".join(names)}
 
 
-Gpu = Annotated[str, AfterValidator(_gpu)]
+GpuName = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]
 RegistryText = Annotated[str, AfterValidator(_registry)]
 CronLine = Annotated[str, AfterValidator(_cron)]

@@ -14,15 +14,15 @@ from typing import Any
 from loguru import logger
 
 from app.gateway.auth.keys import Caller, Keys
-from app.gateway.auth.rate_limits import Limits
-from app.gateway.auth.signatures import Asked
+from app.gateway.auth.rate_limits import RateLimits
+from app.gateway.auth.signatures import SignedRequest
 from app.gateway.dashboard.page import PREFIX as PAGE
-from app.gateway.inference.request_log import Ending, Recorder, turned_away
+from app.gateway.inference.request_log import Recorder, RequestEnding, turned_away
 from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler, Message, Receive, Send
-from app.gateway.protocol.routes import Entry, clean, find, speech_of
+from app.gateway.protocol.routes import RouteEntry, clean, find, speech_of
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble
 
@@ -64,7 +64,7 @@ class Gateway:
         self,
         *,
         keys: Keys,
-        limits: Limits,
+        limits: RateLimits,
         passes: Handler,
         handlers: Mapping[str, Handler],
         ops: App,
@@ -124,7 +124,7 @@ class Gateway:
 
     async def _told(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
         """Answer, whatever happens; and see to the record of what came no farther than here."""
-        ending: Ending = "refused"
+        ending: RequestEnding = "refused"
         try:
             await self._answer(scope, path, exchange, receive)
         except bodies.Gone:
@@ -142,7 +142,7 @@ class Gateway:
         found = find(path)
         if found is not None:
             exchange.entry, exchange.below = found
-        exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), Asked.of(scope))
+        exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), SignedRequest.of(scope))
         leave = self._limits.enter(exchange.caller)  # before all else: what ends in 404 was asked, too
         try:
             _refuse_wrong(exchange, path, is_known=found is not None)
@@ -170,7 +170,7 @@ class Gateway:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         return Exchange(
             id=given.decode() if _ID.fullmatch(given) else f"{_PROCESS}{next(self._count):08x}",
-            entry=Entry((), path, "refused"),
+            entry=RouteEntry((), path, "refused"),
             below="",
             method=scope["method"],
             headers=scope["headers"],
@@ -194,7 +194,7 @@ def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
         raise Forbidden(f"{entry.path} is not served here: {entry.why}")
 
 
-def _scopes(entry: Entry) -> tuple[str, ...]:
+def _scopes(entry: RouteEntry) -> tuple[str, ...]:
     """Any of these will do: whoever may change things may also look at them, but not infer."""
     return ("chat", "admin") if entry.scope == "chat" and entry.what != "passed" else (entry.scope,)
 

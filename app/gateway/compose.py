@@ -1,6 +1,6 @@
 """Puts the gateway together from what differs between one machine and a deployment.
 
-Whoever starts it, `ollama-modal up` or a container, hands in `Parts` and serves what `Composed.app` is.
+Whoever starts it, `ollama-modal up` or a container, hands in `GatewayParts` and serves what `Composed.app` is.
 """
 
 import asyncio
@@ -15,10 +15,10 @@ from fastapi import APIRouter
 from app.fleet.schema import Fleet
 from app.gateway.app import App, Gateway
 from app.gateway.auth.keys import Keys
-from app.gateway.auth.rate_limits import Limits
+from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.server_reports import ServerReports
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.gateway.dashboard import cost as costs
 from app.gateway.dashboard import daily as days
 from app.gateway.dashboard import nightly as nights
@@ -26,20 +26,20 @@ from app.gateway.dashboard import overview as board
 from app.gateway.dashboard import plans
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
-from app.gateway.inference.detached import Lingering
+from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.local_routes import handlers
 from app.gateway.inference.metrics import Metrics, Readings
-from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy, Way
+from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy, ProxyContext
 from app.gateway.inference.request_log import Records
-from app.gateway.inference.route_cache import Routes
+from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Router
 from app.gateway.ops import app as ops
-from app.gateway.ops.context import Document, Office, nobody
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.context import Document, OpsContext, nobody
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
 from app.gateway.upstream import tier_state as tiers
-from app.gateway.upstream.cold_start import Pace, Upstream, Waking
-from app.gateway.upstream.upstream_client import Patience, Wire
+from app.gateway.upstream.cold_start import ColdStarts, HoldTiming, TierUpstream
+from app.gateway.upstream.upstream_client import Patience, UpstreamClient
 from app.logs import dropped_lines
 from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
@@ -49,7 +49,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.models.card import bytes_of
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store.protocols import DictLike
-from jobs.telemetry.usage import Books, last_used, usage
+from jobs.telemetry.usage import UsageRecorder, last_used, usage
 
 LOOK_SECONDS = 2.0
 """Between two looks for a model that somebody misses, or for what the servers of a tier report that somebody waits for;
@@ -65,7 +65,7 @@ is kept for half a minute, and whoever asks for usage or costs must not be in th
 
 
 @dataclass(frozen=True)
-class Parts:
+class GatewayParts:
     """Everything that differs between one machine and a deployment.
 
     Args:
@@ -97,8 +97,8 @@ class Parts:
 
     """
 
-    upstreams: Mapping[str, Upstream]
-    standing: Standing
+    upstreams: Mapping[str, TierUpstream]
+    standing: KnownState
     router: Router
     keys: Keys
     facts: DictLike
@@ -110,7 +110,7 @@ class Parts:
     rate_limit: int | None = None
     registries: Registries = ANYWHERE
     patience: Patience = field(default_factory=Patience)
-    pace: Pace = field(default_factory=Pace)
+    pace: HoldTiming = field(default_factory=HoldTiming)
     fleet: Fleet | None = None
     quota_bytes: int | None = None
     rented: bool = True
@@ -127,16 +127,17 @@ class Parts:
 class Composed:
     """A gateway, and its parts for whoever wants to look at one."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._standing = parts.standing
-        routes = Routes(parts.router, parts.standing)
+        routes = RouteCache(parts.router, parts.standing)
         self.metrics = Metrics(parts.keys.names, parts.upstreams, routes.is_known)
-        self.books = Books(parts.facts, parts.clock, parts.writer)
+        self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
         self.wires = {
-            name: Wire(each.url, _encoded(each.headers), parts.patience) for name, each in parts.upstreams.items()
+            name: UpstreamClient(each.url, _encoded(each.headers), parts.patience)
+            for name, each in parts.upstreams.items()
         }
-        self.waking = Waking(
+        self.waking = ColdStarts(
             parts.upstreams,
             self.wires,
             servers=ServerReports(parts.standing.reports, lambda: parts.standing.generation, parts.clock),
@@ -145,16 +146,16 @@ class Composed:
             look=self._look,
             pace=parts.pace,
         )
-        self.limits = Limits(parts.clock)
+        self.limits = RateLimits(parts.clock)
         self.budget = bodies.Budget(keys=len(parts.keys.names))
-        self.lingering = Lingering(keys=len(parts.keys.names))
+        self.detached = DetachedRequests(keys=len(parts.keys.names))
         self._looking: asyncio.Task[bool] | None = None
         self._looked_at = float("-inf")
-        self._clerks = Clerks(parts.open_ledger)
+        self._ledger_pool = LedgerPool(parts.open_ledger)
         self.metrics.watch(self._readings())
-        records = Records(self.books, self.metrics)
+        records = Records(self.usage_recorder, self.metrics)
         self.proxy = Proxy(
-            Way(
+            ProxyContext(
                 upstreams=parts.upstreams,
                 wires=self.wires,
                 waking=self.waking,
@@ -162,7 +163,7 @@ class Composed:
                 look=self._look,
                 recorder=records,
                 clock=parts.clock,
-                lingering=self.lingering,
+                detached=self.detached,
                 comment_seconds=parts.comment_seconds,
             )
         )
@@ -171,7 +172,7 @@ class Composed:
             limits=self.limits,
             passes=self.proxy.pass_on,
             handlers=handlers(parts.standing, self.proxy.pass_on, version=parts.version),
-            ops=ops.create(self._office(), clerks=self._clerks, more=self._more()),
+            ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -200,15 +201,15 @@ class Composed:
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="aside"))
         bodies.give_memory_back()
-        self.books.start()
+        self.usage_recorder.start()
 
     async def _end(self) -> None:
-        await self.lingering.close()
+        await self.detached.close()
         await self.waking.close()
         for wire in self.wires.values():
             wire.close()
-        self._clerks.close()
-        self.books.stop()
+        self._ledger_pool.close()
+        self.usage_recorder.stop()
 
     def _readings(self) -> Readings:
         standing, waking = self._standing, self.waking
@@ -219,21 +220,21 @@ class Composed:
 
         return Readings(
             held=lambda: {state.tier: state.held for state in waking.states()},
-            lingering=lambda: len(self.lingering),
+            detached=lambda: len(self.detached),
             weights_bytes=lambda: bytes_of(standing.models()),
-            usage_dropped=lambda: self.books.dropped,
+            usage_dropped=lambda: self.usage_recorder.dropped,
             log_dropped=dropped_lines,
             standing_seconds=age,
         )
 
-    def _office(self) -> Office:
+    def _ops_context(self) -> OpsContext:
         parts = self._parts
 
         def used(since: date | None) -> list[Document]:
-            self.books.flush()  # who asks wants to see what has just happened
+            self.usage_recorder.flush()  # who asks wants to see what has just happened
             return [row.as_json() for row in usage(parts.facts, since=since)]
 
-        return Office(
+        return OpsContext(
             open_ledger=parts.open_ledger,
             keys=parts.keys,
             limits=self.limits,
@@ -257,9 +258,9 @@ class Composed:
         standing, now = self._standing, self._parts.clock.now()
         return [tiers.told(state, standing.reports(state.tier), now) for state in self.waking.states()]
 
-    def _board(self) -> board.Board:
+    def _board(self) -> board.Overview:
         parts = self._parts
-        return board.Board(
+        return board.Overview(
             clock=parts.clock,
             reports=parts.standing.reports,
             last_used=lambda: last_used(parts.facts),
@@ -276,7 +277,7 @@ class Composed:
         fleet = parts.fleet if parts.rented else None
 
         def entries() -> Mapping[str, Any]:
-            self.books.flush()  # who asks wants to see what has just happened
+            self.usage_recorder.flush()  # who asks wants to see what has just happened
             return {**parts.past(), **dict(parts.facts.items())}
 
         return (
@@ -284,7 +285,7 @@ class Composed:
             board.router(self._board()),
             days.router(days.Days(parts.clock, entries, fleet)),
             costs.router(costs.Costs(parts.clock, entries, fleet)),
-            nights.router(lambda: dict(parts.facts.items()), self._clerks),
+            nights.router(lambda: dict(parts.facts.items()), self._ledger_pool),
         )
 
     def _routes(self) -> dict[str, str]:

@@ -19,13 +19,13 @@ from app.deployment.server_container import take_out
 from app.deployment.spawn_worker import ring
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
-from app.gateway.catalog.state import Standing
-from app.gateway.catalog.volume import Volume
-from app.gateway.compose import Composed, Parts
+from app.gateway.catalog.state import KnownState
+from app.gateway.catalog.volume import VolumeModels
+from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans
-from app.gateway.http_server import FrontDoor, listening
+from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import Upstream
+from app.gateway.upstream.cold_start import TierUpstream
 from app.logs import in_container
 from app.resources import (
     FORECAST,
@@ -118,7 +118,7 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     return keys
 
 
-def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, Upstream]:
+def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstream]:
     """The tiers, and the way to them.
 
     Raises:
@@ -131,7 +131,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, Upstream]:
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
         )
     return {
-        name: Upstream(name, found[name], headers, longest_start(fleet, name), tier.max_containers)
+        name: TierUpstream(name, found[name], headers, longest_start(fleet, name), tier.max_containers)
         for name, tier in fleet.tiers.items()
     }
 
@@ -141,12 +141,12 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
         keys, fleet = keys_of(environ), declared()
-        models = Volume(Path(MODELS), volume.reload, clock)
-        self._standing = Standing(ledger, models, clock, every=LOOK_EVERY)
+        models = VolumeModels(Path(MODELS), volume.reload, clock)
+        self._standing = KnownState(ledger, models, clock, every=LOOK_EVERY)
         self._leave = leave
         self._stopping = threading.Event()
         composed = Composed(
-            Parts(
+            GatewayParts(
                 upstreams=upstreams(fleet, environ),
                 standing=self._standing,
                 router=Router(self._standing, fleet.catalog_tiers(), fleet.belongs),
@@ -168,7 +168,7 @@ class Service:
                 ),
             )
         )
-        self._door = FrontDoor(composed.app, _listener(environ), clock)
+        self._door = HttpServer(composed.app, _listener(environ), clock)
 
     def start(self) -> None:
         """Return when requests are answered."""

@@ -63,7 +63,7 @@ def url_of(listener: socket.socket) -> str:
 
 
 @dataclass(frozen=True)
-class Bounds:
+class ConnectionLimits:
     """How long a connection may leave us waiting. Of bodies the gateway tells, in the caller's own shape."""
 
     head_seconds: float = 20.0
@@ -127,7 +127,7 @@ class Bounded(HttpToolsProtocol):
     not (RFC 9110, 7.8), and as the last of its connection: a proxy may believe that the other protocol has begun.
     """
 
-    def __init__(self, bounds: Bounds, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, bounds: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)
         self._head = 0
@@ -317,7 +317,7 @@ _OFFER = frozenset({b"upgrade", b"http2-settings"})
 _LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class FrontDoor:
+class HttpServer:
     """
     Args:
         app: what is served.
@@ -326,7 +326,7 @@ class FrontDoor:
         bounds: how long a connection may leave us waiting.
     """
 
-    def __init__(self, app: App, listener: socket.socket, clock: Clock, bounds: Bounds | None = None) -> None:
+    def __init__(self, app: App, listener: socket.socket, clock: Clock, bounds: ConnectionLimits | None = None) -> None:
         self.url = url_of(listener)
         self.failure: BaseException | None = None
         self._listener = listener
@@ -335,7 +335,7 @@ class FrontDoor:
             uvicorn.Config(
                 cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
                 loop="uvloop",
-                http=cast("Any", partial(Bounded, bounds or Bounds())),
+                http=cast("Any", partial(Bounded, bounds or ConnectionLimits())),
                 ws="none",
                 lifespan="on",
                 log_config=None,

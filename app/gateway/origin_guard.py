@@ -22,7 +22,7 @@ PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
 """Schemes of programs that show pages of their own."""
 
 
-class Strangers:
+class OriginGuard:
     """Stands before an application, and lets through what comes from this machine."""
 
     def __init__(self, inside: App) -> None:

@@ -11,15 +11,15 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.sources import Directory, Listing
-from app.gateway.catalog.state import Standing
-from app.gateway.compose import Composed, Parts
+from app.gateway.catalog.state import KnownState
+from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans
-from app.gateway.http_server import FrontDoor
+from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
-from app.gateway.origin_guard import Strangers
-from app.gateway.upstream.cold_start import Upstream
+from app.gateway.origin_guard import OriginGuard
+from app.gateway.upstream.cold_start import TierUpstream
 from app.local.nightly_thread import coming_night
-from app.local.server_reports import Neighbours
+from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
 from jobs.core.clock import Clock
@@ -28,7 +28,7 @@ from jobs.core.model_name import ModelName
 from jobs.home.home import Home
 from jobs.home.prune_preview import dry_run, stack_of
 from jobs.home.status import complaints
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import Registries, is_loopback
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
@@ -85,7 +85,7 @@ def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
     return coming_night(home, stack_of(home), fleet, clock)
 
 
-class Reception:
+class LocalGateway:
     def __init__(
         self,
         servers: Servers,
@@ -104,14 +104,14 @@ class Reception:
         self._keyless = keys.is_empty
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
-        self._listing = Ollama(servers.urls[0], clock=clock)
+        self._listing = OllamaClient(servers.urls[0], clock=clock)
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
-        self._neighbours = Neighbours(urls, self._facts, clock)
-        self._standing = Standing(self._facts, source, clock, every=LOOK_EVERY)
+        self._reporter = ServerReporter(urls, self._facts, clock)
+        self._standing = KnownState(self._facts, source, clock, every=LOOK_EVERY)
         self.composed = Composed(
-            Parts(
-                upstreams={tier: Upstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
+            GatewayParts(
+                upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._standing,
                 router=Router(self._standing, servers.tiers, belongs),
                 keys=keys,
@@ -133,14 +133,14 @@ class Reception:
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )
-        self._door: FrontDoor | None = None
+        self._door: HttpServer | None = None
 
-    def open(self, listener: socket.socket) -> FrontDoor:
+    def open(self, listener: socket.socket) -> HttpServer:
         """Answer there."""
-        self._neighbours.start()
+        self._reporter.start()
         self._standing.start()
-        app = Strangers(self.composed.app) if self._keyless else self.composed.app
-        self._door = FrontDoor(app, listener, self._clock)
+        app = OriginGuard(self.composed.app) if self._keyless else self.composed.app
+        self._door = HttpServer(app, listener, self._clock)
         self._door.start()
         return self._door
 
@@ -152,6 +152,6 @@ class Reception:
         if self._door is not None:
             self._door.stop()
         self._standing.stop()
-        self._neighbours.stop()
+        self._reporter.stop()
         self._listing.close()
         self._facts.close()

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
-from jobs.cli.main import Key, Url, app, desk_at, done, here, remote_at, run
+from jobs.cli.main import Key, Url, app, commands_at, done, here, remote_at, run
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused
 from jobs.core.units import parse_bytes
@@ -47,7 +47,7 @@ def up(
     from app.fleet.schema import load  # noqa: PLC0415
     from app.local.registry_policy import allowed  # noqa: PLC0415
     from app.local.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
-    from app.local.stack import Declared, Limits, Plan, live  # noqa: PLC0415
+    from app.local.stack import Declared, LocalLimits, StackPlan, live  # noqa: PLC0415
     from app.logs import on_terminal  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
     from jobs.weights.prune_plan import Retention  # noqa: PLC0415
@@ -55,7 +55,7 @@ def up(
     wishes = Wishes(simulate, tuple(tier or ()), models)
     declared = Declared(load(fleet.absolute()), fleet.absolute()) if fleet is not None else None
     retention = declared.fleet.retention() if declared else Retention()
-    limits = Limits(
+    limits = LocalLimits(
         replace(retention, quota_bytes=parse_bytes(quota, "--quota")) if quota is not None else retention,
         parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
         concurrency,
@@ -65,7 +65,7 @@ def up(
     home = home_of(os.environ)
     with home.held(clock), signalled() as asked:
         on_terminal(home.logs / "up.log")
-        raise typer.Exit(live(Plan(wishes, limits, host, port, registries, declared), home, clock, asked))
+        raise typer.Exit(live(StackPlan(wishes, limits, host, port, registries, declared), home, clock, asked))
 
 
 @app.command()
@@ -81,7 +81,7 @@ def plan(
 
         if fleet is not None:
             raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
-        done(desk_at(url, key).outlook(Foretold(remote_at(url, key).plan()), json=json))
+        done(commands_at(url, key).outlook(Foretold(remote_at(url, key).plan()), json=json))
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
     from jobs.home.prune_preview import stack_of  # noqa: PLC0415
@@ -97,7 +97,7 @@ def plan(
     declared = load(path.absolute())
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.clock)
-    done(at.desk.outlook(found, json=json))
+    done(at.commands.outlook(found, json=json))
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.gateway.ops.context import nobody
 from app.local.registry_policy import allowed
-from app.local.windows import WindowsHere
+from app.local.windows import LocalWindows
 from app.model_server.reload_policy import KNOWN, ROOM
-from app.scheduler import alert_check as lookout
+from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.steps import night_began, tonight
@@ -27,12 +27,12 @@ from jobs.home.prune_preview import loaded
 from jobs.home.status import weights_of
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
-from jobs.store.outage import Outage
+from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tried
 from jobs.telemetry.webhook import Webhook
 from jobs.weights.history import Memory, recall
 from jobs.weights.prune_plan import plan
-from jobs.weights.survey import Model, Survey
+from jobs.weights.survey import Survey, SurveyedModel
 
 LOOK_EVERY = timedelta(minutes=1)
 
@@ -71,8 +71,8 @@ class Nights:
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
-        self._windows = WindowsHere(fleet, stack.servers, clock)
-        self._outage = Outage("the ledger of the nights", clock)
+        self._windows = LocalWindows(fleet, stack.servers, clock)
+        self._outage = StoreOutage("the ledger of the nights", clock)
         self._stopping = threading.Event()
         self._done: datetime | None = None
         self._is_fresh = True
@@ -106,7 +106,7 @@ class Nights:
             return
         self._is_fresh = False
         # The workers of this machine hear the bells themselves, and need not be sent for.
-        post = shift.Post(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
+        post = shift.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
         shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
@@ -116,7 +116,7 @@ class Nights:
 
     def _tell_weights(self, found: Survey) -> None:
         """Write down what the watch goes by: which models are whole, and how full it is."""
-        whole = (each for each in found.known if isinstance(each, Model))
+        whole = (each for each in found.known if isinstance(each, SurveyedModel))
         self._facts.put(KNOWN, {str(each.name.folded()): {"size": each.size, "facts": None} for each in whole})
         self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes, "quota": self._stack.retention.quota_bytes})
 
@@ -125,6 +125,6 @@ class Nights:
         if self._stack.models is not None:
             self._tell_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        looked = lookout.look(self._home.ledger(self._clock), self._facts, self._fleet, now, rented=False)
-        if looked.has_news and (url := os.environ.get(lookout.WEBHOOK)):
-            lookout.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)
+        looked = alert_check.look(self._home.ledger(self._clock), self._facts, self._fleet, now, rented=False)
+        if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
+            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.main import Key, Url, app, desk_at, here, remote_at, show
+from jobs.cli.main import Key, Url, app, commands_at, here, remote_at, show
 from jobs.cli.output import put_json, put_lines, say
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
@@ -22,12 +22,12 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
     from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - every command imports this file
 
     if url:
-        desk = desk_at(url, key)
+        commands = commands_at(url, key)
         found = remote_at(url, key).night()
     else:
         at = here()
-        desk, found = at.desk, report(dict(at.home.facts().items()), at.desk.ledger.select()[0])
-    show(found, (desk.worded(line) for line in lines(found, desk.now)), json=json)
+        commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.ledger.select()[0])
+    show(found, (commands.worded(line) for line in lines(found, commands.now)), json=json)
 
 
 @app.command()

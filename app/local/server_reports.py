@@ -15,8 +15,8 @@ from app.model_server.report import PREFIX, Loaded, Report
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.core.retry import NEVER
-from jobs.ollama.client import Ollama
-from jobs.store.outage import Outage
+from jobs.ollama.client import OllamaClient
+from jobs.store.outage import StoreOutage
 from jobs.store.sqlite import SqliteDict
 
 EVERY = timedelta(seconds=5)
@@ -27,7 +27,7 @@ CONTAINER = "local"
 _PATIENCE = timedelta(seconds=5)
 
 
-class Neighbours:
+class ServerReporter:
     """
     Args:
         urls: where each tier's server answers.
@@ -36,12 +36,14 @@ class Neighbours:
     """
 
     def __init__(self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock) -> None:
-        self._servers = {tier: Ollama(url, policy=NEVER, stall=_PATIENCE, clock=clock) for tier, url in urls.items()}
+        self._servers = {
+            tier: OllamaClient(url, policy=NEVER, stall=_PATIENCE, clock=clock) for tier, url in urls.items()
+        }
         self._facts = facts
         self._clock = clock
         self._started_at = clock.now()
         self._last: dict[str, Report] = {}
-        self._outage = Outage("the ledger of the servers' reports", clock)
+        self._outage = StoreOutage("the ledger of the servers' reports", clock)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="neighbours", daemon=True)
 
@@ -79,7 +81,7 @@ class Neighbours:
             self._last[tier] = report
             self._put(report)
 
-    def _asked(self, tier: str, server: Ollama) -> Report:
+    def _asked(self, tier: str, server: OllamaClient) -> Report:
         known = self._last.get(tier)
         return Report(
             tier=tier,

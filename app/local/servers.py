@@ -23,9 +23,9 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home
 from jobs.models.placement import KNOWN_TIERS, LOCAL, Tier, tuned
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 
 START = timedelta(seconds=60)
 """For all servers to answer: a cold disk and a GPU driver that wakes up take their time."""
@@ -122,7 +122,7 @@ def _directory_of_found(url: str, wishes: Wishes, ground: Ground) -> tuple[Path 
     if not weights.is_ours():
         return None, f"{str(named)!r} is not ours to write"
     here = {(str(model.name.folded()), model.digest) for model in weights.models()}
-    with Ollama(url, clock=ground.clock, policy=NEVER) as ollama:
+    with OllamaClient(url, clock=ground.clock, policy=NEVER) as ollama:
         there = {(str(ModelName.parse(model.name).folded()), model.digest) for model in ollama.tags()}
     if not here:
         return None, f"{str(named)!r} holds no model yet, so nobody can tell whether it is that server's"
@@ -187,8 +187,8 @@ def _named_models(wishes: Wishes, environ: Mapping[str, str]) -> Path | None:
     return Path(os.path.abspath(named)) if named else None  # noqa: PTH100 - resolve() would follow links
 
 
-def _weights(models: Path, ground: Ground) -> Weights:
-    return Weights(models, lock=ground.home.weights_lock, persist=lambda: None, clock=ground.clock)
+def _weights(models: Path, ground: Ground) -> ModelsDirectory:
+    return ModelsDirectory(models, lock=ground.home.weights_lock, persist=lambda: None, clock=ground.clock)
 
 
 def _prepared(models: Path, ground: Ground) -> Path:
@@ -249,7 +249,7 @@ def _await(started: Sequence[tuple[Child, str]], ground: Ground, answers: Callab
 def _version(url: str, clock: Clock) -> str | None:
     """The version of the Ollama there, if there is one that answers."""
     try:
-        with Ollama(url, policy=NEVER, clock=clock, stall=_ASKED) as ollama:
+        with OllamaClient(url, policy=NEVER, clock=clock, stall=_ASKED) as ollama:
             return ollama.version() or "of no version"
     except Trouble:
         return None

@@ -14,37 +14,37 @@ from pathlib import Path
 from loguru import logger
 
 from app.fleet.schema import Fleet
-from app.gateway.http_server import FrontDoor, listening
-from app.local.gateway import Reception, keys_of
+from app.gateway.http_server import HttpServer, listening
+from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import Nights
 from app.local.processes import Child, Restarts, stop
 from app.local.servers import Ground, Servers, Wishes, bring_up
-from app.local.workers import Crew
+from app.local.workers import Workers
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
-from jobs.home.home import Home, Server, Stack
-from jobs.home.prune_preview import around
-from jobs.ollama.client import Ollama
+from jobs.home.home import Home, LocalServer, Stack
+from jobs.home.prune_preview import weights_use
+from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import Registries
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
-from jobs.tasks.table import Workshop
-from jobs.weights.directory import Weights
+from jobs.tasks.table import TaskContext
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.prune_plan import Retention
 
 LOOK_SECONDS = 0.1
 """How soon a signal, a server that ended or a gateway that did is noticed."""
 
 
-class Stopped(Exception):
+class StackStopped(Exception):
     """Somebody asked us to stop."""
 
 
 @dataclass(frozen=True)
-class Limits:
+class LocalLimits:
     retention: Retention
     rate_limit: int | None
     concurrency: int
@@ -59,11 +59,11 @@ class Declared:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StackPlan:
     """What was asked for: servers, limits, where the gateway listens, whence models come, and what should be here."""
 
     wishes: Wishes
-    limits: Limits
+    limits: LocalLimits
     host: str
     port: int
     registries: Registries
@@ -74,7 +74,7 @@ class Plan:
         return self.declared.fleet.belongs(name) if self.declared else None
 
 
-def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
+def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
     """Run until a signal (0), or until the gateway is lost (1).
 
     A server that ends and a worker that crashes are started again, and told of in the gateway's health: the rest of it
@@ -83,7 +83,7 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
 
     def check() -> None:
         if asked:
-            raise Stopped(f"stopping on {signal.Signals(asked[0]).name}")
+            raise StackStopped(f"stopping on {signal.Signals(asked[0]).name}")
 
     children: list[Child] = []
     is_up = False
@@ -96,7 +96,7 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
             servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
             restarts = Restarts(children, clock)
             tell: list[Callable[[], tuple[str, ...]]] = [restarts.problems]
-            reception = Reception(
+            gateway = LocalGateway(
                 servers,
                 keys,
                 home,
@@ -108,14 +108,14 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 quota_bytes=plan.limits.retention.quota_bytes,
                 problems=lambda: [problem for told in tuple(tell) for problem in told()],
             )
-            ending.callback(reception.close)
-            shop = workshop(servers, plan, home, clock)
-            crew = Crew(home, shop, clock, at_weights=plan.limits.concurrency, changed=reception.look)
-            ending.callback(crew.stop)
-            crew.start()
-            tell.append(crew.problems)
+            ending.callback(gateway.close)
+            shop = task_context(servers, plan, home, clock)
+            workers = Workers(home, shop, clock, at_weights=plan.limits.concurrency, changed=gateway.look)
+            ending.callback(workers.stop)
+            workers.start()
+            tell.append(workers.problems)
             is_up = True
-            door = reception.open(listener)
+            door = gateway.open(listener)
             stack = announce(servers, plan, door, home, clock)
             if plan.declared is not None:
                 nights = Nights(home, stack, plan.declared.fleet, clock)
@@ -126,7 +126,7 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
                 restarts.look()
                 _require(door)
                 clock.wait(LOOK_SECONDS)
-    except Stopped as stopped:
+    except StackStopped as stopped:
         logger.info("{}", stopped)
         return 0
     except Trouble as trouble:
@@ -138,7 +138,7 @@ def live(plan: Plan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
         return 1
 
 
-def _require(door: FrontDoor) -> None:
+def _require(door: HttpServer) -> None:
     """Insist that the gateway runs: without it nobody is served, and nobody is told.
 
     Raises:
@@ -149,30 +149,32 @@ def _require(door: FrontDoor) -> None:
         raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
 
 
-def workshop(servers: Servers, plan: Plan, home: Home, clock: Clock) -> Workshop:
+def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) -> TaskContext:
     """What the tasks work with."""
     weights = None
     if servers.models is not None:
-        weights = Weights(servers.models, lock=home.weights_lock, persist=lambda: None, clock=clock)
+        weights = ModelsDirectory(servers.models, lock=home.weights_lock, persist=lambda: None, clock=clock)
         weights.prepare()
     mirror = {"*": servers.mirror} if servers.mirror else mirrors(os.environ)
-    return Workshop(
+    return TaskContext(
         clock=clock,
         registry=Registry(clock=clock, mirrors=mirror, registries=plan.registries),
         weights=weights,
-        servers={tier.name: Ollama(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)},
+        servers={
+            tier.name: OllamaClient(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)
+        },
         tiers=servers.tiers,
         belongs=plan.belongs,
         retention=plan.limits.retention,
-        around=lambda: around(home, named(servers), clock),
+        around=lambda: weights_use(home, named(servers), clock),
     )
 
 
-def named(servers: Servers) -> tuple[Server, ...]:
-    return tuple(Server(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
+def named(servers: Servers) -> tuple[LocalServer, ...]:
+    return tuple(LocalServer(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
-def announce(servers: Servers, plan: Plan, door: FrontDoor, home: Home, clock: Clock) -> Stack:
+def announce(servers: Servers, plan: StackPlan, door: HttpServer, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
     limits = plan.limits
     stack = Stack(

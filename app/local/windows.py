@@ -13,7 +13,7 @@ from app.fleet.schema import Fleet
 from app.scheduler.wake_budget import BY_WINDOW
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
-from jobs.home.home import Server
+from jobs.home.home import LocalServer
 from jobs.home.status import asked
 from jobs.ledger.ledger import Ledger
 
@@ -24,7 +24,7 @@ AGAIN = timedelta(minutes=15)
 """One that cannot be loaded, or was pushed out by another, is tried again no sooner."""
 
 
-class WindowsHere:
+class LocalWindows:
     """
     Args:
         fleet: declares the windows.
@@ -32,7 +32,7 @@ class WindowsHere:
         clock: the time.
     """
 
-    def __init__(self, fleet: Fleet, servers: Sequence[Server], clock: Clock) -> None:
+    def __init__(self, fleet: Fleet, servers: Sequence[LocalServer], clock: Clock) -> None:
         self._fleet = fleet
         self._servers = {server.tier: server for server in servers}
         self._clock = clock

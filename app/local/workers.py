@@ -16,8 +16,8 @@ from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.home.home import Home
 from jobs.ledger.job import LANES, SERVERS_LANE, WEIGHTS_LANE, Backoff, Job
-from jobs.tasks.table import Workshop, perform, staging_subject
-from jobs.worker.attempt import Run
+from jobs.tasks.table import TaskContext, perform, staging_subject
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 
 TIMING = Timing(lease=timedelta(seconds=20), beat=timedelta(milliseconds=500))
@@ -33,7 +33,7 @@ STEADY = timedelta(minutes=2)
 """A worker that has stayed for so long is well: the crashes before it are forgotten."""
 
 
-class Post:
+class WorkerProcess:
     """The place of a worker at one lane, held by one after the other. It is worked by a thread of its own.
 
     Args:
@@ -98,7 +98,7 @@ class Post:
         return pause
 
 
-class Crew:
+class Workers:
     """
     Args:
         home: where the ledger is.
@@ -109,7 +109,7 @@ class Crew:
     """
 
     def __init__(
-        self, home: Home, shop: Workshop, clock: Clock, *, at_weights: int, changed: Callable[[], object]
+        self, home: Home, shop: TaskContext, clock: Clock, *, at_weights: int, changed: Callable[[], object]
     ) -> None:
         self._stop = threading.Event()
         self._home = home
@@ -117,7 +117,7 @@ class Crew:
         self._shop = shop
         self._changed = changed
         self._concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
-        self._posts = [Post(lane, partial(self._hire, lane), self._stop, clock) for lane in LANES]
+        self._posts = [WorkerProcess(lane, partial(self._hire, lane), self._stop, clock) for lane in LANES]
         self._threads = [
             threading.Thread(target=post.work, name=f"worker-{post.lane}", daemon=True) for post in self._posts
         ]
@@ -155,7 +155,7 @@ class Crew:
             before_lost=self._fence,
         )
 
-    def _perform(self, run: Run) -> dict[str, Any]:
+    def _perform(self, run: RunningAttempt) -> dict[str, Any]:
         result = perform(run, self._shop)
         self._changed()
         return result

@@ -16,7 +16,7 @@ from app.model_server.report import REPORT_STALE, Report
 from app.model_server.start_failures import UNHEARD_AFTER, refused_starts
 from jobs.core.clock import isoformat, parse_moment
 
-State = Literal["asleep", "waking", "ready", "degraded", "lost"]
+HealthState = Literal["asleep", "waking", "ready", "degraded", "lost"]
 GONE = "gone"
 """Of a container that ended as it should."""
 
@@ -41,7 +41,7 @@ class Health:
     """
 
     tier: str
-    state: State
+    state: HealthState
     why: str = ""
     containers: Mapping[str, str] = field(default_factory=dict, hash=False)
     next_start: datetime | None = None

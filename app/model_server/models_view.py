@@ -17,7 +17,7 @@ from jobs.core.model_name import ModelName
 from jobs.weights import survey
 from jobs.weights.layout import Layout, entries
 from jobs.weights.manifest import Manifest
-from jobs.weights.survey import Model
+from jobs.weights.survey import SurveyedModel
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Changes:
     withheld: tuple[tuple[ModelName, str], ...]
 
 
-class View:
+class ModelsView:
     """The models directory of one container.
 
     Args:
@@ -60,8 +60,8 @@ class View:
         whole: dict[ModelName, bytes] = {}
         withheld: list[tuple[ModelName, str]] = []
         for each in survey.loaded(self._volume):
-            why = _unreadable(self._volume, each) if isinstance(each, Model) else each.cause
-            if isinstance(each, Model) and not why:
+            why = _unreadable(self._volume, each) if isinstance(each, SurveyedModel) else each.cause
+            if isinstance(each, SurveyedModel) and not why:
                 whole[each.name] = each.manifest.raw
             else:
                 withheld.append((each.name, why))
@@ -110,7 +110,7 @@ class View:
             logger.warning("not served: {}: {}", name, why)
 
 
-def _unreadable(layout: Layout, model: Model) -> str:
+def _unreadable(layout: Layout, model: SurveyedModel) -> str:
     """Why one of the model's blobs cannot be read, though it is listed with the right size; empty when all can."""
     for layer in model.manifest.blobs:
         try:

@@ -20,7 +20,7 @@ from loguru import logger
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.core.retry import NEVER
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 
 COMMAND = ("ollama", "serve")
@@ -135,7 +135,7 @@ class Daemon:
 
         """
         deadline = self._clock.monotonic() + within.total_seconds()
-        with Ollama(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
+        with OllamaClient(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
             while True:
                 try:
                     return ollama.version()

@@ -35,7 +35,7 @@ LONGEST_PAUSE = timedelta(minutes=15)
 """Longer than nearly every answer; the callers who wait meanwhile have patience for about as long."""
 
 
-class Step(StrEnum):
+class ReloadStep(StrEnum):
     NOTHING = "nothing has changed"
     LATER = "something is in use"
     PAUSE = "something is in use, and has been for too long"
@@ -43,7 +43,7 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True)
-class Look:
+class ServerView:
     """What was to be seen of a server at one moment.
 
     Args:
@@ -62,14 +62,16 @@ class Look:
         return tuple(name for name, _ in self.loaded)
 
 
-def next_step(wanted: Any, known: Any, look: Look, before: Look | None, waited: timedelta = timedelta(0)) -> Step:
+def next_step(
+    wanted: Any, known: Any, look: ServerView, before: ServerView | None, waited: timedelta = timedelta(0)
+) -> ReloadStep:
     """What to do about a generation that is wanted, when another one has been known for so long."""
     if wanted == known:
-        return Step.NOTHING
+        return ReloadStep.NOTHING
     left_alone = not look.loaded or look == before
     if look.in_flight == 0 and left_alone:
-        return Step.REFRESH
-    return Step.PAUSE if waited >= OVERDUE else Step.LATER
+        return ReloadStep.REFRESH
+    return ReloadStep.PAUSE if waited >= OVERDUE else ReloadStep.LATER
 
 
 def pause(tried: int) -> timedelta:

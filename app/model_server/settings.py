@@ -9,7 +9,7 @@ from app.model_server.process import COMMAND
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 from jobs.store.protocols import DictLike
 
@@ -19,7 +19,7 @@ _PROBE_STALL = timedelta(seconds=30)
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerHost:
     """What a container offers to its server.
 
     Args:
@@ -48,13 +48,13 @@ class Place:
     clock: Clock
     command: tuple[str, ...] = COMMAND
 
-    def ollama(self) -> Ollama:
+    def ollama(self) -> OllamaClient:
         """A client of the server, one try per request: whoever looks will look again."""
-        return Ollama(self.host.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
+        return OllamaClient(self.host.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TierSettings:
     """What a tier asks of its server."""
 
     tier: str

@@ -13,17 +13,17 @@ from loguru import logger
 
 from app.model_server import gpu
 from app.model_server.connections import callers_of
-from app.model_server.models_view import View
+from app.model_server.models_view import ModelsView
 from app.model_server.process import Daemon, environ
-from app.model_server.reload_policy import MISSES_ALLOWED, Look, Step, next_step, pause
+from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
-from app.model_server.settings import Place, Wanted
-from app.model_server.weights_reload import Intake
+from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
 from jobs.core.errors import CpuFallback, Trouble
 from jobs.core.model_name import ModelName
 from jobs.ollama.responses import Running
-from jobs.telemetry.container_time import Meter, Share, is_warming
+from jobs.telemetry.container_time import Meter, TimeShare, is_warming
 
 _DRAIN_SECONDS = 10
 """After SIGTERM the platform allows 30 s for everything; what is in flight has had its own grace before."""
@@ -37,12 +37,12 @@ _PAUSE_TRY_SECONDS = 10
 """Between two tries to find out which."""
 
 
-class Server:
-    def __init__(self, wanted: Wanted, place: Place) -> None:
+class ServerSupervisor:
+    def __init__(self, wanted: TierSettings, place: ServerHost) -> None:
         self._wanted = wanted
         self._place = place
         self._stopping = threading.Event()
-        self._view = View(place.volume, place.disk / "models")
+        self._view = ModelsView(place.volume, place.disk / "models")
         home = place.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
         self._daemon = Daemon(
@@ -52,14 +52,14 @@ class Server:
             on_death=self._died,
             command=place.command,
         )
-        self._intake = Intake(place, self._view, self._daemon, self._stopping)
+        self._weights_reload = WeightsReload(place, self._view, self._daemon, self._stopping)
         self._gpu: gpu.Gpu | None = None
         self._version = ""
         self._started_at = place.clock.now()
         self._meter = Meter(place.facts, place.clock, wanted.tier, place.container)
         self._served_before = 0
         self._last_running: list[Running] = []
-        self._before: Look | None = None
+        self._before: ServerView | None = None
         self._stale_since: float | None = None
         self._short_pauses = 0
         self._pausing_until: datetime | None = None
@@ -84,10 +84,10 @@ class Server:
         try:
             self._gpu = gpu.find() if self._wanted.gpu_promised else None
             logger.info("tier {}: {}", self._wanted.tier, self._gpu or "no GPU promised")
-            self._intake.begin()
+            self._weights_reload.begin()
             self._daemon.start()
             self._version = self._daemon.wait_ready(self._wanted.startup)
-            self._intake.load(list(self._wanted.warmed))
+            self._weights_reload.load(list(self._wanted.warmed))
             self._check(self._running())
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
@@ -169,25 +169,25 @@ class Server:
         if self._misses >= MISSES_ALLOWED:
             self._leave(f"ollama has not answered {self._misses} probes in a row: {trouble}")
 
-    def _keep_fresh(self, look: Look) -> None:
-        wanted = self._intake.wanted()
-        step = next_step(wanted, self._intake.known, look, self._before, self._stale_for(wanted))
+    def _keep_fresh(self, look: ServerView) -> None:
+        wanted = self._weights_reload.wanted()
+        step = next_step(wanted, self._weights_reload.known, look, self._before, self._stale_for(wanted))
         self._before = look
-        if step in {Step.REFRESH, Step.PAUSE} and self._intake.is_resting:
+        if step in {ReloadStep.REFRESH, ReloadStep.PAUSE} and self._weights_reload.is_resting:
             logger.info("new weights wait until the platform is asked for them again")
-        elif step is Step.LATER:
+        elif step is ReloadStep.LATER:
             logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
-        elif step is Step.REFRESH:
+        elif step is ReloadStep.REFRESH:
             self._before = None
-            self._intake.refresh(wanted, look)
+            self._weights_reload.refresh(wanted, look)
             self._report(self._last_running)  # whoever waits for what is new need not wait for the next look
-        elif step is Step.PAUSE:
+        elif step is ReloadStep.PAUSE:
             self._before = None
             self._pause(wanted)
 
     def _stale_for(self, wanted: Any) -> timedelta:
         """How long something newer than what is served has been there, or has been since the last pause."""
-        if wanted == self._intake.known:
+        if wanted == self._weights_reload.known:
             self._stale_since, self._short_pauses = None, 0
             return timedelta(0)
         now = self._place.clock.monotonic()
@@ -206,13 +206,13 @@ class Server:
             self._report(self._last_running)
             if not self._taken_in(wanted, began, began + length.total_seconds(), unloaded):
                 self._stale_since = clock.monotonic()
-                if not self._intake.is_resting:
+                if not self._weights_reload.is_resting:
                     self._short_pauses += 1
                     logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
             self._pausing_until = None
             self._report(self._last_running)  # whoever is held back need not wait for the loads as well
-            self._intake.load(sorted(unloaded))
+            self._weights_reload.load(sorted(unloaded))
             self._report(self._last_running)
 
     def _taken_in(self, wanted: Any, began: float, until: float, unloaded: set[ModelName]) -> bool:
@@ -225,11 +225,11 @@ class Server:
                 try_at = now + _PAUSE_TRY_SECONDS
                 names = {ModelName.parse(each.name) for each in self._running()}
                 unloaded |= names
-                self._intake.unload(names)
-                may = is_quiet or self._intake.is_unloaded()
-                if may and self._intake.take_in(wanted, past_connections=not is_quiet):
+                self._weights_reload.unload(names)
+                may = is_quiet or self._weights_reload.is_unloaded()
+                if may and self._weights_reload.take_in(wanted, past_connections=not is_quiet):
                     return True
-                if self._intake.is_resting:
+                if self._weights_reload.is_resting:
                     return False  # nobody is held back for what is not tried
             elif now >= probe_at:
                 probe_at = now + every
@@ -245,13 +245,13 @@ class Server:
         self._report(running)
         return running
 
-    def _look(self, running: list[Running]) -> Look:
+    def _look(self, running: list[Running]) -> ServerView:
         loaded = tuple(sorted((each.name, isoformat(each.expires_at)) for each in running))
-        return Look(loaded, self._served(), self._in_flight())
+        return ServerView(loaded, self._served(), self._in_flight())
 
     def _served(self) -> int:
         """Requests of others; ours are in the server's log too, a moment after we counted them."""
-        return max(0, self._daemon.served - self._intake.own_requests)
+        return max(0, self._daemon.served - self._weights_reload.own_requests)
 
     def _in_flight(self) -> int | None:
         """Callers, once our own clients are closed."""
@@ -285,7 +285,7 @@ class Server:
             loaded=tuple(map(Loaded.of, running or ())),
             served=self._served(),
             in_flight=self._in_flight(),
-            generation=self._intake.generation,
+            generation=self._weights_reload.generation,
             pausing_until=self._pausing_until,
             dollars_per_hour=self._wanted.dollars_per_hour,
         )
@@ -299,7 +299,7 @@ class Server:
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 
-    def _share(self) -> Share:
+    def _share(self) -> TimeShare:
         """What the time since the last report went to."""
         before, self._served_before = self._served_before, self._served()
         if not self._is_ready:

@@ -16,14 +16,14 @@ from typing import Any
 from loguru import logger
 
 from app.model_server.connections import callers_of
-from app.model_server.models_view import View
+from app.model_server.models_view import ModelsView
 from app.model_server.process import Daemon
-from app.model_server.reload_policy import GENERATION, Look
-from app.model_server.settings import Place
+from app.model_server.reload_policy import GENERATION, ServerView
+from app.model_server.settings import ServerHost
 from app.platform_errors import FilesOpen, NotReloaded
 from jobs.core.errors import ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
@@ -43,7 +43,7 @@ class _Unknown:
     """A generation that equals no other."""
 
 
-class Intake:
+class WeightsReload:
     """The weights of one server.
 
     Args:
@@ -54,7 +54,7 @@ class Intake:
 
     """
 
-    def __init__(self, place: Place, view: View, daemon: Daemon, stopping: threading.Event) -> None:
+    def __init__(self, place: ServerHost, view: ModelsView, daemon: Daemon, stopping: threading.Event) -> None:
         self.known: Any = _Unknown()
         """The generation of the weights that are served."""
         self.own_requests = 0
@@ -93,7 +93,7 @@ class Intake:
             logger.warning("the volume cannot be reloaded yet: {}", error)
         self._view.copy()
 
-    def refresh(self, wanted: Any, look: Look) -> None:
+    def refresh(self, wanted: Any, look: ServerView) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
         loaded = [ModelName.parse(name) for name in look.names]
         self.unload(loaded)
@@ -173,7 +173,7 @@ class Intake:
         self._rests_until = self._place.clock.monotonic() + rest
         logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", rest)
 
-    def _load(self, ollama: Ollama, name: ModelName) -> None:
+    def _load(self, ollama: OllamaClient, name: ModelName) -> None:
         try:
             ollama.load(str(name), check=self._go_on)
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it

@@ -13,14 +13,14 @@ from loguru import logger
 from app.fleet.schema import Fleet
 from app.model_server.health import Health, Turn, next_turn, of_tier
 from app.model_server.report import PREFIX, Report
-from app.scheduler.alert_rules import Seen, incidents
+from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.steps import night_began
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
 from jobs.ledger.ledger import Ledger
 from jobs.store.protocols import DictLike
-from jobs.telemetry.incidents import Case, Teller, cases, news, note
+from jobs.telemetry.incidents import AlertDelivery, Case, cases, news, note
 from jobs.telemetry.night_tries import NIGHTS_SINCE
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
@@ -33,7 +33,7 @@ AT_ONCE = 20
 
 
 @dataclass(frozen=True)
-class Looked:
+class AlertsChecked:
     """What a look found: how each tier is, the cases that are open, and whether somebody is to be told."""
 
     health: tuple[Health, ...]
@@ -41,7 +41,7 @@ class Looked:
     has_news: bool
 
 
-def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> Looked:
+def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two looks at once write the same.
 
     `rented` is false on one machine.
@@ -53,7 +53,7 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
     for each in health:
         _write_turn(facts, entries, each, now)
     wakes = Wakes(facts, fleet)
-    seen = Seen(
+    seen = AlertFacts(
         entries=entries,
         jobs=ledger.jobs(),
         health=health,
@@ -70,7 +70,7 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
     after = note(facts, known, incidents(fleet, seen), now)
     latest = {case.id: case for case in (*known, *after)}
     fresh = [piece for piece in news(latest.values()) if _is_fresh(piece.case, now)]
-    return Looked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
+    return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
 def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Health]:
@@ -102,7 +102,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
     entries, told = dict(facts.items()), 0
-    teller = Teller(facts, clock, entries)
+    teller = AlertDelivery(facts, clock, entries)
     for piece in list(news(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(piece.case, clock.now()):
             teller.done(piece, "too old")

@@ -25,7 +25,7 @@ from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
 from jobs.core.units import human_bytes
 from jobs.ledger.dead_letters import class_of, dead
-from jobs.ledger.job import LANES, Job, State
+from jobs.ledger.job import LANES, Job, JobState
 from jobs.ledger.job_text import trouble
 from jobs.telemetry.incidents import Incident
 from jobs.telemetry.night_tries import NIGHTS_SINCE, TOLD_FROM, tried
@@ -36,7 +36,7 @@ TICKS_UNWORKED = 3
 
 
 @dataclass(frozen=True)
-class Seen:
+class AlertFacts:
     """All that there is to judge by.
 
     Args:
@@ -59,7 +59,7 @@ class Seen:
     rented: bool = True
 
 
-def incidents(fleet: Fleet, seen: Seen) -> list[Incident]:
+def incidents(fleet: Fleet, seen: AlertFacts) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
     kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind not in {"budget", "platform"}]
     found = [each for kind in kinds for each in _WATCHES[kind](fleet, seen)]
@@ -77,7 +77,7 @@ def _here(hint: str) -> str:
 _LOG_OF_MODAL = re.compile("`modal app logs ollama-service`")
 
 
-def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
+def _jobs(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     for job in dead(seen.jobs):
         why = trouble(job.attempts[-1]) if job.attempts else class_of(job)
         said = f"the {job.kind} of {job.subject} failed for good: {why}"
@@ -85,12 +85,12 @@ def _jobs(_: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
 
 
-def _workers(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _workers(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     """One that was killed is followed by another within a tick or two; one that hangs may keep all others out."""
     late = seen.now - TICKS_UNWORKED * timedelta(minutes=fleet.schedule.tick_minutes)
     for lane in LANES:
         jobs = [job for job in seen.jobs if job.lane == lane]
-        if any(job.state is State.RUNNING and not job.attempts[-1].is_lost(seen.now) for job in jobs):
+        if any(job.state is JobState.RUNNING and not job.attempts[-1].is_lost(seen.now) for job in jobs):
             continue
         waiting = [since for job in jobs if (since := _waits_since(job, seen.now)) is not None and since < late]
         attempts = [attempt for job in jobs for attempt in job.attempts]
@@ -109,14 +109,14 @@ def _waits_since(job: Job, now: datetime) -> datetime | None:
     last = job.attempts[-1] if job.attempts else None
     if last is None:
         return job.posted_at
-    if job.state is State.RUNNING:
+    if job.state is JobState.RUNNING:
         return last.last_sign + last.lease if last.is_lost(now) else None
     if not job.is_due(now):
         return None
     return max(filter(None, (last.ended_at, last.not_before)), default=job.posted_at)
 
 
-def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
+def _tiers(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     for health in seen.health:
         if health.is_trouble:
             why = f": {health.why}" if health.why else ""
@@ -127,7 +127,7 @@ def _tiers(_: Fleet, seen: Seen) -> Iterator[Incident]:
             yield Incident("tier", health.tier, f"tier {health.tier} is {health.state}{why}", hint)
 
 
-def _quota(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _quota(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     room = seen.entries.get(ROOM) or {}
     used, quota = room.get("used", 0), room.get("quota") or fleet.volume.quota_bytes
     if used * 100 >= quota * fleet.alerts.quota_percent:
@@ -135,7 +135,7 @@ def _quota(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("quota", "volume", said, "delete a model, or raise volume.quota_gb")
 
 
-def _pinned(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _pinned(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     known = seen.entries.get(KNOWN)
     if known is None:  # no worker has looked yet
         return
@@ -147,7 +147,7 @@ def _pinned(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
             yield Incident("pinned", name, f"{model.name} is pinned and not there", hint)
 
 
-def _budget(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _budget(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     budget = fleet.alerts.monthly_budget_dollars
     spent = month_dollars(seen.entries, fleet, seen.now)
     if budget is not None and spent > budget:
@@ -156,7 +156,7 @@ def _budget(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("budget", month, f"the servers have cost more than ${budget:,.0f} in {month}", hint)
 
 
-def _nightly(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _nightly(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     due, late = seen.night_began, timedelta(hours=fleet.alerts.nightly_late_hours)
     ran, since = seen.entries.get(NIGHT_RAN), seen.entries.get(NIGHTS_SINCE)
     if ran is not None and parse_moment(ran["at"]) >= due:
@@ -174,14 +174,14 @@ def _nightly(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
     yield Incident("nightly", "run", f"the night's run was due at {due:%H:%M} and {said}", hint)
 
 
-def _wakes(fleet: Fleet, seen: Seen) -> Iterator[Incident]:
+def _wakes(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     for tier in seen.refused:
         allowed = fleet.tier(tier).own_wakes_per_day
         said = f"tier {tier} was not woken: the day's {allowed} wakes by night and windows are used up"
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 
-def _platform(_: Fleet, seen: Seen) -> Iterator[Incident]:
+def _platform(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     for outage in noted(seen.entries, seen.now):
         said = f"the platform failed a {outage.who} at {', '.join(outage.parts)}: {outage.message}"
         if outage.who == "gap":
@@ -190,7 +190,7 @@ def _platform(_: Fleet, seen: Seen) -> Iterator[Incident]:
         yield Incident("platform", outage.who, said, hint)
 
 
-_WATCHES: Mapping[str, Callable[[Fleet, Seen], Iterable[Incident]]] = {
+_WATCHES: Mapping[str, Callable[[Fleet, AlertFacts], Iterable[Incident]]] = {
     "job": _jobs,
     "worker": _workers,
     "tier": _tiers,

@@ -13,17 +13,17 @@ from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job
-from jobs.telemetry.nightly_report import BY_NIGHTLY, Share
+from jobs.telemetry.nightly_report import BY_NIGHTLY, ReadShare
 from jobs.weights.history import Memory
 from jobs.weights.manifest import Manifest
-from jobs.weights.prune_plan import Plan
-from jobs.weights.survey import Broken, Model
+from jobs.weights.prune_plan import PrunePlan
+from jobs.weights.survey import Broken, SurveyedModel
 
 NIGHT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamTag:
     """What the registry says of a model: its manifest, or why it said nothing."""
 
     manifest: Manifest | None
@@ -44,16 +44,16 @@ class Actual:
 
     """
 
-    found: tuple[Model | Broken, ...]
-    upstream: Mapping[ModelName, Upstream]
+    found: tuple[SurveyedModel | Broken, ...]
+    upstream: Mapping[ModelName, UpstreamTag]
     memory: Memory
-    pruning: Plan
+    pruning: PrunePlan
     tonight: tuple[Job, ...] = ()
     tiers: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
-class Step:
+class NightStep:
     """A job to post, and why; `size` is how many bytes it is about, where that is known."""
 
     kind: str
@@ -70,10 +70,10 @@ class Step:
 class Night:
     """What this night is for, in the order in which it is posted, and what is worth saying."""
 
-    steps: tuple[Step, ...]
-    pruning: Plan
+    steps: tuple[NightStep, ...]
+    pruning: PrunePlan
     notes: tuple[str, ...] = field(default=())
-    share: Share | None = None
+    share: ReadShare | None = None
 
     @property
     def summary(self) -> str:
@@ -93,9 +93,9 @@ class Night:
                 yield from ((f"  {do}", what, size, why) for do, what, size, why in self.pruning.rows())
 
 
-def asked_about(fleet: Fleet, found: tuple[Model | Broken, ...]) -> tuple[ModelName, ...]:
+def asked_about(fleet: Fleet, found: tuple[SurveyedModel | Broken, ...]) -> tuple[ModelName, ...]:
     """The declared models that are here, whole: of these the registry is asked whether there is a newer one."""
-    whole = {each.name.folded() for each in found if isinstance(each, Model)}
+    whole = {each.name.folded() for each in found if isinstance(each, SurveyedModel)}
     return tuple(model.parsed for model in fleet.models if model.parsed.folded() in whole)
 
 
@@ -125,29 +125,29 @@ def night(fleet: Fleet, actual: Actual, now: datetime) -> Night:
     )
 
 
-def _prune(actual: Actual) -> Iterator[Step]:
+def _prune(actual: Actual) -> Iterator[NightStep]:
     """First of all: what leaves the trash makes room for what is pulled."""
     if not actual.pruning.is_empty:
         size = actual.pruning.thrown_bytes + actual.pruning.freed_bytes
-        yield Step("prune", "*", {"unused_days": None, "empty_trash": None}, actual.pruning.summary, size)
+        yield NightStep("prune", "*", {"unused_days": None, "empty_trash": None}, actual.pruning.summary, size)
 
 
-def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[Step]:
-    here = {each.name.folded(): each for each in actual.found if isinstance(each, Model)}
+def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep]:
+    here = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
         request = {"model": model.name, "way": "auto", "rate_limit": None}
         if name not in here:
             if model.pinned:
-                yield Step("pull", str(name), request, "the fleet pins it, and it is not here in whole")
+                yield NightStep("pull", str(name), request, "the fleet pins it, and it is not here in whole")
             continue
         newer = _newer(here[name], actual, notes)
         if newer is not None:
             why = f"its tag moved upstream, from {here[name].digest[:12]} to {newer.digest[:12]}"
-            yield Step("pull", str(name), request, why, newer.size)
+            yield NightStep("pull", str(name), request, why, newer.size)
 
 
-def _newer(model: Model, actual: Actual, notes: list[str]) -> Manifest | None:
+def _newer(model: SurveyedModel, actual: Actual, notes: list[str]) -> Manifest | None:
     """What the tag means upstream now, when that is something else, and nobody has rolled back from it."""
     name = model.name.folded()
     told = actual.upstream.get(name)
@@ -173,7 +173,7 @@ def _parts(manifest: Manifest) -> tuple[str, ...]:
     return (manifest.config.digest, *(layer.digest for layer in manifest.layers))
 
 
-def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime) -> Iterator[Step]:
+def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime) -> Iterator[NightStep]:
     """Those read longest ago, until the night's share is reached; and all whose time runs out before the next night.
 
     A night has one share: when part of it is posted, the rest waits for the next.
@@ -194,10 +194,10 @@ def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime
         share -= sizes[name]
         why = "never read in full" if last is None else f"read in full last on {last:%Y-%m-%d}"
         why = "blobs of it are missing" if name in broken else why
-        yield Step("verify", str(name), {"model": str(name)}, why, sizes[name])
+        yield NightStep("verify", str(name), {"model": str(name)}, why, sizes[name])
 
 
-def _share(fleet: Fleet, actual: Actual, steps: Iterable[Step], now: datetime) -> Share:
+def _share(fleet: Fleet, actual: Actual, steps: Iterable[NightStep], now: datetime) -> ReadShare:
     """How far all weights are read after these steps. What is hashed as it comes counts as read."""
     days = fleet.volume.retention.verify_days
     tonight = {step.subject for step in steps if step.kind in {"pull", "verify"}}
@@ -210,14 +210,14 @@ def _share(fleet: Fleet, actual: Actual, steps: Iterable[Step], now: datetime) -
         if str(name) not in tonight and (name not in verified or now - verified[name] > timedelta(days=days))
     )
     nights = -(-unread * days // total) if total else 0  # each reads its share of the whole, or more
-    return Share(total, days, now + nights * NIGHT)
+    return ReadShare(total, days, now + nights * NIGHT)
 
 
-def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[Step]:
+def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[NightStep]:
     """One that comes tonight is left alone, or the second run of a night would do more than the first."""
-    here = {each.name.folded() for each in actual.found if isinstance(each, Model)}
+    here = {each.name.folded() for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
         if model.warmed and name in here and str(name) not in coming:
             tier = model.tier if actual.tiers is None or model.tier in actual.tiers else None
-            yield Step("warm", str(name), {"model": model.name, "tier": tier}, "the fleet warms it each night")
+            yield NightStep("warm", str(name), {"model": model.name, "tier": tier}, "the fleet warms it each night")

@@ -28,7 +28,7 @@ FRESH = timedelta(minutes=15)
 
 
 @dataclass(frozen=True)
-class Outage:
+class PlatformOutage:
     who: str
     at: datetime
     parts: tuple[str, ...]
@@ -64,8 +64,8 @@ def note_done(facts: DictLike, now: datetime) -> None:
     facts.put(DONE, {"v": 1, "at": isoformat(now)})
 
 
-def noted(entries: Mapping[str, Any], now: datetime) -> Iterator[Outage]:
+def noted(entries: Mapping[str, Any], now: datetime) -> Iterator[PlatformOutage]:
     """What was met a short while ago."""
     for key, fact in sorted(entries.items()):
         if key.startswith(PREFIX) and now - (at := parse_moment(fact["at"])) < FRESH:
-            yield Outage(key.removeprefix(PREFIX), at, tuple(fact["parts"]), fact["message"])
+            yield PlatformOutage(key.removeprefix(PREFIX), at, tuple(fact["parts"]), fact["message"])

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from loguru import logger
 
 
-class Parts:
+class NightParts:
     """
     Args:
         what: the round, as in "tick".

@@ -11,22 +11,21 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from app.fleet.schema import Fleet
-from app.scheduler import alert_check as lookout
-from app.scheduler import outages
+from app.scheduler import alert_check, outages
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import NIGHT, Actual, night
-from app.scheduler.parts import Parts
+from app.scheduler.parts import NightParts
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.store.protocols import DictLike
 from jobs.telemetry.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
-from jobs.telemetry.nightly_report import NIGHT_RAN, Posted, Ran, ran_last
+from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
 
 @dataclass(frozen=True)
-class Post:
+class ScheduleContext:
     """Where a schedule stands.
 
     Args:
@@ -46,7 +45,7 @@ class Post:
 
 
 def tick(
-    post: Post,
+    post: ScheduleContext,
     call_messenger: Callable[[], object],
     keep: Callable[[str, int], object],
     call_night: Callable[[], object],
@@ -60,7 +59,7 @@ def tick(
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
     """
-    parts = Parts("tick")  # what goes wrong with one of them ends the call, but none of the others
+    parts = NightParts("tick")  # what goes wrong with one of them ends the call, but none of the others
     every = timedelta(minutes=post.fleet.schedule.tick_minutes)
     with parts.part("the look at the tick before"):
         outages.note_gap(post.facts, every, post.clock.now())
@@ -78,18 +77,18 @@ def tick(
     parts.end()
 
 
-def _look(post: Post, call_messenger: Callable[[], object]) -> None:
-    looked = lookout.look(post.book, post.facts, post.fleet, post.clock.now())
+def _look(post: ScheduleContext, call_messenger: Callable[[], object]) -> None:
+    looked = alert_check.look(post.book, post.facts, post.fleet, post.clock.now())
     if looked.has_news and post.fleet.alerts.webhook_secret:
         call_messenger()
 
 
-def _windows(post: Post, keep: Callable[[str, int], object]) -> None:
+def _windows(post: ScheduleContext, keep: Callable[[str, int], object]) -> None:
     if rounds.windows(post.book, post.fleet, post.facts, post.clock.now(), keep):
         post.ring(SERVERS_LANE)  # now, not at the next tick: the window is open
 
 
-def _send_for_night(post: Post, call_night: Callable[[], object]) -> None:
+def _send_for_night(post: ScheduleContext, call_night: Callable[[], object]) -> None:
     facts, now = post.facts, post.clock.now()
     due = rounds.night_began(post.fleet, now)
     ran, since = ran_last(facts), facts.get(NIGHTS_SINCE)
@@ -111,9 +110,9 @@ def _send_for_night(post: Post, call_night: Callable[[], object]) -> None:
             raise
 
 
-def _send(post: Post, posted: Sequence[Posted]) -> None:
+def _send(post: ScheduleContext, posted: Sequence[NightJob]) -> None:
     """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
-    parts = Parts("night")
+    parts = NightParts("night")
     with parts.part("the round of the ledger"):
         rounds.tick(post.book, post.facts, post.clock, post.ring)
     # A sweep sends nobody for a bell that rang just now; and the weights worker always comes, to archive.
@@ -125,7 +124,7 @@ def _send(post: Post, posted: Sequence[Posted]) -> None:
         logger.warning("night: the next tick sends for what could not be sent for now")
 
 
-def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
+def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
     """Post what this night is for, and write down how that went: a night that failed is tried again by others.
 
     On a clock that was set back there is an earlier night again, which was done long ago: nothing is done for it.
@@ -147,7 +146,7 @@ def nightly(post: Post, actual: Callable[[Memory], Actual]) -> None:
     write_down(post.facts, tries.ran())
 
 
-def _round(post: Post, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
+def _round(post: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
     memory = recall(post.facts, post.book.jobs())
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     found = night(post.fleet, actual(memory), began)
@@ -156,7 +155,7 @@ def _round(post: Post, actual: Callable[[Memory], Actual], due: datetime, began:
     return Ran(due, began, tuple(posted), found.notes, found.share)
 
 
-def _write_failure(post: Post, tries: Tries) -> None:
+def _write_failure(post: ScheduleContext, tries: Tries) -> None:
     logger.error("the night that was due at {} failed, try {}: {}", isoformat(tries.due), tries.count, tries.trouble)
     try:
         write_down(post.facts, tries)

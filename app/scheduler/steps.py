@@ -11,11 +11,11 @@ from itertools import takewhile
 from loguru import logger
 
 from app.fleet.cron_times import due
-from app.fleet.schema import Fleet, Window
+from app.fleet.schema import Fleet, WindowConfig
 from app.model_server.report import PREFIX, REPORT_STALE, Report, ReportsOf
 from app.model_server.start_failures import RefusedStarts, refused_starts
 from app.scheduler.night_plan import NIGHT, Night
-from app.scheduler.parts import Parts
+from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening, window_key
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import StoreTrouble
@@ -23,7 +23,7 @@ from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.store.protocols import DictLike
-from jobs.telemetry.nightly_report import BY_NIGHTLY, Posted
+from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def windows(
     awake = {window.tier for window in opened}
     kept = {name for name in fleet.tiers if facts.get(window_key(name))}
     posted: list[str] = []
-    parts = Parts("windows")
+    parts = NightParts("windows")
     for name in {window.tier for window in fleet.windows} | kept:
         with parts.part(f"the window of {name}"):
             was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
@@ -88,7 +88,7 @@ def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
         return refused_starts((), now)
 
 
-def _warm_ups(ledger: Ledger, opened: Iterable[Window], tier: str) -> Iterator[str]:
+def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
     for text in (model for window in opened if window.tier == tier for model in window.models):
         subject = str(ModelName.parse(text).folded())
         yield ledger.post("warm", subject, {"model": text, "tier": tier}, by=BY_WINDOW).job.id
@@ -107,7 +107,7 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
         Exception: what went wrong with one of these, when the others have had their turn.
 
     """
-    parts = Parts("tick")
+    parts = NightParts("tick")
     lanes: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     silent: list[str] = []
@@ -136,7 +136,7 @@ def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
             yield str(key.removeprefix(PREFIX))
 
 
-def nightly(ledger: Ledger, found: Night) -> list[Posted]:
+def nightly(ledger: Ledger, found: Night) -> list[NightJob]:
     """Post what this night is for; the jobs, each with its reason."""
     for note in found.notes:
         logger.warning("night: {}", note)
@@ -144,7 +144,7 @@ def nightly(ledger: Ledger, found: Night) -> list[Posted]:
     for step in found.steps:
         job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
-        posted.append(Posted(job.id, step.kind, step.subject, step.why, step.size))
+        posted.append(NightJob(job.id, step.kind, step.subject, step.why, step.size))
     return posted
 
 

@@ -12,7 +12,7 @@ from jobs.cli.output import is_terminal, say
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.sanitize import plain
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import headline, lasted, trouble
 
 LOOK_EVERY = timedelta(milliseconds=200)
@@ -133,7 +133,7 @@ class Lines:
 
     def __init__(self, write: Callable[[str], None] = say) -> None:
         self._write = write
-        self._state: State | None = None
+        self._state: JobState | None = None
         self._status = ""
         self._tenth = -1
 

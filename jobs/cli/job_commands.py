@@ -21,12 +21,12 @@ from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import parse_bytes, parse_span
 from jobs.ledger.dead_letters import dead, lines, of_class
-from jobs.ledger.job import KINDS, Job, State
+from jobs.ledger.job import KINDS, Job, JobState
 from jobs.ledger.job_text import moment, remedy, result, share, story, trouble
 from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
-    from jobs.home.status import Found
+    from jobs.home.status import ModelsFound
 
 WAYS = ("auto", "registry", "server")
 INTERRUPTED = 130
@@ -93,7 +93,7 @@ class Jobs(Protocol):
 
 
 @dataclass(frozen=True)
-class Desk:
+class JobCommands:
     """Jobs, and how the place around them is called.
 
     Args:
@@ -236,11 +236,11 @@ class Desk:
         if json:
             put_json(job.as_json())
         match job.state:
-            case State.SUCCEEDED:
+            case JobState.SUCCEEDED:
                 if not json:
                     put(f"{job.kind} done: {result(job)}")
                 return 0
-            case State.CANCELLED:
+            case JobState.CANCELLED:
                 say(f"cancelled: {job.kind} of {job.subject}, job {job.id}")
             case _:
                 last = job.attempts[-1]
@@ -254,8 +254,8 @@ class Desk:
     # -- about jobs ----------------------------------------------------------------------------------------------------
 
     def browse(self, *, state: str | None, kind: str | None, limit: int, json: bool, since: str | None = None) -> int:
-        if state is not None and state not in set(State):
-            raise BadRequest(f"there is no state {state!r}", hint=f"states are {', '.join(State)}")
+        if state is not None and state not in set(JobState):
+            raise BadRequest(f"there is no state {state!r}", hint=f"states are {', '.join(JobState)}")
         if kind is not None and kind not in KINDS:
             raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
         jobs, count = self._chosen(state, kind, limit or None, since)
@@ -317,14 +317,14 @@ class Desk:
         else:
             for line in story(job, self.now):
                 put(self.worded(line))
-        return 1 if follow and job.state is not State.SUCCEEDED else 0
+        return 1 if follow and job.state is not JobState.SUCCEEDED else 0
 
     def cancel(self, id: str, *, json: bool) -> int:
         found = self.named(id)
         job = found if found.has_ended else self.ledger.cancel(found.id, by=who())
         if json:
             put_json(job.as_json())
-        if found.has_ended and found.state is not State.CANCELLED:
+        if found.has_ended and found.state is not JobState.CANCELLED:
             say(f"error: job {job.id} has already {job.state}; there is nothing left to cancel")
             return 1
         if job.has_ended:
@@ -373,7 +373,7 @@ class Desk:
         say(found.summary)
         return 0
 
-    def models(self, found: "Found", *, json: bool) -> int:
+    def models(self, found: "ModelsFound", *, json: bool) -> int:
         """Show what was found in a models directory."""
         if json:
             put_json([each.as_json() for each in found.models])

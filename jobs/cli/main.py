@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.exceptions import TyperException
 
-from jobs.cli.job_commands import LISTED, WAYS, Desk, exit_code, prune_request
+from jobs.cli.job_commands import LISTED, WAYS, JobCommands, exit_code, prune_request
 from jobs.cli.output import log_warnings, put, put_json, say, settle_streams
 from jobs.core.clock import SystemClock
 from jobs.core.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
-from jobs.ledger.job import KINDS, State
+from jobs.ledger.job import KINDS, JobState
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
@@ -62,19 +62,19 @@ class Here:
     """What the commands about this machine work with: the home, the clock, and the desk over the home's ledger."""
 
     home: Home
-    desk: Desk
+    commands: JobCommands
     clock: SystemClock
 
     @property
     def now(self) -> datetime:
-        return self.desk.now
+        return self.commands.now
 
 
 def here() -> Here:
     clock = SystemClock()
     home = home_of(os.environ)
     ledger, stack = home.ledger(clock), home.read_stack()
-    desk = Desk(
+    commands = JobCommands(
         ledger,
         clock,
         is_worked=lambda: home.up_pid() is not None,
@@ -82,15 +82,15 @@ def here() -> Here:
         log=str(home.logs / "up.log"),
         rate_limit=stack.rate_limit if stack else None,
     )
-    return Here(home, desk, clock)
+    return Here(home, commands, clock)
 
 
-def desk_at(url: str | None, key: str | None) -> Desk:
+def commands_at(url: str | None, key: str | None) -> JobCommands:
     """The desk of the gateway there, or that of this machine."""
     if not url:
-        return here().desk
+        return here().commands
     clock = SystemClock()
-    return Desk(
+    return JobCommands(
         remote_at(url, key),
         clock,
         is_worked=lambda: True,  # where a gateway answers, it sends for workers
@@ -149,7 +149,7 @@ def pull(
     json: Json = False,
 ) -> None:
     """Bring a model here, through the queue. One that is under way is shared."""
-    done(desk_at(url, key).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
+    done(commands_at(url, key).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
 
 
 @app.command()
@@ -163,7 +163,7 @@ def verify(
     json: Json = False,
 ) -> None:
     """Hash every byte of a model, or of all. What is damaged is fetched again."""
-    done(desk_at(url, key).verify(model, wait=wait, attempts=attempts, json=json))
+    done(commands_at(url, key).verify(model, wait=wait, attempts=attempts, json=json))
 
 
 @app.command()
@@ -178,7 +178,7 @@ def warm(
     json: Json = False,
 ) -> None:
     """Load a model. The next question to it is answered at once."""
-    done(desk_at(url, key).warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
+    done(commands_at(url, key).warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
 
 
 @app.command()
@@ -186,7 +186,7 @@ def delete(
     model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
 ) -> None:
     """Remove a model and the blobs that no other model needs."""
-    done(desk_at(url, key).delete(model, wait=wait, attempts=attempts, json=json))
+    done(commands_at(url, key).delete(model, wait=wait, attempts=attempts, json=json))
 
 
 @app.command()
@@ -206,15 +206,15 @@ def prune(
     """Move to the trash what nobody needs. What lay there for its grace is deleted."""
     request = prune_request(unused_days, empty_trash)
     if not dry_run:
-        done(desk_at(url, key).prune(request, wait=wait, attempts=attempts, json=json))
+        done(commands_at(url, key).prune(request, wait=wait, attempts=attempts, json=json))
     if url:
         from jobs.cli.remote_status import Foretold  # noqa: PLC0415 - brings httpx, which takes long to import
 
-        done(desk_at(url, key).outlook(Foretold(remote_at(url, key).prune_plan(request)), json=json))
+        done(commands_at(url, key).outlook(Foretold(remote_at(url, key).prune_plan(request)), json=json))
     at = here()
     from jobs.home.prune_preview import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
 
-    done(at.desk.outlook(look(at.home, at.clock, request), json=json))
+    done(at.commands.outlook(look(at.home, at.clock, request), json=json))
 
 
 @app.command()
@@ -222,7 +222,7 @@ def rollback(
     model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
 ) -> None:
     """Bring back the version of a model that was there before. Again, and the newer one is back."""
-    done(desk_at(url, key).rollback(model, wait=wait, attempts=attempts, json=json))
+    done(commands_at(url, key).rollback(model, wait=wait, attempts=attempts, json=json))
 
 
 # -- commands about jobs -----------------------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def rollback(
 @app.command("jobs")
 def list_jobs(
     *,
-    state: Annotated[str | None, typer.Option(metavar="STATE", help=f"Only these: {', '.join(State)}")] = None,
+    state: Annotated[str | None, typer.Option(metavar="STATE", help=f"Only these: {', '.join(JobState)}")] = None,
     kind: Annotated[str | None, typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}")] = None,
     since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
@@ -241,7 +241,7 @@ def list_jobs(
     json: Json = False,
 ) -> None:
     """List the jobs, newest first."""
-    at = desk_at(url, key)
+    at = commands_at(url, key)
     if dead:
         done(at.dead(since=since, json=json))
     done(at.browse(state=state, kind=kind, since=since, limit=limit, json=json))
@@ -257,13 +257,13 @@ def tell_job(
     json: Json = False,
 ) -> None:
     """Tell a job's story: what was asked, what happened, and what to do."""
-    done(desk_at(url, key).tell(id, follow=follow, json=json))
+    done(commands_at(url, key).tell(id, follow=follow, json=json))
 
 
 @app.command()
 def cancel(id: Id, url: Url = None, key: Key = None, json: Json = False) -> None:
     """Ask a job to stop. What was fetched for it is thrown away."""
-    done(desk_at(url, key).cancel(id, json=json))
+    done(commands_at(url, key).cancel(id, json=json))
 
 
 @app.command()
@@ -286,7 +286,7 @@ def retry(
         raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what could be retried")
     if failure_class is not None and not every:
         raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
-    at = desk_at(url, key)
+    at = commands_at(url, key)
     done(at.retry_all(failure_class, json=json) if every else at.retry(id, wait=wait, json=json))
 
 
@@ -300,11 +300,11 @@ def models(url: Url = None, key: Key = None, json: Json = False) -> None:
     if url:
         from jobs.cli.remote_status import found  # noqa: PLC0415
 
-        done(desk_at(url, key).models(found(remote_at(url, key)), json=json))
+        done(commands_at(url, key).models(found(remote_at(url, key)), json=json))
     from jobs.home.status import listed  # noqa: PLC0415
 
     at = here()
-    done(at.desk.models(listed(at.home, at.clock), json=json))
+    done(at.commands.models(listed(at.home, at.clock), json=json))
 
 
 @app.command()
@@ -346,12 +346,12 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
 
         remote = remote_at(url, key)
         health = {**remote.health(), "night": remote.night()}
-        show(health, standing(health, url, desk_at(url, key).now), json=json)
+        show(health, standing(health, url, commands_at(url, key).now), json=json)
         return
     from jobs.home.status import surveyed  # noqa: PLC0415
 
     at = here()
-    found = surveyed(at.home, at.clock, at.desk.ledger.select()[0], key)
+    found = surveyed(at.home, at.clock, at.commands.ledger.select()[0], key)
     show(found.as_json(), found.lines(at.now), json=json)
 
 

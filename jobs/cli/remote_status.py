@@ -9,16 +9,16 @@ from jobs.core.clock import parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.home.gateway_client import Remote
-from jobs.home.status import Entry, Found
+from jobs.home.status import ModelEntry, ModelsFound
 from jobs.ledger.job_text import lasted
 from jobs.telemetry.nightly_report import line
 
 
-def found(remote: Remote) -> Found:
+def found(remote: Remote) -> ModelsFound:
     """The models there, as a models directory here is shown."""
     listed, complaints = remote.models()
-    entries = sorted(map(Entry.of, listed), key=lambda entry: entry.name)
-    return Found(remote.url, tuple(entries), tuple(map(plain, complaints)))
+    entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
+    return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
 
 
 def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:

@@ -35,7 +35,7 @@ _LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
-class Server:
+class LocalServer:
     """One Ollama server of the stack: the tier it stands for, and where it answers."""
 
     tier: str
@@ -49,7 +49,7 @@ class Stack:
     pid: int
     started_at: datetime
     simulated: bool
-    servers: tuple[Server, ...]
+    servers: tuple[LocalServer, ...]
     models: Path | None
     retention: Retention = field(default_factory=Retention)
     """What the weights may take, and for how long."""
@@ -90,7 +90,7 @@ class Stack:
             pid=int(document["pid"]),
             started_at=parse_moment(document["started_at"]),
             simulated=bool(document["simulated"]),
-            servers=tuple(Server(each["tier"], each["url"]) for each in document["servers"]),
+            servers=tuple(LocalServer(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
             retention=Retention.from_json(document["retention"]) if "retention" in document else Retention(),
             gateway=document.get("gateway"),

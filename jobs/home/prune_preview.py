@@ -7,15 +7,15 @@ from loguru import logger
 
 from jobs.core.clock import Clock
 from jobs.core.errors import Refused, Trouble, Unsupported
-from jobs.home.home import Home, Server, Stack
+from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.status import asked, weights_of
 from jobs.tasks.table import planned
 from jobs.weights.history import recall
-from jobs.weights.prune_plan import Around, Plan
+from jobs.weights.prune_plan import PrunePlan, WeightsUse
 from jobs.weights.trash_moves import require_models_directory
 
 
-def around(home: Home, servers: Sequence[Server], clock: Clock) -> Around:
+def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> WeightsUse:
     """Who uses the weights, and who is at work on them.
 
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
@@ -24,7 +24,7 @@ def around(home: Home, servers: Sequence[Server], clock: Clock) -> Around:
     return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
 
 
-def loaded(servers: Sequence[Server], clock: Clock) -> Iterator[str]:
+def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:
     """The models that these servers have in memory, as far as they answer."""
     for server in servers:
         try:
@@ -47,7 +47,7 @@ def stack_of(home: Home) -> Stack:
     return stack
 
 
-def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> Plan:
+def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do now.
 
     Raises:
@@ -59,4 +59,4 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> Plan:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
     weights = weights_of(stack.models, home, clock)
     require_models_directory(weights.layout)
-    return planned(weights.survey(), around(home, stack.servers, clock), stack.retention, clock.now(), request)
+    return planned(weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request)

@@ -18,24 +18,24 @@ from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.home.gateway_client import Remote
-from jobs.home.home import Home, Server, Stack
+from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.errors import LOOPBACK_IS_DIRECT
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import lasted, moment
-from jobs.models.card import Model as ListedModel
-from jobs.ollama.client import Ollama
+from jobs.models.card import KnownModel as ListedModel
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed, Running
 from jobs.telemetry.nightly_report import line, report
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.survey import Broken, Model, Survey
+from jobs.weights.survey import Broken, Survey, SurveyedModel
 
 PATIENCE = timedelta(seconds=5)
 """A server on loopback answers a short question at once, or something is wrong with it."""
 
 
 @dataclass(frozen=True)
-class Entry:
+class ModelEntry:
     """A whole model, from the directory or from a server's list."""
 
     name: str
@@ -45,7 +45,7 @@ class Entry:
     details: ModelDetails
 
     @classmethod
-    def of(cls, model: Model | Listed) -> "Entry":
+    def of(cls, model: SurveyedModel | Listed) -> "ModelEntry":
         return cls(str(model.name), model.size, model.digest, model.modified_at, model.details)
 
     def row(self, now: datetime) -> tuple[object, ...]:
@@ -72,13 +72,13 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Found:
+class ModelsFound:
     where: str
-    models: tuple[Entry, ...]
+    models: tuple[ModelEntry, ...]
     complaints: tuple[str, ...] = ()
 
 
-def listed(home: Home, clock: Clock) -> Found:
+def listed(home: Home, clock: Clock) -> ModelsFound:
     """The models of the stack that `up` composed last.
 
     Raises:
@@ -91,22 +91,24 @@ def listed(home: Home, clock: Clock) -> Found:
     if stack.models is None:
         server = stack.servers[0]
         with asked(server, clock) as ollama:
-            return Found(server.url, tuple(sorted(map(Entry.of, ollama.tags()), key=lambda entry: entry.name)))
+            return ModelsFound(
+                server.url, tuple(sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name))
+            )
     return found_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
 
 
-def found_in(survey: Survey, where: str) -> Found:
+def found_in(survey: Survey, where: str) -> ModelsFound:
     whole = sorted(survey.models, key=lambda model: model.name)
-    return Found(where, tuple(map(Entry.of, whole)), tuple(complaints(survey)))
+    return ModelsFound(where, tuple(map(ModelEntry.of, whole)), tuple(complaints(survey)))
 
 
-def weights_of(models: Path, home: Home, clock: Clock) -> Weights:
-    return Weights(models, lock=home.weights_lock, persist=lambda: None, clock=clock)
+def weights_of(models: Path, home: Home, clock: Clock) -> ModelsDirectory:
+    return ModelsDirectory(models, lock=home.weights_lock, persist=lambda: None, clock=clock)
 
 
-def asked(server: Server, clock: Clock) -> Ollama:
+def asked(server: LocalServer, clock: Clock) -> OllamaClient:
     """A server that is asked once, and not for long."""
-    return Ollama(server.url, policy=NEVER, clock=clock, stall=PATIENCE)
+    return OllamaClient(server.url, policy=NEVER, clock=clock, stall=PATIENCE)
 
 
 def complaints(survey: Survey) -> list[str]:
@@ -139,10 +141,10 @@ def _cure(broken: Broken) -> str:
 
 
 @dataclass(frozen=True)
-class Tier:
+class LocalTier:
     """A server of the stack, as it answers now."""
 
-    server: Server
+    server: LocalServer
     version: str | None
     loaded: tuple[Running, ...] = ()
     problem: str | None = None
@@ -172,11 +174,11 @@ class Tier:
 
 
 @dataclass(frozen=True)
-class Status:
+class LocalStatus:
     home: Home
     up_pid: int | None
     stack: Stack | None
-    tiers: tuple[Tier, ...]
+    tiers: tuple[LocalTier, ...]
     models: int | None
     usage_bytes: int | None
     queue: Mapping[str, int]
@@ -257,19 +259,19 @@ class Status:
         return [f"night    {line(self.night, now)}"] if has_nights else []
 
 
-def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> Status:
+def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> LocalStatus:
     """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
-    queue = {str(state): counts[state] for state in State}
+    queue = {str(state): counts[state] for state in JobState}
     night = report(dict(home.facts().items()), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
     problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
     if stack is None or stack.models is None:
-        return Status(home, pid, stack, tiers, None, None, queue, night, problems)
+        return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems)
     survey = weights_of(stack.models, home, clock).survey()
-    return Status(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
+    return LocalStatus(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
 
 
 def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
@@ -284,9 +286,9 @@ def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
             return (f"the gateway does not say how it is: {trouble}",)
 
 
-def _tier(server: Server, clock: Clock) -> Tier:
+def _tier(server: LocalServer, clock: Clock) -> LocalTier:
     try:
         with asked(server, clock) as ollama:
-            return Tier(server, ollama.version(), tuple(ollama.ps()))
+            return LocalTier(server, ollama.version(), tuple(ollama.ps()))
     except Trouble as trouble:
-        return Tier(server, None, problem=str(trouble))
+        return LocalTier(server, None, problem=str(trouble))

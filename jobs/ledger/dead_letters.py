@@ -9,7 +9,7 @@ from datetime import datetime
 
 from jobs.core.errors import FAILURE_CLASSES, BadRequest
 from jobs.core.sanitize import plain
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import moment, trouble
 
 LIKELY: Mapping[str, str] = {
@@ -34,7 +34,7 @@ def dead(jobs: Iterable[Job]) -> list[Job]:
     seen: set[tuple[str, str]] = set()
     found = []
     for job in sorted(jobs, key=_age, reverse=True):
-        if (job.kind, job.subject) not in seen and job.state is State.FAILED:
+        if (job.kind, job.subject) not in seen and job.state is JobState.FAILED:
             found.append(job)
         seen.add((job.kind, job.subject))
     return found

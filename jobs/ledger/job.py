@@ -53,7 +53,7 @@ KINDS = {
 }
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"
     WAITING = "waiting"
@@ -62,19 +62,19 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED})
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
 
 Outcome = Literal["succeeded", "failed", "retry", "cancelled", "lost"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-_MOVES: dict[tuple[State, str], State] = {
-    (State.QUEUED, "claim"): State.RUNNING,  # a
-    (State.RUNNING, "succeeded"): State.SUCCEEDED,  # b
-    (State.RUNNING, "failed"): State.FAILED,  # c
-    (State.RUNNING, "retry"): State.WAITING,  # d
-    (State.RUNNING, "lost"): State.WAITING,  # d
-    (State.WAITING, "claim"): State.RUNNING,  # e
-    (State.RUNNING, "cancelled"): State.CANCELLED,  # f
+_MOVES: dict[tuple[JobState, str], JobState] = {
+    (JobState.QUEUED, "claim"): JobState.RUNNING,  # a
+    (JobState.RUNNING, "succeeded"): JobState.SUCCEEDED,  # b
+    (JobState.RUNNING, "failed"): JobState.FAILED,  # c
+    (JobState.RUNNING, "retry"): JobState.WAITING,  # d
+    (JobState.RUNNING, "lost"): JobState.WAITING,  # d
+    (JobState.WAITING, "claim"): JobState.RUNNING,  # e
+    (JobState.RUNNING, "cancelled"): JobState.CANCELLED,  # f
 }
 
 
@@ -82,7 +82,7 @@ class IllegalMove(Exception):
     """The facts tell of a move that the table does not have: a second writer, or a damaged ledger."""
 
 
-def move(state: State, event: str) -> State:
+def move(state: JobState, event: str) -> JobState:
     """Where `event` leads from `state`.
 
     Raises:
@@ -154,7 +154,7 @@ class Job:
     kind: str
     subject: str
     lane: str
-    state: State
+    state: JobState
     request: Mapping[str, Any]
     attempts_allowed: int
     posted_at: datetime
@@ -175,13 +175,13 @@ class Job:
     @property
     def not_before(self) -> datetime | None:
         """Until when a waiting job waits."""
-        return self.attempts[-1].not_before if self.state is State.WAITING else None
+        return self.attempts[-1].not_before if self.state is JobState.WAITING else None
 
     def is_due(self, now: datetime) -> bool:
         """Its next attempt may be claimed."""
-        if self.state is State.QUEUED:
+        if self.state is JobState.QUEUED:
             return True
-        return self.state is State.WAITING and (self.not_before is None or self.not_before <= now)
+        return self.state is JobState.WAITING and (self.not_before is None or self.not_before <= now)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -209,7 +209,7 @@ class Job:
             kind=document["kind"],
             subject=document["subject"],
             lane=kind.lane if kind else "",
-            state=State(document["state"]),
+            state=JobState(document["state"]),
             request=document.get("request", {}),
             attempts_allowed=int(document.get("attempts_allowed", 1)),
             posted_at=parse_moment(document["posted_at"]),
@@ -226,7 +226,7 @@ class Job:
 
 
 @dataclass
-class Facts:
+class JobFacts:
     """What the ledger holds of one job, as plain dicts, by attempt number where there are several."""
 
     job: Mapping[str, Any]
@@ -236,7 +236,7 @@ class Facts:
     cancel: Mapping[str, Any] | None = None
 
 
-def fold(facts: Facts) -> Job:
+def fold(facts: JobFacts) -> Job:
     """The job that these facts tell of.
 
     Raises:
@@ -244,7 +244,7 @@ def fold(facts: Facts) -> Job:
 
     """
     allowed = int(facts.job.get("attempts_allowed", 1))
-    state = State.QUEUED
+    state = JobState.QUEUED
     attempts = []
     for n in range(1, len(facts.claims) + 1):
         if n not in facts.claims:

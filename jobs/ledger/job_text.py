@@ -10,7 +10,7 @@ from typing import Any
 from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
-from jobs.ledger.job import Attempt, Job, State
+from jobs.ledger.job import Attempt, Job, JobState
 
 _AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
 
@@ -32,7 +32,7 @@ REMEDIES: Mapping[str, str] = {
 
 def remedy(job: Job) -> str | None:
     """What to do now, when the job failed."""
-    if job.state is not State.FAILED or not job.attempts:
+    if job.state is not JobState.FAILED or not job.attempts:
         return None
     return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
 
@@ -57,7 +57,7 @@ def moment(at: datetime, now: datetime) -> str:
 
 def share(job: Job) -> str:
     """How far a job has come, in a few characters; nothing when that is not known."""
-    if job.state is State.SUCCEEDED:
+    if job.state is JobState.SUCCEEDED:
         return "100 %"
     reading = job.progress
     return f"{min(100, 100 * reading.completed // reading.total)} %" if reading.total else ""
@@ -122,15 +122,15 @@ def result(job: Job) -> str:
 
 def _state(job: Job, now: datetime) -> str:
     match job.state:
-        case State.QUEUED:
+        case JobState.QUEUED:
             return "queued, no worker has taken it yet"
-        case State.RUNNING:
+        case JobState.RUNNING:
             stopping = ", and asked to stop" if job.cancel_asked else ""
             last = job.attempts[-1]
             silent = now - last.last_sign
             quiet = f", silent for {lasted(silent)}" if silent > timedelta(seconds=10) else ""
             return f"running for {lasted(now - last.started_at)}{quiet}{stopping}"
-        case State.WAITING:
+        case JobState.WAITING:
             return f"waiting, {_next(job, now)}"
         case _:
             took = lasted((job.ended_at or now) - job.posted_at)
@@ -156,12 +156,12 @@ def _asked(request: Mapping[str, Any]) -> str:
 
 def _progress(job: Job) -> str:
     reading = job.progress
-    if job.has_ended and job.state is State.SUCCEEDED:
+    if job.has_ended and job.state is JobState.SUCCEEDED:
         return ""
     words = [plain(reading.status)] if reading.status else []
     if reading.total:
         words.append(f"{human_bytes(reading.completed)} of {human_bytes(reading.total)} ({share(job)})")
-    if job.state is State.RUNNING and reading.bytes_per_second:
+    if job.state is JobState.RUNNING and reading.bytes_per_second:
         words.append(f"{human_bytes(reading.bytes_per_second)}/s")
     return ", ".join(words)
 
@@ -173,7 +173,7 @@ def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
     yield f"    {attempt.n}  {moment(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
     if attempt.hint:
         yield f"       hint: {plain(attempt.hint)}"
-    if attempt is job.attempts[-1] and job.state is State.WAITING:
+    if attempt is job.attempts[-1] and job.state is JobState.WAITING:
         yield f"       {_next(job, now)}"
 
 

@@ -30,7 +30,7 @@ from loguru import logger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
-from jobs.ledger.job import VERSION, Ending, Facts, IllegalMove, Job, State, fold, kind_named
+from jobs.ledger.job import VERSION, Ending, IllegalMove, Job, JobFacts, JobState, fold, kind_named
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
 from jobs.store.protocols import DictLike, QueueLike
 
@@ -200,13 +200,13 @@ class Ledger:
         return found[:limit], len(found)
 
     def _all(self, newest: int | None) -> list[Job]:
-        gathered: dict[str, Facts] = {}
+        gathered: dict[str, JobFacts] = {}
         gone: set[str] = set()
         rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
         for key, value in self._facts.items():
             sort, _, tail = key.partition("/")
             if sort == "job":
-                gathered[tail] = Facts(job=value)
+                gathered[tail] = JobFacts(job=value)
             elif sort == "gone":
                 gone.add(tail)
             elif sort in {"claim", "beat", "end", "cancel"}:
@@ -283,7 +283,7 @@ class Ledger:
         job = self._find(id)
         if job is None:
             return None
-        if token is not None and job.state is State.RUNNING:
+        if token is not None and job.state is JobState.RUNNING:
             return self._claimed_before(job, lease, token, began)
         if job.cancel_asked and self._end_cancelled(job):
             return None
@@ -347,7 +347,7 @@ class Ledger:
         hears = True
         for job in self._open_jobs():
             current = job
-            if job.state is State.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
+            if job.state is JobState.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
                 try:
                     before_lost(job)
                 except Trouble as trouble:  # he could still publish, so the attempt is his until a later sweep
@@ -406,7 +406,7 @@ class Ledger:
             pointer = self._facts.get(key)
         return pointer["line"], int(pointer["generation"])
 
-    def _folded(self, id: str, facts: Facts) -> Job:
+    def _folded(self, id: str, facts: JobFacts) -> Job:
         try:
             return fold(facts)
         except IllegalMove:
@@ -425,8 +425,8 @@ class Ledger:
             return None
         return job
 
-    def _facts_of(self, id: str, told: Mapping[str, Any]) -> Facts:
-        facts = Facts(job=told, cancel=self._facts.get(f"cancel/{id}"))
+    def _facts_of(self, id: str, told: Mapping[str, Any]) -> JobFacts:
+        facts = JobFacts(job=told, cancel=self._facts.get(f"cancel/{id}"))
         n = 1
         while (claim := self._facts.get(f"claim/{id}/{n}")) is not None:
             facts.claims[n] = claim
@@ -497,7 +497,7 @@ class Ledger:
 
     def _end_cancelled(self, job: Job) -> bool:
         """End a job that nobody runs as cancelled; false when it is running, has ended, or was claimed just now."""
-        if job.state not in {State.QUEUED, State.WAITING}:
+        if job.state not in {JobState.QUEUED, JobState.WAITING}:
             return job.has_ended
         claim = self._claim(job, "cancel", timedelta(minutes=1))
         return claim is not None and self._end(job.id, claim.n, Ending("cancelled"), job.progress)

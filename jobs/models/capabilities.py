@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from jobs.models import go_template as go_templates
-from jobs.models.gguf import Header
-from jobs.models.go_template import Reading
+from jobs.models.gguf import GgufHeader
+from jobs.models.go_template import TemplateReading
 
 PARSERS: dict[str, tuple[bool, bool]] = {
     "cogito": (True, True),
@@ -65,11 +65,11 @@ class Traits:
     parser: str
     renderer: str
     template: str | None
-    header: Header
+    header: GgufHeader
     has_projector: bool = False
 
     @cached_property
-    def go(self) -> Reading:
+    def go(self) -> TemplateReading:
         """What the template in Go tells, read once."""
         return go_templates.read(self.template or "")
 
@@ -130,12 +130,12 @@ def listed(traits: Traits) -> tuple[str, ...]:
     return _once(found)
 
 
-def _of_header(header: Header) -> list[str]:
+def _of_header(header: GgufHeader) -> list[str]:
     kind = "completion" if header.get("pooling_type") is None else "embedding"
     return [kind, *(what for what in ("vision", "audio") if header.get(f"{what}.block_count") is not None)]
 
 
-def _of_go(told: Reading) -> list[str]:
+def _of_go(told: TemplateReading) -> list[str]:
     found = (["tools"] if "tools" in told.variables else []) + (["insert"] if "suffix" in told.variables else [])
     return found + (["thinking"] if told.thinks else [])
 
@@ -154,7 +154,7 @@ def _chat_answers_tools(template: str) -> bool:
     return called and any(answer in template for answer in _TOOL_ANSWERS)
 
 
-def _go_answers_tools(template: str, told: Reading) -> bool:
+def _go_answers_tools(template: str, told: TemplateReading) -> bool:
     if not {"tools", "toolcalls"} <= told.variables:
         return False
     return any(answer in template for answer in ('eq .Role "tool"', "tool_response", "TOOL_RESULTS"))

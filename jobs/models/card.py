@@ -18,13 +18,13 @@ from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName
 from jobs.models import capabilities, card_files, gguf
 from jobs.models.capabilities import Traits
-from jobs.models.card_files import IMAGE, CardFiles, Seen
-from jobs.models.gguf import Facts, Header
+from jobs.models.card_files import IMAGE, CardFiles, FilesSeen
+from jobs.models.gguf import GgufHeader, MemoryFacts
 from jobs.weights import survey
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import Manifest
 
-_NO_HEADER = Header(3, {}, (), 0)
+_NO_HEADER = GgufHeader(3, {}, (), 0)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Card:
     """
 
     config: Mapping[str, Any]
-    header: Header | None
+    header: GgufHeader | None
     weights: str
     licenses: tuple[str, ...] = ()
     template: str | None = None
@@ -60,7 +60,7 @@ class Card:
     has_projector: bool = False
     missing: str = ""
     wrong: str = ""
-    seen: Seen = ()
+    seen: FilesSeen = ()
 
     @cached_property
     def traits(self) -> Traits:
@@ -75,12 +75,12 @@ class Card:
         )
 
     @cached_property
-    def facts(self) -> Facts | None:
-        return Facts.of(self.header) if self.header else None
+    def facts(self) -> MemoryFacts | None:
+        return MemoryFacts.of(self.header) if self.header else None
 
 
 @dataclass(frozen=True)
-class Model:
+class KnownModel:
     """A whole model, as lists and routes need it.
 
     `digest` is hex without a prefix, `details` are as lists show them. Where only a server can read the model's files,
@@ -97,11 +97,11 @@ class Model:
     blobs: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def facts(self) -> Facts | None:
+    def facts(self) -> MemoryFacts | None:
         return self.card.facts if self.card else None
 
 
-def bytes_of(models: Iterable[Model]) -> int:
+def bytes_of(models: Iterable[KnownModel]) -> int:
     """What they take together: a blob that several of them share lies there once."""
     found: dict[str, int] = {}
     for model in models:
@@ -109,14 +109,14 @@ def bytes_of(models: Iterable[Model]) -> int:
     return sum(found.values())
 
 
-def read(layout: Layout, known: Iterable[Model] = ()) -> list[Model]:
+def read(layout: Layout, known: Iterable[KnownModel] = ()) -> list[KnownModel]:
     """The whole models of a directory. Files of a manifest that is among the known ones are not read again."""
     cards = {model.digest: model.card for model in known if model.card}
-    whole = (each for each in survey.loaded(layout) if isinstance(each, survey.Model))
+    whole = (each for each in survey.loaded(layout) if isinstance(each, survey.SurveyedModel))
     return [_model(each, _card(layout, each, cards.get(each.digest))) for each in whole]
 
 
-def _card(layout: Layout, model: survey.Model, known: Card | None) -> Card:
+def _card(layout: Layout, model: survey.SurveyedModel, known: Card | None) -> Card:
     """The known one while it holds; what is wrong with a new one is told once, in the log."""
     if known and (not known.missing or (known.seen and known.seen == card_files.seen_again(layout, known.seen))):
         return known
@@ -126,14 +126,14 @@ def _card(layout: Layout, model: survey.Model, known: Card | None) -> Card:
     return card
 
 
-def _model(found: survey.Model, card: Card) -> Model:
+def _model(found: survey.SurveyedModel, card: Card) -> KnownModel:
     try:
         told, abilities = details(card) | _lengths(card), _abilities(card)
         json.dumps([told, abilities], allow_nan=False).encode()  # they go into every list of models
     except Exception as error:  # noqa: BLE001 - as below
         card = _bare(error)
         told, abilities = details(card), ()
-    return Model(
+    return KnownModel(
         name=found.name,
         digest=found.digest,
         size=found.size,
@@ -149,7 +149,7 @@ def _abilities(card: Card) -> tuple[str, ...]:
     return capabilities.listed(card.traits) if card.header else card.traits.declared
 
 
-def card_of(layout: Layout, model: survey.Model) -> Card:
+def card_of(layout: Layout, model: survey.SurveyedModel) -> Card:
     """What the files of a whole model say."""
     try:
         return _read(CardFiles(layout, model.manifest))
@@ -163,13 +163,13 @@ def _bare(error: Exception) -> Card:
     return Card({}, None, "", missing=why, wrong=why)
 
 
-def facts_of(layout: Layout, manifest: Manifest) -> Facts | None:
+def facts_of(layout: Layout, manifest: Manifest) -> MemoryFacts | None:
     """What decides how much memory the model takes, from the header of its weights; None when that cannot be read."""
     weights = [layer for layer in manifest.layers if layer.media_type == f"{IMAGE}model"]
     if len(weights) != 1:
         return None
     try:
-        return Facts.of(gguf.read(layout.blob(weights[0].digest)))
+        return MemoryFacts.of(gguf.read(layout.blob(weights[0].digest)))
     except (Trouble, FileNotFoundError):
         return None
 
@@ -231,7 +231,7 @@ def details(card: Card) -> dict[str, Any]:
 
 def _lengths(card: Card) -> dict[str, int]:
     """The two lengths that lists show and nothing else does, as far as they are known."""
-    facts = card.facts or Facts()
+    facts = card.facts or MemoryFacts()
     told = {
         "context_length": card.config.get("context_length") or facts.context,
         "embedding_length": card.config.get("embedding_length") or facts.embedding,

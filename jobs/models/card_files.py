@@ -11,7 +11,7 @@ from typing import Any
 from jobs.core import foreign
 from jobs.core.errors import Corrupt, Trouble
 from jobs.models import gguf
-from jobs.models.gguf import Header
+from jobs.models.gguf import GgufHeader
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import Layer, Manifest, word, words
 
@@ -32,7 +32,7 @@ MAX_PARENT = 4_096
 
 IMAGE = "application/vnd.ollama.image."
 
-Seen = tuple[tuple[str, int, int], ...]
+FilesSeen = tuple[tuple[str, int, int], ...]
 """Digest, inode and time of change of each file that was read."""
 
 _WORDS = (
@@ -65,7 +65,7 @@ class CardFiles:
     def path(self, layer: Layer) -> os.PathLike[str]:
         return self._layout.blob(layer.digest)
 
-    def seen(self) -> Seen:
+    def seen(self) -> FilesSeen:
         """What to look at before the same is read again; nothing where a file could not be read at all."""
         return () if self._is_unread else tuple(self._seen.values())
 
@@ -83,7 +83,7 @@ class CardFiles:
                 found[key] = read
         return found
 
-    def header(self, weights: Layer) -> Header | None:
+    def header(self, weights: Layer) -> GgufHeader | None:
         self._see(weights)
         try:
             return gguf.read(self._layout.blob(weights.digest))
@@ -178,7 +178,7 @@ class CardFiles:
             self.wrong.append(what)
 
 
-def seen_again(layout: Layout, seen: Seen) -> Seen:
+def seen_again(layout: Layout, seen: FilesSeen) -> FilesSeen:
     """The same files as they are now."""
     return tuple(_stamp(layout, digest) for digest, _, _ in seen)
 

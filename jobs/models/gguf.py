@@ -116,7 +116,7 @@ Value = int | float | bool | str | tuple[int | float | bool, ...] | Elided
 
 
 @dataclass(frozen=True)
-class Header:
+class GgufHeader:
     """`parameters` is how many elements all tensors have together."""
 
     version: int
@@ -135,7 +135,7 @@ class Header:
 
 
 @dataclass(frozen=True)
-class Facts:
+class MemoryFacts:
     """What decides how much memory a model takes; what a header does not tell is 0.
 
     Args:
@@ -168,7 +168,7 @@ class Facts:
     parameters: int = 0
 
     @classmethod
-    def of(cls, header: Header) -> Self:
+    def of(cls, header: GgufHeader) -> Self:
         heads = [each for each in _whole(header.get("attention.head_count")) if each > 0]
         embedding = _first(header, "embedding_length")
         fewest = min(heads, default=0)
@@ -215,11 +215,11 @@ def _whole(value: Value | None) -> tuple[int, ...]:
     return counts if len(counts) == len(numbers) and all(0 <= each < 2**31 for each in counts) else ()
 
 
-def _first(header: Header, key: str) -> int:
+def _first(header: GgufHeader, key: str) -> int:
     return next(iter(_whole(header.get(key))), 0)
 
 
-def read(path: Path) -> Header:
+def read(path: Path) -> GgufHeader:
     """The header of a file.
 
     Raises:
@@ -236,7 +236,7 @@ def read(path: Path) -> Header:
         raise os_trouble(error, doing=f"reading the header of {str(path)!r}") from error
 
 
-def parse(file: BinaryIO, size: int) -> Header:
+def parse(file: BinaryIO, size: int) -> GgufHeader:
     """The header at the beginning of a file of `size` bytes.
 
     Raises:
@@ -253,7 +253,7 @@ def parse(file: BinaryIO, size: int) -> Header:
     keys = wire.count(MAX_KEYS, "keys")
     values = {wire.text(MAX_KEY_BYTES, "a key"): wire.value() for _ in range(keys)}
     listed = tuple(wire.tensor() for _ in range(tensors))
-    return Header(version, values, listed, wire.parameters)
+    return GgufHeader(version, values, listed, wire.parameters)
 
 
 def shortest(number: float) -> float:

@@ -22,7 +22,7 @@ _TRIMS_LEFT = tuple(f"-{space}" for space in _SPACES)
 
 
 @dataclass(frozen=True)
-class Reading:
+class TemplateReading:
     """What a template tells.
 
     Args:
@@ -37,7 +37,7 @@ class Reading:
     wrong: str = ""
 
 
-def read(template: str) -> Reading:
+def read(template: str) -> TemplateReading:
     return _Reader(template).reading()
 
 
@@ -78,13 +78,13 @@ class _Reader:
     closing: bool = False
     wrong: str = ""
 
-    def reading(self) -> Reading:
+    def reading(self) -> TemplateReading:
         self._read()
         if len(self.lists) > 1 and not self.wrong:
             self.wrong = f"{len(self.lists) - 1:,} blocks are never ended"
         while self.lists:
             self._leave()
-        return Reading(frozenset(self.names), self.opening and self.closing, self.wrong)
+        return TemplateReading(frozenset(self.names), self.opening and self.closing, self.wrong)
 
     def _read(self) -> None:
         text = self.template

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from jobs.core.units import human_bytes
-from jobs.models.gguf import Facts
+from jobs.models.gguf import MemoryFacts
 
 HEADROOM = 1.2
 """Weights need about a fifth more than their own size: the context cache and the runner's buffers."""
@@ -109,7 +109,7 @@ class Placement:
         return "; ".join((*self.facts, *([self.warning] if self.warning else [])))
 
 
-def weigh(size_bytes: int, tier: Tier, *, facts: Facts | None = None, context: int | None = None) -> Weighed:
+def weigh(size_bytes: int, tier: Tier, *, facts: MemoryFacts | None = None, context: int | None = None) -> Weighed:
     """The memory that a model takes on a tier.
 
     Args:
@@ -119,7 +119,7 @@ def weigh(size_bytes: int, tier: Tier, *, facts: Facts | None = None, context: i
         context: tokens that a request asks for, in place of the tier's own.
 
     """
-    told = facts or Facts()
+    told = facts or MemoryFacts()
     length = context or tier.context or _default_context(tier)
     length = min(length, told.context) if told.context else length
     parallel = 1 if told.pools or told.architecture.startswith(ONE_AT_A_TIME) else tier.parallel
@@ -152,7 +152,7 @@ def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
 
 
 def place(
-    size_bytes: int, tiers: Sequence[Tier], *, facts: Facts | None = None, context: int | None = None
+    size_bytes: int, tiers: Sequence[Tier], *, facts: MemoryFacts | None = None, context: int | None = None
 ) -> Placement:
     """The cheapest tier whose memory holds the model; the largest, with a warning, when none does.
 

@@ -65,7 +65,7 @@ def _client(**limits: int) -> httpx.Client:
     return httpx.Client(verify=_tls(), limits=httpx.Limits(**limits), mounts=LOOPBACK_IS_DIRECT)
 
 
-class Ollama:
+class OllamaClient:
     """One server at `url`.
 
     Args:

@@ -26,7 +26,7 @@ from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.registry.bulk_transport import Bulk
 from jobs.registry.download import Fetch, attend
 from jobs.registry.egress import Egress, flaw
-from jobs.registry.session import Line
+from jobs.registry.session import RegistrySession
 from jobs.weights.manifest import Layer, Manifest
 
 CONNECTIONS = 8
@@ -177,12 +177,12 @@ class Registry:
             ).run(check)
 
     @contextmanager
-    def _line(self, name: ModelName) -> Iterator[Line]:
+    def _line(self, name: ModelName) -> Iterator[RegistrySession]:
         self.need(name)
         base = self._base(name)
         with ExitStack() as stack:
             client = self._client or stack.enter_context(self._new_client())
-            yield Line(
+            yield RegistrySession(
                 client,
                 base,
                 name,

@@ -44,11 +44,11 @@ _CHUNK = 256 * 1024
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has the second only
 
 
-class Stopped(Exception):
+class DownloadStopped(Exception):
     """This thread was told to stop; whoever told it knows why."""
 
 
-class Source(Protocol):
+class BlobSource(Protocol):
     """Where ranges come from. Called from several threads."""
 
     def open(self, layer: Layer, start: int, stop: int) -> AbstractContextManager[tuple[Span, Iterator[bytes]]]:
@@ -82,7 +82,7 @@ def attend(futures: Sequence[Future[Any]], *, check: Callable[[], None], hang_up
         raise
 
 
-class Pace:
+class SharedRate:
     """A rate in bytes per second that all connections share."""
 
     def __init__(self, limit: int | None, clock: Clock) -> None:
@@ -158,7 +158,7 @@ class Fetch:
 
     def __init__(
         self,
-        source: Source,
+        source: BlobSource,
         layers: Sequence[Layer],
         staged: Callable[[Layer], Path],
         *,
@@ -178,7 +178,7 @@ class Fetch:
         self._stall = stall
         self._range_bytes = range_bytes
         self._verified = verified
-        self._pace = Pace(limit, clock)
+        self._pace = SharedRate(limit, clock)
         self._stop = threading.Event()
         self._changed = threading.Condition()
         self._landed: list[_Range] = []
@@ -264,7 +264,7 @@ class Fetch:
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.is_set() or (seconds > 0 and self._clock.wait(seconds, self._stop)):
-            raise Stopped
+            raise DownloadStopped
 
     # Connection threads: from the source to the file
 
@@ -381,7 +381,7 @@ class Fetch:
 
     def _write(self, part: _Range, chunk: bytes | memoryview) -> None:
         if self._stop.is_set():
-            raise Stopped
+            raise DownloadStopped
         view = memoryview(chunk)
         with _on_disk(f"writing {part.blob.layer.digest}"):
             while view:
@@ -459,7 +459,7 @@ class Fetch:
             while at not in blob.kept and not self._stop.is_set():
                 self._changed.wait()
             if self._stop.is_set():
-                raise Stopped
+                raise DownloadStopped
             if not self._to_keep:
                 self._progress.begin("verifying sha256 digest")
             stop = blob.kept.pop(at)

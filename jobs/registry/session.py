@@ -34,7 +34,7 @@ from jobs.core.errors import (
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, LOOKS_LIKE, ModelName
 from jobs.core.sanitize import plain
 from jobs.http.errors import translated
-from jobs.registry.download import Stopped
+from jobs.registry.download import DownloadStopped
 from jobs.registry.egress import Egress, flaw
 from jobs.registry.range_journal import Span
 from jobs.registry.servable import manifest_in
@@ -59,7 +59,7 @@ _LOGIN_HINT = "a private model can be pulled through an Ollama server whose key 
 _ACCEPT = f"{MANIFEST_TYPE}, application/vnd.oci.image.manifest.v1+json"
 
 
-class Line:
+class RegistrySession:
     """Knows the addresses, the token, and every connection made for it; a `jobs.registry.download.Source`."""
 
     def __init__(
@@ -90,7 +90,7 @@ class Line:
 
     def sleep(self, seconds: float) -> None:
         if self._clock.wait(seconds, self._stop):
-            raise Stopped
+            raise DownloadStopped
 
     def hang_up(self) -> None:
         self._stop.set()
@@ -178,7 +178,7 @@ class Line:
         self, url: httpx.URL, headers: dict[str, str], token: str | None = None, params: dict[str, str] | None = None
     ) -> httpx.Response:
         if self._stop.is_set():
-            raise Stopped
+            raise DownloadStopped
         own = {"User-Agent": self._agent, "Accept-Encoding": "identity"} | (
             {"Authorization": f"Bearer {token}"} if token else {}
         )

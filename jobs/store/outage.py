@@ -8,7 +8,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 
 
-class Outage:
+class StoreOutage:
     """Any thread may tell of what it met; all of them together say it once.
 
     It is over when everything that had failed has worked again: on a full disk reading goes on while writing fails, and

@@ -34,20 +34,20 @@ from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job
 from jobs.models.card import facts_of
-from jobs.models.gguf import Facts
+from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import Tier, place
-from jobs.ollama.client import Ollama
+from jobs.ollama.client import OllamaClient
 from jobs.registry import servable
 from jobs.registry.client import Registry
 from jobs.weights import prune_plan as pruning
 from jobs.weights import trash_moves as trashing
 from jobs.weights.checksum import verify as verify_places
-from jobs.weights.directory import Weights
+from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import Layer, Manifest
-from jobs.weights.prune_plan import Around, Plan, Retention
+from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse
 from jobs.weights.staging import Staging
-from jobs.weights.survey import BlobState, Broken, Model, Survey
-from jobs.worker.attempt import Run
+from jobs.weights.survey import BlobState, Broken, Survey, SurveyedModel
+from jobs.worker.attempt import RunningAttempt
 
 WAYS = ("auto", "registry", "server")
 
@@ -60,23 +60,25 @@ AFTER_A_PRUNE = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TaskContext:
     """What tasks work with. Where the models directory is not ours, `weights` is None and pulls go through a server."""
 
     clock: Clock
     registry: Registry
-    weights: Weights | None = None
-    servers: Mapping[str, Ollama] = field(default_factory=dict)
+    weights: ModelsDirectory | None = None
+    servers: Mapping[str, OllamaClient] = field(default_factory=dict)
     tiers: Sequence[Tier] = ()
     retention: Retention = field(default_factory=Retention)
-    around: Callable[[], Around] = Around
+    around: Callable[[], WeightsUse] = WeightsUse
     """Who uses the weights, and who is at work on them; asked when a prune plans."""
     belongs: Callable[[ModelName], str | None] = lambda _: None
     """The tier that was declared for a model, whatever its size."""
     server_pulls: threading.Lock = field(default_factory=threading.Lock)
     """Held while a server pulls: two pulls that share a blob can crash it (ollama server/download.go:442)."""
 
-    def server_for(self, model: str, size: int, tier: str | None, *, facts: Facts | None = None) -> tuple[Tier, Ollama]:
+    def server_for(
+        self, model: str, size: int, tier: str | None, *, facts: MemoryFacts | None = None
+    ) -> tuple[Tier, OllamaClient]:
         """The tier that is asked for, or the one that the memory which the model takes leads to."""
         known = [each for each in self.tiers if each.name in self.servers]
         if not known:
@@ -92,7 +94,7 @@ class Workshop:
             chosen = named[0]
         return chosen, self.servers[chosen.name]
 
-    def server_of(self, name: ModelName, asked: str | None) -> tuple[Tier, Ollama]:
+    def server_of(self, name: ModelName, asked: str | None) -> tuple[Tier, OllamaClient]:
         """Where a model goes: to the tier that is asked for, else the declared one, else by the memory it takes."""
         known = self.weights.find(name) if self.weights else None
         facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None
@@ -107,7 +109,7 @@ class Workshop:
 Result = dict[str, Any]
 
 
-def perform(run: Run, shop: Workshop) -> Result:
+def perform(run: RunningAttempt, shop: TaskContext) -> Result:
     """Do what the run's job asks for."""
     return TASKS[run.job.kind](run, shop)
 
@@ -115,7 +117,7 @@ def perform(run: Run, shop: Workshop) -> Result:
 # -- pull --------------------------------------------------------------------------------------------------------------
 
 
-def pull(run: Run, shop: Workshop) -> Result:
+def pull(run: RunningAttempt, shop: TaskContext) -> Result:
     """Bring a model, whole or not at all, the way that fits: our own puller, or a server's."""
     name = ModelName.parse(run.job.request["model"])
     way = run.job.request.get("way") or "auto"
@@ -135,7 +137,7 @@ def pull(run: Run, shop: Workshop) -> Result:
         return _pull_by_server(run, shop, name, f"the registry refused us: {refused}")
 
 
-def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelName) -> Result:
+def _pull_by_registry(run: RunningAttempt, shop: TaskContext, weights: ModelsDirectory, name: ModelName) -> Result:
     run.progress.begin("asking for the manifest")
     manifest = shop.registry.manifest(name, check=run.check)
     staging = weights.stage(staging_subject(run.job), run.holder, still_ours=run.check)
@@ -172,7 +174,9 @@ def _pull_by_registry(run: Run, shop: Workshop, weights: Weights, name: ModelNam
     }
 
 
-def _need_servable(run: Run, shop: Workshop, manifest: Manifest, wanted: Sequence[Layer], staging: Staging) -> None:
+def _need_servable(
+    run: RunningAttempt, shop: TaskContext, manifest: Manifest, wanted: Sequence[Layer], staging: Staging
+) -> None:
     """Fetch the few small files first, and refuse what no server could load before a byte of its weights comes."""
     name = ModelName.parse(run.job.request["model"])
     digests = {layer.digest for layer in wanted}
@@ -190,7 +194,7 @@ def _need_servable(run: Run, shop: Workshop, manifest: Manifest, wanted: Sequenc
         raise
 
 
-def _small_blob(shop: Workshop, layer: Layer, staged: Path | None, staging: Staging) -> bytes:
+def _small_blob(shop: TaskContext, layer: Layer, staged: Path | None, staging: Staging) -> bytes:
     """What is staged or published of it."""
     try:
         return (staged or _own_weights(shop).layout.blob(layer.digest)).read_bytes()
@@ -201,7 +205,7 @@ def _small_blob(shop: Workshop, layer: Layer, staged: Path | None, staging: Stag
         raise os_trouble(error, doing=f"reading {layer.digest}") from error
 
 
-def _require_room(run: Run, shop: Workshop, weights: Weights, missing: int) -> None:
+def _require_room(run: RunningAttempt, shop: TaskContext, weights: ModelsDirectory, missing: int) -> None:
     """Refuse what cannot fit, and say what a prune could free.
 
     While a prune is at work that is not known yet. An attempt before this one had room, so somebody else has taken it
@@ -227,7 +231,7 @@ def staging_subject(job: Job) -> str:
     return f"{job.kind} {job.subject}"
 
 
-def _fetch(run: Run, shop: Workshop, name: ModelName, layers: Sequence[Layer], staging: Staging) -> None:
+def _fetch(run: RunningAttempt, shop: TaskContext, name: ModelName, layers: Sequence[Layer], staging: Staging) -> None:
     shop.registry.fetch_all(
         name,
         layers,
@@ -239,7 +243,7 @@ def _fetch(run: Run, shop: Workshop, name: ModelName, layers: Sequence[Layer], s
     )
 
 
-def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Result:
+def _pull_by_server(run: RunningAttempt, shop: TaskContext, name: ModelName, why: str) -> Result:
     tier, server = shop.server_for(str(name), 0, run.job.request.get("tier"))
     run.progress.begin("waiting for another pull of the server")
     while not shop.server_pulls.acquire(blocking=False):
@@ -265,7 +269,7 @@ def _pull_by_server(run: Run, shop: Workshop, name: ModelName, why: str) -> Resu
 # -- verify ------------------------------------------------------------------------------------------------------------
 
 
-def verify(run: Run, shop: Workshop) -> Result:
+def verify(run: RunningAttempt, shop: TaskContext) -> Result:
     """Hash every blob of one model, or of all, and fetch the damaged ones again, alone; also of models not whole."""
     weights = _own_weights(shop)
     asked = run.job.request.get("model")
@@ -287,7 +291,9 @@ def verify(run: Run, shop: Workshop) -> Result:
     }
 
 
-def _mend(run: Run, shop: Workshop, weights: Weights, damaged: Sequence[tuple[ModelName, Layer]]) -> None:
+def _mend(
+    run: RunningAttempt, shop: TaskContext, weights: ModelsDirectory, damaged: Sequence[tuple[ModelName, Layer]]
+) -> None:
     staging = weights.stage(staging_subject(run.job), run.holder, still_ours=run.check)
     run.progress.begin("mending", total=sum(layer.size for _, layer in damaged), completed=0)
     for name, layer in damaged:
@@ -305,7 +311,7 @@ def _mend(run: Run, shop: Workshop, weights: Weights, damaged: Sequence[tuple[Mo
 # -- delete ------------------------------------------------------------------------------------------------------------
 
 
-def delete(run: Run, shop: Workshop) -> Result:
+def delete(run: RunningAttempt, shop: TaskContext) -> Result:
     """Remove a model: its manifest first, then the blobs that nobody else references."""
     name = ModelName.parse(run.job.request["model"])
     try:
@@ -323,7 +329,7 @@ def delete(run: Run, shop: Workshop) -> Result:
         return {"model": str(name), "way": way, "freed_bytes": 0, "blobs": 0, "note": note}
 
 
-def _deleted(run: Run, shop: Workshop, name: ModelName) -> Result:
+def _deleted(run: RunningAttempt, shop: TaskContext, name: ModelName) -> Result:
     if shop.weights is None:
         _, server = shop.server_for(str(name), 0, None)
         run.hold()
@@ -342,7 +348,7 @@ def _deleted(run: Run, shop: Workshop, name: ModelName) -> Result:
 # -- prune and rollback ------------------------------------------------------------------------------------------------
 
 
-def prune(run: Run, shop: Workshop) -> Result:
+def prune(run: RunningAttempt, shop: TaskContext) -> Result:
     """Follow the plan of now: delete from the trash what is due, then move to it what retention wants to go."""
     weights = _own_weights(shop)
     run.progress.begin("looking")
@@ -356,13 +362,13 @@ def prune(run: Run, shop: Workshop) -> Result:
 
 def planned(
     survey: Survey,
-    around: Around,
+    around: WeightsUse,
     retention: Retention,
     now: datetime,
     request: Mapping[str, Any],
     *,
     began: datetime | None = None,
-) -> Plan:
+) -> PrunePlan:
     """What a prune that is asked for in these words would do: the dry one and the real one ask here.
 
     One that `began` earlier and goes on empties the trash of what lay there by then.
@@ -373,7 +379,7 @@ def planned(
     return pruning.plan(survey, around, asked, now, empty_trash=empty_trash, began=began)
 
 
-def rollback(run: Run, shop: Workshop) -> Result:
+def rollback(run: RunningAttempt, shop: TaskContext) -> Result:
     """Publish the version of a model that was there before, whole or not at all; the one that is there is thrown.
 
     Which version that is, is decided once for a job: every later attempt finishes that, or finds it done.
@@ -405,7 +411,7 @@ def _rolled_back(name: ModelName, digest: str, left: str | None, thrown_at: date
 # -- warm --------------------------------------------------------------------------------------------------------------
 
 
-def warm(run: Run, shop: Workshop) -> Result:
+def warm(run: RunningAttempt, shop: TaskContext) -> Result:
     """Load a model, ask for one token, and tell how long it took and where it runs."""
     name = ModelName.parse(run.job.request["model"])
     tier, server = shop.server_of(name, run.job.request.get("tier"))
@@ -436,7 +442,7 @@ def warm(run: Run, shop: Workshop) -> Result:
     }
 
 
-def _own_weights(shop: Workshop) -> Weights:
+def _own_weights(shop: TaskContext) -> ModelsDirectory:
     if shop.weights is None:
         raise Unsupported(
             "the models directory is not ours to read", hint="start `up` with --models DIR and a directory you own"
@@ -444,7 +450,7 @@ def _own_weights(shop: Workshop) -> Weights:
     return shop.weights
 
 
-def _known(weights: Weights, name: ModelName) -> list[Model | Broken]:
+def _known(weights: ModelsDirectory, name: ModelName) -> list[SurveyedModel | Broken]:
     known = weights.named(name)
     if not known:
         raise NotFound(f"there is no model {str(name)!r} here", hint=f"pull it: `ollama-modal pull {name}`")
@@ -453,7 +459,7 @@ def _known(weights: Weights, name: ModelName) -> list[Model | Broken]:
     return known
 
 
-TASKS: dict[str, Callable[[Run, Workshop], Result]] = {
+TASKS: dict[str, Callable[[RunningAttempt, TaskContext], Result]] = {
     "pull": pull,
     "verify": verify,
     "delete": delete,

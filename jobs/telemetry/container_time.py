@@ -19,8 +19,8 @@ from jobs.store.protocols import DictLike
 
 PREFIX = "meter/"
 
-Share = Literal["cold", "warming", "serving", "idle"]
-SHARES: tuple[Share, ...] = get_args(Share)
+TimeShare = Literal["cold", "warming", "serving", "idle"]
+SHARES: tuple[TimeShare, ...] = get_args(TimeShare)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Metered:
     container: str
     started_at: datetime
     at: datetime
-    seconds: Mapping[Share, float] = field(hash=False)
+    seconds: Mapping[TimeShare, float] = field(hash=False)
 
     @property
     def key(self) -> str:
@@ -69,9 +69,9 @@ class Meter:
         self._container = container
         self._started_at = clock.now()
         self._last = clock.monotonic()
-        self._seconds: dict[Share, float] = dict.fromkeys(SHARES, 0.0)
+        self._seconds: dict[TimeShare, float] = dict.fromkeys(SHARES, 0.0)
 
-    def note(self, share: Share) -> None:
+    def note(self, share: TimeShare) -> None:
         """Set the time since the last note down under `share`, and write the count."""
         now = self._clock.monotonic()
         self._seconds[share] += max(0.0, now - self._last)

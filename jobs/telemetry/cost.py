@@ -13,7 +13,7 @@ from typing import Any, Self
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.ledger.job_text import lasted
-from jobs.telemetry.container_time import SHARES, Metered, Share
+from jobs.telemetry.container_time import SHARES, Metered, TimeShare
 from jobs.telemetry.usage import Row
 
 LEFT_OUT = (
@@ -46,7 +46,7 @@ class TierCost:
     tier: str
     containers: int
     price: Price
-    seconds: Mapping[Share, float] = field(hash=False)
+    seconds: Mapping[TimeShare, float] = field(hash=False)
 
     @property
     def dollars(self) -> float:
@@ -67,7 +67,7 @@ class TierCost:
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Self:
-        seconds: dict[Share, float] = {share: float(told[share]["seconds"]) for share in SHARES}
+        seconds: dict[TimeShare, float] = {share: float(told[share]["seconds"]) for share in SHARES}
         return cls(str(told["tier"]), int(told["containers"]), Price(float(told["dollars_per_hour"])), seconds)
 
 
@@ -209,7 +209,7 @@ def cost(
     latest: dict[str, Metered] = {}
     for each in sorted(containers, key=lambda each: each.at):
         latest[each.key] = each
-    seconds: dict[str, dict[Share, float]] = defaultdict(lambda: dict.fromkeys(SHARES, 0.0))
+    seconds: dict[str, dict[TimeShare, float]] = defaultdict(lambda: dict.fromkeys(SHARES, 0.0))
     starts: dict[str, int] = defaultdict(int)
     for each in latest.values():
         part = _part(each, since, until)

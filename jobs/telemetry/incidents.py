@@ -29,7 +29,7 @@ TRY_AGAIN = timedelta(minutes=4)
 TRIES = 60
 """Some hours of a webhook that does not answer; then nobody is told of this any more."""
 
-What = Literal["opened", "recovered"]
+IncidentChange = Literal["opened", "recovered"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class News:
     """Something to tell: that a case has come up, or has passed."""
 
     case: Case
-    what: What
+    what: IncidentChange
 
     @property
     def id(self) -> str:
@@ -165,11 +165,11 @@ def news(known: Iterable[Case]) -> Iterator[News]:
             yield News(case, untold[0])
 
 
-def _things(case: Case) -> tuple[What, ...]:
+def _things(case: Case) -> tuple[IncidentChange, ...]:
     return ("opened",) if case.is_open else ("opened", "recovered")
 
 
-class Teller:
+class AlertDelivery:
     """Sees to it that each piece of news is told once, though several try.
 
     Args:

@@ -32,7 +32,7 @@ SILENT = timedelta(minutes=15)
 TOLD_FROM = 3
 """So many failures are no hiccough."""
 
-State = Literal["none", "sent", "begun", "failed", "ran"]
+TryState = Literal["none", "sent", "begun", "failed", "ran"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Tries:
     due: datetime
     count: int = 0
     at: datetime | None = None
-    state: State = "none"
+    state: TryState = "none"
     trouble: str = ""
 
     def as_json(self) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, Self
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.night_tries import tries_in
@@ -29,7 +29,7 @@ UNKNOWN = "archived"
 
 
 @dataclass(frozen=True)
-class Posted:
+class NightJob:
     """A job that the night posted, and why; `size` is how many bytes it is about, where that is known."""
 
     id: str
@@ -43,7 +43,7 @@ class Posted:
 
 
 @dataclass(frozen=True)
-class Share:
+class ReadShare:
     """How far the weights are read: how many bytes they are, in how many days, and when none is left unread."""
 
     bytes: int
@@ -75,9 +75,9 @@ class Ran:
 
     due: datetime
     at: datetime
-    posted: tuple[Posted, ...] = ()
+    posted: tuple[NightJob, ...] = ()
     left: tuple[str, ...] = ()
-    share: Share | None = None
+    share: ReadShare | None = None
     tries: int = 1
     trouble: str = ""
 
@@ -100,9 +100,9 @@ class Ran:
         return cls(
             parse_moment(document.get("due", document["at"])),
             parse_moment(document["at"]),
-            tuple(Posted(**each) for each in document.get("jobs", ())),
+            tuple(NightJob(**each) for each in document.get("jobs", ())),
             tuple(document.get("left", ())),
-            Share.from_json(share) if share else None,
+            ReadShare.from_json(share) if share else None,
             document.get("tries", 1),
             document.get("trouble", ""),
         )
@@ -172,18 +172,18 @@ def _failing(entries: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _posted(ran: Ran, jobs: Iterable[Job], until: datetime) -> Iterator[Posted]:
+def _posted(ran: Ran, jobs: Iterable[Job], until: datetime) -> Iterator[NightJob]:
     """Its jobs; also those of a run that broke off before it could be written down, this one or the next."""
     yield from ran.posted
     written = {each.id for each in ran.posted}
     for job in sorted(jobs, key=lambda job: job.posted_at):
         if job.posted_by == BY_NIGHTLY and ran.due <= job.posted_at < until and job.id not in written:
-            yield Posted(job.id, job.kind, job.subject, "posted by a run that broke off")
+            yield NightJob(job.id, job.kind, job.subject, "posted by a run that broke off")
 
 
-def _told(posted: Posted, job: Job | None) -> dict[str, Any]:
+def _told(posted: NightJob, job: Job | None) -> dict[str, Any]:
     last = job.attempts[-1] if job and job.attempts else None
-    is_trouble = job is not None and job.state in {State.FAILED, State.WAITING}
+    is_trouble = job is not None and job.state in {JobState.FAILED, JobState.WAITING}
     result = (job and job.result) or {}
     return {
         **posted.as_json(),
@@ -210,7 +210,7 @@ def _summary(found: Mapping[str, Any]) -> str:
     states = Counter(str(each["state"]) for each in found["jobs"])
     count = len(found["jobs"])
     parts = [f"{count} job{'' if count == 1 else 's'}" if count else "nothing was to be done"]
-    parts += [f"{states[state]} {state}" for state in (*map(str, State), UNKNOWN) if states[state]]
+    parts += [f"{states[state]} {state}" for state in (*map(str, JobState), UNKNOWN) if states[state]]
     moved = [f"{did} {human_bytes(found[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
     text = f"{', '.join(parts)}; {', '.join(moved)}" if count else parts[0]
     since = [f"{len(found[what])} {what}" for what in ("opened", "passed") if found[what]]
@@ -280,7 +280,7 @@ def _amount(told: Mapping[str, Any]) -> str:
 
 
 def _read(found: Mapping[str, Any], now: datetime) -> str:
-    share = Share.from_json(found["share"])
+    share = ReadShare.from_json(found["share"])
     part = 100 * found["verified_bytes"] / share.bytes if share.bytes else 0
     by = f"; all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
     if share.all_read_by <= parse_moment(found["at"]):

@@ -143,10 +143,10 @@ class Row:
         return cls(about, sums)
 
 
-Book = dict[About, Sums]
+UsageSums = dict[About, Sums]
 
 
-class Books:
+class UsageRecorder:
     """The usage that one process writes down.
 
     `written + dropped + pending` is what was added; nothing is counted twice.
@@ -165,13 +165,13 @@ class Books:
         self._writer = writer
         self._every = every
         self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
-        self._new: dict[str, Book] = {}
+        self._new: dict[str, UsageSums] = {}
         """What came since the last flush took it, by day. Under `_counting`, as the numbers below are."""
         self._unwritten = 0
         self._flushing = threading.Lock()
-        self._pending: dict[str, Book] = {}
+        self._pending: dict[str, UsageSums] = {}
         """What the store has not taken yet, by day. Under `_flushing`, as what it is known to hold."""
-        self._kept: dict[str, Book] = {}
+        self._kept: dict[str, UsageSums] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
         self.written = 0
@@ -276,8 +276,8 @@ def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
     """
     keys = [key for key in facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
     first = since.isoformat() if since else _first_day(keys)
-    books = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(books).items())]
+    usage_recorder = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(usage_recorder).items())]
 
 
 def _first_day(keys: Iterable[str]) -> str:
@@ -317,7 +317,7 @@ def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, date
     return found
 
 
-def _read(document: Any) -> Book:
+def _read(document: Any) -> UsageSums:
     """The sums of one entry; a row that makes no sense is passed over."""
     rows = document.get("rows") if isinstance(document, dict) else None
     return _sum([{row.about: row.sums} for row in _rows(rows if isinstance(rows, list) else [])])
@@ -331,36 +331,36 @@ def _rows(documents: Iterable[Any]) -> Iterator[Row]:
             logger.warning("a row of the usage makes no sense and is passed over: {!r}", document)
 
 
-def _sum(books: Iterable[Book]) -> Book:
-    total: Book = {}
-    for book in books:
+def _sum(usage_recorder: Iterable[UsageSums]) -> UsageSums:
+    total: UsageSums = {}
+    for book in usage_recorder:
         for about, sums in book.items():
             _enter(total, about, sums)
     return total
 
 
-def _enter(book: Book, about: About, sums: Sums) -> None:
+def _enter(book: UsageSums, about: About, sums: Sums) -> None:
     known = book.get(about)
     book[about] = known + sums if known else sums
 
 
-def _enter_bounded(book: Book, about: About, sums: Sums) -> None:
+def _enter_bounded(book: UsageSums, about: About, sums: Sums) -> None:
     """The same; beyond the most rows of a day, models without a row share one without a name."""
     if about not in book and len(book) >= MAX_ROWS:
         about = replace(about, model="")
     _enter(book, about, sums)
 
 
-def _bounded(book: Book) -> Book:
+def _bounded(book: UsageSums) -> UsageSums:
     """Beyond the most rows a day may have, those of the models that were asked for least are one."""
     if len(book) <= MAX_ROWS:
         return book
     rows = sorted(book.items(), key=lambda entry: -entry[1].count)
-    rest: Book = {}
+    rest: UsageSums = {}
     for about, sums in rows[MAX_ROWS:]:
         _enter(rest, replace(about, model=""), sums)
     return _sum([dict(rows[:MAX_ROWS]), rest])
 
 
-def _count(book: Book) -> int:
+def _count(book: UsageSums) -> int:
     return sum(sums.count for sums in book.values())

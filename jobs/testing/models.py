@@ -162,7 +162,7 @@ class SimModel:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """What a header tells of a model. Heads are one number long, so that contexts are scaled down like weights."""
 
     family: str
@@ -203,7 +203,7 @@ _TEMPLATE = text("template", "{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt
 _PARAMS = text("params", json.dumps({"stop": ["<|eot_id|>"]}))
 
 
-def _chat(name: str, parameters: str, real_bytes: int, shape: Shape) -> SimModel:
+def _chat(name: str, parameters: str, real_bytes: int, shape: ModelShape) -> SimModel:
     parsed = ModelName.parse(name)
     seed = f"{parsed.model} {parameters}"  # two tags of one size are one blob, as in the real library
     size = real_bytes // SCALE
@@ -220,18 +220,18 @@ def _chat(name: str, parameters: str, real_bytes: int, shape: Shape) -> SimModel
 
 
 def _tiny(tag: str, system: str) -> SimModel:
-    head = Shape("llama", 2, 64, 4, 2, 2048, _F16).header(6_000)
+    head = ModelShape("llama", 2, 64, 4, 2, 2048, _F16).header(6_000)
     layers = (weights(f"tiny:{tag}", 6_000, head=head), text("system", system), _TEMPLATE, LICENSE)
     name = ModelName.parse(f"tiny:{tag}")
     return SimModel(name, "llama", "6K", "F16", layers, context_length=2048, embedding_length=64)
 
 
-_LLAMA_3B = Shape("llama", 28, 3_072, 24, 8, 131_072, _Q4_K_M)
-_LLAMA_1B = Shape("llama", 16, 2_048, 32, 8, 131_072, _Q4_K_M)
-_QWEN_32B = Shape("qwen2", 64, 5_120, 40, 8, 131_072, _Q4_K_M)
-_QWEN_500M = Shape("qwen2", 24, 896, 14, 2, 32_768, _Q4_K_M)
-_TINY_LLAMA = Shape("llama", 22, 2_048, 32, 4, 2_048, _Q4_K_M)
-_NOMIC = Shape("nomic-bert", 12, 768, 12, 12, 2_048, _F16, pools=True)
+_LLAMA_3B = ModelShape("llama", 28, 3_072, 24, 8, 131_072, _Q4_K_M)
+_LLAMA_1B = ModelShape("llama", 16, 2_048, 32, 8, 131_072, _Q4_K_M)
+_QWEN_32B = ModelShape("qwen2", 64, 5_120, 40, 8, 131_072, _Q4_K_M)
+_QWEN_500M = ModelShape("qwen2", 24, 896, 14, 2, 32_768, _Q4_K_M)
+_TINY_LLAMA = ModelShape("llama", 22, 2_048, 32, 4, 2_048, _Q4_K_M)
+_NOMIC = ModelShape("nomic-bert", 12, 768, 12, 12, 2_048, _F16, pools=True)
 
 
 LIBRARY: tuple[SimModel, ...] = (

@@ -28,7 +28,7 @@ from jobs.weights.checksum import Damage, verify
 from jobs.weights.layout import Layout, ManifestFile, entries, is_inside, make_folder
 from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging
-from jobs.weights.survey import BlobState, Broken, Model, Survey
+from jobs.weights.survey import BlobState, Broken, Survey, SurveyedModel
 
 _LOCK_POLL_SECONDS = 0.05
 
@@ -47,7 +47,7 @@ class Removed:
         return sum(layer.size for layer in self.deleted)
 
 
-class Weights:
+class ModelsDirectory:
     """A models directory.
 
     Args:
@@ -76,24 +76,25 @@ class Weights:
 
     # Reading
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[SurveyedModel]:
         """All whole models, by name."""
         return sorted(
-            (each for each in surveys.loaded(self.layout) if isinstance(each, Model)), key=lambda model: model.name
+            (each for each in surveys.loaded(self.layout) if isinstance(each, SurveyedModel)),
+            key=lambda model: model.name,
         )
 
-    def named(self, name: ModelName | None = None) -> list[Model | Broken]:
+    def named(self, name: ModelName | None = None) -> list[SurveyedModel | Broken]:
         """What stands behind each manifest, whole or broken, by name; or behind those of one name in any case."""
         return sorted(
             (each for each in surveys.loaded(self.layout) if name is None or each.name.folded() == name.folded()),
             key=lambda each: each.name,
         )
 
-    def find(self, name: ModelName) -> Model | None:
+    def find(self, name: ModelName) -> SurveyedModel | None:
         """The whole model of this name in any case, under the spelling it is stored with."""
         for file in self.files_of(name):
             model = surveys.load(self.layout, file)
-            if isinstance(model, Model):
+            if isinstance(model, SurveyedModel):
                 return model
         return None
 

@@ -12,10 +12,10 @@ from typing import Any, Self
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.store.protocols import DictLike
 from jobs.telemetry.usage import last_used, usage
-from jobs.weights.prune_plan import Around
+from jobs.weights.prune_plan import WeightsUse
 from jobs.weights.staging import slug
 
 KEY = "upkeep/memory"
@@ -24,7 +24,7 @@ STAGING_KINDS = frozenset({"pull", "verify"})
 
 
 @dataclass(frozen=True)
-class Left:
+class LeftModel:
     """A version of a model that somebody rolled back from: its digest, and when."""
 
     digest: str
@@ -42,7 +42,7 @@ class Memory:
     used_since: datetime | None = None
     came: Mapping[ModelName, datetime] = field(default_factory=dict)
     verified: Mapping[ModelName, datetime] = field(default_factory=dict)
-    left: Mapping[ModelName, Left] = field(default_factory=dict)
+    left: Mapping[ModelName, LeftModel] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -57,7 +57,9 @@ class Memory:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         since = document.get("used_since")
-        left = {name: Left(each["digest"], parse_moment(each["at"])) for name, each in document.get("left", {}).items()}
+        left = {
+            name: LeftModel(each["digest"], parse_moment(each["at"])) for name, each in document.get("left", {}).items()
+        }
         return cls(
             used=_read(document.get("used", {})),
             used_since=parse_moment(since) if since else None,
@@ -66,11 +68,11 @@ class Memory:
             left={ModelName.parse(name): each for name, each in left.items()},
         )
 
-    def around(self, jobs: Iterable[Job], loaded: Iterable[str] = ()) -> Around:
+    def around(self, jobs: Iterable[Job], loaded: Iterable[str] = ()) -> WeightsUse:
         """What a prune has to know now: this, and who is at work. `loaded` are models in a server's memory."""
         open_jobs = [job for job in jobs if not job.has_ended]
         live = [job for job in open_jobs if job.kind in STAGING_KINDS]
-        return Around(
+        return WeightsUse(
             used=self.used,
             used_since=self.used_since,
             came=self.came,
@@ -89,7 +91,7 @@ def recall(facts: DictLike, jobs: Iterable[Job]) -> Memory:
     began = [datetime.combine(datetime.fromisoformat(row.about.day), time(), UTC) for row in usage(facts)]
     since = min([*began, *([memory.used_since] if memory.used_since else [])], default=None)
     for job in sorted(jobs, key=lambda job: job.posted_at):
-        if job.state is State.SUCCEEDED and job.ended_at is not None:
+        if job.state is JobState.SUCCEEDED and job.ended_at is not None:
             memory = _learned(memory, job, job.ended_at)
     return replace(memory, used=_later(memory.used, used), used_since=since)
 
@@ -119,7 +121,7 @@ def _learned(memory: Memory, job: Job, at: datetime) -> Memory:
             return replace(memory, verified=_later(memory.verified, dict.fromkeys(_names(told.get("models", ())), at)))
         case "rollback" if isinstance(told.get("left"), str):
             newer = {name for name in subject if name not in memory.left or at > memory.left[name].at}
-            return replace(memory, left={**memory.left, **dict.fromkeys(newer, Left(told["left"], at))})
+            return replace(memory, left={**memory.left, **dict.fromkeys(newer, LeftModel(told["left"], at))})
     return memory
 
 

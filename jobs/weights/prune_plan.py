@@ -13,12 +13,12 @@ from typing import Any, Literal, Self
 
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
-from jobs.weights.survey import Model, Stray, Survey
+from jobs.weights.survey import Stray, Survey, SurveyedModel
 
 IN_USE = timedelta(days=1)
 """A model that was used so lately is in use: whoever talks to it pauses now and then."""
 
-What = Literal["model", "orphan", "unfinished", "trash"]
+RemovalKind = Literal["model", "orphan", "unfinished", "trash"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Retention:
 
 
 @dataclass(frozen=True)
-class Around:
+class WeightsUse:
     """What happens around the weights, by folded name. Use is what was recorded; no file's time stands for it.
 
     Args:
@@ -89,7 +89,7 @@ class Around:
 class Removal:
     """One thing that goes: to the trash, or out of it for good. `size` is what only it takes."""
 
-    what: What
+    what: RemovalKind
     name: str
     size: int
     why: str
@@ -100,7 +100,7 @@ class Removal:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PrunePlan:
     """What goes to the trash, what leaves it for good, and what is worth saying."""
 
     throw: tuple[Removal, ...]
@@ -134,7 +134,7 @@ class Plan:
             )
         return "; ".join(words) or "nothing to prune"
 
-    def of(self, what: What) -> tuple[Removal, ...]:
+    def of(self, what: RemovalKind) -> tuple[Removal, ...]:
         return tuple(each for each in self.throw if each.what == what)
 
     def as_json(self) -> dict[str, Any]:
@@ -158,13 +158,13 @@ class Plan:
 
 def plan(
     survey: Survey,
-    around: Around,
+    around: WeightsUse,
     retention: Retention,
     now: datetime,
     *,
     empty_trash: bool = False,
     began: datetime | None = None,
-) -> Plan:
+) -> PrunePlan:
     """What to remove, and why.
 
     Args:
@@ -190,7 +190,7 @@ def plan(
         if not survey.torn
         and (now - folder.thrown_at >= retention.grace or (empty_trash and (began is None or folder.thrown_at < began)))
     ]
-    return Plan(
+    return PrunePlan(
         tuple(throw),
         tuple(expired),
         tuple(notes),
@@ -204,7 +204,7 @@ def plan(
 class _Models:
     """Which models go: those nobody used, then the least recently used while they take more than the quota."""
 
-    def __init__(self, survey: Survey, around: Around, retention: Retention, now: datetime) -> None:
+    def __init__(self, survey: Survey, around: WeightsUse, retention: Retention, now: datetime) -> None:
         self._survey, self._around, self._retention, self._now = survey, around, retention, now
         manifests = [each.manifest for each in survey.known if each.manifest is not None]
         self._needs = Counter(layer.digest for manifest in manifests for layer in manifest.blobs)
@@ -227,7 +227,7 @@ class _Models:
                 " all that is left is kept, in use, or of unknown use"
             )
 
-    def _last(self, model: Model) -> datetime | None:
+    def _last(self, model: SurveyedModel) -> datetime | None:
         """When a model was last used, or came since; what was before the first record, nobody knows."""
         name, around = model.name.folded(), self._around
         if around.used_since is None:
@@ -235,7 +235,7 @@ class _Models:
         used = around.used.get(name, around.used_since)
         return max(used, model.modified_at, around.came.get(name, used))
 
-    def _why(self, model: Model, left: int) -> str | None:
+    def _why(self, model: SurveyedModel, left: int) -> str | None:
         last, unused, quota = self._last(model), self._retention.unused, self._retention.quota_bytes
         if last is None:
             return None
@@ -246,13 +246,13 @@ class _Models:
             return f"over the quota of {human_bytes(quota)}, and {ever} {last:%Y-%m-%d}"
         return None
 
-    def _release(self, model: Model) -> int:
+    def _release(self, model: SurveyedModel) -> int:
         """Count a model as gone; the bytes that only it needed."""
         self._needs.subtract(layer.digest for layer in model.manifest.blobs)
         return sum(layer.size for layer in model.manifest.blobs if not self._needs[layer.digest])
 
 
-def spared(name: ModelName, around: Around, retention: Retention, now: datetime) -> str | None:
+def spared(name: ModelName, around: WeightsUse, retention: Retention, now: datetime) -> str | None:
     """Why a model is safe from every prune; None when it is not."""
     folded = name.folded()
     if folded in retention.kept:
@@ -267,7 +267,7 @@ def spared(name: ModelName, around: Around, retention: Retention, now: datetime)
     return None
 
 
-def could_go(survey: Survey, plan: Plan) -> str:
+def could_go(survey: Survey, plan: PrunePlan) -> str:
     """In words, for somebody whose pull does not fit: what prune could free, and which models take most."""
     parts = []
     thrown, deleted = plan.thrown_bytes, plan.freed_bytes
@@ -288,7 +288,7 @@ def could_go(survey: Survey, plan: Plan) -> str:
     return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
 
 
-def _unfinished(survey: Survey, around: Around, retention: Retention, now: datetime) -> Iterator[Removal]:
+def _unfinished(survey: Survey, around: WeightsUse, retention: Retention, now: datetime) -> Iterator[Removal]:
     days = f"{retention.unfinished.total_seconds() / 3600:.0f} hours"
     for stray in (*survey.of("partial"), *survey.of("part"), *survey.of("temp")):
         if now - stray.modified_at >= retention.unfinished:
@@ -299,7 +299,7 @@ def _unfinished(survey: Survey, around: Around, retention: Retention, now: datet
             yield Removal("unfinished", folder.path.name, folder.size, why, folder.path)
 
 
-def _stray(what: What, stray: Stray, why: str) -> Removal:
+def _stray(what: RemovalKind, stray: Stray, why: str) -> Removal:
     return Removal(what, stray.path.name, stray.size, why, stray.path)
 
 
@@ -309,7 +309,7 @@ def _expiry(thrown_at: datetime, retention: Retention, now: datetime) -> str:
     return f"in the trash since {thrown_at:%Y-%m-%d}, longer than its {_days(retention.grace)}"
 
 
-def _notes(survey: Survey, around: Around, retention: Retention) -> Iterator[str]:
+def _notes(survey: Survey, around: WeightsUse, retention: Retention) -> Iterator[str]:
     for torn in survey.torn:
         yield (
             f"the manifest of {torn.name} is torn, so nobody can tell which blobs it needs: no model and no blob goes,"

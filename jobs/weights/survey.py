@@ -42,7 +42,7 @@ class BlobState(StrEnum):
 
 
 @dataclass(frozen=True)
-class Model:
+class SurveyedModel:
     """A whole model: its manifest parses, and every blob is there with the right size."""
 
     name: ModelName
@@ -86,7 +86,7 @@ class Stray:
 
 @dataclass(frozen=True)
 class Survey:
-    models: tuple[Model, ...]
+    models: tuple[SurveyedModel, ...]
     broken: tuple[Broken, ...]
     strays: tuple[Stray, ...]
     stagings: tuple[StagingFolder, ...]
@@ -98,7 +98,7 @@ class Survey:
         return tuple(stray for stray in self.strays if stray.kind == kind)
 
     @property
-    def known(self) -> tuple[Model | Broken, ...]:
+    def known(self) -> tuple[SurveyedModel | Broken, ...]:
         """What stands behind each manifest."""
         return (*self.models, *self.broken)
 
@@ -148,7 +148,7 @@ def blob_state(layout: Layout, layer: Layer) -> BlobState:
     return BlobState.PRESENT if stat.st_size == layer.size else BlobState.SHORT
 
 
-def load(layout: Layout, file: ManifestFile) -> Model | Broken | None:
+def load(layout: Layout, file: ManifestFile) -> SurveyedModel | Broken | None:
     """What stands behind a manifest file; None when it vanished meanwhile."""
     stat = stat_file(file.path)
     if stat is None:
@@ -165,7 +165,7 @@ def load(layout: Layout, file: ManifestFile) -> Model | Broken | None:
     if missing or short:
         cause = f"of {len(states)} blobs {len(missing)} are missing and {len(short)} have a wrong size"
         return Broken(file.name, file.path, stat.st_size, cause, manifest, missing, short)
-    return Model(
+    return SurveyedModel(
         name=file.name,
         digest=manifest.digest,
         size=manifest.size,
@@ -184,7 +184,7 @@ def _details(layout: Layout, config: Layer) -> ModelDetails:
         return ModelDetails()
 
 
-def loaded(layout: Layout) -> list[Model | Broken]:
+def loaded(layout: Layout) -> list[SurveyedModel | Broken]:
     found = (load(layout, file) for file in layout.manifest_files()[0])
     return [each for each in found if each is not None]
 
@@ -193,7 +193,7 @@ def survey(layout: Layout) -> Survey:
     """Tell everything in the models directory apart, with the room it takes."""
     _, strange_manifests = layout.manifest_files()
     known = loaded(layout)
-    models = tuple(each for each in known if isinstance(each, Model))
+    models = tuple(each for each in known if isinstance(each, SurveyedModel))
     broken = tuple(each for each in known if isinstance(each, Broken))
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
@@ -219,7 +219,7 @@ def survey(layout: Layout) -> Survey:
 _OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops"})
 
 
-def _referenced(known: Iterable[Model | Broken]) -> frozenset[str]:
+def _referenced(known: Iterable[SurveyedModel | Broken]) -> frozenset[str]:
     manifests = (each.manifest for each in known)
     return frozenset(layer.filename for manifest in manifests if manifest is not None for layer in manifest.blobs)
 

@@ -14,10 +14,10 @@ from jobs.core.errors import Corrupt, NotFound, Refused
 from jobs.core.model_name import ModelName
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
-from jobs.weights.directory import Weights, spelt
+from jobs.weights.directory import ModelsDirectory, spelt
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import Layer
-from jobs.weights.prune_plan import Plan
+from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import BlobState, load
 from jobs.weights.trash import Decision, TrashFolder
 
@@ -40,7 +40,7 @@ def require_models_directory(layout: Layout) -> None:
 
 
 def follow(
-    weights: Weights, plan: Plan, *, still_ours: StillOurs, tell: Callable[[str], object] = lambda _: None
+    weights: ModelsDirectory, plan: PrunePlan, *, still_ours: StillOurs, tell: Callable[[str], object] = lambda _: None
 ) -> None:
     """Carry out a prune's plan. It deletes first: on a full disk nothing can be moved before."""
     tell("emptying the trash")
@@ -52,7 +52,7 @@ def follow(
     throw_models(weights, [ModelName.parse(each.name) for each in plan.of("model")], still_ours=still_ours)
 
 
-def throw_models(weights: Weights, names: Sequence[ModelName], *, still_ours: StillOurs) -> int:
+def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_ours: StillOurs) -> int:
     """Move models to the trash, all manifests before any blob; the bytes of the blobs that went with them.
 
     What every manifest needs is asked twice, however many go. A model that is gone already is passed over.
@@ -85,7 +85,7 @@ def throw_models(weights: Weights, names: Sequence[ModelName], *, still_ours: St
         return weights.throw_unneeded(*folders)
 
 
-def throw_orphans(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
+def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
     """Move blobs that no published manifest needs to the trash; their bytes.
 
     A blob that a model in the trash needs joins it there, so that the model can come back whole.
@@ -114,7 +114,7 @@ def throw_orphans(weights: Weights, paths: Sequence[Path], *, still_ours: StillO
         return moved
 
 
-def throw_rest(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> None:
+def throw_rest(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillOurs) -> None:
     """Move part files and staging folders to the trash. Whoever still held such a folder is fenced by that."""
     if not paths:
         return
@@ -127,7 +127,7 @@ def throw_rest(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs
         weights.persist()
 
 
-def empty(weights: Weights, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
+def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillOurs) -> int:
     """Delete folders of the trash for good; the bytes that are free now.
 
     What a published manifest lacks goes back to it instead, and what another model in the trash needs joins that one.
@@ -160,7 +160,7 @@ def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], others: S
     return saved
 
 
-def take_back(weights: Weights, layers: Sequence[Layer], *, still_ours: StillOurs) -> int:
+def take_back(weights: ModelsDirectory, layers: Sequence[Layer], *, still_ours: StillOurs) -> int:
     """Bring blobs back that lie in the trash, for a pull that would fetch them; their bytes. They are not hashed."""
     layout = weights.layout
     if not trash.listed(layout)[0]:
@@ -174,14 +174,14 @@ def take_back(weights: Weights, layers: Sequence[Layer], *, still_ours: StillOur
         return sum(taken)
 
 
-def _bring_back(weights: Weights, layer: Layer, folders: Sequence[TrashFolder]) -> bool:
+def _bring_back(weights: ModelsDirectory, layer: Layer, folders: Sequence[TrashFolder]) -> bool:
     if weights.blob_state(layer) is not BlobState.MISSING:
         return False
     place = next((folder.layout.blob(layer.digest) for folder in folders if folder.holds(layer)), None)
     return place is not None and trash.move(place, weights.layout.blob(layer.digest), below=weights.layout.root)
 
 
-def thrown(weights: Weights, name: ModelName) -> TrashFolder:
+def thrown(weights: ModelsDirectory, name: ModelName) -> TrashFolder:
     """The newest model of this name in the trash that is not the one published now.
 
     Raises:
@@ -200,7 +200,7 @@ def thrown(weights: Weights, name: ModelName) -> TrashFolder:
     )
 
 
-def places(weights: Weights, folder: TrashFolder) -> list[tuple[Path, Layer]]:
+def places(weights: ModelsDirectory, folder: TrashFolder) -> list[tuple[Path, Layer]]:
     """Where each blob of a model in the trash is now.
 
     Raises:
@@ -223,7 +223,7 @@ def places(weights: Weights, folder: TrashFolder) -> list[tuple[Path, Layer]]:
     return found
 
 
-def decided(weights: Weights, job: str) -> Decision | None:
+def decided(weights: ModelsDirectory, job: str) -> Decision | None:
     """What an earlier attempt of this rollback decided; None when there was none that came so far.
 
     Raises:
@@ -233,7 +233,7 @@ def decided(weights: Weights, job: str) -> Decision | None:
     return trash.decided(weights.layout, job)
 
 
-def is_done(weights: Weights, decision: Decision) -> bool:
+def is_done(weights: ModelsDirectory, decision: Decision) -> bool:
     """Whether the version that was decided on stands already; false while it can still be brought back as decided.
 
     Raises:
@@ -253,7 +253,7 @@ def is_done(weights: Weights, decision: Decision) -> bool:
     )
 
 
-def _standing(weights: Weights, name: ModelName) -> str | None:
+def _standing(weights: ModelsDirectory, name: ModelName) -> str | None:
     """The digest of the manifest in this model's place; None when there is none, or a torn one."""
     target = weights.place_of(name)
     file = next((file for file in weights.files_of(name) if file.path == target), None)
@@ -261,11 +261,11 @@ def _standing(weights: Weights, name: ModelName) -> str | None:
     return known.manifest.digest if known and known.manifest else None
 
 
-def _source(weights: Weights, decision: Decision) -> Path:
+def _source(weights: ModelsDirectory, decision: Decision) -> Path:
     return Layout(weights.layout.trash / decision.folder).manifest(decision.name)
 
 
-def folder_of(weights: Weights, decision: Decision) -> TrashFolder:
+def folder_of(weights: ModelsDirectory, decision: Decision) -> TrashFolder:
     """The folder that the version which was decided on comes from.
 
     Raises:
@@ -278,7 +278,7 @@ def folder_of(weights: Weights, decision: Decision) -> TrashFolder:
     raise NotFound(f"the earlier {decision.model!r} has left the trash meanwhile")
 
 
-def finish(weights: Weights, decision: Decision, *, still_ours: StillOurs) -> None:
+def finish(weights: ModelsDirectory, decision: Decision, *, still_ours: StillOurs) -> None:
     """Tidy up after an earlier attempt that published the version, and tell of it: that may be what failed.
 
     Raises:
@@ -292,7 +292,7 @@ def finish(weights: Weights, decision: Decision, *, still_ours: StillOurs) -> No
         _finish(weights, decision)
 
 
-def _finish(weights: Weights, decision: Decision) -> None:
+def _finish(weights: ModelsDirectory, decision: Decision) -> None:
     weights.persist()
     folders = [
         each for each in trash.listed(weights.layout)[0] if each.name and each.name.folded() == decision.name.folded()
@@ -304,7 +304,9 @@ def _finish(weights: Weights, decision: Decision) -> None:
     weights.persist()
 
 
-def restore(weights: Weights, folder: TrashFolder, *, still_ours: StillOurs, job: str | None = None) -> str | None:
+def restore(
+    weights: ModelsDirectory, folder: TrashFolder, *, still_ours: StillOurs, job: str | None = None
+) -> str | None:
     """Publish a model from the trash, whole or not at all; the digest of the one that it replaced, which is thrown.
 
     With a job, what it decides is written down before anything is renamed: a later attempt of that job finishes the

@@ -13,7 +13,7 @@ from jobs.ledger.job import Job
 from jobs.ledger.ledger import Claim, Ledger
 
 
-class Run:
+class RunningAttempt:
     def __init__(self, claim: Claim, ledger: Ledger, clock: Clock) -> None:
         self.progress = Progress(clock)
         self._claim = claim

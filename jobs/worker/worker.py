@@ -31,9 +31,9 @@ from jobs.core.errors import (
 )
 from jobs.ledger.job import Backoff, Ending, Job, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
-from jobs.store.outage import Outage
+from jobs.store.outage import StoreOutage
 from jobs.store.patient_calls import Heard
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries at a ledger that fails: what waits for it should go on soon after it is back."""
@@ -41,7 +41,7 @@ _LONGEST_PAUSE = 5.0
 _LOOKS = 3
 """So often in a row silence is seen before it is believed."""
 
-Perform = Callable[[Run], Mapping[str, Any]]
+Perform = Callable[[RunningAttempt], Mapping[str, Any]]
 """Does the work of one attempt and returns the job's result; raises `Trouble` or `Interrupted` instead."""
 
 
@@ -97,11 +97,11 @@ class Worker:
         self._timing = timing or Timing()
         self._backoff = backoff or Backoff()
         self._before_lost = before_lost
-        self._outage = Outage(f"the ledger of lane {lane}", clock)
+        self._outage = StoreOutage(f"the ledger of lane {lane}", clock)
         self._changed = threading.Condition()
         # Under `_changed`, because the thread that takes, those that work and the one that runs us share them. All
         # times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
-        self._running: dict[Run, threading.Event] = {}
+        self._running: dict[RunningAttempt, threading.Event] = {}
         self._sweep_at = clock.monotonic()
         self._busy_at = clock.monotonic()
         self._give_up_at = float("inf")
@@ -170,7 +170,7 @@ class Worker:
         for run in self._attempts():
             run.stop(HandedBack("the worker is stopping"))
 
-    def _attempts(self) -> list[Run]:
+    def _attempts(self) -> list[RunningAttempt]:
         with self._changed:
             return list(self._running)
 
@@ -274,7 +274,7 @@ class Worker:
             return idle_after is not None and now - self._busy_at >= idle_after.total_seconds()
 
     def _start(self, claim: Claim, over: threading.Event) -> None:
-        run = Run(claim, self._ledger, self._clock)
+        run = RunningAttempt(claim, self._ledger, self._clock)
         if over.is_set():  # the answer came when we had left
             self._end_now(run, self._handed_back(run))
             return
@@ -286,7 +286,7 @@ class Worker:
 
     # The threads of an attempt
 
-    def _beat_until(self, run: Run, done: threading.Event) -> None:
+    def _beat_until(self, run: RunningAttempt, done: threading.Event) -> None:
         doing = f"beat of attempt {run.holder}"
         while not self._clock.wait(self._timing.beat.total_seconds(), done):
             try:
@@ -299,7 +299,7 @@ class Worker:
                 self._outage.passed(doing)
         self._outage.left_to("sweep", doing)
 
-    def _work(self, run: Run, done: threading.Event) -> None:
+    def _work(self, run: RunningAttempt, done: threading.Event) -> None:
         with logger.contextualize(job=run.job.id, attempt=run.n, kind=run.job.kind, subject=run.job.subject):
             logger.info("attempt started")
             try:
@@ -313,7 +313,7 @@ class Worker:
                     self._busy_at = self._clock.monotonic()
                     self._changed.notify_all()
 
-    def _ending_of(self, run: Run) -> Ending | None:
+    def _ending_of(self, run: RunningAttempt) -> Ending | None:
         try:
             return Ending("succeeded", result=self._perform(run))
         except Fenced as fenced:
@@ -329,14 +329,14 @@ class Worker:
             logger.opt(exception=bug).error("attempt ended by a bug")
             return _by_bug(bug)
 
-    def _after(self, run: Run, trouble: Trouble) -> Ending:
+    def _after(self, run: RunningAttempt, trouble: Trouble) -> Ending:
         now = self._clock.now()
         return after_trouble(run.job, trouble, now=now, backoff=self._backoff, spread=random.random())
 
-    def _handed_back(self, run: Run) -> Ending:
+    def _handed_back(self, run: RunningAttempt) -> Ending:
         return self._after(run, Killed("the worker was asked to stop", retry_after=timedelta(0)))
 
-    def _end(self, run: Run, ending: Ending) -> None:
+    def _end(self, run: RunningAttempt, ending: Ending) -> None:
         """Write the end down. A ledger that fails is asked again for as long as the attempt is ours, or we stay."""
         token, doing, misses = secrets.token_hex(8), f"end of attempt {run.holder}", 0
         try:
@@ -352,13 +352,13 @@ class Worker:
         finally:
             self._outage.left_to("sweep", doing)
 
-    def _end_now(self, run: Run, ending: Ending) -> None:
+    def _end_now(self, run: RunningAttempt, ending: Ending) -> None:
         """The same in one try."""
         doing = f"end of attempt {run.holder}"
         self._ended(run, ending, secrets.token_hex(8), doing)
         self._outage.left_to("sweep", doing)
 
-    def _ended(self, run: Run, ending: Ending, token: str, doing: str) -> bool:
+    def _ended(self, run: RunningAttempt, ending: Ending, token: str, doing: str) -> bool:
         """Whether it is ended, by us or by somebody else; false when the ledger fails."""
         try:
             job = self._ledger.end(run.claim, ending, run.progress.read(), token=token)
@@ -392,7 +392,7 @@ class Worker:
             ending.start()
             ending.join(self._timing.grace.total_seconds())
 
-    def _hand_over(self, left: Iterable[Run]) -> None:
+    def _hand_over(self, left: Iterable[RunningAttempt]) -> None:
         for run in left:
             self._end_now(run, self._handed_back(run))
 
@@ -418,7 +418,7 @@ class _Silence:
         return self._looks >= _LOOKS and now - self._began >= self._since
 
 
-def _told(run: Run, error: Trouble | OSError) -> Trouble:
+def _told(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
     if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
         error = StoreUnavailable(str(error), hint=error.hint)

@@ -11,10 +11,10 @@ import pytest
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Fenced
 from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, State
+from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
 from tests.conftest import Store
 from tests.processes import until
@@ -40,7 +40,7 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
     ledger = Ledger(live_store.queue, live_store.facts, clock)
     ran = threading.Event()
 
-    def work(_: Run) -> Mapping[str, Any]:
+    def work(_: RunningAttempt) -> Mapping[str, Any]:
         ran.set()
         return {}
 
@@ -52,7 +52,7 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
         ran.clear()
         id = silently_posted(live_store)
         assert ran.wait(PATIENCE)
-        until(lambda: live_store.ledger().get(id).state is State.SUCCEEDED, PATIENCE)
+        until(lambda: live_store.ledger().get(id).state is JobState.SUCCEEDED, PATIENCE)
 
 
 def silently_posted(store: Store) -> str:
@@ -65,7 +65,7 @@ def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
     clock = SetClock()
     started, go_on = threading.Barrier(3), threading.Event()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         started.wait(PATIENCE)
         while not go_on.is_set():
             run.sleep(0.02)
@@ -98,7 +98,7 @@ def test_a_holder_goes_by_seconds_that_nobody_sets(store: Store, clock: HandCloc
     clock.set(-7200)
     assert ledger.beat(claim, Reading()) is False
     clock.set(7200)
-    assert ledger.end(claim, Ending("retry", "network", "cut"), Reading()).state is State.WAITING
+    assert ledger.end(claim, Ending("retry", "network", "cut"), Reading()).state is JobState.WAITING
 
     again = ledger.claim(claim.job.id, worker="w", lease=LEASE)
     assert again is not None

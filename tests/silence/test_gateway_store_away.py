@@ -13,12 +13,12 @@ from fastapi.testclient import TestClient
 from grpclib import GRPCError, Status
 
 from app.gateway.auth.keys import Keys
-from app.gateway.catalog.state import Standing
-from app.gateway.compose import Composed, Parts
-from app.gateway.http_server import FrontDoor, listening
+from app.gateway.catalog.state import KnownState
+from app.gateway.compose import Composed, GatewayParts
+from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import Upstream
-from app.platform_calls import LimitedDict, LimitedQueue, Limits
+from app.gateway.upstream.cold_start import TierUpstream
+from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.ledger import Ledger
@@ -30,7 +30,7 @@ from tests.offices import ADMIN_KEY, place
 from tests.platform.plane import Platform
 
 LIMIT = timedelta(seconds=0.5)
-LIMITS = Limits(
+LIMITS = CallLimits(
     question=LIMIT,
     listing=LIMIT,
     moment=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
@@ -68,10 +68,10 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LIMITS)
         bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), LIMITS)
         platform.wire.meddler = store
-        standing = Standing(facts, Shelf(), CLOCK, every=timedelta(seconds=0.2))
+        standing = KnownState(facts, Shelf(), CLOCK, every=timedelta(seconds=0.2))
         composed = Composed(
-            Parts(
-                upstreams={"a10g": Upstream("a10g", server.url, {}, timedelta(seconds=5))},
+            GatewayParts(
+                upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
                 standing=standing,
                 router=Router(standing, [Tier("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
@@ -84,7 +84,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
             )
         )
         standing.start()
-        door = FrontDoor(composed.app, listening("127.0.0.1", 0), CLOCK)
+        door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
         door.start()
         try:
             yield door.url
@@ -143,8 +143,8 @@ def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
         facts = Moody(tmp_path / "moody.sqlite")
         bells = SqliteQueue(tmp_path / "moody.sqlite", clock=clock)
         Ledger(bells, facts, clock).post("pull", "m:latest", {"model": "m"}, by="t")
-        office = here.office(open_ledger=lambda: Ledger(bells, facts, clock))
-        ask = TestClient(here.app(office), headers={"x-api-key": ADMIN_KEY})
+        ops_context = here.ops_context(open_ledger=lambda: Ledger(bells, facts, clock))
+        ask = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY})
         for is_away in (False, True, False):
             facts.is_away = is_away
             clock.wait(120)

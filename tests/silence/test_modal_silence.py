@@ -12,7 +12,7 @@ from modal.client import Client
 
 from app.platform_calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
 from jobs.core.clock import SystemClock
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
@@ -110,7 +110,7 @@ def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, cl
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
     job = ended(book(client), id)
 
-    assert job.state is State.SUCCEEDED
+    assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
     assert has_whole(deployed, f"{failure}/latest")
     calls = {"DictGet", "DictUpdate", "DictContents", "QueueGet", "VolumeCommit", "VolumeReload"}

@@ -12,7 +12,7 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform_calls import LIMITS, Deployment, LimitedDict, LimitedQueue, LimitedVolume, Limits, limits_of
+from app.platform_calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
 from app.platform_errors import FilesOpen, NotReloaded
 from jobs.core.errors import (
     NetworkTrouble,
@@ -28,7 +28,7 @@ from jobs.core.retry import NEVER, Policy
 from tests.platform.plane import Platform
 
 LIMIT = timedelta(seconds=1)
-SHORT = Limits(
+SHORT = CallLimits(
     question=LIMIT,
     listing=LIMIT,
     request=LIMIT,
@@ -37,7 +37,9 @@ SHORT = Limits(
     moment=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
     publishing=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
 )
-ONCE = Limits(question=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, moment=NEVER, publishing=NEVER)
+ONCE = CallLimits(
+    question=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, moment=NEVER, publishing=NEVER
+)
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +187,7 @@ def test_a_long_list_is_waited_for_as_long_as_it_comes(platform: Platform, clien
     """The limit of a listing is for its silence, not for all of it."""
     entries = modal.Dict.from_name("long", create_if_missing=True, client=client)
     entries.update({f"key-{number}": number for number in range(400)})
-    facts = LimitedDict(entries, Limits(question=LIMIT, listing=timedelta(milliseconds=60), moment=NEVER))
+    facts = LimitedDict(entries, CallLimits(question=LIMIT, listing=timedelta(milliseconds=60), moment=NEVER))
     for _ in range(40):  # a busy machine may stall for as long as that by itself
         try:
             assert len(dict(facts.items())) == 400

@@ -13,7 +13,7 @@ from modal.client import Client
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform_calls import LimitedDict, LimitedQueue, Limits
+from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
@@ -21,7 +21,7 @@ from app.scheduler.wake_budget import window_key
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.telemetry.nightly_report import NIGHT_RAN
 from jobs.testing.clock import HandClock
@@ -31,7 +31,7 @@ from jobs.weights.survey import Survey
 from tests.platform.plane import Platform
 
 LIMIT = timedelta(seconds=0.4)
-LIMITS = Limits(
+LIMITS = CallLimits(
     question=LIMIT,
     listing=LIMIT,
     moment=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
@@ -91,8 +91,10 @@ class Place:
         self.facts.put(self.report.key, self.report.as_json())
         self.clock.wait(600)
 
-    def post(self) -> shift.Post:
-        return shift.Post(Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append)
+    def post(self) -> shift.ScheduleContext:
+        return shift.ScheduleContext(
+            Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append
+        )
 
     def tick(self) -> None:
         def call_messenger() -> None:
@@ -106,7 +108,7 @@ class Place:
     def assert_all_done(self) -> None:
         book = Ledger(self.queue, self.facts, self.clock)
         due, lost = book.get(self.due), book.get(self.lost)
-        assert due.state is State.QUEUED
+        assert due.state is JobState.QUEUED
         assert [each.outcome for each in lost.attempts] == ["lost"]
         assert lost.is_due(self.clock.now())
         assert self.rung.count("weights") >= 1
@@ -118,7 +120,7 @@ class Place:
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
-def nothing_there(post: shift.Post, memory: Memory) -> Actual:
+def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)

@@ -15,10 +15,10 @@ import pytest
 
 from app.local.processes import STEADY as STEADY_CHILD
 from app.local.processes import Child, Restarts, stop
-from app.local.workers import STEADY, Post
+from app.local.workers import STEADY, WorkerProcess
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreFull, StoreUnavailable
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
@@ -73,7 +73,7 @@ def test_a_worker_that_crashes_is_followed_by_another() -> None:
 
     runs = iter([crash] * 7 + [stay, crash])
     hire: Any = lambda: Crashing(runs)  # noqa: E731
-    place = Post("weights", hire, stopping, clock)
+    place = WorkerProcess("weights", hire, stopping, clock)
     assert place.problem() is None
     place.work()
     assert clock.pauses == [1, 2, 4, 8, 16, 32, 60, 1, 2]
@@ -92,7 +92,7 @@ def test_a_worker_that_cannot_be_made_is_tried_again() -> None:
     def hire() -> Worker:
         raise StoreFull("the disk is full")
 
-    place = Post("weights", hire, stopping, clock)
+    place = WorkerProcess("weights", hire, stopping, clock)
     place.work()
     assert clock.pauses == [1, 2]
     assert place.problem() == "the worker of lane weights crashed 2 times: the disk is full; another one comes"
@@ -121,11 +121,11 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
         hired.append(Worker(ledger, "weights", work, clock=clock, timing=QUICK, backoff=AT_ONCE))
         return hired[-1]
 
-    place = Post("weights", hire, stopping, clock)
+    place = WorkerProcess("weights", hire, stopping, clock)
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     try:
-        until(lambda: live_store.ledger().get(id).state is State.SUCCEEDED, 40)
+        until(lambda: live_store.ledger().get(id).state is JobState.SUCCEEDED, 40)
         assert len(hired) == 2
         problem = place.problem()
         assert problem is not None
@@ -150,7 +150,7 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     def hire() -> Worker:
         return Worker(ledger, "weights", lambda _: {}, clock=SystemClock(), timing=patient)
 
-    place = Post("weights", hire, stopping, SystemClock())
+    place = WorkerProcess("weights", hire, stopping, SystemClock())
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     until(place.problem, 20)

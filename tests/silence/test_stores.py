@@ -14,9 +14,9 @@ from loguru import logger
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
-from jobs.ledger.job import Backoff, Job, State
+from jobs.ledger.job import Backoff, Job, JobState
 from jobs.ledger.ledger import Ledger
-from jobs.worker.attempt import Run
+from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 from tests.processes import until
@@ -31,7 +31,7 @@ QUICK = Timing(
 )
 AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
 PATIENCE = 40.0
-Work = Callable[[Run], Mapping[str, Any]]
+Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 
 def troubled(store: Store, meet: Meet) -> Ledger:
@@ -94,7 +94,7 @@ def ended(store: Store, id: str) -> Job:
     return store.ledger().get(id)
 
 
-def brief(run: Run) -> Mapping[str, Any]:
+def brief(run: RunningAttempt) -> Mapping[str, Any]:
     """Work of a few beats that publishes at its end, as a pull does."""
     for _ in range(5):
         run.sleep(0.05)
@@ -106,7 +106,7 @@ def test_every_third_call_may_fail(live_store: Store) -> None:
     """With a store that fails every third call all jobs succeed, at their first attempt, each worked once."""
     meet, worked = EveryNth(3), Counter[str]()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         worked[run.job.id] += 1
         return brief(run)
 
@@ -116,7 +116,7 @@ def test_every_third_call_may_fail(live_store: Store) -> None:
         jobs = [ended(live_store, id) for id in ids]
     assert running.failure is None
     assert meet.met > 20
-    assert [job.state for job in jobs] == [State.SUCCEEDED] * 4
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 4
     assert [[attempt.outcome for attempt in job.attempts] for job in jobs] == [["succeeded"]] * 4
     assert set(worked.values()) == {1}
 
@@ -130,14 +130,14 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
     away = While(lambda doing: doing.startswith("put "), trouble)
     hold_on = threading.Event()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.n == 1 and run.job.subject == "m:latest":
             hold_on.wait(PATIENCE)
         return {"n": run.n}
 
     first = post(live_store)
     with working(worker(troubled(live_store, away), work)) as running:
-        until(lambda: live_store.ledger().get(first).state is State.RUNNING)
+        until(lambda: live_store.ledger().get(first).state is JobState.RUNNING)
         away.begin()
         hold_on.set()  # its work is done, and its end cannot be written down
         second = post(live_store, "other:latest")
@@ -148,7 +148,7 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
         jobs = [ended(live_store, id) for id in (first, second)]
         until(lambda: running.worker.trouble is None)
     assert running.failure is None
-    assert [job.state for job in jobs] == [State.SUCCEEDED] * 2
+    assert [job.state for job in jobs] == [JobState.SUCCEEDED] * 2
     assert [attempt.outcome for attempt in jobs[0].attempts] == ["lost", "succeeded"]
     assert [attempt.outcome for attempt in jobs[1].attempts] == ["succeeded"]
     told = [line for line in said if "the ledger of lane weights" in line]
@@ -186,7 +186,7 @@ def test_a_task_that_meets_the_stores_trouble_is_tried_again(
     away = While(lambda doing: doing.startswith("put beat/") and publishing.is_set(), trouble)
     away.begin()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.n == 1:
             publishing.set()
         try:
@@ -208,7 +208,7 @@ def test_what_the_system_refuses_is_no_bug(live_store: Store) -> None:
     """An error of the system that nobody translated ends the attempt by what it means: a full disk is tried again."""
     id = post(live_store)
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.n == 1:
             raise OSError(28, "No space left on device", "/somewhere")
         return {}
@@ -237,7 +237,7 @@ def test_a_claim_whose_answer_was_lost_is_ours(live_store: Store) -> None:
     ledger = Ledger(live_store.queue, facts, SystemClock())
     id = post(live_store)
     with working(worker(ledger, brief)):
-        until(lambda: live_store.ledger().get(id).state is State.RUNNING)
+        until(lambda: live_store.ledger().get(id).state is JobState.RUNNING)
         lost.set()
         job = ended(live_store, id)
     assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
@@ -250,7 +250,7 @@ def test_one_beat_that_hangs_holds_up_no_other(live_store: Store) -> None:
     silent = While(lambda doing: doing == f"put beat/{hung}/1")
     fenced = threading.Event()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.job.id == hung and run.n == 1:
             try:
                 while True:
@@ -280,7 +280,7 @@ def test_a_worker_that_hears_nothing_takes_itself_out(live_store: Store) -> None
     silent = While()
     fenced = threading.Event()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         if run.n > 1:
             return {"n": run.n}
         silent.begin()
@@ -310,7 +310,7 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     id = post(live_store)
     silent = While()
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         silent.begin()
         while True:
             run.sleep(0.05)
@@ -333,7 +333,7 @@ def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Stor
     id = post(live_store)
     silent = While(lambda doing: doing == "hear")
 
-    def work(run: Run) -> Mapping[str, Any]:
+    def work(run: RunningAttempt) -> Mapping[str, Any]:
         silent.begin()
         while True:
             run.sleep(0.05)
@@ -360,4 +360,4 @@ def test_a_bell_that_cannot_be_rung_costs_nothing(live_store: Store, said: list[
     silent.end()
     assert ledger.sweep().rung == (posted.job.id,)
     with working(worker(ledger, brief)):
-        assert ended(live_store, posted.job.id).state is State.SUCCEEDED
+        assert ended(live_store, posted.job.id).state is JobState.SUCCEEDED

@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Self
 
-from app.gateway.auth.signatures import KIND, Asked, is_signature, parse_public_key, signer
+from app.gateway.auth.signatures import KIND, SignedRequest, is_signature, parse_public_key, signer
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadName, BadRequest, Forbidden, Unauthorized
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, ModelName
@@ -306,7 +306,9 @@ class Keys:
         """For labels and lists: nothing here is secret."""
         return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
 
-    def identify(self, headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None = None) -> Caller:
+    def identify(
+        self, headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: SignedRequest | None = None
+    ) -> Caller:
         """Who sends these headers, with this request.
 
         Raises:
@@ -340,7 +342,7 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
             )
 
 
-def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: Asked | None) -> str:
+def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: SignedRequest | None) -> str:
     """What came along, as lines have it: of a key, a bearer's, which wins, or in `x-api-key`; else of a signature."""
     sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
     if len({name for name, _ in sent}) != len(sent):

@@ -18,7 +18,7 @@ BUSY = timedelta(seconds=1)
 """When it is worth asking again while others are being answered: nobody knows, and a second is polite."""
 
 
-class Limits:
+class RateLimits:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: dict[str, deque[float]] = defaultdict(deque)

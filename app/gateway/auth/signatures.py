@@ -27,7 +27,7 @@ SKEW = timedelta(minutes=5)
 
 
 @dataclass(frozen=True)
-class Asked:
+class SignedRequest:
     """As much of a request as is signed."""
 
     method: str
@@ -67,7 +67,7 @@ def is_signature(authorization: str) -> bool:
     return ":" in authorization and " " not in authorization
 
 
-def signer(authorization: str, asked: Asked, now: datetime) -> str:
+def signer(authorization: str, asked: SignedRequest, now: datetime) -> str:
     """The public key that signed this request, just now.
 
     Raises:

@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.model_server.report import Loaded
 from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
 from jobs.models import capabilities, gguf
-from jobs.models.card import Card, Model, details
-from jobs.models.gguf import Elided, Header
+from jobs.models.card import Card, KnownModel, details
+from jobs.models.gguf import Elided, GgufHeader
 from jobs.weights.manifest import ModelDetails
 
 RUNNING = "Ollama is running"
@@ -36,17 +36,17 @@ def everything(_: ModelName) -> bool:
     return True
 
 
-def version(standing: Standing, otherwise: str) -> dict[str, Any]:
+def version(standing: KnownState, otherwise: str) -> dict[str, Any]:
     """The version that a server told last; `otherwise` is what they would run, while none has told."""
     told = (report.version for report in standing.reports() if report.version)
     return {"version": next(told, otherwise)}
 
 
-def tags(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+def tags(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     return {"models": [_listed(model) for model in standing.models() if may_see(model.name)]}
 
 
-def _listed(model: Model) -> dict[str, Any]:
+def _listed(model: KnownModel) -> dict[str, Any]:
     return {
         "name": str(model.name),
         "model": str(model.name),
@@ -58,7 +58,7 @@ def _listed(model: Model) -> dict[str, Any]:
     }
 
 
-def ps(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+def ps(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     """What the servers that serve had in memory when they last said so, longest to stay first.
 
     A model that several have is listed once: as it is where it stays longest.
@@ -76,7 +76,7 @@ def ps(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
     return {"models": [_running(loaded, standing.find(name)) for loaded, name in longest]}
 
 
-def _running(loaded: Loaded, model: Model | None) -> dict[str, Any]:
+def _running(loaded: Loaded, model: KnownModel | None) -> dict[str, Any]:
     known = dict(model.details) if model else ModelDetails().as_json() | {"families": None}
     return {
         "name": loaded.name,
@@ -94,12 +94,12 @@ def _expiry(loaded: Loaded) -> datetime:
     return loaded.expires_at or _NEVER
 
 
-def openai_models(standing: Standing, may_see: MaySee = everything) -> dict[str, Any]:
+def openai_models(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     data = [_openai(str(model.name), model) for model in standing.models() if may_see(model.name)]
     return {"object": "list", "data": data}
 
 
-def openai_model(standing: Standing, id: str, may_see: MaySee = everything) -> dict[str, Any]:
+def openai_model(standing: KnownState, id: str, may_see: MaySee = everything) -> dict[str, Any]:
     """One model, under the name that the caller gave it. Names with slashes are found too, which Ollama does not.
 
     Raises:
@@ -114,7 +114,7 @@ def openai_model(standing: Standing, id: str, may_see: MaySee = everything) -> d
     return _openai(id, model)
 
 
-def _openai(id: str, model: Model) -> dict[str, Any]:
+def _openai(id: str, model: KnownModel) -> dict[str, Any]:
     created = int(model.modified_at.timestamp())
     return {"id": id, "object": "model", "created": created, "owned_by": model.name.namespace}
 
@@ -122,7 +122,7 @@ def _openai(id: str, model: Model) -> dict[str, Any]:
 # -- show --------------------------------------------------------------------------------------------------------------
 
 
-def cannot_show(model: Model, request: Mapping[str, Any]) -> str:
+def cannot_show(model: KnownModel, request: Mapping[str, Any]) -> str:
     """Why a server has to be asked what this model is; empty when `show` can tell."""
     if model.card is None:
         return "its files are not here"
@@ -131,7 +131,7 @@ def cannot_show(model: Model, request: Mapping[str, Any]) -> str:
     return model.card.missing
 
 
-def show(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
+def show(model: KnownModel, request: Mapping[str, Any]) -> dict[str, Any]:
     """What the model is, as `/api/show` tells it. Only where `cannot_show` has no objection.
 
     Args:
@@ -142,7 +142,7 @@ def show(model: Model, request: Mapping[str, Any]) -> dict[str, Any]:
     card, traits = model.card, model.card.traits if model.card else None
     assert card is not None
     assert traits is not None
-    header = card.header or Header(3, {}, (), 0)
+    header = card.header or GgufHeader(3, {}, (), 0)
     system = str(request.get("system") or card.system)
     asked = request.get("options")
     options = {**card.options, **(asked if isinstance(asked, Mapping) else {})}
@@ -174,7 +174,7 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
     return {"role": str(message.get("role", "")), "content": str(message.get("content", ""))}
 
 
-def _model_info(header: Header) -> Iterator[tuple[str, Any]]:
+def _model_info(header: GgufHeader) -> Iterator[tuple[str, Any]]:
     """Arrays are null, as Ollama shows them to whoever does not ask for all."""
     for key, value in header.values.items():
         if key in ("general.name", "tokenizer.chat_template", "general.parameter_count"):
@@ -194,7 +194,7 @@ def _as_go_counts(number: float) -> float | int | None:
     return int(number) if number.is_integer() and abs(number) < 1e21 else number
 
 
-def _modelfile(model: Model, card: Card, system: str, options: Mapping[str, Any]) -> str:
+def _modelfile(model: KnownModel, card: Card, system: str, options: Mapping[str, Any]) -> str:
     traits = card.traits
     lines = [
         '# Modelfile generated by "ollama show"',

@@ -9,8 +9,8 @@ from typing import Any
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.models import card as cards
-from jobs.models.card import Model
-from jobs.ollama.client import Ollama
+from jobs.models.card import KnownModel
+from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed
 from jobs.weights.layout import Layout, stat_file
 
@@ -20,7 +20,7 @@ class Directory:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._known: Sequence[Model] = ()
+        self._known: Sequence[KnownModel] = ()
 
     def stamp(self, _: Any) -> Any:
         files = [(file.name, stat_file(file.path)) for file in self._layout.manifest_files()[0]]
@@ -28,7 +28,7 @@ class Directory:
         blobs = stat_file(self._layout.blobs)
         return manifests, blobs and blobs.st_mtime_ns
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         self._known = cards.read(self._layout, self._known)
         return self._known
 
@@ -49,7 +49,7 @@ class Mounted:
     def stamp(self, generation: Any) -> Any:
         return generation
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         self._reload()
         return self._directory.read()
 
@@ -57,23 +57,23 @@ class Mounted:
 class Listing:
     """What a server on loopback lists: its files are not ours to read. Asked anew every time."""
 
-    def __init__(self, ollama: Ollama) -> None:
+    def __init__(self, ollama: OllamaClient) -> None:
         self._ollama = ollama
 
     def stamp(self, _: Any) -> Any:
         return object()
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         return [model for listed in self._ollama.tags() if (model := _of(listed)) is not None]
 
 
-def _of(listed: Listed) -> Model | None:
+def _of(listed: Listed) -> KnownModel | None:
     try:
         name = ModelName.parse(listed.name)
     except BadName:
         return None
     lengths = {"context_length": listed.context_length, "embedding_length": listed.embedding_length}
-    return Model(
+    return KnownModel(
         name=name,
         digest=listed.digest,
         size=listed.size,

@@ -17,26 +17,26 @@ from app.model_server.reload_policy import GENERATION
 from app.model_server.report import PREFIX, REPORT_STALE, Report
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
-from jobs.models.card import Model
+from jobs.models.card import KnownModel
 from jobs.store.protocols import DictLike
 
 EVERY = timedelta(seconds=5)
 
 
-class Source(Protocol):
+class ModelsSource(Protocol):
     """Where the models come from."""
 
     def stamp(self, _generation: Any, /) -> Any:
         """Cheap to ask; equal to the last one means that nothing has changed since."""
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         """All whole models."""
 
 
 @dataclass(frozen=True)
 class _Models:
-    listed: tuple[Model, ...] = ()
-    by_name: Mapping[ModelName, Model] = field(default_factory=dict)
+    listed: tuple[KnownModel, ...] = ()
+    by_name: Mapping[ModelName, KnownModel] = field(default_factory=dict)
     near: NearNames = field(default_factory=NearNames)
     stamp: Any = None
     at: datetime | None = None
@@ -52,7 +52,7 @@ class _Told:
     at: datetime | None = None
 
 
-class Standing:
+class KnownState:
     """Reads are safe from any thread.
 
     Args:
@@ -63,7 +63,7 @@ class Standing:
 
     """
 
-    def __init__(self, facts: DictLike, source: Source, clock: Clock, *, every: timedelta = EVERY) -> None:
+    def __init__(self, facts: DictLike, source: ModelsSource, clock: Clock, *, every: timedelta = EVERY) -> None:
         self._facts = facts
         self._source = source
         self._clock = clock
@@ -78,11 +78,11 @@ class Standing:
 
     # What is known
 
-    def models(self) -> tuple[Model, ...]:
+    def models(self) -> tuple[KnownModel, ...]:
         """Newest first, as Ollama lists them."""
         return self._models.listed
 
-    def find(self, name: ModelName) -> Model | None:
+    def find(self, name: ModelName) -> KnownModel | None:
         """The model of this name in any case, under the spelling it is stored with."""
         return self._models.by_name.get(name.folded())
 

@@ -17,7 +17,7 @@ from app.gateway.catalog.sources import Mounted
 from jobs.core.clock import Clock
 from jobs.home.status import complaints
 from jobs.ledger.job import Job
-from jobs.models.card import Model
+from jobs.models.card import KnownModel
 from jobs.weights import survey
 from jobs.weights.layout import Layout
 
@@ -25,7 +25,7 @@ PAST_EVERY = timedelta(minutes=5)
 """The archive grows once a night."""
 
 
-class Volume:
+class VolumeModels:
     """
     Args:
         root: where it is mounted.
@@ -49,7 +49,7 @@ class Volume:
     def stamp(self, generation: Any) -> Any:
         return self._models.stamp(generation)
 
-    def read(self) -> Sequence[Model]:
+    def read(self) -> Sequence[KnownModel]:
         with self._reading:
             self._complaints = None
             return self._models.read()

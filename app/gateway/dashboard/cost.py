@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BaseModel, Field
 from app.accounting.spending import estimate, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
-from app.gateway.dashboard.overview import PricesTold
+from app.gateway.dashboard.overview import PricesEntry
 from app.gateway.ops.post_jobs import reader, sees_use
 from app.gateway.ops.schemas import Left, Moment
 from jobs.core.clock import Clock
@@ -26,25 +26,25 @@ from jobs.telemetry.cost import Cost, owned
 USUAL, MOST = timedelta(days=7), timedelta(days=366)
 
 
-class PartTold(BaseModel):
+class CostPart(BaseModel):
     seconds: float
     dollars: float
 
 
-class TierCostTold(BaseModel):
+class TierCostEntry(BaseModel):
     """What the containers of a tier did, and what each part of it cost."""
 
     tier: str
     containers: int
     dollars_per_hour: float
     dollars: float
-    cold: PartTold
-    warming: PartTold
-    serving: PartTold
-    idle: PartTold
+    cold: CostPart
+    warming: CostPart
+    serving: CostPart
+    idle: CostPart
 
 
-class UseCostTold(BaseModel):
+class UseCostEntry(BaseModel):
     """The part of a tier's serving that went to a model and a key; null is what no record explains."""
 
     tier: str
@@ -55,14 +55,14 @@ class UseCostTold(BaseModel):
     dollars: float
 
 
-class CostTold(BaseModel):
+class CostResponse(BaseModel):
     is_estimate: bool
     since: AwareDatetime
     until: AwareDatetime
-    prices: PricesTold
+    prices: PricesEntry
     dollars: float
-    tiers: list[TierCostTold]
-    uses: list[UseCostTold]
+    tiers: list[TierCostEntry]
+    uses: list[UseCostEntry]
     left_out: Annotated[list[str], Field(description="What such an estimate cannot know")]
 
 
@@ -100,7 +100,7 @@ class Costs:
 def router(costs: Costs) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/cost", response_model=CostTold)
+    @api.get("/cost", response_model=CostResponse)
     async def tell(
         caller: Annotated[Caller, Depends(reader)],
         since: Annotated[

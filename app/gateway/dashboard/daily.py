@@ -37,34 +37,34 @@ Quality = Literal["well", "degraded", "lost"]
 _WORSE: Sequence[Quality] = ("well", "degraded", "lost")
 
 
-class RequestsTold(BaseModel):
+class DayRequests(BaseModel):
     day: date
     ending: str
     count: int
     output_tokens: int
 
 
-class CostTold(BaseModel):
+class DayCost(BaseModel):
     day: date
     tier: str
     dollars: float
 
 
-class HealthTold(BaseModel):
+class DayHealth(BaseModel):
     day: date
     tier: str
     state: Annotated[Quality, Field(description="The worst of that day; asleep is well")]
 
 
-class DaysTold(BaseModel):
+class DaysResponse(BaseModel):
     """What happened, by day. Costs are estimates; `null` where nothing is priced, as on one machine."""
 
     since: date
-    requests: list[RequestsTold]
-    cost: list[CostTold] | None
+    requests: list[DayRequests]
+    cost: list[DayCost] | None
     month_dollars: float | None
     budget_dollars: float | None
-    health: list[HealthTold]
+    health: list[DayHealth]
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _midnight(day: date) -> datetime:
 def router(days: Days) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/days", response_model=DaysTold)
+    @api.get("/days", response_model=DaysResponse)
     async def tell(
         caller: Annotated[Caller, Depends(reader)],
         since: Annotated[

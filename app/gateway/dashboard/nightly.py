@@ -11,13 +11,13 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import ALL, reader
 from jobs.ledger.ledger import Ledger
 from jobs.telemetry.nightly_report import report
 
 
-class NightJobTold(BaseModel):
+class NightJobEntry(BaseModel):
     """A job that the night posted, why, and how it stands now."""
 
     id: str
@@ -33,7 +33,7 @@ class NightJobTold(BaseModel):
     verified_bytes: int
 
 
-class ShareTold(BaseModel):
+class ReadShareEntry(BaseModel):
     """How far the weights are read in full."""
 
     bytes: int
@@ -41,14 +41,14 @@ class ShareTold(BaseModel):
     all_read_by: Annotated[AwareDatetime, Field(description="When none of it will be unread for longer than that")]
 
 
-class NightIncidentTold(BaseModel):
+class NightIncident(BaseModel):
     at: AwareDatetime
     kind: str
     subject: str
     message: str
 
 
-class FailingTold(BaseModel):
+class FailingModel(BaseModel):
     """A night that was due later, and was tried in vain."""
 
     due: AwareDatetime
@@ -58,7 +58,7 @@ class FailingTold(BaseModel):
     next_at: Annotated[AwareDatetime | None, Field(description="When it is tried again; null when it is given up")]
 
 
-class NightTold(BaseModel):
+class NightResponse(BaseModel):
     """What the last night did; `at` is null where none has come yet."""
 
     model_config = ConfigDict(
@@ -101,37 +101,37 @@ class NightTold(BaseModel):
     due: Annotated[AwareDatetime | None, Field(description="When it was due, by the schedule")]
     at: Annotated[AwareDatetime | None, Field(description="When it came")]
     summary: Annotated[str, Field(description="All of it in a line")]
-    jobs: list[NightJobTold]
+    jobs: list[NightJobEntry]
     pulled_bytes: int
     freed_bytes: int
     verified_bytes: int
-    share: ShareTold | None
-    opened: Annotated[list[NightIncidentTold], Field(description="Incidents that came up since")]
-    passed: Annotated[list[NightIncidentTold], Field(description="Incidents that passed since")]
+    share: ReadShareEntry | None
+    opened: Annotated[list[NightIncident], Field(description="Incidents that came up since")]
+    passed: Annotated[list[NightIncident], Field(description="Incidents that passed since")]
     left: Annotated[list[str], Field(description="What it left alone, and why")]
     tries: Annotated[int | None, Field(description="How often it was tried until it ran")]
     trouble: Annotated[str | None, Field(description="What a try before that met")]
-    failing: FailingTold | None
+    failing: FailingModel | None
 
 
-def router(entries: Callable[[], Mapping[str, Any]], clerks: Clerks) -> APIRouter:
+def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) -> APIRouter:
     """
     Args:
         entries: the ledger's dict.
-        clerks: ask the ledger.
+        ledger_pool: ask the ledger.
     """
     api = APIRouter(tags=["state"])
 
     def found(ledger: Ledger) -> dict[str, Any]:
         return report(entries(), ledger.jobs())
 
-    @api.get("/night", response_model=NightTold)
+    @api.get("/night", response_model=NightResponse)
     async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
         """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
 
         A key for some models is told of the jobs about those.
         """
-        told = await clerks.do(found)
+        told = await ledger_pool.do(found)
         if caller.models:
             jobs = [job for job in told["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
             told = {**told, "jobs": jobs, "left": [], "opened": [], "passed": []}

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.fleet.cron_times import due
-from app.fleet.schema import Fleet, Window
+from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader
 from app.model_server.report import REPORT_STALE, Report
@@ -26,13 +26,13 @@ from jobs.ledger.job_text import REMEDIES
 MayName = Callable[[str], bool]
 
 
-class CallerTold(BaseModel):
+class CallerEntry(BaseModel):
     name: str
     scopes: list[str]
     keyless: Annotated[bool, Field(description="No keys are configured here, so everybody may do everything")]
 
 
-class ContainerTold(BaseModel):
+class ContainerEntry(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     container: str
@@ -41,44 +41,44 @@ class ContainerTold(BaseModel):
     loaded: list[dict[str, Any]]
 
 
-class TierBoard(BaseModel):
+class TierOverview(BaseModel):
     gpu: str | None
     vram_gb: float | None
     dollars_per_hour: Annotated[float | None, Field(description="One container, while it is up")]
     dollars_now: Annotated[float | None, Field(description="An hour, with all containers that are up now")]
-    containers: list[ContainerTold]
+    containers: list[ContainerEntry]
 
 
-class ModelBoard(BaseModel):
+class ModelOverview(BaseModel):
     tier: str
     pinned: bool
     warmed: bool
 
 
-class RunTold(BaseModel):
+class RunEntry(BaseModel):
     what: str
     at: AwareDatetime
     does: str
 
 
-class PricesTold(BaseModel):
+class PricesEntry(BaseModel):
     as_of: str
     source: str
 
 
-class BoardTold(BaseModel):
+class OverviewResponse(BaseModel):
     """What stands beside jobs, models and tiers on the page."""
 
-    caller: CallerTold
-    prices: PricesTold | None
+    caller: CallerEntry
+    prices: PricesEntry | None
     quota_bytes: int | None
-    tiers: dict[str, TierBoard]
+    tiers: dict[str, TierOverview]
     models: Annotated[
-        dict[str, ModelBoard],
+        dict[str, ModelOverview],
         Field(description="Those that are here or declared, by their names in full and in small letters"),
     ]
     last_used: dict[str, AwareDatetime]
-    next: Annotated[list[RunTold], Field(description="What runs by itself, soonest first")]
+    next: Annotated[list[RunEntry], Field(description="What runs by itself, soonest first")]
     remedies: Annotated[
         dict[str, str],
         Field(description="What to do about a failed job, by class; {id} and {subject} are to be filled in"),
@@ -86,7 +86,7 @@ class BoardTold(BaseModel):
 
 
 @dataclass(frozen=True)
-class Board:
+class Overview:
     """
     Args:
         clock: the time.
@@ -204,7 +204,7 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
-def _window(window: Window, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
+def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
     zone, length = fleet.schedule.zone, timedelta(hours=window.hours)
     models = ", ".join(filter(may_name, window.models)) or "models of others"
     began = [*takewhile(lambda start: start <= now, due(window.start, zone, now - length))]
@@ -215,10 +215,10 @@ def _window(window: Window, fleet: Fleet, now: datetime, may_name: MayName) -> t
     return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
 
 
-def router(board: Board) -> APIRouter:
+def router(board: Overview) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/board", response_model=BoardTold)
+    @api.get("/board", response_model=OverviewResponse)
     async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
         return JSONResponse(await asyncio.to_thread(board.tell, caller))

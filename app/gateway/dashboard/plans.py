@@ -53,7 +53,7 @@ class Plans:
     prune: Callable[[dict[str, Any]], Outlook] = unknown_prune
 
 
-class RowTold(BaseModel):
+class PlanRow(BaseModel):
     """A step, in words."""
 
     do: str
@@ -62,12 +62,12 @@ class RowTold(BaseModel):
     why: str
 
 
-class PlanTold(BaseModel):
+class PlanResponse(BaseModel):
     """What would be done."""
 
     summary: str
     notes: Annotated[list[str], Field(description="What is left alone, and what could not be learnt")]
-    rows: list[RowTold]
+    rows: list[PlanRow]
     plan: Annotated[dict[str, Any], Field(description="As the command prints it with `--json`")]
 
 
@@ -116,12 +116,12 @@ def router(plans: Plans, keys: int) -> APIRouter:
             is_here = False
             leave()
 
-    @api.get("/plan", response_model=PlanTold)
+    @api.get("/plan", response_model=PlanResponse)
     async def night(request: Request, caller: Planner) -> Response:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
         return await look(request, caller, plans.night)
 
-    @api.get("/plan/prune", response_model=PlanTold)
+    @api.get("/plan/prune", response_model=PlanResponse)
     async def prune(
         request: Request,
         caller: Planner,

@@ -9,14 +9,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 from app.gateway.auth.fair_shares import Shares
-from app.gateway.upstream.upstream_client import Answer
+from app.gateway.upstream.upstream_client import UpstreamAnswer
 from jobs.core.errors import TooManyRequests, Trouble
 
 MOST = 64
 """Of all tiers together. Callers who leave in their hundreds hang on the same few loads."""
 
 
-class Lingering:
+class DetachedRequests:
     """Belongs to one event loop."""
 
     def __init__(self, most: int = MOST, *, keys: int = 1) -> None:
@@ -26,7 +26,7 @@ class Lingering:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def keep(self, asking: asyncio.Task[Answer], seconds: float, key: str, drop: Callable[[], None]) -> None:
+    def keep(self, asking: asyncio.Task[UpstreamAnswer], seconds: float, key: str, drop: Callable[[], None]) -> None:
         """Let it go on until its answer begins, or its time is over; when too many of this key or of all do, end it.
 
         Args:
@@ -58,7 +58,7 @@ def _nothing() -> None:
     """It had no place."""
 
 
-async def _see_out(asking: asyncio.Task[Answer], seconds: float) -> None:
+async def _see_out(asking: asyncio.Task[UpstreamAnswer], seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             answer = await asking

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.gateway.catalog import ollama_lists as lists
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.gateway.protocol import request as asked
 from app.gateway.protocol.exchange import Exchange, Handler
 from jobs.core.errors import NotFound
@@ -15,7 +15,7 @@ TEXT = b"text/plain; charset=utf-8"
 STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
-def handlers(standing: Standing, passes: Handler, *, version: str) -> Mapping[str, Handler]:
+def handlers(standing: KnownState, passes: Handler, *, version: str) -> Mapping[str, Handler]:
     """Who answers which path of the table.
 
     Args:

@@ -30,7 +30,7 @@ FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
 
 
-class Served(Protocol):
+class RequestMetrics(Protocol):
     """What is counted of a request that has ended: the part of `record.Served` that labels are made of."""
 
     @property
@@ -64,7 +64,7 @@ class Readings:
     """
 
     held: Callable[[], Mapping[str, int]]
-    lingering: Callable[[], int]
+    detached: Callable[[], int]
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
     log_dropped: Callable[[], int]
@@ -123,7 +123,7 @@ class Metrics:
             for cause in self._causes:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
 
-    def add(self, served: Served) -> None:
+    def add(self, served: RequestMetrics) -> None:
         """Count a request that has ended."""
         model = served.model if served.model and self._is_known(served.model) else OTHER
         key = served.key if served.key in self._keys else OTHER
@@ -195,7 +195,7 @@ class _Read(Collector):
             held.add_metric([tier], count)
         yield held
         yield GaugeMetricFamily(
-            "ollama_modal_lingering_requests", "Requests that go on without their caller", value=readings.lingering()
+            "ollama_modal_lingering_requests", "Requests that go on without their caller", value=readings.detached()
         )
         if (size := readings.weights_bytes()) is not None:
             yield GaugeMetricFamily("ollama_modal_weights_bytes", "Bytes that the models take", value=size)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.gateway.auth.keys import ADMIN, Caller
-from app.gateway.protocol.request import Asked
+from app.gateway.protocol.request import InferenceRequest
 from jobs.core.errors import BadRequest
 
 PLACEMENT: Mapping[str, tuple[Any, ...]] = {
@@ -28,7 +28,7 @@ beside its weights and its context, which nobody who chooses a tier can know.
 """
 
 
-def refuse(wanted: Asked, caller: Caller) -> None:
+def refuse(wanted: InferenceRequest, caller: Caller) -> None:
     """Refuse what this caller may not say.
 
     Raises:

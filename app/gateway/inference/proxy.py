@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from app.gateway.inference import operator_options as operators_options
-from app.gateway.inference.detached import Lingering
-from app.gateway.inference.request_log import Ending, Recorder, Served
-from app.gateway.inference.route_cache import Routes
+from app.gateway.inference.detached import DetachedRequests
+from app.gateway.inference.request_log import Recorder, RequestEnding, RequestRecord
+from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
 from app.gateway.protocol import request as asked
 from app.gateway.protocol.errors import headers_of, status_of
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_caller, to_server
-from app.gateway.protocol.request import Asked
-from app.gateway.upstream.cold_start import Expired, LoadFailed, Upstream, Waking
-from app.gateway.upstream.upstream_client import Answer, Wire
+from app.gateway.protocol.request import InferenceRequest
+from app.gateway.upstream.cold_start import ColdStarts, Expired, LoadFailed, TierUpstream
+from app.gateway.upstream.upstream_client import UpstreamAnswer, UpstreamClient
 from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble, Unreachable
@@ -45,34 +45,34 @@ _MOST_ERROR = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Way:
+class ProxyContext:
     """What all requests share."""
 
-    upstreams: Mapping[str, Upstream]
-    wires: Mapping[str, Wire]
-    waking: Waking
-    routes: Routes
+    upstreams: Mapping[str, TierUpstream]
+    wires: Mapping[str, UpstreamClient]
+    waking: ColdStarts
+    routes: RouteCache
     look: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
     clock: Clock
-    lingering: Lingering
+    detached: DetachedRequests
     comment_seconds: float = COMMENT_SECONDS
 
 
 class Proxy:
-    def __init__(self, way: Way) -> None:
+    def __init__(self, way: ProxyContext) -> None:
         self._way = way
 
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
-        await _Passing(self._way, exchange).run()
+        await _ProxiedRequest(self._way, exchange).run()
 
 
-class _Passing:
+class _ProxiedRequest:
     """One request on its way."""
 
-    def __init__(self, way: Way, exchange: Exchange) -> None:
+    def __init__(self, way: ProxyContext, exchange: Exchange) -> None:
         self._way = way
         self._exchange = exchange
         self._began = exchange.began
@@ -80,10 +80,10 @@ class _Passing:
         self._first_byte: float | None = None
         self._held = 0.0
         self._woke = False
-        self._asked: Asked | None = None
+        self._asked: InferenceRequest | None = None
         self._route: Route | None = None
         self._tail: dialects.Tail | None = None
-        self._ending: Ending = "error"
+        self._ending: RequestEnding = "error"
         self._type = b""
 
     async def run(self) -> None:
@@ -116,7 +116,7 @@ class _Passing:
         finally:
             answer.close()
 
-    async def _routed(self, wanted: Asked) -> Route:
+    async def _routed(self, wanted: InferenceRequest) -> Route:
         """Where it goes. A model that nobody has heard of may have come a moment ago: that is looked up once."""
         caller, routes = self._exchange.caller, self._way.routes
         try:
@@ -128,7 +128,7 @@ class _Passing:
 
     # Until there is an answer
 
-    async def _answered(self, wanted: Asked, route: Route) -> Answer:
+    async def _answered(self, wanted: InferenceRequest, route: Route) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
         way, exchange = self._way, self._exchange
         until = _now() + way.upstreams[route.tier].startup.total_seconds()
@@ -162,7 +162,9 @@ class _Passing:
             await self._waiting(asyncio.sleep(pause))
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    async def _begun(self, wanted: Asked, route: Route, headers: list[Header], body: bytes | bytearray) -> Answer:
+    async def _begun(
+        self, wanted: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+    ) -> UpstreamAnswer:
         """The beginning of an answer. Who leaves before ends the request, unless it may be what loads the model."""
         way = self._way
         asking = way.wires[route.tier].ask("POST", self._exchange.entry.path, headers, body)
@@ -174,12 +176,12 @@ class _Passing:
         except asyncio.CancelledError:
             if self._exchange.gone.is_set():
                 seconds = way.upstreams[route.tier].startup.total_seconds()
-                way.lingering.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
+                way.detached.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
             else:
                 task.cancel()
             raise
 
-    async def _not_yet(self, answer: Answer, route: Route) -> Trouble:
+    async def _not_yet(self, answer: UpstreamAnswer, route: Route) -> Trouble:
         """A server that is not up, or does not know yet what is here: whoever waits will see it."""
         try:
             text = dialects.error_text(await answer.whole(_MOST_ERROR))
@@ -191,7 +193,7 @@ class _Passing:
             self._way.waking.lost(route.tier, text)
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")
 
-    async def _ready(self, wanted: Asked, route: Route, until: float) -> None:
+    async def _ready(self, wanted: InferenceRequest, route: Route, until: float) -> None:
         waking = self._way.waking
         model = route.served_name if wanted.needs_load else ""
         if not waking.is_ready(route.tier, model, wanted.settings):
@@ -230,7 +232,7 @@ class _Passing:
         served = [(b"x-served-model", str(self._route.model).encode()), (b"x-served-tier", self._route.tier.encode())]
         await self._exchange.begin(status, [*headers, *served])
 
-    async def _relay(self, answer: Answer) -> None:
+    async def _relay(self, answer: UpstreamAnswer) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
         kind, path = answer.header(b"content-type"), self._exchange.entry.path
         if not _is_speech(kind, path) or (self._exchange.status and not kind.startswith(dialects.SSE)):
@@ -255,7 +257,7 @@ class _Passing:
         self._ending = "success" if verdict == "whole" else "error"
         return verdict != "cut"
 
-    async def _refuse(self, answer: Answer) -> None:
+    async def _refuse(self, answer: UpstreamAnswer) -> None:
         """Pass a server's own refusal on as it is, where it is in the caller's shape."""
         body = await answer.whole(_MOST_ERROR)
         text = dialects.error_text(body) or f"the server answered {answer.status}"
@@ -290,10 +292,10 @@ class _Passing:
             await exchange.end()
         # else one document was cut: nothing can be added to it, and its missing end says so
 
-    def _served(self) -> Served:
+    def _served(self) -> RequestRecord:
         exchange = self._exchange
         tokens = self._tail.tokens() if self._tail else dialects.Tokens()
-        return Served(
+        return RequestRecord(
             request_id=exchange.id,
             at=exchange.at,
             key=exchange.caller.name,
@@ -312,7 +314,7 @@ class _Passing:
         )
 
 
-def _ending_of(trouble: Trouble) -> Ending:
+def _ending_of(trouble: Trouble) -> RequestEnding:
     match trouble:
         case Stalled() | Expired():
             return "timeout"
@@ -326,7 +328,7 @@ def _ending_of(trouble: Trouble) -> Ending:
             return "refused"
 
 
-def _body_for(exchange: Exchange, wanted: Asked, route: Route) -> bytes | bytearray:
+def _body_for(exchange: Exchange, wanted: InferenceRequest, route: Route) -> bytes | bytearray:
     """The body as it came. Only /api/embeddings finds names by their exact spelling, so only there it may change."""
     if exchange.entry.path == "/api/embeddings" and ModelName.parse(wanted.model) != route.model:
         assert isinstance(exchange.body, bytearray)
@@ -334,7 +336,7 @@ def _body_for(exchange: Exchange, wanted: Asked, route: Route) -> bytes | bytear
     return exchange.body
 
 
-def _is_json(answer: Answer) -> bool:
+def _is_json(answer: UpstreamAnswer) -> bool:
     """Whether a model is what it does not find. A 503 means the same in any shape: Modal's router says it in text."""
     return answer.status == 503 or answer.header(b"content-type").startswith(dialects.JSON)
 

@@ -1,6 +1,7 @@
 """What is kept of a request: one record, written exactly once, with how it ended and by what evidence.
 
-Success means that the terminator was seen. What the record goes to, `Books` and the meters, never makes a caller wait.
+Success means that the terminator was seen. What the record goes to, `UsageRecorder` and the meters, never makes a
+caller wait.
 """
 
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from loguru import logger
 
 from app.gateway.inference.metrics import Metrics
 from app.gateway.protocol.exchange import Exchange
-from jobs.telemetry.usage import Books, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 
-Ending = Literal["success", "client_gone", "upstream_cut", "timeout", "refused", "error"]
+RequestEnding = Literal["success", "client_gone", "upstream_cut", "timeout", "refused", "error"]
 """
 success       the end of the answer was seen
 client_gone   the caller left before
@@ -25,7 +26,7 @@ error         answered with another error, or with an error inside the stream
 
 
 @dataclass(frozen=True)
-class Served:
+class RequestRecord:
     """One request to a model. `model` and `tier` are empty when it did not come so far."""
 
     request_id: str
@@ -36,7 +37,7 @@ class Served:
     route: str
     """The path as the table has it."""
     dialect: str
-    ending: Ending
+    ending: RequestEnding
     status: int
     prompt_tokens: int | None
     output_tokens: int | None
@@ -51,12 +52,12 @@ class Served:
 class Recorder(Protocol):
     """Takes records, on the event loop. It must return at once, whatever becomes of them."""
 
-    def add(self, served: Served) -> None: ...
+    def add(self, served: RequestRecord) -> None: ...
 
 
-def turned_away(exchange: Exchange, ending: Ending, seconds: float) -> Served:
+def turned_away(exchange: Exchange, ending: RequestEnding, seconds: float) -> RequestRecord:
     """The record of a request that came no farther than the door."""
-    return Served(
+    return RequestRecord(
         request_id=exchange.id,
         at=exchange.at,
         key=exchange.caller.name,
@@ -78,12 +79,12 @@ def turned_away(exchange: Exchange, ending: Ending, seconds: float) -> Served:
 class Records:
     """Where records go: the books of usage, the meters, and one line in the log. No prompt is in any of them."""
 
-    def __init__(self, books: Books, metrics: Metrics) -> None:
-        self._books = books
+    def __init__(self, usage_recorder: UsageRecorder, metrics: Metrics) -> None:
+        self._usage_recorder = usage_recorder
         self._metrics = metrics
 
-    def add(self, served: Served) -> None:
-        self._books.add(
+    def add(self, served: RequestRecord) -> None:
+        self._usage_recorder.add(
             Use(
                 at=served.at,
                 model=served.model,
@@ -100,7 +101,7 @@ class Records:
         logger.bind(tier=served.tier, model=served.model, key=served.key).info("{}", line(served))
 
 
-def line(served: Served) -> str:
+def line(served: RequestRecord) -> str:
     """The record in one line."""
     counted = ", ".join(
         f"{count} {kind} tokens"

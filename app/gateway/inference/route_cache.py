@@ -6,7 +6,7 @@ Only what was found is kept. A name that nobody has is looked for every time, so
 from collections import OrderedDict, defaultdict
 
 from app.gateway.auth.keys import Caller
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from app.gateway.inference.routing import Route, Router
 from jobs.core.model_name import ModelName
 
@@ -14,8 +14,8 @@ MOST = 256
 """Ways that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
 
-class Routes:
-    def __init__(self, router: Router, standing: Standing) -> None:
+class RouteCache:
+    def __init__(self, router: Router, standing: KnownState) -> None:
         self._router = router
         self._standing = standing
         self._models: object = None

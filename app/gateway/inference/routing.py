@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.gateway.catalog.state import Standing
+from app.gateway.catalog.state import KnownState
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
-from jobs.models.card import Model
+from jobs.models.card import KnownModel
 from jobs.models.placement import Tier, Weighed, place, too_large, weigh
 
 
@@ -70,7 +70,7 @@ class Router:
     """
 
     def __init__(
-        self, standing: Standing, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
+        self, standing: KnownState, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
     ) -> None:
         self._standing = standing
         self._tiers = {tier.name: tier for tier in tiers}
@@ -102,7 +102,7 @@ class Router:
         strange = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
         return _route(model, placed.weighed, (*strange, *placed.facts), warning=placed.warning)
 
-    def _declared(self, model: Model, tier: Tier, context: int | None) -> Route:
+    def _declared(self, model: KnownModel, tier: Tier, context: int | None) -> Route:
         weighed = weigh(model.size, tier, facts=model.facts, context=context)
         facts = (f"{tier.name} is declared for it", weighed.fact)
         return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
@@ -114,7 +114,7 @@ class Router:
 
 
 def _route(
-    model: Model, weighed: Weighed, facts: tuple[str, ...], *, is_declared: bool = False, warning: str | None
+    model: KnownModel, weighed: Weighed, facts: tuple[str, ...], *, is_declared: bool = False, warning: str | None
 ) -> Route:
     return Route(
         model=model.name,

@@ -18,12 +18,12 @@ from starlette.exceptions import HTTPException
 from app.gateway.ops import jobs as jobs_api
 from app.gateway.ops import ollama_jobs as pulls
 from app.gateway.ops import state as state_api
-from app.gateway.ops.auth import Door, working
-from app.gateway.ops.context import Office
+from app.gateway.ops.auth import OpsAuth, working
+from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import FOLLOWERS, Following
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import reader
-from app.gateway.ops.schemas import FAILURES, JobsTold, JobTold, examples
+from app.gateway.ops.schemas import FAILURES, JobResponse, JobsResponse, examples
 from app.gateway.protocol.errors import body_of, headers_of, status_of
 from jobs.core.errors import Trouble
 from jobs.core.sanitize import plain
@@ -31,24 +31,24 @@ from jobs.version import VERSION
 
 
 def create(
-    office: Office,
+    ops_context: OpsContext,
     *,
-    clerks: Clerks | None = None,
+    ledger_pool: LedgerPool | None = None,
     followers: int = FOLLOWERS,
     more: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application. It lets callers in itself, where nobody before it has. Clerks that it was handed stay open.
+    """The application. It lets callers in itself, where nobody before it has. A pool that it was handed stays open.
 
     Whoever composes it may hand in `more` of `/ops/v1`.
     """
-    staff = clerks or Clerks(office.open_ledger)
-    following = Following(followers, len(office.keys.names))
-    census = state_api.Census(office, staff)  # one for all who ask how many jobs there are
+    staff = ledger_pool or LedgerPool(ops_context.open_ledger)
+    following = Following(followers, len(ops_context.keys.names))
+    census = state_api.Census(ops_context, staff)  # one for all who ask how many jobs there are
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if clerks is None:
+        if ledger_pool is None:
             staff.close()
 
     app = FastAPI(
@@ -61,7 +61,13 @@ def create(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    app.add_middleware(Door, keys=office.keys, limits=office.limits, clock=office.clock, places=working(office.keys))
+    app.add_middleware(
+        OpsAuth,
+        keys=ops_context.keys,
+        limits=ops_context.limits,
+        clock=ops_context.clock,
+        places=working(ops_context.keys),
+    )
     _word_failures(app)
     documented: dict[str, Any] = {
         "prefix": "/ops/v1",
@@ -71,10 +77,10 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(office, staff, following), state_api.router(office, staff, census), *more):
+    for api in (jobs_api.router(ops_context, staff, following), state_api.router(ops_context, staff, census), *more):
         app.include_router(api, **documented)
-    app.include_router(state_api.probes(office, staff, census), include_in_schema=False)
-    app.include_router(pulls.router(office, staff, following), include_in_schema=False)
+    app.include_router(state_api.probes(ops_context, staff, census), include_in_schema=False)
+    app.include_router(pulls.router(ops_context, staff, following), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
@@ -87,7 +93,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
     """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
     told = app.openapi()
     schemas = told["components"]["schemas"]
-    for shape in (JobTold, JobsTold):
+    for shape in (JobResponse, JobsResponse):
         schemas[shape.__name__]["examples"] = examples(shape)
     return told
 

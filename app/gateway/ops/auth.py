@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.auth.fair_shares import Shares
 from app.gateway.auth.keys import Keys
-from app.gateway.auth.rate_limits import BUSY, Limits
-from app.gateway.auth.signatures import Asked
+from app.gateway.auth.rate_limits import BUSY, RateLimits
+from app.gateway.auth.signatures import SignedRequest
 from app.gateway.protocol.body import SECONDS, bounded
 from app.gateway.protocol.errors import TooLarge, TooSlow, body_of, headers_of, status_of
 from jobs.core.clock import Clock
@@ -40,7 +40,7 @@ def working(keys: Keys) -> Shares:
 
 
 @dataclass(frozen=True)
-class Door:
+class OpsAuth:
     """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through.
 
     Behind it, `state["working"]` gives back the request's place among those that are worked on: a follower of a job
@@ -49,7 +49,7 @@ class Door:
 
     inside: ASGIApp
     keys: Keys
-    limits: Limits
+    limits: RateLimits
     clock: Clock
     places: Shares
     body_seconds: float = SECONDS
@@ -62,7 +62,7 @@ class Door:
         with ExitStack() as leaving:
             try:
                 if "caller" not in state:
-                    state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), Asked.of(scope))
+                    state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), SignedRequest.of(scope))
                     leaving.callback(self.limits.enter(state["caller"]))
                 state["working"] = self.places.take(state["caller"].name)
                 leaving.callback(state["working"])

@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from app.gateway.auth.keys import Keys
-from app.gateway.auth.rate_limits import Limits
+from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
 from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
@@ -30,7 +30,7 @@ def nothing() -> None:
 
 
 @dataclass(frozen=True)
-class Office:
+class OpsContext:
     """What the ops API works with.
 
     Args:
@@ -56,7 +56,7 @@ class Office:
 
     open_ledger: Callable[[], Ledger]
     keys: Keys
-    limits: Limits
+    limits: RateLimits
     clock: Clock
     metrics: Metrics
     models: Callable[[], Sequence[Document]]

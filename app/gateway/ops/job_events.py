@@ -14,7 +14,7 @@ from typing import Self
 
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Reading
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 
 STILL_HERE = b": still here\n\n"
 """Lets a proxy know that the stream lives, and us that the reader does."""
@@ -34,7 +34,7 @@ class Revision:
     @classmethod
     def of(cls, job: Job) -> Self:
         moves = sum(1 if attempt.outcome is None else 2 for attempt in job.attempts)
-        if job.state is not State.RUNNING:
+        if job.state is not JobState.RUNNING:
             return cls(moves)
         last = job.attempts[-1]
         return cls(moves, (last.last_sign - last.started_at) // timedelta(milliseconds=1))
@@ -74,9 +74,9 @@ def as_it_stood(job: Job, moves: int) -> Job:
         running = replace(
             last, ended_at=None, outcome=None, failure_class=None, message=None, hint=None, not_before=None
         )
-        attempts, state = (*ended, running), State.RUNNING
+        attempts, state = (*ended, running), JobState.RUNNING
     else:
-        attempts, state = begun, State.WAITING if moves else State.QUEUED
+        attempts, state = begun, JobState.WAITING if moves else JobState.QUEUED
     return replace(job, state=state, attempts=attempts, progress=Reading(), result=None, cancel_asked=False)
 
 

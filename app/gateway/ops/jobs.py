@@ -9,26 +9,26 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.context import Office
+from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import Poster, about, changer, found, reader
 from app.gateway.ops.schemas import (
     FAILURES,
-    JobAsked,
-    JobsTold,
-    JobTold,
+    JobBody,
+    JobResponse,
+    JobsResponse,
     Left,
     Moment,
-    PruneAsked,
-    PullAsked,
-    WarmAsked,
+    PruneBody,
+    PullBody,
+    WarmBody,
 )
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import KINDS, Job, State, kind_named
+from jobs.ledger.job import KINDS, Job, JobState, kind_named
 from jobs.ledger.ledger import Ledger, Posted
 
 LISTED_AT_MOST = 1_000
@@ -64,26 +64,26 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
     },
 }
 _POSTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": JobTold, "description": "It was under way already, and is shared"},
-    201: {"model": JobTold, "description": "It is posted, and will end, whatever happens to any worker"},
+    200: {"model": JobResponse, "description": "It was under way already, and is shared"},
+    201: {"model": JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
 }
 
 
-def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
+def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
-    _reading(api, office, clerks)
-    _following(api, office, clerks, following)
-    _changing(api, office, Poster(office, clerks))
+    _reading(api, ops_context, ledger_pool)
+    _following(api, ops_context, ledger_pool, following)
+    _changing(api, ops_context, Poster(ops_context, ledger_pool))
     return api
 
 
-def _reading(api: APIRouter, office: Office, clerks: Clerks) -> None:
-    @api.get("", response_model=JobsTold)
+def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+    @api.get("", response_model=JobsResponse)
     async def jobs(
         *,
         caller: Reader,
         kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
-        state: State | Left = None,
+        state: JobState | Left = None,
         subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
         since: Annotated[Moment | Left, Query(description="Posted then or later, archived jobs among them")] = None,
         begin: Annotated[IdText | Left, Query(description="As much of an id as is known")] = None,
@@ -98,23 +98,23 @@ def _reading(api: APIRouter, office: Office, clerks: Clerks) -> None:
             jobs, total = ledger.select(
                 kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before,
                 limit=None if caller.models else limit,
-                archived=tuple(office.archived(since)) if since else (),
+                archived=tuple(ops_context.archived(since)) if since else (),
             )  # fmt: skip
             if caller.models:
                 jobs = [job for job in jobs if caller.may_see(about(job))]
                 jobs, total = jobs[:limit], len(jobs)
             return jobs, total
 
-        jobs, total = await clerks.do(select)
+        jobs, total = await ledger_pool.do(select)
         return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
 
-    @api.get("/{id}", response_model=JobTold)
+    @api.get("/{id}", response_model=JobResponse)
     async def job(id: Id, caller: Reader) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
-        return JSONResponse((await clerks.do(lambda ledger: found(ledger, office, caller, id))).as_json())
+        return JSONResponse((await ledger_pool.do(lambda ledger: found(ledger, ops_context, caller, id))).as_json())
 
 
-def _following(api: APIRouter, office: Office, clerks: Clerks, following: Following) -> None:
+def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> None:
     @api.get("/{id}/events", response_class=EventStream, responses=_EVENTS)
     async def events(
         request: Request,
@@ -123,36 +123,36 @@ def _following(api: APIRouter, office: Office, clerks: Clerks, following: Follow
         last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None,
     ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
-        job = await clerks.do(lambda ledger: found(ledger, office, caller, id))
+        job = await ledger_pool.do(lambda ledger: found(ledger, ops_context, caller, id))
         seen = Revision.parse(last_event_id) if last_event_id else None
         if seen is not None and seen.moves > Revision.of(job).moves:
             raise BadRequest(f"job {id!r} has not come to event {str(seen)!r} yet", hint="is it another job's?")
         if seen is not None and job.has_ended and not list(news(job, seen)):
             return Response(status_code=204)
         leave = following.begin(request)
-        return EventStream.held(_stream(clerks, job, seen), leave, headers={"cache-control": "no-store"})
+        return EventStream.held(_stream(ledger_pool, job, seen), leave, headers={"cache-control": "no-store"})
 
 
-def _changing(api: APIRouter, office: Office, poster: Poster) -> None:
-    @api.post("", status_code=201, response_model=JobTold, responses=_POSTED)
-    async def post(caller: Changer, asked: JobAsked) -> JSONResponse:
+def _changing(api: APIRouter, ops_context: OpsContext, poster: Poster) -> None:
+    @api.post("", status_code=201, response_model=JobResponse, responses=_POSTED)
+    async def post(caller: Changer, asked: JobBody) -> JSONResponse:
         """Post a job. One of this kind about this model that is under way is shared."""
         name = ModelName.parse(asked.model) if asked.model is not None else None
         request: dict[str, Any] = {"model": asked.model}
-        if isinstance(asked, PullAsked):
-            request |= {"way": asked.way, "rate_limit": asked.rate_limit or office.rate_limit}
-        elif isinstance(asked, WarmAsked):
+        if isinstance(asked, PullBody):
+            request |= {"way": asked.way, "rate_limit": asked.rate_limit or ops_context.rate_limit}
+        elif isinstance(asked, WarmBody):
             request |= {"tier": asked.tier}
-        elif isinstance(asked, PruneAsked):
+        elif isinstance(asked, PruneBody):
             request = {"unused_days": asked.unused_days, "empty_trash": asked.empty_trash}
         return _told(await poster.post(caller, asked.kind, name, request, asked.attempts))
 
-    @api.post("/{id}/cancel", response_model=JobTold)
+    @api.post("/{id}/cancel", response_model=JobResponse)
     async def cancel(id: Id, caller: Changer) -> JSONResponse:
         """Ask a job to stop. One that has ended stays as it is."""
         return JSONResponse((await poster.cancel(caller, id)).as_json())
 
-    @api.post("/{id}/retry", status_code=201, response_model=JobTold, responses=_POSTED)
+    @api.post("/{id}/retry", status_code=201, response_model=JobResponse, responses=_POSTED)
     async def retry(id: Id, caller: Changer) -> JSONResponse:
         """Post an ended job again, exactly as it was posted."""
         return _told(await poster.retry(caller, id))
@@ -164,11 +164,11 @@ def _told(posted: Posted) -> JSONResponse:
     return JSONResponse(job.as_json(), 200 if posted.attached else 201, {"location": f"/ops/v1/jobs/{job.id}"})
 
 
-async def _stream(clerks: Clerks, job: Job, seen: Revision | None) -> AsyncIterator[bytes]:
+async def _stream(ledger_pool: LedgerPool, job: Job, seen: Revision | None) -> AsyncIterator[bytes]:
     loop = asyncio.get_running_loop()
     yield COME_BACK
     spoke_at = loop.time()
-    async for now in clerks.follow(job):
+    async for now in ledger_pool.follow(job):
         for revision, shown in news(now, seen):
             seen, spoke_at = revision, loop.time()
             yield frame(revision, shown)

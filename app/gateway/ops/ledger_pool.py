@@ -30,7 +30,7 @@ LOOK_EVERY = timedelta(milliseconds=500)
 """How often a job that somebody follows is read: as often as its worker beats."""
 
 
-class Clerks:
+class LedgerPool:
     def __init__(self, open_ledger: Callable[[], Ledger], *, every: timedelta = LOOK_EVERY) -> None:
         self._open_ledger = open_ledger
         self._every = every.total_seconds()

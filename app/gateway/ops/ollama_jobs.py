@@ -17,15 +17,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.context import Office
+from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import Poster, changer
 from app.gateway.protocol.json_fields import fields_of
 from jobs.core.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.ledger.job import Job, State
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import lasted
 
 MANIFEST = {"status": "pulling manifest"}
@@ -65,13 +65,13 @@ class Frames:
 
     def _told(self, job: Job) -> Iterator[Frame]:
         match job.state:
-            case State.QUEUED:
+            case JobState.QUEUED:
                 yield MANIFEST
-            case State.WAITING:
+            case JobState.WAITING:
                 yield {"status": f"waiting to try again: {plain(job.attempts[-1].message or 'no reason was told')}"}
-            case State.RUNNING:
+            case JobState.RUNNING:
                 yield from self._moving(job)
-            case State.SUCCEEDED:
+            case JobState.SUCCEEDED:
                 yield from self._checked(WRITING, job)
                 yield SUCCESS
             case _:
@@ -94,7 +94,7 @@ class Frames:
         reading = job.progress
         if not reading.total:
             return
-        completed = reading.total if job.state is State.SUCCEEDED else min(reading.completed, reading.total)
+        completed = reading.total if job.state is JobState.SUCCEEDED else min(reading.completed, reading.total)
         frame: dict[str, Any] = {"status": "pulling model", "digest": "sha256:model", "total": reading.total}
         yield {**frame, **({"completed": completed} if completed else {})}  # zeros are left out on Ollama's wire
 
@@ -109,7 +109,7 @@ class Frames:
 def failure(job: Job) -> str:
     """Why the job did not succeed, in Ollama's words where it has some."""
     last = job.attempts[-1]
-    if job.state is State.CANCELLED:
+    if job.state is JobState.CANCELLED:
         return f"the {job.kind} was cancelled, job {job.id}"
     if job.kind == "pull" and last.failure_class == "not_found":
         return "pull model manifest: file does not exist"
@@ -117,9 +117,9 @@ def failure(job: Job) -> str:
     return f"{told} ({plain(last.hint)})" if last.hint else told
 
 
-def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
+def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
     api = APIRouter()
-    work = Pulls(office, clerks, Poster(office, clerks))
+    work = Pulls(ops_context, ledger_pool, Poster(ops_context, ledger_pool))
 
     @api.post("/api/pull")
     async def pull(request: Request, caller: Changer) -> Response:
@@ -144,8 +144,8 @@ def router(office: Office, clerks: Clerks, following: Following) -> APIRouter:
 
 @dataclass(frozen=True)
 class Pulls:
-    office: Office
-    clerks: Clerks
+    ops_context: OpsContext
+    ledger_pool: LedgerPool
     poster: Poster
     delete_waits: timedelta = DELETE_WAITS
 
@@ -159,16 +159,16 @@ class Pulls:
         except BadName as error:
             raise BadRequest("invalid model name", hint=f"{error}; {error.hint}") from error
         if body.get("insecure"):
-            self.office.registries.need_plain(name)
+            self.ops_context.registries.need_plain(name)
         # A user's name and password may come along; Ollama ignores them too, and here they must not reach the ledger.
-        asked = {"model": text, "way": "auto", "rate_limit": self.office.rate_limit}
+        asked = {"model": text, "way": "auto", "rate_limit": self.ops_context.rate_limit}
         job = (await self.poster.post(caller, "pull", name, asked)).job
         if body.get("stream") is not False:
             return Followed.held(self._stream(job), leave, media_type="application/x-ndjson")
         ended = await self._ended(job, has_left)
         if ended is None:
             return Response()
-        if ended.state is State.SUCCEEDED:
+        if ended.state is JobState.SUCCEEDED:
             return JSONResponse(SUCCESS)
         return JSONResponse({"error": failure(ended)}, 500)
 
@@ -190,7 +190,7 @@ class Pulls:
             ) from error
         if ended is None:
             return Response()
-        if ended.state is State.SUCCEEDED:
+        if ended.state is JobState.SUCCEEDED:
             return Response(status_code=200)
         if ended.attempts[-1].failure_class == "not_found":
             raise NotFound(f"model '{text}' not found")
@@ -198,11 +198,11 @@ class Pulls:
 
     async def _ended(self, job: Job, has_left: HasLeft) -> Job | None:
         """The job at its end; None when its caller left before, who is waited for no more. The job goes on."""
-        async for now in self.clerks.follow(job):
+        async for now in self.ledger_pool.follow(job):
             job = now
             if not job.has_ended and await has_left():
                 return None
-        await asyncio.to_thread(self.office.changed)
+        await asyncio.to_thread(self.ops_context.changed)
         return job
 
     async def _stream(self, job: Job) -> AsyncIterator[bytes]:
@@ -210,9 +210,9 @@ class Pulls:
         yield _line(MANIFEST)
         last: Frame = MANIFEST
         told_at = loop.time()
-        async for now in self.clerks.follow(job):
+        async for now in self.ledger_pool.follow(job):
             if now.has_ended:
-                await asyncio.to_thread(self.office.changed)
+                await asyncio.to_thread(self.ops_context.changed)
             for frame in frames.see(now):
                 last, told_at = frame, loop.time()
                 yield _line(frame)

@@ -8,8 +8,8 @@ from fastapi import Request
 from loguru import logger
 
 from app.gateway.auth.keys import ADMIN, CHAT, Caller
-from app.gateway.ops.context import Office
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.context import OpsContext
+from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.cli.job_commands import LONG_AGO
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
@@ -43,8 +43,8 @@ def sees_use(caller: Caller, key: str | None, model: str | None) -> bool:
 class Poster:
     """All of it raises Forbidden when the key may not use the model; of a pull, Unlisted when its registry is not."""
 
-    office: Office
-    clerks: Clerks
+    ops_context: OpsContext
+    ledger_pool: LedgerPool
 
     async def post(
         self, caller: Caller, kind: str, name: ModelName | None, request: Mapping[str, Any], attempts: int | None = None
@@ -53,7 +53,7 @@ class Poster:
         caller.need_model(name)
         self._need_registry(kind, name)
         subject = ALL if name is None else str(name.folded())
-        return await self.clerks.do(
+        return await self.ledger_pool.do(
             lambda ledger: self._rung(ledger.post(kind, subject, request, by=caller.name, attempts=attempts))
         )
 
@@ -61,25 +61,25 @@ class Poster:
         """Post an ended job again, archived or not."""
 
         def retry(ledger: Ledger) -> Posted:
-            job = found(ledger, self.office, caller, id)
+            job = found(ledger, self.ops_context, caller, id)
             self._need_registry(job.kind, about(job))
             again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
             return self._rung(again)
 
-        return await self.clerks.do(retry)
+        return await self.ledger_pool.do(retry)
 
     async def cancel(self, caller: Caller, id: str) -> Job:
         """Ask a job to stop; one that has ended, archived or not, stays as it is."""
 
         def cancel(ledger: Ledger) -> Job:
-            job = found(ledger, self.office, caller, id)
+            job = found(ledger, self.ops_context, caller, id)
             return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
-        return await self.clerks.do(cancel)
+        return await self.ledger_pool.do(cancel)
 
     def _need_registry(self, kind: str, name: ModelName | None) -> None:
         if kind == "pull" and name is not None:
-            self.office.registries.need(name)
+            self.ops_context.registries.need(name)
 
     def _rung(self, posted: Posted) -> Posted:
         """Send somebody. A bell that cannot be rung loses nothing: the next sweep rings again."""
@@ -87,7 +87,7 @@ class Poster:
         logger.info("job {} {}: {} {}", job.id, "joined" if posted.attached else "posted", job.kind, job.subject)
         if not job.has_ended:
             try:
-                self.office.ring(job.lane)
+                self.ops_context.ring(job.lane)
             except Exception as error:  # noqa: BLE001 - the job is posted, whatever the platform says now
                 logger.warning("lane {} could not be rung: {}: {}", job.lane, type(error).__name__, error)
         return posted
@@ -98,7 +98,7 @@ def about(job: Job) -> ModelName | None:
     return None if job.subject == ALL else ModelName.parse(job.subject)
 
 
-def found(ledger: Ledger, office: Office, caller: Caller, id: str) -> Job:
+def found(ledger: Ledger, ops_context: OpsContext, caller: Caller, id: str) -> Job:
     """The job of this id, archived ones among them.
 
     Raises:
@@ -109,7 +109,7 @@ def found(ledger: Ledger, office: Office, caller: Caller, id: str) -> Job:
     try:
         job = ledger.get(id)
     except NotFound:
-        old = next((job for job in office.archived(LONG_AGO) if job.id == id), None)
+        old = next((job for job in ops_context.archived(LONG_AGO) if job.id == id), None)
         if old is None:
             raise
         job = old

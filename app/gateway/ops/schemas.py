@@ -12,7 +12,7 @@ from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Fiel
 from pydantic.json_schema import SkipJsonSchema
 
 from jobs.cli.job_commands import MOST_DAYS
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
 """What any server takes; a namespace and a host may come before, as in hf.co/user/repo:Q4_K_M."""
@@ -114,13 +114,13 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 # -- jobs, as they come in ---------------------------------------------------------------------------------------------
 
 
-class _Asked(BaseModel):
+class _JobBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     attempts: Annotated[Attempts | None, Field(description="How often to try in all")] = None
 
 
-class PullAsked(_Asked):
+class PullBody(_JobBody):
     """Bring a model."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "pull", "model": "llama3.2"}]})
@@ -133,14 +133,14 @@ class PullAsked(_Asked):
     rate_limit: Annotated[ByteRate | None, Field(description="At most so many bytes a second")] = None
 
 
-class VerifyAsked(_Asked):
+class VerifyBody(_JobBody):
     """Hash every byte of a model, or of all; fetch again what is damaged."""
 
     kind: Literal["verify"]
     model: ModelText | None = None
 
 
-class WarmAsked(_Asked):
+class WarmBody(_JobBody):
     """Load a model, which wakes its tier."""
 
     kind: Literal["warm"]
@@ -150,14 +150,14 @@ class WarmAsked(_Asked):
     )
 
 
-class DeleteAsked(_Asked):
+class DeleteBody(_JobBody):
     """Remove a model, and the blobs that no other needs."""
 
     kind: Literal["delete"]
     model: ModelText
 
 
-class PruneAsked(_Asked):
+class PruneBody(_JobBody):
     """Move to the trash what nobody needs, and delete what lay there for its grace."""
 
     kind: Literal["prune"]
@@ -168,29 +168,29 @@ class PruneAsked(_Asked):
     empty_trash: Annotated[bool | None, Field(description="Do not wait for the trash's grace")] = None
 
 
-class RollbackAsked(_Asked):
+class RollbackBody(_JobBody):
     """Bring back the version of a model that was there before."""
 
     kind: Literal["rollback"]
     model: ModelText
 
 
-JobAsked = Annotated[
-    PullAsked | VerifyAsked | WarmAsked | DeleteAsked | PruneAsked | RollbackAsked, Field(discriminator="kind")
+JobBody = Annotated[
+    PullBody | VerifyBody | WarmBody | DeleteBody | PruneBody | RollbackBody, Field(discriminator="kind")
 ]
 
 
 # -- jobs, as they go out ----------------------------------------------------------------------------------------------
 
 
-class ProgressTold(BaseModel):
+class ProgressEntry(BaseModel):
     completed: int
     total: int
     bytes_per_second: float
     status: str
 
 
-class AttemptTold(BaseModel):
+class AttemptEntry(BaseModel):
     n: int
     worker: str
     started_at: datetime
@@ -203,7 +203,7 @@ class AttemptTold(BaseModel):
     last_sign: Annotated[datetime, Field(description="When its worker was last heard of")]
 
 
-class JobTold(BaseModel):
+class JobResponse(BaseModel):
     """A job with its whole story, as `ollama-modal job ID --json` prints it."""
 
     model_config = _example(_JOB)
@@ -211,9 +211,9 @@ class JobTold(BaseModel):
     id: str
     kind: str
     subject: str
-    state: State
-    progress: ProgressTold
-    attempts: list[AttemptTold]
+    state: JobState
+    progress: ProgressEntry
+    attempts: list[AttemptEntry]
     attempts_allowed: int
     request: dict[str, Any]
     posted_at: datetime
@@ -223,19 +223,19 @@ class JobTold(BaseModel):
     cancel_asked: bool
 
 
-class JobsTold(BaseModel):
+class JobsResponse(BaseModel):
     """The newest jobs that fit; `total` is how many fit in all. To read on, ask `before` the last one's id."""
 
     model_config = _example({"jobs": [_JOB], "total": 1})
 
-    jobs: list[JobTold]
+    jobs: list[JobResponse]
     total: int
 
 
 # -- how things stand --------------------------------------------------------------------------------------------------
 
 
-class ModelTold(BaseModel):
+class ModelResponse(BaseModel):
     """A whole model, as Ollama's own list shows it."""
 
     model_config = ConfigDict(extra="allow")
@@ -247,12 +247,12 @@ class ModelTold(BaseModel):
     details: dict[str, Any]
 
 
-class ModelsTold(BaseModel):
-    models: list[ModelTold]
+class ModelsResponse(BaseModel):
+    models: list[ModelResponse]
     complaints: Annotated[list[str], Field(description="What is wrong with the rest, in lines for people")]
 
 
-class TierTold(BaseModel):
+class TierResponse(BaseModel):
     """How a tier stands. Asleep is healthy."""
 
     model_config = ConfigDict(
@@ -277,11 +277,11 @@ class TierTold(BaseModel):
     held: Annotated[int, Field(description="Callers that wait for it now")]
 
 
-class TiersTold(BaseModel):
-    tiers: list[TierTold]
+class TiersResponse(BaseModel):
+    tiers: list[TierResponse]
 
 
-class RouteTold(BaseModel):
+class RouteResponse(BaseModel):
     """On which tier a model is answered, and why, in words and numbers."""
 
     model_config = ConfigDict(extra="allow")
@@ -292,7 +292,7 @@ class RouteTold(BaseModel):
     warning: str | None = None
 
 
-class UsageTold(BaseModel):
+class UsageEntry(BaseModel):
     """One day's requests to one model, by one key, on one tier, with one ending."""
 
     model_config = ConfigDict(extra="allow")
@@ -307,16 +307,16 @@ class UsageTold(BaseModel):
     output_tokens: int
 
 
-class UsagesTold(BaseModel):
-    usage: list[UsageTold]
+class UsageResponse(BaseModel):
+    usage: list[UsageEntry]
 
 
-class HealthTold(BaseModel):
+class HealthResponse(BaseModel):
     """How all of it stands. Nothing was asked of a server for it, so it wakes none."""
 
     status: Literal["ok", "trouble"]
     problems: list[str]
     version: str
     models: dict[str, int]
-    tiers: list[TierTold]
+    tiers: list[TierResponse]
     jobs: Annotated[dict[str, int], Field(description="How many jobs are in each state")]

@@ -17,13 +17,22 @@ from pydantic import Field
 
 from app.gateway.auth.keys import Caller
 from app.gateway.inference.metrics import CONTENT_TYPE
-from app.gateway.ops.context import Office
-from app.gateway.ops.ledger_pool import Clerks
+from app.gateway.ops.context import OpsContext
+from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import changer, reader, sees_use
-from app.gateway.ops.schemas import Day, HealthTold, Left, ModelsTold, ModelText, RouteTold, TiersTold, UsagesTold
+from app.gateway.ops.schemas import (
+    Day,
+    HealthResponse,
+    Left,
+    ModelsResponse,
+    ModelText,
+    RouteResponse,
+    TiersResponse,
+    UsageResponse,
+)
 from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import State
+from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.version import VERSION
 
@@ -45,9 +54,9 @@ NOWHERE = "no-such-job"
 class Census:
     """How many jobs there are of each kind and state, counted now and then, by one for all who ask meanwhile."""
 
-    def __init__(self, office: Office, clerks: Clerks) -> None:
-        self._clock = office.clock
-        self._clerks = clerks
+    def __init__(self, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+        self._clock = ops_context.clock
+        self._ledger_pool = ledger_pool
         self._counting: asyncio.Task[Mapping[tuple[str, str], int]] | None = None
         self._counts: Mapping[tuple[str, str], int] = {}
         self._at: float | None = None
@@ -60,7 +69,7 @@ class Census:
 
         """
         if self._counting is None and self._is_older_than(COUNT_EVERY):
-            self._counting = asyncio.create_task(self._clerks.do(_counted))
+            self._counting = asyncio.create_task(self._ledger_pool.do(_counted))
             self._counting.add_done_callback(self._counted)
         if (counting := self._counting) is not None:
             await asyncio.wait({counting}, timeout=STORE_SECONDS)
@@ -83,17 +92,17 @@ def _counted(ledger: Ledger) -> Mapping[tuple[str, str], int]:
     return Counter((job.kind, str(job.state)) for job in ledger.jobs())
 
 
-async def problems(office: Office, clerks: Clerks) -> list[str]:
+async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str]:
     """Why this gateway cannot do its work, if so."""
     found = []
     try:
-        await asyncio.wait_for(clerks.do(_reached), STORE_SECONDS)
+        await asyncio.wait_for(ledger_pool.do(_reached), STORE_SECONDS)
     except TimeoutError:
         found.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
         logger.warning("the ledger cannot be reached: {}: {}", type(error).__name__, error)
         found.append(f"the ledger cannot be reached: {type(error).__name__}")
-    age = office.age()
+    age = ops_context.age()
     if age is None:
         found.append("the models and servers have not been looked at yet")
     elif age > STALE:
@@ -108,27 +117,27 @@ def _reached(ledger: Ledger) -> None:
         return
 
 
-def router(office: Office, clerks: Clerks, census: Census) -> APIRouter:
+def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     def told_tiers(caller: Caller) -> list[dict[str, Any]]:
         """Why a tier is as it is names the models that it loads, which are not for every key."""
-        return [dict(each) | ({"why": ""} if caller.models else {}) for each in office.tiers()]
+        return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
 
-    @api.get("/models", response_model=ModelsTold)
+    @api.get("/models", response_model=ModelsResponse)
     async def models(caller: Reader) -> JSONResponse:
         """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
-        found = await asyncio.to_thread(office.models)
-        complaints = () if caller.models else await asyncio.to_thread(office.complaints)
+        found = await asyncio.to_thread(ops_context.models)
+        complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
         seen = [dict(each) for each in found if caller.may_name(str(each["name"]))]
         return JSONResponse({"models": seen, "complaints": list(complaints)})
 
-    @api.get("/tiers", response_model=TiersTold)
+    @api.get("/tiers", response_model=TiersResponse)
     async def tiers(caller: Reader) -> JSONResponse:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
         return JSONResponse({"tiers": told_tiers(caller)})
 
-    @api.get("/route", response_model=RouteTold)
+    @api.get("/route", response_model=RouteResponse)
     async def route(
         caller: Reader,
         model: Annotated[ModelText, Query()],
@@ -136,22 +145,22 @@ def router(office: Office, clerks: Clerks, census: Census) -> APIRouter:
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
         caller.need_model(ModelName.parse(model))
-        return JSONResponse(dict(await asyncio.to_thread(office.route, model, context, caller.may_use)))
+        return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
 
-    @api.get("/usage", response_model=UsagesTold)
+    @api.get("/usage", response_model=UsageResponse)
     async def usage(
         caller: Reader,
         since: Annotated[Day | Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
-        rows = await asyncio.to_thread(office.usage, since)
+        rows = await asyncio.to_thread(ops_context.usage, since)
         seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
         return JSONResponse({"usage": seen})
 
-    @api.get("/health", response_model=HealthTold)
+    @api.get("/health", response_model=HealthResponse)
     async def health(caller: Reader) -> JSONResponse:
         """Tell how all of it stands."""
-        found = await problems(office, clerks)
+        found = await problems(ops_context, ledger_pool)
         counts: Counter[str] = Counter()
         if not found:
             try:
@@ -159,22 +168,22 @@ def router(office: Office, clerks: Clerks, census: Census) -> APIRouter:
                     counts[state] += count
             except StoreTrouble as trouble:
                 found.append(str(trouble))
-        found += office.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
-        models = await asyncio.to_thread(office.models)
+        found += ops_context.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
+        models = await asyncio.to_thread(ops_context.models)
         told: dict[str, Any] = {
             "status": "trouble" if found else "ok",
             "problems": found,
             "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
             "tiers": told_tiers(caller),
-            "jobs": {str(state): counts[state] for state in State},
+            "jobs": {str(state): counts[state] for state in JobState},
         }
         return JSONResponse(told)
 
     return api
 
 
-def probes(office: Office, clerks: Clerks, census: Census) -> APIRouter:
+def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
     """For whoever watches this process. Only `/healthz` needs no key: it tells nothing, and touches nothing."""
     api = APIRouter()
 
@@ -184,7 +193,7 @@ def probes(office: Office, clerks: Clerks, census: Census) -> APIRouter:
 
     @api.get("/readyz", dependencies=[Depends(reader)])
     async def readyz() -> JSONResponse:
-        found = await problems(office, clerks)
+        found = await problems(ops_context, ledger_pool)
         if found:
             return JSONResponse({"error": "; ".join(found)}, 503, {"retry-after": "5"})
         return JSONResponse({"status": "ready"})
@@ -195,10 +204,10 @@ def probes(office: Office, clerks: Clerks, census: Census) -> APIRouter:
         counts: Mapping[tuple[str, str], int] = {}
         try:
             counts = await census.count()
-            office.metrics.store_up(True)
+            ops_context.metrics.store_up(True)
         except StoreTrouble as trouble:  # all that this process knows by itself is told
             logger.warning("the jobs cannot be counted: {}", trouble)
-            office.metrics.store_up(False)
-        return Response(await asyncio.to_thread(office.metrics.render, counts), media_type=CONTENT_TYPE)
+            ops_context.metrics.store_up(False)
+        return Response(await asyncio.to_thread(ops_context.metrics.render, counts), media_type=CONTENT_TYPE)
 
     return api

@@ -54,9 +54,9 @@ class Budget:
         self._of_key: dict[str, int] = defaultdict(int)
         self.taken = 0
 
-    def hold(self, key: str) -> "Held":
+    def hold(self, key: str) -> "HeldBody":
         """A body of this key, empty as yet."""
-        return Held(self, key)
+        return HeldBody(self, key)
 
     def see_room(self, key: str, size: int, more: int) -> None:
         """
@@ -88,7 +88,7 @@ class Budget:
             del self._of_key[key]
 
 
-class Held:
+class HeldBody:
     """The bytes of one body, counted for as long as somebody keeps them."""
 
     def __init__(self, budget: Budget, key: str) -> None:
@@ -185,7 +185,7 @@ def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Rec
     return receive_some
 
 
-async def whole(receive: Receive, said: bytes, held: Held, most: int = MOST, seconds: float = SECONDS) -> bytearray:
+async def whole(receive: Receive, said: bytes, held: HeldBody, most: int = MOST, seconds: float = SECONDS) -> bytearray:
     """All of it, whatever was said of its length.
 
     Raises:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from app.gateway.auth.keys import Caller
-from app.gateway.protocol.routes import Entry
+from app.gateway.protocol.routes import RouteEntry
 
 Message = MutableMapping[str, Any]
 Header = tuple[bytes, bytes]
@@ -46,7 +46,7 @@ class Exchange:
     """
 
     id: str
-    entry: Entry
+    entry: RouteEntry
     below: str
     method: str
     headers: Sequence[Header]

@@ -18,7 +18,7 @@ from app.gateway.protocol import forms
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.json_fields import Fields, Span, fields_of
-from app.gateway.protocol.routes import Entry
+from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ RELOADS = ("num_ctx", "num_gpu", "num_batch", "main_gpu", "use_mmap", "num_threa
 _TRUTHS = frozenset({"use_mmap"})
 """Those of them that are no numbers."""
 
-Settings = tuple[tuple[str, Any], ...]
+LoadSettings = tuple[tuple[str, Any], ...]
 
 _readers = ThreadPoolExecutor(2, thread_name_prefix="body")
 """Two at most take the interpreter from the event loop."""
@@ -45,12 +45,12 @@ _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock]
 
 
 @dataclass(frozen=True)
-class Asked:
+class InferenceRequest:
     """The part of a request that decides where it goes and how its caller waits."""
 
     model: str
     streams: bool
-    settings: Settings = ()
+    settings: LoadSettings = ()
     """Those of the options that a load depends on."""
     needs_load: bool = True
     """Whether a server answers only with the model in memory."""
@@ -65,7 +65,7 @@ class Asked:
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-async def read(exchange: Exchange) -> Asked:
+async def read(exchange: Exchange) -> InferenceRequest:
     """What the body asks for.
 
     Raises:
@@ -77,10 +77,10 @@ async def read(exchange: Exchange) -> Asked:
     if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
-        return Asked(model_in(await document(exchange)), streams=False, needs_load=False)
+        return InferenceRequest(model_in(await document(exchange)), streams=False, needs_load=False)
     if path == "/v1/audio/transcriptions":
         return await _in_turn(
-            exchange, lambda: Asked(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
+            exchange, lambda: InferenceRequest(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
         )
     return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
 
@@ -108,7 +108,7 @@ def model_in(request: Mapping[str, Any]) -> str:
     return _text(request.get("model") or request.get("name"))
 
 
-def rename(body: bytearray, wanted: Asked, name: str) -> None:
+def rename(body: bytearray, wanted: InferenceRequest, name: str) -> None:
     """Put another model's name into the body."""
     start, end = wanted.model_at
     body[start:end] = json.dumps(name).encode()
@@ -132,7 +132,7 @@ _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
 
 
-def _asked(found: Fields, entry: Entry) -> Asked:
+def _asked(found: Fields, entry: RouteEntry) -> InferenceRequest:
     if found.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
@@ -142,7 +142,7 @@ def _asked(found: Fields, entry: Entry) -> Asked:
     seconds = _seconds(keep)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not found.is_set(_QUESTIONS[entry.path])
-    return Asked(
+    return InferenceRequest(
         _text(found.scalar("model")),
         stream if isinstance(stream, bool) else is_native,
         _settings(found.inside("options")) if is_native else (),
@@ -152,7 +152,7 @@ def _asked(found: Fields, entry: Entry) -> Asked:
     )
 
 
-def _settings(options: Fields) -> Settings:
+def _settings(options: Fields) -> LoadSettings:
     """What of the options a load depends on, by value: Go cuts off what comes behind the point."""
     return tuple((name, value) for name in RELOADS if (value := _setting(options, name)) is not None)
 

@@ -13,19 +13,19 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-What = Literal["passed", "here", "job", "refused"]
+RouteAction = Literal["passed", "here", "job", "refused"]
 Speech = Literal["ollama", "openai", "anthropic"]
-Scope = Literal["chat", "admin"]
+KeyScope = Literal["chat", "admin"]
 
 
 @dataclass(frozen=True)
-class Entry:
+class RouteEntry:
     """One path, and what is done with it. A part in braces stands for exactly one segment."""
 
     methods: tuple[str, ...]
     path: str
-    what: What
-    scope: Scope = "chat"
+    what: RouteAction
+    scope: KeyScope = "chat"
     why: str = ""
 
     @property
@@ -43,37 +43,39 @@ def speech_of(path: str) -> Speech:
 _CLOUD = "it would send this service's own Ollama account to ollama.com"
 _MAKES = "models come from registries by a pull, hashed and whole; the servers' weights are read-only"
 
-TABLE: tuple[Entry, ...] = (
-    Entry(("GET", "HEAD"), "/", "here"),
-    Entry(("GET", "HEAD"), "/api/version", "here"),
-    Entry(("GET", "HEAD"), "/api/tags", "here"),
-    Entry(("GET",), "/api/ps", "here", why="from the servers' own reports"),
-    Entry(("GET",), "/api/status", "here", why="the cloud is switched off, always"),
-    Entry(("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"),
-    Entry(("POST",), "/api/generate", "passed"),
-    Entry(("POST",), "/api/chat", "passed"),
-    Entry(("POST",), "/api/embed", "passed"),
-    Entry(("POST",), "/api/embeddings", "passed"),
-    Entry(("POST",), "/api/pull", "job", scope="admin", why="with Ollama's own progress frames"),
-    Entry(("DELETE",), "/api/delete", "job", scope="admin"),
-    Entry(("POST",), "/api/copy", "refused", scope="admin", why=_MAKES),
-    Entry(("POST",), "/api/create", "refused", scope="admin", why=_MAKES),
-    Entry(("POST",), "/api/push", "refused", scope="admin", why="nothing is published from here"),
-    Entry(("POST", "HEAD"), "/api/blobs/{digest}", "refused", scope="admin", why=_MAKES),
-    Entry(("POST",), "/api/me", "refused", why=_CLOUD),
-    Entry(("POST",), "/api/signout", "refused", why=_CLOUD),
-    Entry(("DELETE",), "/api/user/keys/{key}", "refused", why=_CLOUD),
-    Entry(("POST",), "/api/experimental/web_search", "refused", why=_CLOUD),
-    Entry(("POST",), "/api/experimental/web_fetch", "refused", why=_CLOUD),
-    Entry(("GET",), "/api/experimental/model-recommendations", "refused", why=_CLOUD),
-    Entry(("GET",), "/v1/models", "here"),
-    Entry(("GET",), "/v1/models/{model}", "here", why="names with a slash work too"),
-    Entry(("POST",), "/v1/chat/completions", "passed"),
-    Entry(("POST",), "/v1/completions", "passed"),
-    Entry(("POST",), "/v1/embeddings", "passed"),
-    Entry(("POST",), "/v1/responses", "passed"),
-    Entry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
-    Entry(("POST",), "/v1/messages", "passed"),
+TABLE: tuple[RouteEntry, ...] = (
+    RouteEntry(("GET", "HEAD"), "/", "here"),
+    RouteEntry(("GET", "HEAD"), "/api/version", "here"),
+    RouteEntry(("GET", "HEAD"), "/api/tags", "here"),
+    RouteEntry(("GET",), "/api/ps", "here", why="from the servers' own reports"),
+    RouteEntry(("GET",), "/api/status", "here", why="the cloud is switched off, always"),
+    RouteEntry(
+        ("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"
+    ),
+    RouteEntry(("POST",), "/api/generate", "passed"),
+    RouteEntry(("POST",), "/api/chat", "passed"),
+    RouteEntry(("POST",), "/api/embed", "passed"),
+    RouteEntry(("POST",), "/api/embeddings", "passed"),
+    RouteEntry(("POST",), "/api/pull", "job", scope="admin", why="with Ollama's own progress frames"),
+    RouteEntry(("DELETE",), "/api/delete", "job", scope="admin"),
+    RouteEntry(("POST",), "/api/copy", "refused", scope="admin", why=_MAKES),
+    RouteEntry(("POST",), "/api/create", "refused", scope="admin", why=_MAKES),
+    RouteEntry(("POST",), "/api/push", "refused", scope="admin", why="nothing is published from here"),
+    RouteEntry(("POST", "HEAD"), "/api/blobs/{digest}", "refused", scope="admin", why=_MAKES),
+    RouteEntry(("POST",), "/api/me", "refused", why=_CLOUD),
+    RouteEntry(("POST",), "/api/signout", "refused", why=_CLOUD),
+    RouteEntry(("DELETE",), "/api/user/keys/{key}", "refused", why=_CLOUD),
+    RouteEntry(("POST",), "/api/experimental/web_search", "refused", why=_CLOUD),
+    RouteEntry(("POST",), "/api/experimental/web_fetch", "refused", why=_CLOUD),
+    RouteEntry(("GET",), "/api/experimental/model-recommendations", "refused", why=_CLOUD),
+    RouteEntry(("GET",), "/v1/models", "here"),
+    RouteEntry(("GET",), "/v1/models/{model}", "here", why="names with a slash work too"),
+    RouteEntry(("POST",), "/v1/chat/completions", "passed"),
+    RouteEntry(("POST",), "/v1/completions", "passed"),
+    RouteEntry(("POST",), "/v1/embeddings", "passed"),
+    RouteEntry(("POST",), "/v1/responses", "passed"),
+    RouteEntry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
+    RouteEntry(("POST",), "/v1/messages", "passed"),
 )
 
 _EXACT = {entry.path: entry for entry in TABLE if "{" not in entry.path}
@@ -87,7 +89,7 @@ def clean(path: str) -> str:
     return path.rstrip("/") or "/"
 
 
-def find(path: str) -> tuple[Entry, str] | None:
+def find(path: str) -> tuple[RouteEntry, str] | None:
     """The entry of a clean path, and what stands in its braces."""
     if entry := _EXACT.get(path):
         return entry, ""

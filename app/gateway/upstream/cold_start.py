@@ -22,21 +22,21 @@ from loguru import logger
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.catalog.server_reports import ServerReports
-from app.gateway.protocol.request import Settings
-from app.gateway.upstream.loads import Bounds, Load, Loads
+from app.gateway.protocol.request import LoadSettings
+from app.gateway.upstream.loads import Load, LoadLimits, Loads
 from app.gateway.upstream.server_requests import absence, loaded
-from app.gateway.upstream.upstream_client import Wire
+from app.gateway.upstream.upstream_client import UpstreamClient
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble, TooManyRequests
 
-Temper = Literal["asleep", "waking", "ready"]
+TierStateName = Literal["asleep", "waking", "ready"]
 
 RETRY_AFTER = timedelta(seconds=10)
 """For those who are told to come again: a cold start takes some of these."""
 
 
 @dataclass(frozen=True)
-class Upstream:
+class TierUpstream:
     """How the servers of a tier are reached."""
 
     tier: str
@@ -54,7 +54,7 @@ class TierState:
     """How a tier stands, told without asking it. Asleep is healthy."""
 
     tier: str
-    temper: Temper
+    temper: TierStateName
     since: datetime
     why: str = ""
     held: int = 0
@@ -62,7 +62,7 @@ class TierState:
 
 
 @dataclass(frozen=True)
-class Pace:
+class HoldTiming:
     """The times and numbers of waiting."""
 
     first_poke_seconds: float = 0.5
@@ -79,15 +79,15 @@ class Pace:
     """So long one that has the newest weights may: what it reports, and what is here, are not read at one moment."""
     most_held: int = 512
     """Callers that may wait for one tier; each key its share of them."""
-    bounds: Bounds = field(default_factory=Bounds)
+    bounds: LoadLimits = field(default_factory=LoadLimits)
     """How much may be loaded for those who wait."""
 
 
-class Held(NetworkTrouble):
+class HeldCaller(NetworkTrouble):
     """It is not ready yet."""
 
 
-class Expired(Held):
+class Expired(HeldCaller):
     """It was not ready in time."""
 
 
@@ -102,10 +102,10 @@ class LoadFailed(ServerTrouble):
 class _Tier:
     """What is known of one tier, and who waits for it."""
 
-    def __init__(self, upstream: Upstream, wire: Wire, now: datetime, loads: Loads) -> None:
+    def __init__(self, upstream: TierUpstream, wire: UpstreamClient, now: datetime, loads: Loads) -> None:
         self.upstream = upstream
         self.wire = wire
-        self.loaded: dict[str, tuple[Settings, float]] = {}
+        self.loaded: dict[str, tuple[LoadSettings, float]] = {}
         self.loads = loads
         self.wake: asyncio.Task[None] | None = None
         self.why = ""
@@ -119,7 +119,7 @@ async def _nobody_looks() -> bool:
     return False
 
 
-class Waking:
+class ColdStarts:
     """Belongs to one event loop.
 
     Args:
@@ -135,20 +135,20 @@ class Waking:
 
     def __init__(
         self,
-        upstreams: Mapping[str, Upstream],
-        wires: Mapping[str, Wire],
+        upstreams: Mapping[str, TierUpstream],
+        wires: Mapping[str, UpstreamClient],
         *,
         servers: ServerReports,
         clock: Clock,
         woke: Callable[[str, str], object],
         look: Callable[[], Awaitable[bool]] = _nobody_looks,
-        pace: Pace | None = None,
+        pace: HoldTiming | None = None,
     ) -> None:
         self._look = look
         self._servers = servers
         self._clock = clock
         self._woke = woke
-        self._pace = pace or Pace()
+        self._pace = pace or HoldTiming()
         bounds = self._pace.bounds
         self._tiers = {
             name: _Tier(each, wires[name], clock.now(), Loads(name, bounds, clock.monotonic))
@@ -157,7 +157,7 @@ class Waking:
 
     # For callers
 
-    def is_ready(self, tier: str, model: str, settings: Settings) -> bool:
+    def is_ready(self, tier: str, model: str, settings: LoadSettings) -> bool:
         """Whether a request may go out now, as far as is known; without a model, whether the tier answers."""
         place = self._tiers[tier]
         if self._servers.pausing_until(place.upstream.tier) is not None:
@@ -169,7 +169,7 @@ class Waking:
             found is not None and found[0] == settings and self._clock.monotonic() - found[1] < self._pace.trust_seconds
         )
 
-    def is_everywhere(self, tier: str, model: str, settings: Settings) -> bool:
+    def is_everywhere(self, tier: str, model: str, settings: LoadSettings) -> bool:
         """Whether each server that may take a request has a model that is ready: there is one, or all report it."""
         place = self._tiers[tier]
         up = self._servers.up(tier)
@@ -177,7 +177,7 @@ class Waking:
             return len(up) == 1 or place.upstream.most_containers == 1
         return not settings and self._servers.all_hold(tier, model)
 
-    async def ready(self, tier: str, model: str, settings: Settings, until: float, caller: Caller = ANYONE) -> bool:
+    async def ready(self, tier: str, model: str, settings: LoadSettings, until: float, caller: Caller = ANYONE) -> bool:
         """Wait until the model is loaded on its tier; true for the caller who woke it.
 
         Args:
@@ -229,9 +229,9 @@ class Waking:
                 retry_after=RETRY_AFTER,
             )
         if (held := place.held.total()) >= most:
-            raise self._still(Held, place, f"{held} callers wait for tier {tier!r} already")
+            raise self._still(HeldCaller, place, f"{held} callers wait for tier {tier!r} already")
 
-    def answered(self, tier: str, model: str, settings: Settings) -> None:
+    def answered(self, tier: str, model: str, settings: LoadSettings) -> None:
         """The server has just answered with this model."""
         place = self._tiers[tier]
         place.heard_at = self._clock.monotonic()
@@ -300,7 +300,7 @@ class Waking:
     def _seconds_since(self, moment: datetime) -> float:
         return (self._clock.now() - moment).total_seconds()
 
-    def _still(self, kind: type[Held], place: _Tier, what: str) -> Held:
+    def _still(self, kind: type[HeldCaller], place: _Tier, what: str) -> HeldCaller:
         """What somebody is told who waits no longer."""
         return kind(f"{what}: {self.waits_for(place.upstream.tier)}", hint="ask again soon", retry_after=RETRY_AFTER)
 
@@ -344,7 +344,7 @@ class Waking:
             else:
                 raise LoadFailed(status, text)
             if now > until or (unseen_at is not None and now > unseen_at + self._pace.unseen_seconds):
-                raise Held(
+                raise HeldCaller(
                     f"model {load.model!r} is here, but tier {tier!r} does not serve it yet: {text}",
                     hint="ask again soon",
                     retry_after=RETRY_AFTER,
@@ -378,7 +378,7 @@ class Waking:
             await self._look()
             await asyncio.sleep(self._pace.longest_poke_seconds)
 
-    def _is_loaded(self, place: _Tier, model: str, settings: Settings, seconds: float) -> None:
+    def _is_loaded(self, place: _Tier, model: str, settings: LoadSettings, seconds: float) -> None:
         """What else was in memory may have had to go, unless this was there already."""
         if seconds > self._pace.real_load_seconds:
             place.loaded.clear()

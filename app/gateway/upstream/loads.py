@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import Caller
-from app.gateway.protocol.request import Settings
+from app.gateway.protocol.request import LoadSettings
 from jobs.core.errors import NetworkTrouble, TooManyRequests
 
 AGAIN = timedelta(seconds=10)
@@ -25,7 +25,7 @@ class TooManyLoads(NetworkTrouble):
 
 
 @dataclass(frozen=True)
-class Bounds:
+class LoadLimits:
     """How much may be loaded. A key may have its share of each (`shares`)."""
 
     most_loads: int = 32
@@ -41,7 +41,7 @@ class Load:
     """One model on its way into memory, with one kind of settings."""
 
     model: str
-    settings: Settings
+    settings: LoadSettings
     owner: str
     """The key that it counts for: whose request made it."""
     waiting: int = 0
@@ -70,12 +70,12 @@ class Loads:
 
     """
 
-    def __init__(self, tier: str, bounds: Bounds, now: Callable[[], float]) -> None:
+    def __init__(self, tier: str, bounds: LoadLimits, now: Callable[[], float]) -> None:
         self._tier = tier
         self._bounds = bounds
         self._now = now
-        self._loads: dict[tuple[str, Settings], Load] = {}
-        self._kinds: dict[str, dict[Settings, _Kind]] = defaultdict(dict)
+        self._loads: dict[tuple[str, LoadSettings], Load] = {}
+        self._kinds: dict[str, dict[LoadSettings, _Kind]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._loads)
@@ -88,10 +88,10 @@ class Loads:
         """How many kinds of settings are remembered, of all models."""
         return sum(map(len, self._kinds.values()))
 
-    def find(self, model: str, settings: Settings) -> Load | None:
+    def find(self, model: str, settings: LoadSettings) -> Load | None:
         return self._loads.get((model, settings))
 
-    def admit(self, caller: Caller, model: str, settings: Settings) -> Load:
+    def admit(self, caller: Caller, model: str, settings: LoadSettings) -> Load:
         """A load that this caller wants and that is not there yet.
 
         Raises:
@@ -122,7 +122,7 @@ class Loads:
         if self._loads.get((load.model, load.settings)) is load:
             del self._loads[load.model, load.settings]
 
-    def _note_kind(self, caller: Caller, model: str, settings: Settings) -> None:
+    def _note_kind(self, caller: Caller, model: str, settings: LoadSettings) -> None:
         kinds, now = self._kinds[model], self._now()
         for old in [each for each, kind in kinds.items() if now - kind.at >= self._bounds.kind_seconds]:
             del kinds[old]
@@ -147,5 +147,5 @@ class Loads:
         kinds[settings] = _Kind(caller.name, now)
 
 
-def _shown(settings: Settings) -> str:
+def _shown(settings: LoadSettings) -> str:
     return ", ".join(f"{name}={str(value)[:20]}" for name, value in settings)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.gateway.protocol.dialects import error_text
-from app.gateway.protocol.request import Settings
-from app.gateway.upstream.upstream_client import Wire
+from app.gateway.protocol.request import LoadSettings
+from app.gateway.upstream.upstream_client import UpstreamClient
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 
 _MOST_TEXT = 64 * 1024
 
 
-async def absence(wire: Wire) -> str | None:
+async def absence(wire: UpstreamClient) -> str | None:
     """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
 
     Raises:
@@ -38,7 +38,7 @@ async def absence(wire: Wire) -> str | None:
     return None if answer.status == 200 else said
 
 
-async def loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
+async def loaded(wire: UpstreamClient, model: str, settings: LoadSettings) -> tuple[int, str]:
     """Ask for an answer to nothing, which loads the model; status and error of it."""
     options = {"options": dict(settings)} if settings else {}
     status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **options})
@@ -47,7 +47,7 @@ async def loaded(wire: Wire, model: str, settings: Settings) -> tuple[int, str]:
     return status, text
 
 
-async def _asked(wire: Wire, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
+async def _asked(wire: UpstreamClient, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
     answer = await wire.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
     try:
         text = await answer.whole(_MOST_TEXT)

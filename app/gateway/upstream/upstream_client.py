@@ -264,10 +264,10 @@ class Connection(asyncio.Protocol):
             self._waiter.set_result(None)
 
 
-class Answer:
+class UpstreamAnswer:
     """An answer whose head is here. Close it, whatever happens."""
 
-    def __init__(self, wire: "Wire", connection: Connection) -> None:
+    def __init__(self, wire: "UpstreamClient", connection: Connection) -> None:
         self._wire = wire
         self._connection = connection
         self.status = connection.status
@@ -302,7 +302,7 @@ class Answer:
         self._wire.give_back(self._connection)
 
 
-class Wire:
+class UpstreamClient:
     """The way to the servers of one tier. Belongs to one event loop."""
 
     def __init__(self, url: str, headers: Iterable[Header] = (), patience: Patience | None = None) -> None:
@@ -325,7 +325,7 @@ class Wire:
 
     async def ask(
         self, method: str, path: str, headers: Iterable[Header] = (), body: bytes | bytearray = b""
-    ) -> Answer:
+    ) -> UpstreamAnswer:
         """Send a request, and wait for the head of its answer.
 
         Raises:
@@ -354,7 +354,7 @@ class Wire:
             except BaseException:
                 self.give_back(connection)
                 raise
-            return Answer(self, connection)
+            return UpstreamAnswer(self, connection)
 
     def give_back(self, connection: Connection) -> None:
         self._busy.discard(connection)

@@ -7,7 +7,17 @@ from typing import Any
 from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.generation import CHAT, Frame, merged, talk
 from jobs.testing.ollama.go_formats import short_id, tokens, unix
-from jobs.testing.ollama.requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, as_line, dumps
+from jobs.testing.ollama.requests import (
+    SSE,
+    Reply,
+    Request,
+    SimulatorAnswer,
+    SimulatorParts,
+    Stream,
+    as_json,
+    as_line,
+    dumps,
+)
 
 _TYPES = {
     400: "invalid_request_error",
@@ -29,7 +39,7 @@ def anthropic_error(error: SimError) -> Reply:
     return as_json(document, error.status) if error.at_the_door else as_line(document, error.status)
 
 
-def messages(parts: Parts, request: Request) -> Answer:
+def messages(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     if not body.get("model"):
         raise SimError("model is required", 400, at_the_door=True)
@@ -84,7 +94,7 @@ def _message_events(model: str, estimate: int, first: Frame, rest: Iterator[Fram
             yield {"type": "message_stop"}
 
 
-def responses(parts: Parts, request: Request) -> Answer:
+def responses(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     given = body.get("input") or ""
     turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
@@ -106,7 +116,7 @@ def responses(parts: Parts, request: Request) -> Answer:
 class _Response:
     """One answer of `/v1/responses`: never incomplete, stateless, its keys in alphabetical order on the wire."""
 
-    def __init__(self, parts: Parts, model: str) -> None:
+    def __init__(self, parts: SimulatorParts, model: str) -> None:
         self._id = short_id("resp", 999_999).replace("-", "_")
         self._item = short_id("msg", 999_999).replace("-", "_")
         self._created = unix(parts.clock.now())
@@ -157,7 +167,7 @@ def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
 
 
-def _frames(parts: Parts, request: Request, native: dict[str, Any]) -> Iterator[Frame]:
+def _frames(parts: SimulatorParts, request: Request, native: dict[str, Any]) -> Iterator[Frame]:
     outcome = talk(parts, request, native, CHAT)
     return iter([outcome]) if isinstance(outcome, dict) else outcome
 

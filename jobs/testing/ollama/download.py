@@ -24,7 +24,7 @@ TRIES = 6
 
 
 @dataclass(frozen=True)
-class Upstream:
+class UpstreamRegistry:
     """The registry of one model.
 
     `base` is where requests go, `host` what the model's name says: a redirect within that host is followed, and then
@@ -68,7 +68,7 @@ def go_words(error: httpx.HTTPError, url: str) -> str:
 class Download(threading.Thread):
     """One blob on its way; the last one who stops waiting for it cancels it."""
 
-    def __init__(self, store: Store, upstream: Upstream, repository: str, digest: str, pause: float) -> None:
+    def __init__(self, store: Store, upstream: UpstreamRegistry, repository: str, digest: str, pause: float) -> None:
         super().__init__(name=f"pulling {digest[7:19]}", daemon=True)
         self.total = 0
         self.error: SimError | None = None

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-Kind = Literal["status", "error", "hang", "slow", "cut", "die", "digest", "full", "cpu"]
+OllamaFaultKind = Literal["status", "error", "hang", "slow", "cut", "die", "digest", "full", "cpu"]
 
 ENOSPC = "write {path}-partial: no space left on device"
 MISMATCH = "digest mismatch, file must be downloaded again: want sha256:{want}, got sha256:{got}"
@@ -24,7 +24,7 @@ class SimError(Exception):
 
 
 @dataclass(frozen=True)
-class Fault:
+class OllamaFault:
     """One thing that goes wrong, for the next `times` matching requests, or until cleared when None.
 
     kind     what happens                                        value
@@ -41,7 +41,7 @@ class Fault:
 
     route: str
     """A path such as `/api/pull`, or `*` for all of them."""
-    kind: Kind
+    kind: OllamaFaultKind
     value: float = 0
     text: str = CRASHED
     times: int | None = 1
@@ -49,8 +49,8 @@ class Fault:
     """Matching requests that pass unharmed first."""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"no such fault: {self.kind!r}; there are {', '.join(get_args(Kind))}")
+        if self.kind not in get_args(OllamaFaultKind):
+            raise ValueError(f"no such fault: {self.kind!r}; there are {', '.join(get_args(OllamaFaultKind))}")
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
@@ -60,14 +60,14 @@ class Fault:
         return cls(**document)
 
 
-class Faults:
+class OllamaFaults:
     """The faults that are on, each with the requests it has met."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._on: list[tuple[Fault, Counter[str]]] = []
+        self._on: list[tuple[OllamaFault, Counter[str]]] = []
 
-    def add(self, fault: Fault) -> None:
+    def add(self, fault: OllamaFault) -> None:
         with self._lock:
             self._on.append((fault, Counter()))
 
@@ -75,9 +75,9 @@ class Faults:
         with self._lock:
             self._on.clear()
 
-    def strike(self, route: str) -> dict[Kind, Fault]:
+    def strike(self, route: str) -> dict[OllamaFaultKind, OllamaFault]:
         """The faults that hit this request, by kind, counted as used."""
-        struck: dict[Kind, Fault] = {}
+        struck: dict[OllamaFaultKind, OllamaFault] = {}
         with self._lock:
             for fault, met in self._on:
                 if fault.route not in {route, "*"}:

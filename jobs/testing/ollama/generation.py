@@ -9,7 +9,7 @@ from jobs.core.model_name import ModelName
 from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.go_formats import checked_options, keep_alive, nanoseconds, paced, reply, stamp, tokens, vector
 from jobs.testing.ollama.memory import AS_MANY_AS_FIT
-from jobs.testing.ollama.requests import Parts, Request, with_error
+from jobs.testing.ollama.requests import Request, SimulatorParts, with_error
 from jobs.testing.ollama.store import StoredModel, parsed_name
 
 NO_CLOUD = "ollama cloud is disabled: "
@@ -19,7 +19,7 @@ Frame = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Shape:
+class AnswerShape:
     """How `/api/generate` and `/api/chat` differ."""
 
     verb: str
@@ -45,8 +45,8 @@ class Shape:
         return str(at["content" if self.is_chat else "response"]), str(at.get("thinking", ""))
 
 
-GENERATE = Shape("generate", SimError("model '' not found", 404), is_chat=False)
-CHAT = Shape("chat", SimError("model is required", 400), is_chat=True)
+GENERATE = AnswerShape("generate", SimError("model '' not found", 404), is_chat=False)
+CHAT = AnswerShape("chat", SimError("model is required", 400), is_chat=True)
 
 
 def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote model is unavailable") -> ModelName:
@@ -63,7 +63,7 @@ def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote mod
     return name
 
 
-def talk(parts: Parts, request: Request, body: dict[str, Any], shape: Shape) -> Frame | Iterator[Frame]:
+def talk(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> Frame | Iterator[Frame]:
     """The frames of an answer; or the one object that says a model was loaded or unloaded."""
     alive = keep_alive(body.get("keep_alive"))  # the body is decoded before anything is looked up
     asked = str(body.get("model") or "")
@@ -82,12 +82,14 @@ def talk(parts: Parts, request: Request, body: dict[str, Any], shape: Shape) -> 
     return with_error(_frames(parts, request, model, body, shape), request.faults.get("error"))
 
 
-def load_only(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any]) -> None:
+def load_only(parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any]) -> None:
     with using(parts, request, model, body):
         return
 
 
-def using(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any]) -> AbstractContextManager[float]:
+def using(
+    parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any]
+) -> AbstractContextManager[float]:
     """Have the model in memory; whoever leaves while it loads aborts the load."""
     options = checked_options(body.get("options"))
     trained = int(model.config.get("context_length") or parts.settings.context_length)
@@ -102,14 +104,14 @@ def using(parts: Parts, request: Request, model: StoredModel, body: dict[str, An
     )
 
 
-def merged(frames: list[Frame], shape: Shape) -> Frame:
+def merged(frames: list[Frame], shape: AnswerShape) -> Frame:
     """One object for an answer that is not streamed."""
     said = [shape.text_of(frame) for frame in frames]
     whole = shape.piece("".join(text for text, _ in said), "".join(thought for _, thought in said))
     return {**frames[-1], **whole}
 
 
-def embedded(parts: Parts, request: Request, body: dict[str, Any]) -> Frame:
+def embedded(parts: SimulatorParts, request: Request, body: dict[str, Any]) -> Frame:
     """What `/api/embed` answers."""
     keep_alive(body.get("keep_alive"))
     asked = str(body.get("model") or "")
@@ -140,7 +142,7 @@ def vector_for(model: StoredModel, text: str, dimensions: Any = None) -> list[fl
     return vector(text, min(length, int(dimensions)) if dimensions else length)
 
 
-def _check(model: StoredModel, body: dict[str, Any], asked: str, shape: Shape) -> None:
+def _check(model: StoredModel, body: dict[str, Any], asked: str, shape: AnswerShape) -> None:
     if body.get("think") and "thinking" not in model.capabilities:
         raise SimError(f'"{asked}" does not support thinking', 400)
     if "completion" not in model.capabilities:
@@ -150,7 +152,7 @@ def _check(model: StoredModel, body: dict[str, Any], asked: str, shape: Shape) -
     checked_options(body.get("options"))
 
 
-def _marker(parts: Parts, shape: Shape, asked: str, reason: str) -> Frame:
+def _marker(parts: SimulatorParts, shape: AnswerShape, asked: str, reason: str) -> Frame:
     return {
         "model": asked,
         "created_at": stamp(parts.clock),
@@ -160,7 +162,9 @@ def _marker(parts: Parts, shape: Shape, asked: str, reason: str) -> Frame:
     }
 
 
-def _frames(parts: Parts, request: Request, model: StoredModel, body: dict[str, Any], shape: Shape) -> Iterator[Frame]:
+def _frames(
+    parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any], shape: AnswerShape
+) -> Iterator[Frame]:
     prompt = shape.prompt(body)
     started = parts.clock.monotonic()
     asked = str(body["model"])

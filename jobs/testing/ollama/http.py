@@ -20,12 +20,12 @@ from urllib.parse import urlsplit
 from jobs.testing.ollama import anthropic_routes as anthropic
 from jobs.testing.ollama import native_routes as native
 from jobs.testing.ollama import openai_routes as openai
-from jobs.testing.ollama.faults import Fault, Kind, SimError
-from jobs.testing.ollama.requests import Answer, Parts, Reply, Request, Stream, as_json
+from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, SimError
+from jobs.testing.ollama.requests import Reply, Request, SimulatorAnswer, SimulatorParts, Stream, as_json
 
-Route = Callable[[Parts, Request], Answer]
+SimulatorRoute = Callable[[SimulatorParts, Request], SimulatorAnswer]
 
-ROUTES: dict[str, dict[str, Route]] = {
+ROUTES: dict[str, dict[str, SimulatorRoute]] = {
     "/": {"HEAD": native.root, "GET": native.root},
     "/api/version": {"HEAD": native.version, "GET": native.version},
     "/api/status": {"GET": native.status},
@@ -53,7 +53,7 @@ ROUTES: dict[str, dict[str, Route]] = {
     "/v1/responses": {"POST": anthropic.responses},
     "/v1/messages": {"POST": anthropic.messages},
 }
-_BELOW: dict[str, dict[str, Route]] = {
+_BELOW: dict[str, dict[str, SimulatorRoute]] = {
     "/api/blobs/": {"HEAD": native.head_blob},
     "/v1/models/": {"GET": openai.model},
 }
@@ -70,7 +70,7 @@ class SimServer(ThreadingHTTPServer):
     daemon_threads = False  # so that server_close joins them
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], parts: Parts) -> None:
+    def __init__(self, address: tuple[str, int], parts: SimulatorParts) -> None:
         self.parts = parts
         self._open: set[socket.socket] = set()
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.sim.parts.faults.clear()
             return Reply(204, b"", "")
         try:
-            self.sim.parts.faults.add(Fault.from_json(json.loads(body)))
+            self.sim.parts.faults.add(OllamaFault.from_json(json.loads(body)))
         except (ValueError, TypeError) as error:
             return as_json({"error": str(error)}, 400)
         return Reply(204, b"", "")
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Answering
 
-    def _send(self, answer: Answer, faults: dict[Kind, Fault] | None = None) -> None:
+    def _send(self, answer: SimulatorAnswer, faults: dict[OllamaFaultKind, OllamaFault] | None = None) -> None:
         faults = faults or {}
         if isinstance(answer, Stream):
             self._send_stream(answer, faults)
@@ -243,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._more |= {"Location": place}
         self._send(Reply(status, f'<a href="{place}">{word}</a>.\n\n'.encode(), "text/html; charset=utf-8"))
 
-    def _send_stream(self, answer: Stream, faults: dict[Kind, Fault]) -> None:
+    def _send_stream(self, answer: Stream, faults: dict[OllamaFaultKind, OllamaFault]) -> None:
         self._begin(200, answer.content_type)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -268,7 +268,7 @@ class _Handler(BaseHTTPRequestHandler):
         if piece:
             self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece))
 
-    def _is_silenced(self, faults: dict[Kind, Fault], count: int) -> bool:
+    def _is_silenced(self, faults: dict[OllamaFaultKind, OllamaFault], count: int) -> bool:
         """Let `slow`, `die` and `hang` strike before frame `count`; true when nothing more is to be sent."""
         stopping = self.sim.parts.stopping
         if "slow" in faults:
@@ -291,7 +291,7 @@ def _redirect(path: str) -> str | None:
     return shorter if shorter != path and shorter in ROUTES else None
 
 
-def _methods(path: str) -> dict[str, Route] | None:
+def _methods(path: str) -> dict[str, SimulatorRoute] | None:
     if path in ROUTES:
         return ROUTES[path]
     for prefix, methods in _BELOW.items():

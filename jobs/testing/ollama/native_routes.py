@@ -11,7 +11,7 @@ from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.generation import (
     CHAT,
     GENERATE,
-    Shape,
+    AnswerShape,
     checked_name,
     embedded,
     load_only,
@@ -21,7 +21,7 @@ from jobs.testing.ollama.generation import (
     vector_for,
 )
 from jobs.testing.ollama.go_formats import rfc3339
-from jobs.testing.ollama.requests import Answer, Parts, Reply, Request, as_json, ndjson, with_error
+from jobs.testing.ollama.requests import Reply, Request, SimulatorAnswer, SimulatorParts, as_json, ndjson, with_error
 from jobs.testing.ollama.store import StoredModel, os_text, parsed_name
 from jobs.weights.manifest import is_digest
 
@@ -29,19 +29,19 @@ NO_CLOUD = "ollama cloud is disabled: "
 DEFAULT_TEMPLATE = "{{ .Prompt }}"
 
 
-def root(_: Parts, __: Request) -> Answer:
+def root(_: SimulatorParts, __: Request) -> SimulatorAnswer:
     return Reply(200, b"Ollama is running", "text/plain; charset=utf-8")
 
 
-def version(parts: Parts, _: Request) -> Answer:
+def version(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
     return as_json({"version": parts.settings.version})
 
 
-def status(_: Parts, __: Request) -> Answer:
+def status(_: SimulatorParts, __: Request) -> SimulatorAnswer:
     return as_json({"cloud": {"disabled": True, "source": "env"}})
 
 
-def listed(parts: Parts) -> list[dict[str, Any]]:
+def listed(parts: SimulatorParts) -> list[dict[str, Any]]:
     return [
         {
             "name": str(model.name),
@@ -56,19 +56,19 @@ def listed(parts: Parts) -> list[dict[str, Any]]:
     ]
 
 
-def tags(parts: Parts, _: Request) -> Answer:
+def tags(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
     return as_json({"models": listed(parts)})
 
 
-def ps(parts: Parts, _: Request) -> Answer:
+def ps(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
     return as_json({"models": parts.runners.listed()})
 
 
-def show(parts: Parts, request: Request) -> Answer:
+def show(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     return as_json(shown(parts, request.json()))
 
 
-def shown(parts: Parts, body: dict[str, Any]) -> dict[str, Any]:
+def shown(parts: SimulatorParts, body: dict[str, Any]) -> dict[str, Any]:
     asked = str(body.get("model") or body.get("name") or "")
     if not asked:
         raise SimError("model is required", 400)
@@ -91,7 +91,7 @@ def shown(parts: Parts, body: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value not in ("", [])}
 
 
-def delete(parts: Parts, request: Request) -> Answer:
+def delete(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     asked = str(body.get("model") or body.get("name") or "")
     if not asked:
@@ -108,7 +108,7 @@ def delete(parts: Parts, request: Request) -> Answer:
     return Reply(200, b"", "")
 
 
-def copy(parts: Parts, request: Request) -> Answer:
+def copy(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     names = []
     for end in ("source", "destination"):
@@ -124,7 +124,7 @@ def copy(parts: Parts, request: Request) -> Answer:
     return Reply(200, b"", "")
 
 
-def pull(parts: Parts, request: Request) -> Answer:
+def pull(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     asked = str(body.get("model") or body.get("name") or "")
     name = checked_name(asked, empty=SimError("invalid model name", 400), cloud=None)
@@ -142,15 +142,15 @@ def pull(parts: Parts, request: Request) -> Answer:
     return ndjson(frames)
 
 
-def generate(parts: Parts, request: Request) -> Answer:
+def generate(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     return _talk(parts, request, GENERATE)
 
 
-def chat(parts: Parts, request: Request) -> Answer:
+def chat(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     return _talk(parts, request, CHAT)
 
 
-def _talk(parts: Parts, request: Request, shape: Shape) -> Answer:
+def _talk(parts: SimulatorParts, request: Request, shape: AnswerShape) -> SimulatorAnswer:
     body = request.json()
     outcome = talk(parts, request, body, shape)
     if isinstance(outcome, dict):
@@ -160,11 +160,11 @@ def _talk(parts: Parts, request: Request, shape: Shape) -> Answer:
     return ndjson(outcome)
 
 
-def embed(parts: Parts, request: Request) -> Answer:
+def embed(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     return as_json(embedded(parts, request, request.json()))
 
 
-def embeddings(parts: Parts, request: Request) -> Answer:
+def embeddings(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     """The legacy route, and the one that does not fold the case of names."""
     body = request.json()
     asked = str(body.get("model") or "")
@@ -180,14 +180,14 @@ def embeddings(parts: Parts, request: Request) -> Answer:
         return as_json({"embedding": vector_for(model, prompt)})
 
 
-def head_blob(parts: Parts, request: Request) -> Answer:
+def head_blob(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     digest = request.path.rpartition("/")[2]
     if not is_digest(digest):
         return Reply(400, b"")
     return Reply(200, b"", "") if parts.store.blob(digest).exists() else Reply(404, b"")
 
 
-def create(_: Parts, request: Request) -> Answer:
+def create(_: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     if parsed_name(str(body.get("model") or body.get("name") or "")) is None:
         raise SimError("invalid model name", 400)
@@ -196,29 +196,29 @@ def create(_: Parts, request: Request) -> Answer:
     raise SimError("the simulator creates no models", 400)
 
 
-def push(_: Parts, request: Request) -> Answer:
+def push(_: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     if not (body.get("model") or body.get("name")):
         raise SimError("model is required", 400)
     raise SimError("the simulator pushes no models")
 
 
-def account(_: Parts, __: Request) -> Answer:
+def account(_: SimulatorParts, __: Request) -> SimulatorAnswer:
     raise SimError("account unavailable", 503)
 
 
-def signout(_: Parts, __: Request) -> Answer:
+def signout(_: SimulatorParts, __: Request) -> SimulatorAnswer:
     raise SimError("there was an error signing out")
 
 
-def web(_: Parts, request: Request) -> Answer:
+def web(_: SimulatorParts, request: Request) -> SimulatorAnswer:
     if not request.body.strip():
         raise SimError("missing request body", 400)
     operation = "web search" if request.path.endswith("search") else "web fetch"
     raise SimError(f"{NO_CLOUD}{operation} is unavailable", 403)
 
 
-def recommendations(_: Parts, __: Request) -> Answer:
+def recommendations(_: SimulatorParts, __: Request) -> SimulatorAnswer:
     return as_json({"recommendations": []})
 
 
@@ -255,7 +255,7 @@ def _options(text: str) -> list[tuple[str, Any]]:
     return [(key, each) for key, value in options.items() for each in (value if isinstance(value, list) else [value])]
 
 
-def _modelfile(parts: Parts, model: StoredModel, weights: str) -> str:
+def _modelfile(parts: SimulatorParts, model: StoredModel, weights: str) -> str:
     """It tells where the blobs lie, as the real one does."""
     texts = {kind: parts.store.text_of(model, kind) for kind in ("template", "system", "license")}
     lines = [

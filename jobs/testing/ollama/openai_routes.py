@@ -12,10 +12,20 @@ from typing import Any
 from urllib.parse import unquote
 
 from jobs.testing.ollama.faults import SimError
-from jobs.testing.ollama.generation import CHAT, GENERATE, Frame, Shape, embedded, merged, talk
+from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, embedded, merged, talk
 from jobs.testing.ollama.go_formats import short_id, unix
 from jobs.testing.ollama.native_routes import listed, shown
-from jobs.testing.ollama.requests import SSE, Answer, Parts, Reply, Request, Stream, as_json, as_line, dumps
+from jobs.testing.ollama.requests import (
+    SSE,
+    Reply,
+    Request,
+    SimulatorAnswer,
+    SimulatorParts,
+    Stream,
+    as_json,
+    as_line,
+    dumps,
+)
 
 
 def error_reply(error: SimError) -> Reply:
@@ -25,18 +35,18 @@ def error_reply(error: SimError) -> Reply:
     return as_json(document, error.status) if error.at_the_door else as_line(document, error.status)
 
 
-def chat_completions(parts: Parts, request: Request) -> Answer:
+def chat_completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     if not body.get("messages"):
         raise SimError("[] is too short - 'messages'", 400, at_the_door=True)
     return _completion(parts, request, body, CHAT)
 
 
-def completions(parts: Parts, request: Request) -> Answer:
+def completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     return _completion(parts, request, request.json(), GENERATE)
 
 
-def _completion(parts: Parts, request: Request, body: dict[str, Any], shape: Shape) -> Answer:
+def _completion(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> SimulatorAnswer:
     native = _native(body)
     outcome = talk(parts, request, native, shape)
     frames = iter([outcome]) if isinstance(outcome, dict) else outcome
@@ -70,7 +80,7 @@ def _native(body: dict[str, Any]) -> dict[str, Any]:
 class _Head:
     """What all chunks of one answer share."""
 
-    def __init__(self, parts: Parts, model: str, shape: Shape) -> None:
+    def __init__(self, parts: SimulatorParts, model: str, shape: AnswerShape) -> None:
         prefix, self._object = ("chatcmpl", "chat.completion") if shape.is_chat else ("cmpl", "text_completion")
         self._shape = shape
         self._id = short_id(prefix, 999)
@@ -146,7 +156,7 @@ def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
     yield from rest
 
 
-def embeddings(parts: Parts, request: Request) -> Answer:
+def embeddings(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     if not body.get("input"):
         raise SimError("invalid input", 400, at_the_door=True)
@@ -170,7 +180,7 @@ def _base64(numbers: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(numbers)}f", *numbers)).decode()
 
 
-def models(parts: Parts, _: Request) -> Answer:
+def models(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
     """An empty list is null, as Go writes it."""
     data = [
         {
@@ -184,7 +194,7 @@ def models(parts: Parts, _: Request) -> Answer:
     return as_line({"object": "list", "data": data or None})
 
 
-def model(parts: Parts, request: Request) -> Answer:
+def model(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     name = unquote(request.path.removeprefix("/v1/models/"))
     found = shown(parts, {"model": name})
     created = unix(datetime.fromisoformat(found["modified_at"]))

@@ -13,8 +13,8 @@ import httpx
 
 from jobs.core.model_name import DEFAULT_HOST, ModelName
 from jobs.testing.models import MANIFEST_TYPE
-from jobs.testing.ollama.download import PARTS, Download, Upstream
-from jobs.testing.ollama.faults import ENOSPC, MISMATCH, Fault, Kind, SimError
+from jobs.testing.ollama.download import PARTS, Download, UpstreamRegistry
+from jobs.testing.ollama.faults import ENOSPC, MISMATCH, OllamaFault, OllamaFaultKind, SimError
 from jobs.testing.ollama.store import Store, os_text
 
 FRAME_SECONDS = 0.06
@@ -60,7 +60,7 @@ class Puller:
         self._client.close()
 
     def pull(
-        self, name: ModelName, *, insecure: bool, faults: dict[Kind, Fault], gone: Callable[[], bool]
+        self, name: ModelName, *, insecure: bool, faults: dict[OllamaFaultKind, OllamaFault], gone: Callable[[], bool]
     ) -> Iterator[Frame]:
         """The frames of a pull; ends with success or raises SimError."""
         older = self._store.digests_of(name)
@@ -86,13 +86,13 @@ class Puller:
             self._store.delete_unreferenced(unused)
         yield {"status": "success"}
 
-    def _upstream(self, name: ModelName, *, insecure: bool) -> Upstream:
+    def _upstream(self, name: ModelName, *, insecure: bool) -> UpstreamRegistry:
         base = f"{'http' if insecure else 'https'}://{name.host}"
         if name.host == DEFAULT_HOST and self._mirror:
             base = self._mirror.rstrip("/")
-        return Upstream(base, name.host.partition(":")[0], self._client, self._user_agent)
+        return UpstreamRegistry(base, name.host.partition(":")[0], self._client, self._user_agent)
 
-    def _manifest(self, upstream: Upstream, name: ModelName) -> tuple[bytes, list[dict[str, Any]]]:
+    def _manifest(self, upstream: UpstreamRegistry, name: ModelName) -> tuple[bytes, list[dict[str, Any]]]:
         try:
             raw = upstream.ask("GET", f"/v2/{name.repository}/manifests/{name.tag}", Accept=MANIFEST_TYPE).content
             document = json.loads(raw)
@@ -105,7 +105,7 @@ class Puller:
 
     def _blob(
         self,
-        upstream: Upstream,
+        upstream: UpstreamRegistry,
         name: ModelName,
         layer: dict[str, Any],
         fresh: list[dict[str, Any]],
@@ -133,7 +133,7 @@ class Puller:
         if download.error:
             raise download.error
 
-    def _join(self, upstream: Upstream, name: ModelName, digest: str) -> Download:
+    def _join(self, upstream: UpstreamRegistry, name: ModelName, digest: str) -> Download:
         with self._lock:
             download = self._running.get(digest)
             if download is None or not download.is_alive():

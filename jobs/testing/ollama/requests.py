@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.core.clock import Clock
-from jobs.testing.ollama.faults import Fault, Faults, Kind, SimError
+from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError
 from jobs.testing.ollama.go_json import go_json
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
@@ -39,7 +39,7 @@ _GO_TYPES = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class SimulatorSettings:
     """What the real one reads from OLLAMA_* and the simulator from OLLAMA_SIM_* besides.
 
     Sizes are those of jobs.testing.models, a hundredth of the real ones.
@@ -63,14 +63,14 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Parts:
+class SimulatorParts:
     """One server, as its routes see it."""
 
-    settings: Settings
+    settings: SimulatorSettings
     store: Store
     runners: Runners
     puller: Puller
-    faults: Faults
+    faults: OllamaFaults
     clock: Clock
     stopping: threading.Event
 
@@ -83,7 +83,7 @@ class Request:
     body: bytes
     gone: Callable[[], bool]
     """Whether whoever asked has left."""
-    faults: dict[Kind, Fault] = field(default_factory=dict)
+    faults: dict[OllamaFaultKind, OllamaFault] = field(default_factory=dict)
 
     def json(self) -> dict[str, Any]:
         """The body, keys in lower case as Go matches them; `/v1` has other words for an empty one."""
@@ -114,7 +114,7 @@ class Stream:
     content_type: str
 
 
-Answer = Reply | Stream
+SimulatorAnswer = Reply | Stream
 
 
 def as_json(document: Any, status: int = 200, content_type: str = JSON) -> Reply:
@@ -134,7 +134,7 @@ def as_line(document: Any, status: int = 200) -> Reply:
     return Reply(status, dumps(document) + b"\n", "application/json")
 
 
-def with_error(frames: Iterator[dict[str, Any]], fault: Fault | None) -> Iterator[dict[str, Any]]:
+def with_error(frames: Iterator[dict[str, Any]], fault: OllamaFault | None) -> Iterator[dict[str, Any]]:
     """The frames, up to the one at which an `error` fault strikes."""
     for count, frame in enumerate(frames):
         if fault and count >= fault.value:

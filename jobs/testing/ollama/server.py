@@ -18,12 +18,12 @@ from typing import Any, Self
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.ollama.host import OllamaHost
-from jobs.testing.ollama.faults import Faults, SimError
+from jobs.testing.ollama.faults import OllamaFaults, SimError
 from jobs.testing.ollama.go_formats import keep_alive
 from jobs.testing.ollama.http import SimServer, serving
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
-from jobs.testing.ollama.requests import Parts, Settings
+from jobs.testing.ollama.requests import SimulatorParts, SimulatorSettings
 from jobs.testing.ollama.store import Store
 
 DISCOVERING = "waiting for GPU discovery"
@@ -37,7 +37,7 @@ class OllamaDouble:
         host: where it listens.
         port: 0 picks a free one.
         clock: for expiry, pruning and pace.
-        settings: fields of `Settings`, as in `OllamaDouble(registry=registry.url, vram=0)`.
+        settings: fields of `SimulatorSettings`, as in `OllamaDouble(registry=registry.url, vram=0)`.
 
     """
 
@@ -50,12 +50,12 @@ class OllamaDouble:
         clock: Clock | None = None,
         **settings: Any,
     ) -> None:
-        self._given = Settings(models or Path(), **settings)
+        self._given = SimulatorSettings(models or Path(), **settings)
         self._is_temporary = models is None
         self._address = (host, port)
         self._clock = clock or SystemClock()
         self._closing = ExitStack()
-        self.faults = Faults()
+        self.faults = OllamaFaults()
         self.stopping = threading.Event()
 
     @property
@@ -102,7 +102,7 @@ class OllamaDouble:
             self.stopping.wait(self.settings.discovery_seconds)
         self._thread.start()
 
-    def _parts(self, settings: Settings) -> Parts:
+    def _parts(self, settings: SimulatorSettings) -> SimulatorParts:
         store = Store(settings.models, no_prune=settings.no_prune, clock=self._clock)
         runners = Runners(
             vram=settings.vram,
@@ -114,11 +114,11 @@ class OllamaDouble:
             stopping=self.stopping,
         )
         puller = Puller(store, mirror=settings.registry, version=settings.version, pause=settings.retry_seconds)
-        return Parts(settings, store, runners, puller, self.faults, self._clock, self.stopping)
+        return SimulatorParts(settings, store, runners, puller, self.faults, self._clock, self.stopping)
 
 
 def settings_from(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The `Settings` that an environment asks for.
+    """The `SimulatorSettings` that an environment asks for.
 
     Raises:
         SimError: a value that makes no sense; the text names the variable.

@@ -7,12 +7,12 @@ from typing import Any, Literal, Self, get_args
 
 from jobs.core.clock import Clock
 
-Route = Literal["manifest", "blob", "cdn", "token"]
-Kind = Literal["status", "cut", "hang", "silent", "crawl", "flip", "short", "shift", "whole", "expire"]
+RegistryRoute = Literal["manifest", "blob", "cdn", "token"]
+RegistryFaultKind = Literal["status", "cut", "hang", "silent", "crawl", "flip", "short", "shift", "whole", "expire"]
 
 
 @dataclass(frozen=True)
-class Fault:
+class RegistryFault:
     """Something that goes wrong on a route, for the next `times` matching requests, or until cleared when None.
 
     kind     what happens                                               value
@@ -28,8 +28,8 @@ class Fault:
     expire   this answer is good, then all signed addresses are refused -
     """
 
-    route: Route
-    kind: Kind
+    route: RegistryRoute
+    kind: RegistryFaultKind
     value: int = 0
     times: int | None = 1
     after: int = 0
@@ -41,7 +41,7 @@ class Fault:
     """A 401 says where to get a token."""
 
     def __post_init__(self) -> None:
-        if self.route not in get_args(Route) or self.kind not in get_args(Kind):
+        if self.route not in get_args(RegistryRoute) or self.kind not in get_args(RegistryFaultKind):
             raise ValueError(f"no such fault: {self.route!r} {self.kind!r}")
 
     @classmethod
@@ -52,14 +52,14 @@ class Fault:
         return cls(**document)
 
 
-class Faults:
+class RegistryFaults:
     """The faults that are on, each with the requests it has met."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._on: list[tuple[Fault, Counter[str]]] = []
+        self._on: list[tuple[RegistryFault, Counter[str]]] = []
 
-    def add(self, fault: Fault) -> None:
+    def add(self, fault: RegistryFault) -> None:
         with self._lock:
             self._on.append((fault, Counter()))
 
@@ -67,9 +67,9 @@ class Faults:
         with self._lock:
             self._on.clear()
 
-    def strike(self, route: str, digest: str | None) -> dict[str, Fault]:
+    def strike(self, route: str, digest: str | None) -> dict[str, RegistryFault]:
         """The faults that hit this request, by kind, counted as used."""
-        struck: dict[str, Fault] = {}
+        struck: dict[str, RegistryFault] = {}
         with self._lock:
             for fault, met in self._on:
                 if fault.route != route or (fault.digest or digest) != digest:

@@ -28,7 +28,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.testing.models import LIBRARY, MANIFEST_TYPE, SimLayer, SimModel
-from jobs.testing.registry.faults import Fault, Faults, Throttle
+from jobs.testing.registry.faults import RegistryFault, RegistryFaults, Throttle
 
 NEWER_OLLAMA = (
     "\n\nThe model you are attempting to pull requires a newer version of Ollama.\n\n"
@@ -39,7 +39,7 @@ _CODES = {401: "UNAUTHORIZED", 403: "DENIED", 404: "MANIFEST_UNKNOWN", 429: "TOO
 
 
 @dataclass(frozen=True)
-class Seen:
+class RequestSeen:
     """One request as it came in."""
 
     method: str
@@ -85,7 +85,7 @@ class RegistryDouble:
         self.signature_seconds = signature_seconds
         self.throttle = Throttle(throttle, self.clock)
         self.files = files
-        self.faults = Faults()
+        self.faults = RegistryFaults()
         self.token = secrets.token_hex(16)
         self.stopping = threading.Event()
         self._models = {(model.name.repository, model.name.tag): model for model in models}
@@ -154,10 +154,12 @@ class RegistryDouble:
         with self._lock:
             self.served: Counter[str] = Counter()
             self.requests: Counter[str] = Counter()
-            self.seen: deque[Seen] = deque(maxlen=10_000)
+            self.seen: deque[RequestSeen] = deque(maxlen=10_000)
             self.connections = 0
 
-    def count(self, *, seen: Seen | None = None, served: tuple[str, int] | None = None, connections: int = 0) -> None:
+    def count(
+        self, *, seen: RequestSeen | None = None, served: tuple[str, int] | None = None, connections: int = 0
+    ) -> None:
         with self._lock:
             self.connections += connections
             if seen:
@@ -222,7 +224,7 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, double: RegistryDouble, port: int) -> None:
         self.double = double
         self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__(("127.0.0.1", port), _RegistryHandler)
 
     def server_bind(self) -> None:
         """Bind without asking a name server who we are, as HTTPServer does."""
@@ -248,7 +250,7 @@ class _HangUp(Exception):
     """Close this connection now."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _RegistryHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server_version = "jobs.testing.registry"
@@ -276,7 +278,7 @@ class _Handler(BaseHTTPRequestHandler):
         if urlsplit(self.path).path != "/_faults":
             return self._send(404)
         try:
-            self.double.faults.add(Fault.from_json(json.loads(body)))
+            self.double.faults.add(RegistryFault.from_json(json.loads(body)))
         except (ValueError, TypeError) as error:
             return self._send_json(400, {"error": str(error)})
         return self._send(204)
@@ -351,13 +353,13 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_struck(self._seen("token")):
             self._send_json(200, {"token": self.double.token, "expires_in": 300})
 
-    def _seen(self, route: str, digest: str | None = None) -> dict[str, Fault]:
+    def _seen(self, route: str, digest: str | None = None) -> dict[str, RegistryFault]:
         get = self.headers.get
-        seen = Seen(self.command, route, self.path, get("Range"), get("Authorization"), get("User-Agent"))
+        seen = RequestSeen(self.command, route, self.path, get("Range"), get("Authorization"), get("User-Agent"))
         self.double.count(seen=seen)
         return self.double.faults.strike(route, digest)
 
-    def _is_struck(self, faults: dict[str, Fault]) -> bool:
+    def _is_struck(self, faults: dict[str, RegistryFault]) -> bool:
         if "silent" in faults:
             self.double.stopping.wait()
             raise _HangUp
@@ -381,7 +383,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Answers
 
-    def _send_body(self, layer: SimLayer, headers: dict[str, str], faults: dict[str, Fault], digest: str = "") -> None:
+    def _send_body(
+        self, layer: SimLayer, headers: dict[str, str], faults: dict[str, RegistryFault], digest: str = ""
+    ) -> None:
         start, stop = 0, layer.size
         asked = None if "whole" in faults else _parse_range(self.headers.get("Range"), layer.size)
         if asked is not None:
@@ -401,7 +405,9 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send_bytes(layer, start, stop, faults, digest)
 
-    def _send_bytes(self, layer: SimLayer, start: int, stop: int, faults: dict[str, Fault], digest: str) -> None:
+    def _send_bytes(
+        self, layer: SimLayer, start: int, stop: int, faults: dict[str, RegistryFault], digest: str
+    ) -> None:
         file = self.double.files / digest.replace(":", "-") if self.double.files and digest else None
         if file and not faults and not self.double.throttle.bytes_per_second and file.exists():
             with file.open("rb") as opened:
@@ -419,7 +425,7 @@ class _Handler(BaseHTTPRequestHandler):
         if sent < stop - start:
             raise _HangUp
 
-    def _spoilt(self, chunks: Iterator[bytes], faults: dict[str, Fault]) -> Iterator[bytes]:
+    def _spoilt(self, chunks: Iterator[bytes], faults: dict[str, RegistryFault]) -> Iterator[bytes]:
         """The body's chunks as the faults leave them, in pieces that suit a slow or cut answer."""
         at = 0
         limits = [faults[kind].value for kind in ("cut", "hang") if kind in faults]
@@ -434,7 +440,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             yield chunk
 
-    def _pieces(self, chunks: Iterator[bytes], faults: dict[str, Fault]) -> Iterator[bytes]:
+    def _pieces(self, chunks: Iterator[bytes], faults: dict[str, RegistryFault]) -> Iterator[bytes]:
         crawl = faults["crawl"].value if "crawl" in faults else None
         rate = crawl or self.double.throttle.bytes_per_second
         size = max(1, rate // 20) if rate else 1 << 20

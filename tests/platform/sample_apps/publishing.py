@@ -17,13 +17,13 @@ def publish(text: str, generation: int) -> None:
     from jobs.core.clock import SystemClock  # noqa: PLC0415 - shipped by `add_local_python_source`
     from jobs.core.model_name import ModelName  # noqa: PLC0415
     from jobs.testing.models import find  # noqa: PLC0415
-    from jobs.weights.directory import Weights  # noqa: PLC0415
+    from jobs.weights.directory import ModelsDirectory  # noqa: PLC0415
     from jobs.weights.manifest import Manifest  # noqa: PLC0415
 
     name = ModelName.parse(text)
     model = find(name)
     assert model is not None
-    models = Weights(
+    models = ModelsDirectory(
         Path("/models"),
         lock=Path.home() / "weights.lock",
         persist=weights.commit,
