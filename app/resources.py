@@ -27,10 +27,10 @@ GATEWAY = "Gateway"
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
-MESSENGER = "messenger"
+DELIVER_ALERTS = "deliver_alerts"
 NIGHTLY = "nightly"
-OUTLOOK = "outlook"
-FORECAST = "forecast"
+PLAN_NIGHT = "plan_night"
+PLAN_PRUNE = "plan_prune"
 PORT = 11434
 PYTHON = "3.12"
 

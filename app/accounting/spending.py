@@ -16,7 +16,7 @@ from jobs.telemetry.cost import Cost, cost
 SPENT = "spent/"
 
 
-def past(archive: Archive) -> dict[str, Any]:
+def archived_usage(archive: Archive) -> dict[str, Any]:
     """What the archive knows of containers and usage, by the keys that it had in the Dict."""
     return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
 

@@ -97,10 +97,10 @@ class Place:
         )
 
     def tick(self) -> None:
-        def call_messenger() -> None:
+        def send_for_delivery() -> None:
             self.told += 1
 
-        shift.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
+        shift.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
         shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
