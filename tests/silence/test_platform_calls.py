@@ -12,8 +12,8 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform_calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
-from app.platform_errors import FilesOpen, NotReloaded
+from app.platform.calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import (
     NetworkTrouble,
     NotFound,

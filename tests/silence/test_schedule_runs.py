@@ -13,7 +13,7 @@ from modal.client import Client
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
