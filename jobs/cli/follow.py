@@ -12,8 +12,9 @@ from jobs.cli.output import is_terminal, say
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.sanitize import plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import headline, lasted, trouble
+from jobs.ledger.job_text import headline, trouble
 
 LOOK_EVERY = timedelta(milliseconds=200)
 """Smooth enough for a bar; a look reads four small entries."""
@@ -101,7 +102,7 @@ class _Told:
             self._attempts = attempt.n
             if attempt.outcome in {"retry", "lost"}:
                 left = attempt.not_before - now if attempt.not_before else timedelta(0)
-                after = f"next try in {lasted(left)}" if left > timedelta(0) else "next try now"
+                after = f"next try in {human_span(left)}" if left > timedelta(0) else "next try now"
                 again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
                 self._view.tell(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
                 if attempt.hint:

@@ -19,10 +19,10 @@ from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import parse_bytes, parse_span
+from jobs.core.units import local_time, parse_bytes, parse_span
 from jobs.ledger.dead_letters import dead, lines, of_class
 from jobs.ledger.job import KINDS, Job, JobState
-from jobs.ledger.job_text import moment, remedy, result, share, story, trouble
+from jobs.ledger.job_text import remedy, result, share, story, trouble
 from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
@@ -314,7 +314,7 @@ class JobCommands:
         remark = trouble(last) if last is not None and last.failure_class else ""
         tries = f"{len(job.attempts)}/{job.attempts_allowed}"
         short = remark if len(remark) <= 60 else f"{remark[:59]}…"
-        return (job.id, job.kind, job.subject, job.state, share(job), tries, moment(job.posted_at, self.now), short)
+        return (job.id, job.kind, job.subject, job.state, share(job), tries, local_time(job.posted_at, self.now), short)
 
     def tell(self, id: str, *, follow: bool, json: bool) -> int:
         job = self.named(id)

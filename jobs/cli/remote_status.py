@@ -7,10 +7,9 @@ from typing import Any
 
 from jobs.core.clock import parse_moment
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import human_bytes, human_span
 from jobs.home.gateway_client import Remote
 from jobs.home.status import ModelEntry, ModelsFound
-from jobs.ledger.job_text import lasted
 from jobs.telemetry.nightly_report import line
 
 
@@ -30,7 +29,7 @@ def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str
     for tier in health["tiers"]:
         held = f", {tier['held']} callers wait" if tier["held"] else ""
         why = f": {plain(tier['why'])}" if tier["why"] else ""
-        age = lasted(now - parse_moment(tier["since"]))
+        age = human_span(now - parse_moment(tier["since"]))
         yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
     models = health["models"]
     yield f"models   {models['count']}, {human_bytes(models['bytes'])}"

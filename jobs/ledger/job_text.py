@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
 
 _AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
@@ -35,24 +35,6 @@ def remedy(job: Job) -> str | None:
     if job.state is not JobState.FAILED or not job.attempts:
         return None
     return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
-
-
-def lasted(span: timedelta | float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
-    seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    days, hours_left = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours_left} h"
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
-
-
-def moment(at: datetime, now: datetime) -> str:
-    """The moment on the reader's clock, whose zone is that of `now`."""
-    return at.astimezone(now.tzinfo).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def share(job: Job) -> str:
@@ -85,16 +67,17 @@ def amounts(reading: Reading) -> list[str]:
     words = [f"{human_bytes(reading.completed)} of {human_bytes(reading.total)}"]
     if reading.bytes_per_second and reading.completed < reading.total:
         left = (reading.total - reading.completed) / reading.bytes_per_second
-        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{lasted(left)} left"]
+        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{human_span(left)} left"]
     return words
 
 
 def story(job: Job, now: datetime) -> list[str]:
     """The whole story, line by line."""
+    posted = f"{local_time(job.posted_at, now)} ({human_span(now - job.posted_at)} ago)"
     lines = [
         f"{job.kind} of {plain(job.subject)}: {_state(job, now)}",
         f"  job      {job.id}",
-        f"  posted   {moment(job.posted_at, now)} ({lasted(now - job.posted_at)} ago) by {plain(job.posted_by)}",
+        f"  posted   {posted} by {plain(job.posted_by)}",
     ]
     if asked := _asked(job.request):
         lines.append(f"  asked    {asked}")
@@ -128,12 +111,12 @@ def _state(job: Job, now: datetime) -> str:
             stopping = ", and asked to stop" if job.cancel_asked else ""
             last = job.attempts[-1]
             silent = now - last.last_sign
-            quiet = f", silent for {lasted(silent)}" if silent > timedelta(seconds=10) else ""
-            return f"running for {lasted(now - last.started_at)}{quiet}{stopping}"
+            quiet = f", silent for {human_span(silent)}" if silent > timedelta(seconds=10) else ""
+            return f"running for {human_span(now - last.started_at)}{quiet}{stopping}"
         case JobState.WAITING:
             return f"waiting, {_next(job, now)}"
         case _:
-            took = lasted((job.ended_at or now) - job.posted_at)
+            took = human_span((job.ended_at or now) - job.posted_at)
             return f"{job.state}, {took} after it was posted"
 
 
@@ -141,7 +124,7 @@ def _next(job: Job, now: datetime) -> str:
     due = job.not_before
     if due is None or due <= now:
         return "the next try is due now"
-    return f"the next try in {lasted(due - now)}"
+    return f"the next try in {human_span(due - now)}"
 
 
 def _asked(request: Mapping[str, Any]) -> str:
@@ -168,9 +151,9 @@ def _progress(job: Job) -> str:
 
 def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
     outcome = attempt.outcome or "goes on"
-    took = lasted((attempt.ended_at or now) - attempt.started_at)
+    took = human_span((attempt.ended_at or now) - attempt.started_at)
     why = f": {trouble(attempt)}" if attempt.failure_class or attempt.message else ""
-    yield f"    {attempt.n}  {moment(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
+    yield f"    {attempt.n}  {local_time(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
     if attempt.hint:
         yield f"       hint: {plain(attempt.hint)}"
     if attempt is job.attempts[-1] and job.state is JobState.WAITING:

@@ -25,8 +25,8 @@ from app.gateway.protocol.json_fields import fields_of
 from jobs.core.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import lasted
 
 MANIFEST = {"status": "pulling manifest"}
 VERIFYING = {"status": "verifying sha256 digest"}
@@ -185,7 +185,7 @@ class Pulls:
             ended = await asyncio.wait_for(self._ended(job, has_left), self.delete_waits.total_seconds())
         except TimeoutError as error:
             raise Stalled(
-                f"the delete has waited for {lasted(self.delete_waits)}, and goes on as job {job.id}",
+                f"the delete has waited for {human_span(self.delete_waits)}, and goes on as job {job.id}",
                 hint=f"`ollama-modal job {job.id} --follow`",
             ) from error
         if ended is None:

@@ -11,8 +11,9 @@ from jobs.cli.main import IDLE
 from jobs.core.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.core.progress import Reading
 from jobs.core.sanitize import LONGEST, plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Ending, Job, JobState
-from jobs.ledger.job_text import REMEDIES, headline, lasted, remedy, result, story
+from jobs.ledger.job_text import REMEDIES, headline, remedy, result, story
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
@@ -197,4 +198,4 @@ def test_a_subject_cannot_pretend(store: Store) -> None:
 )
 def test_durations_as_people_say_them(span: timedelta, words: str) -> None:
     """A duration has at most two units, the largest first."""
-    assert lasted(span) == words
+    assert human_span(span) == words
