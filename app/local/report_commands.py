@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.main import Key, Url, app, commands_at, here, remote_at, show
+from jobs.cli.main import Key, Url, app, commands_at, remote_at, show, this_machine
 from jobs.cli.output import put_json, put_lines, say
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
@@ -25,7 +25,7 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
         commands = commands_at(url, key)
         found = remote_at(url, key).night()
     else:
-        at = here()
+        at = this_machine()
         commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
     show(found, (commands.worded(line) for line in lines(found, commands.now)), json=json)
 
@@ -45,7 +45,7 @@ def cost(
         told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
         show(told, Cost.from_json(told).lines(), json=json)
         return
-    at = here()
+    at = this_machine()
     began = at.now - parse_span(since, "--since")
     rows = usage(at.home.facts(), since=began.date())
     found = owned(rows, began, at.now)
@@ -66,7 +66,7 @@ def windows(fleet: FleetFile = None, json: Json = False) -> None:
     from app.fleet.file import HERE  # noqa: PLC0415
     from app.fleet.schema import load  # noqa: PLC0415
 
-    at = here()
+    at = this_machine()
     stack = home_of(os.environ).read_stack()
     found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.clock.now())
     if json:

@@ -17,7 +17,7 @@ from jobs.core.errors import Refused, Trouble, Unauthorized
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
-from jobs.home.gateway_client import Remote
+from jobs.home.gateway_client import GatewayClient
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.errors import LOOPBACK_IS_DIRECT
 from jobs.ledger.job import Job, JobState
@@ -276,7 +276,7 @@ def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = No
 def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
     """What the gateway of the running stack says is wrong."""
     patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
-    with Remote(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
+    with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
             return tuple(map(str, remote.health()["problems"]))
         except Unauthorized:

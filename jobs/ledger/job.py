@@ -19,38 +19,12 @@ from enum import StrEnum
 from typing import Any, Literal, Self, get_args
 
 from jobs.core.clock import isoformat, parse_moment
-from jobs.core.errors import BadRequest, Trouble
+from jobs.core.errors import Trouble
 from jobs.core.progress import Reading
+from jobs.ledger.kinds import KINDS
 
 VERSION = 1
 """Written into every fact. Readers take missing fields as their defaults, so last month's records still open."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of job: the lane whose workers run it, and how many attempts it is allowed by default."""
-
-    name: str
-    lane: str
-    attempts: int
-
-
-WEIGHTS_LANE = "weights"
-SERVERS_LANE = "servers"
-LANES = (WEIGHTS_LANE, SERVERS_LANE)
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        # A resumed pull loses almost nothing, so it may be interrupted often before a person has to look.
-        Kind("pull", WEIGHTS_LANE, 8),
-        Kind("verify", WEIGHTS_LANE, 4),
-        Kind("delete", WEIGHTS_LANE, 3),
-        Kind("prune", WEIGHTS_LANE, 3),
-        Kind("rollback", WEIGHTS_LANE, 3),
-        Kind("warm", SERVERS_LANE, 3),
-    )
-}
 
 
 class JobState(StrEnum):
@@ -341,16 +315,3 @@ def after_trouble(job: Job, trouble: Trouble, *, now: datetime, backoff: Backoff
         return ending
     wait = trouble.retry_after if trouble.retry_after is not None else backoff.delay(n, spread)
     return replace(ending, outcome="retry", not_before=now + wait)
-
-
-def kind_named(name: str) -> Kind:
-    """The kind of this name.
-
-    Raises:
-        BadRequest: there is no such kind.
-
-    """
-    try:
-        return KINDS[name]
-    except KeyError:
-        raise BadRequest(f"there is no kind of job {name!r}", hint=f"kinds are {', '.join(KINDS)}") from None

@@ -11,6 +11,7 @@ from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
+from jobs.ledger.kinds import KINDS, Kinds
 
 _AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
 
@@ -71,7 +72,7 @@ def amounts(reading: Reading) -> list[str]:
     return words
 
 
-def story(job: Job, now: datetime) -> list[str]:
+def story(job: Job, now: datetime, kinds: Kinds = KINDS) -> list[str]:
     """The whole story, line by line."""
     posted = f"{local_time(job.posted_at, now)} ({human_span(now - job.posted_at)} ago)"
     lines = [
@@ -79,7 +80,7 @@ def story(job: Job, now: datetime) -> list[str]:
         f"  job      {job.id}",
         f"  posted   {posted} by {plain(job.posted_by)}",
     ]
-    if asked := _asked(job.request):
+    if asked := _request(job, kinds):
         lines.append(f"  asked    {asked}")
     if progress := _progress(job):
         lines.append(f"  progress {progress}")
@@ -127,13 +128,15 @@ def _next(job: Job, now: datetime) -> str:
     return f"the next try in {human_span(due - now)}"
 
 
-def _asked(request: Mapping[str, Any]) -> str:
+def _request(job: Job, kinds: Kinds) -> str:
+    """What was asked for beside the kind and the subject. Other versions of this code may have stored other keys."""
+    known = {each.name: each for each in kinds[job.kind].parameters} if job.kind in kinds else {}
     words = []
-    for key, value in request.items():
-        if value is None or (key == "way" and value == "auto"):
+    for name, value in job.request.items():
+        parameter = known.get(name)
+        if value is None or (parameter is not None and value == parameter.default):
             continue
-        shown = f"{human_bytes(value)}/s" if key == "rate_limit" and isinstance(value, int) else repr(value)
-        words.append(f"{key.replace('_', ' ')} {shown}")
+        words.append(f"{name.replace('_', ' ')} {parameter.show(value) if parameter else repr(value)}")
     return ", ".join(words)
 
 
