@@ -124,6 +124,9 @@ def _commands() -> "ModalCommands":
     return modal_commands(weights_worker, archived_jobs, partial(deployment.answer, plan_prune, PLAN_PRUNE))
 
 
+_past_usage = partial(deployment.answer, archived_usage, "archived_usage")
+
+
 def job_entry_points(
     to: modal.App, commands: "Callable[[], ModalCommands]" = _commands, kinds: Kinds = KINDS
 ) -> dict[str, Any]:
@@ -154,9 +157,10 @@ def retry(
     json: bool = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
-    at = _commands()
-    again = partial(at.commands.retry, id, every=all, failure_class=failure_class or None, wait=wait, json=json)
-    at.run(again, follows=wait and not all)
+    _commands().run(
+        lambda commands: commands.retry(id, wait=wait, every=all, failure_class=failure_class or None, json=json),
+        follows=wait and not all,
+    )
 
 
 @app.local_entrypoint()
@@ -164,30 +168,26 @@ def jobs(
     *, state: str = "", kind: str = "", since: str = "", limit: int = 20, dead: bool = False, json: bool = False
 ) -> None:
     """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
-    at = _commands()
-    chosen = {"state": state or None, "kind": kind or None, "since": since or None}
-    at.run(partial(at.commands.list_jobs, **chosen, limit=limit, dead=dead, json=json))
+    chosen: dict[str, Any] = {"state": state or None, "kind": kind or None, "since": since or None}
+    _commands().run(lambda commands: commands.list_jobs(**chosen, limit=limit, dead=dead, json=json))
 
 
 @app.local_entrypoint()
 def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
-    at = _commands()
-    at.run(partial(at.commands.show_job, id, follow=follow, json=json))
+    _commands().run(lambda commands: commands.show_job(id, follow=follow, json=json))
 
 
 @app.local_entrypoint()
 def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
-    at = _commands()
-    at.run(partial(at.commands.cancel, id, json=json))
+    _commands().run(lambda commands: commands.cancel(id, json=json))
 
 
 @app.local_entrypoint()
 def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
-    at = _commands()
-    at.run(lambda: at.commands.list_models(deployment.answer(list_models, "list_models"), json=json))
+    _commands().run(lambda commands: commands.list_models(deployment.answer(list_models, "list_models"), json=json))
 
 
 @app.local_entrypoint()
@@ -195,8 +195,7 @@ def night(json: bool = False) -> None:
     """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
     from app.deployment.modal_cli import show_night  # noqa: PLC0415
 
-    at = _commands()
-    at.run(partial(show_night, at.commands, json=json))
+    _commands().run(partial(show_night, json=json))
 
 
 @app.local_entrypoint()
@@ -204,8 +203,7 @@ def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.deployment.modal_cli import show_cost  # noqa: PLC0415
 
-    at = _commands()
-    at.run(lambda: show_cost(at.commands, deployment.answer(archived_usage, "archived_usage"), since=since, json=json))
+    _commands().run(partial(show_cost, past=_past_usage, since=since, json=json))
 
 
 @app.local_entrypoint()
@@ -213,15 +211,13 @@ def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
     from app.deployment.modal_cli import show_windows  # noqa: PLC0415
 
-    at = _commands()
-    at.run(lambda: show_windows(at.commands, deployment.answer(archived_usage, "archived_usage"), json=json))
+    _commands().run(partial(show_windows, past=_past_usage, json=json))
 
 
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    at = _commands()
-    at.run(lambda: at.commands.show_preview(deployment.answer(plan_night, "plan_night"), json=json))
+    _commands().run(lambda commands: commands.show_preview(deployment.answer(plan_night, "plan_night"), json=json))
 
 
 @app.local_entrypoint()
@@ -230,4 +226,4 @@ def status(json: bool = False) -> None:
     from app.deployment.modal_cli import show_status  # noqa: PLC0415
 
     at = _commands()
-    at.run(partial(show_status, at, json=json))
+    at.run(partial(show_status, launcher=at.launcher, json=json))

@@ -15,7 +15,7 @@ from app.deployment import status as reports
 from app.deployment.spawn_worker import ring
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
 from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, put_json, put_lines, say, settle_streams
+from jobs.cli.output import log_warnings, say, settle_streams, show
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.sanitize import plain
@@ -138,61 +138,55 @@ class ModalCommands:
     ) -> None:
         """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way."""
 
-        def post() -> int:
+        def post(commands: JobCommands) -> int:
             given = {name: value or None for name, value in typed.items()}
             if dry_run:
                 request = kind.request(None, kind.read(given)).request
-                return self.commands.show_preview(self.preview(request), json=json)
+                return commands.show_preview(self.preview(request), json=json)
             if kind.lane == SERVERS_LANE and not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return self.commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
+            return commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
 
         self.run(post, follows=wait)
 
-    def run(self, work: Callable[[], int], *, follows: bool = True) -> None:
-        """Do the work of an entry point.
+    def run(self, work: Callable[[JobCommands], int], *, follows: bool = True) -> None:
+        """Do the work of an entry point, and exit with the code that it returns.
 
         Args:
-            work: does it, and returns the code to exit with.
+            work: what it does.
             follows: whether it stays until the job has ended.
 
         """
         self.launcher.follows = follows
         settle_streams()
         log_warnings()
-        code = exit_code(work, worded)
+        code = exit_code(lambda: work(self.commands), worded)
         if code == INTERRUPTED and self.launcher.ends_with_us:
             say("but its worker ends with this command: pull again to go on from the bytes that are there, or deploy")
         if code:
             sys.exit(code)
 
 
-def show_cost(commands: JobCommands, past: Mapping[str, Any], *, since: str, json: bool) -> int:
+def show_cost(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], since: str, json: bool) -> int:
     from app.accounting.modal_prices import priced  # noqa: PLC0415
     from app.accounting.spending import estimate  # noqa: PLC0415
     from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
     now = commands.now
     began = now - parse_span(since, "--since")
-    cost = estimate({**past, **dict(ledger.items())}, priced(declared(), now.date()), began, now)
-    if json:
-        put_json(cost.as_json())
-    else:
-        put_lines(cost.lines())
+    cost = estimate({**past(), **dict(ledger.items())}, priced(declared(), now.date()), began, now)
+    show(cost.as_json(), cost.lines(), json=json)
     return 0
 
 
-def show_windows(commands: JobCommands, past: Mapping[str, Any], *, json: bool) -> int:
+def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], json: bool) -> int:
     from app.accounting.modal_prices import priced  # noqa: PLC0415
     from app.accounting.window_cost import offers  # noqa: PLC0415
     from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
     fleet = priced(declared(), commands.now.date())
-    windows = offers(fleet, {**past, **dict(ledger.items())}, commands.clock.now())
-    if json:
-        put_json([each.as_json() for each in windows])
-    else:
-        put_lines(line for each in windows for line in each.lines())
+    windows = offers(fleet, {**past(), **dict(ledger.items())}, commands.clock.now())
+    show([each.as_json() for each in windows], (line for each in windows for line in each.lines()), json=json)
     if not windows:
         say("fleet.toml declares no windows")
     return 0
@@ -202,22 +196,15 @@ def show_night(commands: JobCommands, *, json: bool) -> int:
     from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
 
     night = report(dict(ledger.items()), commands.reader.select()[0])
-    if json:
-        put_json(night)
-    else:
-        put_lines(map(worded, lines(night, commands.now)))
+    show(night, map(worded, lines(night, commands.now)), json=json)
     return 0
 
 
-def show_status(at: ModalCommands, *, json: bool) -> int:
-    deployed = at.launcher.deployed
-    url = deployment.url(GATEWAY) if deployed else None
-    jobs = at.commands.reader.select()[0]
-    status = reports.status(ledger, at.commands.now, deployed=deployed, gateway=url, jobs=jobs)
-    if json:
-        put_json(status.as_json())
-    else:
-        put_lines(status.lines())
+def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
+    url = deployment.url(GATEWAY) if launcher.deployed else None
+    jobs = commands.reader.select()[0]
+    status = reports.status(ledger, commands.now, deployed=launcher.deployed, gateway=url, jobs=jobs)
+    show(status.as_json(), status.lines(), json=json)
     return 0
 
 

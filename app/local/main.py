@@ -96,7 +96,7 @@ def plan(
         )
     declared = load(path.absolute())
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
-    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.clock)
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))
 
 

@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.main import Key, Url, app, commands_at, remote_at, show, this_machine
-from jobs.cli.output import put_json, put_lines, say
+from jobs.cli.main import Json, Key, Url, app, commands_at, remote_at, this_machine
+from jobs.cli.output import put_json, put_lines, say, show
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
 from jobs.home.home import home_of
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
 
 
@@ -46,9 +45,9 @@ def cost(
         show(told, Cost.from_json(told).lines(), json=json)
         return
     at = this_machine()
-    began = at.now - parse_span(since, "--since")
+    began = at.commands.now - parse_span(since, "--since")
     rows = usage(at.home.facts(), since=began.date())
-    found = owned(rows, began, at.now)
+    found = owned(rows, began, at.commands.now)
     if json:
         put_json(found.as_json())
         return
@@ -68,7 +67,7 @@ def windows(fleet: FleetFile = None, json: Json = False) -> None:
 
     at = this_machine()
     stack = home_of(os.environ).read_stack()
-    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.clock.now())
+    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.commands.clock.now())
     if json:
         put_json([each.as_json() for each in found])
     else:

@@ -10,16 +10,15 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, put, put_json, say, settle_streams
+from jobs.cli.output import log_warnings, put, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
 from jobs.core.clock import SystemClock
 from jobs.core.errors import FAILURE_CLASSES, Refused
@@ -41,7 +40,6 @@ REMOTE_LOOK_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Many open models behind one address. Jobs survive; the GPU sleeps.",
@@ -62,17 +60,11 @@ Key = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class ThisMachine:
-    """What the commands about this machine work with: the home, the clock, and the commands over the home's ledger."""
+class ThisMachine(NamedTuple):
+    """What the commands about this machine work with: the home, and the commands over its ledger."""
 
     home: Home
     commands: JobCommands
-    clock: SystemClock
-
-    @property
-    def now(self) -> datetime:
-        return self.commands.now
 
 
 def this_machine() -> ThisMachine:
@@ -87,7 +79,7 @@ def this_machine() -> ThisMachine:
         log=str(home.logs / "up.log"),
         defaults={"rate_limit": stack.rate_limit} if stack else {},
     )
-    return ThisMachine(home, commands, clock)
+    return ThisMachine(home, commands)
 
 
 def commands_at(url: str | None, key: str | None) -> JobCommands:
@@ -168,7 +160,8 @@ def _post_command(kind: Kind) -> Callable[..., None]:
 
 
 def _option(of: Parameter) -> inspect.Parameter:
-    option = typer.Option(of.option, metavar="|".join(of.choices) or of.metavar, help=of.help)
+    metavar, values = "|".join(of.choices) or of.metavar, lambda: list(of.choices)
+    option = typer.Option(of.option, metavar=metavar, help=of.help, autocompletion=values if of.choices else None)
     if of.value_type is bool:
         return parameter(of.name, Annotated[bool, option], False)
     return parameter(of.name, Annotated[of.typed_as | None, option], of.default)
@@ -185,7 +178,7 @@ def show_dry_run(kind: Kind, typed: Mapping[str, Any], url: str | None, key: str
     from jobs.home.prune_preview import dry_run  # noqa: PLC0415 - brings httpx, which takes long to import
 
     at = this_machine()
-    return at.commands.show_preview(dry_run(at.home, at.clock, request), json=typed["json"])
+    return at.commands.show_preview(dry_run(at.home, at.commands.clock, request), json=typed["json"])
 
 
 add_post_commands(app)
@@ -263,7 +256,7 @@ def models(url: Url = None, key: Key = None, json: Json = False) -> None:
     from jobs.home.status import listed  # noqa: PLC0415
 
     at = this_machine()
-    done(at.commands.list_models(listed(at.home, at.clock), json=json))
+    done(at.commands.list_models(listed(at.home, at.commands.clock), json=json))
 
 
 @app.command("route")
@@ -310,17 +303,8 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
     from jobs.home.status import surveyed  # noqa: PLC0415
 
     at = this_machine()
-    survey = surveyed(at.home, at.clock, at.commands.reader.select()[0], key)
-    show(survey.as_json(), survey.lines(at.now), json=json)
-
-
-def show(document: Mapping[str, Any], lines: Iterable[str], *, json: bool) -> None:
-    """For a program, or for a person."""
-    if json:
-        put_json(document)
-        return
-    for line in lines:
-        put(line)
+    survey = surveyed(at.home, at.commands.clock, at.commands.reader.select()[0], key)
+    show(survey.as_json(), survey.lines(at.commands.now), json=json)
 
 
 # -- the entry ---------------------------------------------------------------------------------------------------------

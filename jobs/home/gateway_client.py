@@ -145,14 +145,14 @@ class GatewayClient:
         return jobs, total
 
     def _page(self, asked: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
-        page = self._ask("GET", "/jobs", params={**asked, "limit": min(limit or PAGE, PAGE)}).json()
+        page = self._document("/jobs", params={**asked, "limit": min(limit or PAGE, PAGE)})
         return [Job.from_json(each) for each in page["jobs"]], int(page["total"])
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def models(self) -> tuple[list[Listed], list[str]]:
         """The whole models, and lines about the rest."""
-        answer = self._ask("GET", "/models").json()
+        answer = self._document("/models")
         return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
 
     def route(self, model: str, context: int | None) -> dict[str, Any]:
@@ -163,36 +163,34 @@ class GatewayClient:
 
         """
         asked = {"model": model} | ({"context": str(context)} if context is not None else {})
-        answer: dict[str, Any] = self._ask("GET", "/route", params=asked).json()
-        return answer
+        return self._document("/route", params=asked)
 
     def health(self) -> dict[str, Any]:
         """How all of it stands."""
-        answer: dict[str, Any] = self._ask("GET", "/health").json()
-        return answer
+        return self._document("/health")
 
     def night(self) -> dict[str, Any]:
         """What the last night did there."""
-        answer: dict[str, Any] = self._ask("GET", "/night").json()
-        return answer
+        return self._document("/night")
 
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
-        answer: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()
-        return answer
+        return self._document("/cost", params={"since": isoformat(since)})
 
     def plan(self) -> dict[str, Any]:
         """What the next night would do there."""
-        answer: dict[str, Any] = self._ask("GET", "/plan", timeout=_PLAN_SECONDS).json()
-        return answer
+        return self._document("/plan", timeout=_PLAN_SECONDS)
 
     def prune_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a prune that is asked for in these words would do there."""
         asked = {name: str(value).lower() for name, value in request.items() if value is not None}
-        answer: dict[str, Any] = self._ask("GET", "/plan/prune", params=asked, timeout=_PLAN_SECONDS).json()
-        return answer
+        return self._document("/plan/prune", params=asked, timeout=_PLAN_SECONDS)
 
     # -- how -----------------------------------------------------------------------------------------------------------
+
+    def _document(self, path: str, **asked: Any) -> dict[str, Any]:
+        document: dict[str, Any] = self._ask("GET", path, **asked).json()
+        return document
 
     def _ask(self, method: str, path: str, **asked: Any) -> httpx.Response:
         """An answer that is no failure. Asking twice for the same does no harm anywhere here."""

@@ -163,82 +163,42 @@ class Kind:
 
 Kinds = Mapping[str, Kind]
 
-_PARAMETERS_OF_A_PULL = (
-    Parameter(
-        "way",
-        str,
-        "How: our own puller, or an Ollama server's",
-        default="auto",
-        choices=("auto", "registry", "server"),
-        description="Our own puller, or an Ollama server's",
-    ),
-    Parameter(
-        "rate_limit",
-        int,
-        "At most so much a second, like 20MB",
-        metavar="SIZE",
-        least=1,
-        most=10**15,
-        parse=parse_bytes,
-        description="At most so many bytes a second",
-        show=lambda rate: f"{human_bytes(rate)}/s" if isinstance(rate, int) else repr(rate),
-    ),
-)
+WAYS = ("auto", "registry", "server")
 
-KINDS: Kinds = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "pull",
-            WEIGHTS_LANE,
-            8,  # a resumed pull loses almost nothing: it may be interrupted often before a person has to look
-            "Bring a model here, through the queue. One that is under way is shared.",
-            parameters=_PARAMETERS_OF_A_PULL,
-        ),
-        Kind(
-            "verify",
-            WEIGHTS_LANE,
-            4,
-            "Hash every byte of a model, or of all. What is damaged is fetched again.",
-            model="one or all",
-        ),
-        Kind("delete", WEIGHTS_LANE, 3, "Remove a model and the blobs that no other model needs."),
-        Kind(
-            "prune",
-            WEIGHTS_LANE,
-            3,
-            "Move to the trash what nobody needs. What lay there for its grace is deleted.",
-            model="all",
-            parameters=(
-                Parameter(
-                    "unused_days",
-                    float,
-                    "Also models that nobody used for so many days",
-                    metavar="N",
-                    above=0,
-                    most=MOST_DAYS,
-                ),
-                Parameter("empty_trash", bool, "Do not wait for the trash's grace"),
-            ),
-            has_dry_run=True,
-        ),
-        Kind(
-            "rollback",
-            WEIGHTS_LANE,
-            3,
-            "Bring back the version of a model that was there before. Again, and the newer one is back.",
-        ),
-        Kind(
-            "warm",
-            SERVERS_LANE,
-            3,
-            "Load a model. The next question to it is answered at once.",
-            parameters=(
-                Parameter("tier", str, "Where; by the model's size when left out", metavar="NAME", least=1, most=64),
-            ),
-        ),
-    )
-}
+_WAY = Parameter("way", str, "How: our own puller, or an Ollama server's", default="auto", choices=WAYS)
+_RATE_LIMIT = Parameter(
+    "rate_limit", int, "At most so much a second, like 20MB", metavar="SIZE", least=1, most=10**15, parse=parse_bytes,
+    description="At most so many bytes a second",
+    show=lambda rate: f"{human_bytes(rate)}/s" if isinstance(rate, int) else repr(rate),
+)  # fmt: skip
+_UNUSED_DAYS = Parameter(
+    "unused_days", float, "Also models that nobody used for so many days", metavar="N", above=0, most=MOST_DAYS
+)
+_EMPTY_TRASH = Parameter("empty_trash", bool, "Do not wait for the trash's grace")
+_TIER = Parameter("tier", str, "Where; by the model's size when left out", metavar="NAME", least=1, most=64)
+
+_KINDS = (
+    Kind(
+        "pull", WEIGHTS_LANE, 8,  # a resumed pull loses almost nothing, so it may be interrupted often
+        "Bring a model here, through the queue. One that is under way is shared.",
+        parameters=(_WAY, _RATE_LIMIT),
+    ),
+    Kind(
+        "verify", WEIGHTS_LANE, 4, "Hash every byte of a model, or of all. What is damaged is fetched again.",
+        model="one or all",
+    ),
+    Kind("delete", WEIGHTS_LANE, 3, "Remove a model and the blobs that no other model needs."),
+    Kind(
+        "prune", WEIGHTS_LANE, 3, "Move to the trash what nobody needs. What lay there for its grace is deleted.",
+        model="all", parameters=(_UNUSED_DAYS, _EMPTY_TRASH), has_dry_run=True,
+    ),
+    Kind(
+        "rollback", WEIGHTS_LANE, 3,
+        "Bring back the version of a model that was there before. Again, and the newer one is back.",
+    ),
+    Kind("warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.", parameters=(_TIER,)),
+)  # fmt: skip
+KINDS: Kinds = {kind.name: kind for kind in _KINDS}
 
 
 def kind_named(name: str, kinds: Kinds = KINDS) -> Kind:

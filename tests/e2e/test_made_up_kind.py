@@ -90,7 +90,7 @@ def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: Plac
 
 @both
 def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: Place) -> None:
-    """The document has a body for it with the parameter's limits; a POST within them is a job, one beyond is refused."""
+    """The document has a body for it with the parameter's limits; what is within them is posted, the rest refused."""
     ask = TestClient(api, headers={"x-api-key": ADMIN_KEY})
     body = {"kind": kind.name, "model": "Tiny", "grit": 1_200}
 
@@ -112,7 +112,8 @@ def test_an_entry_point_of_modal_posts_it(kind: Kind, here: Place, capsys: pytes
     commands = JobCommands(ledger_of(here), SystemClock(), is_worked=lambda: True, idle=("", ""), log="")
     launcher._deployed = True  # nothing is asked of the platform
 
-    points = job_entry_points(app, lambda: ModalCommands(commands, launcher, preview=lambda _: pytest.fail()), TABLE)
+    at = ModalCommands(commands, launcher, preview=lambda _: pytest.fail("nothing is to be previewed"))
+    points = job_entry_points(app, lambda: at, TABLE)
     given = {"tier": ""} if kind is WARM else {}
     points[kind.name](model="Tiny", grit=1_200, wait=False, attempts=0, json=True, **given)
 
