@@ -21,7 +21,7 @@ from jobs.core.sanitize import plain
 from jobs.core.units import local_time, parse_span
 from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import remedy, result, share, story, trouble
+from jobs.ledger.job_text import remedy, result_text, share, story, trouble
 from jobs.ledger.kinds import Kind, kind_named
 from jobs.ledger.ledger import Posted
 
@@ -210,7 +210,7 @@ class JobCommands:
         match job.state:
             case JobState.SUCCEEDED:
                 if not json:
-                    put(f"{job.kind} done: {result(job)}")
+                    put(f"{job.kind} done: {result_text(job)}")
                 return 0
             case JobState.CANCELLED:
                 say(f"cancelled: {job.kind} of {job.subject}, job {job.id}")

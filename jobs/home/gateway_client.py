@@ -135,8 +135,8 @@ class GatewayClient:
         limit: int | None = None,
     ) -> tuple[list[Job], int]:
         """The newest jobs that fit, and how many fit in all; asked for page by page."""
-        asked = {"kind": kind, "state": state, "since": since and isoformat(since)}
-        fitting: dict[str, Any] = {name: value for name, value in asked.items() if value}
+        query = {"kind": kind, "state": state, "since": since and isoformat(since)}
+        fitting: dict[str, Any] = {name: value for name, value in query.items() if value}
         jobs, total = self._page(fitting, limit)
         page = jobs
         while page and len(jobs) < min(total, limit or total):
@@ -144,8 +144,8 @@ class GatewayClient:
             jobs = jobs + page
         return jobs, total
 
-    def _page(self, asked: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
-        page = self._document("/jobs", params={**asked, "limit": min(limit or PAGE, PAGE)})
+    def _page(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
+        page = self._document("/jobs", params={**query, "limit": min(limit or PAGE, PAGE)})
         return [Job.from_json(each) for each in page["jobs"]], int(page["total"])
 
     # -- what is there -------------------------------------------------------------------------------------------------
@@ -162,8 +162,8 @@ class GatewayClient:
             NotFound: it is not there.
 
         """
-        asked = {"model": model} | ({"context": str(context)} if context is not None else {})
-        return self._document("/route", params=asked)
+        query = {"model": model} | ({"context": str(context)} if context is not None else {})
+        return self._document("/route", params=query)
 
     def health(self) -> dict[str, Any]:
         """How all of it stands."""
@@ -183,21 +183,21 @@ class GatewayClient:
 
     def prune_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a prune that is asked for in these words would do there."""
-        asked = {name: str(value).lower() for name, value in request.items() if value is not None}
-        return self._document("/plan/prune", params=asked, timeout=_PLAN_SECONDS)
+        query = {name: str(value).lower() for name, value in request.items() if value is not None}
+        return self._document("/plan/prune", params=query, timeout=_PLAN_SECONDS)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
-    def _document(self, path: str, **asked: Any) -> dict[str, Any]:
-        document: dict[str, Any] = self._ask("GET", path, **asked).json()
+    def _document(self, path: str, **options: Any) -> dict[str, Any]:
+        document: dict[str, Any] = self._ask("GET", path, **options).json()
         return document
 
-    def _ask(self, method: str, path: str, **asked: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
 
         def ask() -> httpx.Response:
             with translated(f"asking the gateway at {self.url}"):
-                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **asked)
+                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **options)
             if not answer.is_success:
                 self._refuse(answer)
             if not answer.headers.get("content-type", "").startswith("application/json"):

@@ -104,7 +104,7 @@ class Attempt:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """An attempt, as `as_json` told of it; of its lease nothing is known any more."""
+        """An attempt, as `as_json` wrote it; of its lease nothing is known any more."""
         ended_at = _moment(document.get("ended_at"))
         started_at = parse_moment(document["started_at"])
         return cls(
@@ -176,7 +176,7 @@ class Job:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """A job, as `as_json` told of it."""
+        """A job, as `as_json` wrote it."""
         kind = KINDS.get(document["kind"])
         return cls(
             id=document["id"],
@@ -195,8 +195,8 @@ class Job:
         )
 
     def __str__(self) -> str:
-        told = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
-        return f"{self.id} {self.kind} {self.subject} {self.state} [{told}]"
+        attempts = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
+        return f"{self.id} {self.kind} {self.subject} {self.state} [{attempts}]"
 
 
 @dataclass
@@ -230,7 +230,7 @@ def fold(facts: JobFacts) -> Job:
             is_last_loss = end["outcome"] == "lost" and n >= allowed
             state = move(state, "failed" if is_last_loss else end["outcome"])
     last = len(attempts)
-    tale = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
+    latest = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
     return Job(
         id=facts.job["id"],
         kind=facts.job["kind"],
@@ -242,14 +242,14 @@ def fold(facts: JobFacts) -> Job:
         posted_at=parse_moment(facts.job["posted_at"]),
         posted_by=facts.job.get("posted_by", ""),
         attempts=tuple(attempts),
-        progress=_reading(tale.get("progress")),
+        progress=_reading(latest.get("progress")),
         result=facts.ends.get(last, {}).get("result"),
         cancel_asked=facts.cancel is not None,
     )
 
 
-def _reading(told: Mapping[str, Any] | None) -> Reading:
-    known = told or {}
+def _reading(document: Mapping[str, Any] | None) -> Reading:
+    known = document or {}
     return Reading(**{name: known[name] for name in Reading.__dataclass_fields__ if name in known})
 
 
@@ -261,7 +261,7 @@ def _attempt(
     n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
 ) -> Attempt:
     started_at = parse_moment(claim["at"])
-    told = end or {}
+    ending = end or {}
     return Attempt(
         n=n,
         started_at=started_at,
@@ -269,11 +269,11 @@ def _attempt(
         lease=timedelta(seconds=claim["lease_seconds"]),
         last_sign=max(started_at, parse_moment(beat["at"])) if beat else started_at,
         ended_at=parse_moment(end["at"]) if end else None,
-        outcome=told.get("outcome"),
-        failure_class=told.get("class"),
-        message=told.get("message"),
-        hint=told.get("hint"),
-        not_before=_moment(told.get("not_before")),
+        outcome=ending.get("outcome"),
+        failure_class=ending.get("class"),
+        message=ending.get("message"),
+        hint=ending.get("hint"),
+        not_before=_moment(ending.get("not_before")),
     )
 
 

@@ -80,8 +80,8 @@ def story(job: Job, now: datetime, kinds: Kinds = KINDS) -> list[str]:
         f"  job      {job.id}",
         f"  posted   {posted} by {plain(job.posted_by)}",
     ]
-    if asked := _request(job, kinds):
-        lines.append(f"  asked    {asked}")
+    if request := _request(job, kinds):
+        lines.append(f"  asked    {request}")
     if progress := _progress(job):
         lines.append(f"  progress {progress}")
     if job.attempts:
@@ -89,19 +89,19 @@ def story(job: Job, now: datetime, kinds: Kinds = KINDS) -> list[str]:
     for attempt in job.attempts:
         lines += _attempt(attempt, job, now)
     if job.result is not None:
-        lines.append(f"  result   {result(job)}")
+        lines.append(f"  result   {result_text(job)}")
     if what := remedy(job):
         lines.append(f"  to do    {what}")
     return lines
 
 
-def result(job: Job) -> str:
+def result_text(job: Job) -> str:
     """What came out of a job, in words."""
-    told = job.result or {}
+    result = job.result or {}
     try:
-        return plain(_RESULTS[job.kind](job, told))
+        return plain(_RESULTS[job.kind](job, result))
     except (KeyError, TypeError, ValueError):  # written by another version of this code
-        return plain(", ".join(f"{key} {value}" for key, value in told.items()))
+        return plain(", ".join(f"{key} {value}" for key, value in result.items()))
 
 
 def _state(job: Job, now: datetime) -> str:
@@ -169,57 +169,58 @@ def _speed(job: Job, count: int) -> str:
     return f" at {human_bytes(count / seconds)}/s" if count and seconds > 0 else ""
 
 
-def _pulled(job: Job, told: Mapping[str, Any]) -> str:
-    what = f"{told['model']}, {human_bytes(told['size'])}, digest {str(told['digest'])[:12]}"
-    if told["way"] != "registry":
-        return f"{what}: pulled by the server of tier {told['tier']}, because {told['why']}"
-    fetched, reused = told["fetched_bytes"], told["reused_bytes"]
+def _pulled(job: Job, result: Mapping[str, Any]) -> str:
+    what = f"{result['model']}, {human_bytes(result['size'])}, digest {str(result['digest'])[:12]}"
+    if result["way"] != "registry":
+        return f"{what}: pulled by the server of tier {result['tier']}, because {result['why']}"
+    fetched, reused = result["fetched_bytes"], result["reused_bytes"]
     if not fetched:
         return f"{what}: all of it was here already and sound"
     kept = f", {human_bytes(reused)} was here already" if reused else ""
     return f"{what}: {human_bytes(fetched)} straight from the registry{_speed(job, fetched)}{kept}"
 
 
-def _verified(job: Job, told: Mapping[str, Any]) -> str:
+def _verified(job: Job, result: Mapping[str, Any]) -> str:
     what = (
-        f"{_count(len(told['models']), 'model')}, {_count(told['blobs'], 'blob')},"
-        f" {human_bytes(told['bytes'])}{_speed(job, told['bytes'])}"
+        f"{_count(len(result['models']), 'model')}, {_count(result['blobs'], 'blob')},"
+        f" {human_bytes(result['bytes'])}{_speed(job, result['bytes'])}"
     )
-    if torn := told.get("torn"):
+    if torn := result.get("torn"):
         what += f" (the manifest of {', '.join(torn)} is torn: pull it again)"
-    if not told["mended"]:
+    if not result["mended"]:
         return f"{what}: every byte is what it should be"
-    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in told["mended"])
-    return f"{what}: {_count(len(told['mended']), 'damaged blob')} fetched again, and sound now: {which}"
+    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in result["mended"])
+    return f"{what}: {_count(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
 
 
-def _deleted(_: Job, told: Mapping[str, Any]) -> str:
-    if told["way"] != "directory":
-        return f"{told['model']} was deleted by the server"
-    what = f"{told['model']} is gone; {_count(told['blobs'], 'blob')} went with it, {human_bytes(told['freed_bytes'])}"
-    return f"{what}; {told['note']}" if told.get("note") else what
+def _deleted(_: Job, result: Mapping[str, Any]) -> str:
+    if result["way"] != "directory":
+        return f"{result['model']} was deleted by the server"
+    blobs = f"{_count(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
+    what = f"{result['model']} is gone; {blobs}"
+    return f"{what}; {result['note']}" if result.get("note") else what
 
 
-def _pruned(_: Job, told: Mapping[str, Any]) -> str:
+def _pruned(_: Job, result: Mapping[str, Any]) -> str:
     words = []
-    if told["delete"]:
-        words.append(f"{human_bytes(told['freed_bytes'])} deleted for good")
-    if told["throw"]:
-        names = [each["name"] for each in told["throw"] if each["what"] == "model"]
+    if result["delete"]:
+        words.append(f"{human_bytes(result['freed_bytes'])} deleted for good")
+    if result["throw"]:
+        names = [each["name"] for each in result["throw"] if each["what"] == "model"]
         which = f", with {', '.join(names)}" if names else ""
-        words.append(f"{human_bytes(told['thrown_bytes'])} moved to the trash{which}")
-    return "; ".join([", ".join(words) or "nothing to prune", *told["notes"]])
+        words.append(f"{human_bytes(result['thrown_bytes'])} moved to the trash{which}")
+    return "; ".join([", ".join(words) or "nothing to prune", *result["notes"]])
 
 
-def _rolled_back(_: Job, told: Mapping[str, Any]) -> str:
-    left = f" in place of {str(told['left'])[:12]}, which is in the trash now" if told.get("left") else ""
-    return f"{told['model']} is digest {str(told['digest'])[:12]} again{left}"
+def _rolled_back(_: Job, result: Mapping[str, Any]) -> str:
+    left = f" in place of {str(result['left'])[:12]}, which is in the trash now" if result.get("left") else ""
+    return f"{result['model']} is digest {str(result['digest'])[:12]} again{left}"
 
 
-def _warmed(_: Job, told: Mapping[str, Any]) -> str:
-    where = "on the GPU" if told["on_gpu"] else "not wholly on a GPU"
-    rate = f", {told['tokens_per_second']:.0f} tokens/s" if told.get("tokens_per_second") else ""
-    return f"{told['model']} is loaded on tier {told['tier']}, {where}, after {told['load_seconds']:.1f} s{rate}"
+def _warmed(_: Job, result: Mapping[str, Any]) -> str:
+    where = "on the GPU" if result["on_gpu"] else "not wholly on a GPU"
+    rate = f", {result['tokens_per_second']:.0f} tokens/s" if result.get("tokens_per_second") else ""
+    return f"{result['model']} is loaded on tier {result['tier']}, {where}, after {result['load_seconds']:.1f} s{rate}"
 
 
 _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {

@@ -124,19 +124,19 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
     @api.post("/api/pull")
     async def pull(request: Request, caller: Changer) -> Response:
         body = await _body(request)
-        with ExitStack() as place:
+        with ExitStack() as slot:
             leave = following.begin(request)
-            place.callback(leave)
+            slot.callback(leave)
             answer = await work.pull(caller, body, leave, request.is_disconnected)
-            if isinstance(answer, Followed):  # which gives the place back itself, at its end
-                place.pop_all()
+            if isinstance(answer, Followed):  # which gives the slot back itself, at its end
+                slot.pop_all()
             return answer
 
     @api.delete("/api/delete")
     async def delete(request: Request, caller: Changer) -> Response:
         body = await _body(request)
-        with ExitStack() as place:
-            place.callback(following.begin(request))
+        with ExitStack() as slot:
+            slot.callback(following.begin(request))
             return await work.delete(caller, body, request.is_disconnected)
 
     return api
