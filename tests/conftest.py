@@ -12,7 +12,7 @@ from jobs.core.clock import Clock, SystemClock
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
-from tests.platform.interpreters import told
+from tests.modal.platform.interpreters import told
 
 # Who starts a suite in the background may have had Ctrl-C ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,9 +17,9 @@ from jobs.testing.clock import HandClock
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
 from tests.conftest import Store
-from tests.processes import until
-from tests.silence.stores import DeafQueue
 from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, ended, post, working
+from tests.support.failing_stores import DeafQueue
+from tests.support.processes import until
 
 LEASE = timedelta(seconds=30)
 

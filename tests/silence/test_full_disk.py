@@ -11,8 +11,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from tests.silence.disks import NEEDS_MOUNT, fill, small_disk
-from tests.stacks import PATIENCE, Shell, Up, until
+from tests.support.disks import NEEDS_MOUNT, fill, small_disk
+from tests.support.local_stack import PATIENCE, Shell, Up, until
 
 MODEL = "qwen2.5:0.5b"  # 4 MB
 

@@ -25,9 +25,9 @@ from jobs.ledger.ledger import Ledger
 from jobs.models.placement import Tier
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
-from tests.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
-from tests.offices import ADMIN_KEY, place
-from tests.platform.plane import Platform
+from tests.modal.platform.plane import Platform
+from tests.support.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
+from tests.support.ops_api import ADMIN_KEY, place
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(

@@ -16,10 +16,10 @@ from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
-from tests.platform.isolation import unshare
-from tests.platform.plane import Platform
-from tests.processes import until
-from tests.test_modal_jobs import APP, has_whole, plane, run, with_secrets
+from tests.modal.platform.isolation import unshare
+from tests.modal.platform.plane import Platform
+from tests.modal.test_jobs import APP, has_whole, plane, run, with_secrets
+from tests.support.processes import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 

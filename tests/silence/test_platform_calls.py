@@ -25,7 +25,7 @@ from jobs.core.errors import (
     Trouble,
 )
 from jobs.core.retry import NEVER, Policy
-from tests.platform.plane import Platform
+from tests.modal.platform.plane import Platform
 
 LIMIT = timedelta(seconds=1)
 SHORT = CallLimits(

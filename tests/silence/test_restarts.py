@@ -23,9 +23,9 @@ from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
 from tests.conftest import Store
-from tests.processes import until
-from tests.silence.stores import TroubledDict, TroubledQueue, While
 from tests.silence.test_stores import AT_ONCE, QUICK, all_answered, post
+from tests.support.failing_stores import TroubledDict, TroubledQueue, While
+from tests.support.processes import until
 
 
 class NoteClock(HandClock):

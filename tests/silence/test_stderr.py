@@ -8,9 +8,8 @@ from pathlib import Path
 
 import httpx
 
-from tests.stacks import PATIENCE, Shell, up
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.checkout import ROOT
+from tests.support.local_stack import PATIENCE, Shell, up
 
 CHATS = 2_000
 

@@ -19,8 +19,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
-from tests.processes import until
-from tests.silence.stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
+from tests.support.failing_stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
+from tests.support.processes import until
 
 QUICK = Timing(
     lease=timedelta(seconds=3),

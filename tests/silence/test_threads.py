@@ -17,7 +17,7 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
 from tests.conftest import Store
-from tests.silence.stores import DeafQueue, MemoryDict
+from tests.support.failing_stores import DeafQueue, MemoryDict
 
 JOBS = 60
 LEASE = timedelta(minutes=1)

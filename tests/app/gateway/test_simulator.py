@@ -1,0 +1,106 @@
+"""The gateway before the simulator, which errs as Ollama errs: answers, swallowed errors, loads that callers end."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.testing.models import LIBRARY
+from jobs.testing.ollama.faults import OllamaFault
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
+from tests.app.gateway.inference.test_proxy import caller_of
+from tests.support.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model, until
+
+each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models directory with a model in it."""
+    folder = tmp_path_factory.mktemp("models")
+    with RegistryDouble(LIBRARY) as registry, OllamaDouble(folder, registry=registry.url) as double:
+        for name in ("tiny", "llama3.2", "nomic-embed-text"):
+            pulled = httpx.post(f"{double.url}/api/pull", json={"model": name, "stream": False}, timeout=PATIENCE)
+            assert pulled.json() == {"status": "success"}
+    return folder
+
+
+@pytest.fixture
+def double(models: Path) -> Iterator[OllamaDouble]:
+    with OllamaDouble(models) as started:
+        yield started
+
+
+@pytest.fixture
+def running(double: OllamaDouble, tmp_path: Path) -> Iterator[Running]:
+    shelf = Shelf([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
+    with gateway(tmp_path, {"local": double.url}, shelf=shelf, comment_seconds=9) as gate:
+        yield gate
+
+
+@each_dialect
+@pytest.mark.parametrize("stream", [True, False])
+def test_whole_answers(running: Running, dialect: Dialect, stream: bool) -> None:
+    """Streamed or not, an answer is recorded as a success, with the tokens that Ollama counted."""
+    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if dialect is OPENAI and stream else {}
+    response = asked(running, dialect, model="tiny", stream=stream, **more)
+    assert response.status_code == 200
+    assert "simulator" in response.text
+    row = running.row()
+    assert (row.about.ending, row.about.model, row.about.tier) == ("success", "tiny:latest", "local")
+    assert row.sums.prompt_tokens > 0
+    assert row.sums.output_tokens > 0
+
+
+@each_dialect
+def test_an_error_inside_a_stream(running: Running, double: OllamaDouble, dialect: Dialect) -> None:
+    """An error after the first words reaches every client: Ollama tells it to its own, and swallows it on /v1."""
+    double.faults.add(OllamaFault(dialect.path, "error", 2, text="the runner has stopped"))
+    response = asked(running, dialect, model="tiny", stream=True)
+    assert response.status_code == 200
+    assert dialect.error_in(response.content)
+    assert running.row().about.ending == ("error" if dialect.name == "ollama" else "upstream_cut")
+
+
+def test_embeddings(running: Running) -> None:
+    """A model that only embeds is loaded and answers on all three routes."""
+    for path, body in (
+        ("/api/embed", {"input": "hello"}),
+        ("/api/embeddings", {"prompt": "hello"}),
+        ("/v1/embeddings", {"input": "hello"}),
+    ):
+        response = httpx.post(running.url + path, json={"model": "NOMIC-Embed-Text", **body}, timeout=PATIENCE)
+        assert response.status_code == 200, response.text
+    assert {row.about.ending for row in running.rows(3)} == {"success"}
+
+
+def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:
+    """The simulator drops a load when whoever asked for it leaves, as Ollama does; behind the gateway nobody can, once
+    the load has begun."""
+    with (
+        OllamaDouble(models, load_bytes_per_second=10_000_000) as double,
+        gateway(tmp_path, {"local": double.url}) as running,
+    ):
+        for _ in range(3):
+            with closing(caller_of(running, OPENAI)):
+                until(lambda: running.composed.waking.state("local").held == 1)
+                until(lambda: any(load.has_begun for load in running.composed.waking._tiers["local"].loads))
+        loaded = until(lambda: httpx.get(f"{double.url}/api/ps").json()["models"])
+        assert [each["name"] for each in loaded] == ["llama3.2:latest"]
+        assert running.open_exchanges() == 0
+
+
+def test_a_refusal_in_ollamas_own_words(running: Running) -> None:
+    """What the server refuses reaches the caller word for word."""
+    body = {"model": "tiny", "prompt": "x", "keep_alive": "5"}
+    response = httpx.post(f"{running.url}/api/generate", json=body, timeout=PATIENCE)
+    assert (response.status_code, json.loads(response.content)) == (
+        400,
+        {"error": 'time: missing unit in duration "5"'},
+    )
+    assert running.row().about.ending == "refused"

@@ -1,0 +1,289 @@
+"""The one-machine stack as a process: what `up` finds or starts, what it leaves behind, and how it ends."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.fleet.file import HERE
+from app.gateway.auth.keys import hash_of
+from jobs.testing.models import LIBRARY
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.server import RegistryDouble
+from tests.support.local_stack import Shell, family, is_alive, simulator_as_ollama, until, up
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryDouble]:
+    with RegistryDouble(LIBRARY) as double:
+        yield double
+
+
+def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
+    """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
+    with up(shell, "--simulate") as running:
+        assert httpx.get(f"{running.url}/api/version").status_code == 200
+        pids = family(running.process.pid)
+        assert len(pids) == 3  # itself, a registry, a server
+        code, said = running.stop()
+    assert code == 0, said
+    assert "SIMULATED" in said
+    until(lambda: not any(map(is_alive, pids)))
+
+
+def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
+    """The gateway answers at `ready URL`, names who answered, and keeps count; the servers have ports of their own."""
+    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
+        assert shell.run("pull", "tiny").returncode == 0
+        talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
+        answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=60)
+        assert "You said: hello" in answer.json()["message"]["content"]
+        assert (answer.headers["x-served-model"], answer.headers["x-served-tier"]) == ("tiny:latest", "a10g")
+        [model] = httpx.get(f"{running.url}/v1/models").json()["data"]
+        assert model["id"] == "tiny:latest"
+        until(lambda: httpx.get(f"{running.url}/api/ps").json()["models"])
+        torn = shell.home / "om/simulated/models/manifests/registry.ollama.ai/library/torn/latest"
+        torn.parent.mkdir(parents=True)
+        torn.write_text('{"schemaVersion": 2, "lay')
+        complaints = httpx.get(f"{running.url}/ops/v1/models").json()["complaints"]
+        assert any("torn:latest is broken" in complaint for complaint in complaints)
+        tiers = {tier["tier"]: tier["state"] for tier in httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]}
+        assert tiers == {"a10g": "ready", "h100": "ready"}
+        assert 'wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics").text
+        assert running.url not in {server["url"] for server in json.loads(stack_of(shell))["servers"]}
+        assert json.loads(stack_of(shell))["gateway"] == running.url
+        code, said = running.stop()
+        assert code == 0, said
+        assert "/api/chat tiny:latest on a10g for anyone: success 200" in said
+
+
+def stack_of(shell: Shell) -> str:
+    return (shell.home / "om" / "stack.json").read_text()
+
+
+def test_others_need_keys(shell: Shell) -> None:
+    """Where others than this machine could ask, `up` refuses to start without keys; with keys it asks for them."""
+    refused = shell.run("up", "--simulate", "--port", "0", "--host", "0.0.0.0")
+    assert refused.returncode == 2
+    assert "without keys the gateway answers this machine only, not '0.0.0.0'" in refused.stderr
+    assert "hint: make a key with `ollama-modal keys new NAME`" in refused.stderr
+    (shell.home / "om").mkdir(exist_ok=True)
+    (shell.home / "om" / "keys").write_text(f"alice {hash_of('omk_secret')} chat\n")
+    with up(shell, "--simulate", "--host", "0.0.0.0") as running:
+        assert httpx.get(f"{running.url}/api/tags").status_code == 401
+        assert httpx.get(f"{running.url}/api/tags", headers={"x-api-key": "omk_secret"}).status_code == 200
+        _, said = running.stop()
+        assert "omk_secret" not in said
+
+
+def test_a_taken_port_is_told(shell: Shell) -> None:
+    """A port that is taken is told before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = shell.run("up", "--simulate", "--port", port)
+    assert done.returncode == 2
+    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert "started" not in done.stderr
+
+
+def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
+    """Each --tier answers on its own port and sees the one models directory."""
+    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100"):
+        shell.ask("pull", "tiny")
+        stack = json.loads((shell.home / "om" / "stack.json").read_text())
+        urls = [server["url"] for server in stack["servers"]]
+        assert [server["tier"] for server in stack["servers"]] == ["a10g", "h100"]
+        for url in urls:
+            names = [model["name"] for model in httpx.get(f"{url}/api/tags").json()["models"]]
+            assert names == ["tiny:latest"]
+    assert len(set(urls)) == 2
+
+
+def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
+    """When `up` is SIGKILLed, its servers end with it, and the job it held is taken up by the next `up`, at once."""
+    with up(shell, "--simulate") as running:
+        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "60MB", "--no-wait").stdout.strip()
+        until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
+        pids = family(running.process.pid)
+        running.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)))
+    assert shell.ask("job", id)["state"] == "running"
+    with up(shell, "--simulate"):
+        assert shell.ask("job", id)["attempts"][0]["outcome"] == "lost"
+        done = shell.run("job", id, "--follow")
+    job = shell.ask("job", id)
+    assert done.returncode == 0, done.stderr
+    assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
+    assert job["attempts"][0]["class"] == "killed"
+
+
+def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
+    """At SIGTERM a running pull is handed back at once, with what it fetched kept for the next `up`."""
+    with up(shell, "--simulate") as running:
+        id = shell.run("pull", "deepseek-r1:32b", "--rate-limit", "20MB", "--no-wait").stdout.strip()
+        until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
+        code, _ = running.stop()
+        assert code == 0
+    job = shell.ask("job", id)
+    assert (job["state"], job["attempts"][0]["outcome"]) == ("waiting", "retry")
+    assert job["attempts"][0]["message"] == "the worker was asked to stop"
+
+
+def test_one_up_a_home(shell: Shell) -> None:
+    """A second `up` on the same home exits 2 and names the first one's pid."""
+    with up(shell, "--simulate") as running:
+        second = shell.run("up", "--simulate", "--port", "0")
+    assert second.returncode == 2
+    assert f"with pid {running.process.pid}" in second.stderr
+
+
+def test_a_dead_server_is_started_again(shell: Shell) -> None:
+    """A server that dies is started again at its old address while the rest serves on; `status` tells of it, and its
+    successor dies with `up` as it would have."""
+    with up(shell, "--simulate") as running:
+        shell.ask("pull", "tiny")
+        (server,) = servers_of(running.process.pid)
+        os.kill(server, signal.SIGKILL)
+        until(lambda: [pid for pid in servers_of(running.process.pid) if pid != server])
+        asked = {"model": "tiny", "prompt": "hello", "stream": False}
+        until(lambda: httpx.post(f"{running.url}/api/generate", json=asked, timeout=60).status_code == 200)
+        assert httpx.get(f"{running.url}/readyz").status_code == 200
+        (problem,) = shell.ask("status")["problems"]
+        assert problem.startswith(f"ollama-local (pid {server}) ended by SIGKILL; it was started again")
+        assert f"trouble  {problem}" in shell.run("status").stdout
+        assert httpx.get(f"{running.url}/ops/v1/health").json()["problems"] == [problem]
+        pids = family(running.process.pid)
+        assert len(pids) == 3
+        running.stop(signal.SIGKILL)
+        until(lambda: not any(map(is_alive, pids)))
+
+
+def servers_of(pid: int) -> list[int]:
+    return [each for each in family(pid) if "jobs.testing.ollama" in Path(f"/proc/{each}/cmdline").read_text()]
+
+
+def test_no_ollama_is_told(shell: Shell, tmp_path: Path) -> None:
+    """With no Ollama anywhere `up` exits 2, says where it looked, how to get one, and names --simulate."""
+    done = Shell(tmp_path, {"PATH": "/nowhere"}).run("up", "--port", "0")
+    assert done.returncode == 2
+    assert "no Ollama answers at http://127.0.0.1:9, and none is on PATH" in done.stderr
+    assert "https://ollama.com/download" in done.stderr
+    assert "--simulate" in done.stderr
+
+
+def test_an_ollama_on_path_is_started(tmp_path: Path, registry: RegistryDouble) -> None:
+    """An `ollama` on PATH is started on loopback with the models directory that was named, and pulls land there."""
+    programs = simulator_as_ollama(tmp_path / "bin", registry.url)
+    shell = Shell(tmp_path, {"PATH": f"{programs}:{os.environ['PATH']}"})
+    name = f"{registry.url.removeprefix('http://')}/library/tiny"
+    with up(shell, "--models", str(tmp_path / "models")) as running:
+        job = shell.ask("pull", name)
+        assert job["result"]["way"] == "registry"
+        assert [model["name"] for model in httpx.get(f"{running.url}/api/tags").json()["models"]] == [f"{name}:latest"]
+        assert (tmp_path / "models" / "manifests").is_dir()
+        assert "SIMULATED" not in shell.run("status").stdout
+
+
+def test_a_running_ollama_is_used(tmp_path: Path, registry: RegistryDouble) -> None:
+    """An Ollama that answers at OLLAMA_HOST is used as it is; pulls go through it, for its directory is not ours."""
+    with OllamaDouble(tmp_path / "theirs", registry=registry.url) as ollama:
+        shell = Shell(tmp_path, {"OLLAMA_HOST": ollama.url.removeprefix("http://")})
+        with up(shell) as running:
+            assert httpx.get(f"{running.url}/api/version").json() == httpx.get(f"{ollama.url}/api/version").json()
+            job = shell.ask("pull", "tiny")
+            assert job["result"]["way"] == "server"
+            assert job["result"]["why"] == "the models directory is not ours"
+            assert [model["name"] for model in shell.ask("models")] == ["tiny:latest"]
+            assert shell.run("delete", "tiny").returncode == 0
+            assert shell.ask("models") == []
+        assert httpx.get(f"{ollama.url}/api/version").status_code == 200
+
+
+def test_a_pull_that_cannot_fit_is_refused(shell: Shell) -> None:
+    """A pull over the quota fails before a byte is fetched, exits 1, and its message names the sizes (P9)."""
+    with up(shell, "--simulate", "--quota", "10MB"):
+        done = shell.run("pull", "llama3.2")
+    assert done.returncode == 1
+    assert "20 MB needed, but the weights use 0 B of a quota of 10 MB" in done.stderr
+    (job,) = shell.ask("jobs")
+    assert [attempt["class"] for attempt in job["attempts"]] == ["disk"]
+    assert not list((shell.home / "om" / "simulated" / "models" / "blobs").iterdir())
+
+
+def test_the_log_tells_which_job(shell: Shell) -> None:
+    """The log is one JSON object a line, each line of an attempt with its job; it is in the home."""
+    with up(shell, "--simulate"):
+        job = shell.ask("pull", "tiny")
+    lines = [json.loads(line) for line in (shell.home / "om" / "logs" / "up.log").read_text().splitlines()]
+    assert {"attempt started", "attempt ended: succeeded, job succeeded"} <= {
+        line["message"] for line in lines if line.get("job") == job["id"]
+    }
+
+
+def test_a_directory_of_other_things_is_refused(shell: Shell, tmp_path: Path) -> None:
+    """A models directory that is somebody's documents is refused before any server starts."""
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "novel.txt").write_text("once upon a time")
+    done = shell.run("up", "--simulate", "--port", "0", "--models", str(documents))
+    assert done.returncode == 2
+    assert str(documents) in done.stderr
+    assert [entry.name for entry in documents.iterdir()] == ["novel.txt"]
+
+
+@pytest.mark.skipif("OLLAMA_BIN" not in os.environ, reason="no real Ollama: set OLLAMA_BIN to the path of an `ollama`")
+def test_a_real_ollama_serves_what_we_published(tmp_path: Path, registry: RegistryDouble) -> None:
+    """A real `ollama serve` lists a model that our own puller published, with the digest and size that we say."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    shutil.copy(os.environ["OLLAMA_BIN"], programs / "ollama")
+    shell = Shell(tmp_path, {"PATH": f"{programs}:{os.environ['PATH']}"})
+    name = f"{registry.url.removeprefix('http://')}/library/tiny"
+    with up(shell, "--models", str(tmp_path / "models")) as running:
+        result = shell.ask("pull", name)["result"]
+        (model,) = httpx.get(f"{running.url}/api/tags").json()["models"]
+    assert (model["name"], model["digest"], model["size"]) == (f"{name}:latest", result["digest"], result["size"])
+
+
+def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
+    """With --fleet the night's round is made as `up` starts: pinned models come, warmed ones are loaded the next night,
+    pins are safe from prune, and `plan` has nothing left to say. Without one, `plan` says how to name it."""
+    declared = HERE.read_text("utf-8").replace("llama3.2", "tiny")
+    declared = declared.replace("pinned = true\nwarmed = true", "pinned = false\nwarmed = false")
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(declared)
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
+        until(lambda: [job for job in shell.ask("jobs") if job["kind"] == "pull" and job["state"] == "succeeded"])
+        [job] = shell.ask("jobs")
+        assert (job["subject"], job["posted_by"]) == ("tiny:latest", "nightly")
+        assert shell.ask("plan")["steps"] == []
+        assert shell.run("plan").stderr.endswith("all is as it should be\n")
+        assert shell.run("plan", "--url", running.url).stderr.endswith("all is as it should be\n")
+        assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
+        shell.ask("pull", "qwen2.5:0.5b")
+        assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+    fleet.write_text("nothing = 1\n")
+    refused = shell.run("up", "--simulate", "--fleet", str(fleet))
+    assert refused.returncode == 2
+    assert "nothing = 1: there is no such key" in refused.stderr
+
+
+def test_without_a_fleet_nothing_is_declared(shell: Shell) -> None:
+    """`plan` and `prune` on a home where nothing ran, and `plan` without a fleet file, say what to do."""
+    assert "start one: `ollama-modal up`" in shell.run("plan").stderr
+    assert "start one: `ollama-modal up`" in shell.run("prune", "--dry-run").stderr
+    with up(shell, "--simulate"):
+        told = shell.run("plan")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert "name one: `ollama-modal plan --fleet FILE`" in told.stderr

@@ -1,0 +1,1 @@
+"""How much work there is at sizes that people have."""

@@ -1,0 +1,228 @@
+"""Models of a gigabyte to three hundred, five hundred of them, on quotas of terabytes: nights, plans and prunes.
+
+Their weights are holes in files (`tests.support.large_models`), so nothing here is hashed: a verification is told as
+done. Sizes that no disk has, up to a petabyte each, and spans of years are drawn for the parts that are pure.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.deployment.status import status
+from app.local.nightly_thread import Nights, coming_night
+from app.scheduler.alert_check import look
+from app.scheduler.night_plan import Actual, night
+from jobs.core.errors import QuotaExceeded
+from jobs.core.model_name import ModelName
+from jobs.core.units import human_bytes
+from jobs.home.home import Stack, home_of
+from jobs.home.status import weights_of
+from jobs.ledger.job import JobState
+from jobs.ledger.job_text import story
+from jobs.telemetry.nightly_report import lines, report
+from jobs.testing.clock import HandClock
+from jobs.weights.history import Memory
+from jobs.weights.manifest import ModelDetails
+from jobs.weights.prune_plan import Retention, WeightsUse, could_go, plan
+from jobs.weights.survey import Stray, StrayKind, Survey, SurveyedModel
+from jobs.weights.trash import TrashFolder
+from tests.support.large_models import GB, TB, LargeShelf, fleet_of, large_shelf, manifest_of, sizes
+
+NOW = datetime(2026, 6, 1, 2, tzinfo=UTC)
+COUNT, QUOTA, WEEK = 500, 24 * TB, 7
+NAMES = [f"m{n}" for n in range(COUNT)]
+
+
+# On a disk
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeShelf]:
+    """Five hundred models, 26 TB, two more than its quota, after a night."""
+    with large_shelf(
+        tmp_path_factory.mktemp("large"), fleet_of(QUOTA, ["m0", "m1"], verify_days=WEEK, unused_days=3650)
+    ) as shelf:
+        for name, size in zip(NAMES, sizes(COUNT), strict=True):
+            shelf.put(name, manifest_of(name, size, 1_000_000))
+        shelf.before = {name: manifest.size for name, manifest in shelf.here.items()}
+        for back in range(5):
+            shelf.use(*NAMES[back::5], at=shelf.clock.now() - timedelta(days=10 + back))
+        shelf.clock.wait(86_400)
+        shelf.upstream["m1:latest"] = manifest_of("m1", 20 * GB, 2_000_000)
+        shelf.night()
+        shelf.clock.wait(86_400)
+        yield shelf
+
+
+def test_a_night_of_terabytes_is_posted_as_planned(shelf: LargeShelf) -> None:
+    """What `plan` prints is what is posted, a second run posts nothing, all of it is done, and the report words it."""
+    [seen] = shelf.seen
+    planned = [(step.kind, step.subject) for step in seen.planned.steps]
+    assert sorted((job.kind, job.subject) for job in seen.posted) == sorted(planned)
+    assert {kind for kind, _ in planned} == {"prune", "pull", "verify"}
+    assert seen.again == []
+    assert json.loads(json.dumps(seen.planned.as_json()))["steps"]
+    assert all(len(row) == 4 for row in seen.planned.rows())
+    jobs = shelf.book.jobs()
+    assert {job.state for job in jobs} == {JobState.SUCCEEDED}
+    told = "\n".join(lines(report(dict(shelf.facts.items()), jobs), shelf.clock.now()))
+    assert "succeeded; pulled 20 GB, freed 0 B, verified 3.5 TB" in told
+    assert "weights  24 TB, 15 % of it read in full this night" in told
+    assert all(story(job, shelf.clock.now()) for job in jobs)
+
+
+def test_a_share_is_a_share(shelf: LargeShelf) -> None:
+    """A night reads a seventh of what stays, and no more than the last model above it."""
+    [seen] = shelf.seen
+    share = seen.planned.share
+    assert share is not None
+    read = sum(step.size or 0 for step in seen.planned.steps if step.kind == "verify")
+    going = {each.name for each in seen.planned.pruning.of("model")}
+    assert share.bytes == sum(size for name, size in shelf.before.items() if name not in going)
+    assert share.bytes / WEEK <= read <= share.bytes / WEEK + 301 * GB
+
+
+def test_a_prune_of_terabytes_gets_under_its_quota(shelf: LargeShelf) -> None:
+    """The least recently used go until the rest fits; nothing is posted for what goes, and so nothing fails for it."""
+    [prune] = [job for job in shelf.book.jobs() if job.kind == "prune"]
+    assert prune.result is not None
+    thrown = {each["name"] for each in prune.result["throw"]}
+    assert 10 < len(thrown) < COUNT / 2
+    assert sum(each["size"] for each in prune.result["throw"]) == prune.result["thrown_bytes"] > 2 * TB
+    assert not thrown & {step.subject for step in shelf.seen[0].planned.steps}
+    found = shelf.weights.survey()
+    assert {str(model.name) for model in found.models} == {f"{name}:latest" for name in NAMES} - thrown
+    assert found.usage_bytes <= QUOTA
+    assert len([folder for folder in found.trash if folder.manifest]) == len(thrown)
+
+
+def test_what_is_too_large_is_refused_with_what_could_go(shelf: LargeShelf) -> None:
+    """A pull that the quota does not hold is refused, with sizes in words, and what a prune could free."""
+    hint = could_go(shelf.weights.survey(), shelf.seen[0].planned.pruning)
+    with pytest.raises(QuotaExceeded, match=r"400 GB needed, but the weights use 2\d TB of a quota of 24 TB"):
+        shelf.weights.room_for(400 * GB, QUOTA)
+    assert "(300 GB)" in hint
+
+
+def test_the_watch_and_status_word_terabytes(shelf: LargeShelf) -> None:
+    """Near its quota, and nowhere else in trouble."""
+    now = shelf.clock.now()
+    wrong = look(shelf.book, shelf.facts, shelf.fleet, now).open
+    assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
+    assert list(status(shelf.facts, now, deployed=True, jobs=shelf.book.jobs()).lines())
+
+
+def test_one_machine_plans_the_same_directory(shelf: LargeShelf, tmp_path: Path) -> None:
+    """`plan`, the night and the watch of `up` on a directory of terabytes, with no registry to be had."""
+    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock(shelf.clock.now())
+    stack = Stack(
+        pid=1,
+        started_at=clock.now(),
+        simulated=True,
+        servers=(),
+        models=shelf.root,
+        retention=shelf.fleet.retention(),
+        mirror="http://127.0.0.1:9",
+    )
+    planned = coming_night(home, stack, shelf.fleet, clock)
+    assert {step.kind for step in planned.steps} == {"prune", "verify"}  # the weights that m1 had before
+    assert any("could not be learnt" in note for note in planned.notes)
+    nights = Nights(home, stack, shelf.fleet, clock)
+    nights.look()
+    nights.watch()
+    jobs = home.ledger(clock).jobs()
+    assert sorted((job.kind, job.subject) for job in jobs) == sorted((s.kind, s.subject) for s in planned.steps)
+    assert weights_of(shelf.root, home, clock).survey().usage_bytes == shelf.weights.survey().usage_bytes
+
+
+# Drawn
+
+
+SIZES = st.integers(0, 2**50)
+SPANS = st.integers(0, 30 * 366 * 86_400).map(lambda seconds: timedelta(seconds=seconds))
+
+
+def model(name: str, size: int, age: timedelta) -> SurveyedModel:
+    manifest = manifest_of(name, size)
+    return SurveyedModel(ModelName.parse(name), manifest.digest, manifest.size, NOW - age, manifest, ModelDetails())
+
+
+KINDS: st.SearchStrategy[StrayKind] = st.sampled_from(("orphan", "partial", "part", "temp"))
+
+
+@st.composite
+def surveys(draw: st.DrawFn) -> Survey:
+    models = [model(f"m{n}", size, draw(SPANS)) for n, size in enumerate(draw(st.lists(SIZES, max_size=8)))]
+    kinds = draw(st.lists(KINDS, max_size=3))
+    strays = [Stray(kind, Path(f"{kind}{n}"), draw(SIZES), NOW - draw(SPANS)) for n, kind in enumerate(kinds)]
+    trash = [TrashFolder(Path(f"t{n}"), NOW - draw(SPANS), draw(SIZES)) for n in range(draw(st.integers(0, 3)))]
+    used = sum(each.size for each in models) + sum(each.size for each in strays) + sum(each.size for each in trash)
+    return Survey(tuple(models), (), tuple(strays), (), tuple(trash), used)
+
+
+RETENTIONS = st.builds(
+    Retention,
+    unused=st.none() | st.integers(1, 3650).map(lambda days: timedelta(days=days)),
+    grace=st.integers(1, 365).map(lambda days: timedelta(days=days)),
+    unfinished=st.integers(1, 8760).map(lambda hours: timedelta(hours=hours)),
+    quota_bytes=st.none() | st.integers(1, 1_000_000).map(lambda quota: quota * GB),
+)
+
+
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@given(found=surveys(), retention=RETENTIONS, used=SPANS, span=st.integers(1, 365))
+def test_a_plan_and_a_night_reckon_to_the_byte(found: Survey, retention: Retention, used: timedelta, span: int) -> None:
+    """Of any sizes and ages: what goes is what is over, words and JSON hold it, and a night's share is one of what
+    stays."""
+    names = {each.name: NOW - used for each in found.models}
+    around = WeightsUse(used=names, used_since=NOW - used, came={})
+    pruning = plan(found, around, retention, NOW)
+    assert json.loads(json.dumps(pruning.as_json()))["usage_bytes"] == found.usage_bytes
+    assert pruning.thrown_bytes <= found.usage_bytes - found.trash_bytes
+    left = found.usage_bytes - found.trash_bytes - pruning.thrown_bytes
+    if retention.quota_bytes is not None and left > retention.quota_bytes:
+        assert any("would still be over the quota" in note for note in pruning.notes)
+    assert could_go(found, pruning)
+    assert Retention.from_json(json.loads(json.dumps(retention.as_json()))) == retention
+
+    fleet = fleet_of(1_000_000 * GB, verify_days=span)
+    memory = Memory(verified={each.name: NOW - used for each in found.models[::2]})
+    planned = night(fleet, Actual(found.known, {}, memory, pruning), NOW)
+    going = {each.name for each in pruning.of("model")}
+    staying = [each for each in found.models if str(each.name) not in going]
+    total = sum(each.size for each in staying)
+    read = [step.size or 0 for step in planned.steps if step.kind == "verify"]
+    is_all = len(read) == len(staying)
+    assert sum(read) * span >= total or is_all
+    assert planned.share is not None
+    assert planned.share.bytes == total
+    assert planned.share.all_read_by <= NOW + timedelta(days=span)
+    assert not going & {step.subject for step in planned.steps if step.kind != "prune"}
+    for row in planned.rows():
+        assert all(isinstance(cell, str) for cell in row)
+
+
+@settings(max_examples=30)
+@given(drawn=st.lists(SIZES, min_size=1, max_size=10), span=st.integers(1, 14), began=st.integers(1, 30 * 366))
+def test_years_of_nights_read_everything_in_time(drawn: list[int], span: int, began: int) -> None:
+    """Night after night, with models of up to a petabyte that were read last years ago or never: all is read within the
+    days, and a night that is late for all of them reads no more than all of them."""
+    fleet = fleet_of(1_000_000 * GB, verify_days=span)
+    models = tuple(model(f"m{n}", size, timedelta(days=began)) for n, size in enumerate(drawn))
+    here = Survey(models, (), (), (), (), sum(each.size for each in models))
+    verified = {each.name: NOW - timedelta(days=began) for each in models[::2]}
+    for number in range(span + 1):
+        now = NOW + timedelta(days=number)
+        pruning = plan(here, WeightsUse(), fleet.retention(), now)
+        planned = night(fleet, Actual(models, {}, Memory(verified=dict(verified)), pruning), now)
+        for step in planned.steps:
+            assert step.kind == "verify"
+            verified[ModelName.parse(step.subject)] = now
+    assert set(verified) == {each.name for each in models}
+    assert min(verified.values()) > now - timedelta(days=span) - timedelta(days=1)
+    assert human_bytes(here.usage_bytes)

@@ -1,0 +1,1 @@
+"""The checkout as it should be: imports, documents, the lock, scripts."""

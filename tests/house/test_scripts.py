@@ -1,0 +1,78 @@
+"""The benchmarks run, each at its smallest size, and print what they measure beside what they measure it against."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.checkout import ROOT
+
+SMALLEST: dict[str, tuple[str, ...]] = {
+    # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
+    "bench_gateway": ("--seconds", "0.1", "--rounds", "1", "--pieces", "2", "--requests", "50", "--without", "litellm"),
+    "bench_import": ("--runs", "1"),
+    "bench_jobs": (
+        "--rounds", "1", "--paced", "3", "--rushed", "3",
+        "--without", "huey", "--without", "huey, eager", "--without", "litequeue",
+    ),
+    "bench_pull": ("--rounds", "1", "--mib", "1"),
+}  # fmt: skip
+
+
+def python_scripts() -> list[str]:
+    """What is Python among the scripts, whatever its name ends in."""
+    return sorted(
+        path.name
+        for path in (ROOT / "scripts").iterdir()
+        if path.suffix == ".py" or path.read_text("utf-8").startswith("#!/usr/bin/env python3")
+    )
+
+
+def test_each_benchmark_is_run_here() -> None:
+    """No benchmark is left out of this file."""
+    assert set(SMALLEST) == {name for name in python_scripts() if name.startswith("bench_")}
+
+
+def test_scripts_are_checked_as_the_rest_is() -> None:
+    """Types and lint look at every script that is Python: one whose name has no ending is listed by name."""
+    tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    assert {f"scripts/{name}" for name in python_scripts()} <= set(tools["mypy"]["files"])
+    asked = [sys.executable, "-m", "ruff", "check", "--show-files"]
+    seen = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert {str(ROOT / "scripts" / name) for name in python_scripts()} <= set(seen)
+
+
+@pytest.mark.parametrize("name", sorted(SMALLEST))
+def test_benchmarks_run(name: str, tmp_path: Path) -> None:
+    """A benchmark runs to its end at its smallest size and names us and a figure; nothing is left in the checkout."""
+    before = set(ROOT.iterdir())
+    where: list[str] = []
+    if name != "bench_import":
+        where = ["--json", str(tmp_path / "figures.json")]
+    if name == "bench_gateway":
+        where += ["--svg", str(tmp_path / "picture.svg")]
+    environ = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
+    done = subprocess.run(
+        [ROOT / "scripts" / name, *SMALLEST[name], *where],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    if name == "bench_import":
+        assert "times import modal  import app.jobs" in done.stdout
+    else:
+        figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text("utf-8"))
+        assert "ollama-modal" in (figures.get("results") or figures["medians"])
+        assert "beside ollama-modal" in done.stdout
+    if name == "bench_gateway" and shutil.which("nginx", path=f"{environ['PATH']}:/usr/sbin"):
+        assert "nginx" in done.stdout
+    assert set(ROOT.iterdir()) == before

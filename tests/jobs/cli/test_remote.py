@@ -1,0 +1,336 @@
+"""The command line with a URL: the same words, JSON and exit codes as on the ledger itself, over a real gateway."""
+
+import json
+import re
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from jobs.cli.remote_status import standing, way
+from jobs.core.clock import SystemClock
+from jobs.core.errors import (
+    BadRequest,
+    Forbidden,
+    NotFound,
+    Refused,
+    ServerTrouble,
+    TooManyRequests,
+    Trouble,
+    Unauthorized,
+    Unreachable,
+)
+from jobs.core.progress import Reading
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.home.gateway_client import Remote
+from jobs.ledger.job import Ending, Job
+from jobs.ledger.job_text import story
+from jobs.ledger.ledger import Claim, Ledger
+from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
+from jobs.testing.clock import HandClock
+from jobs.testing.registry.server import RegistryDouble
+from tests.support.local_stack import Shell, both
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
+from tests.support.processes import free_port, until
+from tests.support.pull_setup import MODEL, Scene, working
+
+NAME = str(MODEL.name)
+LEASE = timedelta(seconds=600)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def here(home: Path) -> Iterator[Place]:
+    """A gateway's ledger, which a command without a URL reads as that of its own home."""
+    with place(home / "om") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def url(here: Place) -> Iterator[str]:
+    with served(here.app()) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def local(home: Path) -> Shell:
+    """A person on the gateway's machine."""
+    return Shell(home)
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory, url: str) -> Shell:
+    """A person elsewhere, with a key."""
+    return Shell(tmp_path_factory.mktemp("elsewhere"), {"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": ADMIN_KEY})
+
+
+@pytest.fixture(scope="module")
+def ledger(here: Place) -> Ledger:
+    return here.ledger()
+
+
+def claimed(ledger: Ledger, id: str) -> Claim:
+    claim = ledger.claim(id, worker="w", lease=LEASE)
+    assert claim is not None
+    return claim
+
+
+def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, remote: Shell) -> None:
+    """Posted, followed and concluded in the words of the local command, with its JSON and exit code."""
+    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+        scene = Scene(home / "scene", registry.url)
+        scene.weights().prepare()
+        with working(here.store(), scene.shop(client)):
+            done = remote.run("pull", NAME)
+            again = remote.ask("pull", NAME)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"pull done: {MODEL.name}, ")
+    assert re.search(r"^posted job \w+-1: pull walnut:latest$", done.stderr, re.MULTILINE)
+    assert "pull walnut:latest  succeeded" in done.stderr
+    assert (again["state"], again["posted_by"], again["result"]["fetched_bytes"]) == ("succeeded", "root", 0)
+
+
+def test_whatever_is_read_reads_the_same_on_both_sides(
+    here: Place, ledger: Ledger, local: Shell, remote: Shell
+) -> None:
+    """Lists, stories, beginnings of ids, filters and what is not there: stdout, stderr and code are equal."""
+    failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
+    claim = claimed(ledger, failed)
+    ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
+    ran = Ran(
+        claim.held_until, claim.held_until, (NightJob(failed, "delete", "gone:latest", "for a test"),), ("a note",)
+    )
+    here.store().facts.put(NIGHT_RAN, ran.as_json())
+    for words in (
+        ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
+        ["jobs", "--state", "lost"], ["job", failed[:6]], ["jobs", "--dead"],
+        ["retry", failed, "--no-wait"], ["cancel", "no/pe"], ["night"], ["night", "--json"],
+    ):  # fmt: skip
+        near, there = both([local.start(*words), remote.start(*words)])
+        assert [near[0], *map(timeless, near[1:])] == [there[0], *map(timeless, there[1:])], words
+
+
+def timeless(text: str) -> str:
+    """Without the ages, which differ by what a command takes."""
+    return re.sub(r"\d+(\.\d+)? (s|min)( \d+ s)?( ago)?", "a while", text)
+
+
+def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> None:
+    """Post without waiting prints the id alone; cancel ends it; retry posts it again, exactly so."""
+    done = remote.run("pull", "a-model", "--no-wait", "--way", "registry", "--rate-limit", "5MB", "--attempts", "3")
+    id = done.stdout.strip()
+    job = ledger.get(id)
+    assert (job.request, job.attempts_allowed, job.posted_by) == (
+        {"model": "a-model", "way": "registry", "rate_limit": 5_000_000}, 3, "root",
+    )  # fmt: skip
+    joined = remote.run("pull", "a-model", "--no-wait", "--way", "server")
+    assert joined.stdout.strip() == id
+    assert "already under way" in joined.stderr
+    assert "--way has no effect now" in joined.stderr
+    assert remote.run("cancel", id[:8]).stderr == f"job {id} is cancelled\n"
+    again = remote.run("retry", id, "--no-wait").stdout.strip()
+    assert (ledger.get(again).request, again) == (job.request, f"{id[:-1]}2")
+
+
+def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> None:
+    """The request that reaches the ledger is the one that the desk worded."""
+    requests: dict[tuple[str, str], dict[str, Any]] = {
+        ("pull", "b-model:latest"): {"model": "b-model", "way": "auto", "rate_limit": None},
+        ("verify", "*"): {"model": None},
+        ("warm", "b-model:latest"): {"model": "b-model", "tier": "a10g"},
+        ("delete", "b-model:latest"): {"model": "b-model"},
+    }
+    with Remote(url, ADMIN_KEY, clock=SystemClock()) as there:
+        for (kind, subject), request in requests.items():
+            posted = there.post(kind, subject, request, by="nobody")
+            job = ledger.get(posted.job.id)
+            assert (posted.attached, job.kind, job.subject, job.request) == (False, kind, subject, request)
+            assert there.post(kind, subject, request, by="nobody").attached
+            assert there.ids(job.id[:5]) == [job.id]
+        assert there.ids("../") == []
+
+
+def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote: Shell, url: str) -> None:
+    """130, and the commands that are shown reach the same gateway, though no variable names it."""
+    bare = Shell(remote.home)
+    process = bare.start("pull", "slow-one", "--url", url, "--key", ADMIN_KEY)
+    until(lambda: [job for job in ledger.jobs() if job.subject == "slow-one:latest"])
+    (job,) = (job for job in ledger.jobs() if job.subject == "slow-one:latest")
+    assert process.stderr is not None
+    for _ in ("posted", "queued"):
+        process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"job {job.id} goes on without you" in said
+    assert f"`ollama-modal job --url {url} {job.id} --follow`" in said
+    assert not ledger.get(job.id).has_ended
+
+
+def test_models_route_and_status_are_told_from_there(remote: Shell, url: str) -> None:
+    """As tables and lines for people, as JSON for programs."""
+    assert remote.run("models").stdout.splitlines()[1].startswith("llama3.2:latest  2.0 GB  a80c4f17acd5")
+    assert remote.ask("route", "llama3.2", "--context", "4096")["facts"] == ["asked for a context of 4096"]
+    route = remote.run("route", "llama3.2").stdout
+    assert route == "llama3.2:latest is answered on tier a10g\n  asked for a context of None\n"
+    missing = remote.run("route", "nope")
+    assert missing.returncode == 2
+    assert missing.stderr == "error: model 'nope' not found\nhint: pull it: `ollama-modal pull nope:latest`\n"
+    status = remote.run("status").stdout
+    assert f"gateway  {url} answers, ollama-modal " in status
+    assert "  a10g  asleep for " in status
+    assert "models   1, 2.0 GB" in status
+
+
+def test_a_wrong_key_or_address_is_told(remote: Shell, url: str, tmp_path: Path) -> None:
+    """2 for a call that was wrong, 1 when nobody answers; the key is never repeated."""
+    for extra, code, said in (
+        ({"OLLAMA_MODAL_URL": url}, 2, "hint: give the key by --key, or better in OLLAMA_MODAL_KEY"),
+        ({"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": CHAT_KEY}, 2, "has the scope chat; this needs admin"),
+        ({"OLLAMA_MODAL_URL": f"http://127.0.0.1:{free_port()}"}, 1, "asking the gateway at http://127.0.0.1:"),
+    ):
+        done = Shell(tmp_path, extra).run("pull", "tiny", "--no-wait")
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+        assert "omk_" not in done.stderr
+
+
+def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) -> None:
+    """`keys new` prints a key and its line; with the line in the gateway's keys, the key is let in."""
+    made = remote.ask("keys", "new", "bob", "--scope", "admin", "--models", "llama*", "--expires", "90d")
+    assert set(made) == {"name", "key", "line"}
+    with place(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
+        shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
+        assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
+        assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr
+    plain = remote.run("keys", "new", "carol")
+    key, line = plain.stdout.splitlines()
+    assert line.startswith("carol sha256:")
+    assert key not in line + plain.stderr
+    wrong = remote.run("keys", "new", "carol", "--expires", "2020-01-01")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "'2020-01-01' is over already" in wrong.stderr
+
+
+# -- the client --------------------------------------------------------------------------------------------------------
+
+
+def talking(answers: list[httpx.Response | Exception], *, policy: Any = NEVER) -> tuple[Remote, list[httpx.Request]]:
+    """A client whose gateway gives these answers, one after the other; and what it is asked."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        found = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(found, Exception):
+            raise found
+        return httpx.Response(found.status_code, headers=found.headers, content=found.content)
+
+    client = httpx.Client(transport=httpx.MockTransport(answer))
+    return Remote("http://gateway/base/", "omk_k", clock=HandClock(), client=client, policy=policy), asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "said"),
+    [
+        (httpx.Response(400, json={"error": "no", "hint": "do"}), BadRequest, "no"),
+        (httpx.Response(401, json={"error": "no"}), Unauthorized, "no"),
+        (httpx.Response(403, json={"error": "no"}), Forbidden, "no"),
+        (httpx.Response(404, json={"error": "no"}), NotFound, "no"),
+        (httpx.Response(422, json={"error": "no"}), BadRequest, "no"),
+        (httpx.Response(429, json={"error": "no"}, headers={"retry-after": "7"}), TooManyRequests, "no"),
+        (httpx.Response(503, json={"error": "no"}), ServerTrouble, "no"),
+        (httpx.Response(502, text="<html>bad"), ServerTrouble, "answers 502"),
+        (httpx.Response(404, text="404 page not found"), Refused, "no gateway of ours: 404"),
+        (httpx.Response(403, json=["no"]), Refused, "no gateway of ours: 403"),
+        (httpx.Response(200, text="Ollama is running"), Refused, "no gateway of ours: 200"),
+        (httpx.Response(307, headers={"location": "http://elsewhere/"}), Refused, "no gateway of ours: 307"),
+        (httpx.ConnectError("refused"), Unreachable, "asking the gateway at http://gateway/base: refused"),
+    ],
+)
+def test_each_answer_means_one_thing(answer: httpx.Response | Exception, kind: type[Trouble], said: str) -> None:
+    """By status, in the gateway's own words; what is no gateway of ours is said to be none."""
+    remote, _ = talking([answer])
+    with remote, pytest.raises(Trouble, match=re.escape(said)) as raised:
+        remote.get("k-1")
+    assert type(raised.value) is kind
+    if kind is TooManyRequests:
+        assert raised.value.retry_after == timedelta(seconds=7)
+
+
+def test_trouble_that_lasts_seconds_is_survived(ledger: Ledger) -> None:
+    """A gateway that restarts meanwhile is asked again; a refusal is not."""
+    job = ledger.post("pull", "some:latest", {"model": "some"}, by="t").job
+    good = httpx.Response(200, json=job.as_json())
+    remote, asked = talking([httpx.ConnectError("refused"), httpx.Response(503, text=""), good], policy=AT_ONCE)
+    assert remote.get(job.id) == replace(job)
+    assert len(asked) == 3
+    assert {request.headers["authorization"] for request in asked} == {"Bearer omk_k"}
+    assert str(asked[0].url) == f"http://gateway/base/ops/v1/jobs/{job.id}"
+    refusing, asked = talking([httpx.Response(400, json={"error": "no"})], policy=AT_ONCE)
+    with pytest.raises(BadRequest):
+        refusing.get("k-1")
+    assert len(asked) == 1
+
+
+def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
+    """As many as are wanted, or all; each page goes on after the last job of the one before."""
+    jobs = [ledger.post("pull", f"m{n}:latest", {"model": f"m{n}"}, by="t").job.as_json() for n in range(5)]
+
+    def page(*shown: dict[str, Any]) -> httpx.Response:
+        return httpx.Response(200, json={"jobs": list(shown), "total": 5})
+
+    remote, asked = talking([page(*jobs[:2]), page(*jobs[2:4]), page(jobs[4])])
+    found, total = remote.select(kind="pull")
+    assert ([job.id for job in found], total) == ([job["id"] for job in jobs], 5)
+    assert [request.url.params.get("before") for request in asked] == [None, jobs[1]["id"], jobs[3]["id"]]
+    few, asked = talking([page(*jobs[:2])])
+    assert [job.id for job in few.select(limit=2)[0]] == [job["id"] for job in jobs[:2]]
+    assert [request.url.params["limit"] for request in asked] == ["2"]
+
+
+@pytest.mark.parametrize("url", ["", "gateway", "ftp://gateway", "http://", "http://gateway?x=1", "http://gateway#x"])
+def test_what_is_no_address_is_refused(url: str) -> None:
+    """Before anything is sent anywhere."""
+    with pytest.raises(BadRequest, match="no gateway's address"):
+        Remote(url, None, clock=HandClock())
+
+
+def test_a_password_in_an_address_is_refused_without_showing_it() -> None:
+    """It would end in logs; the hint says where the key belongs."""
+    with pytest.raises(BadRequest) as refused:
+        Remote("https://me:omk_secret@gateway", None, clock=HandClock())
+    assert "omk_secret" not in f"{refused.value}{refused.value.hint}"
+
+
+def test_a_job_reads_back_from_its_json(ledger: Ledger) -> None:
+    """What a gateway tells of a job that goes on makes the same words as the ledger's own."""
+    id = ledger.post("pull", "x:latest", {"model": "x"}, by="t").job.id
+    ledger.beat(claimed(ledger, id), Reading(5, 10, 1.0, "pulling"))
+    job = ledger.get(id)
+    read = Job.from_json(json.loads(json.dumps(job.as_json())))
+    assert replace(read, attempts=()) == replace(job, attempts=())
+    assert [replace(each, lease=LEASE) for each in read.attempts] == list(job.attempts)
+    later = job.attempts[0].last_sign + timedelta(seconds=3)
+    assert story(read, later) == story(job, later)
+
+
+def test_words_from_elsewhere_are_made_fit_to_be_shown() -> None:
+    """A gateway cannot write to the reader's terminal what it likes."""
+    health = {
+        "version": "1\x1b[2J", "problems": ["a\nb"], "models": {"count": 0, "bytes": 0}, "jobs": {"queued": 0},
+        "tiers": [{"tier": "t\x07", "state": "waking", "since": "2026-01-01T00:00:00Z", "why": "w\r", "held": 2}],
+        "night": {"at": None, "summary": "n\x1b"},
+    }  # fmt: skip
+    lines = list(standing(health, "http://gateway", HandClock().now()))
+    lines += way({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", "".join(lines))
+    assert "2 callers wait" in "".join(lines)

@@ -1,0 +1,144 @@
+"""What SQLite's errors become: trouble that says whether trying again can help, and which file it is about."""
+
+import sqlite3
+import threading
+from collections import deque
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from jobs.core.errors import Bug, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
+from jobs.store.sqlite import SqliteDict, SqliteQueue, store_trouble
+from tests.support.disks import NEEDS_MOUNT, fill, small_disk
+
+OURS = {
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_INTERNAL,
+    sqlite3.SQLITE_NOTFOUND,
+    sqlite3.SQLITE_EMPTY,
+}
+"""Only a mistake of ours brings these about."""
+
+
+@pytest.mark.parametrize("code", range(1, 27))
+def test_every_error_has_a_meaning(code: int, tmp_path: Path) -> None:
+    """Each primary code of SQLite is unavailable, full, unusable or our mistake, and each names the file."""
+    error = sqlite3.OperationalError("it says why")
+    error.sqlite_errorcode = code
+    trouble = store_trouble(error, tmp_path / "ledger.sqlite")
+    assert isinstance(trouble, Bug if code in OURS else StoreTrouble), code
+    assert f"'{tmp_path / 'ledger.sqlite'}': it says why" in str(trouble)
+    assert isinstance(trouble, Bug) or trouble.hint
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (sqlite3.SQLITE_BUSY, StoreUnavailable),
+        (sqlite3.SQLITE_BUSY_SNAPSHOT, StoreUnavailable),
+        (sqlite3.SQLITE_LOCKED, StoreUnavailable),
+        (sqlite3.SQLITE_IOERR_READ, StoreUnavailable),
+        (sqlite3.SQLITE_FULL, StoreFull),
+        (sqlite3.SQLITE_READONLY_DIRECTORY, StoreUnusable),
+        (sqlite3.SQLITE_CORRUPT, StoreUnusable),
+        (sqlite3.SQLITE_NOTADB, StoreUnusable),
+        (sqlite3.SQLITE_CANTOPEN, StoreUnusable),
+    ],
+)
+def test_extended_codes_mean_what_their_kind_means(code: int, kind: type[StoreTrouble], tmp_path: Path) -> None:
+    """A code that says more than the kind of error is read by its kind."""
+    error = sqlite3.OperationalError("x")
+    error.sqlite_errorcode = code
+    assert type(store_trouble(error, tmp_path / "f")) is kind
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+def test_a_file_that_is_no_ledger_is_unusable(path: Path) -> None:
+    """A file of something else is refused as it is opened, and stays as it is."""
+    path.write_text("once upon a time " * 100)
+    with pytest.raises(StoreUnusable, match=r"ledger.sqlite': file is not a database"):
+        SqliteDict(path)
+    assert path.read_text().startswith("once upon")
+
+
+def test_a_file_that_somebody_else_holds_is_unavailable(path: Path) -> None:
+    """A file that somebody else writes to for too long is away for now: the write fails, and the next one goes well."""
+    with closing(SqliteDict(path, busy_seconds=0.05)) as facts, closing(SqliteQueue(path, busy_seconds=0.05)) as bells:
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="database is locked"):
+                facts.put("k", 1)
+            with pytest.raises(StoreUnavailable, match="database is locked"):
+                bells.put("id", partition="weights")
+            assert facts.get("k") is None
+            other.execute("ROLLBACK")
+        assert facts.put("k", 1)
+        bells.put("id", partition="weights")
+        assert bells.get(block=False, partition="weights") == "id"
+
+
+@NEEDS_MOUNT
+@pytest.mark.parametrize("what", ["dict", "queue"])
+def test_a_full_disk_is_told_as_such(tmp_path: Path, what: str) -> None:
+    """On a full disk a write says that it is full, not what came of the attempt to take it back; reading goes on, what
+    was written is there, and once there is space the same connection writes again."""
+    with small_disk(tmp_path / "disk", 2) as disk:
+        path = disk / "ledger.sqlite"
+        with closing(SqliteDict(path)) as facts, closing(SqliteQueue(path)) as bells:
+
+            def write(n: int) -> None:
+                if what == "dict":
+                    facts.put(f"k{n}", "x" * 5000)
+                else:
+                    bells.put("x" * 5000, partition="weights")
+
+            write(0)
+            ballast = fill(disk)
+            with pytest.raises(StoreFull, match=r"the disk is full, and with it the ledger in .*ledger\.sqlite"):
+                deque(map(write, range(1, 400)), maxlen=0)
+            with pytest.raises(StoreFull):
+                write(500)
+            assert facts.get("k0") == ("x" * 5000 if what == "dict" else None)
+            ballast.unlink()
+            write(501)
+            assert (bells.len(partition="weights") > 1) == (what == "queue")
+
+
+@NEEDS_MOUNT
+def test_a_ledger_is_not_opened_on_a_full_disk(tmp_path: Path) -> None:
+    """A ledger that has to be made, or whose index has, says on a full disk that it is full."""
+    with small_disk(tmp_path / "disk", 2) as disk:
+        fill(disk)
+        with pytest.raises(StoreFull):
+            SqliteDict(disk / "ledger.sqlite")
+
+
+def test_a_call_that_hangs_holds_others_up_for_a_while(path: Path) -> None:
+    """A thread that waits behind one whose call never returns is told so after a limit."""
+    hangs, go_on = threading.Event(), threading.Event()
+
+    class Slow(str):
+        """A key that SQLite may read only once it is told to go on."""
+
+        __slots__ = ()
+
+        def __conform__(self, _: object) -> str:
+            hangs.set()
+            go_on.wait(20)
+            return str(self)
+
+    with closing(SqliteDict(path, busy_seconds=0.05)) as facts:
+        thread = threading.Thread(target=facts.get, args=(Slow("k"),), daemon=True)
+        thread.start()
+        assert hangs.wait(20)
+        with pytest.raises(StoreUnavailable, match="has not answered another thread"):
+            facts.get("other")
+        go_on.set()
+        thread.join(20)
+        assert facts.get("other") is None

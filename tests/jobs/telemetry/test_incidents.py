@@ -1,0 +1,324 @@
+"""Incidents: once each, with their recovery, whoever looks, however often, and whether or not somebody listens."""
+
+import http.server
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.scheduler.alert_check import tell
+from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
+from jobs.core.retry import AT_ONCE, NEVER
+from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, news, note
+from jobs.telemetry.webhook import Webhook
+from jobs.testing.clock import HandClock
+from tests.conftest import Store, open_store
+from tests.support.processes import free_port
+
+LOST = Incident("tier", "a10g", "tier a10g is lost", "look at its log")
+DEAD = Incident("job", "pull/llama3.2:latest", "the pull of llama3.2:latest failed for good")
+
+
+def look(store: Store, *found: Incident) -> list[Case]:
+    return note(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
+
+
+def told(store: Store) -> list[str]:
+    """What a webhook hears now."""
+    heard: list[str] = []
+    tell(store.facts, store.clock, heard.append)
+    return heard
+
+
+def minutes(store: Store, count: float) -> None:
+    store.clock.wait(60 * count)
+
+
+# What is written down
+
+
+def test_an_incident_is_told_once_with_its_recovery(store: Store) -> None:
+    """However many ticks see it, an incident is told once when it comes up and once when it has passed."""
+    heard = []
+    for found in [(LOST,)] * 5 + [()] * 8:
+        look(store, *found)
+        heard += told(store)
+        minutes(store, 5)
+    assert heard == ["ollama-modal: tier a10g is lost\nlook at its log", "ollama-modal: passed: tier a10g is lost"]
+
+
+def test_what_flaps_is_one_incident(store: Store) -> None:
+    """What comes and goes from one tick to the next is told once; a new one, hours later, is told again."""
+    heard = []
+    for found in [(LOST,), (), (LOST,), (), (LOST,), (), (), (), (), (LOST,)]:
+        look(store, *found)
+        heard += told(store)
+        minutes(store, 5)
+    assert [line.split()[1] for line in heard] == ["tier", "passed:", "tier"]
+    assert [case.n for case in cases(dict(store.facts.items()))] == [1, 2]
+
+
+def test_two_looks_at_once_open_one_case(store: Store) -> None:
+    """Two ticks that both see a new incident write one case, and so do two that see it pass."""
+    entries = dict(store.facts.items())
+    for _ in range(2):
+        note(store.facts, cases(entries), [LOST, DEAD], store.clock.now())
+    minutes(store, 20)
+    entries = dict(store.facts.items())
+    for _ in range(2):
+        note(store.facts, cases(entries), [DEAD], store.clock.now())
+    found = cases(dict(store.facts.items()))
+    assert [(case.id, case.is_open) for case in found] == [("job/pull/llama3.2:latest/1", True), ("tier/a10g/1", False)]
+
+
+def test_a_case_tells_its_life(store: Store) -> None:
+    """A case as JSON says since when, until when, and of what somebody was told."""
+    look(store, LOST)
+    told(store)
+    minutes(store, 30)
+    look(store)
+    [case] = cases(dict(store.facts.items()))
+    document = case.as_json()
+    assert (document["opened_at"], document["recovered_at"]) == ("2026-01-01T00:00:00.000Z", "2026-01-01T00:30:00.000Z")
+    assert document["told"] == ["opened"]
+
+
+# Telling
+
+
+def test_two_messengers_tell_once(store: Store) -> None:
+    """Of two messengers that see the same news, one tells it."""
+    look(store, LOST)
+    entries = dict(store.facts.items())
+    [piece] = news(cases(entries))
+    first, second = (AlertDelivery(store.facts, store.clock, entries) for _ in range(2))
+    assert first.may_tell(piece)
+    assert not second.may_tell(piece)
+    first.done(piece)
+    minutes(store, 10)
+    assert not second.may_tell(piece)
+    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
+
+
+def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
+    """A webhook that fails hears of it at a later round, each thing once, recoveries after what they recover from."""
+    look(store, LOST)
+
+    def fail(_: str) -> None:
+        raise Unreachable("no connection")
+
+    assert tell(store.facts, store.clock, fail) == 0
+    minutes(store, 1)
+    assert told(store) == []  # somebody may still be at it
+    look(store)
+    minutes(store, 20)
+    look(store)
+    assert [line.split()[1] for line in told(store)] == ["tier"]
+    assert [line.split()[1] for line in told(store)] == ["passed:"]
+    assert told(store) == []
+
+
+def test_a_dead_webhook_is_given_up(store: Store) -> None:
+    """After many tries nobody is told any more, so that no incident is tried for ever."""
+    look(store, LOST)
+    tries = 0
+
+    def fail(_: str) -> None:
+        nonlocal tries
+        tries += 1
+        raise Unreachable("no connection")
+
+    for _ in range(TRIES + 20):
+        look(store, LOST)
+        tell(store.facts, store.clock, fail)
+        minutes(store, 5)
+    assert tries == TRIES
+
+
+class Counted(SqliteDict):
+    """A dict that counts what each round trip would be."""
+
+    reads = writes = passes = 0
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        self.writes += 1
+        return super().put(key, value, skip_if_exists=skip_if_exists)
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        self.passes += 1
+        return super().items()
+
+
+@pytest.mark.parametrize("count", [5, 10, 40])
+def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Store) -> None:
+    """However often it was tried and however many incidents wait: one pass over the entries, and a read and a write for
+    what is tried in this round."""
+    found = [Incident("job", f"pull/m{n}", f"the pull of m{n} failed for good") for n in range(count)]
+    facts = Counted(store.path)
+
+    def fail(_: str) -> None:
+        raise Unreachable("no connection")
+
+    costs = set()
+    for _ in range(TRIES):
+        look(store, *found)
+        facts.reads = facts.writes = facts.passes = 0
+        tell(facts, store.clock, fail)
+        costs.add((facts.passes, facts.reads, facts.writes))
+        minutes(store, 5)
+    facts.close()
+    assert costs == {(1, 1, 1)}
+
+
+def test_old_news_is_no_news(store: Store) -> None:
+    """Who sets a webhook up hears of what is wrong now, and not of what passed last week."""
+    look(store, LOST)
+    minutes(store, 20)
+    look(store)
+    minutes(store, 60 * 24 * 2)
+    look(store, DEAD)
+    assert told(store) == ["ollama-modal: the pull of llama3.2:latest failed for good"]
+
+
+ROUNDS = st.lists(
+    st.tuples(st.sampled_from([(), (LOST,), (DEAD,), (LOST, DEAD)]), st.booleans(), st.sampled_from([1, 5, 30])),
+    max_size=25,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rounds=ROUNDS)
+def test_no_order_doubles_or_loses_an_alert(
+    rounds: list[tuple[tuple[Incident, ...], bool, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever comes up and passes while the webhook fails now and then: each case is told once, then its recovery."""
+    store = open_store(tmp_path_factory.mktemp("incidents") / "l", HandClock())
+    heard: list[str] = []
+
+    def fail(_: str) -> None:
+        raise Unreachable("no connection")
+
+    for found, fails, wait in [*rounds, *[((), False, 5)] * 8]:
+        look(store, *found)
+        tell(store.facts, store.clock, fail if fails else heard.append)
+        minutes(store, wait)
+    known = cases(dict(store.facts.items()))
+    for incident in (LOST, DEAD):
+        words = [
+            "passed" if text.startswith("ollama-modal: passed") else "opened"
+            for text in heard
+            if incident.message in text
+        ]
+        assert words == ["opened", "passed"] * sum(case.incident == incident for case in known)
+    store.close()
+
+
+# The webhook
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    server: "HookServer"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.heard.append((self.headers["Content-Type"], json.loads(body)))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        if status == 0:  # it drips: a byte now and then, and never a whole answer
+            while not self.server.released.wait(0.05):
+                try:
+                    self.wfile.write(b"H")
+                except OSError:
+                    return
+            return
+        self.send_response(status)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
+        pass
+
+
+class HookServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Hook)
+        self.heard: list[tuple[str, Any]] = []
+        self.answers: list[int] = []
+        self.released = threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_address[1]}/services/T0/B0/secret"
+
+
+@contextmanager
+def listening() -> Iterator[HookServer]:
+    server = HookServer()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def hook() -> Iterator[HookServer]:
+    with listening() as server:
+        yield server
+
+
+def test_a_webhook_hears_what_slack_understands(hook: HookServer) -> None:
+    """A message is one JSON object with `text`; an error of the moment is tried again."""
+    hook.answers = [500, 429, 200]
+    Webhook(hook.url, policy=AT_ONCE).tell("tier a10g is lost")
+    assert hook.heard == [("application/json", {"text": "tier a10g is lost"})] * 3
+
+
+def test_a_webhook_that_drips_is_left(hook: HookServer) -> None:
+    """A webhook that keeps a connection busy without ever answering is left when its time is up."""
+    hook.answers = [0]
+    began = time.monotonic()
+    with pytest.raises(Stalled, match="the webhook has not answered for 0 s"):
+        Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).tell("hello")
+    assert time.monotonic() - began < 5
+
+
+def test_no_message_shows_the_address(hook: HookServer) -> None:
+    """The address is a secret: neither what a webhook refuses, nor one that is not there, shows it."""
+    hook.answers = [404]
+    with pytest.raises(Refused, match="the webhook answered 404") as refused:
+        Webhook(hook.url, policy=NEVER).tell("hello")
+    assert "secret" not in str(refused.value)
+    with pytest.raises(Unreachable) as unreachable:
+        Webhook(f"http://127.0.0.1:{free_port()}/services/secret", policy=NEVER).tell("hello")
+    assert "secret" not in str(unreachable.value)
+    with pytest.raises(BadRequest, match="does not begin with https://") as bad:
+        Webhook("hooks.slack.com/services/secret")
+    assert "hooks" not in str(bad.value)
+    assert not isinstance(bad.value.__cause__, Exception)
+
+
+def test_facts_of_incidents_are_plain(tmp_path: Path) -> None:
+    """A case opens again from the facts that were written."""
+    facts = SqliteDict(tmp_path / "l")
+    clock = HandClock()
+    note(facts, [], [LOST], clock.now())
+    [case] = cases(dict(facts.items()))
+    assert case.incident == LOST
+    facts.close()

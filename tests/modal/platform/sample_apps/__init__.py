@@ -1,0 +1,1 @@
+"""Tiny Modal apps that try one thing each; `tests/modal/test_platform.py` deploys and runs them."""

@@ -1,0 +1,165 @@
+"""The watch of a deployment: ticks find what is wrong, a messenger tells a webhook once, and what was spent is told."""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, timedelta
+from pathlib import Path
+
+import modal
+import pytest
+from modal.client import Client
+
+from app.fleet.schema import declared
+from app.resources import SERVERS
+from app.scheduler.steps import night_began
+from app.scheduler.wake_budget import window_key
+from jobs.core.clock import SystemClock
+from jobs.telemetry.container_time import Metered
+from jobs.telemetry.night_tries import NIGHT_TRIES, Tries
+from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.testing.registry.server import RegistryDouble
+from tests.jobs.telemetry.test_incidents import HookServer, listening
+from tests.modal.platform.isolation import unshare
+from tests.modal.platform.plane import Platform
+from tests.modal.test_jobs import APP, ROOT, ask, book, finished, plane, run, tick, with_secrets
+from tests.support.processes import until
+
+pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
+
+WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 * * * *"\nhours = 24\nmodels = ["llama3.2"]\n'  # open at any time
+
+
+@pytest.fixture(scope="module")
+def hook() -> Iterator[HookServer]:
+    with listening() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkout whose fleet names a webhook's secret, wants to hear of dead jobs, and declares a window."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("app", "jobs"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", folder)
+    fleet = folder / "app/fleet.toml"
+    text = fleet.read_text("utf-8").replace("[alerts]\n", '[alerts]\nwebhook_secret = "ollama-webhook"\n')
+    kinds = re.sub(r"^kinds = .*$", 'kinds = ["job"]', text, flags=re.MULTILINE)
+    fleet.write_text(f"{kinds}\n{WINDOW}", "utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def deployed(hook: HookServer, checkout: Path) -> Iterator[Platform]:
+    with RegistryDouble() as registry, plane(registry) as platform:
+        with_secrets(platform)
+        platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
+        done = run(platform, "deploy", "-m", "app.deploy", folder=checkout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Platform) -> Iterator[Client]:
+    with deployed.client() as client:
+        yield client
+
+
+def told(platform: Platform) -> int:
+    """How often the messenger has come back."""
+    calls = [call for call in platform.calls.calls.values() if call.function.name == "messenger"]
+    return sum(not call.unfinished for call in calls)
+
+
+def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookServer) -> None:
+    """A job that fails for good is told to the webhook at the next tick, and at no other; a webhook that drips does
+    not hold up the tick, and hears of it later."""
+    hook.answers = [0]
+    id = book(client).post("pull", "nonesuch:latest", {"model": "nonesuch"}, by="test").job.id
+    modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+    assert finished(book(client), id).attempts[-1].failure_class == "not_found"
+
+    tick(deployed)
+    until(lambda: hook.heard, 30)
+    began = time.monotonic()
+    tick(deployed)
+    assert time.monotonic() - began < 10
+    until(lambda: len(hook.heard) >= 2, 60)
+    until(lambda: told(deployed) == 2, 60)
+    tick(deployed)
+    time.sleep(1)
+
+    texts = [body["text"] for _, body in hook.heard]
+    assert len(texts) == 2  # the first try was left when it dripped; the second got through
+    assert set(texts) == {texts[0]}
+    assert texts[0].startswith("ollama-modal: the pull of nonesuch:latest failed for good: not_found: ")
+    assert f"--id {id}" in texts[0]
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    assert facts.get("told/job/pull/nonesuch:latest/1/opened")["how"] == "told"
+    logs = "".join(one.output for one in deployed.containers("messenger", alive=False))
+    assert "secret" not in logs
+    dead = ask(deployed, "jobs", "--dead")
+    assert [job["id"] for job in dead] == [id]
+
+
+def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Path) -> None:
+    """`cost` adds up what the containers counted, and `windows` prices what the fleet declares."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    now = SystemClock().now()
+    shares = {"cold": 60, "warming": 0, "serving": 1740, "idle": 1800}
+    meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
+    facts.put(meter.key, meter.as_json())
+
+    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("about $1.42 since ")
+    assert "an estimate, by the containers' own count and the prices of 2026-09-15" in done.stdout
+    assert "Modal does not tell its rates, the fleet's are taken" in done.stderr
+    gpus = {"gpu_hour_cost_a10g": "2.00", "gpu_hour_cost_h100": "4.00"}
+    deployed.workspace.rates = {"cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.008", **gpus}
+    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    deployed.workspace.rates = {}
+    assert done.stdout.startswith("about $2.33 since "), done.stderr
+    assert f"the prices of {now:%Y-%m-%d} (modal billing rates)" in done.stdout
+    done = run(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
+    assert done.returncode == 0, done.stderr
+    assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout
+
+
+def awake(platform: Platform) -> dict[str, int]:
+    """How many containers of each server are to be kept up, as the real client has asked for it."""
+    pools = [pool for pool in platform.calls.pools.values() if pool.function.name in SERVERS.values()]
+    return {pool.function.name: pool.override.min_containers for pool in pools if pool.override.ListFields()}
+
+
+def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Client) -> None:
+    """A tick keeps a server up whose window is open and lets one go whose window has closed; what a deployment makes
+    the platform forget the next tick says again, and nothing is warmed twice."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts.put(window_key("h100"), True)  # from a window that has closed since
+    tick(deployed)
+    assert awake(deployed) == {"OllamaA10G": 1, "OllamaH100": 0}
+    assert (facts.get(window_key("a10g")), facts.get(window_key("h100"))) == (True, False)
+
+    for pool in deployed.calls.pools.values():
+        pool.override.Clear()  # as Modal does when it is deployed to
+    tick(deployed)
+    assert awake(deployed) == {"OllamaA10G": 1}
+    warmed = [job for job in book(client).jobs() if job.kind == "warm"]
+    assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
+
+
+def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: Client) -> None:
+    """The next tick sends a container for a night whose last try failed, and the night says that it was the second."""
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    now = SystemClock().now()
+    due = night_began(declared(), now).astimezone(UTC)
+    failed = Tries(due).begun(now - timedelta(hours=2)).failed(OSError("no volume"))
+    facts.put(NIGHT_TRIES, failed.as_json())
+    facts.pop(NIGHT_RAN, None)
+    tick(deployed)
+    until(lambda: facts.get(NIGHT_RAN), 60)
+    ran = facts.get(NIGHT_RAN)
+    assert (ran["tries"], ran["trouble"]) == (2, "OSError: no volume")

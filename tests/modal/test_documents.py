@@ -1,0 +1,149 @@
+"""app/README, typed: the first deployment and what comes after it, by the real client on the control plane."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from jobs.testing.models import LIBRARY
+from jobs.testing.registry.server import RegistryDouble
+from tests.modal.platform.containers import Settings
+from tests.modal.platform.isolation import unshare
+from tests.modal.platform.plane import Platform
+from tests.support.checkout import ROOT
+from tests.support.document_commands import NOT_RUN, Command, Typist, commands
+from tests.support.processes import free_port, gpu_programs
+
+pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
+
+APP = "ollama-service"
+LINE = r"(?m)^omk_[\w-]{43}$\n^{} sha256:\w{{64}} {}$"
+KEYS_NEW = "ollama-modal keys new me --scope admin"
+DEPLOY = "modal deploy -m app.deploy"
+EXPORT = "export OLLAMA_MODAL_URL=https://…-gateway.us-east.modal.direct OLLAMA_MODAL_KEY=omk_…"
+
+SAYS: dict[str, str] = {
+    "modal workspace proxy-tokens create --name ollama-modal": r"wk-made1[\s\S]*ws-made1",
+    "modal secret create ollama-proxy-token MODAL_PROXY_TOKEN_ID=wk-… MODAL_PROXY_TOKEN_SECRET=ws-…": (
+        r"ollama-proxy-token"
+    ),
+    KEYS_NEW: r"(?m)^omk_[\w-]{43}$",
+    'modal secret create ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
+    DEPLOY: r"App deployed",
+    "modal run -m app.jobs::pull --model llama3.2": r"pull done: llama3\.2:latest, 20 MB",
+    EXPORT: r"^$",
+    'curl -H "Authorization: Bearer $OLLAMA_MODAL_KEY" $OLLAMA_MODAL_URL/api/chat'
+    """   -d '{"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}'""": r'"done":true',
+    "ollama-modal status": r"gateway +http://127\.0\.0\.1:\d+ answers[\s\S]*models +1, 20 MB",
+    "modal environment create test": r"test",
+    "modal workspace proxy-tokens allow wk-… test": r"wk-made1",
+    "modal secret create --env test ollama-proxy-token MODAL_PROXY_TOKEN_ID=wk-… MODAL_PROXY_TOKEN_SECRET=ws-…": (
+        r"ollama-proxy-token"
+    ),
+    'modal secret create --env test ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
+    "modal deploy --env test -m app.deploy": r"App deployed",
+    "modal secret create ollama-webhook OLLAMA_MODAL_WEBHOOK=https://hooks.slack.com/services/…": r"ollama-webhook",
+    "ollama-modal keys new alice --scope chat --models 'llama*' --models 'hf.co/*'"
+    " --rpm 60 --concurrent 4 --expires 90d": (
+        r"(?m)^alice sha256:\w{64} chat models=llama\*,hf\.co/\* rpm=60 concurrent=4 expires=\S+$"
+    ),
+    'modal secret create --force ollama-api-keys OLLAMA_MODAL_KEYS="$(cat FILE)"': r"ollama-api-keys",
+    "modal app rollover ollama-service": r"Rollover completed",
+    'ollama-modal keys new me --scope admin --public-key "$(cat ~/.ollama/id_ed25519.pub)"': (
+        r"(?m)^me ssh-ed25519:\S+ "
+    ),
+    'curl -N -H "x-api-key: $OLLAMA_MODAL_KEY" $OLLAMA_MODAL_URL/ops/v1/jobs/ID/events': r'"state": ?"succeeded"',
+}
+"""What each must print; of what they print, the part that the text around it promises."""
+
+
+def typed() -> list[Command]:
+    return [command for command in commands("app/README.md") if command.text not in NOT_RUN]
+
+
+def test_each_command_of_the_deployment_is_typed_here() -> None:
+    """No command of app/README is without what it must print, and nothing is expected of one that is not there."""
+    assert [command.text for command in typed()] == list(SAYS)
+
+
+class Deployment:
+    """A workspace in which nothing is yet, and who deploys there for the first time."""
+
+    def __init__(self, platform: Platform, home: Path, gateway: int, ollama: int) -> None:
+        self.platform = platform
+        self.url = f"http://127.0.0.1:{gateway}"
+        self.key = ""
+        self.job = ""
+        self._ollama = ollama
+        self._file = home / "lines"
+        (home / ".ollama").mkdir()
+        (home / ".ollama" / "id_ed25519.pub").write_text(
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f me@laptop\n"
+        )
+
+    def fill(self, text: str) -> str:
+        """What the reader has by now in the place of what stands for it."""
+        text = (
+            text.replace("wk-…", "wk-made1")
+            .replace("ws-…", "ws-made1")
+            .replace("cat FILE", f"cat {shlex.quote(str(self._file))}")
+        )
+        text = text.replace("https://…-gateway.us-east.modal.direct", self.url).replace("omk_…", self.key)
+        return text.replace("/ID/", f"/{self.job}/").replace("/services/…", "/services/none")
+
+    def after(self, command: str, said: str) -> None:
+        """What the world does once a command was typed."""
+        if command == KEYS_NEW:
+            [self.key, line] = [each for each in said.splitlines() if each.startswith(("omk_", "me sha256:"))]
+            self._file.write_text(f"{line}\n")
+        elif command == DEPLOY:
+            self.platform.apps.server_urls[APP, "Gateway"] = self.url
+            self.platform.open_server(APP, "OllamaA10G", port=self._ollama, token=("wk-made1", "ws-made1"))
+            self.start_gateway()
+        elif command.startswith("modal run -m app.jobs::pull"):
+            self.job = re.findall(r"job (\w+-\d+)", said)[0]
+        elif command.startswith("modal app rollover"):
+            self.start_gateway()
+
+    def start_gateway(self) -> None:
+        """As the deployment keeps one, Modal starts it."""
+        self.platform.wait_ready(self.platform.start_server(APP, "Gateway"))
+
+
+@pytest.fixture
+def deployment(tmp_path: Path) -> Iterator[Deployment]:
+    gpu_programs(tmp_path)
+    ollama, gateway = free_port(), free_port()
+    environ = {
+        "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
+        "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
+        "OLLAMA_HOST": f"127.0.0.1:{ollama}",
+    }
+    settings = Settings(path_prefix=tmp_path, environ=environ, idle_seconds=20, commit_seconds=0.5)
+    with RegistryDouble(LIBRARY) as registry, Platform(settings=settings) as platform:
+        platform.environments.names.remove("test")
+        settings.environ["OLLAMA_MODAL_REGISTRY"] = registry.url
+        yield Deployment(platform, tmp_path, gateway, ollama)
+
+
+def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, tmp_path: Path) -> None:
+    """Typed in their order, app/README's commands succeed, from the first token to an answer and a change of keys."""
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "COLUMNS": "500",
+        "OLLAMA_MODAL_REGISTRY": deployment.platform.settings.environ["OLLAMA_MODAL_REGISTRY"],
+        **deployment.platform.environ(),
+    }
+    typist = Typist(environ, ROOT, deployment.fill)
+    for command in typed():
+        said = typist.type(command)
+        assert re.search(SAYS[command.text], said.strip()), f"{command}\n{said}"
+        deployment.after(command.text, said)
+    headers = {"authorization": f"Bearer {deployment.key}"}
+    assert httpx.get(f"{deployment.url}/api/tags", headers=headers).json()["models"][0]["name"] == "llama3.2:latest"

@@ -1,0 +1,468 @@
+"""The jobs of a deployment: asked for by the real client, worked on in real containers, from a registry on loopback."""
+
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import modal
+import pytest
+from cronsim import CronSim
+from modal.client import Client
+
+from app.fleet.file import HERE
+from app.fleet.schema import declared
+from app.gateway.auth.keys import hash_of, new_key
+from app.resources import SERVERS
+from jobs.core.clock import SystemClock
+from jobs.core.model_name import ModelName
+from jobs.ledger.job import Job, JobState
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.usage import UsageRecorder, Use
+from jobs.testing.models import LIBRARY, SimModel, arbitrary, find
+from jobs.testing.ollama.server import OllamaDouble
+from jobs.testing.registry.faults import RegistryFault
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.manifest import Manifest
+from tests.modal.platform.containers import Settings
+from tests.modal.platform.isolation import unshare
+from tests.modal.platform.plane import Platform
+from tests.support.processes import until
+
+ROOT = HERE.parent.parent
+APP = "ollama-service"
+ADMIN_KEY = new_key()
+MANY_BLOBS = arbitrary("many-blobs", 5_000_000, layers=10)
+KEYS = {"OLLAMA_MODAL_KEYS": f"root {hash_of(ADMIN_KEY)} chat admin\n"}
+TOKEN = {"MODAL_PROXY_TOKEN_ID": "wk-test", "MODAL_PROXY_TOKEN_SECRET": "ws-test"}
+
+pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
+
+
+@pytest.fixture(scope="module")
+def registry() -> Iterator[RegistryDouble]:
+    with RegistryDouble((*LIBRARY, MANY_BLOBS)) as registry:
+        yield registry
+
+
+@contextmanager
+def plane(registry: RegistryDouble) -> Iterator[Platform]:
+    """A control plane, and the registry as the mirror that whoever deploys or runs has named."""
+    settings = Settings(environ={"OLLAMA_MODAL_LEASE_SECONDS": "4"}, idle_seconds=20, commit_seconds=0.5)
+    with pytest.MonkeyPatch.context() as environment, Platform(settings=settings) as platform:
+        environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def bare(registry: RegistryDouble) -> Iterator[Platform]:
+    """Nothing is deployed, and there are no secrets."""
+    with plane(registry) as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def deployed(registry: RegistryDouble) -> Iterator[Platform]:
+    with plane(registry) as platform:
+        with_secrets(platform)
+        done = run(platform, "deploy", "-m", "app.deploy")
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(deployed: Platform) -> Iterator[Client]:
+    with deployed.client() as client:
+        yield client
+
+
+def with_secrets(platform: Platform) -> None:
+    """What a deployment wants to be there."""
+    platform.create_secret("ollama-proxy-token", TOKEN)
+    platform.create_secret("ollama-api-keys", KEYS)
+
+
+def run(platform: Platform, *words: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
+    command = [sys.executable, "-m", "modal", *words]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
+
+
+def ask(platform: Platform, command: str, *words: str) -> Any:
+    """The JSON that an entrypoint prints."""
+    done = run(platform, "run", "-q", "-m", f"app.jobs::{command}", *words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def simulated(name: str) -> SimModel:
+    model = find(ModelName.parse(name))
+    assert model is not None
+    return model
+
+
+def published(platform: Platform) -> dict[str, bytes]:
+    """What is committed, but for what a pull gathers."""
+    files = platform.volume("ollama-model-weights").files()
+    return {path: content for path, content in files.items() if path.startswith(("blobs/", "manifests/"))}
+
+
+def has_whole(platform: Platform, path: str) -> bool:
+    """Whether the volume has this manifest, with every blob that it names."""
+    files = published(platform)
+    found = files.get(f"manifests/registry.ollama.ai/library/{path}")
+    return found is not None and all(
+        len(files.get(f"blobs/{layer.digest.replace(':', '-')}", b"")) == layer.size
+        for layer in Manifest.parse(found).blobs
+    )
+
+
+def book(client: Client) -> Ledger:
+    queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
+    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
+    return Ledger(queue, facts, SystemClock())
+
+
+def tick(platform: Platform) -> None:
+    platform.result(platform.fire(APP, "tick"))
+
+
+def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
+    until(lambda: ledger.get(id).has_ended, patience)
+    return ledger.get(id)
+
+
+# What is asked for
+
+
+def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
+    """The tiers' servers alone have GPUs, the weights worker alone writes the volume, secrets are where they are used;
+    one gateway is kept, to which Modal lets everybody."""
+    functions = {name: function.definition for name, function in deployed.functions(APP).items()}
+    servers = set(SERVERS.values())
+
+    looking = {"shelf", "past", "spent", "forecast", "outlook"}
+    working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    assert set(functions) == {*servers, *looking, *working, "Gateway"}
+    assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
+    assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
+    for name in servers:
+        assert (functions[name].http_config.port, functions[name].http_config.unauthenticated) == (11434, False)
+    mounts = {
+        name: [
+            (deployed.volume_name(mount.volume_id), mount.mount_path, mount.read_only) for mount in one.volume_mounts
+        ]
+        for name, one in functions.items()
+    }
+    read_only = [("ollama-model-weights", "/models", True)]
+    assert mounts == {
+        **dict.fromkeys([*servers, *looking, "nightly", "Gateway"], read_only),
+        "weights_worker": [("ollama-model-weights", "/models", False)],
+        **{name: [] for name in ("servers_worker", "messenger", "tick")},
+    }
+    limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
+    assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
+    assert (limits["tick"], limits["nightly"]) == ((600, 1), (600, 1))
+    starts = {name: one.startup_timeout_secs for name, one in functions.items() if not one.is_server}
+    assert {name: starts[name] for name in ("weights_worker", "servers_worker")} == dict.fromkeys(
+        ("weights_worker", "servers_worker"), 300
+    )
+    assert max(starts.values()) <= 600
+    assert [name for name, one in functions.items() if one.autoscaler_settings.min_containers] == ["Gateway"]
+    assert not any(one.retry_policy.retries for one in functions.values())
+    secrets = {name: deployed.secret_names(function) for name, function in deployed.functions(APP).items()}
+    assert {name: names for name, names in secrets.items() if names} == {
+        "servers_worker": ["ollama-proxy-token"],
+        "Gateway": ["ollama-api-keys", "ollama-proxy-token"],
+    }
+
+
+def test_the_gateway_is_one_small_container_with_keys_of_its_own(deployed: Platform) -> None:
+    """It has no GPU and no door of Modal's; one is kept and none added; answers in flight get the longest grace of any
+    tier; the document tells what it costs in a month."""
+    asked = deployed.function(APP, "Gateway").definition
+
+    assert (asked.http_config.port, asked.http_config.unauthenticated) == (8000, True)
+    assert (asked.resources.milli_cpu, asked.resources.memory_mb) == (250, 512)
+    scaling = asked.autoscaler_settings
+    assert (scaling.min_containers, scaling.max_containers, scaling.target_concurrency_float) == (1, 0, 0)
+    assert asked.http_config.exit_grace_period == 1800
+    files = set(deployed.mounts.files(asked.mount_ids))
+    assert {"/root/app/gateway/dashboard/ui/page.js", "/root/app/fleet.toml", "/root/jobs/ledger/ledger.py"} <= files
+    prices = declared().prices
+    monthly = (prices.cpu_core * 0.25 + prices.memory_gib * 0.5) * 30 * 86_400
+    [row] = re.findall(r"^\| `Gateway` .*$", (ROOT / "app/README.md").read_text("utf-8"), flags=re.MULTILINE)
+    assert f"${monthly:.0f} a month" in row
+
+
+def test_schedules_fire_when_they_should(deployed: Platform) -> None:
+    """The tick comes every five minutes and the night at three in Berlin; there is no third schedule."""
+    functions = {name: function.definition for name, function in deployed.functions(APP).items()}
+    crons = {name: one.schedule.cron for name, one in functions.items() if one.HasField("schedule")}
+
+    assert set(crons) == {"tick", "nightly"}
+    assert {cron.timezone for cron in crons.values()} == {"Europe/Berlin"}
+    start = datetime(2026, 1, 1, 0, 1, tzinfo=UTC)
+    ticks, nights = (CronSim(crons[name].cron_string, start) for name in ("tick", "nightly"))
+    assert [next(ticks).minute for _ in range(3)] == [5, 10, 15]
+    assert [next(nights) for _ in range(2)] == [datetime(2026, 1, day, 3, tzinfo=UTC) for day in (1, 2)]
+
+
+def test_a_broken_fleet_creates_nothing(tmp_path: Path) -> None:
+    """A deployment of all of it with a wrong fleet file ends with the key's path, and has created nothing."""
+    for folder in ("app", "jobs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", tmp_path)
+    fleet = tmp_path / "app/fleet.toml"
+    fleet.write_text(fleet.read_text("utf-8").replace("nightly_hour = 3", "nightly_hour = 30"))
+    with Platform() as platform:
+        done = run(platform, "deploy", "-m", "app.deploy", folder=tmp_path)
+
+        assert done.returncode != 0
+        assert "schedule.nightly_hour = 30: too large; at most 23" in done.stdout + done.stderr
+        assert not platform.running_apps()
+        assert not platform.requests("VolumeGetOrCreate")
+
+
+# With nothing deployed
+
+
+def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -> None:
+    """`pull` runs its worker in its own app and says so, to the end; no GPU image and no secret is asked for."""
+    registry.throttle.bytes_per_second = 4_000_000
+    done = run(bare, "run", "-m", "app.jobs::pull", "--model", "llama3.2")
+    registry.throttle.bytes_per_second = None
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "pull done: llama3.2:latest, 20 MB" in done.stdout
+    assert "the worker runs in the app of this command" in done.stderr
+    assert re.search(r"pull llama3.2:latest +running +pulling +\d+ % +\d+ MB of 20 MB", done.stderr), done.stderr
+    assert has_whole(bare, "llama3.2/latest")
+    asked = "\n".join(line for image in bare.images.images.values() for line in image.commands)
+    assert "FROM " in asked
+    assert "ollama/ollama" not in asked
+    assert not bare.requests("SecretGetOrCreate")
+    assert bare.running_apps() == []
+    [job] = ask(bare, "jobs")
+    assert (job["kind"], job["subject"], job["state"]) == ("pull", "llama3.2:latest", "succeeded")
+    [model] = ask(bare, "models")
+    assert (model["name"], model["digest"]) == ("llama3.2:latest", simulated("llama3.2").digest)
+
+
+def test_what_needs_a_deployment_says_so(bare: Platform) -> None:
+    """With nothing deployed, `--no-wait` posts and says that the job waits; `warm` is refused as a wrong call."""
+    posted = run(bare, "run", "-q", "-m", "app.jobs::pull", "--model", "tiny", "--no-wait")
+    assert (posted.returncode, len(posted.stdout.split())) == (0, 1)
+    assert "nothing is deployed that could work the queue" in posted.stderr
+    warmed = run(bare, "run", "-q", "-m", "app.jobs::warm", "--model", "tiny")
+    assert warmed.returncode == 2
+    assert "hint: deploy it: `modal deploy -m app.deploy`" in warmed.stderr
+    told = run(bare, "run", "-q", "-m", "app.jobs::job", "--id", "nonesuch")
+    assert told.returncode == 2
+    assert "hint: `modal run -m app.jobs::jobs` lists them" in told.stderr
+
+
+# With all of it deployed
+
+
+def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> None:
+    """`pull --no-wait` prints the id in seconds; the deployed worker brings the model, tells servers, and goes home."""
+    started = time.monotonic()
+    done = run(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "qwen2.5:0.5b", "--no-wait")
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 45  # a busy machine; a cold start of a worker is not in it
+    job = finished(book(client), done.stdout.strip())
+
+    assert job.state is JobState.SUCCEEDED
+    assert has_whole(deployed, "qwen2.5/0.5b")
+    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    assert facts["weights/generation"]
+    assert {one.function.app_id for one in deployed.containers("weights_worker", alive=False)} == {deployed.app(APP).id}
+    status = ask(deployed, "status")
+    assert (status["deployed"], status["generation"]) == (True, facts["weights/generation"])
+    assert status["gateway"] == "https://tests--ollama-service-gateway.us-east.modal.direct"
+
+
+def test_a_killed_worker_costs_what_was_not_committed(
+    deployed: Platform, client: Client, registry: RegistryDouble
+) -> None:
+    """Killed half-way, and a tick fired once: the job ends once, and what was committed is not fetched again; its
+    attempts tell the two containers apart."""
+    *before, last = (layer.digest for layer in MANY_BLOBS.layers)
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
+    registry.reset()
+    ledger = book(client)
+    id = ledger.post("pull", "many-blobs:latest", {"model": "many-blobs"}, by="test").job.id
+    modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+
+    def committed() -> bool:
+        files = deployed.volume("ollama-model-weights").files()
+        staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
+        return {digest.replace(":", "-") for digest in before} <= staged
+
+    until(lambda: ledger.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before), 60)
+    until(committed, 60)
+    time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
+    worker = deployed.wait_for("weights_worker")
+    registry.faults.clear()
+    deployed.kill(worker)
+    tick(deployed)
+    job = finished(ledger, id)
+
+    assert job.state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
+    after = deployed.containers("weights_worker", alive=False)[-1]
+    assert [attempt.worker for attempt in job.attempts] == [worker.id, after.id]
+    assert has_whole(deployed, "many-blobs/latest")
+    served = registry.counters()["served"]
+    assert {digest: served[digest] for digest in before} == {
+        layer.digest: layer.size for layer in MANY_BLOBS.layers[:-1]
+    }
+
+
+def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Client, registry: RegistryDouble) -> None:
+    """A container that is taken away hands its attempt back at once, and the next one finishes it without a tick."""
+    *_, layer = sorted(simulated("llama3.2:1b").layers, key=lambda each: each.size)
+    registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=layer.digest, times=None))
+    ledger = book(client)
+    id = ledger.post("pull", "llama3.2:1b", {"model": "llama3.2:1b"}, by="test").job.id
+    modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+    until(lambda: registry.counters()["served"].get(layer.digest), 60)
+
+    deployed.preempt(deployed.wait_for("weights_worker"))
+    registry.faults.clear()
+    job = finished(ledger, id)
+
+    assert job.state is JobState.SUCCEEDED
+    assert [attempt.outcome for attempt in job.attempts] == ["retry", "succeeded"]
+    assert job.attempts[0].message == "the worker was asked to stop"
+
+
+def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
+    """A night brings what is pinned and is told so, a second run changes nothing; two ticks at once do no harm."""
+    ledger = book(client)
+    before = {job.id for job in ledger.jobs()}
+    steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
+    deployed.result(deployed.fire(APP, "nightly"))
+    assert {(job.kind, job.subject) for job in ledger.jobs() if job.id not in before} == steps
+    for job in ledger.jobs():
+        finished(ledger, job.id)
+    assert has_whole(deployed, "llama3.2/latest")
+    assert has_whole(deployed, "deepseek-r1/32b")
+    jobs, files = ledger.jobs(), published(deployed)
+
+    assert ask(deployed, "plan")["steps"] == []
+    deployed.result(deployed.fire(APP, "nightly"))
+    for call in [deployed.fire(APP, "tick") for _ in range(2)]:
+        deployed.result(call)
+
+    assert ledger.jobs() == jobs
+    assert published(deployed) == files
+    told = ask(deployed, "night")
+    assert {(job["kind"], job["subject"]) for job in told["jobs"]} == steps
+    assert {job["state"] for job in told["jobs"]} == {ledger.get(job["id"]).state for job in told["jobs"]}
+    assert told["pulled_bytes"] > 0
+
+
+def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> None:
+    """`prune --dry-run` posts nothing and prints the plan that `prune` then follows; what is pinned or was used today
+    stays; a second prune does nothing, and a rollback brings back what it took."""
+    ledger = book(client)
+    for name in ("many-blobs", "llama3.2"):
+        if has_whole(deployed, f"{name}/latest"):
+            continue  # another test has brought it
+        id = ledger.post("pull", f"{name}:latest", {"model": name}, by="test").job.id
+        modal.Function.from_name(APP, "weights_worker", client=client).spawn()
+        assert finished(ledger, id).state is JobState.SUCCEEDED
+    count, unused = len(ledger.ids()), ("--unused-days", "0.00001")
+    assert ask(deployed, "prune", "--dry-run", *unused)["notes"] == [
+        "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
+    ]
+    usage_recorder = UsageRecorder(modal.Dict.from_name("ollama-ledger", client=client), SystemClock(), "test")
+    for name, days in (("other", 100), ("qwen2.5:0.5b", 0)):
+        usage_recorder.add(Use(datetime.now(UTC) - timedelta(days=days), name, "key", "a10g", "success"))
+    assert usage_recorder.flush()
+
+    plan = ask(deployed, "prune", "--dry-run", *unused)
+
+    thrown = {each["name"] for each in plan["throw"] if each["what"] == "model"}
+    assert "many-blobs:latest" in thrown
+    assert not thrown & {"llama3.2:latest", "deepseek-r1:32b", "qwen2.5:0.5b"}
+    assert any("llama3.2:latest stays" in note and "the fleet pins it" in note for note in plan["notes"])
+    assert len(ledger.ids()) == count
+    job = ask(deployed, "prune", *unused)
+    assert (job["state"], job["result"]) == ("succeeded", plan)
+    assert not has_whole(deployed, "many-blobs/latest")
+    assert has_whole(deployed, "llama3.2/latest")
+    files = deployed.volume("ollama-model-weights").files()
+    again = ask(deployed, "prune", *unused)
+    assert (again["result"]["throw"], again["result"]["delete"]) == ([], [])
+    assert deployed.volume("ollama-model-weights").files() == files
+    assert ask(deployed, "rollback", "--model", "many-blobs")["state"] == "succeeded"
+    assert has_whole(deployed, "many-blobs/latest")
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Modal's proxy: nobody gets through without the token, and at zero containers the answer is 503."""
+
+    server: "ProxyServer"
+
+    def do_GET(self) -> None:
+        self.pass_on()
+
+    def do_POST(self) -> None:
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, content = self.server.answer(self.command, self.path, body, dict(self.headers))
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
+        pass
+
+
+class ProxyServer(http.server.ThreadingHTTPServer):
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Proxy)
+        self.target = target
+        self.asleep = 2
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def answer(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> tuple[int, bytes]:
+        folded = {key.lower(): value for key, value in headers.items()}
+        if (folded.get("modal-key"), folded.get("modal-secret")) != ("wk-test", "ws-test"):
+            return 401, b"modal-http: missing credentials"
+        if self.asleep:
+            self.asleep -= 1
+            return 503, b"modal-http: no container"
+        found = httpx.request(method, self.target + path, content=body, timeout=30)
+        return found.status_code, found.content
+
+
+def test_a_model_is_warmed_through_the_proxy(deployed: Platform, registry: RegistryDouble) -> None:
+    """`warm` wakes the server of the model's tier, with the proxy's token, and waits for it to wake."""
+    with OllamaDouble(registry=registry.url) as ollama, ProxyServer(ollama.url) as proxy:
+        httpx.post(f"{ollama.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=60)
+        threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
+        deployed.apps.server_urls[APP, "OllamaA10G"] = proxy.url
+        job = ask(deployed, "warm", "--model", "llama3.2")
+        proxy.shutdown()
+
+    assert (job["state"], job["result"]["tier"], job["result"]["on_gpu"]) == ("succeeded", "a10g", True)
+    assert len(job["attempts"]) == 1
+    assert proxy.asleep == 0

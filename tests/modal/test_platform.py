@@ -1,0 +1,572 @@
+"""The control plane keeps the promises our code relies on, seen through the real client and real containers."""
+
+import asyncio
+import os
+import queue
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import modal
+import pytest
+from modal.client import Client
+from modal_proto import api_pb2
+
+from jobs.testing.clock import HandClock
+from tests.modal.platform.containers import Container, Settings
+from tests.modal.platform.packages import KEPT
+from tests.modal.platform.plane import Platform
+from tests.modal.platform.sample_apps import forgetful
+from tests.modal.platform.sample_apps.serving import app as serving_app
+
+SAMPLES = "tests.modal.platform.sample_apps"
+
+
+@pytest.fixture(scope="module")
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture(scope="module")
+def platform(clock: HandClock) -> Iterator[Platform]:
+    with Platform(clock=clock, settings=Settings(commit_seconds=0.5, idle_seconds=30)) as platform:
+        platform.settings.mount_variables["SAMPLE_MOUNT"] = "/weights"
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Iterator[Client]:
+    with platform.client() as client:
+        yield client
+
+
+def modal_command(platform: Platform, *words: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, **platform.environ(), "ONLY_ON_THE_HOST": "yes"}
+    command = [sys.executable, "-m", "modal", *words]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
+
+
+def deploy(platform: Platform, module: str) -> None:
+    done = modal_command(platform, "deploy", "-m", f"{SAMPLES}.{module}")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny(platform: Platform) -> Platform:
+    """The platform with the app `tiny` deployed."""
+    platform.create_secret("tiny-secret", {"TOKEN": "t0ken"})
+    deploy(platform, "tiny")
+    return platform
+
+
+@pytest.fixture(scope="module")
+def serving(platform: Platform, client: Client) -> Platform:
+    serving_app.deploy(client=client)
+    return platform
+
+
+@pytest.fixture
+def bell(request: pytest.FixtureRequest, client: Client) -> modal.Queue:
+    return modal.Queue.from_name(request.node.name[:60], create_if_missing=True, client=client)
+
+
+@pytest.fixture
+def facts(request: pytest.FixtureRequest, client: Client) -> modal.Dict:
+    return modal.Dict.from_name(request.node.name[:60], create_if_missing=True, client=client)
+
+
+def test_queue_removes_what_it_hands_out(bell: modal.Queue) -> None:
+    """A queue is first in first out, `get` removes, `iterate` does not, and an empty one says so in two ways."""
+    bell.put("a")
+    bell.put_many(["b", "c", "d"])
+
+    assert list(bell.iterate()) == ["a", "b", "c", "d"]
+    assert bell.get() == "a"
+    assert bell.get_many(2) == ["b", "c"]
+    assert bell.len() == 1
+    bell.clear()
+    assert bell.get(block=False) is None
+    with pytest.raises(queue.Empty):
+        bell.get(timeout=0.05)
+
+
+def test_queue_partitions_are_apart_and_fade(bell: modal.Queue, clock: HandClock) -> None:
+    """Partitions do not see each other's items, and a whole partition is gone its time to live after the last put."""
+    bell.put(1, partition="pull", partition_ttl=60)
+    clock.tick(50)
+    bell.put(2, partition="pull", partition_ttl=60)
+    bell.put(3, partition="warm")
+    clock.tick(50)
+    assert (bell.len(partition="pull"), bell.len(total=True), bell.len()) == (2, 3, 0)
+    clock.tick(10)
+    assert (bell.len(partition="pull"), bell.len(total=True)) == (0, 1)
+
+
+def test_queue_full_refuses(bell: modal.Queue) -> None:
+    """The 5,001st item of a partition is refused, and an item over 1 MiB is too large."""
+    bell.put_many(list(range(5_000)))
+    with pytest.raises(queue.Full):
+        bell.put(0, block=False)
+    with pytest.raises(queue.Full):
+        bell.put(0, timeout=0.3)
+    with pytest.raises(modal.exception.RequestSizeError):
+        bell.put(b"x" * (1 << 20), partition="other")
+
+
+def test_queue_get_waits_for_a_put(bell: modal.Queue) -> None:
+    """A blocked `get` returns as soon as something is put, and each item goes to one of the many who wait."""
+    with ThreadPoolExecutor(8) as pool:
+        takers = [pool.submit(bell.get, timeout=20) for _ in range(8)]
+        started = time.monotonic()
+        bell.put_many(list(range(8)))
+        taken = sorted(int(taker.result() or 0) for taker in takers)
+    assert taken == list(range(8))
+    assert time.monotonic() - started < 10
+
+
+def test_lost_reply_of_a_put_puts_twice(platform: Platform, bell: modal.Queue) -> None:
+    """A put whose reply is lost is repeated by the client, and then the item is there twice."""
+    bell.put("once")
+    platform.wire.lose_replies("QueuePut")
+    bell.put("twice")
+    assert bell.get_many(10) == ["once", "twice", "twice"]
+
+
+def test_dict_first_writer_wins_among_threads(facts: modal.Dict) -> None:
+    """Of many conditional writes of one key, from many threads, exactly one is told that it wrote."""
+    with ThreadPoolExecutor(16) as pool:
+        won = list(pool.map(lambda n: facts.put("claim", n, skip_if_exists=True), range(64)))
+    assert won.count(True) == 1
+    assert facts["claim"] == won.index(True)
+
+
+def test_dict_holds_copies_and_lists_them_whole(facts: modal.Dict) -> None:
+    """Values are copies; `get`, `pop`, `contains`, `len` and the scans agree on what is there."""
+    facts.update({"a": {"n": 1}, "b": {"n": 2}})
+    facts["a"]["n"] = 100
+    assert dict(facts.items()) == {"a": {"n": 1}, "b": {"n": 2}}
+    assert sorted(facts.keys()) == ["a", "b"]
+    assert facts.put("a", {"n": 3})
+    assert facts.pop("a") == {"n": 3}
+    assert facts.get("a") is None
+    assert ("a" in facts, "b" in facts, facts.len()) == (False, True, 1)
+    with pytest.raises(KeyError):
+        facts.pop("a")
+
+
+def test_dict_forgets_after_seven_idle_days(facts: modal.Dict, clock: HandClock) -> None:
+    """An entry fades seven days after it was last read or written; a scan keeps nothing alive."""
+    facts.update({"read": 1, "idle": 2})
+    clock.tick(6 * 86_400)
+    assert facts["read"] == 1
+    assert facts.len() == 2
+    clock.tick(86_400)
+    assert list(facts.keys()) == ["read"]
+    assert facts.put("idle", 3, skip_if_exists=True)
+
+
+def test_async_twins_reach_the_same_objects(bell: modal.Queue, facts: modal.Dict) -> None:
+    """`.aio` methods and plain ones meet in the same queue and the same dict."""
+
+    async def story() -> tuple[object, object]:
+        await bell.put.aio("hello")
+        await facts.put.aio("k", "v")
+        return await bell.get.aio(), await facts.get.aio("k")
+
+    assert asyncio.run(story()) == ("hello", "v")
+    assert facts["k"] == "v"
+
+
+def test_names_live_in_environments(client: Client) -> None:
+    """One name in two environments is two objects; names nobody made and unknown environments are not found."""
+    here = modal.Dict.from_name("apart", create_if_missing=True, client=client)
+    there = modal.Dict.from_name("apart", create_if_missing=True, client=client, environment_name="test")
+    here["k"] = 1
+    assert "k" not in there
+    for missing in (
+        modal.Queue.from_name("nobody-made-this", client=client),
+        modal.Queue.from_name("q", client=client, create_if_missing=True, environment_name="prod"),
+    ):
+        with pytest.raises(modal.exception.NotFoundError):
+            missing.len()
+
+
+RACER = """
+import modal, sys
+facts = modal.Dict.from_name("race", create_if_missing=True)
+bell = modal.Queue.from_name("race", create_if_missing=True)
+bell.get(timeout=30)
+print(sum(facts.put(f"claim/{n}", sys.argv[1], skip_if_exists=True) for n in range(50)))
+"""
+
+
+def test_two_processes_share_one_truth(platform: Platform, client: Client) -> None:
+    """Two client processes race for fifty claims; each is won once, and both processes see the same winner."""
+    facts = modal.Dict.from_name("race", create_if_missing=True, client=client)
+    bell = modal.Queue.from_name("race", create_if_missing=True, client=client)
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, name],
+            env={**os.environ, **platform.environ()},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("left", "right")
+    ]
+    bell.put_many(["go", "go"])
+    won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
+    assert sum(won) == 50
+    assert sorted(facts.values()) == ["left"] * won[0] + ["right"] * won[1]
+
+
+def test_killed_waiter_takes_nothing_with_it(platform: Platform, bell: modal.Queue) -> None:
+    """A process killed while it waits in `get` loses no item that is put afterwards."""
+    waiter = subprocess.Popen(
+        [sys.executable, "-c", f"import modal; modal.Queue.from_name({bell.name!r}).get()"],
+        env={**os.environ, **platform.environ()},
+    )
+    bell.len()
+    before = platform.wire.counts["QueueGet"]
+    while platform.wire.counts["QueueGet"] == before:
+        time.sleep(0.05)
+    waiter.kill()
+    waiter.wait()
+    bell.put("still here")
+    assert bell.get(timeout=5) == "still here"
+
+
+def function(client: Client, name: str) -> modal.Function[..., Any, Any]:
+    return modal.Function.from_name("tiny", name, client=client)
+
+
+def test_deploy_asks_for_what_the_code_says(tiny: Platform, serving: Platform) -> None:
+    """Everything a deployment asks for can be read back: GPU, port, windows, mounts, schedule, secrets, image."""
+    web = serving.function("serving", "Web").definition
+    assert web.is_server
+    assert (web.resources.gpu_config.gpu_type, web.resources.gpu_config.count) == ("A10G", 1)
+    assert (web.http_config.port, web.http_config.unauthenticated) == (11434, False)
+    assert (web.http_config.startup_timeout, web.http_config.exit_grace_period) == (120, 30)
+    assert web.autoscaler_settings.max_containers == 2
+    assert web.autoscaler_settings.scaledown_window == 300
+    assert web.autoscaler_settings.target_concurrency_float == 4
+    [mount] = web.volume_mounts
+    assert (mount.mount_path, mount.read_only) == ("/weights", True)
+    assert serving.volume_name(mount.volume_id) == "tiny-weights"
+
+    functions = tiny.functions("tiny")
+    assert functions["tick"].definition.schedule.cron.cron_string == "*/5 * * * *"
+    assert functions["tick"].definition.schedule.cron.timezone == "Europe/Berlin"
+    assert functions["write"].definition.timeout_secs == 3600
+    assert not functions["write"].definition.volume_mounts[0].read_only
+    assert not functions["write"].definition.resources.gpu_config.gpu_type
+    assert tiny.secret_names(functions["look"]) == ["tiny-secret"]
+    assert tiny.image(functions["look"]).environ()["COLOR"] == "deep blue"
+    assert any(line.startswith("FROM ") for line in tiny.image(functions["look"]).commands)
+    assert "/root/jobs/core/model_name.py" in tiny.mounts.files(functions["look"].definition.mount_ids)
+
+
+def test_deploy_again_keeps_what_did_not_change(platform: Platform, client: Client) -> None:
+    """A second deployment of the same code is the same app, with the same functions in the same version."""
+    forgetful.app.deploy(client=client)
+    app, before = platform.app("forgetful").id, platform.function("forgetful", "parse")
+    version = before.version
+    forgetful.app.deploy(client=client)
+    assert platform.app("forgetful").id == app
+    assert platform.function("forgetful", "parse") is before
+    assert before.version == version
+
+
+def needy(secret: modal.Secret) -> modal.App:
+    app = modal.App("needy")
+    app.function(serialized=True, secrets=[secret], image=modal.Image.debian_slim())(lambda: None)
+    return app
+
+
+def test_deploy_needs_its_secrets_and_its_environment(platform: Platform, client: Client) -> None:
+    """A secret that does not exist, or lacks a required key, stops the deployment; so does an unknown environment."""
+    secret = modal.Secret.from_name("needed", required_keys=["TOKEN"])
+    with pytest.raises(modal.exception.NotFoundError, match="Secret 'needed' not found in environment 'test'"):
+        needy(secret).deploy(client=client, environment_name="test")
+    platform.create_secret("needed", {"OTHER": "x"}, "test")
+    with pytest.raises(modal.exception.ConflictError, match=r"missing key\(s\): TOKEN"):
+        needy(secret).deploy(client=client, environment_name="test")
+    with pytest.raises(modal.exception.NotFoundError, match="Environment 'prod' not found"):
+        needy(secret).deploy(client=client, environment_name="prod")
+    with pytest.raises(KeyError):
+        platform.app("needy", "test")
+
+
+def test_sixth_schedule_is_refused(client: Client) -> None:
+    """A workspace runs five schedules; an app that would make it six is not deployed."""
+    app = modal.App("punctual")
+    for n in range(6):
+        app.function(serialized=True, name=f"tick-{n}", schedule=modal.Period(days=1))(lambda: None)
+    with pytest.raises(modal.exception.ConflictError, match="reached limit of 5 cron jobs"):
+        app.deploy(client=client)
+
+
+def test_run_goes_to_its_end_and_leaves_nothing(tiny: Platform) -> None:
+    """`modal run` calls and spawns into containers, streams their logs, and its app and containers end with it."""
+    done = modal_command(tiny, "run", "-m", f"{SAMPLES}.tiny::main", "--word", "hi")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "hi: deep blue, llama3.2:latest" in done.stdout
+    assert "spawned ['greeting']" in done.stdout
+    assert "looking around" in done.stdout
+    assert tiny.volume("tiny-weights").files() == {"greeting": b"hi"}
+    assert {app.name for app in tiny.running_apps()} <= {"tiny", "serving", "forgetful", "answering"}
+    assert tiny.containers() == []
+
+
+def test_source_that_was_not_added_is_not_there(platform: Platform, client: Client) -> None:
+    """Without `add_local_python_source` a container cannot import the package, though this repository can."""
+    platform.settings.start_attempts = 1
+    with forgetful.app.run(client=client), pytest.raises(ModuleNotFoundError, match="No module named 'jobs'"):
+        forgetful.parse.remote("llama3.2")
+    platform.settings.start_attempts = 3
+
+
+def answering(number: int) -> modal.App:
+    app = modal.App("answering")
+    app.function(serialized=True, name="which", max_containers=1)(lambda: number)
+    app.function(serialized=True, name="double", max_containers=1)(lambda n: 2 * n)
+    return app
+
+
+def test_new_deployment_replaces_the_containers(platform: Platform, client: Client) -> None:
+    """After a deployment that changes a function, its next input runs in a container with the new code."""
+    which = modal.Function.from_name("answering", "which", client=client)
+    answering(1).deploy(client=client)
+    assert which.remote() == 1
+    [old] = platform.containers("which")
+    answering(2).deploy(client=client)
+    assert which.remote() == 2
+    assert platform.wait_exit(old) == 0
+
+
+def test_map_hands_out_many_inputs(platform: Platform, client: Client) -> None:
+    """`map` gives every input to a container and returns the results in order."""
+    answering(3).deploy(client=client)
+    double = modal.Function.from_name("answering", "double", client=client)
+    assert list(double.map(range(20))) == [2 * n for n in range(20)]
+
+
+def test_container_sees_its_image_and_nothing_of_the_host(tiny: Platform, client: Client) -> None:
+    """A deployed function is found by name; its container has the image's and secrets' variables, its own home, and of
+    packages what its image declares, here none, and what Modal mounts."""
+    seen = function(client, "look").remote()
+    assert seen["color"] == "deep blue"
+    assert seen["token"] == "t0ken"
+    assert seen["ci"] is None
+    assert seen["local"] is False
+    assert str(tiny.home) in seen["file"]
+    assert str(tiny.home) in seen["home"]
+    assert seen["python"] == f"{sys.version_info.major}.{sys.version_info.minor}"  # `debian_slim()` takes the client's
+    kept = (str(tiny.home), str(KEPT), str(Path(sys.base_prefix).resolve()))
+    assert [path for path in seen["path"] if not str(Path(path).resolve()).startswith(kept)] == []
+    assert {"aiohttp", "grpclib", "protobuf"} <= set(seen["packages"])  # come with the client
+    assert not {"ollama-modal", "modal", "httpx", "pytest"} & set(seen["packages"])
+
+
+def test_nothing_deployed_is_not_found(tiny: Platform, client: Client) -> None:
+    """Functions of apps that were never deployed, and names an app does not have, are not found."""
+    for app, name in (("nobody", "look"), ("tiny", "nobody")):
+        with pytest.raises(modal.exception.NotFoundError, match="nobody"):
+            modal.Function.from_name(app, name, client=client).spawn()
+
+
+def test_exceptions_arrive_by_their_class(tiny: Platform, client: Client) -> None:
+    """A builtin exception of a deployed function is raised again as itself."""
+    with pytest.raises(ValueError, match="as planned"):
+        function(client, "fail").remote("as planned")
+
+
+def test_one_container_at_a_time(tiny: Platform, client: Client) -> None:
+    """With `max_containers=1` many spawned inputs all run, one after the other, in a single container."""
+    calls = [function(client, "write").spawn(f"one-{n}", "x") for n in range(6)]
+    for call in calls:
+        call.get(timeout=60)
+    assert len(tiny.containers("write")) == 1
+    assert {f"one-{n}" for n in range(6)} <= set(tiny.volume("tiny-weights").files())
+
+
+def test_a_view_of_the_volume_moves_only_when_told(tiny: Platform, client: Client) -> None:
+    """A commit publishes; a running container sees it after a reload and not before; a new one sees it at once."""
+    read, write = function(client, "read"), function(client, "write")
+    assert read.remote("moving", reload=False) == "absent"
+    write.remote("moving", "first")
+    assert read.remote("moving", reload=False) == "absent"
+    assert read.remote("moving") == "first"
+    write.remote("moving", "second")
+    assert read.remote("moving", reload=False) == "first"
+    for container in tiny.containers("read"):
+        tiny.kill(container)
+    assert read.remote("moving", reload=False) == "second"
+
+
+def test_reload_fails_while_a_file_is_open(tiny: Platform, client: Client) -> None:
+    """A reload is refused while any process of the container has a file of the volume open."""
+    function(client, "write").remote("held", "x")
+    assert function(client, "read").remote("held") == "x"
+    with pytest.raises(RuntimeError, match="open files preventing the operation"):
+        function(client, "read").remote("held", hold=True)
+    assert function(client, "read").remote("held") == "x"
+
+
+def test_background_commits_publish_in_time(tiny: Platform, client: Client) -> None:
+    """What a container wrote and did not commit is published by itself after a while."""
+    function(client, "write").remote("slow", "x", commit=False)
+    deadline = time.monotonic() + 20
+    while "slow" not in tiny.volume("tiny-weights").files():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_read_only_mounts_refuse_writes(tiny: Platform, client: Client) -> None:
+    """Writing to a volume that is mounted read-only fails as on the platform, even for root."""
+    if not tiny.settings.namespaces:
+        pytest.skip("this machine allows no mount namespaces")
+    with pytest.raises(OSError, match="Read-only file system"):
+        function(client, "spoil").remote()
+
+
+def test_killed_container_runs_its_input_again(tiny: Platform, client: Client) -> None:
+    """After SIGKILL the same input runs again without retries; only what was committed is left of the first attempt."""
+    tiny.settings.commit_seconds = 3600
+    call = function(client, "linger").spawn("killed")
+    container = wait_until_lingering(tiny, client, "killed")
+    tiny.kill(container)
+    assert container.exit_code == -9
+    assert call.get(timeout=60) == "attempt 2: ['killed-1', 'killed-2', 'killed-2-late']"
+    tiny.settings.commit_seconds = 0.5
+
+
+def test_preempted_container_commits_and_its_input_runs_again(tiny: Platform, client: Client) -> None:
+    """After SIGINT the code is interrupted, what it left is committed, and the same input runs again."""
+    call = function(client, "linger").spawn("taken")
+    container = wait_until_lingering(tiny, client, "taken")
+    tiny.preempt(container)
+    assert call.get(timeout=60) == "attempt 2: ['taken-1', 'taken-1-late', 'taken-2', 'taken-2-late']"
+    facts = modal.Dict.from_name("tiny-facts", client=client)
+    assert facts["taken/interrupted"] == 1
+    assert tiny.wait_exit(container) == 0
+
+
+def wait_until_lingering(platform: Platform, client: Client, key: str) -> Container:
+    facts = modal.Dict.from_name("tiny-facts", create_if_missing=True, client=client)
+    deadline = time.monotonic() + 60
+    while facts.get(key) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    return next(one for one in platform.containers("linger") if one.inputs)
+
+
+def test_cancelled_call_ends(tiny: Platform, client: Client) -> None:
+    """A cancelled call interrupts its container's work and tells whoever waits for it."""
+    call = function(client, "linger").spawn("cancelled")
+    wait_until_lingering(tiny, client, "cancelled")
+    call.cancel()
+    with pytest.raises(modal.exception.Error):
+        call.get(timeout=60)
+    assert modal.Dict.from_name("tiny-facts", client=client)["cancelled"] == 1
+
+
+def test_schedules_run_when_the_test_says_so(tiny: Platform) -> None:
+    """A scheduled function runs once for each time it is fired, and never by itself."""
+    assert tiny.result(tiny.fire("tiny", "tick")) == 1
+    assert tiny.result(tiny.fire("tiny", "tick")) == 2
+    with pytest.raises(AssertionError, match="has no schedule"):
+        tiny.fire("tiny", "look")
+
+
+def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> None:
+    """A server starts its child, reports ready, answers, and on SIGTERM ends its child and itself with exit code 0."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serving.settings.environ["PORT"] = str(port)
+    server = serving.start_server("serving", "Web")
+    serving.wait_ready(server)
+    server_handle = modal.Server.from_name("serving", "Web", client=client)
+    assert [one.container_id for one in server_handle._experimental_list_containers()] == [server.id]
+
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            answer = httpx.get(f"http://127.0.0.1:{port}/greeting")
+            break
+        except httpx.ConnectError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    assert answer.status_code in (200, 404)
+
+    serving.drain(server)
+    assert serving.wait_exit(server) == 0
+    assert "drained" in server.output
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/")
+
+
+def test_killed_server_takes_its_children_along(serving: Platform) -> None:
+    """A child in a session of its own dies with its container."""
+    serving.settings.environ["PORT"] = "0"
+    server = serving.start_server("serving", "Web")
+    serving.wait_ready(server)
+    child = next(pid for pid in serving.processes(server) if pid != server.pid)
+    serving.kill(server)
+    assert not Path(f"/proc/{child}").exists() or "Z" in Path(f"/proc/{child}/stat").read_text()
+
+
+def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform) -> None:
+    """An ephemeral app whose client died is stopped after a while, with its containers."""
+    client = subprocess.Popen(
+        [sys.executable, "-m", "modal", "run", "-m", f"{SAMPLES}.tiny::linger", "--key", "orphan"],
+        env={**os.environ, **platform.environ()},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    deployed = tiny.app("tiny").id
+    while not (orphans := [one for one in platform.containers("linger") if one.function.app_id != deployed]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    client.kill()
+    client.wait()
+    [orphan] = orphans
+    platform.settings.client_seconds = 0
+    platform.wait_exit(orphan)
+    platform.settings.client_seconds = 90
+
+
+def test_without_namespaces_a_variable_names_the_volume() -> None:
+    """Where the kernel allows no mounts, containers still have views of their own, found through a variable."""
+    settings = Settings(namespaces=False, mount_variables={"SAMPLE_MOUNT": "/weights"}, path_prefix=Path("/nowhere"))
+    with Platform(settings=settings) as platform, platform.client() as client:
+        platform.create_secret("tiny-secret", {"TOKEN": "t0ken"})
+        deploy(platform, "tiny")
+        assert function(client, "read").remote("moving") == "absent"
+        assert function(client, "write").remote("moving", "first") == ["moving"]
+        assert function(client, "read").remote("moving", reload=False) == "absent"
+        assert function(client, "read").remote("moving") == "first"
+        with pytest.raises(RuntimeError, match="open files"):
+            function(client, "read").remote("moving", hold=True)
+
+
+def test_runs_as_a_process() -> None:
+    """`python -m tests.modal.platform` prints its address, serves real clients, and ends when told."""
+    plane = subprocess.Popen(
+        [sys.executable, "-m", "tests.modal.platform", "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    assert plane.stdout is not None
+    url = plane.stdout.readline().strip()
+    with Client(url, api_pb2.CLIENT_TYPE_CLIENT, ("ak", "as")) as client:
+        facts = modal.Dict.from_name("facts", create_if_missing=True, client=client)
+        facts["k"] = "v"
+        assert facts["k"] == "v"
+    plane.terminate()
+    assert plane.wait(timeout=20) == 0
+    plane.stdout.close()

@@ -1,1 +1,0 @@
-"""Tiny Modal apps that try one thing each; `tests/test_platform.py` deploys and runs them."""

@@ -1,0 +1,222 @@
+"""A tick and a night on the real client, with each of their calls failing once: all of the round is done, and once."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import modal
+import pytest
+from grpclib import GRPCError, Status
+from modal.client import Client
+
+from app.fleet.file import read
+from app.fleet.schema import Fleet, parse
+from app.model_server.report import Report
+from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
+from app.scheduler import runs as shift
+from app.scheduler import steps as rounds
+from app.scheduler.night_plan import Actual
+from app.scheduler.wake_budget import window_key
+from jobs.core.clock import SystemClock
+from jobs.core.errors import StoreUnavailable
+from jobs.core.retry import Policy
+from jobs.ledger.job import JobState
+from jobs.ledger.ledger import Ledger
+from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.testing.clock import HandClock
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
+from tests.modal.platform.plane import Platform
+
+LIMIT = timedelta(seconds=0.4)
+LIMITS = CallLimits(
+    question=LIMIT,
+    listing=LIMIT,
+    moment=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
+)
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    with Platform() as platform:
+        yield platform
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Iterator[Client]:
+    with platform.client() as client:
+        yield client
+
+
+@pytest.fixture(autouse=True)
+def undisturbed(platform: Platform) -> Iterator[None]:
+    yield
+    platform.wire.meddler = lambda *_: None
+
+
+def fleet() -> Fleet:
+    document = read()
+    document["windows"] = [{"tier": "a10g", "start": "0 * * * *", "hours": 24, "models": ["llama3.2"]}]  # always open
+    document["alerts"]["webhook_secret"] = "hook"
+    return parse(document, "test")
+
+
+class Place:
+    """A ledger of its own on the plane, with something to do for every part of a round."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.facts_name, self.queue_name = f"facts-{name}", f"bells-{name}"
+        self.again(client)
+        self.clock = HandClock(SystemClock().now())
+        self.rung: list[str] = []
+        self.told = 0
+        self.kept: dict[str, int] = {}
+
+    def again(self, client: Client) -> None:
+        """As a container begins: what was looked up before is unknown."""
+        self.facts = LimitedDict(modal.Dict.from_name(self.facts_name, create_if_missing=True, client=client), LIMITS)
+        self.queue = LimitedQueue(modal.Queue.from_name(self.queue_name, create_if_missing=True, client=client), LIMITS)
+
+    def prepare(self) -> None:
+        """A job that is due, one whose worker died, a server that went silent."""
+        book = Ledger(self.queue, self.facts, self.clock)
+        self.due = book.post("pull", "due:latest", {"model": "due"}, by="test").job.id
+        self.lost = book.post("pull", "lost:latest", {"model": "lost"}, by="test").job.id
+        assert book.claim(self.lost, worker="dead", lease=timedelta(minutes=1)) is not None
+        while self.queue.get(block=False, partition="weights") is not None:
+            pass
+        self.report = Report("a10g", "ta-1", "serving", self.clock.now())
+        self.facts.put(self.report.key, self.report.as_json())
+        self.clock.wait(600)
+
+    def post(self) -> shift.ScheduleContext:
+        return shift.ScheduleContext(
+            Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append
+        )
+
+    def tick(self) -> None:
+        def call_messenger() -> None:
+            self.told += 1
+
+        shift.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
+
+    def night(self) -> None:
+        shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
+
+    def assert_all_done(self) -> None:
+        book = Ledger(self.queue, self.facts, self.clock)
+        due, lost = book.get(self.due), book.get(self.lost)
+        assert due.state is JobState.QUEUED
+        assert [each.outcome for each in lost.attempts] == ["lost"]
+        assert lost.is_due(self.clock.now())
+        assert self.rung.count("weights") >= 1
+        assert {self.due, self.lost} <= set(iter(lambda: self.queue.get(block=False, partition="weights"), None))
+        assert self.facts.get(self.report.key)["state"] == "silent"
+        assert self.facts.get(window_key("a10g")) is True
+        assert self.kept == {"a10g": 1}
+        warmed = [job for job in book.jobs() if job.kind == "warm"]
+        assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
+
+
+def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
+    now = post.clock.now()
+    nothing = Survey((), (), (), (), (), 0)
+    pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
+    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
+
+
+class EachEighth:
+    """The first call of each name goes wrong, and each eighth after that."""
+
+    def __init__(self, answer: Callable[[], Any]) -> None:
+        self.answer = answer
+        self.seen: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
+
+    def __call__(self, name: str, _: str) -> Any:
+        self.seen[name] += 1
+        if self.seen[name] % 8 != 1:
+            return None
+        self.met[name] += 1
+        return self.answer()
+
+
+FAILURES: dict[str, Callable[[], Any]] = {
+    "unavailable": lambda: GRPCError(Status.UNAVAILABLE, "away"),
+    "failed precondition": lambda: GRPCError(Status.FAILED_PRECONDITION, "not now"),
+    "never": lambda: "never",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("round_", ["tick", "night"])
+def test_a_round_outlives_the_failure_of_its_calls(
+    platform: Platform, client: Client, round_: str, failure: str
+) -> None:
+    """Whichever calls of a round fail once, or are never answered, it does all that it is for, and nothing twice. What
+    it calls is counted, so that a new call is among them."""
+    name = f"{round_}-{failure}".replace(" ", "-")
+    place = Place(client, name)
+    place.prepare()
+    place.again(client)
+    platform.wire.meddler = meddler = EachEighth(FAILURES[failure])
+    getattr(place, round_)()
+    platform.wire.meddler = lambda *_: None
+
+    assert set(meddler.met) == set(meddler.seen)
+    assert {"DictGetOrCreate", "QueueGetOrCreate", "DictGet", "DictUpdate", "DictContents", "QueuePut"} <= set(
+        meddler.met
+    )
+    assert meddler.met["DictGet"] > 2
+    if round_ == "night":
+        assert place.facts.get(NIGHT_RAN) is not None
+        place.tick()
+    place.assert_all_done()
+
+
+@pytest.mark.parametrize("away", ["DictContents", "QueuePut", "DictUpdate"])
+def test_a_round_does_the_rest_when_a_part_of_it_fails(platform: Platform, client: Client, away: str) -> None:
+    """Where a call fails for as long as a tick lasts, what needs it fails by name, and everything else is done; the
+    next tick does what was left, and opens an incident that names the platform."""
+    place = Place(client, f"away-{away}")
+    place.prepare()
+    place.again(client)
+    platform.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name == away else None
+    if away == "QueuePut":  # only a bell: a sweep rings
+        place.tick()
+    else:
+        with pytest.raises(StoreUnavailable) as caught:
+            place.tick()
+        assert "tick did all but this: " in "".join(caught.value.__notes__)
+    platform.wire.meddler = lambda *_: None
+    if away == "DictContents":
+        assert place.kept == {"a10g": 1}
+        assert place.facts.get(window_key("a10g")) is True
+
+    place.clock.wait(120)
+    place.tick()
+    place.assert_all_done()
+    if away == "DictContents":
+        told = place.facts.get("incident/platform/tick/1")
+        assert told["message"].startswith("the platform failed a tick at the round of the ledger, the watch: ")
+
+
+def test_a_store_that_was_away_is_told_of_afterwards(platform: Platform, client: Client) -> None:
+    """The tick that finds it again opens an incident that says since when no tick was done; one that comes in its time
+    says nothing."""
+    place = Place(client, "gap")
+    place.tick()
+    place.clock.wait(5 * 60)
+    place.tick()
+    assert place.facts.get("incident/platform/gap/1") is None
+    platform.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "gone") if "Dict" in name else None
+    place.clock.wait(5 * 60)
+    with pytest.raises(StoreUnavailable):
+        place.tick()
+    platform.wire.meddler = lambda *_: None
+    place.clock.wait(11 * 60)
+    place.tick()
+    told = place.facts.get("incident/platform/gap/1")
+    assert told["message"].startswith("the platform was away: no tick did all of its round between ")

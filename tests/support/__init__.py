@@ -1,0 +1,1 @@
+"""What tests share: servers, stores, processes and models to try ours against."""

@@ -1,0 +1,92 @@
+"""The commands of the documents, as they are typed: every block that is fenced as `console`, in order."""
+
+import re
+import shlex
+import subprocess
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.checkout import ROOT
+
+NOT_RUN: dict[str, str] = {
+    "scripts/test": "it is what runs this suite",
+    "scripts/demo": "tests/e2e/test_demo.py runs it",
+    "scripts/month": "tests/e2e/test_month.py plays the same month, and holds the page to what it prints",
+    "pixi run pull-test-models": "pixi is a program of its own; what its tasks run is run by tests/modal/test_jobs.py",
+    "OLLAMA_HOST=https://GATEWAY OLLAMA_AUTH=1 ollama pull llama3.2": (
+        "it is Ollama's own command; tests/e2e/test_clients.py runs it where OLLAMA_BIN names one"
+    ),
+}
+"""What is shown and cannot be run by the tests of the documents, with the reason."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of a document, without its comment, and where it stands."""
+
+    document: str
+    line: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.document}:{self.line}: {self.text}"
+
+
+def commands(document: str) -> list[Command]:
+    """All of a document's, in order; a line that ends in a backslash goes on in the next."""
+    text = (ROOT / document).read_text("utf-8")
+    found = []
+    for block in re.finditer(r"(?ms)^(?P<indent> *)```console\n(?P<lines>.*?)^(?P=indent)```$", text):
+        line = text.count("\n", 0, block.start("lines")) + 1
+        for typed in re.split(r"(?<!\\)\n", textwrap.dedent(block["lines"])):
+            command = re.sub(r"\s{2,}#.*", "", typed).replace("\\\n", "").strip()
+            if command:
+                found.append(Command(document, line, command))
+            line += typed.count("\n") + 1
+    return found
+
+
+class Typist:
+    """Types a document's commands one after the other, as its reader would, in one shell's environment.
+
+    Args:
+        environ: the reader's; `export` adds to it.
+        folder: where he is.
+        fill: puts what this reader has in the place of what stands for it, as in `FILE`.
+
+    """
+
+    def __init__(self, environ: Mapping[str, str], folder: Path, fill: Callable[[str], str]) -> None:
+        self.environ = dict(environ)
+        self._folder = folder
+        self._fill = fill
+
+    def type(self, command: Command) -> str:
+        """Run it; all that it said. It has to succeed."""
+        text = self._fill(command.text)
+        if text.startswith("export "):
+            return self._export(text)
+        done = subprocess.run(
+            ["sh", "-c", text],
+            cwd=self._folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def _export(self, text: str) -> str:
+        names = [word.partition("=")[0] for word in shlex.split(text)[1:]]
+        told = subprocess.run(
+            ["sh", "-c", f"{text}; env"], cwd=self._folder, env=self.environ, capture_output=True, text=True, check=True
+        )
+        lines = (line.partition("=") for line in told.stdout.splitlines())
+        self.environ.update({name: value for name, _, value in lines if name in names})
+        return ""
