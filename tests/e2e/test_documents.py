@@ -109,6 +109,13 @@ def test_links_lead_somewhere(document: str) -> None:
         assert not anchor or anchor in headings(there.relative_to(ROOT).as_posix()), target
 
 
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_paths_lead_somewhere(document: str) -> None:
+    """A file of ours that a document names by its path is there."""
+    named = re.findall(r"`((?:app|jobs|tests|scripts)/[\w./-]*)`", (ROOT / document).read_text("utf-8"))
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_the_fleet_file_that_readme_shows_is_one() -> None:
     """Laid over the shipped file, README's lines are a fleet: the real reader finds nothing wrong with them."""
     [shown] = blocks("README.md", "toml")
