@@ -24,8 +24,9 @@ from jobs.testing.registry.server import RegistryDouble
 from tests.app.gateway.inference.test_proxy import played
 from tests.conftest import open_store
 from tests.support.checkout import ROOT
-from tests.support.gateways import ANTHROPIC, DIALECTS, OLLAMA, Dialect, Heard, Line, Scripted, gateway, until
+from tests.support.gateways import ANTHROPIC, DIALECTS, OLLAMA, Dialect, Heard, Line, Scripted, gateway
 from tests.support.pull_setup import MODEL, Scene, post, worked
+from tests.support.waiting import until
 
 CANARY = "canary-9f3b"
 """Stands in everything that must not be told."""

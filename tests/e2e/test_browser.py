@@ -14,8 +14,9 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, WrongPage, browser
 from tests.support.gateways import Running
-from tests.support.local_stack import Shell, Up, simulator_as_ollama, until, up
+from tests.support.local_stack import Shell, Up, simulator_as_ollama, up
 from tests.support.sample_history import lived
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 

@@ -24,7 +24,7 @@ from tests.jobs.telemetry.test_incidents import HookServer, listening
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.test_jobs import APP, ROOT, ask, book, finished, plane, run, tick, with_secrets
-from tests.support.processes import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -82,12 +82,12 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookS
     assert finished(book(client), id).attempts[-1].failure_class == "not_found"
 
     tick(deployed)
-    until(lambda: hook.heard, 30)
+    until(lambda: hook.heard)
     began = time.monotonic()
     tick(deployed)
     assert time.monotonic() - began < 10
-    until(lambda: len(hook.heard) >= 2, 60)
-    until(lambda: told(deployed) == 2, 60)
+    until(lambda: len(hook.heard) >= 2)
+    until(lambda: told(deployed) == 2)
     tick(deployed)
     time.sleep(1)
 
@@ -160,6 +160,6 @@ def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: C
     facts.put(NIGHT_TRIES, failed.as_json())
     facts.pop(NIGHT_RAN, None)
     tick(deployed)
-    until(lambda: facts.get(NIGHT_RAN), 60)
+    until(lambda: facts.get(NIGHT_RAN))
     ran = facts.get(NIGHT_RAN)
     assert (ran["tries"], ran["trouble"]) == (2, "OSError: no volume")

@@ -38,7 +38,7 @@ from jobs.weights.manifest import Manifest
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.processes import until
+from tests.support.waiting import until
 
 ROOT = HERE.parent.parent
 APP = "ollama-service"
@@ -139,7 +139,7 @@ def tick(platform: Platform) -> None:
 
 
 def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
-    until(lambda: ledger.get(id).has_ended, patience)
+    until(lambda: ledger.get(id).has_ended, patience=patience)
     return ledger.get(id)
 
 
@@ -311,8 +311,8 @@ def test_a_killed_worker_costs_what_was_not_committed(
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: ledger.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before), 60)
-    until(committed, 60)
+    until(lambda: ledger.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before))
+    until(committed)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     worker = deployed.wait_for("weights_worker")
     registry.faults.clear()
@@ -338,7 +338,7 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
     ledger = book(client)
     id = ledger.post("pull", "llama3.2:1b", {"model": "llama3.2:1b"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-    until(lambda: registry.counters()["served"].get(layer.digest), 60)
+    until(lambda: registry.counters()["served"].get(layer.digest))
 
     deployed.preempt(deployed.wait_for("weights_worker"))
     registry.faults.clear()

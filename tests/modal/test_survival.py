@@ -20,7 +20,7 @@ from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.test_jobs import APP, ask, book, finished, has_whole, plane, run, with_secrets
-from tests.support.processes import until
+from tests.support.waiting import until
 
 MODELS = {name: arbitrary(name, 5_000_000, layers=6) for name in ("rolling", "recreate", "evening")}
 
@@ -62,8 +62,8 @@ def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, mo
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: book(client).get(id).progress.completed >= model.layers[0].size * len(before), 60)
-    until(committed, 60)
+    until(lambda: book(client).get(id).progress.completed >= model.layers[0].size * len(before))
+    until(committed)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     return id
 
@@ -116,7 +116,7 @@ def test_a_pull_outlives_its_workers_day(deployed: Platform, client: Client, reg
     calls = len(deployed.calls.calls)
     id = half_pulled(deployed, client, registry, MODELS["evening"])
     ledger = book(client)
-    until(lambda: len(ledger.get(id).attempts) >= 2, 60)
+    until(lambda: len(ledger.get(id).attempts) >= 2)
     registry.faults.clear()
     registry.hang_up()
     job = finished(ledger, id)

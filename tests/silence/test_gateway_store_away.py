@@ -26,8 +26,9 @@ from jobs.models.placement import Tier
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.modal.platform.plane import Platform
-from tests.support.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
+from tests.support.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf
 from tests.support.ops_api import ADMIN_KEY, place
+from tests.support.waiting import until
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(

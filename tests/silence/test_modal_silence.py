@@ -19,7 +19,7 @@ from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.test_jobs import APP, has_whole, plane, run, with_secrets
-from tests.support.processes import until
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -95,7 +95,7 @@ def book(client: Client) -> Ledger:
 
 
 def ended(ledger: Ledger, id: str) -> Job:
-    until(lambda: ledger.get(id).has_ended, 120)
+    until(lambda: ledger.get(id).has_ended, patience=120)
     return ledger.get(id)
 
 

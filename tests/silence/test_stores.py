@@ -20,7 +20,7 @@ from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
 from tests.support.failing_stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
-from tests.support.processes import until
+from tests.support.waiting import until
 
 QUICK = Timing(
     lease=timedelta(seconds=3),
@@ -90,7 +90,7 @@ def post(store: Store, subject: str = "m:latest", attempts: int = 5) -> str:
 
 
 def ended(store: Store, id: str) -> Job:
-    until(lambda: store.ledger().get(id).has_ended, PATIENCE)
+    until(lambda: store.ledger().get(id).has_ended)
     return store.ledger().get(id)
 
 
@@ -318,7 +318,7 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     slow = replace(QUICK, lease=timedelta(seconds=30), grace=timedelta(seconds=0.5))
     running = Running(worker(troubled(live_store, silent), work, timing=slow))
     running.thread.start()
-    until(lambda: silent.met, PATIENCE)
+    until(lambda: silent.met)
     running.stop.set()
     running.thread.join(10)
     assert not running.thread.is_alive()
@@ -340,9 +340,9 @@ def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Stor
 
     running = Running(worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20))))
     running.thread.start()
-    until(lambda: silent.met, PATIENCE)
+    until(lambda: silent.met)
     running.stop.set()
-    until(lambda: live_store.ledger().get(id).attempts[0].outcome == "retry", 5)
+    until(lambda: live_store.ledger().get(id).attempts[0].outcome == "retry", patience=5)
     silent.end()
     running.thread.join(PATIENCE)
     assert not running.thread.is_alive()

@@ -31,20 +31,12 @@ from jobs.models.card import KnownModel
 from jobs.models.placement import Tier
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import Row, usage
+from tests.support.waiting import until
 
 CLOCK = SystemClock()
 PATIENCE = 20.0
 
 QUICK = HoldTiming(first_poke_seconds=0.02, longest_poke_seconds=0.05, unseen_seconds=1.0)
-
-
-def until(is_so: Callable[[], Any], what: str = "it") -> Any:
-    """Wait for another thread to get there."""
-    deadline = CLOCK.monotonic() + PATIENCE
-    while not (answer := is_so()):
-        assert CLOCK.monotonic() < deadline, f"{what} never came to be"
-        CLOCK.wait(0.005)
-    return answer
 
 
 # -- a server that does as it is told ----------------------------------------------------------------------------------

@@ -33,7 +33,7 @@ from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
 from tests.conftest import Store, open_store
-from tests.support.processes import until
+from tests.support.waiting import until
 
 ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
 KEYS = "\n".join(

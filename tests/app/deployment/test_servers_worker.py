@@ -30,7 +30,7 @@ from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.conftest import Store
-from tests.support.processes import until
+from tests.support.waiting import until
 
 
 def fleet_with(wakes: int) -> Fleet:

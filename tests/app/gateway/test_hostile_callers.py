@@ -34,8 +34,9 @@ from tests.app.gateway.inference.test_proxy import played
 from tests.app.gateway.inference.test_routing import LARGE, SMALL
 from tests.conftest import Store, open_store
 from tests.support.call_counts import calls
-from tests.support.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model, until
+from tests.support.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, Place, place, served
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ import pytest
 
 from app.gateway.auth.keys import hash_of
 from tests.app.gateway.inference.test_proxy import played
-from tests.support.gateways import CLOCK, OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
+from tests.support.gateways import CLOCK, OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway
+from tests.support.waiting import until
 
 KEY, OTHER = "omk_k", "omk_o"
 KEYS = f"key {hash_of(KEY)} chat rpm=1000000\nother {hash_of(OTHER)}"

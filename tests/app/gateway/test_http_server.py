@@ -18,7 +18,8 @@ from app.gateway.protocol.body import bounded
 from app.gateway.protocol.exchange import Message as Asgi
 from tests.app.gateway.inference.test_proxy import caller_of, played
 from tests.app.gateway.upstream.test_server_faults import error_of
-from tests.support.gateways import CLOCK, DIALECTS, OLLAMA, PATIENCE, Dialect, Line, Running, Scripted, gateway, until
+from tests.support.gateways import CLOCK, DIALECTS, OLLAMA, PATIENCE, Dialect, Line, Running, Scripted, gateway
+from tests.support.waiting import until
 
 SOON = ConnectionLimits(head_seconds=0.2, unread_seconds=0.3)
 

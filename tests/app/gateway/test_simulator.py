@@ -14,7 +14,8 @@ from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from tests.app.gateway.inference.test_proxy import caller_of
-from tests.support.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model, until
+from tests.support.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model
+from tests.support.waiting import until
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 

@@ -36,8 +36,9 @@ from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.local_stack import Shell, both
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
-from tests.support.processes import free_port, until
+from tests.support.processes import free_port
 from tests.support.pull_setup import MODEL, Scene, working
+from tests.support.waiting import until
 
 NAME = str(MODEL.name)
 LEASE = timedelta(seconds=600)

@@ -12,9 +12,10 @@ import httpx
 from app.gateway.catalog.sources import Directory
 from jobs.core.model_name import ModelName
 from jobs.weights.layout import Layout
-from tests.support.gateways import OLLAMA, Heard, Line, Running, Scripted, gateway, until
+from tests.support.gateways import OLLAMA, Heard, Line, Running, Scripted, gateway
 from tests.support.hostile_models import POISONS, Poison, lay_poison
 from tests.support.models_directory import nothing, weights_at
+from tests.support.waiting import until
 
 PROMPT_SECONDS = 5.0
 """On a machine that other suites keep busy. Before, it was a minute, or never."""

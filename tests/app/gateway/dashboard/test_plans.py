@@ -15,9 +15,10 @@ from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
-from tests.support.gateways import PATIENCE, until
+from tests.support.gateways import PATIENCE
 from tests.support.local_stack import Shell
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, place, served
+from tests.support.waiting import until
 
 NOTHING = Survey((), (), (), (), (), 0)
 

@@ -33,8 +33,8 @@ from tests.support.gateways import (
     asked,
     gateway,
     model,
-    until,
 )
+from tests.support.waiting import until
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 

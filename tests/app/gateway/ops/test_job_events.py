@@ -20,7 +20,7 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, Job, JobFacts, JobState, fold
 from jobs.ledger.ledger import Claim, Ledger
 from tests.support.ops_api import CHAT_KEY, Place, place, served
-from tests.support.processes import until
+from tests.support.waiting import until
 
 LEASE = timedelta(seconds=60)
 ENDS = ("retry", "lost", "succeeded", "failed", "cancelled")

@@ -26,9 +26,10 @@ from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.tasks.table import TaskContext
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.gateways import PATIENCE, until
+from tests.support.gateways import PATIENCE
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
 from tests.support.pull_setup import MODEL, Scene, working
+from tests.support.waiting import until
 
 LEASE = timedelta(seconds=60)
 NAME = str(MODEL.name)

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
 from app.gateway.protocol.exchange import Message
-from tests.support.gateways import OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
+from tests.support.gateways import OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway
+from tests.support.waiting import until
 
 MIB = 1 << 20
 KEYS = f"ann {hash_of('omk_a')} chat\nbob {hash_of('omk_b')} chat"

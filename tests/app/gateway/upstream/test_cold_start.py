@@ -35,8 +35,8 @@ from tests.support.gateways import (
     asked,
     gateway,
     model,
-    until,
 )
+from tests.support.waiting import until
 
 GB = 1_000_000_000
 

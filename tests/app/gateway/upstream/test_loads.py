@@ -31,8 +31,8 @@ from tests.support.gateways import (
     asked,
     gateway,
     model,
-    until,
 )
+from tests.support.waiting import until
 
 ABORTED = 3000
 

@@ -28,8 +28,8 @@ from tests.support.gateways import (
     Scripted,
     asked,
     gateway,
-    until,
 )
+from tests.support.waiting import until
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NO_GPU = "a GPU was promised, but nvidia-smi ended with 9: No devices were found"

@@ -28,8 +28,8 @@ from tests.support.gateways import (
     dead_port,
     gateway,
     model,
-    until,
 )
+from tests.support.waiting import until
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
