@@ -16,7 +16,6 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
-from app.fleet.file import HERE
 from app.fleet.schema import declared
 from app.image_pinning import pinned, tell_unpinned
 from app.image_requirements import LOCK, runtime_part
@@ -25,10 +24,10 @@ from jobs.core.errors import BadRequest
 from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
+from tests.support.checkout import ROOT
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
 from tests.support.waiting import until
 
-ROOT = HERE.parent.parent
 PORT = free_port()
 OLLAMA = f"http://127.0.0.1:{PORT}"
 

@@ -16,10 +16,10 @@ from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
-from tests.conftest import Store
-from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, ended, post, working
 from tests.support.failing_stores import DeafQueue
+from tests.support.stores import Store
 from tests.support.waiting import until
+from tests.support.workers import AT_ONCE, PATIENCE, QUICK, ended, post, working
 
 LEASE = timedelta(seconds=30)
 

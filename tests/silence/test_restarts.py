@@ -22,10 +22,10 @@ from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
-from tests.conftest import Store
-from tests.silence.test_stores import AT_ONCE, QUICK, all_answered, post
 from tests.support.failing_stores import TroubledDict, TroubledQueue, While
+from tests.support.stores import Store
 from tests.support.waiting import until
+from tests.support.workers import AT_ONCE, QUICK, all_answered, post
 
 
 class NoteClock(HandClock):

@@ -15,7 +15,7 @@ from typing import Any
 
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
-from tests.conftest import Store, open_store
+from tests.support.stores import Store, open_store
 
 COMMAND = [sys.executable, "-m", "app.local"]
 PATIENCE = 60.0

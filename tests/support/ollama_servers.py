@@ -68,3 +68,6 @@ def _await_answer(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
             return False
 
     until(answers, f"an answer of {url}", shows=said)
+
+
+SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")

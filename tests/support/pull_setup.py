@@ -27,7 +27,7 @@ from jobs.weights.manifest import Manifest
 from jobs.weights.survey import BlobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store, open_store
+from tests.support.stores import Store, open_store
 from tests.support.waiting import until
 
 MODEL = arbitrary("walnut", 600_000, layers=2)

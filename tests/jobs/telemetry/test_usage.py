@@ -17,8 +17,8 @@ from jobs.store import keys
 from jobs.telemetry import usage as module
 from jobs.telemetry.usage import Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
 from tests.support.call_counts import uncollected
+from tests.support.stores import Store
 from tests.support.waiting import until
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -14,7 +14,7 @@ from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble
 from jobs.ledger.job import Backoff, Job, JobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store
+from tests.support.stores import Store
 from tests.support.waiting import until
 
 QUICK = Timing(

@@ -26,8 +26,8 @@ from jobs.testing.clock import HandClock
 from jobs.testing.models import find
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.weights.layout import Layout
-from tests.conftest import Store
 from tests.support.models_directory import lay, publish, put, put_blob, put_manifest, sample, weights_at
+from tests.support.stores import Store
 from tests.support.waiting import until
 
 
