@@ -14,7 +14,7 @@ from jobs.ledger.expiry import clear
 from jobs.ledger.job import KINDS, Ending, JobState
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
+from tests.support.stores import Store
 
 LEASE = timedelta(seconds=30)
 
