@@ -58,7 +58,6 @@ FLOORS: dict[str, int] = {
     "app/jobs.py": 20,
 }
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "app/README.md", "app/clients.md", "jobs/README.md")]
 
 HOUSE = Drawing.of(ROOT)
 
