@@ -23,7 +23,7 @@ from jobs.core.clock import SystemClock
 from jobs.ledger.job_text import story
 from jobs.ledger.kinds import KINDS, WEIGHTS_LANE, Kind, Parameter
 from jobs.ledger.ledger import Ledger
-from tests.support.ops_api import ADMIN_KEY, Place, place, served
+from tests.support.ops_api import ADMIN_KEY, OpsApi, ops_api, served
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,18 +40,18 @@ both = pytest.mark.parametrize("kind", [POLISH, WARM], ids=lambda kind: kind.nam
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as here:
+def here(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as here:
         yield here
 
 
 @pytest.fixture
-def api(here: Place) -> Any:
+def api(here: OpsApi) -> Any:
     """A gateway's API that knows the table."""
     return here.app(here.ops_context(open_ledger=lambda: ledger_of(here), kinds=TABLE))
 
 
-def ledger_of(here: Place) -> Ledger:
+def ledger_of(here: OpsApi) -> Ledger:
     store = here.store()
     return Ledger(store.queue, store.facts, store.clock, TABLE)
 
@@ -62,7 +62,7 @@ def command_line() -> typer.Typer:
     return application
 
 
-def posted(here: Place, id: str, kind: Kind) -> None:
+def posted(here: OpsApi, id: str, kind: Kind) -> None:
     """The job is stored as the kind's record says."""
     job = ledger_of(here).reader.get(id)
     assert (job.kind, job.subject, job.request) == (kind.name, "tiny:latest", REQUESTS[kind.name])
@@ -79,7 +79,7 @@ def test_help_has_it(kind: Kind) -> None:
 
 
 @both
-def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: Place) -> None:
+def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: OpsApi) -> None:
     """Typed with the address of a gateway, it goes through the client and the API into the ledger."""
     with served(api) as url:
         words = [kind.name, "Tiny", "--grit", "1200", "--no-wait", "--url", url, "--key", ADMIN_KEY]
@@ -89,7 +89,7 @@ def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: Plac
 
 
 @both
-def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: Place) -> None:
+def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: OpsApi) -> None:
     """The document has a body for it with the parameter's limits; what is within them is posted, the rest refused."""
     ask = TestClient(api, headers={"x-api-key": ADMIN_KEY})
     body = {"kind": kind.name, "model": "Tiny", "grit": 1_200}
@@ -105,7 +105,7 @@ def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: Place) -> No
 
 
 @both
-def test_an_entry_point_of_modal_posts_it(kind: Kind, here: Place, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_point_of_modal_posts_it(kind: Kind, here: OpsApi, capsys: pytest.CaptureFixture[str]) -> None:
     """`modal run` has an entry point for it, whose options are those of the record."""
     app = modal.App("made-up")
     launcher = WorkerLauncher(app.function(name="worker", serialized=True)(print), SystemClock())
@@ -136,7 +136,7 @@ def test_modal_shows_its_options(tmp_path: Path) -> None:
 
 
 @both
-def test_its_story_words_it(kind: Kind, here: Place) -> None:
+def test_its_story_words_it(kind: Kind, here: OpsApi) -> None:
     """A job's story tells the parameter as the record words it."""
     job = ledger_of(here).post(*kind.request("Tiny", {"grit": 1_200}), by="ann").job
     assert "  asked    model 'Tiny', grit 1,200 grains" in story(job, datetime.now(UTC), TABLE)

@@ -52,7 +52,7 @@ from jobs.weights.survey import Survey
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.support.month_servers import COLD, Servers
-from tests.support.processes import until
+from tests.support.waiting import until
 
 BEGIN = datetime(2026, 10, 5, 10, tzinfo=UTC)
 DAYS = 30
@@ -287,7 +287,7 @@ class Month:
         return perform(run)
 
     def _interrupt(self, taken_away: threading.Event) -> None:
-        until(lambda: self.registry.counters()["served"], 20)
+        until(lambda: self.registry.counters()["served"])
         taken_away.set()
 
     def _warming(self) -> Warming:

@@ -30,8 +30,8 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store
-from tests.support.processes import until
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 
 def fleet_with(wakes: int) -> Fleet:

@@ -14,7 +14,7 @@ from jobs.store import keys
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
-from tests.conftest import Store
+from tests.support.stores import Store
 
 
 def fleet() -> Fleet:

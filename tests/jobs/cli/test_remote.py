@@ -30,18 +30,19 @@ from jobs.core.retry import AT_ONCE, NEVER
 from jobs.home.gateway_client import GatewayClient
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.job_text import story
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.local_stack import Shell, both
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
-from tests.support.processes import free_port, until
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
+from tests.support.processes import free_port
 from tests.support.pull_setup import MODEL, Scene, working
+from tests.support.stores import LEASE, claimed
+from tests.support.waiting import until
 
 NAME = str(MODEL.name)
-LEASE = timedelta(seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def here(home: Path) -> Iterator[Place]:
+def here(home: Path) -> Iterator[OpsApi]:
     """A gateway's ledger, which a command without a URL reads as that of its own home."""
-    with place(home / "om") as found:
+    with ops_api(home / "om") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def url(here: Place) -> Iterator[str]:
+def url(here: OpsApi) -> Iterator[str]:
     with served(here.app()) as address:
         yield address
 
@@ -75,17 +76,11 @@ def remote(tmp_path_factory: pytest.TempPathFactory, url: str) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def ledger(here: Place) -> Ledger:
+def ledger(here: OpsApi) -> Ledger:
     return here.ledger()
 
 
-def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="w", lease=LEASE)
-    assert claim is not None
-    return claim
-
-
-def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, remote: Shell) -> None:
+def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, remote: Shell) -> None:
     """Posted, followed and concluded in the words of the local command, with its JSON and exit code."""
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(home / "scene", registry.url)
@@ -101,7 +96,7 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, r
 
 
 def test_whatever_is_read_reads_the_same_on_both_sides(
-    here: Place, ledger: Ledger, local: Shell, remote: Shell
+    here: OpsApi, ledger: Ledger, local: Shell, remote: Shell
 ) -> None:
     """Lists, stories, beginnings of ids, filters and what is not there: stdout, stderr and code are equal."""
     failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
@@ -208,7 +203,7 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
     """`keys new` prints a key and its line; with the line in the gateway's keys, the key is let in."""
     made = remote.ask("keys", "new", "bob", "--scope", "admin", "--models", "llama*", "--expires", "90d")
     assert set(made) == {"name", "key", "line"}
-    with place(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
+    with ops_api(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
         shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
         assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
         assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr

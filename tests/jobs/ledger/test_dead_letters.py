@@ -10,7 +10,7 @@ from jobs.core.errors import FAILURE_CLASSES, BadRequest
 from jobs.core.progress import Reading
 from jobs.ledger.dead_letters import LIKELY, class_of, dead
 from jobs.ledger.job import Ending, Job, JobState
-from tests.conftest import Store
+from tests.support.stores import Store
 
 
 def failed(store: Store, subject: str, failure_class: str = "network", kind: str = "pull") -> Job:

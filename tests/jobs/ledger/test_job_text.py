@@ -16,7 +16,7 @@ from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.job_text import REMEDIES, headline, remedy, result_text, story
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
+from tests.support.stores import Store
 
 LEASE = timedelta(seconds=30)
 

@@ -15,7 +15,7 @@ from jobs.ledger.job import Ending, JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
+from tests.support.stores import Store
 
 LEASE = timedelta(seconds=30)
 
