@@ -42,6 +42,8 @@ def test_what_makes_no_sense_is_refused() -> None:
     """A value outside its limits, a parameter that the kind does not have, and no model where one is needed."""
     with pytest.raises(BadRequest, match="--unused-days 0 makes no sense"):
         KINDS["prune"].read({"unused_days": 0.0})
+    with pytest.raises(BadRequest, match="--rate-limit 2000PB makes no sense"):
+        KINDS["pull"].read({"rate_limit": "2000PB"})
     with pytest.raises(BadRequest, match="there is no way to pull called 'up'") as refused:
         KINDS["pull"].read({"way": "up"})
     assert refused.value.hint == "ways are auto, registry, server"
