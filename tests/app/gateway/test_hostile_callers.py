@@ -28,6 +28,7 @@ from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
+from jobs.store.keys import NIGHT_RAN
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
 from tests.app.gateway.inference.test_proxy import played
