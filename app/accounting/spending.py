@@ -15,7 +15,7 @@ from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import Cost, cost
 
 
-def past(archive: Archive) -> dict[str, Any]:
+def archived_usage(archive: Archive) -> dict[str, Any]:
     """What the archive knows of containers and usage, by the keys that it had in the Dict."""
     return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
 

@@ -285,12 +285,14 @@ class ModalCommands:
             sys.exit(code)
 
 
-def modal_commands(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any, Any]") -> ModalCommands:
+def modal_commands(
+    own: "modal.Function[..., Any, Any]", archived_jobs: "modal.Function[..., Any, Any]"
+) -> ModalCommands:
     """The counter of this command.
 
     Args:
         own: the weights worker of its own app.
-        past: reads the archive.
+        archived_jobs: reads the archive.
 
     """
     clock = SystemClock()
@@ -303,7 +305,7 @@ def modal_commands(own: "modal.Function[..., Any, Any]", past: "modal.Function[.
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         look_every=LOOK_EVERY,
         posted=launcher.send,
-        archived=lambda since: map(Job.from_json, deployment.answer(past, "past", isoformat(since))),
+        archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
         worded=worded,
     )
     return ModalCommands(commands, launcher)

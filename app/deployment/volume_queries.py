@@ -8,8 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.accounting import spending
-from app.accounting.archive import archive_at, archived_jobs
+from app.accounting import archive, spending
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
@@ -49,7 +48,7 @@ def on_the_volume() -> Survey:
     return survey(Layout(Path(MODELS)))
 
 
-def pruning(request: dict[str, Any]) -> PrunePlan:
+def plan_prune(request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do."""
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
@@ -84,26 +83,26 @@ def joined(
     )
 
 
-def coming_night() -> Night:
+def plan_night() -> Night:
     """What `nightly` would post now."""
     clock, fleet = SystemClock(), declared()
     book = LedgerReader.of(ledger, clock)
     return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
 
 
-def found() -> ModelsFound:
+def list_models() -> ModelsFound:
     """The models, and what is wrong with those that are not whole."""
     volume.reload()
     return found_in(survey(Layout(Path(MODELS))), "the volume")
 
 
-def past(since: str) -> list[dict[str, Any]]:
+def archived_jobs(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
     volume.reload()
-    return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]
+    return [job.as_json() for job in archive.archived_jobs(archive.archive_at(Path(MODELS)), parse_moment(since))]
 
 
-def spent() -> dict[str, Any]:
+def archived_usage() -> dict[str, Any]:
     """What the archive knows of containers and usage."""
     volume.reload()
-    return spending.past(archive_at(Path(MODELS)))
+    return spending.archived_usage(archive.archive_at(Path(MODELS)))

@@ -20,7 +20,7 @@ from app.model_server.models_view import ModelsView
 from app.model_server.process import Daemon
 from app.model_server.reload_policy import ServerView
 from app.model_server.settings import ServerHost
-from app.platform_errors import FilesOpen, NotReloaded
+from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.ollama.client import OllamaClient

@@ -47,7 +47,7 @@ class ScheduleContext:
 
 def tick(
     post: ScheduleContext,
-    call_messenger: Callable[[], object],
+    send_for_delivery: Callable[[], object],
     keep: Callable[[str, int], object],
     call_night: Callable[[], object],
 ) -> None:
@@ -55,7 +55,7 @@ def tick(
 
     Args:
         post: where we stand.
-        call_messenger: sends somebody to tell the webhook; called when there is news and the fleet has a webhook.
+        send_for_delivery: has the alerts delivered; called when there is news and the fleet has a webhook.
         keep: keeps so many containers of a tier up.
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
@@ -69,7 +69,7 @@ def tick(
     with parts.part("the windows"):
         _windows(post, keep)
     with parts.part("the watch"):
-        _look(post, call_messenger)
+        _look(post, send_for_delivery)
     with parts.part("the night"):
         _send_for_night(post, call_night)
     outages.note(post.facts, "tick", parts.failed, post.clock.now())
@@ -78,10 +78,10 @@ def tick(
     parts.end()
 
 
-def _look(post: ScheduleContext, call_messenger: Callable[[], object]) -> None:
+def _look(post: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
     looked = alert_check.look(post.book.reader, post.facts, post.fleet, post.clock.now())
     if looked.has_news and post.fleet.alerts.webhook_secret:
-        call_messenger()
+        send_for_delivery()
 
 
 def _windows(post: ScheduleContext, keep: Callable[[str, int], object]) -> None:

@@ -1,4 +1,4 @@
-"""The watch of a deployment: ticks find what is wrong, a messenger tells a webhook once, and what was spent is told."""
+"""The watch of a deployment: ticks find what is wrong, a webhook is told once, and what was spent is told."""
 
 import re
 import shutil
@@ -67,8 +67,8 @@ def client(deployed: Platform) -> Iterator[Client]:
 
 
 def told(platform: Platform) -> int:
-    """How often the messenger has come back."""
-    calls = [call for call in platform.calls.calls.values() if call.function.name == "messenger"]
+    """How often a delivery has come back."""
+    calls = [call for call in platform.calls.calls.values() if call.function.name == "deliver_alerts"]
     return sum(not call.unfinished for call in calls)
 
 
@@ -97,7 +97,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookS
     assert f"--id {id}" in texts[0]
     facts = modal.Dict.from_name("ollama-ledger", client=client)
     assert facts.get("told/job/pull/nonesuch:latest/1/opened")["how"] == "told"
-    logs = "".join(one.output for one in deployed.containers("messenger", alive=False))
+    logs = "".join(one.output for one in deployed.containers("deliver_alerts", alive=False))
     assert "secret" not in logs
     dead = ask(deployed, "jobs", "--dead")
     assert [job["id"] for job in dead] == [id]

@@ -26,12 +26,12 @@ SIMPLE = "ollama-simple"
 CALLED: dict[str, tuple[object, ...]] = {
     "weights_worker": (),
     "servers_worker": (),
-    "shelf": (),
-    "forecast": ({},),
-    "outlook": (),
-    "past": ("2026-01-01T00:00:00Z",),
-    "spent": (),
-    "messenger": (),
+    "list_models": (),
+    "plan_prune": ({},),
+    "plan_night": (),
+    "archived_jobs": ("2026-01-01T00:00:00Z",),
+    "archived_usage": (),
+    "deliver_alerts": (),
     "tick": (),
     "nightly": (),
 }

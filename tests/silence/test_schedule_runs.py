@@ -13,7 +13,7 @@ from modal.client import Client
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
@@ -96,10 +96,10 @@ class Place:
         )
 
     def tick(self) -> None:
-        def call_messenger() -> None:
+        def send_for_delivery() -> None:
             self.told += 1
 
-        shift.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
+        shift.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
         shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))

@@ -19,7 +19,7 @@ from typing import Any
 from cronsim import CronSim
 
 from app.accounting.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
-from app.accounting.spending import estimate, past
+from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
 from app.deployment.servers_worker import Warming
@@ -206,7 +206,7 @@ class Month:
     # -- the schedules -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        shift.tick(self.post, self._call_messenger, self.servers.keep, self._call_night)
+        shift.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
@@ -242,7 +242,7 @@ class Month:
         if lane not in self._rung:
             self._rung.append(lane)
 
-    def _call_messenger(self) -> None:
+    def _send_for_delivery(self) -> None:
         self._news = True
 
     def _tell(self, text: str) -> None:
@@ -331,7 +331,7 @@ class Month:
         left = {
             key: fact for sort in (CASES, WAKES, METERS) for key, fact in archived_facts(self.archive, sort).items()
         }
-        return left | past(self.archive) | dict(self.facts.items())
+        return left | archived_usage(self.archive) | dict(self.facts.items())
 
     def jobs(self) -> list[Job]:
         """All that ever were, oldest first, the archived ones among them."""

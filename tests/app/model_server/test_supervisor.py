@@ -22,7 +22,7 @@ from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.start_failures import refused_starts
 from app.model_server.supervisor import ServerSupervisor
 from app.model_server.weights_reload import WeightsReload
-from app.platform_errors import NotReloaded
+from app.platform.errors import NotReloaded
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.core.model_name import ModelName

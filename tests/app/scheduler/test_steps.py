@@ -53,15 +53,15 @@ def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
 
 
 def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
-    """When the messenger cannot be sent the tick fails and says so, but its windows are open."""
+    """When delivery cannot be sent for the tick fails and says so, but its windows are open."""
 
     def fail() -> None:
-        raise OSError("no messenger")
+        raise OSError("no delivery")
 
     store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()})  # which is news
     move_to(store, 9)
     kept: dict[str, int] = {}
-    with pytest.raises(OSError, match="no messenger"):
+    with pytest.raises(OSError, match="no delivery"):
         shift.tick(post_of(store, []), fail, kept.__setitem__, lambda: None)
     assert kept == {"a10g": 1}
 
