@@ -41,12 +41,13 @@ class Posted:
 
 @dataclass
 class Claim:
-    """One attempt, held under a lease. Only its holder changes when that ends, by beating, one thread at a time."""
+    """One attempt, held under a lease, which its holder renews by beating."""
 
     job: Job
     n: int
     token: str
     lease: timedelta
+    #: Both are written by `Ledger.beat`, in one thread at a time (`RunningAttempt` sees to it); any thread reads them.
     held_until: datetime
     held_for: float
     """The same by the clock's monotonic seconds, which nobody sets."""
@@ -84,8 +85,10 @@ class Ledger:
         self.reader = LedgerReader(self._facts)
         self._clock = clock
         self._remembering = threading.Lock()  # never held while the store is asked
-        # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
+        #: Ids of jobs known to have ended. Any thread that sweeps adds to it, under `_remembering`; it only saves work.
         self._ended: set[str] = set()
+        #: When a job's next attempt was last put into the queue, by id and attempts so far. Any thread, under
+        #: `_remembering`; to have forgotten one does no harm.
         self._rung_at: dict[tuple[str, int], float] = {}
 
     def heard(self) -> Heard:

@@ -40,7 +40,7 @@ class Calls:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # All under the lock. Of those that are under way, each caller adds and removes his own:
+        #: The calls under way, by number. Each calling thread adds and removes its own; under `_lock`, as all below.
         self._began: dict[int, str] = {}
         self._asked = 0
         self._answers = 0

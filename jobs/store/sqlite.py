@@ -126,9 +126,10 @@ class _File:
     def __init__(self, path: Path, synchronous: str, busy_seconds: float) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
-        self._lock = threading.Lock()  # whoever has it owns the connection
+        self._lock = threading.Lock()
         with _translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            #: Belongs to the thread that holds `_lock`; made without it, before any other thread knows of this file.
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )

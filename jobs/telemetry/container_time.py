@@ -59,7 +59,8 @@ class Metered:
 
 
 class Meter:
-    """Counts in one container. What it wrote last is the whole count, so writing twice changes nothing."""
+    """Counts in one container, called by one thread. What it wrote last is the whole count, so writing twice changes
+    nothing."""
 
     def __init__(self, facts: DictLike, clock: Clock, tier: str, container: str) -> None:
         self._facts = facts

@@ -161,19 +161,23 @@ class UsageRecorder:
         self._writer = writer
         self._every = every
         self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
+        #: What came since the last flush, by day: added by the threads of callers, taken away by the one that flushes;
+        #: under `_counting`.
         self._new: dict[str, UsageSums] = {}
-        """What came since the last flush took it, by day. Under `_counting`, as the numbers below are."""
+        #: Written likewise, under `_counting`, as `written` and `dropped`.
         self._unwritten = 0
         self._flushing = threading.Lock()
+        #: What the store has not taken yet, by day. Of the thread that flushes, which holds `_flushing`.
         self._pending: dict[str, UsageSums] = {}
-        """What the store has not taken yet, by day. Under `_flushing`, as what it is known to hold."""
+        #: What the store is known to hold; likewise.
         self._kept: dict[str, UsageSums] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="usage", daemon=True)
         self.written = 0
         """Uses that are in the store."""
         self.dropped = 0
         """Uses that nobody will hear of."""
+        #: Written under `_flushing`; any thread reads it.
         self.trouble: str | None = None
         """Why the last flush failed, if it did."""
 

@@ -99,17 +99,20 @@ class Worker:
         self._before_lost = before_lost
         self._outage = StoreOutage(f"the ledger of lane {lane}", clock)
         self._changed = threading.Condition()
-        # Under `_changed`, because the thread that takes, those that work and the one that runs us share them. All
-        # times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
+        # All times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
+        #: Added to by the taking thread, removed from by each working one, read by the one in `run`; under `_changed`.
         self._running: dict[RunningAttempt, threading.Event] = {}
+        #: Set by the taking thread, and by a working one whose job is due again; under `_changed`.
         self._sweep_at = clock.monotonic()
+        #: Set by the taking thread and by each working one; under `_changed`.
         self._busy_at = clock.monotonic()
+        #: Set once, by the thread in `run` as it leaves; the working threads read it.
         self._give_up_at = float("inf")
-        # Of the thread that takes alone:
+        #: The three of the taking thread alone.
         self._owed: tuple[str, str] | None = None
         self._has_open_jobs = True
         self._set_by = 0.0
-        # Written by the thread that takes as it ends, read after it has:
+        #: Set by the taking thread as it ends; read by the one in `run`, which has waited for that.
         self._failure: BaseException | None = None
 
     @property
