@@ -1,7 +1,7 @@
 """The queue and the dict on one SQLite file: what modal.Queue and modal.Dict are on the platform.
 
 Safe for many threads and processes: WAL, and every operation is one statement or one immediate transaction. Facts are
-written with `synchronous=FULL`, so what was answered survives a power cut; the queue is only a bell and need not.
+written with `synchronous=FULL`, so what was answered survives a power cut; the queue only carries ids and need not.
 SQLite's errors end here: what leaves this file is `StoreTrouble`, which says whether trying again can help.
 """
 

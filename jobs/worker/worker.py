@@ -54,7 +54,7 @@ class Timing:
     beat: timedelta = timedelta(seconds=2)
     sweep: timedelta = timedelta(seconds=5)
     poll: timedelta = timedelta(milliseconds=500)
-    """The longest wait for a bell, hence for noticing a stop."""
+    """The longest wait for an id, hence for noticing a stop."""
     grace: timedelta = timedelta(seconds=10)
     """How long a stop waits for tasks to notice; what has not by then is handed back over their heads."""
 
@@ -67,7 +67,7 @@ class Worker:
 
     Args:
         ledger: where jobs come from and go to.
-        lane: whose bells it answers.
+        lane: whose jobs it works on.
         perform: does the work of one attempt.
         before_lost: told of a job before a sweep of ours gives its attempt up for lost.
         name: under which attempts tell who worked on them; where every machine has the same name and the same process
@@ -211,7 +211,7 @@ class Worker:
     def _take_one(self, stop: threading.Event, over: threading.Event) -> bool:
         with self._changed:
             if len(self._running) >= self._concurrency:
-                # A bell taken now would have nobody to answer it; others may be free.
+                # An id taken now would find nobody free; other workers may be.
                 self._changed.wait(self._timing.poll.total_seconds())
                 return False
             until_sweep = timedelta(seconds=max(0.0, self._sweep_at - self._clock.monotonic()))
@@ -220,9 +220,9 @@ class Worker:
             if id is None:
                 return True
             self._owed = id, secrets.token_hex(8)
-        id, token = self._owed  # kept until it is answered: the bell is out of the queue, and nobody else has heard it
+        id, token = self._owed  # kept until it is answered: the id is out of the queue, and nobody else has it
         if stop.is_set():
-            self._ledger.ring(id)
+            self._ledger.enqueue(id)
         elif claim := self._ledger.claim(id, worker=self.name, lease=self._timing.lease, token=token):
             self._start(claim, over)
         self._owed = None
