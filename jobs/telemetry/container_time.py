@@ -76,8 +76,8 @@ class Meter:
         now = self._clock.monotonic()
         self._seconds[share] += max(0.0, now - self._last)
         self._last = now
-        told = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
-        self._facts.put(told.key, told.as_json())
+        count = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
+        self._facts.put(count.key, count.as_json())
 
 
 def metered(entries: Mapping[str, Any]) -> list[Metered]:
@@ -102,5 +102,5 @@ def say_warming(facts: DictLike, tier: str, until: datetime) -> None:
 
 def is_warming(facts: DictLike, tier: str, now: datetime, lag: timedelta) -> bool:
     """Whether a model was being warmed on the tier within the last `lag`."""
-    told = facts.get(keys.warming(tier))
-    return told is not None and now < parse_moment(told["until"]) + lag
+    fact = facts.get(keys.warming(tier))
+    return fact is not None and now < parse_moment(fact["until"]) + lag

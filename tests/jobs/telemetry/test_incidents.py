@@ -18,7 +18,7 @@ from app.scheduler.alert_check import tell
 from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, news, note
+from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, due_alerts, record
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.clock import HandClock
 from tests.conftest import Store, open_store
@@ -29,7 +29,7 @@ DEAD = Incident("job", "pull/llama3.2:latest", "the pull of llama3.2:latest fail
 
 
 def look(store: Store, *found: Incident) -> list[Case]:
-    return note(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
+    return record(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
 
 
 def told(store: Store) -> list[str]:
@@ -71,11 +71,11 @@ def test_two_looks_at_once_open_one_case(store: Store) -> None:
     """Two ticks that both see a new incident write one case, and so do two that see it pass."""
     entries = dict(store.facts.items())
     for _ in range(2):
-        note(store.facts, cases(entries), [LOST, DEAD], store.clock.now())
+        record(store.facts, cases(entries), [LOST, DEAD], store.clock.now())
     minutes(store, 20)
     entries = dict(store.facts.items())
     for _ in range(2):
-        note(store.facts, cases(entries), [DEAD], store.clock.now())
+        record(store.facts, cases(entries), [DEAD], store.clock.now())
     found = cases(dict(store.facts.items()))
     assert [(case.id, case.is_open) for case in found] == [("job/pull/llama3.2:latest/1", True), ("tier/a10g/1", False)]
 
@@ -99,14 +99,14 @@ def test_two_deliveries_tell_once(store: Store) -> None:
     """Of two deliveries that see the same news, one tells it."""
     look(store, LOST)
     entries = dict(store.facts.items())
-    [piece] = news(cases(entries))
+    [alert] = due_alerts(cases(entries))
     first, second = (AlertDelivery(store.facts, store.clock, entries) for _ in range(2))
-    assert first.may_tell(piece)
-    assert not second.may_tell(piece)
-    first.done(piece)
+    assert first.may_send(alert)
+    assert not second.may_send(alert)
+    first.settle(alert)
     minutes(store, 10)
-    assert not second.may_tell(piece)
-    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
+    assert not second.may_send(alert)
+    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_send(alert)
 
 
 def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
@@ -183,7 +183,7 @@ def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Stor
     assert costs == {(1, 1, 1)}
 
 
-def test_old_news_is_no_news(store: Store) -> None:
+def test_old_news_is_no_due_alerts(store: Store) -> None:
     """Who sets a webhook up hears of what is wrong now, and not of what passed last week."""
     look(store, LOST)
     minutes(store, 20)
@@ -318,7 +318,7 @@ def test_facts_of_incidents_are_plain(tmp_path: Path) -> None:
     """A case opens again from the facts that were written."""
     facts = SqliteDict(tmp_path / "l")
     clock = HandClock()
-    note(facts, [], [LOST], clock.now())
+    record(facts, [], [LOST], clock.now())
     [case] = cases(dict(facts.items()))
     assert case.incident == LOST
     facts.close()
