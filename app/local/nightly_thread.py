@@ -131,4 +131,4 @@ class Nights:
         now = self._clock.now()
         looked = alert_check.look(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
         if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
-            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)
+            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).send)

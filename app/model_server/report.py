@@ -179,10 +179,5 @@ class ReportsOf:
 
 def _gpu(document: Any) -> Gpu | None:
     wire = foreign.fields(document)
-    return (
-        Gpu(
-            foreign.text(wire.get("name")), foreign.count(wire.get("vram_bytes")), foreign.count(wire.get("count")) or 1
-        )
-        if wire
-        else None
-    )
+    name, size, count = foreign.text(wire.get("name")), foreign.count(wire.get("vram_bytes")), wire.get("count")
+    return Gpu(name, size, foreign.count(count) or 1) if wire else None

@@ -301,10 +301,10 @@ def models(url: Url = None, key: Key = None, json: Json = False) -> None:
         from jobs.cli.remote_status import found  # noqa: PLC0415
 
         done(commands_at(url, key).models(found(remote_at(url, key)), json=json))
-    from jobs.home.status import listed  # noqa: PLC0415
+    from jobs.home.status import local_models  # noqa: PLC0415
 
     at = here()
-    done(at.commands.models(listed(at.home, at.clock), json=json))
+    done(at.commands.models(local_models(at.home, at.clock), json=json))
 
 
 @app.command()
@@ -348,10 +348,10 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
         health = {**remote.health(), "night": remote.night()}
         show(health, standing(health, url, commands_at(url, key).now), json=json)
         return
-    from jobs.home.status import surveyed  # noqa: PLC0415
+    from jobs.home.status import local_status  # noqa: PLC0415
 
     at = here()
-    found = surveyed(at.home, at.clock, at.commands.reader.select()[0], key)
+    found = local_status(at.home, at.clock, at.commands.reader.select()[0], key)
     show(found.as_json(), found.lines(at.now), json=json)
 
 

@@ -109,9 +109,9 @@ class Worker:
         #: Set once, by the thread in `run` as it leaves; the working threads read it.
         self._give_up_at = float("inf")
         #: The three of the taking thread alone.
-        self._owed: tuple[str, str] | None = None
+        self._taken_id: tuple[str, str] | None = None
         self._has_open_jobs = True
-        self._set_by = 0.0
+        self._offset = 0.0
         #: Set by the taking thread as it ends; read by the one in `run`, which has waited for that.
         self._failure: BaseException | None = None
 
@@ -180,7 +180,7 @@ class Worker:
     # The thread that takes
 
     def _take_until(self, stop: threading.Event, over: threading.Event, idle_after: timedelta | None) -> None:
-        self._set_by = self._clock_offset() or 0.0
+        self._offset = self._clock_offset() or 0.0
         misses = 0
         try:
             while not (stop.is_set() or over.is_set() or self._is_idle(idle_after)):
@@ -215,17 +215,17 @@ class Worker:
                 self._changed.wait(self._timing.poll.total_seconds())
                 return False
             until_sweep = timedelta(seconds=max(0.0, self._sweep_at - self._clock.monotonic()))
-        if self._owed is None:
+        if self._taken_id is None:
             id = self._ledger.next_id(self._lane, min(self._timing.poll, until_sweep))
             if id is None:
                 return True
-            self._owed = id, secrets.token_hex(8)
-        id, token = self._owed  # kept until it is answered: the id is out of the queue, and nobody else has it
+            self._taken_id = id, secrets.token_hex(8)
+        id, token = self._taken_id  # kept until it is answered: the id is out of the queue, and nobody else has it
         if stop.is_set():
             self._ledger.enqueue(id)
         elif claim := self._ledger.claim(id, worker=self.name, lease=self._timing.lease, token=token):
             self._start(claim, over)
-        self._owed = None
+        self._taken_id = None
         return True
 
     def _sweep_if_due(self) -> bool:
@@ -260,7 +260,7 @@ class Worker:
         offset = self._clock_offset()
         if offset is None:
             return False
-        ahead, self._set_by = offset - self._set_by, offset
+        ahead, self._offset = offset - self._offset, offset
         return ahead > self._timing.lease.total_seconds() / 2
 
     def _clock_offset(self) -> float | None:

@@ -286,7 +286,7 @@ def hook() -> Iterator[HookServer]:
 def test_a_webhook_hears_what_slack_understands(hook: HookServer) -> None:
     """A message is one JSON object with `text`; an error of the moment is tried again."""
     hook.answers = [500, 429, 200]
-    Webhook(hook.url, policy=AT_ONCE).tell("tier a10g is lost")
+    Webhook(hook.url, policy=AT_ONCE).send("tier a10g is lost")
     assert hook.heard == [("application/json", {"text": "tier a10g is lost"})] * 3
 
 
@@ -295,7 +295,7 @@ def test_a_webhook_that_drips_is_left(hook: HookServer) -> None:
     hook.answers = [0]
     began = time.monotonic()
     with pytest.raises(Stalled, match="the webhook has not answered for 0 s"):
-        Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).tell("hello")
+        Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).send("hello")
     assert time.monotonic() - began < 5
 
 
@@ -303,10 +303,10 @@ def test_no_message_shows_the_address(hook: HookServer) -> None:
     """The address is a secret: neither what a webhook refuses, nor one that is not there, shows it."""
     hook.answers = [404]
     with pytest.raises(Refused, match="the webhook answered 404") as refused:
-        Webhook(hook.url, policy=NEVER).tell("hello")
+        Webhook(hook.url, policy=NEVER).send("hello")
     assert "secret" not in str(refused.value)
     with pytest.raises(Unreachable) as unreachable:
-        Webhook(f"http://127.0.0.1:{free_port()}/services/secret", policy=NEVER).tell("hello")
+        Webhook(f"http://127.0.0.1:{free_port()}/services/secret", policy=NEVER).send("hello")
     assert "secret" not in str(unreachable.value)
     with pytest.raises(BadRequest, match="does not begin with https://") as bad:
         Webhook("hooks.slack.com/services/secret")
