@@ -8,7 +8,6 @@ An id is `<line>-<generation>`: all jobs of one kind and subject form a line, an
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
 """
 
-import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -22,13 +21,11 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
 from jobs.ledger.job import VERSION, Ending, Job, JobState, kind_named
+from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
 from jobs.store.protocols import DictLike, QueueLike
-
-ENQUEUE_AGAIN = timedelta(minutes=1)
-"""An id may wait behind others; one that was put in longer ago than this is put in again, should it have been lost."""
 
 
 @dataclass(frozen=True)
@@ -80,16 +77,13 @@ class Ledger:
 
     def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
         self._calls = Calls(clock)
-        self._queue = PatientQueue(queue, self._calls)
+        self._queue = JobQueue(PatientQueue(queue, self._calls), clock)
         self._facts = PatientDict(facts, self._calls)
         self.reader = LedgerReader(self._facts)
         self._clock = clock
         self._remembering = threading.Lock()  # never held while the store is asked
         #: Ids of jobs known to have ended. Any thread that sweeps adds to it, under `_remembering`; it only saves work.
         self._ended: set[str] = set()
-        #: When a job's next attempt was last put into the queue, by id and attempts so far. Any thread, under
-        #: `_remembering`; to have forgotten one does no harm.
-        self._enqueued_at: dict[tuple[str, int], float] = {}
 
     def heard(self) -> Heard:
         """When the store last answered anything, whoever asked."""
@@ -131,7 +125,7 @@ class Ledger:
             if is_ours:
                 if generation != known:
                     self._point(kind, subject, line, generation)
-                self._enqueue(job)
+                self._queue.put(job)
             return Posted(job, attached=not is_ours)
 
     def cancel(self, id: str, *, by: str) -> Job:
@@ -163,17 +157,13 @@ class Ledger:
     # -- what workers do -----------------------------------------------------------------------------------------------
 
     def next_id(self, lane: str, timeout: timedelta) -> str | None:
-        """Wait for an id in the queue of this lane; None when none came. One that comes twice does no harm."""
-        try:
-            id = self._queue.get(timeout=timeout.total_seconds(), partition=lane)
-        except queue.Empty:
-            return None
-        return id if isinstance(id, str) else None
+        """Wait for the id of a job of this lane; None when none came. One that comes twice does no harm."""
+        return self._queue.next_id(lane, timeout)
 
     def enqueue(self, id: str) -> None:
         """Put an id back that was taken from the queue by a worker that cannot work on it."""
         if (job := self.reader.find(id)) is not None:
-            self._enqueue(job)
+            self._queue.put(job)
 
     def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
         """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
@@ -234,7 +224,7 @@ class Ledger:
         if not ours or job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         if job.is_due(self._clock.now()):
-            self._enqueue(job)
+            self._queue.put(job)
         return job
 
     def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
@@ -271,7 +261,7 @@ class Ledger:
                 lanes.add(current.lane)
             if current.is_due(now):
                 # A queue that failed would fail for all of them, and each may take its time over it.
-                answers, is_enqueued = self._enqueue_if_lost(current) if answers else (False, False)
+                answers, is_enqueued = self._queue.put_if_lost(current) if answers else (False, False)
                 if is_enqueued:
                     enqueued.append(current.id)
             elif current.not_before is not None:
@@ -388,43 +378,8 @@ class Ledger:
         )
         with self._remembering:
             self._ended.update(job.id for job in jobs if job.has_ended)
-            for attempt in [attempt for attempt in self._enqueued_at if attempt[0] in self._ended]:
-                del self._enqueued_at[attempt]
+            self._queue.forget(self._ended)
         return [job for job in jobs if not job.has_ended]
-
-    def _enqueue_if_lost(self, job: Job) -> tuple[bool, bool]:
-        """Enqueue a due job unless its id may still be in the queue for the next attempt.
-
-        Whether the queue answers, and whether the id was put in.
-        """
-        with self._remembering:
-            enqueued_at = self._enqueued_at.get((job.id, len(job.attempts)))
-        is_fresh = enqueued_at is not None and self._clock.monotonic() - enqueued_at < ENQUEUE_AGAIN.total_seconds()
-        try:
-            if is_fresh and self._queue.len(partition=job.lane):
-                return True, False
-        except StoreTrouble as trouble:
-            logger.warning("the queue of lane {} cannot be counted: {}", job.lane, trouble)
-            return False, False
-        is_enqueued = self._enqueue(job)
-        return is_enqueued, is_enqueued
-
-    def _enqueue(self, job: Job) -> bool:
-        """Put a job's id into the queue; false when the queue does not answer.
-
-        Then nothing is lost: the job stands in the ledger, and a sweep enqueues it later.
-        """
-        now = self._clock.monotonic()
-        try:
-            self._queue.put(job.id, block=False, partition=job.lane)
-        except queue.Full:
-            logger.warning("the queue of lane {} is full; job {} is put in later", job.lane, job.id)
-        except StoreTrouble as trouble:
-            logger.warning("job {} could not be put into the queue of {}: {}", job.id, job.lane, trouble)
-            return False
-        with self._remembering:
-            self._enqueued_at[job.id, len(job.attempts)] = now
-        return True
 
     def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
         """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""

@@ -32,14 +32,11 @@ from jobs.core.errors import (
 from jobs.ledger.job import Backoff, Ending, Job, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.store.outage import StoreOutage
-from jobs.store.patient_calls import Heard
 from jobs.worker.attempt import RunningAttempt
+from jobs.worker.silence import LedgerSilence
 
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries at a ledger that fails: what waits for it should go on soon after it is back."""
-
-_LOOKS = 3
-"""So often in a row silence is seen before it is believed."""
 
 Perform = Callable[[RunningAttempt], Mapping[str, Any]]
 """Does the work of one attempt and returns the job's result; raises `Trouble` or `Interrupted` instead."""
@@ -153,7 +150,7 @@ class Worker:
 
     def _attend(self, taker: threading.Thread, stop: threading.Event) -> None:
         """Stay while it is at it, and see that the ledger answers."""
-        silence = _Silence(self._timing)
+        silence = LedgerSilence(self._timing.lease, self._timing.beat)
         while taker.is_alive() and not stop.is_set():
             taker.join(self._timing.poll.total_seconds())
             for run in self._attempts():
@@ -327,7 +324,7 @@ class Worker:
         except HandedBack:
             return self._handed_back(run)
         except (Trouble, OSError) as error:
-            return self._after(run, _told(run, error))
+            return self._after(run, _trouble_of(run, error))
         except Exception as bug:  # noqa: BLE001 - the worker's edge: whatever a task throws becomes the job's story
             logger.opt(exception=bug).error("attempt ended by a bug")
             return _by_bug(bug)
@@ -400,28 +397,7 @@ class Worker:
             self._end_now(run, self._handed_back(run))
 
 
-class _Silence:
-    """Tells a ledger that answers nothing from one that nobody has asked, as after a sleep of the machine."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._lease = timing.lease.total_seconds()
-        self._since = 2 * timing.beat.total_seconds()
-        self._answers = -1
-        self._looks = 0
-        self._began = 0.0
-
-    def is_too_long(self, heard: Heard, now: float) -> bool:
-        """Looked at now and then: no answer for a lease, nor within the two beats in which somebody has asked."""
-        if heard.seconds <= self._lease:
-            self._looks = 0
-            return False
-        if heard.answers != self._answers or not self._looks:
-            self._answers, self._looks, self._began = heard.answers, 0, now
-        self._looks += 1
-        return self._looks >= _LOOKS and now - self._began >= self._since
-
-
-def _told(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
+def _trouble_of(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
     if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
         error = StoreUnavailable(str(error), hint=error.hint)
