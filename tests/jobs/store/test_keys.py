@@ -12,9 +12,9 @@ from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import isoformat
 from jobs.core.errors import Unreachable
 from jobs.store import keys
-from tests.conftest import Store
 from tests.support.sample_history import Lived
 from tests.support.stored_keys import patterns_of
+from tests.support.stores import Store
 
 STORED = {
     "beat/<id>/<n>": "overwritten",
