@@ -87,7 +87,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
     gone = [key for old in leaving.values() for key in old]
     if gone:
         commit()
-        usage.remember(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
+        usage.keep_last_used(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
         for key in gone:
             facts.pop(key, None)
         logger.info("archived {} facts", len(gone))

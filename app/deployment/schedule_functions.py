@@ -22,7 +22,7 @@ def tick() -> None:
 def deliver_alerts() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
-    alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).tell)
+    alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).send)
 
 
 def nightly() -> None:

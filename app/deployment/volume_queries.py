@@ -17,7 +17,7 @@ from app.scheduler.steps import tonight
 from app.scheduler.upstream_tags import upstream
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
-from jobs.home.status import ModelsFound, found_in
+from jobs.home.status import ModelsFound, models_in
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
@@ -93,7 +93,7 @@ def plan_night() -> Night:
 def list_models() -> ModelsFound:
     """The models, and what is wrong with those that are not whole."""
     volume.reload()
-    return found_in(survey(Layout(Path(MODELS))), "the volume")
+    return models_in(survey(Layout(Path(MODELS))), "the volume")
 
 
 def archived_jobs(since: str) -> list[dict[str, Any]]:

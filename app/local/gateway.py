@@ -26,7 +26,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.core.model_name import ModelName
 from jobs.home.home import Home
-from jobs.home.prune_preview import dry_run, stack_of
+from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import Registries, is_loopback
@@ -82,7 +82,7 @@ def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
         raise Refused(
             "no fleet file says what should be here", hint="`ollama-modal up --fleet FILE` sees to it each night"
         )
-    return coming_night(home, stack_of(home), fleet, clock)
+    return coming_night(home, home.need_stack(), fleet, clock)
 
 
 class LocalGateway:

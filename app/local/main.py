@@ -84,10 +84,9 @@ def plan(
         done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
-    from jobs.home.prune_preview import stack_of  # noqa: PLC0415
 
     at = this_machine()
-    stack = stack_of(at.home)
+    stack = at.home.need_stack()
     path = fleet or stack.fleet
     if path is None:
         raise Refused(

@@ -28,7 +28,7 @@ from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
-from jobs.telemetry.night_tries import tried
+from jobs.telemetry.night_tries import tries_of
 from jobs.telemetry.webhook import Webhook
 from jobs.weights.history import Memory, recall
 from jobs.weights.prune_plan import plan
@@ -102,7 +102,7 @@ class Nights:
         """Do the round of this night, unless it was done, or failed just now. A start of `up` tries at once."""
         now = self._clock.now()
         began = night_began(self._fleet, now)
-        if began == self._done or not (self._is_fresh or tried(self._facts, began).is_due(now)):
+        if began == self._done or not (self._is_fresh or tries_of(self._facts, began).is_due(now)):
             return
         self._is_fresh = False
         # The workers of this machine hear the bells themselves, and need not be sent for.
@@ -131,4 +131,4 @@ class Nights:
         now = self._clock.now()
         looked = alert_check.look(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
         if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
-            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)
+            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).send)

@@ -14,7 +14,7 @@ from app.scheduler.wake_budget import BY_WINDOW
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.home import LocalServer
-from jobs.home.status import asked
+from jobs.home.status import client_of
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 
@@ -63,6 +63,6 @@ class LocalWindows:
 
     def _stays(self, tier: str, now: datetime) -> set[ModelName]:
         """What is loaded there, and for some time to come."""
-        with asked(self._servers[tier], self._clock) as server:
+        with client_of(self._servers[tier], self._clock) as server:
             running = server.ps()
         return {ModelName.parse(each.name).folded() for each in running if each.expires_at - now > AHEAD}

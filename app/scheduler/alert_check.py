@@ -21,7 +21,7 @@ from jobs.core.errors import Trouble
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.incidents import AlertDelivery, Case, cases, news, note
+from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 
@@ -67,9 +67,9 @@ def look(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, 
         if case.is_open:  # what is only listed, a Dict may forget in seven days
             facts.get(keys.incident(case.id))
             facts.get(keys.told(case.id, "opened"))
-    after = note(facts, known, incidents(fleet, seen), now)
+    after = record(facts, known, incidents(fleet, seen), now)
     latest = {case.id: case for case in (*known, *after)}
-    fresh = [piece for piece in news(latest.values()) if _is_fresh(piece.case, now)]
+    fresh = [alert for alert in due_alerts(latest.values()) if _is_fresh(alert.case, now)]
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
@@ -102,16 +102,16 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
     entries, told = dict(facts.items()), 0
-    teller = AlertDelivery(facts, clock, entries)
-    for piece in list(news(cases(entries)))[:AT_ONCE]:
-        if not _is_fresh(piece.case, clock.now()):
-            teller.done(piece, "too old")
-        elif teller.may_tell(piece):
+    delivery = AlertDelivery(facts, clock, entries)
+    for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
+        if not _is_fresh(alert.case, clock.now()):
+            delivery.settle(alert, "too old")
+        elif delivery.may_send(alert):
             try:
-                post(f"ollama-modal: {piece.text}")
+                post(f"ollama-modal: {alert.text}")
             except Trouble as trouble:
-                logger.warning("nobody could be told of {}: {}", piece.id, trouble)
+                logger.warning("nobody could be told of {}: {}", alert.id, trouble)
                 return told
-            teller.done(piece)
+            delivery.settle(alert)
             told += 1
     return told

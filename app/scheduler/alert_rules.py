@@ -29,7 +29,7 @@ from jobs.ledger.job_text import trouble
 from jobs.ledger.kinds import LANES
 from jobs.store import keys
 from jobs.telemetry.incidents import Incident
-from jobs.telemetry.night_tries import TOLD_FROM, tried
+from jobs.telemetry.night_tries import ALERTED_FROM, tries_of
 
 TICKS_UNWORKED = 3
 """Each tick sends a worker to a lane whose jobs wait; so many that brought none are no chance."""
@@ -161,9 +161,9 @@ def _nightly(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     ran, since = seen.entries.get(keys.NIGHT_RAN), seen.entries.get(keys.NIGHTS_SINCE)
     if ran is not None and parse_moment(ran["at"]) >= due:
         return
-    tries = tried(seen.entries, due)
+    tries = tries_of(seen.entries, due)
     is_missed = ran is not None or (since is not None and parse_moment(since["at"]) <= due)
-    if tries.state == "failed" and tries.count >= TOLD_FROM:
+    if tries.state == "failed" and tries.count >= ALERTED_FROM:
         said = f"has failed {tries.count} times: {tries.trouble}"
     elif is_missed and seen.now - due > late:
         said = f"has not come{f': {tries.trouble}' if tries.trouble else ''}"

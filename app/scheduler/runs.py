@@ -20,7 +20,7 @@ from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.night_tries import SILENT, Tries, tried, write_down
+from jobs.telemetry.night_tries import SILENT, Tries, tries_of, write_down
 from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
@@ -95,7 +95,7 @@ def _send_for_night(post: ScheduleContext, call_night: Callable[[], object]) -> 
     ran, since = ran_last(facts), facts.get(keys.NIGHTS_SINCE)
     if ran is not None and ran.due >= due:
         return
-    tries = tried(facts, due)
+    tries = tries_of(facts, due)
     if not tries.count:
         is_ours = since is not None and parse_moment(since["at"]) <= due  # else it was due before we were there
         if not is_ours or now - due < SILENT:
@@ -136,7 +136,7 @@ def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
     if before is not None and due < before.due <= due + NIGHT:
         logger.warning("the clock was set back: the night of {} has run, nothing is done", isoformat(before.due))
         return
-    tries = tried(post.facts, due).begun(began)
+    tries = tries_of(post.facts, due).begun(began)
     write_down(post.facts, tries)
     try:
         ran = replace(_round(post, actual, due, began), tries=tries.count, trouble=tries.trouble)

@@ -114,7 +114,7 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
     with parts.part("the sweep"):
         swept = ledger.sweep()
         lost = swept.lost
-        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.rung}))
+        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.enqueued}))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
             ring(lane)

@@ -6,9 +6,9 @@ from typing import Any
 from loguru import logger
 
 from jobs.core.clock import Clock
-from jobs.core.errors import Refused, Trouble, Unsupported
-from jobs.home.home import Home, LocalServer, Stack
-from jobs.home.status import asked, weights_of
+from jobs.core.errors import Trouble, Unsupported
+from jobs.home.home import Home, LocalServer
+from jobs.home.status import client_of, weights_of
 from jobs.tasks.table import planned
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import PrunePlan, WeightsUse
@@ -28,23 +28,10 @@ def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:
     """The models that these servers have in memory, as far as they answer."""
     for server in servers:
         try:
-            with asked(server, clock) as ollama:
+            with client_of(server, clock) as ollama:
                 yield from [each.name for each in ollama.ps()]
         except Trouble as trouble:
             logger.debug("the server of {} does not tell what it has loaded: {}", server.tier, trouble)
-
-
-def stack_of(home: Home) -> Stack:
-    """The stack that `up` composed last.
-
-    Raises:
-        Refused: there never was one.
-
-    """
-    stack = home.read_stack()
-    if stack is None:
-        raise Refused(f"no stack was ever started in {str(home.root)!r}", hint="start one: `ollama-modal up`")
-    return stack
 
 
 def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
@@ -54,7 +41,7 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
         Unsupported: the models directory is not ours.
 
     """
-    stack = stack_of(home)
+    stack = home.need_stack()
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
     weights = weights_of(stack.models, home, clock)

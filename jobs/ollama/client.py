@@ -231,14 +231,11 @@ class OllamaClient:
 
     def _ask(self, method: str, path: str, body: Any = None, *, doing: str) -> Any:
         """A short request that may safely be sent twice, and its JSON."""
-        answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._sleep)
+        answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._clock.wait)
         try:
             return foreign.document(answer, "the answer", most_pieces=MOST_VALUES)
         except Corrupt as error:
             raise ServerTrouble(f"{doing} on {self.url}: {error}: {answer[:80]!r}") from error
-
-    def _sleep(self, seconds: float) -> None:
-        self._clock.wait(seconds)
 
     def _send(self, method: str, path: str, body: Any, *, doing: str) -> bytes:
         """The body of a good answer, which has to come within the time for a silence, and no more than makes sense."""

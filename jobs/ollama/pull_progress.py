@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble
+from jobs.core.foreign import count
 from jobs.core.progress import Progress
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.ollama.errors import pull_trouble
-from jobs.ollama.responses import count
 from jobs.weights.manifest import MAX_LAYERS
 
 VERIFYING = "verifying sha256 digest"

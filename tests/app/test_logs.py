@@ -242,7 +242,7 @@ def test_no_signed_address_is_told(tmp_path: Path) -> None:
 def test_no_webhook_is_told() -> None:
     """A webhook that cannot be reached is told of without its address, which is all that one needs to write there."""
     with pytest.raises(Exception, match="webhook") as caught:
-        Webhook(f"http://127.0.0.1:9/{CANARY}", clock=Impatient()).tell("something")
+        Webhook(f"http://127.0.0.1:9/{CANARY}", clock=Impatient()).send("something")
     assert CANARY not in str(caught.value)
 
 

@@ -20,7 +20,7 @@ from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home.home import Stack, home_of
 from jobs.store import keys
-from jobs.telemetry.night_tries import LONGEST, MOST, Tries, tries_in
+from jobs.telemetry.night_tries import LONGEST, MOST, Tries, last_tries
 from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -185,7 +185,7 @@ def test_a_night_that_nobody_could_be_sent_for_says_why(platform: Platform) -> N
 
     with pytest.raises(NotFound):
         shift.tick(platform.post, lambda: None, lambda *_: None, refuse)
-    tries = tries_in(platform.store.facts)
+    tries = last_tries(platform.store.facts)
     assert tries is not None
     assert (tries.count, tries.trouble) == (1, "nothing is deployed")
 
@@ -278,7 +278,7 @@ def test_one_machine_tries_its_nights_again(tmp_path: Path) -> None:
         for minute in range(span // LOOK_EVERY):
             with suppress(Unsupported):
                 nights.look()
-            tries = tries_in(facts)
+            tries = last_tries(facts)
             assert tries is not None
             assert tries.trouble == f"the models directory is not ours to keep: {why}"
             if tries.at == clock.now():

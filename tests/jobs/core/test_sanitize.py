@@ -1,6 +1,7 @@
 """What a person reads, line by line: whoever's words they are, they cannot move the cursor or begin a line of ours."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -38,7 +39,7 @@ def harmless(line: str) -> bool:
 def test_a_visible_line_is_one_line(text: str) -> None:
     """Nothing in it but what can be seen; what could already be seen is as it was."""
     shown = visible(text)
-    assert all(character.isprintable() for character in shown if character not in "\u00a0\u2000\u3000") or not shown
+    assert all(character.isprintable() for character in shown if unicodedata.category(character) != "Zs")
     assert "\n" not in shown
     assert "\x1b" not in shown
     if text.isascii() and text.isprintable():
