@@ -23,7 +23,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import planned
+from jobs.tasks.prune import plan_prune
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
@@ -34,7 +34,7 @@ from jobs.weights.trash_moves import require_models_directory
 def weights_use(book: Ledger, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
     jobs = book.jobs()
-    return recall(facts, jobs).around(jobs, loaded(facts))
+    return recall(facts, jobs).weights_use(jobs, loaded(facts))
 
 
 def loaded(facts: DictLike) -> list[str]:
@@ -53,7 +53,7 @@ def pruning(request: dict[str, Any]) -> PrunePlan:
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
     here = weights_use(Ledger(queue, ledger, clock), ledger)
-    return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
+    return plan_prune(on_the_volume(), here, declared().retention(), clock.now(), request)
 
 
 def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
@@ -71,7 +71,7 @@ def joined(
         found.known,
         upstream(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(facts)), fleet.retention(), now),
+        plan(found, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
         tonight(fleet, jobs, now),
     )
 

@@ -265,7 +265,7 @@ class Fleet(_Table):
             kept=kept,
         )
 
-    def belongs(self, name: ModelName) -> str | None:
+    def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
         return self.tiers_by_model.get(name.folded())
 

@@ -55,7 +55,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
         found.known,
         upstream(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(stack.servers, clock)), stack.retention, now),
+        plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
         tonight(fleet, jobs, now),
         frozenset(server.tier for server in stack.servers),
     )

@@ -112,7 +112,7 @@ def bytes_of(models: Iterable[KnownModel]) -> int:
 def read(layout: Layout, known: Iterable[KnownModel] = ()) -> list[KnownModel]:
     """The whole models of a directory. Files of a manifest that is among the known ones are not read again."""
     cards = {model.digest: model.card for model in known if model.card}
-    whole = (each for each in survey.loaded(layout) if isinstance(each, survey.SurveyedModel))
+    whole = (each for each in survey.read_models(layout) if isinstance(each, survey.SurveyedModel))
     return [_model(each, _card(layout, each, cards.get(each.digest))) for each in whole]
 
 

@@ -151,7 +151,7 @@ def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
     )
 
 
-def place(
+def place_model(
     size_bytes: int, tiers: Sequence[Tier], *, facts: MemoryFacts | None = None, context: int | None = None
 ) -> Placement:
     """The cheapest tier whose memory holds the model; the largest, with a warning, when none does.

@@ -123,7 +123,7 @@ class Place:
 def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
-    pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
+    pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
     return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
 
 

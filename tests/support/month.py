@@ -39,7 +39,7 @@ from jobs.ledger.job import WEIGHTS_LANE, Job
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
@@ -288,14 +288,14 @@ class Month:
         taken_away.set()
 
     def _warming(self) -> Warming:
-        shop = TaskContext(
+        context = TaskContext(
             clock=self.clock,
             registry=self.asked_by_pulls,
             servers=self.servers.ollamas(),
             tiers=self.fleet.catalog_tiers(),
-            belongs=self.fleet.belongs,
+            declared_tier=self.fleet.declared_tier,
         )
-        return Warming(shop, self.fleet, self.facts, self.clock)
+        return Warming(context, self.fleet, self.facts, self.clock)
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -471,5 +471,6 @@ def foretold(month: Month, tier: str) -> Foretold:
 
 def _warms(month: Month, planned: Night, tier: str) -> bool:
     return any(
-        step.kind == "warm" and month.fleet.belongs(ModelName.parse(step.subject)) == tier for step in planned.steps
+        step.kind == "warm" and month.fleet.declared_tier(ModelName.parse(step.subject)) == tier
+        for step in planned.steps
     )

@@ -72,7 +72,7 @@ class Store:
     def models(self) -> list[StoredModel]:
         """Those with a manifest that parses, newest first."""
         found = []
-        for file in self.layout.manifest_files()[0]:
+        for file in self.layout.manifest_files():
             with suppress(SimError, FileNotFoundError):
                 found.append(self._read(file.name))
         return sorted(found, key=lambda model: model.modified_at, reverse=True)
@@ -163,7 +163,7 @@ class Store:
 
     def _prune(self) -> None:
         """At start-up: unreferenced blobs and leftovers older than an hour go, unless any manifest is torn."""
-        files = self.layout.manifest_files()[0]
+        files = self.layout.manifest_files()
         if len(self.models()) < len(files):
             return
         used = {digest.replace(":", "-") for digest in self._referenced()}

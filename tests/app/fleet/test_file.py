@@ -52,8 +52,8 @@ def test_shipped_file_serves_a_model_on_each_tier() -> None:
         (16384, 4, "q8_0"),
     ]
     assert [tier.dollars_per_hour for tier in fleet.catalog_tiers()] == [1.42, 4.84]
-    assert fleet.belongs(ModelName.parse("LLAMA3.2:latest")) == "a10g"
-    assert fleet.belongs(ModelName.parse("tiny")) is None
+    assert fleet.declared_tier(ModelName.parse("LLAMA3.2:latest")) == "a10g"
+    assert fleet.declared_tier(ModelName.parse("tiny")) is None
 
 
 def test_times_are_lines_that_cron_reads() -> None:

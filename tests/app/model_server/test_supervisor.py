@@ -29,6 +29,7 @@ from jobs.core.model_name import ModelName
 from jobs.ollama.host import OllamaHost
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import metered, say_warming
+from jobs.weights.removal import remove
 from tests.app.model_server.test_process import SIMULATOR
 from tests.conftest import Store
 from tests.support.models_directory import put, sample, weights_at
@@ -199,7 +200,7 @@ def test_idle_server_takes_in_new_weights(case: Case) -> None:
     """With nothing loaded and nothing in flight, one look is enough: what came is served, what went is not."""
     case.publish(OTHER, generation=1)
     server = case.start()
-    case.weights.remove(OTHER.name, still_ours=lambda: None)
+    remove(case.weights, OTHER.name, still_ours=lambda: None)
     case.publish(LLAMA, generation=2)
     assert case.listed() == ["other:latest"]
 

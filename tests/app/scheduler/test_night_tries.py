@@ -63,7 +63,7 @@ class Platform:
             if meets is not None:
                 raise meets
             now, nothing = self.store.clock.now(), Survey((), (), (), (), (), 0)
-            pruning = plan(nothing, memory.around([]), FLEET.retention(), now)
+            pruning = plan(nothing, memory.weights_use([]), FLEET.retention(), now)
             return Actual((), {}, memory, pruning, rounds.tonight(FLEET, self.post.book.jobs(), now))
 
         shift.nightly(self.post, actual)

@@ -43,7 +43,7 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     models = tuple(stocked(name, now) for name in names)
     memory = recall(store.facts, jobs)
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
-    pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
+    pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
     upstream = {model.name.folded(): UpstreamTag(model.manifest) for model in models}
     return Actual(models, upstream, memory, pruning, rounds.tonight(FLEET, jobs, now))
 

@@ -37,7 +37,7 @@ def night(store: Store, *names: ModelName) -> None:
         models = tuple(stocked(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
-        pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
+        pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
         return Actual(models, silent, memory, pruning, rounds.tonight(FLEET, jobs, now))
 
     shift.nightly(shift.ScheduleContext(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
