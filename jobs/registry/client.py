@@ -1,7 +1,8 @@
-"""Every model registry, as the rest of the house meets it: a name's manifest, and its blobs brought to disk.
+"""Every model registry, for the rest of the code: a name's manifest, and its blobs brought to disk.
 
-registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How they are spoken to is in `oci`, how bytes
-reach the disk in `fetch`; here stand the numbers. Nothing here knows where models are kept: paths are handed in.
+registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How they are spoken to is in `session`, how
+bytes reach the disk in `download`; here stand the numbers. Where models are kept is not known here: paths are handed
+in.
 """
 
 import ssl
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.request import getproxies
@@ -113,16 +114,17 @@ class Registry:
         """
         latest = self._clock.monotonic() + self._whole.total_seconds()
 
-        def look() -> None:
+        def checked() -> None:
             check()
             if self._clock.monotonic() > latest:
                 raise Stalled(
                     f"the manifest of {str(name)!r} did not come in whole within {self._whole.total_seconds():.0f} s"
                 )
 
-        with self._line(name) as line, ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(self._requests.call, lambda: line.manifest(reference or name.tag), sleep=line.sleep)
-            attend([answer], check=look, hang_up=line.hang_up)
+        with self._session(name) as session, ThreadPoolExecutor(1) as pool:
+            ask = partial(session.manifest, reference or name.tag)
+            answer = pool.submit(self._requests.call, ask, sleep=session.sleep)
+            attend([answer], check=checked, hang_up=session.hang_up)
             return answer.result()
 
     def fetch(
@@ -161,9 +163,9 @@ class Registry:
             verified: told each blob whose digest matched, from another thread.
 
         """
-        with self._line(name) as line:
+        with self._session(name) as session:
             Fetch(
-                line,
+                session,
                 layers,
                 staged,
                 progress=progress,
@@ -177,7 +179,7 @@ class Registry:
             ).run(check)
 
     @contextmanager
-    def _line(self, name: ModelName) -> Iterator[RegistrySession]:
+    def _session(self, name: ModelName) -> Iterator[RegistrySession]:
         self.need(name)
         base = self._base(name)
         with ExitStack() as stack:
@@ -193,11 +195,12 @@ class Registry:
             )
 
     def _new_client(self) -> httpx.Client:
-        """One that spends little on each byte; behind a proxy httpx's own, which knows the ways through."""
+        """One that spends little on each byte; behind a proxy httpx's own, which knows how to go through one."""
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # a registry could fill a jar, answer by answer
         if getproxies():
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
-            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT, cookies=_none())
-        return httpx.Client(transport=Bulk(self._certificates), cookies=_none())
+            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT, cookies=cookies)
+        return httpx.Client(transport=Bulk(self._certificates), cookies=cookies)
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:
@@ -218,8 +221,3 @@ class Registry:
     def _timeout(self) -> httpx.Timeout:
         read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
         return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
-
-
-def _none() -> CookieJar:
-    """A jar that takes nothing: a registry could fill it, answer by answer."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

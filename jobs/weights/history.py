@@ -118,7 +118,9 @@ def _learned(memory: Memory, job: Job, at: datetime) -> Memory:
                 left={name: left for name, left in memory.left.items() if name not in again},
             )
         case "verify":
-            return replace(memory, verified=_later(memory.verified, dict.fromkeys(_names(result.get("models", ())), at)))
+            return replace(
+                memory, verified=_later(memory.verified, dict.fromkeys(_names(result.get("models", ())), at))
+            )
         case "rollback" if isinstance(result.get("left"), str):
             newer = {name for name in subject if name not in memory.left or at > memory.left[name].at}
             return replace(memory, left={**memory.left, **dict.fromkeys(newer, LeftModel(result["left"], at))})
