@@ -10,12 +10,12 @@ from typing import Any
 
 from app.accounting import spending
 from app.accounting.archive import archive_at, archived_jobs
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import PREFIX, Report
 from app.resources import MODELS, ledger, queue, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
-from app.scheduler.steps import tonight
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, found_in
@@ -69,10 +69,10 @@ def joined(
     jobs = book.jobs()
     return Actual(
         found.known,
-        upstream(registry, asked_about(fleet, found.known)),
+        upstream_tags(registry, asked_about(fleet, found.known)),
         memory,
         plan(found, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
-        tonight(fleet, jobs, now),
+        tonight(fleet.schedule.times, jobs, now),
     )
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.fleet.schedule import NIGHT
 from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
@@ -18,8 +19,6 @@ from jobs.weights.history import Memory
 from jobs.weights.manifest import Manifest
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import Broken, SurveyedModel
-
-NIGHT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -150,22 +149,22 @@ def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep
 def _newer(model: SurveyedModel, actual: Actual, notes: list[str]) -> Manifest | None:
     """What the tag means upstream now, when that is something else, and nobody has rolled back from it."""
     name = model.name.folded()
-    told = actual.upstream.get(name)
-    if told is None:
+    upstream = actual.upstream.get(name)
+    if upstream is None:
         return None
-    if told.manifest is None:
-        notes.append(f"whether {model.name} moved upstream could not be learnt: {told.trouble}")
+    if upstream.manifest is None:
+        notes.append(f"whether {model.name} moved upstream could not be learnt: {upstream.trouble}")
         return None
-    if _parts(told.manifest) == _parts(model.manifest):
+    if _parts(upstream.manifest) == _parts(model.manifest):
         return None
     left = actual.memory.left.get(name)
-    if left is not None and left.digest == told.manifest.digest:
+    if left is not None and left.digest == upstream.manifest.digest:
         notes.append(
             f"{model.name} stays: the newer {left.digest[:12]} was rolled back from on {left.at:%Y-%m-%d};"
             f" `ollama-modal pull {model.name}` takes that one after all"
         )
         return None
-    return told.manifest
+    return upstream.manifest
 
 
 def _parts(manifest: Manifest) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from app.fleet.file import HERE
+from app.fleet.file import FLEET_FILE
 from jobs.version import VERSION
 from tests.support.ops_api import ADMIN_KEY, place
 
-ROOT = HERE.parent.parent
+ROOT = FLEET_FILE.parent.parent
 
 
 def said(*command: str) -> str:

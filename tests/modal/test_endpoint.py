@@ -16,7 +16,7 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
-from app.fleet.file import HERE
+from app.fleet.file import FLEET_FILE
 from app.fleet.schema import declared
 from app.image_pinning import pinned, tell_unpinned
 from app.image_requirements import LOCK, runtime_part
@@ -27,7 +27,7 @@ from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with, until
 
-ROOT = HERE.parent.parent
+ROOT = FLEET_FILE.parent.parent
 PORT = free_port()
 OLLAMA = f"http://127.0.0.1:{PORT}"
 

@@ -21,7 +21,7 @@ import pytest
 from cronsim import CronSim
 from modal.client import Client
 
-from app.fleet.file import HERE
+from app.fleet.file import FLEET_FILE
 from app.fleet.schema import declared
 from app.gateway.auth.keys import hash_of, new_key
 from app.resources import SERVERS
@@ -40,7 +40,7 @@ from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.processes import until
 
-ROOT = HERE.parent.parent
+ROOT = FLEET_FILE.parent.parent
 APP = "ollama-service"
 ADMIN_KEY = new_key()
 MANY_BLOBS = arbitrary("many-blobs", 5_000_000, layers=10)

@@ -11,11 +11,11 @@ from grpclib import GRPCError, Status
 from modal.client import Client
 
 from app.fleet.file import read
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
 from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
-from app.scheduler import runs as shift
-from app.scheduler import steps as rounds
+from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from app.scheduler.wake_budget import window_key
 from jobs.core.clock import SystemClock
@@ -91,8 +91,8 @@ class Place:
         self.facts.put(self.report.key, self.report.as_json())
         self.clock.wait(600)
 
-    def post(self) -> shift.ScheduleContext:
-        return shift.ScheduleContext(
+    def post(self) -> runs.ScheduleContext:
+        return runs.ScheduleContext(
             Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append
         )
 
@@ -100,10 +100,10 @@ class Place:
         def call_messenger() -> None:
             self.told += 1
 
-        shift.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
+        runs.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
-        shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
+        runs.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
 
     def assert_all_done(self) -> None:
         book = Ledger(self.queue, self.facts, self.clock)
@@ -120,11 +120,11 @@ class Place:
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
-def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
+def nothing_there(post: runs.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
+    return Actual((), {}, memory, pruning, tonight(post.fleet.schedule.times, post.ledger.jobs(), now))
 
 
 class EachEighth:
