@@ -6,7 +6,7 @@ from app.deployment.spawn_worker import ring
 from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
-from app.resources import MESSENGER, NIGHTLY, SERVERS, deployment, ledger, queue
+from app.resources import DELIVER_ALERTS, NIGHTLY, SERVERS, deployment, ledger, queue
 from app.scheduler import alert_check, runs
 from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
@@ -15,10 +15,10 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    runs.tick(_post(), _call_messenger, _keep, _call_night)
+    runs.tick(_post(), _send_for_delivery, _keep, _call_night)
 
 
-def tell() -> None:
+def deliver_alerts() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
     alert_check.deliver(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).tell)
@@ -27,7 +27,7 @@ def tell() -> None:
 def nightly() -> None:
     in_container(schedule="nightly")
     post = _post()
-    runs.nightly(post, lambda memory: actual(post.ledger, post.fleet, memory, post.clock))
+    runs.nightly(post, lambda memory: actual(post.ledger.reader, post.fleet, memory, post.clock))
 
 
 def _post() -> runs.ScheduleContext:
@@ -35,8 +35,8 @@ def _post() -> runs.ScheduleContext:
     return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
 
 
-def _call_messenger() -> None:
-    deployment.send(MESSENGER)
+def _send_for_delivery() -> None:
+    deployment.send(DELIVER_ALERTS)
 
 
 def _call_night() -> None:

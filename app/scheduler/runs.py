@@ -19,9 +19,10 @@ from app.scheduler.steps import keep_windows, post_night, tick_ledger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran, ran_last
+from jobs.telemetry.night_tries import SILENT, Tries, tried, write_down
+from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
 
@@ -47,7 +48,7 @@ class ScheduleContext:
 
 def tick(
     context: ScheduleContext,
-    call_messenger: Callable[[], object],
+    send_for_delivery: Callable[[], object],
     keep: Callable[[str, int], object],
     call_night: Callable[[], object],
 ) -> None:
@@ -55,7 +56,7 @@ def tick(
 
     Args:
         context: what it works with.
-        call_messenger: sends somebody to tell the webhook; called when there is news and the fleet has a webhook.
+        send_for_delivery: has the alerts delivered; called when there is news and the fleet has a webhook.
         keep: keeps so many containers of a tier up.
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
@@ -69,7 +70,7 @@ def tick(
     with parts.part("the windows"):
         _keep_windows(context, keep)
     with parts.part("the watch"):
-        _check_alerts(context, call_messenger)
+        _check_alerts(context, send_for_delivery)
     with parts.part("the night"):
         _send_for_night(context, call_night)
     outages.note(context.facts, "tick", parts.failed, context.clock.now())
@@ -78,10 +79,10 @@ def tick(
     parts.end()
 
 
-def _check_alerts(context: ScheduleContext, call_messenger: Callable[[], object]) -> None:
-    checked = alert_check.check(context.ledger, context.facts, context.fleet, context.clock.now())
+def _check_alerts(context: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
+    checked = alert_check.check(context.ledger.reader, context.facts, context.fleet, context.clock.now())
     if checked.has_news and context.fleet.alerts.webhook_secret:
-        call_messenger()
+        send_for_delivery()
 
 
 def _keep_windows(context: ScheduleContext, keep: Callable[[str, int], object]) -> None:
@@ -92,7 +93,7 @@ def _keep_windows(context: ScheduleContext, keep: Callable[[str, int], object]) 
 def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) -> None:
     facts, now = context.facts, context.clock.now()
     due = night_began(context.fleet.schedule.times, now)
-    ran, since = ran_last(facts), facts.get(NIGHTS_SINCE)
+    ran, since = ran_last(facts), facts.get(keys.NIGHTS_SINCE)
     if ran is not None and ran.due >= due:
         return
     tries = tried(facts, due)
@@ -140,7 +141,7 @@ def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> Non
     write_down(context.facts, tries)
     try:
         ran = replace(_plan_and_post(context, actual, due, began), tries=tries.count, trouble=tries.trouble)
-        context.facts.put(NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
+        context.facts.put(keys.NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off did not come
     except Exception as error:
         _write_failure(context, tries.failed(error))
         raise
@@ -148,7 +149,7 @@ def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> Non
 
 
 def _plan_and_post(context: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
-    memory = recall(context.facts, context.ledger.jobs())
+    memory = recall(context.facts, context.ledger.reader.jobs())
     remember(context.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     plan = night(context.fleet, actual(memory), began)
     posted = post_night(context.ledger, plan)

@@ -9,7 +9,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import Refused, Trouble, Unsupported
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.status import asked, weights_of
-from jobs.tasks.prune import plan_prune
+from jobs.tasks.prune import plan_request
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import PrunePlan, WeightsUse
 from jobs.weights.trash_moves import require_models_directory
@@ -20,7 +20,7 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
 
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
-    jobs = home.ledger(clock).jobs()
+    jobs = home.reader(clock).jobs()
     return recall(home.facts(), jobs).weights_use(jobs, loaded(servers, clock))
 
 
@@ -59,4 +59,6 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
     weights = weights_of(stack.models, home, clock)
     require_models_directory(weights.layout)
-    return plan_prune(weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request)
+    return plan_request(
+        weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request
+    )

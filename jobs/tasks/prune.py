@@ -19,7 +19,7 @@ def prune(attempt: RunningAttempt, context: TaskContext) -> Result:
     trash_moves.require_models_directory(weights.layout)
     # What an earlier attempt threw has its grace before it: --empty-trash meant what lay there when the job began.
     began = attempt.job.attempts[0].started_at if attempt.n > 1 else None
-    plan = plan_prune(
+    plan = plan_request(
         weights.survey(),
         context.weights_use(),
         context.retention,
@@ -31,7 +31,7 @@ def prune(attempt: RunningAttempt, context: TaskContext) -> Result:
     return plan.as_json()
 
 
-def plan_prune(
+def plan_request(
     survey: Survey,
     use: WeightsUse,
     retention: Retention,

@@ -22,7 +22,7 @@ from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import A10G, Tier
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
-from jobs.tasks.prune import plan_prune
+from jobs.tasks.prune import plan_request
 from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LICENSE, SimModel, find, weights
@@ -282,11 +282,11 @@ def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
     id = post(bench.store)
     ledger = bench.store.ledger()
     with working(bench.store, bench.context()):
-        until(lambda: ledger.get(id).progress.completed > RANGE_BYTES)
+        until(lambda: ledger.reader.get(id).progress.completed > RANGE_BYTES)
         assert bench.staging
         ledger.cancel(id, by="test")
-        until(lambda: ledger.get(id).has_ended)
-    assert ledger.get(id).state is JobState.CANCELLED
+        until(lambda: ledger.reader.get(id).has_ended)
+    assert ledger.reader.get(id).state is JobState.CANCELLED
     assert bench.staging == []
     assert bench.scene.weights().models() == []
 
@@ -324,7 +324,7 @@ def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
 
 
 def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> None:
-    """The job carries out what `plan_prune` says, tells it as its result, and a second one does nothing."""
+    """The job carries out what `plan_request` says, tells it as its result, and a second one does nothing."""
     bench.do("pull", model="one")
     bench.do("pull", model="two")
     day = datetime(2026, 1, 1, tzinfo=UTC)
@@ -333,7 +333,7 @@ def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> No
     use = WeightsUse(used={TWO.name: day}, used_since=day)
     context = bench.context(retention=Retention(kept={ONE.name: "the fleet pins it"}), weights_use=lambda: use)
     request = {"unused_days": 30, "empty_trash": None}
-    plan = plan_prune(bench.scene.weights().survey(), use, context.retention, datetime.now(UTC), request)
+    plan = plan_request(bench.scene.weights().survey(), use, context.retention, datetime.now(UTC), request)
     assert [each.name for each in plan.throw] == ["two:latest"]
 
     job = bench.do("prune", context, **request)
@@ -399,7 +399,7 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
 
     def weights_use() -> WeightsUse:
-        return recall(bench.store.facts, ledger.jobs()).weights_use(ledger.jobs())
+        return recall(bench.store.facts, ledger.reader.jobs()).weights_use(ledger.reader.jobs())
 
     def met() -> Ending:
         claim = ledger.claim(pull.id, worker="w", lease=timedelta(minutes=1))
@@ -415,4 +415,4 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     assert (first.outcome, first.not_before) == ("retry", clock.now() + timedelta(minutes=1))
     assert "a prune is at work, which may make some" in str(first.message)
     ledger.cancel(prune.id, by="test")
-    assert (met().outcome, ledger.get(pull.id).state) == ("failed", JobState.FAILED)
+    assert (met().outcome, ledger.reader.get(pull.id).state) == ("failed", JobState.FAILED)
