@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from functools import cached_property, partial
+from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from urllib.request import getproxies
@@ -43,7 +43,7 @@ _READ = timedelta(seconds=15)
 
 _CONNECT = timedelta(seconds=10)
 
-WHOLE = timedelta(seconds=60)
+MANIFEST_WITHIN = timedelta(seconds=60)
 """For a manifest with all that it takes: logins, redirects, tries. What comes in drops would come for ever."""
 
 USER_AGENT = "ollama/0.32.15 (amd64 linux) ollama-modal"
@@ -61,8 +61,6 @@ class Registry:
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
         requests: for one short request.
-        whole: how long a manifest may take in all.
-        user_agent: names the Ollama version that is to run the models.
 
     """
 
@@ -78,8 +76,6 @@ class Registry:
         policy: Policy = RANGES,
         requests: Policy = REQUESTS,
         clock: Clock | None = None,
-        whole: timedelta = WHOLE,
-        user_agent: str = USER_AGENT,
     ) -> None:
         self._client = client
         self._mirrors = dict(mirrors or {})
@@ -90,8 +86,6 @@ class Registry:
         self._policy = policy
         self._requests = requests
         self._clock = clock or SystemClock()
-        self._whole = whole
-        self._user_agent = user_agent
 
     def need(self, name: ModelName) -> None:
         """Insist that this model may be pulled; every request of ours insists on it, too.
@@ -102,43 +96,26 @@ class Registry:
         """
         self._registries.need(name)
 
-    def manifest(
-        self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
-    ) -> Manifest:
-        """The manifest of a model, or of this repository by `sha256:<hex>`.
+    def manifest(self, name: ModelName, *, check: Callable[[], None] = lambda: None) -> Manifest:
+        """The manifest of a model.
 
         Raises:
             NotFound: no such model or tag.
             Unauthorized, NewerOllamaNeeded, Unsupported, Corrupt, NetworkTrouble: as they say.
 
         """
-        latest = self._clock.monotonic() + self._whole.total_seconds()
+        latest = self._clock.monotonic() + MANIFEST_WITHIN.total_seconds()
 
         def checked() -> None:
             check()
             if self._clock.monotonic() > latest:
-                raise Stalled(
-                    f"the manifest of {str(name)!r} did not come in whole within {self._whole.total_seconds():.0f} s"
-                )
+                within = f"{MANIFEST_WITHIN.total_seconds():.0f} s"
+                raise Stalled(f"the manifest of {str(name)!r} did not come in whole within {within}")
 
         with self._session(name) as session, ThreadPoolExecutor(1) as pool:
-            ask = partial(session.manifest, reference or name.tag)
-            answer = pool.submit(self._requests.call, ask, sleep=session.sleep)
+            answer = pool.submit(self._requests.call, session.manifest, sleep=session.sleep)
             attend([answer], check=checked, hang_up=session.hang_up)
             return answer.result()
-
-    def fetch(
-        self,
-        name: ModelName,
-        layer: Layer,
-        into: Path,
-        *,
-        progress: Progress,
-        check: Callable[[], None] = lambda: None,
-        limit: int | None = None,
-    ) -> None:
-        """One blob into the file `into`; see `fetch_all`."""
-        self.fetch_all(name, [layer], lambda _: into, progress=progress, check=check, limit=limit)
 
     def fetch_all(
         self,
@@ -190,7 +167,7 @@ class Registry:
                 name,
                 clock=self._clock,
                 timeout=self._timeout(),
-                agent=self._user_agent,
+                agent=USER_AGENT,
                 egress=Egress(base, self._registries, sees_peers=bool(self._client) or not getproxies()),
             )
 

@@ -6,7 +6,7 @@ from jobs.core.clock import isoformat
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
 from jobs.tasks.context import Result, TaskContext
-from jobs.weights import restore
+from jobs.weights import restore, trash
 from jobs.weights.checksum import verify
 from jobs.worker.attempt import RunningAttempt
 
@@ -19,7 +19,7 @@ def rollback(attempt: RunningAttempt, context: TaskContext) -> Result:
     weights = context.require_weights()
     name = ModelName.parse(attempt.job.request["model"])
     attempt.progress.begin("looking")
-    decision = restore.decided(weights, attempt.job.id)
+    decision = trash.decided(weights.layout, attempt.job.id)
     if decision is not None and restore.is_done(weights, decision):
         attempt.progress.begin("publishing")
         restore.finish(weights, decision, still_ours=attempt.hold)

@@ -52,6 +52,8 @@ class ModelsDirectory:
         disk_counts: bool = True,
     ) -> None:
         self.layout = Layout(root)
+        #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Nothing else here is
+        #: written after this.
         self._lock = lock
         self.persist = persist
         self.clock = clock
@@ -93,15 +95,14 @@ class ModelsDirectory:
 
     def verify(
         self,
-        what: Manifest | Iterable[Layer],
+        layers: Iterable[Layer],
         *,
         workers: int | None = None,
         progress: Progress | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
         """Hash these blobs where they are published; the damaged ones."""
-        layers = what.blobs if isinstance(what, Manifest) else tuple({layer.digest: layer for layer in what}.values())
-        blobs = ((self.layout.blob(layer.digest), layer) for layer in layers)
+        blobs = [(self.layout.blob(layer.digest), layer) for layer in {each.digest: each for each in layers}.values()]
         return verify(blobs, workers=workers, progress=progress, check=check)
 
     # Room and rights

@@ -61,16 +61,6 @@ def blob_paths(weights: ModelsDirectory, folder: TrashFolder) -> list[tuple[Path
     return paths
 
 
-def decided(weights: ModelsDirectory, job: str) -> Decision | None:
-    """What an earlier attempt of this rollback decided; None when there was none that came so far.
-
-    Raises:
-        Corrupt: it is written down, and cannot be read.
-
-    """
-    return trash.decided(weights.layout, job)
-
-
 def is_done(weights: ModelsDirectory, decision: Decision) -> bool:
     """Whether the version that was decided on stands already; false while it can still be brought back as decided.
 

@@ -67,7 +67,7 @@ def recover(weights: ModelsDirectory, model: Sample) -> None:
     weights.publish(model.name, model.manifest, fill(staging, model, but=present), still_ours=nothing)
     layout = weights.layout
     expected = {layout.manifest(model.name), *(layout.blob(digest) for digest in model.contents)}
-    if files(weights) != expected or weights.verify(model.manifest):
+    if files(weights) != expected or weights.verify(model.manifest.blobs):
         raise SystemExit(f"after recovery: {sorted(map(str, files(weights) ^ expected))}")
 
 

@@ -70,15 +70,21 @@ class Download(threading.Thread):
 
     def __init__(self, store: Store, upstream: UpstreamRegistry, repository: str, digest: str, pause: float) -> None:
         super().__init__(name=f"pulling {digest[7:19]}", daemon=True)
+        #: Bytes of all parts; set by `prepare`, before the thread starts, and read by whoever waits.
         self.total = 0
+        #: Set as the thread ends; whoever waits reads it once the thread has ended.
         self.error: SimError | None = None
+        #: How many pulls wait for it; guarded by the puller's lock.
         self.waiters = 0
         self._target = store.blob(digest)
         self._path = f"/v2/{repository}/blobs/{digest}"
         self._upstream = upstream
         self._pause = pause
+        #: Listed by `prepare`; each part's bytes are counted by the one thread that fetches it, and read by all.
         self._parts: list[Part] = []
+        #: Set by the last one who stops waiting, from his own thread.
         self._cancelled = threading.Event()
+        #: Of each part's request; put in by the thread that fetches it, read by `cancel` as a copy.
         self._lifelines: dict[int, Lifeline] = {}
 
     @property

@@ -59,6 +59,8 @@ class Store:
         self.layout = Layout(root)
         self.no_prune = no_prune
         self._clock = clock
+        #: Capabilities by name and manifest digest; any request's thread adds, none removes, and two that add the same
+        #: at once may differ by what was on disk then: so does the real one.
         self._seen: dict[tuple[ModelName, str], tuple[str, ...]] = {}
 
     def start(self) -> None:

@@ -15,6 +15,9 @@ from jobs.registry.shared_rate import SharedRate
 from jobs.testing.models import LIBRARY, SimLayer, SimModel
 from jobs.testing.registry.faults import RegistryFaults
 
+SIGNATURE_SECONDS = 3600
+"""How long a signed address is good."""
+
 
 @dataclass(frozen=True)
 class RequestSeen:
@@ -29,15 +32,14 @@ class RequestSeen:
 
 
 class RegistryStock:
-    """A registry's models, how it hands them out, and what it has served. Every connection's thread asks it.
+    """A registry's models, how it hands them out, and what it has served.
+
+    Every connection's thread asks it, and a test's own thread sets what is public between two requests.
 
     Args:
         models: what it holds.
         port: where it is served; 0 picks a free one.
-        redirect: blobs are answered with 307 to a signed address on the CDN, as the real one does.
         token: manifests and blobs want a bearer token, which anyone gets from `/token`.
-        realm: where the challenge points to, when not to this registry's own `/token`.
-        signature_seconds: how long a signed address is good.
         throttle: bytes per second, shared by all answers.
         files: a folder where blobs lie as `sha256-<hex>`; those found are sent by the kernel.
 
@@ -48,20 +50,18 @@ class RegistryStock:
         models: Iterable[SimModel] = LIBRARY,
         *,
         port: int = 0,
-        redirect: bool = True,
         token: bool = False,
-        realm: str | None = None,
-        signature_seconds: float = 3600,
         throttle: int | None = None,
         files: Path | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.clock = clock or SystemClock()
         self._port = port
-        self.redirect = redirect
+        self.redirect = True
+        """Blobs are answered with 307 to a signed address on the CDN, as the real one does."""
         self.wants_token = token
-        self.realm = realm
-        self.signature_seconds = signature_seconds
+        self.realm: str | None = None
+        """Where the challenge points to, when not to this registry's own `/token`."""
         self.throttle = SharedRate(throttle, self.clock)
         self.files = files
         self.faults = RegistryFaults()
@@ -73,6 +73,7 @@ class RegistryStock:
         #: By repository and tag; and all that their manifests name. A test adds while others ask; guarded by `_lock`.
         self._models = {(model.name.repository, model.name.tag): model for model in models}
         self._blobs: dict[str, SimLayer] = {}
+        #: Signs addresses; replaced as a whole, so it is read without a lock.
         self._key = secrets.token_hex(16)
         #: Guards the models and the counters.
         self._lock = threading.Lock()
@@ -87,11 +88,11 @@ class RegistryStock:
 
     def manifest(self, repository: str, reference: str) -> bytes | None:
         """By tag, or by digest within the repository."""
-        if not reference.startswith("sha256:"):
-            model = self._models.get((repository, reference))
-            return model.manifest if model else None
-        of_repository = (model for (name, _), model in self._models.items() if name == repository)
-        return next((model.manifest for model in of_repository if f"sha256:{model.digest}" == reference), None)
+        with self._lock:
+            by_tag = {tag: model for (name, tag), model in self._models.items() if name == repository}
+        if reference in by_tag:
+            return by_tag[reference].manifest
+        return next((model.manifest for model in by_tag.values() if f"sha256:{model.digest}" == reference), None)
 
     def blob(self, digest: str) -> SimLayer | None:
         with self._lock:
@@ -111,7 +112,7 @@ class RegistryStock:
     # Signed addresses
 
     def signed(self, digest: str) -> str:
-        expires = self.clock.now().timestamp() + self.signature_seconds
+        expires = self.clock.now().timestamp() + SIGNATURE_SECONDS
         return f"{self.cdn_url}/cdn/{digest}?expires={expires}&signature={self._signature(digest, str(expires))}"
 
     def is_signed(self, digest: str, query: str) -> bool:

@@ -92,7 +92,7 @@ class Place:
         found = self.weights.find(TINY)
         assert found is not None
         assert found.digest == stands.manifest.digest
-        assert not self.weights.verify(found.manifest)
+        assert not self.weights.verify(found.manifest.blobs)
         folder = restore.newest_thrown(self.weights, TINY)
         assert folder.manifest == thrown.manifest
         assert restore.blob_paths(self.weights, folder)

@@ -238,7 +238,7 @@ def test_a_delete_leaves_what_others_share(bench: Bench) -> None:
     assert job.result["freed_bytes"] == ONE.size - LICENSE.size
     models = bench.scene.weights()
     assert [str(model.name) for model in models.models()] == ["two:latest"]
-    assert models.verify(models.models()[0].manifest) == []
+    assert models.verify(models.models()[0].manifest.blobs) == []
     assert not bench.blob(ONE.layers[0].digest).exists()
 
 

@@ -41,7 +41,7 @@ def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
         put_blob(weights, content)
     put_blob(weights, b"c" * 5, digest_of(b"a" * (CHUNK * 2 + 7)))
     progress = Progress(HandClock())
-    assert len(weights.verify(model.manifest, progress=progress)) == 1
+    assert len(weights.verify(model.manifest.blobs, progress=progress)) == 1
     reading = progress.read()
     assert (reading.status, reading.completed, reading.total) == ("verifying", model.manifest.size, model.manifest.size)
 
@@ -60,7 +60,7 @@ def test_a_check_that_raises_stops_every_reader(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        weights.verify(model.manifest, workers=2, check=check)
+        weights.verify(model.manifest.blobs, workers=2, check=check)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("verify")]
 
 

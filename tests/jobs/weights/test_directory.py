@@ -206,7 +206,7 @@ def test_a_holder_that_was_taken_over_publishes_nothing(tmp_path: Path) -> None:
         new.settle(digest)
     weights.publish(tiny.name, tiny.manifest, new, still_ours=nothing)
     assert names_in(weights) == ["tiny:latest"]
-    assert weights.verify(tiny.manifest) == []
+    assert weights.verify(tiny.manifest.blobs) == []
 
 
 def test_a_holder_released_between_blobs_and_manifest_shows_nothing(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_two_holders_that_publish_at_once_leave_one_whole_model(tmp_path: Path) 
         assert unexpected == []
         assert None in ended
         assert names_in(weights) == ["tiny:latest"]
-        assert weights.verify(tiny.manifest) == []
+        assert weights.verify(tiny.manifest.blobs) == []
 
 
 # Mending
@@ -325,7 +325,7 @@ def test_a_damaged_blob_is_mended_alone(tmp_path: Path) -> None:
     publish(weights, tiny)
     put_blob(weights, b"weighty", digest_of(b"weights"))
     others = weights.layout.blob(digest_of(b"other")).stat()
-    (damage,) = weights.verify(tiny.manifest)
+    (damage,) = weights.verify(tiny.manifest.blobs)
     staging = weights.stage("tiny", "mender")
     layer = layer_of(b"weights")
     with pytest.raises(Corrupt):
@@ -333,7 +333,7 @@ def test_a_damaged_blob_is_mended_alone(tmp_path: Path) -> None:
     staging.path(damage.digest).write_bytes(b"weights")
     staging.settle(damage.digest)
     weights.replace_blob(layer, staging, still_ours=nothing)
-    assert weights.verify(tiny.manifest) == []
+    assert weights.verify(tiny.manifest.blobs) == []
     assert weights.layout.blob(digest_of(b"other")).stat() == others
     weights.release("tiny")
     with pytest.raises(Fenced):

@@ -155,7 +155,7 @@ def test_a_rollback_brings_the_old_one_back_and_can_be_undone(tmp_path: Path) ->
         assert restore.restore(weights, folder, still_ours=nothing) == left.manifest.digest
         [model] = weights.models()
         assert model.digest == expected.manifest.digest
-        assert not weights.verify(model.manifest)
+        assert not weights.verify(model.manifest.blobs)
         [kept] = weights.survey().trash
         assert kept.manifest == left.manifest
         assert not weights.survey().strays
