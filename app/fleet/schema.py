@@ -288,9 +288,9 @@ class Fleet(_Table):
         for key, name in self._tiers_named():
             if name not in self.tiers:
                 yield f"{key} = {name!r}: there is no such tier; {tiers}"
-        seen: dict[ModelName, int] = {}
+        first_index: dict[ModelName, int] = {}
         for index, model in enumerate(self.models):
-            first = seen.setdefault(model.parsed.folded(), index)
+            first = first_index.setdefault(model.parsed.folded(), index)
             if first != index:
                 yield f"models[{index}].name = {model.name!r}: is models[{first}] again; leave one of them out"
             if not self.may_pull_from().allow(model.parsed):

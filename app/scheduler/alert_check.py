@@ -81,8 +81,8 @@ def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Hea
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
     """The history of a tier, oldest first."""
-    found = [Turn.from_json(value) for key, value in entries.items() if key.startswith(keys.health(tier, ""))]
-    return sorted(found, key=lambda turn: turn.n)
+    turns_of_tier = [Turn.from_json(value) for key, value in entries.items() if key.startswith(keys.health(tier, ""))]
+    return sorted(turns_of_tier, key=lambda turn: turn.n)
 
 
 def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now: datetime) -> None:

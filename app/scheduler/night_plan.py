@@ -132,17 +132,17 @@ def _prune(actual: Actual) -> Iterator[NightStep]:
 
 
 def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep]:
-    here = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
+    whole = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
         request = {"model": model.name, "way": "auto", "rate_limit": None}
-        if name not in here:
+        if name not in whole:
             if model.pinned:
                 yield NightStep("pull", str(name), request, "the fleet pins it, and it is not here in whole")
             continue
-        newer = _newer(here[name], actual, notes)
+        newer = _newer(whole[name], actual, notes)
         if newer is not None:
-            why = f"its tag moved upstream, from {here[name].digest[:12]} to {newer.digest[:12]}"
+            why = f"its tag moved upstream, from {whole[name].digest[:12]} to {newer.digest[:12]}"
             yield NightStep("pull", str(name), request, why, newer.size)
 
 
@@ -214,9 +214,9 @@ def _share(fleet: Fleet, actual: Actual, steps: Iterable[NightStep], now: dateti
 
 def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[NightStep]:
     """One that comes tonight is left alone, or the second run of a night would do more than the first."""
-    here = {each.name.folded() for each in actual.found if isinstance(each, SurveyedModel)}
+    whole = {each.name.folded() for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
-        if model.warmed and name in here and str(name) not in coming:
+        if model.warmed and name in whole and str(name) not in coming:
             tier = model.tier if actual.tiers is None or model.tier in actual.tiers else None
             yield NightStep("warm", str(name), {"model": model.name, "tier": tier}, "the fleet warms it each night")

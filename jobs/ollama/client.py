@@ -282,12 +282,12 @@ class OllamaClient:
 
 def _words(events: Iterator[Head | bytes]) -> str:
     """What a server says of an error, up to more than anybody would read."""
-    said = bytearray()
+    words = bytearray()
     for line in events:
-        said += line + b"\n" if isinstance(line, bytes) else b""
-        if len(said) > MAX_WORDS_BYTES:
+        words += line + b"\n" if isinstance(line, bytes) else b""
+        if len(words) > MAX_WORDS_BYTES:
             break
-    return said[:MAX_WORDS_BYTES].decode(errors="replace").removesuffix("\n")
+    return words[:MAX_WORDS_BYTES].decode(errors="replace").removesuffix("\n")
 
 
 def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> Exception:
@@ -295,8 +295,8 @@ def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> 
         document = foreign.document(text.encode(errors="replace"), "the answer")
     except Corrupt:
         document = text
-    said = document.get("error", text) if isinstance(document, dict) else text
-    return refusal(status, str(said), doing=doing, retry_after=headers.get("retry-after"))
+    words = document.get("error", text) if isinstance(document, dict) else text
+    return refusal(status, str(words), doing=doing, retry_after=headers.get("retry-after"))
 
 
 def _parsed(line: bytes, doing: str) -> Mapping[str, Any]:

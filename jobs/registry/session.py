@@ -229,17 +229,17 @@ class RegistrySession:
             if self._token != used:
                 return
             scheme, _, rest = challenged.headers.get("WWW-Authenticate", "").partition(" ")
-            asked = dict(_PARAMETER.findall(rest))
-            if scheme.lower() != "bearer" or "realm" not in asked:
+            challenge = dict(_PARAMETER.findall(rest))
+            if scheme.lower() != "bearer" or "realm" not in challenge:
                 raise Unauthorized(f"{self._base.host} wants a login for {str(self._name)!r}", hint=_LOGIN_HINT)
-            realm = parsed_address(asked.pop("realm"), f"{self._base.host} sends us for a token")
+            realm = parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
                     f"{self._base.host} sends us to {realm.host!r} for a token, which is another host",
                     hint="a token is only fetched from the registry itself",
                 )
             drain(challenged)
-            params = {key: asked[key] for key in ("service", "scope") if key in asked}
+            params = {key: challenge[key] for key in ("service", "scope") if key in challenge}
             with closing(self._send(realm, {}, params=params)) as response:
                 self._refuse(response, f"a token for {self._name}")
                 need_no_encoding(response)

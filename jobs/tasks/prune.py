@@ -27,7 +27,7 @@ def prune(attempt: RunningAttempt, context: TaskContext) -> Result:
         attempt.job.request,
         began=began,
     )
-    trash_moves.follow(weights, plan, still_ours=attempt.hold, tell=attempt.progress.begin)
+    trash_moves.follow(weights, plan, still_ours=attempt.hold, begin_phase=attempt.progress.begin)
     return plan.as_json()
 
 

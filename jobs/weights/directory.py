@@ -97,13 +97,12 @@ class ModelsDirectory:
         self,
         layers: Iterable[Layer],
         *,
-        workers: int | None = None,
         progress: Progress | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
         """Hash these blobs where they are published; the damaged ones."""
         blobs = [(self.layout.blob(layer.digest), layer) for layer in {each.digest: each for each in layers}.values()]
-        return verify(blobs, workers=workers, progress=progress, check=check)
+        return verify(blobs, progress=progress, check=check)
 
     # Room and rights
 
@@ -173,20 +172,20 @@ class ModelsDirectory:
             NotEnoughRoom: the disk has not that much left.
 
         """
-        found = self.survey()
+        weights = self.survey()
         free = self._free_bytes()
-        in_trash = f", {human_bytes(found.trash_bytes)} of it in the trash" if found.trash else ""
+        in_trash = f", {human_bytes(weights.trash_bytes)} of it in the trash" if weights.trash else ""
         on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
-        if quota is not None and found.usage_bytes + bytes_needed > quota:
+        if quota is not None and weights.usage_bytes + bytes_needed > quota:
             raise QuotaExceeded(
-                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(found.usage_bytes)}"
+                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(weights.usage_bytes)}"
                 f" of a quota of {human_bytes(quota)}{in_trash}{on_disk}",
-                hint=could_go(found) or None,
+                hint=could_go(weights) or None,
             )
         if free is not None and bytes_needed > free:
             raise NotEnoughRoom(
                 f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
-                hint=could_go(found) or None,
+                hint=could_go(weights) or None,
             )
 
     def _free_bytes(self) -> int | None:

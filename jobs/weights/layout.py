@@ -88,7 +88,7 @@ class Layout:
             if other.folded() == name.folded():
                 return other
         columns = zip(*(other.path for other in known), strict=True) if known else ((),) * LEVELS
-        return ModelName(*(_spelling(part, seen) for part, seen in zip(name.path, columns, strict=True)))
+        return ModelName(*(_spelling(part, column) for part, column in zip(name.path, columns, strict=True)))
 
 
 def files_called(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
@@ -97,10 +97,10 @@ def files_called(files: Iterable[ManifestFile], name: ModelName) -> list[Manifes
     return sorted(called, key=lambda file: (file.name != name, file.name))
 
 
-def _spelling(part: str, seen: tuple[str, ...]) -> str:
-    if part in seen:
+def _spelling(part: str, column: tuple[str, ...]) -> str:
+    if part in column:
         return part
-    return next((other for other in seen if other.lower() == part.lower()), part)
+    return next((other for other in column if other.lower() == part.lower()), part)
 
 
 def _name_of(parts: tuple[str, ...]) -> ModelName | None:

@@ -40,12 +40,16 @@ def require_models_directory(layout: Layout) -> None:
 
 
 def follow(
-    weights: ModelsDirectory, plan: PrunePlan, *, still_ours: StillOurs, tell: Callable[[str], object] = lambda _: None
+    weights: ModelsDirectory,
+    plan: PrunePlan,
+    *,
+    still_ours: StillOurs,
+    begin_phase: Callable[[str], object] = lambda _: None,
 ) -> None:
     """Carry out a prune's plan. It deletes first: on a full disk nothing can be moved before."""
-    tell("emptying the trash")
+    begin_phase("emptying the trash")
     empty(weights, [each.path for each in plan.delete if each.path], still_ours=still_ours)
-    tell("moving to the trash")
+    begin_phase("moving to the trash")
     unfinished, orphans = ([each.path for each in plan.of(what) if each.path] for what in ("unfinished", "orphan"))
     throw_rest(weights, unfinished, still_ours=still_ours)
     throw_orphans(weights, orphans, still_ours=still_ours)

@@ -93,10 +93,10 @@ class Download(threading.Thread):
 
     def prepare(self) -> None:
         """Take up the parts of an earlier pull, or cut new ones; a part file that cannot be read is the error."""
-        found = sorted(self._target.parent.glob(f"{self._target.name}-partial-*"))
-        for path in found:
+        kept = sorted(self._target.parent.glob(f"{self._target.name}-partial-*"))
+        for path in kept:
             self._parts.append(Part.read(path))
-        if not found:
+        if not kept:
             self.total = int(self._upstream.ask("HEAD", self._path).headers.get("Content-Length", "0"))
             size = min(max(self.total // PARTS, SMALLEST_PART), LARGEST_PART)
             for n, offset in enumerate(range(0, self.total, size)):
@@ -204,8 +204,8 @@ class Part:
     def read(cls, path: Path) -> "Part":
         raw = path.read_bytes()
         try:
-            found = json.loads(raw)
-            return cls(path, found["N"], found["Offset"], found["Size"], found["Completed"])
+            record = json.loads(raw)
+            return cls(path, record["N"], record["Offset"], record["Size"], record["Completed"])
         except (ValueError, KeyError) as error:
             raise SimError("EOF" if not raw.strip() else "unexpected EOF") from error
 

@@ -73,11 +73,11 @@ class Store:
 
     def models(self) -> list[StoredModel]:
         """Those with a manifest that parses, newest first."""
-        found = []
+        models = []
         for file in self.layout.manifest_files():
             with suppress(SimError, FileNotFoundError):
-                found.append(self._read(file.name))
-        return sorted(found, key=lambda model: model.modified_at, reverse=True)
+                models.append(self._read(file.name))
+        return sorted(models, key=lambda model: model.modified_at, reverse=True)
 
     def get(self, name: ModelName) -> StoredModel | None:
         """The model under this name in any spelling; a torn manifest is an error."""
@@ -124,8 +124,8 @@ class Store:
         if key not in self._seen:
             weights = [layer["digest"] for layer in layers if layer.get("mediaType") == f"{IMAGE}model"]
             there = bool(weights) and all(self.blob(each).exists() for each in weights)
-            named = tuple(config.get("capabilities") or ("completion",))
-            self._seen[key] = named if there else ()
+            capabilities = tuple(config.get("capabilities") or ("completion",))
+            self._seen[key] = capabilities if there else ()
         return self._seen[key]
 
     # Writing
@@ -143,8 +143,8 @@ class Store:
         self.delete_unreferenced([layer["digest"] for layer in (*model.layers, model.config_layer) if layer])
 
     def copy(self, source: ModelName, target: ModelName) -> None:
-        found = self.layout.manifest(self.layout.stored_spelling(source))
-        raw = found.read_bytes()
+        path = self.layout.manifest(self.layout.stored_spelling(source))
+        raw = path.read_bytes()
         self.write_manifest(self.layout.stored_spelling(target), raw)
 
     def delete_unreferenced(self, digests: list[str]) -> None:

@@ -154,17 +154,17 @@ class _RegistryHandler(DoubleHandler):
         self, layer: SimLayer, headers: dict[str, str], faults: dict[str, RegistryFault], digest: str = ""
     ) -> None:
         start, stop = 0, layer.size
-        asked = None if "whole" in faults else _parse_range(self.headers.get("Range"), layer.size)
-        if asked is not None:
-            start, stop = asked
+        asked_range = None if "whole" in faults else _parse_range(self.headers.get("Range"), layer.size)
+        if asked_range is not None:
+            start, stop = asked_range
             if start >= layer.size:
                 self._send(416, headers={"Content-Range": f"bytes */{layer.size}"})
                 return
-            shift = faults["shift"].value if "shift" in faults else 0
-            headers["Content-Range"] = f"bytes {start + shift}-{stop - 1 + shift}/{layer.size}"
+            offset = faults["shift"].value if "shift" in faults else 0
+            headers["Content-Range"] = f"bytes {start + offset}-{stop - 1 + offset}/{layer.size}"
         if "short" in faults:
             stop -= faults["short"].value
-        self.send_response(200 if asked is None else 206)
+        self.send_response(200 if asked_range is None else 206)
         headers |= {"Content-Length": str(stop - start), "Accept-Ranges": "bytes"}
         for name, value in headers.items():
             self.send_header(name, value)
