@@ -17,7 +17,7 @@ from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
 from jobs.core.clock import Clock, isoformat, parse_moment
-from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import DictLike

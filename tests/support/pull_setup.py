@@ -17,7 +17,8 @@ import httpx
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import AT_ONCE, NEVER, Policy
-from jobs.ledger.job import LANES, WEIGHTS_LANE, Backoff, Job
+from jobs.ledger.job import Backoff, Job
+from jobs.ledger.kinds import LANES, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.tasks.context import TaskContext
@@ -29,8 +30,8 @@ from jobs.weights.staging import staging_subject
 from jobs.weights.survey import BlobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store, open_store
-from tests.support.processes import until
+from tests.support.stores import Store, open_store
+from tests.support.waiting import until
 
 MODEL = arbitrary("walnut", 600_000, layers=2)
 SUBJECT = str(MODEL.name.folded())
@@ -128,7 +129,7 @@ def worked(store: Store, context: TaskContext, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
     ledger = store.ledger()
     with working(store, context):
-        until(lambda: ledger.reader.get(id).has_ended, patience=60)
+        until(lambda: ledger.reader.get(id).has_ended)
     return ledger.reader.get(id)
 
 

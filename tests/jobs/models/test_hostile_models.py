@@ -22,9 +22,9 @@ from jobs.models import card as cards
 from jobs.weights import survey
 from jobs.weights.layout import Layout
 from jobs.weights.removal import remove
-from tests.app.gateway.catalog.test_ollama_lists import NoFacts
 from tests.support.hostile_models import POISONS, WEIGHTS, Poison, lay_poison
 from tests.support.models_directory import nothing, weights_at
+from tests.support.stores import NoFacts
 
 GOOD = Poison("good")
 MOST_KEPT_BYTES = 24 << 20

@@ -35,9 +35,9 @@ from jobs.weights.removal import remove
 from jobs.weights.staging import staging_subject
 from jobs.weights.trash_moves import throw_models
 from jobs.worker.attempt import RunningAttempt
-from tests.conftest import Store
-from tests.support.processes import until
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 BLOB = MODEL.layers[0]
 ONE, TWO = (
