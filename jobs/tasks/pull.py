@@ -20,6 +20,7 @@ from jobs.core.errors import (
     os_trouble,
 )
 from jobs.core.model_name import ModelName
+from jobs.ledger.kinds import WAYS
 from jobs.models.card import facts_of
 from jobs.registry import servable
 from jobs.tasks.context import Result, TaskContext
@@ -29,8 +30,6 @@ from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging, staging_subject
 from jobs.weights.survey import BlobState, Survey
 from jobs.worker.attempt import RunningAttempt
-
-WAYS = ("auto", "registry", "server")
 
 AFTER_A_PRUNE = timedelta(minutes=1)
 """A pull that finds no room while a prune is at work looks again."""

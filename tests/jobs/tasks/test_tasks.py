@@ -17,13 +17,14 @@ from jobs.core.progress import Reading
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
 from jobs.ledger.job_text import story
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import A10G, Tier
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
 from jobs.tasks.prune import plan_request
-from jobs.tasks.table import perform
+from jobs.tasks.table import TASKS, perform
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama.server import OllamaDouble
@@ -90,6 +91,11 @@ def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[TaskContext
         OllamaClient(double.url, policy=NEVER) as ollama,
     ):
         yield bench.context(servers={tier.name: ollama}, tiers=(tier,))
+
+
+def test_each_kind_has_a_task() -> None:
+    """Whatever can be posted, somebody can do."""
+    assert set(TASKS) == set(KINDS)
 
 
 LLAMA = find(ModelName.parse("llama3.2:1b"))
