@@ -12,7 +12,7 @@ from itertools import takewhile
 from statistics import median
 from typing import Any
 
-from app.fleet.cron_times import due
+from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from jobs.core.clock import isoformat
 from jobs.telemetry.container_time import metered

@@ -7,8 +7,7 @@ from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
 from app.resources import DELIVER_ALERTS, NIGHTLY, SERVERS, deployment, ledger, queue
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
 from jobs.telemetry.webhook import Webhook
@@ -16,24 +15,24 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    shift.tick(_post(), _send_for_delivery, _keep, _call_night)
+    runs.tick(_post(), _send_for_delivery, _keep, _call_night)
 
 
 def deliver_alerts() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
-    alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).send)
+    alert_check.deliver(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).send)
 
 
 def nightly() -> None:
     in_container(schedule="nightly")
     post = _post()
-    shift.nightly(post, lambda memory: actual(post.book.reader, post.fleet, memory, post.clock))
+    runs.nightly(post, lambda memory: actual(post.ledger.reader, post.fleet, memory, post.clock))
 
 
-def _post() -> shift.ScheduleContext:
+def _post() -> runs.ScheduleContext:
     clock = SystemClock()
-    return shift.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
+    return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
 
 
 def _send_for_delivery() -> None:

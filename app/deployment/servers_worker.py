@@ -30,12 +30,13 @@ from jobs.core.retry import NEVER, Policy
 from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import place
+from jobs.models.placement import place_model
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.telemetry.container_time import say_warming
 from jobs.worker.attempt import RunningAttempt
 
@@ -49,14 +50,14 @@ def run() -> bool:
     """Work the servers lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
     book = Ledger(queue, ledger, clock)
-    shop = TaskContext(
+    context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers=_servers(os.environ),
         tiers=fleet.catalog_tiers(),
-        belongs=lambda name: tier_of(name, fleet, ledger),
+        declared_tier=lambda name: tier_of(name, fleet, ledger),
     )
-    warming = Warming(shop, fleet, ledger, clock)
+    warming = Warming(context, fleet, ledger, clock)
     return work(book, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
@@ -68,27 +69,27 @@ def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
     """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
-    if tier := fleet.belongs(name):
+    if tier := fleet.declared_tier(name):
         return tier
     known = (facts.get(keys.WEIGHTS_MODELS) or {}).get(str(name.folded()))
     if known is None:
         return None
-    return place(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
+    return place_model(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
 
 
 class Warming:
     """Wakes the server that a job needs, and has it do what the job asks for.
 
     Args:
-        shop: what the tasks work with.
+        context: what the tasks work with.
         fleet: declares the tiers.
         facts: where servers report, and where wakes of our own are counted.
         clock: the time.
 
     """
 
-    def __init__(self, shop: TaskContext, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
-        self._shop = shop
+    def __init__(self, context: TaskContext, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
+        self._context = context
         self._fleet = fleet
         self._facts = facts
         self._clock = clock
@@ -111,7 +112,7 @@ class Warming:
 
         """
         name = ModelName.parse(run.job.request["model"])
-        tier, server = self._shop.server_of(name, run.job.request.get("tier"))
+        tier, server = self._context.server_for_model(name, run.job.request.get("tier"))
         within = longest_start(self._fleet, tier.name)
         may_start = self._starts(run, tier.name, within)
         may_start()
@@ -120,7 +121,7 @@ class Warming:
         waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=LOOK_EVERY)
         with self._marked(run, tier.name, within):
             waking.call(lambda: may_start() or server.version(), sleep=run.sleep)
-            return perform(run, self._shop)
+            return perform(run, self._context)
 
     def _starts(self, run: RunningAttempt, tier: str, within: timedelta) -> Callable[[], None]:
         """To be called before each request that may start a server; it raises while the tier's starts are refused.

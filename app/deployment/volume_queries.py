@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from app.accounting import archive, spending
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
-from app.scheduler.steps import tonight
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, models_in
@@ -23,7 +23,7 @@ from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import planned
+from jobs.tasks.prune import plan_request
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
@@ -34,7 +34,7 @@ from jobs.weights.trash_moves import require_models_directory
 def weights_use(book: LedgerReader, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
     jobs = book.jobs()
-    return recall(facts, jobs).around(jobs, loaded(facts))
+    return recall(facts, jobs).weights_use(jobs, loaded(facts))
 
 
 def loaded(facts: DictLike) -> list[str]:
@@ -53,7 +53,7 @@ def plan_prune(request: dict[str, Any]) -> PrunePlan:
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
     here = weights_use(LedgerReader.of(ledger, clock), ledger)
-    return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
+    return plan_request(on_the_volume(), here, declared().retention(), clock.now(), request)
 
 
 def actual(book: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
@@ -76,10 +76,10 @@ def joined(
     jobs = book.jobs()
     return Actual(
         found.known,
-        upstream(registry, asked_about(fleet, found.known)),
+        upstream_tags(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(facts)), fleet.retention(), now),
-        tonight(fleet, jobs, now),
+        plan(found, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
+        tonight(fleet.schedule.times, jobs, now),
     )
 
 

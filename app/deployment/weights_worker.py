@@ -28,7 +28,8 @@ from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ShrinkingDict
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory
 from jobs.worker.worker import Perform
@@ -164,17 +165,17 @@ def opened(
 ) -> Iterator[Perform]:
     """What does the work of one attempt on the volume. Before any, what the Dict would forget is archived."""
     shelf.open()
-    shop = TaskContext(
+    context = TaskContext(
         clock=clock,
         registry=registry,
         weights=shelf.weights,
         retention=fleet.retention(),
-        around=lambda: weights_use(book.reader, facts),
+        weights_use=lambda: weights_use(book.reader, facts),
     )
     _tell_models(shelf)
     with shelf.committed_often():
         _tidy(book, facts, shelf, fleet, clock)
-        yield lambda run: perform(run, shop)
+        yield lambda run: perform(run, context)
 
 
 def _tell_models(shelf: MountedWeights) -> None:

@@ -149,7 +149,7 @@ class Service:
             GatewayParts(
                 upstreams=upstreams(fleet, environ),
                 standing=self._standing,
-                router=Router(self._standing, fleet.catalog_tiers(), fleet.belongs),
+                router=Router(self._standing, fleet.catalog_tiers(), fleet.declared_tier),
                 keys=keys,
                 facts=ledger,
                 open_ledger=lambda: Ledger(queue, ledger, clock),

@@ -93,7 +93,7 @@ class LocalGateway:
         home: Home,
         clock: Clock,
         *,
-        belongs: Callable[[ModelName], str | None],
+        declared_tier: Callable[[ModelName], str | None],
         rate_limit: int | None,
         registries: Registries,
         fleet: Fleet | None,
@@ -113,7 +113,7 @@ class LocalGateway:
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._standing,
-                router=Router(self._standing, servers.tiers, belongs),
+                router=Router(self._standing, servers.tiers, declared_tier),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),

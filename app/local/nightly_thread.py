@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
+from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import Fleet
 from app.gateway.ops.context import nobody
 from app.local.registry_policy import allowed
 from app.local.windows import LocalWindows
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, asked_about, night
-from app.scheduler.steps import night_began, tonight
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Unsupported
 from jobs.core.retry import NEVER
@@ -53,10 +52,10 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     registry = Registry(clock=clock, mirrors=mirror, registries=whence, requests=NEVER)
     return Actual(
         found.known,
-        upstream(registry, asked_about(fleet, found.known)),
+        upstream_tags(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(stack.servers, clock)), stack.retention, now),
-        tonight(fleet, jobs, now),
+        plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
+        tonight(fleet.schedule.times, jobs, now),
         frozenset(server.tier for server in stack.servers),
     )
 
@@ -101,13 +100,13 @@ class Nights:
     def look(self) -> None:
         """Do the round of this night, unless it was done, or failed just now. A start of `up` tries at once."""
         now = self._clock.now()
-        began = night_began(self._fleet, now)
+        began = night_began(self._fleet.schedule.times, now)
         if began == self._done or not (self._is_fresh or tries_of(self._facts, began).is_due(now)):
             return
         self._is_fresh = False
         # The workers of this machine hear the bells themselves, and need not be sent for.
-        post = shift.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
-        shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
+        post = runs.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
+        runs.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
     def keep_windows(self) -> None:
@@ -129,6 +128,6 @@ class Nights:
         if self._stack.models is not None:
             self._tell_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        looked = alert_check.look(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
-        if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
-            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).send)
+        checked = alert_check.check(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
+        if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
+            alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

@@ -62,12 +62,12 @@ def cost(
 def windows(fleet: FleetFile = None, json: Json = False) -> None:
     """Tell what declared windows cost in a month, and from how many cold starts on they pay."""
     from app.accounting.window_cost import offers  # noqa: PLC0415
-    from app.fleet.file import HERE  # noqa: PLC0415
+    from app.fleet.file import FLEET_FILE  # noqa: PLC0415
     from app.fleet.schema import load  # noqa: PLC0415
 
     at = this_machine()
     stack = home_of(os.environ).read_stack()
-    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.commands.clock.now())
+    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else FLEET_FILE)), {}, at.commands.clock.now())
     if json:
         put_json([each.as_json() for each in found])
     else:

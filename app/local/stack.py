@@ -31,7 +31,7 @@ from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import Registries
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.prune_plan import Retention
 
@@ -69,9 +69,9 @@ class StackPlan:
     registries: Registries
     declared: Declared | None = None
 
-    def belongs(self, name: ModelName) -> str | None:
+    def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
-        return self.declared.fleet.belongs(name) if self.declared else None
+        return self.declared.fleet.declared_tier(name) if self.declared else None
 
 
 def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
@@ -101,7 +101,7 @@ def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int
                 keys,
                 home,
                 clock,
-                belongs=plan.belongs,
+                declared_tier=plan.declared_tier,
                 rate_limit=plan.limits.rate_limit,
                 registries=plan.registries,
                 fleet=plan.declared.fleet if plan.declared else None,
@@ -109,8 +109,8 @@ def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int
                 problems=lambda: [problem for told in tuple(tell) for problem in told()],
             )
             ending.callback(gateway.close)
-            shop = task_context(servers, plan, home, clock)
-            workers = Workers(home, shop, clock, at_weights=plan.limits.concurrency, changed=gateway.look)
+            context = task_context(servers, plan, home, clock)
+            workers = Workers(home, context, clock, at_weights=plan.limits.concurrency, changed=gateway.look)
             ending.callback(workers.stop)
             workers.start()
             tell.append(workers.problems)
@@ -164,9 +164,9 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
             tier.name: OllamaClient(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)
         },
         tiers=servers.tiers,
-        belongs=plan.belongs,
+        declared_tier=plan.declared_tier,
         retention=plan.limits.retention,
-        around=lambda: weights_use(home, named(servers), clock),
+        weights_use=lambda: weights_use(home, named(servers), clock),
     )
 
 

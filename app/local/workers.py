@@ -17,7 +17,9 @@ from jobs.core.errors import Trouble
 from jobs.home.home import Home
 from jobs.ledger.job import Backoff, Job
 from jobs.ledger.kinds import LANES, SERVERS_LANE, WEIGHTS_LANE
-from jobs.tasks.table import TaskContext, perform, staging_subject
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
+from jobs.weights.staging import staging_subject
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 
@@ -103,19 +105,19 @@ class Workers:
     """
     Args:
         home: where the ledger is.
-        shop: what the tasks work with.
+        context: what the tasks work with.
         clock: the time.
         at_weights: jobs on weights, side by side.
         changed: called when a job has done its work, before it ends.
     """
 
     def __init__(
-        self, home: Home, shop: TaskContext, clock: Clock, *, at_weights: int, changed: Callable[[], object]
+        self, home: Home, context: TaskContext, clock: Clock, *, at_weights: int, changed: Callable[[], object]
     ) -> None:
         self._stop = threading.Event()
         self._home = home
         self._clock = clock
-        self._shop = shop
+        self._context = context
         self._changed = changed
         self._concurrency = {WEIGHTS_LANE: at_weights, SERVERS_LANE: AT_SERVERS}
         self._posts = [WorkerProcess(lane, partial(self._hire, lane), self._stop, clock) for lane in LANES]
@@ -157,11 +159,11 @@ class Workers:
         )
 
     def _perform(self, run: RunningAttempt) -> dict[str, Any]:
-        result = perform(run, self._shop)
+        result = perform(run, self._context)
         self._changed()
         return result
 
     def _fence(self, job: Job) -> None:
         """Take the staging of a lost pull from its holder, should that wake up. Any lane's sweep may come first."""
-        if job.lane == WEIGHTS_LANE and self._shop.weights is not None:
-            self._shop.weights.release(staging_subject(job))
+        if job.lane == WEIGHTS_LANE and self._context.weights is not None:
+            self._context.weights.release(staging_subject(job))

@@ -43,7 +43,7 @@ class ModelsView:
         self._volume = Layout(volume)
 
     def names(self) -> list[ModelName]:
-        return [file.name for file in self.layout.manifest_files()[0]]
+        return [file.name for file in self.layout.manifest_files()]
 
     def blobs(self, name: str) -> frozenset[str]:
         """The file names of a served model's blobs; none for one that is not served, or no longer."""
@@ -59,7 +59,7 @@ class ModelsView:
         self._link_blobs()
         whole: dict[ModelName, bytes] = {}
         withheld: list[tuple[ModelName, str]] = []
-        for each in survey.loaded(self._volume):
+        for each in survey.read_models(self._volume):
             why = _unreadable(self._volume, each) if isinstance(each, SurveyedModel) else each.cause
             if isinstance(each, SurveyedModel) and not why:
                 whole[each.name] = each.manifest.raw

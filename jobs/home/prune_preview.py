@@ -9,7 +9,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import Trouble, Unsupported
 from jobs.home.home import Home, LocalServer
 from jobs.home.status import client_of, weights_of
-from jobs.tasks.table import planned
+from jobs.tasks.prune import plan_request
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import PrunePlan, WeightsUse
 from jobs.weights.trash_moves import require_models_directory
@@ -21,7 +21,7 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
     jobs = home.reader(clock).jobs()
-    return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
+    return recall(home.facts(), jobs).weights_use(jobs, loaded(servers, clock))
 
 
 def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:
@@ -46,4 +46,6 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
     weights = weights_of(stack.models, home, clock)
     require_models_directory(weights.layout)
-    return planned(weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request)
+    return plan_request(
+        weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request
+    )

@@ -4,7 +4,7 @@ A field that a server leaves out is empty here; a document that is not what the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -74,34 +74,6 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """What a server knows about one model."""
-
-    details: ModelDetails
-    capabilities: tuple[str, ...]
-    modified_at: datetime
-    template: str = ""
-    system: str = ""
-    license: str = ""
-    parameters: str = ""
-    model_info: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, document: Any) -> Self:
-        wire = _mapping(document, "what a server shows of a model")
-        return cls(
-            details=_details(wire.get("details")),
-            capabilities=foreign.texts(wire.get("capabilities")),
-            modified_at=foreign.moment(wire.get("modified_at")) or _NEVER,
-            template=str(wire.get("template", "")),
-            system=str(wire.get("system", "")),
-            license=str(wire.get("license", "")),
-            parameters=str(wire.get("parameters", "")),
-            model_info=_mapping(wire.get("model_info") or {}, "model_info"),
-        )
-
-
-@dataclass(frozen=True)
 class Usage:
     """What an answer cost, from its last frame."""
 
@@ -131,42 +103,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Frame:
-    """A piece of an answer; the last one has `done`, the reason and what it cost."""
+    """A piece of what `/api/generate` answers; the last one has `done`, and what it cost."""
 
     text: str
-    thinking: str = ""
     done: bool = False
-    done_reason: str = ""
     usage: Usage = Usage()
 
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> Self:
-        """Read a frame of `/api/chat` (a message) or `/api/generate` (a response)."""
-        message = _mapping(wire.get("message") or {}, "a message")
-        return cls(
-            text=str(message.get("content") or wire.get("response") or ""),
-            thinking=str(message.get("thinking") or wire.get("thinking") or ""),
-            done=wire.get("done") is True,
-            done_reason=str(wire.get("done_reason", "")),
-            usage=Usage.of(wire),
-        )
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """One vector of length 1 for each input."""
-
-    vectors: tuple[tuple[float, ...], ...]
-    usage: Usage
-
-    @classmethod
-    def of(cls, document: Any) -> Self:
-        wire = _mapping(document, "embeddings")
-        try:
-            vectors = tuple(tuple(float(number) for number in vector) for vector in wire.get("embeddings") or ())
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ServerTrouble(f"the embeddings came as something else: {error}") from error
-        return cls(vectors, Usage.of(wire))
+        return cls(text=str(wire.get("response") or ""), done=wire.get("done") is True, usage=Usage.of(wire))
 
 
 def listed_in(document: Any) -> list[Any]:

@@ -227,7 +227,7 @@ def test_no_signed_address_is_told(tmp_path: Path) -> None:
         registry.faults.add(RegistryFault("cdn", "status", 503, times=None))
         scene = Scene(tmp_path, registry.url)
         store = open_store(scene.ledger_path, SystemClock())
-        job = worked(store, scene.shop(client), post(store, attempts=2))
+        job = worked(store, scene.context(client), post(store, attempts=2))
         kept = json.dumps(dict(store.facts.items()))
         store.close()
     assert [attempt.failure_class for attempt in job.attempts] == ["network", "network"]

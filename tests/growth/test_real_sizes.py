@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from app.deployment.status import status
 from app.local.nightly_thread import Nights, coming_night
-from app.scheduler.alert_check import look
+from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual, night
 from jobs.core.errors import QuotaExceeded
 from jobs.core.model_name import ModelName
@@ -112,7 +112,7 @@ def test_what_is_too_large_is_refused_with_what_could_go(shelf: LargeShelf) -> N
 def test_the_watch_and_status_word_terabytes(shelf: LargeShelf) -> None:
     """Near its quota, and nowhere else in trouble."""
     now = shelf.clock.now()
-    wrong = look(shelf.book.reader, shelf.facts, shelf.fleet, now).open
+    wrong = check(shelf.book.reader, shelf.facts, shelf.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
     assert list(status(shelf.facts, now, deployed=True, jobs=shelf.book.reader.jobs()).lines())
 

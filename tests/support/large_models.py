@@ -23,7 +23,7 @@ from app.deployment.volume_queries import joined
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.scheduler import runs as shift
+from app.scheduler import runs
 from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
@@ -131,7 +131,7 @@ class LargeShelf:
         self.here: dict[str, Manifest] = {}
         self.upstream: dict[str, Manifest] = {}
         self.registry = Registry(client=httpx.Client(transport=httpx.MockTransport(self._answer)), requests=NEVER)
-        self.post = shift.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
+        self.post = runs.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
         self.seen: list[Seen] = []
         self.before: dict[str, int] = {}
         """The sizes at the beginning."""
@@ -171,7 +171,7 @@ class LargeShelf:
 
     def _posted(self) -> list[Job]:
         before = set(self.book.reader.ids())
-        shift.nightly(self.post, self.actual)
+        runs.nightly(self.post, self.actual)
         return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
 
     def work(self) -> None:

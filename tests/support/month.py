@@ -27,8 +27,7 @@ from app.deployment.volume_queries import joined
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import Clock
 from jobs.core.errors import Stalled
@@ -40,7 +39,7 @@ from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
@@ -165,7 +164,7 @@ class Month:
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
         self.asked_by_pulls = Registry(clock=self.clock, mirrors=mirror, requests=AT_ONCE, policy=AT_ONCE)
-        self.post = shift.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
+        self.post = runs.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
         self.webhook_hangs = False
         self.is_interrupted = False
         self.sleeps_through = False
@@ -207,11 +206,11 @@ class Month:
     # -- the schedules -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        shift.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
+        runs.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
-            alert_check.tell(self.facts, self.clock, self._tell)
+            alert_check.deliver(self.facts, self.clock, self._tell)
 
     def _call_night(self) -> None:
         """Whoever is sent for a night sleeps through as well."""
@@ -221,8 +220,8 @@ class Month:
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
         planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
-        posted = self._posted_by(lambda: shift.nightly(self.post, self._actual))
-        again = self._posted_by(lambda: shift.nightly(self.post, self._actual))
+        posted = self._posted_by(lambda: runs.nightly(self.post, self._actual))
+        again = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
@@ -291,14 +290,14 @@ class Month:
         taken_away.set()
 
     def _warming(self) -> Warming:
-        shop = TaskContext(
+        context = TaskContext(
             clock=self.clock,
             registry=self.asked_by_pulls,
             servers=self.servers.ollamas(),
             tiers=self.fleet.catalog_tiers(),
-            belongs=self.fleet.belongs,
+            declared_tier=self.fleet.declared_tier,
         )
-        return Warming(shop, self.fleet, self.facts, self.clock)
+        return Warming(context, self.fleet, self.facts, self.clock)
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -474,5 +473,6 @@ def foretold(month: Month, tier: str) -> Foretold:
 
 def _warms(month: Month, planned: Night, tier: str) -> bool:
     return any(
-        step.kind == "warm" and month.fleet.belongs(ModelName.parse(step.subject)) == tier for step in planned.steps
+        step.kind == "warm" and month.fleet.declared_tier(ModelName.parse(step.subject)) == tier
+        for step in planned.steps
     )

@@ -140,7 +140,7 @@ class OpsApi:
             return dict(self.store().facts.items())
 
         def pruning(_: object = None) -> PrunePlan:
-            return plan(Survey((), (), (), (), (), 0), Memory().around([]), Retention(), self.clock.now())
+            return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), Retention(), self.clock.now())
 
         fleet = load()
         return (

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.fleet.cron_times import due
+from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader

@@ -12,7 +12,7 @@ from app.gateway.catalog.state import KnownState
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
-from jobs.models.placement import Tier, Weighed, place, too_large, weigh
+from jobs.models.placement import Tier, Weighed, place_model, too_large, weigh
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,14 @@ class Router:
     """
 
     def __init__(
-        self, standing: KnownState, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
+        self,
+        standing: KnownState,
+        tiers: Sequence[Tier],
+        declared_tier: Callable[[ModelName], str | None] = lambda _: None,
     ) -> None:
         self._standing = standing
         self._tiers = {tier.name: tier for tier in tiers}
-        self._belongs = belongs
+        self._declared_tier = declared_tier
 
     def route(
         self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
@@ -95,10 +98,10 @@ class Router:
         model = self._standing.find(name)
         if model is None or not may_see(model.name):
             raise self._unknown(name, may_see)
-        declared = self._belongs(model.name)
+        declared = self._declared_tier(model.name)
         if declared in self._tiers:
             return self._declared(model, self._tiers[declared], context)
-        placed = place(model.size, list(self._tiers.values()), facts=model.facts, context=context)
+        placed = place_model(model.size, list(self._tiers.values()), facts=model.facts, context=context)
         strange = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
         return _route(model, placed.weighed, (*strange, *placed.facts), warning=placed.warning)
 

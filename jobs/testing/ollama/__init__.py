@@ -6,8 +6,7 @@ download          one blob on its way into the simulator's directory, as ollama'
 faults            things that go wrong in the Ollama simulator, switched on per route while it runs
 generation        answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream
                   frames, count
-go_formats        what the simulator says, how it counts, and the odd formats of Go that it has to speak
-go_json           JSON bodies as Go's decoder takes and refuses them, as far as its words reach Ollama's users
+go_formats        what the simulator says, how it counts, and Go's formats and JSON as far as Ollama's users see them
 http              the simulator's HTTP front: finds the route, lets faults strike, sends answers piece by piece
 memory            what the simulator holds in memory: one load at a time, kept alive, dropped when whoever asked for
                   it leaves

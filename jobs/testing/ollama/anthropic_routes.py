@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.testing.ollama.faults import SimError
-from jobs.testing.ollama.generation import CHAT, Frame, merged, talk
+from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged
 from jobs.testing.ollama.go_formats import short_id, tokens, unix
 from jobs.testing.ollama.requests import (
     SSE,
@@ -52,7 +52,7 @@ def messages(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
         "messages": [{"role": each.get("role"), "content": _text(each.get("content"))} for each in body["messages"]],
         "options": {"num_predict": body["max_tokens"]},
     }
-    frames = _frames(parts, request, native)
+    frames = all_frames(parts, request, native, CHAT)
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
         usage = {"input_tokens": whole["prompt_eval_count"], "output_tokens": whole["eval_count"]}
@@ -103,7 +103,7 @@ def responses(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
         "messages": [{"role": each.get("role", "user"), "content": _text(each.get("content"))} for each in turns],
         "options": {"num_predict": body["max_output_tokens"]} if body.get("max_output_tokens") else {},
     }
-    frames = _frames(parts, request, native)
+    frames = all_frames(parts, request, native, CHAT)
     answer = _Response(parts, str(body.get("model", "")))
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
@@ -165,11 +165,6 @@ class _Response:
 
 def _part(text: str) -> dict[str, Any]:
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _frames(parts: SimulatorParts, request: Request, native: dict[str, Any]) -> Iterator[Frame]:
-    outcome = talk(parts, request, native, CHAT)
-    return iter([outcome]) if isinstance(outcome, dict) else outcome
 
 
 def _until_failure(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:

@@ -82,6 +82,12 @@ def talk(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: A
     return with_error(_frames(parts, request, model, body, shape), request.faults.get("error"))
 
 
+def all_frames(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> Iterator[Frame]:
+    """The frames of an answer; that of a load or an unload is the only one."""
+    outcome = talk(parts, request, body, shape)
+    return iter([outcome]) if isinstance(outcome, dict) else outcome
+
+
 def load_only(parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any]) -> None:
     with using(parts, request, model, body):
         return

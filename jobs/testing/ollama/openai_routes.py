@@ -8,11 +8,12 @@ import base64
 import struct
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
 from jobs.testing.ollama.faults import SimError
-from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, embedded, merged, talk
+from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, all_frames, embedded, merged
 from jobs.testing.ollama.go_formats import short_id, unix
 from jobs.testing.ollama.native_routes import listed, shown
 from jobs.testing.ollama.requests import (
@@ -48,8 +49,7 @@ def completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
 
 def _completion(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> SimulatorAnswer:
     native = _native(body)
-    outcome = talk(parts, request, native, shape)
-    frames = iter([outcome]) if isinstance(outcome, dict) else outcome
+    frames = all_frames(parts, request, native, shape)
     head = _Head(parts, str(body.get("model", "")), shape)
     if not body.get("stream"):
         return as_line(head.whole(merged(list(frames), shape)))
@@ -123,7 +123,7 @@ def usage_of(frame: Frame) -> dict[str, int]:
 def _chat_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: bool) -> Iterator[bytes]:
     role: dict[str, Any] = {"role": "assistant"}
     try:
-        for frame in _chained(first, rest):
+        for frame in chain([first], rest):
             text, thoughts = CHAT.text_of(frame)
             if not frame["done"] or role:
                 yield dumps(head.chunk(role | {"content": text} | ({"reasoning": thoughts} if thoughts else {})))
@@ -140,7 +140,7 @@ def _chat_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
 def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: bool) -> Iterator[bytes]:
     zero = {"usage": usage_of({})} if usage else {}
     try:
-        for frame in _chained(first, rest):
+        for frame in chain([first], rest):
             reason = frame.get("done_reason", "stop") if frame["done"] else None
             yield dumps(head.text_chunk(GENERATE.text_of(frame)[0], reason) | zero)
             if frame["done"]:
@@ -149,11 +149,6 @@ def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
                 yield b"[DONE]"
     except SimError:
         yield dumps(head.text_chunk("", model="") | zero)
-
-
-def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
-    yield first
-    yield from rest
 
 
 def embeddings(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
@@ -196,8 +191,8 @@ def models(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
 
 def model(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     name = unquote(request.path.removeprefix("/v1/models/"))
-    found = shown(parts, {"model": name})
-    created = unix(datetime.fromisoformat(found["modified_at"]))
+    details = shown(parts, {"model": name})
+    created = unix(datetime.fromisoformat(details["modified_at"]))
     document = {"id": name, "object": "model", "created": created, "owned_by": _owner(name)}
     return as_line(document)
 

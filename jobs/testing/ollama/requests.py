@@ -10,7 +10,7 @@ from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError
-from jobs.testing.ollama.go_json import go_json
+from jobs.testing.ollama.go_formats import go_json
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
 from jobs.testing.ollama.store import Store

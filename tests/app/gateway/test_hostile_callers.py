@@ -281,8 +281,8 @@ def test_a_declared_tier_is_looked_up() -> None:
     def cost(declared: int) -> int:
         models = [kind(name=f"m{number}", tier="a10g") for number in range(declared)]
         many = fleet.model_copy(update={"models": models})
-        assert many.belongs(ModelName.parse("M7")) == "a10g"
-        return calls(lambda: many.belongs(ModelName.parse("nobody")))
+        assert many.declared_tier(ModelName.parse("M7")) == "a10g"
+        return calls(lambda: many.declared_tier(ModelName.parse("nobody")))
 
     assert cost(1_000) == cost(10)
 
@@ -291,12 +291,12 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     """Of each key the ways used last are kept: who asks for thousands of contexts takes none from anybody."""
     weighed: list[ModelName] = []
 
-    def belongs(name: ModelName) -> None:
+    def declared_tier(name: ModelName) -> None:
         weighed.append(name)
 
     standing = KnownState(store.facts, ModelList([model("llama3.2")]), store.clock)
     standing.refresh()
-    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], belongs), standing)
+    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], declared_tier), standing)
     patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
     routes.route(patient, "llama3.2", None)
     for context in range(1, 3 * MOST):

@@ -30,6 +30,7 @@ from jobs.ollama.host import OllamaHost
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import metered, say_warming
+from jobs.weights.removal import remove
 from tests.support.models_directory import put, sample, weights_at
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi, running_with
@@ -201,7 +202,7 @@ def test_idle_server_takes_in_new_weights(case: Case) -> None:
     """With nothing loaded and nothing in flight, one look is enough: what came is served, what went is not."""
     case.publish(OTHER, generation=1)
     server = case.start()
-    case.weights.remove(OTHER.name, still_ours=lambda: None)
+    remove(case.weights, OTHER.name, still_ours=lambda: None)
     case.publish(LLAMA, generation=2)
     assert case.listed() == ["other:latest"]
 

@@ -85,7 +85,7 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, 
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(home / "scene", registry.url)
         scene.weights().prepare()
-        with working(here.store(), scene.shop(client)):
+        with working(here.store(), scene.context(client)):
             done = remote.run("pull", NAME)
             again = remote.ask("pull", NAME)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,8 @@ from jobs.core.errors import BadName, BadRequest, NotFound
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
 from jobs.registry.client import Registry
-from jobs.tasks.table import TaskContext, pull
+from jobs.tasks.context import TaskContext
+from jobs.tasks.pull import pull
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import ADMIN_KEY, ops_api, served
 

@@ -223,7 +223,7 @@ def pulled(tmp_path: Path) -> Callable[[SimModel], Pulled]:
             scene = Scene(tmp_path, registry.url)
             store = scene.store()
             try:
-                job = worked(store, scene.shop(client), post(store, model=str(model.name), attempts=3))
+                job = worked(store, scene.context(client), post(store, model=str(model.name), attempts=3))
             finally:
                 store.close()
             assert [path for path in (tmp_path / "models" / "staging").rglob("*") if path.is_file()] == []

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.scheduler.alert_check import tell
+from app.scheduler.alert_check import deliver
 from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.store.sqlite import SqliteDict
@@ -32,7 +32,7 @@ def look(store: Store, *found: Incident) -> list[Case]:
 def told(store: Store) -> list[str]:
     """What a webhook hears now."""
     heard: list[str] = []
-    tell(store.facts, store.clock, heard.append)
+    deliver(store.facts, store.clock, heard.append)
     return heard
 
 
@@ -113,7 +113,7 @@ def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
     def fail(_: str) -> None:
         raise Unreachable("no connection")
 
-    assert tell(store.facts, store.clock, fail) == 0
+    assert deliver(store.facts, store.clock, fail) == 0
     minutes(store, 1)
     assert told(store) == []  # somebody may still be at it
     look(store)
@@ -136,7 +136,7 @@ def test_a_dead_webhook_is_given_up(store: Store) -> None:
 
     for _ in range(TRIES + 20):
         look(store, LOST)
-        tell(store.facts, store.clock, fail)
+        deliver(store.facts, store.clock, fail)
         minutes(store, 5)
     assert tries == TRIES
 
@@ -173,7 +173,7 @@ def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Stor
     for _ in range(TRIES):
         look(store, *found)
         facts.reads = facts.writes = facts.passes = 0
-        tell(facts, store.clock, fail)
+        deliver(facts, store.clock, fail)
         costs.add((facts.passes, facts.reads, facts.writes))
         minutes(store, 5)
     facts.close()
@@ -210,7 +210,7 @@ def test_no_order_doubles_or_loses_an_alert(
 
     for found, fails, wait in [*rounds, *[((), False, 5)] * 8]:
         look(store, *found)
-        tell(store.facts, store.clock, fail if fails else heard.append)
+        deliver(store.facts, store.clock, fail if fails else heard.append)
         minutes(store, wait)
     known = cases(dict(store.facts.items()))
     for incident in (LOST, DEAD):

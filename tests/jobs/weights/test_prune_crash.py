@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import trash_moves as trashing
+from jobs.weights import restore, trash_moves
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, plan
+from jobs.weights.removal import remove
 from jobs.weights.survey import SurveyedModel
 from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, nothing, publish, put, put_blob, put_manifest, sample, weights_at
@@ -71,7 +72,7 @@ def filled(root: Path, shelf: Shelf) -> ModelsDirectory:
         put(weights, version(name, contents, "old"))
         age = timedelta(days=9 if name in shelf.due else 1)
         clock.tick(-age.total_seconds())
-        trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
+        trash_moves.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
         clock.tick(age.total_seconds())
     for name, contents in shelf.models.items():
         os.utime(put(weights, version(name, contents, "new")), (LONG_AGO.timestamp(),) * 2)
@@ -91,8 +92,8 @@ def prune_plan(weights: ModelsDirectory, shelf: Shelf) -> PrunePlan:
         kept={ModelName.parse(name): "pinned" for name in shelf.kept},
         grace=timedelta(days=7),
     )
-    around = WeightsUse(used_since=NOW - timedelta(days=300))
-    return plan(weights.survey(), around, retention, NOW)
+    use = WeightsUse(used_since=NOW - timedelta(days=300))
+    return plan(weights.survey(), use, retention, NOW)
 
 
 def files(weights: ModelsDirectory) -> dict[str, bytes]:
@@ -102,10 +103,10 @@ def files(weights: ModelsDirectory) -> dict[str, bytes]:
 
 def require_sound(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
     """Every published manifest has each blob that it had; a new one has all of them, with the right bytes."""
-    for file in weights.layout.manifest_files()[0]:
+    for file in weights.layout.manifest_files():
         raw = file.path.read_bytes()
         was_there = before.get(str(file.path.relative_to(weights.layout.root))) == raw
-        [found] = weights.named(file.name)
+        [found] = weights.known(file.name)
         if found.manifest is None:
             continue
         assert was_there or isinstance(found, SurveyedModel), f"{file.name} is published without {found}"
@@ -149,7 +150,7 @@ def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(shelf
     ends with nothing to do, and the one after that changes nothing."""
 
     def work(weights: ModelsDirectory) -> None:
-        trashing.follow(weights, prune_plan(weights, shelf), still_ours=nothing)
+        trash_moves.follow(weights, prune_plan(weights, shelf), still_ours=nothing)
 
     def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
@@ -195,7 +196,7 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
     old = version("aa", other, "old")
 
     def work(weights: ModelsDirectory) -> None:
-        trashing.restore(weights, trashing.thrown(weights, TARGET), still_ours=nothing)
+        restore.restore(weights, restore.newest_thrown(weights, TARGET), still_ours=nothing)
 
     def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         found = weights.find(TARGET)
@@ -206,7 +207,7 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
             assert found is not None
         assert found.digest == old.manifest.digest
         assert before[f"manifests/{'/'.join(TARGET.path)}"] in files(weights).values()
-        trashing.follow(
+        trash_moves.follow(
             weights, prune_plan(weights, Shelf({}, {}, set(), set(), set(), False, set(NAMES))), still_ours=nothing
         )
         work(weights)  # undone: the newer one is whole in the trash
@@ -222,7 +223,7 @@ def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
 
     def work(weights: ModelsDirectory) -> None:
         try:
-            weights.remove(TARGET, still_ours=nothing)
+            remove(weights, TARGET, still_ours=nothing)
         except NotFound:
             weights.prepare()
 

@@ -70,7 +70,7 @@ def test_a_view_onto_a_volume_can_be_read(tmp_path: Path) -> None:
     put_manifest(view, tiny.name, tiny.manifest.raw)
     view.layout.blobs.symlink_to(volume.layout.blobs)
     assert [model.digest for model in view.models()] == [tiny.manifest.digest]
-    assert view.verify(tiny.manifest) == []
+    assert view.verify(tiny.manifest.blobs) == []
     assert view.survey().usage_bytes == tiny.manifest.size + len(tiny.manifest.raw)
 
 

@@ -12,6 +12,7 @@ import httpx
 from app.gateway.catalog.sources import Directory
 from jobs.core.model_name import ModelName
 from jobs.weights.layout import Layout
+from jobs.weights.removal import remove
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.hostile_models import POISONS, Poison, lay_poison
@@ -99,7 +100,7 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
                     if not poison.says:
                         assert client.post("/api/show", json={"model": poison.name}).status_code == 200
             for poison in POISONS:
-                weights.remove(ModelName.parse(poison.name), still_ours=nothing)
+                remove(weights, ModelName.parse(poison.name), still_ours=nothing)
             assert running.standing.refresh(), running.standing.trouble
             assert names(running) == {"good:latest"}
             so_far = watch.asked
