@@ -2,7 +2,7 @@
 
 The same failure means one thing of the store (Dict and Queue, where the ledger is kept) and another of a Function, a
 server or the Volume. Whether trying again helps follows from the class that it becomes. `modal.Dict`, `modal.Queue` and
-the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform.calls` meets any.
+the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform` meets any.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ from jobs.core.errors import (
     os_trouble,
 )
 
-Of = Literal["store", "service"]
+Part = Literal["store", "service"]
 
 
 class NotReloaded(ServerTrouble, RuntimeError):
@@ -142,7 +142,7 @@ _HINTS: dict[type[Trouble], str] = {
 }
 
 
-def trouble_of(error: BaseException, of: Of, doing: str) -> Trouble | None:
+def trouble_of(error: BaseException, of: Part, doing: str) -> Trouble | None:
     """What an exception of the platform means; None for one that is not the platform's.
 
     Args:
@@ -164,7 +164,7 @@ def trouble_of(error: BaseException, of: Of, doing: str) -> Trouble | None:
     return kind(f"{doing}: Modal says {name}{f': {said}' if said else ''}", hint=_HINTS.get(kind))
 
 
-def silence(of: Of, doing: str, seconds: float) -> Trouble:
+def no_answer(of: Part, doing: str, seconds: float) -> Trouble:
     """What it means that no answer came for so long."""
     kind: type[Trouble] = StoreUnavailable if of == "store" else ServerTrouble
     return kind(f"{doing}: Modal did not answer within {seconds:g} s", hint=_HINTS[kind])
