@@ -15,7 +15,7 @@ import modal
 from loguru import logger
 
 from app.deployment.addresses import addresses, longest_start, token
-from app.deployment.server_container import take_out
+from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import ring
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
@@ -139,7 +139,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
 class Service:
     """A gateway in its container, from its start to its end."""
 
-    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
+    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(MODELS), volume.reload, clock)
         self._standing = KnownState(ledger, models, clock, every=LOOK_EVERY)

@@ -63,13 +63,13 @@ class ServerView:
 
 
 def next_step(
-    wanted: Any, known: Any, look: ServerView, before: ServerView | None, waited: timedelta = timedelta(0)
+    wanted: Any, current: Any, view: ServerView, last_view: ServerView | None, waited: timedelta = timedelta(0)
 ) -> ReloadStep:
-    """What to do about a generation that is wanted, when another one has been known for so long."""
-    if wanted == known:
+    """What to do about a generation that is wanted, when another one has been served for so long."""
+    if wanted == current:
         return ReloadStep.NOTHING
-    left_alone = not look.loaded or look == before
-    if look.in_flight == 0 and left_alone:
+    left_alone = not view.loaded or view == last_view
+    if view.in_flight == 0 and left_alone:
         return ReloadStep.REFRESH
     return ReloadStep.PAUSE if waited >= OVERDUE else ReloadStep.LATER
 
