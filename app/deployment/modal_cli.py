@@ -229,7 +229,7 @@ class ModalCommands:
         from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
 
         def night() -> int:
-            found = report(dict(ledger.items()), self.commands.ledger.select()[0])
+            found = report(dict(ledger.items()), self.commands.reader.select()[0])
             if json:
                 put_json(found)
             else:
@@ -262,7 +262,7 @@ class ModalCommands:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            jobs = self.commands.ledger.select()[0]
+            jobs = self.commands.reader.select()[0]
             deployed = self.launcher.deployed
             url = deployment.url(GATEWAY) if deployed else None
             found = reports.status(ledger, self.commands.now, deployed=deployed, gateway=url, jobs=jobs)

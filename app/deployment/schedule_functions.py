@@ -28,7 +28,7 @@ def deliver_alerts() -> None:
 def nightly() -> None:
     in_container(schedule="nightly")
     post = _post()
-    shift.nightly(post, lambda memory: actual(post.book, post.fleet, memory, post.clock))
+    shift.nightly(post, lambda memory: actual(post.book.reader, post.fleet, memory, post.clock))
 
 
 def _post() -> shift.ScheduleContext:

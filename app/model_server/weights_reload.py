@@ -18,12 +18,13 @@ from loguru import logger
 from app.model_server.connections import callers_of
 from app.model_server.models_view import ModelsView
 from app.model_server.process import Daemon
-from app.model_server.reload_policy import GENERATION, ServerView
+from app.model_server.reload_policy import ServerView
 from app.model_server.settings import ServerHost
 from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.ollama.client import OllamaClient
+from jobs.store import keys
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
@@ -78,7 +79,7 @@ class WeightsReload:
         return None if self.current is _UNKNOWN else self.current
 
     def wanted_generation(self) -> Any:
-        return self._host.facts.get(GENERATION)
+        return self._host.facts.get(keys.WEIGHTS_GENERATION)
 
     def prepare(self) -> None:
         """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""

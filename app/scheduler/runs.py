@@ -18,9 +18,10 @@ from app.scheduler.parts import NightParts
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran, ran_last
+from jobs.telemetry.night_tries import SILENT, Tries, tried, write_down
+from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
 
@@ -78,7 +79,7 @@ def tick(
 
 
 def _look(post: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
-    looked = alert_check.look(post.book, post.facts, post.fleet, post.clock.now())
+    looked = alert_check.look(post.book.reader, post.facts, post.fleet, post.clock.now())
     if looked.has_news and post.fleet.alerts.webhook_secret:
         send_for_delivery()
 
@@ -91,7 +92,7 @@ def _windows(post: ScheduleContext, keep: Callable[[str, int], object]) -> None:
 def _send_for_night(post: ScheduleContext, call_night: Callable[[], object]) -> None:
     facts, now = post.facts, post.clock.now()
     due = rounds.night_began(post.fleet, now)
-    ran, since = ran_last(facts), facts.get(NIGHTS_SINCE)
+    ran, since = ran_last(facts), facts.get(keys.NIGHTS_SINCE)
     if ran is not None and ran.due >= due:
         return
     tries = tried(facts, due)
@@ -139,7 +140,7 @@ def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
     write_down(post.facts, tries)
     try:
         ran = replace(_round(post, actual, due, began), tries=tries.count, trouble=tries.trouble)
-        post.facts.put(NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
+        post.facts.put(keys.NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
     except Exception as error:
         _write_failure(post, tries.failed(error))
         raise
@@ -147,7 +148,7 @@ def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
 
 
 def _round(post: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
-    memory = recall(post.facts, post.book.jobs())
+    memory = recall(post.facts, post.book.reader.jobs())
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     found = night(post.fleet, actual(memory), began)
     posted = rounds.nightly(post.book, found)

@@ -96,8 +96,8 @@ def book(client: Client) -> Ledger:
 
 
 def ended(ledger: Ledger, id: str) -> Job:
-    until(lambda: ledger.get(id).has_ended, 120)
-    return ledger.get(id)
+    until(lambda: ledger.reader.get(id).has_ended, 120)
+    return ledger.reader.get(id)
 
 
 @pytest.mark.parametrize("failure", FAILURES)

@@ -219,19 +219,21 @@ class Month:
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
-        planned = night(self.fleet, self._actual(recall(self.facts, self.book.jobs())), self.clock.now())
+        planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
         posted = self._posted_by(lambda: shift.nightly(self.post, self._actual))
         again = self._posted_by(lambda: shift.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
-        before = set(self.book.ids())
+        before = set(self.book.reader.ids())
         act()
-        return [self.book.get(id) for id in set(self.book.ids()) - before]
+        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
-        return joined(self.survey(), self.book, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now)
+        return joined(
+            self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
+        )
 
     def survey(self) -> Survey:
         return self.shelf.weights.survey()
@@ -314,7 +316,7 @@ class Month:
 
     def retry(self, failure_class: str) -> None:
         """`retry --all --class`, after an outage."""
-        for job in of_class(self.book.jobs(), failure_class):
+        for job in of_class(self.book.reader.jobs(), failure_class):
             self.book.again(job, by="alice")
         self._ring(WEIGHTS_LANE)
 
@@ -334,7 +336,7 @@ class Month:
     def jobs(self) -> list[Job]:
         """All that ever were, oldest first, the archived ones among them."""
         known = {job.id: job for job in archived_jobs(self.archive, BEGIN - timedelta(days=1))}
-        known |= {job.id: job for job in self.book.jobs()}
+        known |= {job.id: job for job in self.book.reader.jobs()}
         return sorted(known.values(), key=lambda job: job.posted_at)
 
     def cases(self) -> list[Case]:
