@@ -13,7 +13,7 @@ from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
 
-def allowed(environ: Mapping[str, str], fleet: Fleet | None, *, is_loopback: bool) -> Registries:
+def allowed_registries(environ: Mapping[str, str], fleet: Fleet | None, *, is_loopback: bool) -> Registries:
     """
     Args:
         environ: the process environment.

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.schema import declared
-from app.local.nightly_thread import LOOK_EVERY, Nights
+from app.local.nightly_thread import CHECK_EVERY, NightlyThread
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.alert_check import look
@@ -274,16 +274,16 @@ def test_one_machine_tries_its_nights_again(tmp_path: Path) -> None:
 
     def up(span: timedelta) -> list[int]:
         """In which minutes a night was tried."""
-        nights, tried = Nights(home, stack, FLEET, clock), []
-        for minute in range(span // LOOK_EVERY):
+        nights, tried = NightlyThread(home, stack, FLEET, clock), []
+        for minute in range(span // CHECK_EVERY):
             with suppress(Unsupported):
-                nights.look()
+                nights.run_if_due()
             tries = tries_in(facts)
             assert tries is not None
             assert tries.trouble == f"the models directory is not ours to keep: {why}"
             if tries.at == clock.now():
                 tried.append(minute)
-            clock.wait(LOOK_EVERY.total_seconds())
+            clock.wait(CHECK_EVERY.total_seconds())
         return tried
 
     facts = home.facts()
