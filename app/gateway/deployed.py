@@ -14,9 +14,9 @@ from pathlib import Path
 import modal
 from loguru import logger
 
-from app.deployment.addresses import addresses, longest_start, token
+from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
-from app.deployment.spawn_worker import ring
+from app.deployment.spawn_worker import spawn_worker
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
@@ -125,7 +125,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
         Refused: one is not deployed.
 
     """
-    found, headers = addresses(), token(environ)
+    found, headers = addresses(), proxy_headers(environ)
     if missing := sorted(set(fleet.tiers) - set(found)):
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
@@ -156,7 +156,7 @@ class Service:
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
-                ring=ring,
+                ring=spawn_worker,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=models.complaints,
