@@ -136,5 +136,5 @@ def as_json(record: "Record") -> str:
 
 
 def _plain(value: object) -> object:
-    """A word, a number or nothing stays what it is; of anything else its text is fields."""
+    """A word, a number or nothing stays what it is; anything else is its text."""
     return value if value is None or isinstance(value, str | int) else str(value)
