@@ -1,4 +1,4 @@
-"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, a way out."""
+"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, how to end it."""
 
 import os
 import tempfile

@@ -156,7 +156,7 @@ class Warming:
                 self._say_warming(tier)
 
     def _say_warming(self, tier: str) -> None:
-        """Accounting only: a store that fails spoils no warm-up. What is told there ends by itself."""
+        """Accounting only: a store that fails spoils no warm-up. What is written there ends by itself."""
         until = max(self._under_way[tier].values(), default=self._clock.now())
         try:
             say_warming(self._facts, tier, until)

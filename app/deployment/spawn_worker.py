@@ -1,4 +1,4 @@
-"""Calls the deployed worker of a lane. The queue says which jobs there are; this has somebody look."""
+"""Calls the deployed worker of a lane. The queue says which jobs there are; this starts who works on them."""
 
 from app.resources import SERVERS_WORKER, WEIGHTS_WORKER, deployment
 from jobs.core.errors import NotFound

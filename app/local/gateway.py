@@ -40,7 +40,7 @@ REFRESH_EVERY = timedelta(seconds=1)
 """A directory of this machine is read in milliseconds."""
 
 OLLAMA_VERSION = "0.0.0"
-"""Told only for as long as no server has said its own, which the first report does."""
+"""Answered only for as long as no server has said its own, which the first report does."""
 
 
 def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:

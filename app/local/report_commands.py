@@ -42,8 +42,8 @@ def cost(
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
-        told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
-        show(told, Cost.from_json(told).lines(), json=json)
+        answer = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
+        show(answer, Cost.from_json(answer).lines(), json=json)
         return
     at = here()
     began = at.now - parse_span(since, "--since")

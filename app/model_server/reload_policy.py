@@ -1,7 +1,7 @@
-"""When a server may take in new weights: the pure part. It looks at nothing by itself.
+"""When a server may take in new weights: the pure part. It asks nobody.
 
 The volume in a container stays as it was until it is reloaded, and a reload needs every file in it closed. So it waits
-until no request is in flight; a model in memory must have been left alone since the last look, and is unloaded for it.
+until no request is in flight; a model in memory must have been left alone since the last check, and is unloaded for it.
 
 A server that is never left alone asks for a pause once the weights have waited for long: the gateway then holds new
 requests back, those in flight end, and nobody sees an error. A pause that was too short for them is followed by a
@@ -35,7 +35,7 @@ class ReloadStep(StrEnum):
 
 @dataclass(frozen=True)
 class ServerView:
-    """What was to be seen of a server at one moment.
+    """A server at one moment.
 
     Args:
         loaded: the models in memory, each with when it expires: that moves with every request that ends.

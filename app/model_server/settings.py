@@ -49,7 +49,7 @@ class ServerHost:
     command: tuple[str, ...] = COMMAND
 
     def ollama(self) -> OllamaClient:
-        """A client of the server, one try per request: whoever looks will look again."""
+        """A client of the server, one try per request: the next check asks again."""
         return OllamaClient(self.address.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
 
 

@@ -40,7 +40,7 @@ _PAUSE_TRY_SECONDS = 10
 class ServerSupervisor:
     """One server.
 
-    Three threads meet here: the container's own, which starts and stops it; the supervisor's, which begins when the
+    Three threads use it: the container's own, which starts and stops it; the supervisor's, which begins when the
     start is over and checks from then on; and one of the daemon, which says that the process has ended.
     """
 
@@ -252,7 +252,7 @@ class ServerSupervisor:
             clock.wait(_PAUSE_STEP_SECONDS, self._stopping)
         return False
 
-    # What is to be seen
+    # Checks and reports
 
     def _running(self) -> list[Running]:
         with self._host.ollama() as ollama:

@@ -153,15 +153,15 @@ def trouble_of(error: BaseException, of: Part, doing: str) -> Trouble | None:
     """
     if isinstance(error, Trouble):
         return error
-    if isinstance(error, OSError) and isinstance(found := os_trouble(error, doing=doing), DiskFull):
-        return found
+    if isinstance(error, OSError) and isinstance(full := os_trouble(error, doing=doing), DiskFull):
+        return full
     meaning = _meaning(error)
     if meaning is None:
         return None
     kind = meaning[0 if of == "store" else 1]
-    said = " ".join(str(error).split())
+    text = " ".join(str(error).split())
     name = type(error).__name__
-    return kind(f"{doing}: Modal says {name}{f': {said}' if said else ''}", hint=_HINTS.get(kind))
+    return kind(f"{doing}: Modal says {name}{f': {text}' if text else ''}", hint=_HINTS.get(kind))
 
 
 def no_answer(of: Part, doing: str, seconds: float) -> Trouble:
@@ -176,9 +176,9 @@ def _meaning(error: BaseException) -> tuple[type[Trouble], type[Trouble]] | None
     if isinstance(error, GRPCError) and not isinstance(error, modal_exception.Error):
         return MEANINGS[_STATUSES.get(error.status, modal_exception.ServiceError)]
     for each in _with_origin(error):
-        found = next((MEANINGS[kind] for kind in type(each).__mro__ if kind in MEANINGS), None)
-        if found is not None:
-            return found
+        meaning = next((MEANINGS[kind] for kind in type(each).__mro__ if kind in MEANINGS), None)
+        if meaning is not None:
+            return meaning
     return None
 
 
