@@ -19,17 +19,17 @@ from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
 from app.gateway.upstream.cold_start import TierUpstream
 from app.local.nightly_thread import coming_night
+from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
-from jobs.core.model_name import ModelName
 from jobs.home.home import Home
 from jobs.home.prune_preview import dry_run, stack_of
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
-from jobs.registry.allowlist import Registries, is_loopback
+from jobs.registry.allowlist import is_loopback
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
 
@@ -90,17 +90,13 @@ class LocalGateway:
 
     def __init__(
         self,
+        plan: StackPlan,
         servers: Servers,
         keys: Keys,
         home: Home,
         clock: Clock,
         *,
-        belongs: Callable[[ModelName], str | None],
-        rate_limit: int | None,
-        registries: Registries,
-        fleet: Fleet | None,
-        quota_bytes: int | None,
-        problems: Callable[[], Sequence[str]] = tuple,
+        problems: Callable[[], Sequence[str]],
     ) -> None:
         self._clock = clock
         self._keyless = keys.is_empty
@@ -115,20 +111,20 @@ class LocalGateway:
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 standing=self._known_state,
-                router=Router(self._known_state, servers.tiers, belongs),
+                router=Router(self._known_state, servers.tiers, plan.belongs),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
                 clock=clock,
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
-                rate_limit=rate_limit,
-                registries=registries,
-                fleet=fleet,
-                quota_bytes=quota_bytes,
+                rate_limit=plan.rate_limit,
+                registries=plan.registries,
+                fleet=plan.fleet,
+                quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 plans=Plans(
-                    night=lambda: _next_night(home, fleet, clock),
+                    night=lambda: _next_night(home, plan.fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,

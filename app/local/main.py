@@ -45,19 +45,19 @@ def up(
     Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
     """
     from app.fleet.schema import load  # noqa: PLC0415
-    from app.local.registry_policy import allowed_registries  # noqa: PLC0415
-    from app.local.servers import ServerOptions  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
-    from app.local.stack import StackPlan, run_stack  # noqa: PLC0415
+    from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415
+    from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
     from jobs.weights.prune_plan import Retention  # noqa: PLC0415
 
-    servers = ServerOptions(simulate, tuple(tier or ()), models)
     fleet_file = fleet.absolute() if fleet is not None else None
     declared = load(fleet_file) if fleet_file is not None else None
     retention = declared.retention() if declared else Retention()
     stack = StackPlan(
-        servers=servers,
+        simulate=simulate,
+        tiers=tuple(tier or ()),
+        models=models,
         host=host,
         port=port,
         registries=allowed_registries(os.environ, declared, is_loopback=is_loopback(host)),

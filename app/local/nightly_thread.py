@@ -11,7 +11,7 @@ from loguru import logger
 
 from app.fleet.schema import Fleet
 from app.gateway.ops.context import nobody
-from app.local.registry_policy import allowed_registries
+from app.local.plan import allowed_registries
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, asked_about, night

@@ -4,7 +4,6 @@ Decided by what the person asked for and by what is here. Everything that is sta
 """
 
 import os
-import re
 import shutil
 import socket
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
@@ -32,27 +32,8 @@ START = timedelta(seconds=60)
 
 GET_OLLAMA = "get Ollama from https://ollama.com/download (or `pixi run up`, which brings it), or pass --simulate"
 
-_TIER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
 _POLL_SECONDS = 0.05
 _PROBE_TIMEOUT = timedelta(seconds=2)
-
-
-@dataclass(frozen=True)
-class ServerOptions:
-    """What the person asked `up` for."""
-
-    simulate: bool
-    tiers: tuple[str, ...]
-    models: Path | None
-
-    def __post_init__(self) -> None:
-        for name in self.tiers:
-            if not _TIER.fullmatch(name):
-                raise BadRequest(f"{name!r} names no tier", hint="small letters, digits and dashes, like a10g or h100")
-        if len(set(self.tiers)) < len(self.tiers):
-            raise BadRequest(
-                f"a tier is named twice: {', '.join(self.tiers)}", hint="each --tier is a server of its own"
-            )
 
 
 @dataclass(frozen=True)
@@ -73,7 +54,7 @@ class ServerLauncher:
     """Starts server processes.
 
     Args:
-        options: what the person asked for.
+        plan: what was asked for.
         home: where their logs lie.
         environ: what they inherit.
         clock: for waiting until they answer.
@@ -82,7 +63,7 @@ class ServerLauncher:
 
     """
 
-    options: ServerOptions
+    plan: StackPlan
     home: Home
     environ: Mapping[str, str]
     clock: Clock
@@ -103,10 +84,10 @@ def find_or_start(launcher: ServerLauncher) -> Servers:
         ServerTrouble: a server ended while it started.
 
     """
-    if launcher.options.simulate:
+    if launcher.plan.simulate:
         return _start_simulated(launcher)
     host = OllamaHost.parse(launcher.environ.get("OLLAMA_HOST", ""))
-    if not launcher.options.tiers and (version := _version(host.url, launcher.clock)) is not None:
+    if not launcher.plan.tiers and (version := _version(host.url, launcher.clock)) is not None:
         return _running_server(host.url, version, launcher)
     return _start_servers(launcher, host.url)
 
@@ -124,7 +105,7 @@ def _running_server(url: str, version: str, launcher: ServerLauncher) -> Servers
 
 def _directory_of_running(url: str, launcher: ServerLauncher) -> tuple[Path | None, str | None]:
     """The directory of a server that is not ours, when we may write it and can tell that it is the right one."""
-    named = _models_option(launcher.options, launcher.environ)
+    named = _models_option(launcher.plan, launcher.environ)
     if named is None:
         return None, "its models directory was not named (--models, or OLLAMA_MODELS)"
     weights = _weights(named, launcher)
@@ -147,14 +128,12 @@ def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
     binary = shutil.which("ollama", path=launcher.environ.get("PATH"))
     if binary is None:
         why = "no `ollama` is on PATH"
-        if not launcher.options.tiers:
+        if not launcher.plan.tiers:
             why = f"no Ollama answers at {silent}, and none is on PATH"
         raise Refused(why, hint=GET_OLLAMA)
-    models = _prepared(
-        _models_option(launcher.options, launcher.environ) or _default_models(launcher.environ), launcher
-    )
+    models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     # A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
-    named = launcher.options.tiers or (LOCAL.name,)
+    named = launcher.plan.tiers or (LOCAL.name,)
     tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), launcher.environ) for name in named)
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     urls = _serve(tiers, launcher, [binary, "serve"], own)
@@ -173,7 +152,7 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
     # OLLAMA_MODELS names real models; noise must never come to lie among them.
-    models = _prepared(_models_option(launcher.options, {}) or launcher.home.root / "simulated" / "models", launcher)
+    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
     mirror, *_ = _free_urls(1)
     port = mirror.rpartition(":")[2]
     registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
@@ -184,7 +163,7 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
             vram_bytes=tier.vram_bytes // SCALE if tier.vram_bytes else None,
             runner_bytes=tier.runner_bytes // SCALE,
         )
-        for tier in map(_tier, launcher.options.tiers or (LOCAL.name,))
+        for tier in map(_tier, launcher.plan.tiers or (LOCAL.name,))
     )
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1"}
@@ -195,8 +174,8 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
-def _models_option(options: ServerOptions, environ: Mapping[str, str]) -> Path | None:
-    named = options.models or environ.get("OLLAMA_MODELS") or None
+def _models_option(plan: StackPlan, environ: Mapping[str, str]) -> Path | None:
+    named = plan.models or environ.get("OLLAMA_MODELS") or None
     return Path(os.path.abspath(named)) if named else None  # noqa: PTH100 - resolve() would follow links
 
 

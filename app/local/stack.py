@@ -8,32 +8,27 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
 
 from loguru import logger
 
-from app.fleet.schema import Fleet
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
+from app.local.plan import StackPlan
 from app.local.processes import Restarter, ServerProcess, stop
-from app.local.servers import ServerLauncher, ServerOptions, Servers, find_or_start
+from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
-from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.prune_preview import weights_use
 from jobs.ollama.client import OllamaClient
-from jobs.registry.allowlist import Registries
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.tasks.table import TaskContext
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import Retention
 
 CHECK_SECONDS = 0.1
 """How soon a signal, a server that ended or a gateway that did is noticed."""
@@ -41,38 +36,6 @@ CHECK_SECONDS = 0.1
 
 class StackStopped(Exception):
     """Somebody asked us to stop."""
-
-
-@dataclass(frozen=True)
-class StackPlan:
-    """What was asked for.
-
-    Args:
-        servers: which ones.
-        host: where the gateway listens.
-        port: and at which port.
-        registries: whence models come.
-        retention: what stays of the weights.
-        rate_limit: of pulls that name none, in bytes a second.
-        concurrency: pulls side by side.
-        fleet: what should be here, if that is declared.
-        fleet_file: says so.
-
-    """
-
-    servers: ServerOptions
-    host: str
-    port: int
-    registries: Registries
-    retention: Retention
-    rate_limit: int | None
-    concurrency: int
-    fleet: Fleet | None
-    fleet_file: Path | None
-
-    def belongs(self, name: ModelName) -> str | None:
-        """The tier that is declared for a model, if one is."""
-        return self.fleet.belongs(name) if self.fleet else None
 
 
 def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int]) -> int:
@@ -94,20 +57,11 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             ending.callback(logger.info, "up has ended")
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, processes, clock)
-            servers = find_or_start(ServerLauncher(plan.servers, home, os.environ, clock, processes, check))
+            servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
             restarter = Restarter(processes, clock)
             problems: list[Callable[[], tuple[str, ...]]] = [restarter.problems]  # grown before the gateway opens
             gateway = LocalGateway(
-                servers,
-                keys,
-                home,
-                clock,
-                belongs=plan.belongs,
-                rate_limit=plan.rate_limit,
-                registries=plan.registries,
-                fleet=plan.fleet,
-                quota_bytes=plan.retention.quota_bytes,
-                problems=lambda: [problem for each in problems for problem in each()],
+                plan, servers, keys, home, clock, problems=lambda: [problem for each in problems for problem in each()]
             )
             ending.callback(gateway.close)
             context = task_context(servers, plan, home, clock)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.schema import declared, load
-from app.local.registry_policy import VARIABLE, allowed_registries
+from app.local.plan import VARIABLE, allowed_registries
 from jobs.core.errors import BadName, BadRequest, NotFound
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
