@@ -57,8 +57,8 @@ def archive_jobs(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: da
 
 def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
     """The archived jobs that were posted since then, oldest first, each once."""
-    found = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
-    for record in found.values():
+    records = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
+    for record in records.values():
         try:
             job = Job.from_json(record)
         except (KeyError, TypeError, ValueError):

@@ -2,7 +2,7 @@
 
 import os
 
-from app.deployment.spawn_worker import ring
+from app.deployment.spawn_worker import spawn_worker
 from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
@@ -15,7 +15,7 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    runs.tick(_post(), _send_for_delivery, _keep, _call_night)
+    runs.tick(_context(), _send_for_delivery, _keep, _call_night)
 
 
 def deliver_alerts() -> None:
@@ -26,13 +26,13 @@ def deliver_alerts() -> None:
 
 def nightly() -> None:
     in_container(schedule="nightly")
-    post = _post()
-    runs.nightly(post, lambda memory: actual(post.ledger.reader, post.fleet, memory, post.clock))
+    context = _context()
+    runs.nightly(context, lambda memory: actual(context.ledger.reader, context.fleet, memory, context.clock))
 
 
-def _post() -> runs.ScheduleContext:
+def _context() -> runs.ScheduleContext:
     clock = SystemClock()
-    return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
+    return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, spawn_worker)
 
 
 def _send_for_delivery() -> None:

@@ -31,9 +31,9 @@ from jobs.weights.survey import Survey, survey
 from jobs.weights.trash_moves import require_models_directory
 
 
-def weights_use(book: LedgerReader, facts: DictLike) -> WeightsUse:
+def weights_use(reader: LedgerReader, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
-    jobs = book.jobs()
+    jobs = reader.jobs()
     return recall(facts, jobs).weights_use(jobs, loaded(facts))
 
 
@@ -43,7 +43,7 @@ def loaded(facts: DictLike) -> list[str]:
     return [each.name for report in reports if report.state == "serving" for each in report.loaded]
 
 
-def on_the_volume() -> Survey:
+def survey_volume() -> Survey:
     volume.reload()
     return survey(Layout(Path(MODELS)))
 
@@ -52,19 +52,19 @@ def plan_prune(request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do."""
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
-    here = weights_use(LedgerReader.of(ledger, clock), ledger)
-    return plan_request(on_the_volume(), here, declared().retention(), clock.now(), request)
+    use = weights_use(LedgerReader.of(ledger, clock), ledger)
+    return plan_request(survey_volume(), use, declared().retention(), clock.now(), request)
 
 
-def actual(book: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+def actual(reader: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
-    return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
+    return actual_from(survey_volume(), reader, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 
-def joined(
-    found: Survey,
-    book: LedgerReader,
+def actual_from(
+    surveyed: Survey,
+    reader: LedgerReader,
     facts: DictLike,
     *,
     fleet: Fleet,
@@ -73,12 +73,12 @@ def joined(
     now: datetime,
 ) -> Actual:
     """What is found on a volume, beside what is known of it elsewhere."""
-    jobs = book.jobs()
+    jobs = reader.jobs()
     return Actual(
-        found.known,
-        upstream_tags(registry, asked_about(fleet, found.known)),
+        surveyed.known,
+        upstream_tags(registry, asked_about(fleet, surveyed.known)),
         memory,
-        plan(found, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
+        plan(surveyed, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
         tonight(fleet.schedule.times, jobs, now),
     )
 
@@ -86,8 +86,8 @@ def joined(
 def plan_night() -> Night:
     """What `nightly` would post now."""
     clock, fleet = SystemClock(), declared()
-    book = LedgerReader.of(ledger, clock)
-    return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
+    reader = LedgerReader.of(ledger, clock)
+    return night(fleet, actual(reader, fleet, recall(ledger, reader.jobs()), clock), clock.now())
 
 
 def list_models() -> ModelsFound:

@@ -14,9 +14,9 @@ from pathlib import Path
 import modal
 from loguru import logger
 
-from app.deployment.addresses import addresses, longest_start, token
-from app.deployment.server_container import take_out
-from app.deployment.spawn_worker import ring
+from app.deployment.addresses import addresses, longest_start, proxy_headers
+from app.deployment.server_container import end_container
+from app.deployment.spawn_worker import spawn_worker
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
@@ -125,7 +125,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
         Refused: one is not deployed.
 
     """
-    found, headers = addresses(), token(environ)
+    found, headers = addresses(), proxy_headers(environ)
     if missing := sorted(set(fleet.tiers) - set(found)):
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
@@ -139,7 +139,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
 class Service:
     """A gateway in its container, from its start to its end."""
 
-    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
+    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(MODELS), volume.reload, clock)
         self._standing = KnownState(ledger, models, clock, every=LOOK_EVERY)
@@ -156,7 +156,7 @@ class Service:
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
-                ring=ring,
+                ring=spawn_worker,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=models.complaints,

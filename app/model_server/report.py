@@ -140,7 +140,7 @@ class Report:
         )
 
     def as_json(self) -> dict[str, Any]:
-        found = self.gpu
+        gpu = self.gpu
         return {
             "tier": self.tier,
             "container": self.container,
@@ -149,7 +149,7 @@ class Report:
             "at": isoformat(self.at),
             "started_at": self.started_at and isoformat(self.started_at),
             "version": self.version,
-            "gpu": found and {"name": found.name, "vram_bytes": found.vram_bytes, "count": found.count},
+            "gpu": gpu and {"name": gpu.name, "vram_bytes": gpu.vram_bytes, "count": gpu.count},
             "models": list(self.models),
             "loaded": [each.as_json() for each in self.loaded],
             "requests": {"served": self.served, "in_flight": self.in_flight},
@@ -168,13 +168,14 @@ class ReportsOf:
     def __init__(self, facts: DictLike, tier: str) -> None:
         self._facts = facts
         self._prefix = keys.server(tier, "")
+        #: The final ones, as they were read.
         self._final: dict[str, Report] = {}
 
     def __call__(self) -> tuple[Report, ...]:
         known = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
-        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
-        self._final = {key: report for key, report in found.items() if report.is_final}
-        return tuple(found.values())
+        reports = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
+        self._final = {key: report for key, report in reports.items() if report.is_final}
+        return tuple(reports.values())
 
 
 def _gpu(document: Any) -> Gpu | None:

@@ -120,12 +120,12 @@ def test_a_container_that_takes_itself_out_has_said_why() -> None:
     """All that was logged until then is written, though nothing else is done at the end of the process."""
     code = """
 from loguru import logger
-from app.deployment.server_container import take_out
+from app.deployment.server_container import end_container
 from app.logs import in_container
 in_container(tier="a10g")
 for number in range(500):
     logger.info("line {}", number)
-take_out()
+end_container()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.deployment.status import status
-from app.local.nightly_thread import Nights, coming_night
+from app.local.nightly_thread import NightlyThread, coming_night
 from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual, night
 from jobs.core.errors import QuotaExceeded
@@ -132,9 +132,9 @@ def test_one_machine_plans_the_same_directory(shelf: LargeShelf, tmp_path: Path)
     planned = coming_night(home, stack, shelf.fleet, clock)
     assert {step.kind for step in planned.steps} == {"prune", "verify"}  # the weights that m1 had before
     assert any("could not be learnt" in note for note in planned.notes)
-    nights = Nights(home, stack, shelf.fleet, clock)
-    nights.look()
-    nights.watch()
+    nights = NightlyThread(home, stack, shelf.fleet, clock)
+    nights.run_if_due()
+    nights.check_alerts()
     jobs = home.ledger(clock).reader.jobs()
     assert sorted((job.kind, job.subject) for job in jobs) == sorted((s.kind, s.subject) for s in planned.steps)
     assert weights_of(shelf.root, home, clock).survey().usage_bytes == shelf.weights.survey().usage_bytes

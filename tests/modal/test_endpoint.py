@@ -17,7 +17,7 @@ from modal.client import Client
 from modal_proto import api_pb2
 
 from app.fleet.schema import declared
-from app.image_pinning import pinned, tell_unpinned
+from app.image_pinning import pinned, warn_unpinned
 from app.image_requirements import LOCK, runtime_part
 from app.resources import OLLAMA_DIGEST, OLLAMA_IMAGE, OLLAMA_VERSION
 from jobs.core.errors import BadRequest
@@ -111,11 +111,11 @@ def test_a_digest_pins_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     """With a digest the image is that one and nothing is said; without, a deployment says how the digest is found; what
     is none is refused with what one looks like."""
     tag, digest = "ollama/ollama:1.2.3", f"sha256:{'0f' * 32}"
-    tell_unpinned(pinned(tag, digest))
+    warn_unpinned(pinned(tag, digest))
     assert pinned(tag, digest) == f"{tag}@{digest}"
     assert capsys.readouterr().err == ""
 
-    tell_unpinned(pinned(tag, ""))
+    warn_unpinned(pinned(tag, ""))
     assert capsys.readouterr().err == (
         f"warning: the image {tag} is found by its tag, and a tag can be moved\n"
         f"hint: to pin its bytes, `docker buildx imagetools inspect {tag}` prints the digest: "

@@ -18,7 +18,8 @@ from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.cold_start import TierUpstream
-from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.limits import CallLimits
+from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.ledger import Ledger
@@ -34,9 +35,9 @@ from tests.support.waiting import until
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(
-    question=LIMIT,
+    entry=LIMIT,
     listing=LIMIT,
-    moment=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
+    retry=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
 )
 AWAY = {
     "unavailable": lambda: GRPCError(Status.UNAVAILABLE, "away"),

@@ -10,7 +10,8 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform.calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
+from app.platform.limits import VARIABLE, limits_of
+from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.clock import SystemClock
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger

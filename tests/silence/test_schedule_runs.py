@@ -14,7 +14,8 @@ from app.fleet.file import read
 from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.limits import CallLimits
+from app.platform.store import LimitedDict, LimitedQueue
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from jobs.core.clock import SystemClock
@@ -31,9 +32,9 @@ from tests.modal.platform.plane import Platform
 
 LIMIT = timedelta(seconds=0.4)
 LIMITS = CallLimits(
-    question=LIMIT,
+    entry=LIMIT,
     listing=LIMIT,
-    moment=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
+    retry=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
 )
 
 

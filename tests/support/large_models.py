@@ -19,7 +19,7 @@ import httpx
 
 from app.accounting.archive import archive_at
 from app.deployment import weights_worker as weights_lane
-from app.deployment.volume_queries import joined
+from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
@@ -156,7 +156,7 @@ class LargeShelf:
     def actual(self, memory: Memory) -> Actual:
         now = self.clock.now()
         found = self.weights.survey()
-        return joined(
+        return actual_from(
             found, self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
         )
 
@@ -176,7 +176,7 @@ class LargeShelf:
 
     def work(self) -> None:
         """The weights lane, until nothing is left to do."""
-        with weights_lane.opened(
+        with weights_lane.performing(
             self.book, self.facts, self.shelf, registry=self.registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             worker = Worker(

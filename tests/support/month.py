@@ -23,7 +23,7 @@ from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
 from app.deployment.servers_worker import Warming
-from app.deployment.volume_queries import joined
+from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
@@ -231,7 +231,7 @@ class Month:
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
-        return joined(
+        return actual_from(
             self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
         )
 
@@ -263,7 +263,7 @@ class Month:
 
     def _at_weights(self) -> None:
         registry = self.asked_by_pulls
-        with weights_lane.opened(
+        with weights_lane.performing(
             self.book, self.facts, self.shelf, registry=registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             self._worker(WEIGHTS_LANE, lambda run: self._perhaps_interrupted(run, perform))

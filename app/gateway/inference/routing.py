@@ -65,7 +65,7 @@ class Router:
     Args:
         standing: the models.
         tiers: those that there are servers of.
-        belongs: the tier that was declared for a model, if one was.
+        declared_tier: the tier that was declared for a model, if one was.
 
     """
 

@@ -11,7 +11,7 @@ from app.deployment import status as reports
 from app.fleet.file import read
 from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet, declared, parse
-from app.local.nightly_thread import Nights
+from app.local.nightly_thread import NightlyThread
 from app.model_server.report import Report
 from app.scheduler.alert_check import AlertsChecked, check, turns
 from app.scheduler.steps import keep_windows
@@ -229,9 +229,9 @@ def test_one_machine_is_watched_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     ledger.end(claim, Ending("failed", "network", "cut short"), Reading())
     with webhook_server() as hook:
         monkeypatch.setenv("OLLAMA_MODAL_WEBHOOK", hook.url)
-        nights = Nights(home, stack, FLEET, clock)
+        nights = NightlyThread(home, stack, FLEET, clock)
         for _ in range(3):
-            nights.watch()
+            nights.check_alerts()
             clock.wait(60)
     [(_, heard)] = hook.heard
     assert heard["text"].startswith("ollama-modal: the pull of m:latest failed for good")
@@ -249,7 +249,7 @@ def test_one_machine_knows_its_room_and_its_models(tmp_path: Path) -> None:
     )
     spent = Metered("h100", "c", clock.now() - timedelta(hours=900), clock.now(), {"serving": 3_000_000.0})
     home.facts().put(spent.key, spent.as_json())
-    Nights(home, stack, FLEET, clock).watch()
+    NightlyThread(home, stack, FLEET, clock).check_alerts()
 
     found = {case.incident.key: case.incident for case in cases(dict(home.facts().items())) if case.is_open}
     assert set(found) == {"quota/volume", "pinned/deepseek-r1:32b"}

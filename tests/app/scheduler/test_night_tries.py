@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import declared
-from app.local.nightly_thread import LOOK_EVERY, Nights
+from app.local.nightly_thread import CHECK_EVERY, NightlyThread
 from app.scheduler import runs
 from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual
@@ -272,16 +272,16 @@ def test_one_machine_tries_its_nights_again(tmp_path: Path) -> None:
 
     def up(span: timedelta) -> list[int]:
         """In which minutes a night was tried."""
-        nights, tried = Nights(home, stack, FLEET, clock), []
-        for minute in range(span // LOOK_EVERY):
+        nights, tried = NightlyThread(home, stack, FLEET, clock), []
+        for minute in range(span // CHECK_EVERY):
             with suppress(Unsupported):
-                nights.look()
+                nights.run_if_due()
             tries = last_tries(facts)
             assert tries is not None
             assert tries.trouble == f"the models directory is not ours to keep: {why}"
             if tries.at == clock.now():
                 tried.append(minute)
-            clock.wait(LOOK_EVERY.total_seconds())
+            clock.wait(CHECK_EVERY.total_seconds())
         return tried
 
     facts = home.facts()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.schema import declared, load
-from app.local.registry_policy import VARIABLE, allowed
+from app.local.plan import VARIABLE, allowed_registries
 from jobs.core.errors import BadName, BadRequest, NotFound
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
@@ -141,14 +141,14 @@ def test_a_fleet_lists_the_usual_ones(tmp_path: Path) -> None:
 
 def test_one_machine_lists_what_it_is_told() -> None:
     """The environment wins over a fleet file; with neither, who can only be on this machine pulls from anywhere."""
-    told = allowed({VARIABLE: "hf.co, http://lan:5000"}, declared(), is_loopback=True)
+    told = allowed_registries({VARIABLE: "hf.co, http://lan:5000"}, declared(), is_loopback=True)
     assert (told.hosts, told.plain) == (frozenset({"hf.co", "lan:5000"}), frozenset({"lan:5000"}))
-    assert allowed({}, declared(), is_loopback=True).hosts == frozenset(USUAL)
-    assert allowed({}, None, is_loopback=True) == ANYWHERE
-    assert allowed({}, None, is_loopback=False).hosts == frozenset(USUAL)
-    assert allowed({VARIABLE: "*"}, None, is_loopback=False).hosts is None
+    assert allowed_registries({}, declared(), is_loopback=True).hosts == frozenset(USUAL)
+    assert allowed_registries({}, None, is_loopback=True) == ANYWHERE
+    assert allowed_registries({}, None, is_loopback=False).hosts == frozenset(USUAL)
+    assert allowed_registries({VARIABLE: "*"}, None, is_loopback=False).hosts is None
     with pytest.raises(BadRequest, match=f"{VARIABLE}: 'hf.co/x' is no registry"):
-        allowed({VARIABLE: "hf.co/x"}, None, is_loopback=True)
+        allowed_registries({VARIABLE: "hf.co/x"}, None, is_loopback=True)
 
 
 # -- where it is checked -----------------------------------------------------------------------------------------------
