@@ -17,7 +17,7 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
-from app.gateway.upstream.cold_start import TierUpstream
+from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.nightly_thread import coming_night
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
@@ -108,12 +108,12 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._standing = KnownState(self._facts, source, clock, every=LOOK_EVERY)
+        self._known_state = KnownState(self._facts, source, clock, every=LOOK_EVERY)
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
-                standing=self._standing,
-                router=Router(self._standing, servers.tiers, belongs),
+                known_state=self._known_state,
+                router=Router(self._known_state, servers.tiers, belongs),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
@@ -133,25 +133,25 @@ class LocalGateway:
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )
-        self._door: HttpServer | None = None
+        self._http_server: HttpServer | None = None
 
     def open(self, listener: socket.socket) -> HttpServer:
         """Answer there."""
         self._reporter.start()
-        self._standing.start()
-        app = OriginGuard(self.composed.app) if self._keyless else self.composed.app
-        self._door = HttpServer(app, listener, self._clock)
-        self._door.start()
-        return self._door
+        self._known_state.start()
+        app = self.composed.app
+        self._http_server = HttpServer(OriginGuard(app) if self._keyless else app, listener, self._clock)
+        self._http_server.start()
+        return self._http_server
 
     def look(self) -> None:
         """Know of what has just changed before anybody is told that it has."""
-        self._standing.refresh()
+        self._known_state.refresh()
 
     def close(self) -> None:
-        if self._door is not None:
-            self._door.stop()
-        self._standing.stop()
+        if self._http_server is not None:
+            self._http_server.stop()
+        self._known_state.stop()
         self._reporter.stop()
         self._listing.close()
         self._facts.close()

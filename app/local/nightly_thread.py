@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from app.fleet.schema import Fleet
-from app.gateway.ops.context import nobody
+from app.gateway.ops.context import no_ring
 from app.local.registry_policy import allowed
 from app.local.windows import LocalWindows
 from app.model_server.reload_policy import KNOWN, ROOM
@@ -106,7 +106,7 @@ class Nights:
             return
         self._is_fresh = False
         # The workers of this machine hear the bells themselves, and need not be sent for.
-        post = shift.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
+        post = shift.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, no_ring)
         shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 

@@ -108,7 +108,7 @@ class Place:
                 weights_bytes=lambda: 2_019_393_189,
                 usage_dropped=lambda: 0,
                 log_dropped=lambda: 0,
-                standing_seconds=lambda: 2.0,
+                known_state_seconds=lambda: 2.0,
             )
         )
         ops_context = OpsContext(

@@ -1,4 +1,4 @@
-"""How much one key may ask for: requests in a minute, and at once. Counted in this process, on the event loop.
+"""How much one key may ask for: requests in a minute, and at once. Counted in this process.
 
 The minute slides: what counts is the last sixty seconds, so there is no edge at which twice as much gets through. With
 several gateways each counts for itself.
@@ -19,13 +19,15 @@ BUSY = timedelta(seconds=1)
 
 
 class RateLimits:
+    """Belongs to one event loop."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: dict[str, deque[float]] = defaultdict(deque)
         self._present: dict[str, int] = defaultdict(int)
 
     def enter(self, caller: Caller) -> Callable[[], None]:
-        """Count a request that begins; call what comes back when it has ended, once or more often.
+        """Count a request that begins; call what is returned when it has ended, once or more often.
 
         Raises:
             TooManyRequests: the key has used up its minute, or has as many requests under way as it may.

@@ -67,7 +67,7 @@ def is_signature(authorization: str) -> bool:
     return ":" in authorization and " " not in authorization
 
 
-def signer(authorization: str, asked: SignedRequest, now: datetime) -> str:
+def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
     """The public key that signed this request, just now.
 
     Raises:
@@ -75,10 +75,10 @@ def signer(authorization: str, asked: SignedRequest, now: datetime) -> str:
 
     """
     public, _, signature = authorization.partition(":")
-    ts = asked.ts
+    ts = request.ts
     try:
         key = Ed25519PublicKey.from_public_bytes(_raw(public))
-        key.verify(base64.b64decode(signature, validate=True), f"{asked.method},{asked.path}?ts={ts}".encode())
+        key.verify(base64.b64decode(signature, validate=True), f"{request.method},{request.path}?ts={ts}".encode())
     except (ValueError, InvalidSignature) as error:
         raise Unauthorized(
             "the signature does not fit this request", hint="Ollama signs when OLLAMA_AUTH=1; or send a key"

@@ -80,10 +80,10 @@ class Days:
     entries: Callable[[], Mapping[str, Any]]
     fleet: Fleet | None = None
 
-    def tell(self, caller: Caller, since: date | None) -> dict[str, Any]:
-        """From that day on, or as far back as it goes; a key without the admin scope is told of its own requests only.
+    def as_json(self, caller: Caller, since: date | None) -> dict[str, Any]:
+        """From that day on, or as far back as it goes; a key without the admin scope sees its own requests only.
 
-        It takes a moment.
+        It reads the store, in any thread.
         """
         now = self.clock.now().astimezone(UTC)
         first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
@@ -123,20 +123,20 @@ def costs(entries: Mapping[str, Any], fleet: Fleet, days: Sequence[date], now: d
     prices = {tier: fleet.dollars_per_hour(tier) for tier in fleet.tiers}
     for day in days:
         begin = _midnight(day)
-        told = cost(containers, (), prices, since=begin, until=min(begin + DAY, now), as_of="", source="")
-        for tier in told.tiers:
+        spent = cost(containers, (), prices, since=begin, until=min(begin + DAY, now), as_of="", source="")
+        for tier in spent.tiers:
             if tier.dollars > 0:
                 yield {"day": day.isoformat(), "tier": tier.tier, "dollars": round(tier.dollars, 4)}
 
 
 def turns(entries: Mapping[str, Any]) -> Mapping[str, Sequence[Turn]]:
     """The history of each tier, oldest first."""
-    found: dict[str, list[Turn]] = defaultdict(list)
+    histories: dict[str, list[Turn]] = defaultdict(list)
     for key, value in entries.items():
         if key.startswith(HEALTH):
             turn = Turn.from_json(value)
-            found[turn.health.tier].append(turn)
-    return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(found.items())}
+            histories[turn.health.tier].append(turn)
+    return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(histories.items())}
 
 
 def qualities(histories: Mapping[str, Sequence[Turn]], days: Sequence[date], now: datetime) -> Iterator[dict[str, Any]]:
@@ -175,6 +175,6 @@ def router(days: Days) -> APIRouter:
         ] = None,
     ) -> JSONResponse:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""
-        return JSONResponse(await asyncio.to_thread(days.tell, caller, since))
+        return JSONResponse(await asyncio.to_thread(days.as_json, caller, since))
 
     return api

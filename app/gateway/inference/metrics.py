@@ -31,7 +31,7 @@ FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 
 
 class RequestMetrics(Protocol):
-    """What is counted of a request that has ended: the part of `record.Served` that labels are made of."""
+    """What is counted of a request that has ended: the part of a `RequestRecord` that labels are made of."""
 
     @property
     def key(self) -> str: ...
@@ -51,15 +51,15 @@ class RequestMetrics(Protocol):
 
 @dataclass(frozen=True)
 class Readings:
-    """What is read when somebody scrapes; every call is cheap and none waits.
+    """What is read at a scrape, in a thread; every call is cheap, and none waits or changes anything.
 
     Args:
         held: callers that wait for a tier, by tier.
-        lingering: requests that go on without their caller, because a load may hang on them.
+        detached: requests that go on without their caller, because a load may hang on them.
         weights_bytes: what the models take; None when not known.
-        usage_dropped: records of usage that nobody will hear of.
+        usage_dropped: records of usage that were lost.
         log_dropped: log lines that were lost because nobody took them.
-        standing_seconds: how old what we know of models and servers is; None before the first look.
+        known_state_seconds: how old what we know of models and servers is; None before the first round.
 
     """
 
@@ -68,11 +68,11 @@ class Readings:
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
     log_dropped: Callable[[], int]
-    standing_seconds: Callable[[], float | None]
+    known_state_seconds: Callable[[], float | None]
 
 
 class Metrics:
-    """All meters of one gateway.
+    """All meters of one gateway. The event loop counts, a thread renders; the meters have locks of their own.
 
     Args:
         keys: the names of the configured keys.
@@ -123,18 +123,18 @@ class Metrics:
             for cause in self._causes:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
 
-    def add(self, served: RequestMetrics) -> None:
+    def add(self, request: RequestMetrics) -> None:
         """Count a request that has ended."""
-        model = served.model if served.model and self._is_known(served.model) else OTHER
-        key = served.key if served.key in self._keys else OTHER
-        tier = self._tier(served.tier)
-        self._requests.labels(model, tier, key, served.ending).inc()
-        if served.prompt_tokens:
-            self._tokens.labels(model, tier, key, "prompt").inc(served.prompt_tokens)
-        if served.output_tokens:
-            self._tokens.labels(model, tier, key, "output").inc(served.output_tokens)
-        if served.first_byte_seconds is not None:
-            self._first_byte.labels(tier).observe(served.first_byte_seconds)
+        model = request.model if request.model and self._is_known(request.model) else OTHER
+        key = request.key if request.key in self._keys else OTHER
+        tier = self._tier(request.tier)
+        self._requests.labels(model, tier, key, request.ending).inc()
+        if request.prompt_tokens:
+            self._tokens.labels(model, tier, key, "prompt").inc(request.prompt_tokens)
+        if request.output_tokens:
+            self._tokens.labels(model, tier, key, "output").inc(request.output_tokens)
+        if request.first_byte_seconds is not None:
+            self._first_byte.labels(tier).observe(request.first_byte_seconds)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
@@ -155,7 +155,7 @@ class Metrics:
 
     def watch(self, readings: Readings) -> None:
         """From now on show these, too."""
-        self._registry.register(_Read(readings))
+        self._registry.register(_ReadingsCollector(readings))
 
     def render(self, jobs: Mapping[tuple[str, str], int]) -> bytes:
         """The page; `jobs` is how many there are of each kind and state. It reads, so it belongs in a thread."""
@@ -180,7 +180,7 @@ class _Page(Collector):
         yield counted
 
 
-class _Read(Collector):
+class _ReadingsCollector(Collector):
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
 
@@ -205,7 +205,7 @@ class _Read(Collector):
         yield CounterMetricFamily(
             "ollama_modal_log_lines_dropped", "Log lines that were lost", value=readings.log_dropped()
         )
-        if (age := readings.standing_seconds()) is not None:
+        if (age := readings.known_state_seconds()) is not None:
             yield GaugeMetricFamily(
                 "ollama_modal_standing_age_seconds", "How old what is known of models and servers is", value=age
             )

@@ -2,21 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from starlette.types import Send
+
 from app.gateway.auth.keys import Caller
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import RouteEntry
 
-Message = MutableMapping[str, Any]
-Header = tuple[bytes, bytes]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-
 JSON = b"application/json; charset=utf-8"
-NDJSON = b"application/x-ndjson"
 
 
 def _nothing() -> None:
@@ -36,7 +33,7 @@ class Exchange:
         entry: what the table says about its path.
         below: what stands in the braces of the entry's path.
         method: as the caller said it.
-        headers: the caller's, names in lower case.
+        headers: of the request, names in lower case.
         body: all of it; empty once it is not needed any more.
         caller: whose key it came with.
         at: when it came.
@@ -59,9 +56,9 @@ class Exchange:
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
-    """Whether somebody sees to its record."""
+    """Whether the handler records it."""
     keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
-    """Keeps the body until what comes back is called, beyond the end of the request if need be."""
+    """Keeps the body until what is returned is called, beyond the end of the request if need be."""
     drop: Callable[[], None] = field(default=_nothing, repr=False)
     """Gives up the request's own hold on the body."""
 

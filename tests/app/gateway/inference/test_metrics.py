@@ -70,7 +70,7 @@ def test_what_is_not_known_is_not_shown() -> None:
             weights_bytes=lambda: None,
             usage_dropped=lambda: 2,
             log_dropped=lambda: 3,
-            standing_seconds=lambda: None,
+            known_state_seconds=lambda: None,
             detached=lambda: 0,
         )
     )

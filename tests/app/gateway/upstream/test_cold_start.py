@@ -74,7 +74,7 @@ def many() -> Iterator[ThreadPoolExecutor]:
 
 
 def held(running: Running, tier: str = "a10g") -> int:
-    return running.composed.waking.state(tier).held
+    return running.composed.cold_starts[tier].state().held
 
 
 def told(running: Running, tier: str = "a10g") -> dict[str, object]:
@@ -183,7 +183,7 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
     with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, pace=pace) as running:
         answers = [many.submit(asked, running, OLLAMA) for _ in range(3)]
         until(lambda: held(running) == 3)
-        until(lambda: running.composed.waking.state("a10g").temper == "waking")
+        until(lambda: running.composed.cold_starts["a10g"].state().state == "waking")
         refused = asked(running, dialect)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
