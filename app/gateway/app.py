@@ -227,7 +227,7 @@ async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Rec
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
     status, speech = status_of(trouble), speech_of(exchange.entry.path)
     more = [(name.encode(), value.encode()) for name, value in headers_of(trouble).items()]
-    # After a 413 the rest still arrives and is thrown away: closing at once would reset the connection too early to read.
+    # After a 413 the rest still arrives and is thrown away: closing at once would reset the caller before this is read.
     if status == 405:
         more.append((b"allow", ", ".join(exchange.entry.methods).encode()))
     document = dialects.error(speech, status, dialects.words_of(trouble), exchange.id)

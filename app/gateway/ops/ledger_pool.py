@@ -14,6 +14,7 @@ from typing import TypeVar
 from jobs.core.errors import StoreUnavailable
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 
 T = TypeVar("T")
 
@@ -60,10 +61,14 @@ class LedgerPool:
         answer.add_done_callback(self._close_question)
         return await answer
 
+    async def read(self, work: Callable[[LedgerReader], T]) -> T:
+        """The same for what only reads."""
+        return await self.do(lambda ledger: work(ledger.reader))
+
     def _close_question(self, _: "asyncio.Future[T]") -> None:
         self._open -= 1
 
-    async def read(self, id: str) -> Job:
+    async def job(self, id: str) -> Job:
         """The job as it is, or was a moment ago.
 
         Raises:
@@ -72,7 +77,7 @@ class LedgerPool:
         """
         reading = self._reads.get(id)
         if reading is None:
-            reading = self._reads[id] = asyncio.ensure_future(self.do(lambda ledger: ledger.get(id)))
+            reading = self._reads[id] = asyncio.ensure_future(self.read(lambda reader: reader.get(id)))
             reading.add_done_callback(lambda done: self._keep_for_a_while(id, done))
         return await asyncio.shield(reading)  # a follower who leaves does not end it for the others
 
@@ -94,7 +99,7 @@ class LedgerPool:
         while not job.has_ended:
             await asyncio.sleep(self._every)
             try:
-                job = await self.read(job.id)
+                job = await self.job(job.id)
                 read_at = loop.time()
             except StoreUnavailable:
                 if loop.time() - read_at > AWAY_AT_MOST.total_seconds():
