@@ -1,9 +1,9 @@
 """The gateway: the ASGI app, its server, and its composition on one machine and deployed.
 
-app            finds out who asks, looks the path up in the table of routes, and hands on
+app            identifies the caller, looks the path up in the table of routes, and hands on
 compose        puts the gateway together from what differs between one machine and a deployment
 deployed       the gateway of a deployment: one small container that is always there
-http_protocol  HTTP/1.1 as the server reads it: strict about heads, patient with nobody
+http_protocol  HTTP/1.1 as the server reads it: strict about heads, with limits to every wait
 http_server    serves the gateway from a thread of this process: uvicorn on an event loop of its own
 origin_guard   keeps web pages of others out where no key does
 """

@@ -1,4 +1,4 @@
-"""The gateway as one ASGI callable: it finds out who asks, looks the path up in the table of routes, and hands on.
+"""The gateway as one ASGI callable: it identifies the caller, looks the path up in the table of routes, and hands on.
 
 Nothing is answered without a key but /healthz and the page's files; where no keys are configured, which only loopback
 allows, everybody is let in.
@@ -72,8 +72,8 @@ class Gateway:
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
-        body_seconds: float = bodies.SECONDS,
-        budget: bodies.Budget | None = None,
+        body_seconds: float,
+        budget: bodies.Budget,
     ) -> None:
         self._keys = keys
         self._limits = limits
@@ -87,7 +87,7 @@ class Gateway:
         self._begin = begin
         self._end = end
         self._body_seconds = body_seconds
-        self._budget = budget or bodies.Budget()
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:

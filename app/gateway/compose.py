@@ -1,6 +1,6 @@
 """Puts the gateway together from what differs between one machine and a deployment.
 
-Whoever starts it, `ollama-modal up` or a container, hands in `GatewayParts` and serves what `Composed.app` is.
+What starts it, `ollama-modal up` or a container, hands in `GatewayParts` and serves `Composed.app`.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.local_routes import handlers
 from app.gateway.inference.metrics import Metrics, Readings
-from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy, ProxyContext
+from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy
 from app.gateway.inference.request_log import Records
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Router
@@ -36,7 +36,7 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
 from app.gateway.upstream import tier_state
 from app.gateway.upstream.cold_start import ColdStarts
-from app.gateway.upstream.holding import HoldTiming
+from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from app.logs import dropped_lines
 from jobs.cli.job_commands import no_archive
@@ -71,7 +71,7 @@ class GatewayParts:
         open_ledger: a ledger for the thread that asks.
         clock: the time.
         writer: names this process among all that write usage.
-        version: of the Ollama that the servers run, while none has told its own.
+        version: of the Ollama that the servers run, while none has reported its own.
         ring: starts a worker for a lane.
         rate_limit: bytes per second for a pull that names none.
         registries: those that may be pulled from.
@@ -85,9 +85,9 @@ class GatewayParts:
         archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
-        comment_seconds: between two comment lines for those who wait with an event stream.
+        comment_seconds: between two comment lines for callers who wait with an event stream.
         body_seconds: how long a body may take that hardly comes.
-        refresh_seconds: between two look-ups of what is known, for whoever cannot wait for the next round.
+        refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next round.
 
     """
 
@@ -119,7 +119,7 @@ class GatewayParts:
 
 
 class Composed:
-    """A gateway, and its parts for whoever wants to look at one.
+    """A gateway, and its parts.
 
     The event loop of the server owns the parts. Threads, which wait for the store beside it, use only `GatewayParts`,
     `metrics`, `usage_recorder`, and the states of `cold_starts`, each of which says what any thread may do.
@@ -131,23 +131,12 @@ class Composed:
         route_cache = RouteCache(parts.router, parts.known_state)
         self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
-        self.upstream_clients = {
-            name: UpstreamClient(each.url, _encoded(each.headers), parts.patience)
-            for name, each in parts.upstreams.items()
-        }
+        self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
+        holding = HoldContext(servers, parts.clock, self.metrics.woke, refresh, parts.hold_timing)
         self.cold_starts = {
-            name: ColdStarts(
-                each,
-                self.upstream_clients[name],
-                servers=servers,
-                clock=parts.clock,
-                woke=self.metrics.woke,
-                refresh=refresh,
-                timing=parts.hold_timing,
-            )
-            for name, each in parts.upstreams.items()
+            name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
         self.limits = RateLimits(parts.clock)
         self.budget = bodies.Budget(keys=len(parts.keys.names))
@@ -155,24 +144,22 @@ class Composed:
         self._ledger_pool = LedgerPool(parts.open_ledger)
         self.metrics.watch(self._readings())
         records = Records(self.usage_recorder, self.metrics)
-        self.proxy = Proxy(
-            ProxyContext(
-                upstreams=parts.upstreams,
-                upstream_clients=self.upstream_clients,
-                cold_starts=self.cold_starts,
-                route_cache=route_cache,
-                refresh=refresh,
-                recorder=records,
-                clock=parts.clock,
-                detached=self.detached,
-                comment_seconds=parts.comment_seconds,
-            )
+        proxy = Proxy(
+            upstreams=parts.upstreams,
+            upstream_clients=self.upstream_clients,
+            cold_starts=self.cold_starts,
+            route_cache=route_cache,
+            refresh=refresh,
+            recorder=records,
+            clock=parts.clock,
+            detached=self.detached,
+            comment_seconds=parts.comment_seconds,
         )
         self.app = Gateway(
             keys=parts.keys,
             limits=self.limits,
-            passes=self.proxy.pass_on,
-            handlers=handlers(parts.known_state, self.proxy.pass_on, version=parts.version),
+            passes=proxy.pass_on,
+            handlers=handlers(parts.known_state, proxy.pass_on, version=parts.version),
             ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
             page=Page(),
             recorder=records,
@@ -217,7 +204,7 @@ class Composed:
         parts = self._parts
 
         def used(since: date | None) -> list[Document]:
-            self.usage_recorder.flush()  # who asks wants to see what has just happened
+            self.usage_recorder.flush()  # so that what has just happened is in it
             return [row.as_json() for row in usage(parts.facts, since=since)]
 
         return OpsContext(
@@ -263,7 +250,7 @@ class Composed:
         fleet = parts.fleet if parts.rented else None
 
         def entries() -> Mapping[str, Any]:
-            self.usage_recorder.flush()  # who asks wants to see what has just happened
+            self.usage_recorder.flush()  # so that what has just happened is in it
             return {**parts.past(), **dict(parts.facts.items())}
 
         return (
@@ -278,7 +265,3 @@ class Composed:
         """The tier of each model that is here."""
         names = [model.name for model in self._known_state.models()]
         return {str(name.folded()): self._parts.router.route(str(name)).tier for name in names}
-
-
-def _encoded(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    return [(name.encode(), value.encode()) for name, value in headers.items()]

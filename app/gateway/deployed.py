@@ -106,7 +106,7 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     """The keys of the secret.
 
     Raises:
-        BadRequest: a line is wrong, or there is none: everybody who knows the address could ask.
+        BadRequest: a line is wrong, or there is none: anybody who knows the address could ask.
 
     """
     keys = Keys.parse(environ.get(VARIABLE, ""))

@@ -1,4 +1,4 @@
-"""HTTP/1.1 as the gateway's server reads it: uvicorn's protocol, strict about heads and patient with nobody.
+"""HTTP/1.1 as the gateway's server reads it: uvicorn's protocol, strict about heads and with limits to every wait.
 
 A head that can be read in two ways is refused, and no caller holds a connection by silence or by dripping.
 """
@@ -12,7 +12,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MOST_HEAD = 64 * 1024
-"""Bytes of an address and headers. Nobody who may ask needs more, and uvicorn itself would take them without end."""
+"""Bytes of an address and headers. No caller needs more, and uvicorn itself would take them without end."""
 
 MOST_LINES = 256
 """Headers of a request, and trailers. Each costs the loop a microsecond, and delays every other request by as much."""

@@ -49,7 +49,7 @@ _SEND_ONE = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `ollama-modal
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who was let in, and what he may do. `models` without a pattern allows all of them."""
+    """Who asks, and what this key may do. `models` without a pattern allows all of them."""
 
     name: str
     scopes: frozenset[str]
@@ -57,7 +57,7 @@ class Caller:
     rpm: int | None = None
     concurrent: int | None = None
     is_only: bool = field(default=False, compare=False)
-    """Nobody else may ask, so there is nobody to leave a share to."""
+    """It is the only key, so there is no other to leave a share to."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes
@@ -113,7 +113,7 @@ def fits(pattern: str, name: ModelName) -> bool:
     """Whether a pattern fits a name; both in small letters.
 
     The first part decides what it is about, as in an address: with a dot, a colon or by the name `localhost` it is a
-    host, and so it is where three parts are. So `llama*/*` fits nothing of a host that somebody called `llama.example`.
+    host, and so it is where three parts are. So `llama*/*` fits nothing of a host with the name `llama.example`.
     """
     model = f"{name.model}:{name.tag}"
     first, *more = pattern.split("/")
@@ -133,7 +133,7 @@ ANYONE = Caller("anyone", frozenset(SCOPES), is_only=True)
 
 @dataclass(frozen=True)
 class Key:
-    """A line: what proves somebody's right to come in, and who he is."""
+    """A line: whose key it is, and what proves it."""
 
     caller: Caller
     proof: str

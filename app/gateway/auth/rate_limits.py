@@ -15,7 +15,7 @@ from jobs.core.errors import TooManyRequests
 MINUTE = 60.0
 
 BUSY = timedelta(seconds=1)
-"""When it is worth asking again while others are being answered: nobody knows, and a second is polite."""
+"""When to ask again while others are being answered. It cannot be known; a second is polite."""
 
 
 class RateLimits:

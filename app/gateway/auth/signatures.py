@@ -2,8 +2,8 @@
 
     Authorization: <public key>:<signature>        both base64; the request's query gains `ts=<unix seconds>`
 
-It signs `METHOD,/path?ts=SECONDS` (ollama api/client.go and auth/auth.go), so neither the host nor the body: whoever
-reads the traffic can use it again for some minutes, as he could use any key that he reads. Behind TLS nobody does.
+It signs `METHOD,/path?ts=SECONDS` (ollama api/client.go and auth/auth.go), so neither the host nor the body: a
+reader of the traffic can use it again for some minutes, as any key that comes in clear. TLS is what prevents that.
 """
 
 import base64
@@ -36,7 +36,7 @@ class SignedRequest:
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any]) -> Self:
-        """From an ASGI scope, whose path nobody has cleaned."""
+        """From an ASGI scope, whose path is as it came."""
         return cls(scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"))
 
     @property
@@ -71,7 +71,7 @@ def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
     """The public key that signed this request, just now.
 
     Raises:
-        Unauthorized: nobody did: not this request, not now, or with another key than the one that is shown.
+        Unauthorized: it is of another request, another time, or another key than the one that is shown.
 
     """
     public, _, signature = authorization.partition(":")

@@ -1,7 +1,7 @@
 """Which known names come near one that nobody has, for the hint of a 404. Many names cost no more than few.
 
 Names are found by the pairs of letters they share, the rarest pairs first, and only so many of those that share most
-are compared letter by letter. So somebody who asks for names that are not there holds up nobody.
+are compared letter by letter. So a caller who asks for names that are not there delays no other.
 """
 
 import difflib

@@ -1,4 +1,4 @@
-"""What the servers of a tier reported of themselves, as far as it matters to whoever waits for them. It asks nobody.
+"""What the servers of a tier reported of themselves, as far as it matters to waiting callers. It asks no server.
 
 `KnownState` reads the reports anew every few seconds; requests come all the time, so what each of them asks is answered
 from what the last reading came to. Any thread may ask.
@@ -29,7 +29,6 @@ class ServerReports:
         reports: what the servers of a tier said last; the same object for as long as it is the same.
         generation: of the weights, as the ledger names it.
         clock: the time.
-        fresh_for: so long a report of a server that serves counts.
     """
 
     def __init__(
@@ -37,13 +36,10 @@ class ServerReports:
         reports: Callable[[str], Sequence[Report]],
         generation: Callable[[], Any],
         clock: Clock,
-        *,
-        fresh_for: timedelta = FRESH,
     ) -> None:
         self._reports = reports
         self._generation = generation
         self._clock = clock
-        self._fresh_for = fresh_for
         #: What the last reading came to, by tier. Any thread puts a new value where the reports are others than it was
         #: made from; whichever comes last stays, and is made anew if its reports are old.
         self._last: dict[str, _Read] = {}
@@ -51,7 +47,7 @@ class ServerReports:
     def up(self, tier: str) -> list[Report]:
         """The reports of servers that are up, as far as their age lets one believe it."""
         now = self._clock.now()
-        return [each for each in self._reports(tier) if each.state == "serving" and now - each.at < self._fresh_for]
+        return [each for each in self._reports(tier) if each.state == "serving" and now - each.at < FRESH]
 
     def up_since(self, tier: str) -> datetime | None:
         """Since when one is up."""

@@ -1,4 +1,4 @@
-"""What is known, looked up at once for whoever cannot wait for the next round: together, and not all the time."""
+"""What is known, looked up at once for callers who cannot wait for the next round: one time for all, and not often."""
 
 import asyncio
 from collections.abc import Callable
@@ -38,5 +38,5 @@ class SharedRefresh:
         return running.done() and running.result()
 
     def _ended(self, _: asyncio.Task[bool]) -> None:
-        """Also when nobody waited for its end: whoever comes later gets a new look-up."""
+        """Also when every caller has left before its end: the next one gets a new look-up."""
         self._running, self._ended_at = None, self._clock.monotonic()

@@ -103,10 +103,10 @@ class KnownState:
         """
         return self._reported.reports if tier is None else self._reported.by_tier.get(tier, ())
 
-    def serving(self, tier: str | None = None) -> tuple[Report, ...]:
+    def serving(self) -> tuple[Report, ...]:
         """The reports of servers that are up, as far as their age lets one believe it."""
         now = self._clock.now()
-        return tuple(each for each in self.reports(tier) if each.state == "serving" and now - each.at <= REPORT_STALE)
+        return tuple(each for each in self.reports() if each.state == "serving" and now - each.at <= REPORT_STALE)
 
     @property
     def generation(self) -> Any:

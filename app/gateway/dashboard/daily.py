@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from app.accounting.spending import month_dollars
+from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader, sees_use
@@ -24,7 +24,7 @@ from jobs.core.clock import Clock
 from jobs.store import keys
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import cost
-from jobs.telemetry.usage import Row, rows_of
+from jobs.telemetry.usage import Row
 
 USUAL, MOST = 28, 366
 """Days."""
@@ -87,7 +87,9 @@ class Days:
         first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
         days = [first + number * DAY for number in range((now.date() - first).days + 1)]
         entries, fleet = self.entries(), self.fleet
-        rows = [row for row in _usage(entries, first) if sees_use(caller, row.about.key, row.about.model)]
+        rows = [
+            row for row in rows_since(entries, _midnight(first)) if sees_use(caller, row.about.key, row.about.model)
+        ]
         return {
             "since": first.isoformat(),
             "requests": list(requests(rows)),
@@ -96,12 +98,6 @@ class Days:
             "budget_dollars": fleet.alerts.monthly_budget_dollars if fleet else None,
             "health": list(qualities(turns(entries), days, now)),
         }
-
-
-def _usage(entries: Mapping[str, Any], first: date) -> Iterator[Row]:
-    for key, value in entries.items():
-        if key.startswith(keys.USAGE) and key.removeprefix(keys.USAGE)[:10] >= first.isoformat():
-            yield from rows_of(value)
 
 
 def requests(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:

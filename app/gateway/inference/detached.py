@@ -1,7 +1,7 @@
 """Requests that go on after their caller has left, until the first byte of their answer: a load may hang on them.
 
 With several containers of a tier up, the one that took the request may have to load the model for it, and Ollama ends
-a load with the request that caused it. How many go on, and for how long, is limited; nobody reads what they answer.
+a load with the request that caused it. How many go on, and for how long, is limited; what they answer is thrown away.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
 def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str, Handler]:
-    """Who answers which path of the table.
+    """The handler of each path of the table that is answered here.
 
     Args:
         known: what is known.

@@ -6,7 +6,6 @@ ours. Whatever else comes is counted as `other`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,34 +18,20 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-# Else every counter has a second line beside it, which nobody here asks for.
+from app.gateway.inference.request_log import RequestRecord
+
+# Else every counter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
+
+CAUSES = ("request", "warm")
+"""What wakes a tier."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
-
-
-class RequestMetrics(Protocol):
-    """What is counted of a request that has ended: the part of a `RequestRecord` that labels are made of."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def tier(self) -> str: ...
-    @property
-    def ending(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int | None: ...
-    @property
-    def output_tokens(self) -> int | None: ...
-    @property
-    def first_byte_seconds(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -58,7 +43,7 @@ class Readings:
         detached: requests that go on without their caller, because a load may hang on them.
         weights_bytes: what the models take; None when not known.
         usage_dropped: records of usage that were lost.
-        log_dropped: log lines that were lost because nobody took them.
+        log_dropped: log lines that were lost because nothing read them.
         known_state_seconds: how old what we know of models and servers is; None before the first round.
 
     """
@@ -78,20 +63,12 @@ class Metrics:
         keys: the names of the configured keys.
         tiers: the names of the tiers.
         is_known: whether a model of this name is here.
-        causes: what may wake a tier.
 
     """
 
-    def __init__(
-        self,
-        keys: Iterable[str],
-        tiers: Iterable[str],
-        is_known: Callable[[str], bool],
-        causes: Iterable[str] = ("request", "warm"),
-    ) -> None:
+    def __init__(self, keys: Iterable[str], tiers: Iterable[str], is_known: Callable[[str], bool]) -> None:
         self._keys = frozenset(keys)
         self._tiers = frozenset(tiers)
-        self._causes = tuple(causes)
         self._is_known = is_known
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -120,25 +97,25 @@ class Metrics:
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
         for tier in self._tiers:
-            for cause in self._causes:
+            for cause in CAUSES:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
 
-    def add(self, request: RequestMetrics) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        model = request.model if request.model and self._is_known(request.model) else OTHER
-        key = request.key if request.key in self._keys else OTHER
-        tier = self._tier(request.tier)
-        self._requests.labels(model, tier, key, request.ending).inc()
-        if request.prompt_tokens:
-            self._tokens.labels(model, tier, key, "prompt").inc(request.prompt_tokens)
-        if request.output_tokens:
-            self._tokens.labels(model, tier, key, "output").inc(request.output_tokens)
-        if request.first_byte_seconds is not None:
-            self._first_byte.labels(tier).observe(request.first_byte_seconds)
+        model = record.model if record.model and self._is_known(record.model) else OTHER
+        key = record.key if record.key in self._keys else OTHER
+        tier = self._tier(record.tier)
+        self._requests.labels(model, tier, key, record.ending).inc()
+        if record.prompt_tokens:
+            self._tokens.labels(model, tier, key, "prompt").inc(record.prompt_tokens)
+        if record.output_tokens:
+            self._tokens.labels(model, tier, key, "output").inc(record.output_tokens)
+        if record.first_byte_seconds is not None:
+            self._first_byte.labels(tier).observe(record.first_byte_seconds)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
-        self._wakes.labels(self._tier(tier), cause if cause in self._causes else OTHER).inc()
+        self._wakes.labels(self._tier(tier), cause if cause in CAUSES else OTHER).inc()
 
     def store_up(self, is_up: bool) -> None:
         """Whether the ledger has answered just now."""

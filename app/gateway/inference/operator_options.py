@@ -1,7 +1,7 @@
 """Options of a request that only the operator may set, because they are not only about the request that brings them.
 
 Where a model runs, with how much of the GPU's memory and for how long is the same for all who use it: what one caller
-sets, the next ones have, since Ollama keeps a model as it is in memory for whoever does not insist on something else
+sets, the next ones have, since Ollama keeps a model as it is in memory for requests that need no other setting
 (server/sched.go:1381-1431). Bodies pass as they come, so such a request is refused, not mended. An `admin` key may say
 all of it; on one machine without keys everybody may.
 """
@@ -24,7 +24,7 @@ PLACEMENT: Mapping[str, tuple[Any, ...]] = {
 
 `num_gpu` and `main_gpu` say where layers go, `num_thread` how many cores those on the CPU take, `use_mmap` whether
 all of the weights are read into the container's own memory, `num_batch` how much of the GPU's memory a model takes
-beside its weights and its context, which nobody who chooses a tier can know.
+beside its weights and its context, which cannot be known when a tier is chosen.
 """
 
 

@@ -42,8 +42,8 @@ COMMENT_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class ProxyContext:
-    """What all requests share. Belongs to one event loop."""
+class Proxy:
+    """What all requests to models share. Belongs to one event loop."""
 
     upstreams: Mapping[str, TierUpstream]
     upstream_clients: Mapping[str, UpstreamClient]
@@ -56,24 +56,19 @@ class ProxyContext:
     detached: DetachedRequests
     comment_seconds: float = COMMENT_SECONDS
 
-
-class Proxy:
-    def __init__(self, context: ProxyContext) -> None:
-        self._context = context
-
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
-        await _ProxiedRequest(self._context, exchange).run()
+        await _ProxiedRequest(self, exchange).run()
 
 
 class _ProxiedRequest:
     """One request on its way."""
 
-    def __init__(self, context: ProxyContext, exchange: Exchange) -> None:
-        self._context = context
+    def __init__(self, proxy: Proxy, exchange: Exchange) -> None:
+        self._proxy = proxy
         self._exchange = exchange
         exchange.is_recorded = True
-        self._reply = Reply(exchange, context.clock)
+        self._reply = Reply(exchange, proxy.clock)
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False
@@ -88,7 +83,7 @@ class _ProxiedRequest:
         except Trouble as trouble:
             await self._reply.fail(trouble)
         finally:
-            self._context.recorder.add(self._record())
+            self._proxy.recorder.add(self._record())
 
     async def _pass(self) -> None:
         request = await read_request(self._exchange)
@@ -104,19 +99,19 @@ class _ProxiedRequest:
 
     async def _routed(self, request: InferenceRequest) -> Route:
         """Where it goes. A model that is not known may have come a moment ago: that is looked up once."""
-        caller, cache = self._exchange.caller, self._context.route_cache
+        caller, cache = self._exchange.caller, self._proxy.route_cache
         try:
             return cache.route(caller, request.model, request.context)
         except NotFound:
-            if not await self._context.refresh():
+            if not await self._proxy.refresh():
                 raise
             return cache.route(caller, request.model, request.context)
 
     async def _answered(self, request: InferenceRequest, route: Route) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
-        context, exchange = self._context, self._exchange
-        cold_starts = context.cold_starts[route.tier]
-        until = _now() + context.upstreams[route.tier].startup.total_seconds()
+        proxy, exchange = self._proxy, self._exchange
+        cold_starts = proxy.cold_starts[route.tier]
+        until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
         body = _body_for(exchange, request, route)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
@@ -151,9 +146,9 @@ class _ProxiedRequest:
         self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
     ) -> UpstreamAnswer:
         """The head of an answer. A caller who leaves before it ends the request, unless a load may hang on it."""
-        context = self._context
-        asking = context.upstream_clients[route.tier].ask("POST", self._exchange.entry.path, headers, body)
-        is_loaded = context.cold_starts[route.tier].is_everywhere(route.served_name, request.settings)
+        proxy = self._proxy
+        asking = proxy.upstream_clients[route.tier].ask("POST", self._exchange.entry.path, headers, body)
+        is_loaded = proxy.cold_starts[route.tier].is_everywhere(route.served_name, request.settings)
         if not request.needs_load or is_loaded:
             return await asking
         task = asyncio.create_task(asking)
@@ -161,8 +156,8 @@ class _ProxiedRequest:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if self._exchange.gone.is_set():
-                seconds = context.upstreams[route.tier].startup.total_seconds()
-                context.detached.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
+                seconds = proxy.upstreams[route.tier].startup.total_seconds()
+                proxy.detached.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
             else:
                 task.cancel()
             raise
@@ -173,7 +168,7 @@ class _ProxiedRequest:
             text = dialects.error_text(await answer.whole(MOST_ERROR))
         finally:
             answer.close()
-        cold_starts = self._context.cold_starts[route.tier]
+        cold_starts = self._proxy.cold_starts[route.tier]
         if answer.status == 404:
             cold_starts.forget(route.served_name)
         else:
@@ -181,7 +176,7 @@ class _ProxiedRequest:
         return Expired(f"tier {route.tier!r} answers {answer.status}: {text}", hint="ask again soon")
 
     async def _ready(self, request: InferenceRequest, route: Route, until: float) -> None:
-        cold_starts = self._context.cold_starts[route.tier]
+        cold_starts = self._proxy.cold_starts[route.tier]
         model = route.served_name if request.needs_load else ""
         if not cold_starts.is_ready(model, request.settings):
             ready = cold_starts.ready(model, request.settings, until, self._exchange.caller)
@@ -189,18 +184,18 @@ class _ProxiedRequest:
 
     async def _waiting(self, event: Awaitable[T], request: InferenceRequest, route: Route) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""
-        began = self._context.clock.monotonic()
+        began = self._proxy.clock.monotonic()
         try:
             if self._exchange.entry.speech == "ollama" or not request.streams:
                 return await event
             return await self._with_comments(asyncio.ensure_future(event), route)
         finally:
-            self._held += self._context.clock.monotonic() - began
+            self._held += self._proxy.clock.monotonic() - began
 
     async def _with_comments(self, event: asyncio.Future[T], route: Route) -> T:
         try:
-            while not (await asyncio.wait({event}, timeout=self._context.comment_seconds))[0]:
-                await self._reply.comment(self._context.cold_starts[route.tier].waits_for(), route)
+            while not (await asyncio.wait({event}, timeout=self._proxy.comment_seconds))[0]:
+                await self._reply.comment(self._proxy.cold_starts[route.tier].waits_for(), route)
             return event.result()
         finally:
             event.cancel()
@@ -221,7 +216,7 @@ class _ProxiedRequest:
             prompt_tokens=tokens.prompt,
             output_tokens=tokens.output,
             first_byte_seconds=reply.first_byte_seconds,
-            seconds=self._context.clock.monotonic() - exchange.began,
+            seconds=self._proxy.clock.monotonic() - exchange.began,
             held_seconds=self._held,
             woke=self._woke,
         )

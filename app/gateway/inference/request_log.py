@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from loguru import logger
 
-from app.gateway.inference.metrics import Metrics
 from app.gateway.protocol.exchange import Exchange
 from jobs.telemetry.usage import UsageRecorder, Use
 
@@ -79,7 +78,7 @@ def turned_away(exchange: Exchange, ending: RequestEnding, seconds: float) -> Re
 class Records:
     """Where records go: the usage, the meters, and one line in the log. No prompt is in any of them."""
 
-    def __init__(self, usage_recorder: UsageRecorder, metrics: Metrics) -> None:
+    def __init__(self, usage_recorder: UsageRecorder, metrics: Recorder) -> None:
         self._usage_recorder = usage_recorder
         self._metrics = metrics
 

@@ -1,6 +1,6 @@
-"""Where requests went a moment ago, for as long as the models stay what they are: to weigh them again takes long.
+"""Where requests went a moment ago, for as long as the models stay the same: to weigh them again takes long.
 
-Only what was found is kept. A name that nobody has is looked for every time, so that it is found once it is there.
+Only routes are kept. A name without a model is looked up every time, so that it is found once it is there.
 """
 
 from collections import OrderedDict, defaultdict
@@ -29,7 +29,7 @@ class RouteCache:
 
         Raises:
             BadName: the text is no model's name.
-            Forbidden: his key may not use it.
+            Forbidden: the key may not use it.
             NotFound: there is no such model.
 
         """

@@ -1,4 +1,4 @@
-"""Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks nobody.
+"""Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks no server.
 
 A declared tier wins; else it is the cheapest whose memory holds the weights and the contexts. A name that is not here
 is refused with the names that come near it and how to pull it.

@@ -2,7 +2,7 @@
 
 app          the FastAPI application: `/ops/v1`, probes, meters, and the jobs among Ollama's routes
 auth         lets callers of the ops API in, or not at all
-context      what the ops API is handed by whoever composes the gateway
+context      what the ops API works with
 follow_jobs  the followers of jobs, each of whom holds a connection
 job_events   a job's life as server-sent events, which a client can resume
 jobs         jobs over HTTP: post, list, tell, follow, cancel, retry

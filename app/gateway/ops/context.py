@@ -1,5 +1,5 @@
-"""What the ops API is handed by whoever composes the gateway. What may take a moment is called in a
-thread; `tiers`, `problems` and `age` are read from memory, in any.
+"""What the ops API works with. What may take a moment is called in a thread; `tiers`, `problems` and `age`, which are
+read from memory, on the event loop.
 
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
@@ -44,12 +44,12 @@ class OpsContext:
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
-        route: on which tier a model (and a context) is answered, and why, for whoever may be told of these names.
+        route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first round.
         ring: starts a worker for a lane.
-        changed: called when a pull or a delete that somebody waited for has ended.
+        changed: called when a pull or a delete whose caller waits has ended.
         rate_limit: bytes per second for a pull that names none.
         registries: those that may be pulled from.
 

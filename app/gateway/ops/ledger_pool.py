@@ -27,7 +27,7 @@ AWAY_AT_MOST = timedelta(minutes=10)
 """So long a job that cannot be read is followed all the same: it goes on without us."""
 
 READ_EVERY = timedelta(milliseconds=500)
-"""How often a job that somebody follows is read: as often as its worker beats."""
+"""How often a followed job is read: as often as its worker beats."""
 
 
 class LedgerPool:
@@ -41,7 +41,7 @@ class LedgerPool:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger")
         #: The reads of followed jobs, by id, for as long as they count as new. Used by the event loop alone.
         self._reads: dict[str, asyncio.Future[Job]] = {}
-        #: Questions that nobody has given up and no thread has answered. Counted by the event loop alone.
+        #: Questions that are not answered and not given up. Counted by the event loop alone.
         self._open = 0
 
     async def do(self, work: Callable[[Ledger], T]) -> T:

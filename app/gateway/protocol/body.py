@@ -1,6 +1,6 @@
 """The body of a request: how much may come, and how slowly, and how much all of them may take together.
 
-A body that is too large or too slow is refused. It counts from its first byte until nobody needs it any more: also
+A body that is too large or too slow is refused. It counts from its first byte until it is needed no more: also
 while its caller waits for a server, and while its request goes on after its caller has left.
 """
 
@@ -90,7 +90,7 @@ class Budget:
 
 
 class HeldBody:
-    """The bytes of one body, counted for as long as somebody keeps them."""
+    """The bytes of one body, counted for as long as they are kept."""
 
     def __init__(self, budget: Budget, key: str) -> None:
         self._budget = budget

@@ -16,14 +16,6 @@ from app.gateway.protocol.routes import RouteEntry
 JSON = b"application/json; charset=utf-8"
 
 
-def _nothing() -> None:
-    pass
-
-
-def _keep_nothing() -> Callable[[], None]:
-    return _nothing
-
-
 @dataclass
 class Exchange:
     """A request whose key is known and whose body has been read.
@@ -57,9 +49,9 @@ class Exchange:
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
     """Whether the handler records it."""
-    keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
+    keep: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None, repr=False)
     """Keeps the body until what is returned is called, beyond the end of the request if need be."""
-    drop: Callable[[], None] = field(default=_nothing, repr=False)
+    drop: Callable[[], None] = field(default=lambda: None, repr=False)
     """Gives up the request's own hold on the body."""
 
     def forget_body(self) -> None:

@@ -119,7 +119,7 @@ def _named(head: bytes) -> tuple[str, bool]:
 
 
 def _find(body: Body, what: bytes, start: int) -> int:
-    """As `bytes.find`, but nobody waits for the interpreter meanwhile for longer than a step."""
+    """As `bytes.find`, but other threads get the interpreter after each step."""
     while start < len(body):
         if (at := body.find(what, start, start + _STEP + len(what))) >= 0:
             return at

@@ -38,7 +38,7 @@ _TRUTHS = frozenset({"use_mmap"})
 LoadSettings = tuple[tuple[str, Any], ...]
 
 _readers = ThreadPoolExecutor(2, thread_name_prefix="body")
-"""Two at most take the interpreter from the event loop. A body that one of them reads is changed by nobody until it is
+"""Two at most take the interpreter from the event loop. A body that one of them reads does not change until it is
 done, unless its caller leaves: then the event loop empties it, and what the thread makes of it is thrown away."""
 
 _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = WeakValueDictionary()
@@ -72,7 +72,7 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
 
     Raises:
         BadRequest: it does not say which model, or says it twice, or is not what it claims to be.
-        Forbidden: it asks for what nobody may have here.
+        Forbidden: it asks for what is not served here.
 
     """
     path, body = exchange.entry.path, exchange.body
@@ -139,7 +139,7 @@ def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
     stream = fields.scalar("stream")
-    # The other dialects have neither options nor `keep_alive`: there these are fields that nobody reads.
+    # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = fields.scalar("keep_alive") if is_native else None
     seconds = _seconds(keep)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.

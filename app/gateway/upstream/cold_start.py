@@ -1,7 +1,8 @@
 """The cold starts of one tier: callers are held until it is awake and has their model loaded.
 
-A load that has begun belongs to the gateway, never to a caller: whoever leaves aborts nothing. How many may wait, and
-for how long, is limited, for all and for each key; beyond that they are told what is happening and when to come again.
+A load that has begun belongs to the gateway, never to a caller: a caller who leaves aborts nothing. How many may wait,
+and for how long, is limited, for all and for each key; beyond that they are told what is happening and when to come
+again.
 A model that was loaded a moment ago is taken to be there without asking; a request that finds it gone comes back here.
 
 What the servers report of themselves is read as well: a tier that asks for a pause gets no new requests meanwhile, and
@@ -10,21 +11,18 @@ one that has the newest weights is believed when it says that it knows no such m
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 
 from loguru import logger
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ANYONE, Caller
-from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream import server_requests
-from app.gateway.upstream.holding import RETRY_AFTER, Expired, HeldCaller, HoldTiming, LoadFailed
+from app.gateway.upstream.holding import RETRY_AFTER, Expired, HeldCaller, HoldContext, LoadFailed
 from app.gateway.upstream.loads import Load, Loads
 from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 from app.gateway.upstream.waker import TierWaker
-from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, TooManyRequests
 
 
@@ -34,39 +32,23 @@ class ColdStarts:
     Args:
         upstream: the tier.
         client: the connections to its servers.
-        servers: what the servers reported of themselves.
-        clock: for the times that are shown.
-        woke: called at each wake with the tier and the cause.
-        refresh: has the reports read anew, unless that was done just now.
-        timing: times and numbers.
+        context: what all tiers share.
 
     """
 
-    def __init__(
-        self,
-        upstream: TierUpstream,
-        client: UpstreamClient,
-        *,
-        servers: ServerReports,
-        clock: Clock,
-        woke: Callable[[str, str], object],
-        refresh: Callable[[], Awaitable[bool]],
-        timing: HoldTiming,
-    ) -> None:
+    def __init__(self, upstream: TierUpstream, client: UpstreamClient, context: HoldContext) -> None:
         self._upstream = upstream
         self._tier = upstream.tier
         self._client = client
-        self._servers = servers
-        self._clock = clock
-        self._refresh = refresh
-        self._timing = timing
-        self._waker = TierWaker(
-            upstream, client, servers=servers, clock=clock, woke=woke, refresh=refresh, timing=timing
-        )
+        self._servers = context.servers
+        self._clock = context.clock
+        self._refresh = context.refresh
+        self._timing = context.timing
+        self._waker = TierWaker(upstream, client, context)
         self._loaded: dict[str, tuple[LoadSettings, float]] = {}
         """The models that are taken to be in memory, with what settings and since when."""
         #: Changed by the event loop; any thread may go through it, which copies it first.
-        self.loads = Loads(self._tier, timing.limits, clock.monotonic)
+        self.loads = Loads(self._tier, self._timing.limits, self._clock.monotonic)
         #: Who waits, by key. Changed by the event loop; any thread may add the numbers up.
         self._held: Counter[str] = Counter()
 
@@ -146,7 +128,7 @@ class ColdStarts:
         self._loaded[model] = (settings, self._clock.monotonic())
 
     def lost(self, why: str) -> None:
-        """The tier turned out not to be there; whoever asks next finds out whether it has to be woken."""
+        """The tier turned out not to be there; the next request finds out whether it has to be woken."""
         self._loaded.clear()
         self._waker.lost(why)
 
@@ -170,7 +152,7 @@ class ColdStarts:
         return TierState(self._tier, "asleep", left_at, why or self._waker.why, held)
 
     def waits_for(self) -> str:
-        """What a caller who is held may be told."""
+        """What a held caller waits for, in words."""
         state = self.state()
         if state.state == "waking":
             return f"waking {self._tier}, {(self._clock.now() - state.since).total_seconds():.0f} s"
@@ -186,7 +168,7 @@ class ColdStarts:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _not_ready(self, kind: type[HeldCaller], what: str) -> HeldCaller:
-        """What a caller is told who waits no longer."""
+        """Why a caller is held no longer, and when to ask again."""
         return kind(f"{what}: {self.waits_for()}", hint="ask again soon", retry_after=RETRY_AFTER)
 
     def _begin(self, load: Load) -> Load:
@@ -231,12 +213,12 @@ class ColdStarts:
                     retry_after=RETRY_AFTER,
                 )
             if not load.is_wanted:
-                self.loads.drop(load)  # before anybody finds it who would wait for it
+                self.loads.drop(load)  # now, so that no new caller joins it
                 return
             await asyncio.sleep(next(pauses))
 
     async def _load_once(self, load: Load) -> tuple[int, str]:
-        """Have the server load it, whoever leaves meanwhile; status and error of that."""
+        """Have the server load it, which goes on though callers leave; status and error of that."""
         began = _now()
         load.has_begun = True
         try:

@@ -1,6 +1,6 @@
 """One connection to a server, and the exchange that is on it: HTTP/1.1 as bytes, fed to and from llhttp.
 
-Belongs to one event loop, which its transport, its parser and whoever reads an answer all run on.
+Belongs to one event loop, which its transport, its parser and the readers of its answers all run on.
 """
 
 import asyncio

@@ -1,8 +1,8 @@
 """The loads of one tier that are wanted or under way, and the kinds of settings that its models are loaded with.
 
-A load belongs to the gateway once it has begun: then it goes on, whoever leaves. Before, it ends when the last caller
-who waits for it leaves. How many there are is bounded, for all and for each key, and so is what is remembered of them:
-each setting is a load, so a key that asks with ever new ones would have the server load for it alone.
+A load belongs to the gateway once it has begun: then it goes on though callers leave. Before, it ends when the last
+caller who waits for it leaves. How many there are is bounded, for all and for each key, and so is what is remembered of
+them: each setting is a load, so a key that asks with ever new ones would have the server load for it alone.
 """
 
 import asyncio
@@ -96,7 +96,7 @@ class Loads:
         """A load that this caller wants and that is not there yet.
 
         Raises:
-            TooManyRequests: his key has as many loads, or kinds of settings, as it may.
+            TooManyRequests: the key has as many loads, or kinds of settings, as it may.
             TooManyLoads: all together have.
 
         """

@@ -1,6 +1,6 @@
 """The state of a tier: what the gateway knows by asking for callers, joined with what its containers reported.
 
-What the gateway saw itself is newer; what a container says of its own trouble, nobody else can know. Pure.
+What the gateway saw itself is newer; what a container says of its own trouble, it alone can know. Pure.
 """
 
 from collections.abc import Sequence

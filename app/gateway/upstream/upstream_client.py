@@ -95,16 +95,16 @@ class UpstreamAnswer:
 class UpstreamClient:
     """The connections to the servers of one tier. Belongs to one event loop, but for `open_exchanges`."""
 
-    def __init__(self, url: str, headers: Iterable[Header] = (), patience: Patience | None = None) -> None:
-        parts = urlsplit(url)
+    def __init__(self, upstream: TierUpstream, patience: Patience) -> None:
+        parts = urlsplit(upstream.url)
         assert parts.hostname is not None
-        self.url = url.rstrip("/")
+        self.url = upstream.url.rstrip("/")
         self._is_tls = parts.scheme == "https"
         self._host = parts.hostname
         self._port = parts.port or (443 if self._is_tls else 80)
-        self._patience = patience or Patience()
-        more = b"".join(b"%b: %b\r\n" % header for header in headers)
-        self._common = b"host: %b\r\naccept-encoding: identity\r\n" % parts.netloc.encode() + more
+        self._patience = patience
+        more = "".join(f"{name}: {value}\r\n" for name, value in upstream.headers.items())
+        self._common = f"host: {parts.netloc}\r\naccept-encoding: identity\r\n{more}".encode()
         self._idle: list[Connection] = []
         #: Changed by the event loop alone; its length may be read by any thread.
         self._busy: set[Connection] = set()
@@ -120,7 +120,7 @@ class UpstreamClient:
         """Send a request, and wait for the head of its answer.
 
         Raises:
-            Unreachable: nobody is there.
+            Unreachable: no server is there.
             Stalled: not a byte for too long.
             CutShort: the connection ended before the head was there.
             ServerTrouble: what came is not HTTP.
@@ -138,7 +138,7 @@ class UpstreamClient:
                 await connection.head()
             except CutShort:
                 self.give_back(connection)
-                # A server may close a silent connection at the very moment we use it again. That is nobody's failure.
+                # A server may close a silent connection at the very moment we use it again, which is no failure.
                 if connection.may_be_stale and connection.heard_nothing:
                     continue
                 raise

@@ -1,19 +1,17 @@
-"""Whether a tier is up, and waking it: one task wakes it, and everybody who needs it waits for that one.
+"""Whether a tier is up, and waking it: one task wakes it, and all who need it wait for that one.
 
 A tier whose starts are refused is left alone for as long as `app.model_server.start_failures` says.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 
 from loguru import logger
 
-from app.gateway.catalog.server_reports import ServerReports
-from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldTiming
+from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext
 from app.gateway.upstream.server_requests import absence
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
-from jobs.core.clock import Clock
 
 
 class TierWaker:
@@ -22,36 +20,21 @@ class TierWaker:
     Args:
         upstream: the tier.
         client: the connections to its servers.
-        servers: what the servers reported of themselves.
-        clock: for the times that are shown.
-        woke: called at each wake with the tier and the cause.
-        refresh: has the reports read anew, unless that was done just now.
-        timing: how often to ask, and for how long to believe an answer.
+        context: what all tiers share.
 
     """
 
-    def __init__(
-        self,
-        upstream: TierUpstream,
-        client: UpstreamClient,
-        *,
-        servers: ServerReports,
-        clock: Clock,
-        woke: Callable[[str, str], object],
-        refresh: Callable[[], Awaitable[bool]],
-        timing: HoldTiming,
-    ) -> None:
+    def __init__(self, upstream: TierUpstream, client: UpstreamClient, context: HoldContext) -> None:
         self._upstream = upstream
         self._client = client
-        self._servers = servers
-        self._clock = clock
-        self._woke = woke
-        self._refresh = refresh
-        self._timing = timing
-        #: When the tier began to wake or ceased to. Written by the event loop before `task` is, so that whoever sees a
-        #: task sees its beginning; read by any thread.
-        self.since = clock.now()
-        #: Wakes the tier, while somebody has to. Written by the event loop, read by any thread.
+        self._context = context
+        self._clock = context.clock
+        self._servers = context.servers
+        self._timing = context.timing
+        #: When the tier began to wake or ceased to. Written by the event loop, before `task`, so that a thread
+        #: that sees a task sees when it began; read by any thread.
+        self.since = context.clock.now()
+        #: Wakes the tier, as long as that takes. Written by the event loop, read by any thread.
         self.task: asyncio.Task[None] | None = None
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
         #: thread.
@@ -80,7 +63,7 @@ class TierWaker:
         self._answered_at = self._clock.monotonic()
 
     def lost(self, why: str) -> None:
-        """It turned out not to be there; whoever asks next finds out whether it has to be woken."""
+        """It turned out not to be there; the next request finds out whether it has to be woken."""
         self._answered_at = float("-inf")
         self.why = why or "it is gone"
 
@@ -94,7 +77,7 @@ class TierWaker:
         self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
 
     async def wake(self) -> None:
-        """Return when the tier answers. Waking it takes one task, whoever leaves meanwhile.
+        """Return when the tier answers. One task wakes it for all, and goes on though callers leave.
 
         Raises:
             CannotStart: its servers refuse to start, and none may be tried now.
@@ -121,7 +104,7 @@ class TierWaker:
             while (why := await absence(self._client)) is not None:
                 self.why = why
                 if is_first:
-                    self._woke(tier, "request")
+                    self._context.woke(tier, "request")
                     logger.info("waking tier {}: {}", tier, why)
                     is_first = False
                 if _now() > until:
@@ -131,7 +114,7 @@ class TierWaker:
                         retry_after=RETRY_AFTER,
                     )
                 await asyncio.sleep(next(polls))
-                await self._refresh()
+                await self._context.refresh()
                 self.insist_on_starts()
             self.why = ""
             self.answered()

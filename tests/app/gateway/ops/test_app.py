@@ -27,7 +27,7 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import KINDS, Ending
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.app.gateway.inference.test_metrics import served_one
+from tests.app.gateway.inference.test_metrics import ONE
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, LLAMA_KEY, MODELS, TIERS, USAGE, Place, place, served
 
 LEASE = timedelta(seconds=30)
@@ -456,7 +456,7 @@ def test_metrics_have_no_open_labels(here: Place, ledger: Ledger) -> None:
     """Requests of unknown models and keys are counted as `other`; jobs, bytes and wakes are there from the start."""
     ops_context = here.ops_context()
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
-        ops_context.metrics.add(served_one(model=model, key="alice" if model.startswith("l") else model))
+        ops_context.metrics.add(replace(ONE, model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     answer = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
