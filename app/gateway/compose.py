@@ -60,7 +60,8 @@ is kept for half a minute, and requests for usage or costs must not be in the wa
 
 @dataclass(frozen=True)
 class GatewayParts:
-    """Everything that differs between one machine and a deployment.
+    """Everything that differs between one machine and a deployment. Callables are called in threads beside the event
+    loop, but for `problems`, which must not wait.
 
     Args:
         upstreams: the tiers, by name.
@@ -68,7 +69,7 @@ class GatewayParts:
         router: on which tier a model is answered.
         keys: who may ask.
         facts: the ledger's dict.
-        open_ledger: a ledger for the thread that asks.
+        open_ledger: a ledger for the thread that calls it.
         clock: the time.
         writer: names this process among all that write usage.
         version: of the Ollama that the servers run, while none has reported its own.
@@ -86,7 +87,7 @@ class GatewayParts:
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
         comment_seconds: between two comment lines for callers who wait with an event stream.
-        body_seconds: how long a body may take that hardly comes.
+        body_seconds: how long a body may take beside the time for its bytes.
         refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next round.
 
     """

@@ -1,6 +1,6 @@
 """Serves the gateway from a thread of this process: uvicorn on an event loop of its own.
 
-The socket is bound before anything else is started, so a port that is taken is told at once.
+The socket is bound before anything else is started, so a port that is taken is an error at once.
 """
 
 import socket

@@ -97,7 +97,7 @@ class KnownState:
         return self._models.near.near(name, may_see)
 
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
-        """What the servers said last, newest first; those of one tier when it is named.
+        """What the servers said last, newest first; those of one tier if it is given.
 
         The same object until the next round, and at no cost: every request asks for it.
         """

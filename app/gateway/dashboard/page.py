@@ -95,8 +95,8 @@ _TEXT: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), *H
 
 def _has(tag: bytes, headers: Sequence[Header]) -> bool:
     """Whether the browser has these very bytes already."""
-    asked = b",".join(value for name, value in headers if name.lower() == b"if-none-match")
-    return any(each.strip().removeprefix(b"W/") in {tag, b"*"} for each in asked.split(b","))
+    tags = b",".join(value for name, value in headers if name.lower() == b"if-none-match")
+    return any(each.strip().removeprefix(b"W/") in {tag, b"*"} for each in tags.split(b","))
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: Sequence[Header], method: str) -> None:

@@ -48,7 +48,7 @@ def create(
     """
     pool = ledger_pool or LedgerPool(ops_context.open_ledger)
     following = Following(followers, len(ops_context.keys.names))
-    census = state_api.Census(ops_context, pool)  # one for all who ask how many jobs there are
+    job_counts = state_api.JobCounts(ops_context, pool)  # one for all who ask how many jobs there are
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -82,9 +82,9 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(ops_context, pool, following), state_api.router(ops_context, pool, census), *more):
+    for api in (jobs_api.router(ops_context, pool, following), state_api.router(ops_context, pool, job_counts), *more):
         app.include_router(api, **documented)
-    app.include_router(state_api.probes(ops_context, pool, census), include_in_schema=False)
+    app.include_router(state_api.probes(ops_context, pool, job_counts), include_in_schema=False)
     app.include_router(pulls.router(ops_context, pool, following), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])

@@ -35,7 +35,7 @@ class OpsContext:
     """What the ops API works with.
 
     Args:
-        open_ledger: a ledger for the thread that asks.
+        open_ledger: a ledger for the thread that calls it.
         keys: who may ask.
         limits: how often.
         clock: the time.

@@ -51,7 +51,7 @@ Context = Annotated[int, Field(ge=1, le=100_000_000)]
 NO_JOB = "no-such-job"
 
 
-class Census:
+class JobCounts:
     """How many jobs there are of each kind and state, counted now and then, once for all who ask meanwhile.
 
     Belongs to one event loop; a pool's thread counts, and hands over a mapping that is never changed.
@@ -120,7 +120,7 @@ def _reached(ledger: LedgerReader) -> None:
         return
 
 
-def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
+def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     def tiers_for(caller: Caller) -> list[dict[str, Any]]:
@@ -167,7 +167,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
         counts: Counter[str] = Counter()
         if not why:
             try:
-                for (_, state), count in (await census.count()).items():
+                for (_, state), count in (await job_counts.count()).items():
                     counts[state] += count
             except StoreTrouble as trouble:
                 why.append(str(trouble))
@@ -186,7 +186,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
     return api
 
 
-def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
+def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     """For monitoring. Only `/healthz` needs no key: it says that this process answers, and reads nothing."""
     api = APIRouter()
 
@@ -206,7 +206,7 @@ def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
         caller.need_model(None)  # it names all models and all keys
         counts: Mapping[tuple[str, str], int] = {}
         try:
-            counts = await census.count()
+            counts = await job_counts.count()
             ops_context.metrics.store_up(True)
         except StoreTrouble as trouble:  # what this process knows by itself is shown
             logger.warning("the jobs cannot be counted: {}", trouble)

@@ -72,8 +72,8 @@ class Exchange:
     async def begin(self, status: int, headers: Sequence[Header]) -> None:
         """The head of an answer."""
         self.status = status
-        named = [*headers, (b"x-request-id", self.id.encode())]
-        await self.send({"type": "http.response.start", "status": status, "headers": named})
+        with_id = [*headers, (b"x-request-id", self.id.encode())]
+        await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
         """A piece of the body; returns when the caller's side has room for more."""
