@@ -1,4 +1,4 @@
-"""What a person who looks at the service wants to see beside jobs, models and tiers: `GET /ops/v1/board`.
+"""What the page shows beside jobs, models and tiers: `GET /ops/v1/board`.
 
 Whose key it is, what is declared of tiers and models, what is spent at this moment, when each model was last used,
 what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
