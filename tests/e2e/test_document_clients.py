@@ -23,7 +23,8 @@ import yaml
 
 from tests.support.document_commands import blocks
 from tests.support.local_stack import Shell, up
-from tests.support.processes import free_port, until
+from tests.support.processes import free_port
+from tests.support.waiting import until
 
 CLIENTS_PYTHON = os.environ.get("CLIENTS_PYTHON")
 WITH_CLIENTS = pytest.mark.skipif(
@@ -239,7 +240,7 @@ def test_a_real_prometheus_scrapes_by_it(gateway: Gateway, tmp_path: Path) -> No
             except httpx.TransportError:
                 return []
 
-        until(asked, patience=60)
+        until(asked, "the meter in prometheus")
         [meter] = asked()
 
     assert meter["value"][1] == "1"

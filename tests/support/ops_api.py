@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
 from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
+from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -32,8 +33,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
-from tests.conftest import Store, open_store
-from tests.support.processes import until
+from tests.support.stores import Store, open_store
+from tests.support.waiting import until
 
 ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
 KEYS = "\n".join(
@@ -79,7 +80,7 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
 
 
 @dataclass
-class Place:
+class OpsApi:
     """A folder with a ledger in it, and an office over that. Every store that was opened is closed with it."""
 
     folder: Path
@@ -159,9 +160,9 @@ class Place:
 
 
 @contextmanager
-def place(folder: Path, clock: Clock | None = None) -> Iterator[Place]:
+def ops_api(folder: Path, clock: Clock | None = None) -> Iterator[OpsApi]:
     folder.mkdir(parents=True, exist_ok=True)
-    found = Place(folder, clock or SystemClock())
+    found = OpsApi(folder, clock or SystemClock())
     try:
         yield found
     finally:
@@ -184,3 +185,22 @@ def served(app: Any) -> Iterator[str]:
         thread.join(timeout=20)
         listening.close()
         assert not thread.is_alive()
+
+
+ENDED_REQUEST = RequestRecord(
+    request_id="r1",
+    at=datetime(2026, 9, 15, 8, tzinfo=UTC),
+    key="alice",
+    model="llama3.2:latest",
+    tier="a10g",
+    route="/api/chat",
+    dialect="ollama",
+    ending="success",
+    status=200,
+    prompt_tokens=7,
+    output_tokens=40,
+    first_byte_seconds=0.3,
+    seconds=1.0,
+    held_seconds=0.0,
+    woke=False,
+)

@@ -5,7 +5,7 @@ Nothing of it asks a server: what is known of servers is what they reported them
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -16,6 +16,7 @@ from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.registry.allowlist import ANYWHERE, Registries
 
@@ -51,6 +52,7 @@ class OpsContext:
         ring: starts a worker for a lane.
         changed: called when a pull or a delete whose caller waits has ended.
         rate_limit: bytes per second for a pull that names none.
+        kinds: of jobs, that may be posted.
         registries: those that may be pulled from.
 
     """
@@ -71,4 +73,5 @@ class OpsContext:
     ring: Callable[[str], object] = no_ring
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None
+    kinds: Kinds = field(default_factory=lambda: KINDS)
     registries: Registries = ANYWHERE

@@ -1,28 +1,9 @@
 """What is counted, and under which labels."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 from app.gateway.inference.metrics import Metrics, Readings
-from app.gateway.inference.request_log import RequestRecord
-
-ONE = RequestRecord(
-    request_id="r1",
-    at=datetime(2026, 9, 15, 8, tzinfo=UTC),
-    key="alice",
-    model="llama3.2:latest",
-    tier="a10g",
-    route="/api/chat",
-    dialect="ollama",
-    ending="success",
-    status=200,
-    prompt_tokens=7,
-    output_tokens=40,
-    first_byte_seconds=0.3,
-    seconds=1.0,
-    held_seconds=0.0,
-    woke=False,
-)
+from tests.support.ops_api import ENDED_REQUEST
 
 
 def meters() -> Metrics:
@@ -36,7 +17,7 @@ def shown(metrics: Metrics) -> list[str]:
 def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
     """By model, tier, key and ending; the time to the first byte by tier."""
     metrics = meters()
-    metrics.add(ONE)
+    metrics.add(ENDED_REQUEST)
     lines = shown(metrics)
     labels = 'key="alice",kind="{kind}",model="llama3.2:latest",tier="a10g"'
     assert f"ollama_modal_tokens_total{{{labels.format(kind='prompt')}}} 7.0" in lines
@@ -49,7 +30,7 @@ def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
 def test_a_request_that_came_nowhere_is_counted_all_the_same() -> None:
     """Without model, tier, tokens or a first byte."""
     metrics = meters()
-    nothing = replace(ONE, prompt_tokens=None, output_tokens=None, first_byte_seconds=None)
+    nothing = replace(ENDED_REQUEST, prompt_tokens=None, output_tokens=None, first_byte_seconds=None)
     metrics.add(replace(nothing, key="", model="", tier="", ending="refused"))
     assert 'ollama_modal_requests_total{ending="refused",key="other",model="other",tier="other"} 1.0' in shown(metrics)
 

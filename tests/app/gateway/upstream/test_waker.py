@@ -10,8 +10,9 @@ from app.gateway.upstream.holding import HoldContext
 from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
 from jobs.testing.clock import HandClock
-from tests.app.gateway.inference.test_proxy import played
-from tests.support.gateways import PATIENCE, QUICK, Scripted
+from tests.support.dialects import whole_answer
+from tests.support.gateways import PATIENCE, QUICK
+from tests.support.scripted_server import ScriptedServer
 
 
 class WatchedClock(HandClock):
@@ -40,7 +41,7 @@ async def no_news() -> bool:
 def test_a_tier_that_wakes_is_shown_with_when_that_began() -> None:
     """Whenever another thread looks: a tier that is seen to wake is never seen to have woken since long before."""
 
-    async def waking(server: Scripted, clock: WatchedClock) -> bool:
+    async def waking(server: ScriptedServer, clock: WatchedClock) -> bool:
         upstream = TierUpstream("a10g", server.url)
         client = UpstreamClient(upstream, Patience())
         reports = ServerReports(lambda _: (), lambda: None, clock)
@@ -54,7 +55,7 @@ def test_a_tier_that_wakes_is_shown_with_when_that_began() -> None:
             client.close()
 
     clock = WatchedClock()
-    with Scripted(played, asleep=1) as server:
+    with ScriptedServer(whole_answer, asleep=1) as server:
         assert asyncio.run(waking(server, clock))
     began = HandClock.now(clock)
     assert {state.since for state in clock.seen if state.state == "waking"} == {began}
