@@ -17,7 +17,7 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
-from app.gateway.upstream.cold_start import TierUpstream
+from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.nightly_thread import coming_night
 from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
@@ -110,7 +110,7 @@ class LocalGateway:
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
-                standing=self._known_state,
+                known_state=self._known_state,
                 router=Router(self._known_state, servers.tiers, plan.declared_tier),
                 keys=keys,
                 facts=self._facts,
@@ -138,8 +138,8 @@ class LocalGateway:
         """Answer there."""
         self._reporter.start()
         self._known_state.start()
-        app = OriginGuard(self.composed.app) if self._keyless else self.composed.app
-        self._http_server = HttpServer(app, listener, self._clock)
+        app = self.composed.app
+        self._http_server = HttpServer(OriginGuard(app) if self._keyless else app, listener, self._clock)
         self._http_server.start()
         return self._http_server
 

@@ -17,7 +17,7 @@ from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import TierUpstream
+from app.gateway.upstream.upstream_client import TierUpstream
 from app.platform.limits import CallLimits
 from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
@@ -76,7 +76,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         composed = Composed(
             GatewayParts(
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
-                standing=standing,
+                known_state=standing,
                 router=Router(standing, [Tier("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
                 facts=facts,
@@ -84,7 +84,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
                 clock=CLOCK,
                 writer="test",
                 version="0.0.1",
-                pace=QUICK,
+                hold_timing=QUICK,
             )
         )
         standing.start()

@@ -20,6 +20,7 @@ class Directory:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        #: What was read last, to read only what has changed since. Used by whichever thread refreshes `KnownState`.
         self._known: Sequence[KnownModel] = ()
 
     def stamp(self, _: Any) -> Any:

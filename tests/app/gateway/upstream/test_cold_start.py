@@ -153,7 +153,7 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(3)]
         until(lambda: held_callers(running) == 3)
-        until(lambda: running.composed.waking.state("a10g").temper == "waking")
+        until(lambda: running.composed.cold_starts["a10g"].state().state == "waking")
         refused = asked(running, dialect)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0

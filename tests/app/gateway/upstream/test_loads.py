@@ -35,7 +35,7 @@ def many() -> Iterator[ThreadPoolExecutor]:
 
 
 def loads(running: RunningGateway) -> Loads:
-    return running.composed.waking._tiers["a10g"].loads
+    return running.composed.cold_starts["a10g"].loads
 
 
 def ask(running: RunningGateway, dialect: Dialect, key: str, **more: Any) -> httpx.Response:
@@ -111,7 +111,7 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
     """A key has its share of the loads that wait for a tier, each told in its dialect; others' loads find room."""
     door = HeldServer(awake=False)
     shelf = ModelList([model(f"m{n}") for n in range(12)])
-    pace = replace(QUICK, bounds=LoadLimits(most_loads=8))
+    pace = replace(QUICK, limits=LoadLimits(most_loads=8))
     with (
         ScriptedServer(whole_answer, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, shelf=shelf, pace=pace) as running,

@@ -56,7 +56,7 @@ def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
             name = f"m{len(shelf.models)}"
             shelf.models = [*shelf.models, model(name)]
             running.standing.refresh()
-            running.composed.waking.lost("a10g", "another server is there now")
+            running.composed.cold_starts["a10g"].lost("another server is there now")
             return Trial(running, port, name)
 
         yield trial
