@@ -57,7 +57,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def servers(platform: Platform) -> Proxy:
-    """The door of the A10G's server."""
+    """Modal's proxy before the A10G's server."""
     [id_, secret] = TOKEN.values()
     port = int(platform.settings.environ["OLLAMA_HOST"].rpartition(":")[2])
     return platform.open_server(APP, "OllamaA10G", port=port, token=(id_, secret))

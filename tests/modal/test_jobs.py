@@ -127,7 +127,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
 
 
 def test_the_gateway_is_one_small_container_with_keys_of_its_own(deployed: Platform) -> None:
-    """It has no GPU and no door of Modal's; one is kept and none added; answers in flight get the longest grace of any
+    """It has no GPU and no proxy of Modal's; one is kept and none added; answers in flight get the longest grace of any
     tier; the document tells what it costs in a month."""
     asked = deployed.function(APP, "Gateway").definition
 

@@ -69,7 +69,7 @@ class RunningGateway:
     url: str
     composed: Composed
     facts: SqliteDict
-    door: HttpServer
+    server: HttpServer
     standing: KnownState
 
     @property
@@ -102,7 +102,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: ModelsSource | None = None,
+    source: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
@@ -119,7 +119,7 @@ def gateway(
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    standing = KnownState(facts, shelf or ModelList(), CLOCK)
+    standing = KnownState(facts, source or ModelList(), CLOCK)
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
@@ -144,12 +144,12 @@ def gateway(
     )
     standing.refresh()
     composed = Composed(parts)
-    door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
-    door.start()
+    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
+    server.start()
     try:
-        yield RunningGateway(door.url, composed, facts, door, standing)
+        yield RunningGateway(server.url, composed, facts, server, standing)
     finally:
-        door.stop()
+        server.stop()
         facts.close()
 
 

@@ -61,9 +61,9 @@ def narrow(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> 
             f"root {hash_of('omk_r')} chat admin",
         ]
     )
-    shelf = ModelList([model("llama3.2"), model(SECRET)])
+    source = ModelList([model("llama3.2"), model(SECRET)])
     folder = tmp_path_factory.mktemp("narrow")
-    with gateway(folder, {"a10g": server.url}, keys=keys, shelf=shelf, fleet=fleet) as found:
+    with gateway(folder, {"a10g": server.url}, keys=keys, source=source, fleet=fleet) as found:
         now = CLOCK.now()
         loaded = (Loaded(SECRET, 1, 1, 1), Loaded("llama3.2:latest", 1, 1, 1))
         report = Report("a10g", "c1", "serving", now, loaded=loaded)
