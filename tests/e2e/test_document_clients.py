@@ -240,7 +240,7 @@ def test_a_real_prometheus_scrapes_by_it(gateway: Gateway, tmp_path: Path) -> No
             except httpx.TransportError:
                 return []
 
-        until(asked)
+        until(asked, "the meter in prometheus")
         [meter] = asked()
 
     assert meter["value"][1] == "1"

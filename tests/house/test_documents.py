@@ -56,8 +56,7 @@ def is_command(line: str) -> bool:
             return subcommand in subcommands()
         case ["modal", "deploy" | "run" as verb, *rest] if "-m" in rest:
             module, _, function = rest[rest.index("-m") + 1].partition("::")
-            path = MODULES.get(module)
-            return path is not None and (verb == "deploy" or f"def {function}(" in (ROOT / path).read_text("utf-8"))
+            return module in MODULES and (verb == "deploy" or hasattr(importlib.import_module(module), function))
         case ["python", "-m", module, *_]:
             return module in MODULES
         case ["uv", "run", "--script", script, *_]:

@@ -20,7 +20,7 @@ from app.gateway.http_server import ConnectionLimits, HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.cold_start import HoldTiming, TierUpstream
 from app.gateway.upstream.upstream_client import Patience
-from jobs.cli.job_commands import Outlook
+from jobs.cli.job_commands import Preview
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
@@ -113,7 +113,7 @@ def gateway(
     most_containers: int = 1,
     body_seconds: float = PATIENCE,
     bounds: ConnectionLimits | None = None,
-    plan: Callable[[], Outlook] = unknown_night,
+    plan: Callable[[], Preview] = unknown_night,
     look_seconds: float = 2.0,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""

@@ -35,7 +35,8 @@ from jobs.core.errors import Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.ledger.dead_letters import of_class
-from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.job import Job
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue

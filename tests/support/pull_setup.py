@@ -17,7 +17,8 @@ import httpx
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import AT_ONCE, NEVER, Policy
-from jobs.ledger.job import LANES, WEIGHTS_LANE, Backoff, Job
+from jobs.ledger.job import Backoff, Job
+from jobs.ledger.kinds import LANES, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.tasks.table import TaskContext, perform, staging_subject

@@ -264,7 +264,7 @@ def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsy
     at = commands(store, tmp_path)
 
     def listed(since: str | None = None, state: str | None = None) -> list[str]:
-        assert at.browse(state=state, kind=None, since=since, limit=0, json=True) == 0
+        assert at.list_jobs(state=state, since=since, limit=0, json=True) == 0
         return [told["id"] for told in json.loads(capsys.readouterr().out)]
 
     assert listed() == [third.id]
@@ -282,7 +282,7 @@ def test_an_archived_job_is_told_and_retried(store: Store, tmp_path: Path, capsy
     archive(store, tmp_path)
     at = commands(store, tmp_path)
 
-    assert at.tell(job.id[:6], follow=False, json=False) == 0
+    assert at.show_job(job.id[:6], follow=False, json=False) == 0
     told = capsys.readouterr().out
     assert "network: cut short" in told
     assert "then try exactly the same again" in told

@@ -19,7 +19,8 @@ from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import SystemClock, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable
 from jobs.core.retry import NEVER
-from jobs.ledger.job import SERVERS_LANE, Ending, Job, JobState
+from jobs.ledger.job import Ending, Job, JobState
+from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.cli.remote_status import standing, way
+from jobs.cli.remote_status import route_lines, status_lines
 from jobs.core.clock import SystemClock
 from jobs.core.errors import (
     BadRequest,
@@ -27,7 +27,7 @@ from jobs.core.errors import (
 )
 from jobs.core.progress import Reading
 from jobs.core.retry import AT_ONCE, NEVER
-from jobs.home.gateway_client import Remote
+from jobs.home.gateway_client import GatewayClient
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.job_text import story
 from jobs.ledger.ledger import Ledger
@@ -145,7 +145,7 @@ def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> 
         ("warm", "b-model:latest"): {"model": "b-model", "tier": "a10g"},
         ("delete", "b-model:latest"): {"model": "b-model"},
     }
-    with Remote(url, ADMIN_KEY, clock=SystemClock()) as there:
+    with GatewayClient(url, ADMIN_KEY, clock=SystemClock()) as there:
         for (kind, subject), request in requests.items():
             posted = there.post(kind, subject, request, by="nobody")
             job = ledger.reader.get(posted.job.id)
@@ -219,7 +219,9 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
 # -- the client --------------------------------------------------------------------------------------------------------
 
 
-def talking(answers: list[httpx.Response | Exception], *, policy: Any = NEVER) -> tuple[Remote, list[httpx.Request]]:
+def talking(
+    answers: list[httpx.Response | Exception], *, policy: Any = NEVER
+) -> tuple[GatewayClient, list[httpx.Request]]:
     """A client whose gateway gives these answers, one after the other; and what it is asked."""
     asked: list[httpx.Request] = []
 
@@ -231,7 +233,7 @@ def talking(answers: list[httpx.Response | Exception], *, policy: Any = NEVER) -
         return httpx.Response(found.status_code, headers=found.headers, content=found.content)
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    return Remote("http://gateway/base/", "omk_k", clock=HandClock(), client=client, policy=policy), asked
+    return GatewayClient("http://gateway/base/", "omk_k", clock=HandClock(), client=client, policy=policy), asked
 
 
 @pytest.mark.parametrize(
@@ -297,13 +299,13 @@ def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     """Before anything is sent anywhere."""
     with pytest.raises(BadRequest, match="no gateway's address"):
-        Remote(url, None, clock=HandClock())
+        GatewayClient(url, None, clock=HandClock())
 
 
 def test_a_password_in_an_address_is_refused_without_showing_it() -> None:
     """It would end in logs; the hint says where the key belongs."""
     with pytest.raises(BadRequest) as refused:
-        Remote("https://me:omk_secret@gateway", None, clock=HandClock())
+        GatewayClient("https://me:omk_secret@gateway", None, clock=HandClock())
     assert "omk_secret" not in f"{refused.value}{refused.value.hint}"
 
 
@@ -326,7 +328,7 @@ def test_words_from_elsewhere_are_made_fit_to_be_shown() -> None:
         "tiers": [{"tier": "t\x07", "state": "waking", "since": "2026-01-01T00:00:00Z", "why": "w\r", "held": 2}],
         "night": {"at": None, "summary": "n\x1b"},
     }  # fmt: skip
-    lines = list(standing(health, "http://gateway", HandClock().now()))
-    lines += way({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})
+    lines = list(status_lines(health, "http://gateway", HandClock().now()))
+    lines += route_lines({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", "".join(lines))
     assert "2 callers wait" in "".join(lines)

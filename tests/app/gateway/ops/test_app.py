@@ -24,7 +24,8 @@ from app.gateway.ops.schemas import (
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.progress import Reading
-from jobs.ledger.job import KINDS, Ending
+from jobs.ledger.job import Ending
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import (
