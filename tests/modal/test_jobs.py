@@ -32,6 +32,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deploy,
     deployed_ledger,
     finished,
     has_whole,
@@ -64,8 +65,7 @@ def bare(registry: RegistryDouble) -> Iterator[Platform]:
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         yield platform
 
 
