@@ -1,4 +1,4 @@
-"""A gateway over real sockets, and servers behind it that do what a test says, down to the byte."""
+"""A gateway over real sockets, in front of servers that a test names."""
 
 import json
 import socket
@@ -37,12 +37,6 @@ CLOCK = SystemClock()
 PATIENCE = 20.0
 
 QUICK = HoldTiming(first_poke_seconds=0.02, longest_poke_seconds=0.05, unseen_seconds=1.0)
-
-
-# -- a server that does as it is told ----------------------------------------------------------------------------------
-
-
-# -- the gateway -------------------------------------------------------------------------------------------------------
 
 
 def model(text: str) -> KnownModel:
@@ -151,9 +145,6 @@ def gateway(
     finally:
         server.stop()
         facts.close()
-
-
-# -- the three dialects ------------------------------------------------------------------------------------------------
 
 
 def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Response:
