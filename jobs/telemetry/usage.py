@@ -2,7 +2,7 @@
 
 Counting costs the caller nothing: `add` sums up in place, and never waits and never raises. A thread writes the sums
 down; each writer has keys of its own and writes whole sums, so writing twice changes nothing. However many uses come
-between two rounds, all of them are told; what is given up after weeks without a store is counted.
+between two writes, all of them are told; what is given up after weeks without a store is counted.
 """
 
 import threading

@@ -69,7 +69,7 @@ def test_the_weights_are_as_declared(month: Month) -> None:
     declared = {model.parsed.folded() for model in month.fleet.models if model.pinned}
     assert declared | {ModelName.parse("gemma3").folded()} == {model.name.folded() for model in found.models}
     first = next(job for job in month.jobs() if (job.kind, job.subject) == ("pull", "llama3.2:latest"))
-    llama = month.shelf.weights.find(ModelName.parse("llama3.2"))
+    llama = month.mounted.weights.find(ModelName.parse("llama3.2"))
     assert llama is not None
     assert first.result is not None
     assert first.result["digest"] == llama.digest  # the newer one was rolled back, and no night takes it up again

@@ -26,6 +26,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deploy,
     deployed_ledger,
     finished,
     modal_command,
@@ -65,8 +66,7 @@ def deployed(hook: WebhookServer, checkout: Path) -> Iterator[Platform]:
     with RegistryDouble() as registry, control_plane(registry) as platform:
         with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
-        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=checkout)
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform, folder=checkout)
         yield platform
 
 

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
+from tests.support.deployments import modal_command
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
 from tests.support.waiting import until
 
@@ -53,16 +52,10 @@ def client(platform: Platform) -> Iterator[Client]:
         yield client
 
 
-def deploy(platform: Platform, module: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
-    command = [sys.executable, "-m", "modal", "deploy", "-m", module]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.fixture(scope="module")
 def deployed(platform: Platform) -> Platform:
     for module in ("app.endpoint", "app.endpoint_v2", "tests.modal.platform.sample_apps.publishing"):
-        done = deploy(platform, module)
+        done = modal_command(platform, "deploy", "-m", module)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (f"docker buildx imagetools inspect ollama/ollama:{OLLAMA_VERSION}" in done.stderr) == (
             module.startswith("app.") and not OLLAMA_DIGEST
@@ -158,7 +151,7 @@ def test_broken_fleet_is_refused_before_anything_is_created(tmp_path: Path) -> N
     fleet = tmp_path / "app/fleet.toml"
     fleet.write_text(fleet.read_text("utf-8").replace("scaledown_window_seconds = 300", "scaledown_window_seconds = 1"))
     with Platform() as platform:
-        done = deploy(platform, "app.endpoint", tmp_path)
+        done = modal_command(platform, "deploy", "-m", "app.endpoint", folder=tmp_path)
 
         assert done.returncode != 0
         assert "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2" in done.stdout + done.stderr

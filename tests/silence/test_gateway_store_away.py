@@ -88,13 +88,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
             )
         )
         standing.start()
-        door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
-        door.start()
+        front = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
+        front.start()
         try:
-            yield door.url
+            yield front.url
         finally:
             store.answer = None
-            door.stop()
+            front.stop()
             standing.stop()
 
 

@@ -19,7 +19,7 @@ from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import APP, control_plane, has_whole, modal_command, with_secrets
+from tests.support.deployments import APP, control_plane, deploy, has_whole, modal_command, with_secrets
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -53,8 +53,7 @@ def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
         platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         yield platform
 
 

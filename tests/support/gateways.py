@@ -1,4 +1,4 @@
-"""A gateway over real sockets, and servers behind it that do what a test says, down to the byte."""
+"""A gateway over real sockets, in front of servers that a test names."""
 
 import json
 import socket
@@ -40,12 +40,6 @@ PATIENCE = 20.0
 QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
 
-# -- a server that does as it is told ----------------------------------------------------------------------------------
-
-
-# -- the gateway -------------------------------------------------------------------------------------------------------
-
-
 def model(text: str) -> KnownModel:
     return KnownModel(ModelName.parse(text), "0" * 64, 1_000_000, datetime(2026, 1, 1, tzinfo=UTC), {})
 
@@ -70,7 +64,7 @@ class RunningGateway:
     url: str
     composed: Composed
     facts: SqliteDict
-    door: HttpServer
+    server: HttpServer
     standing: KnownState
 
     @property
@@ -103,7 +97,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: ModelsSource | None = None,
+    source: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
@@ -120,7 +114,7 @@ def gateway(
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    standing = KnownState(facts, shelf or ModelList(), CLOCK)
+    standing = KnownState(facts, source or ModelList(), CLOCK)
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
@@ -145,16 +139,13 @@ def gateway(
     )
     standing.refresh()
     composed = Composed(parts)
-    door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
-    door.start()
+    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
+    server.start()
     try:
-        yield RunningGateway(door.url, composed, facts, door, standing)
+        yield RunningGateway(server.url, composed, facts, server, standing)
     finally:
-        door.stop()
+        server.stop()
         facts.close()
-
-
-# -- the three dialects ------------------------------------------------------------------------------------------------
 
 
 def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Response:

@@ -108,7 +108,7 @@ class Seen:
     again: list[Job]
 
 
-class LargeShelf:
+class LargeModels:
     """A volume of large models, with the schedules, the ledger, the weights lane and all of its tasks but the hash.
 
     Args:
@@ -124,9 +124,9 @@ class LargeShelf:
         self.bells = Bells(folder / "ledger.sqlite", clock=self.clock)
         self.book = Ledger(self.bells, self.facts, self.clock)
         self.root = folder / "models"
-        self.shelf = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
-        self.shelf.open()
-        self.weights = self.shelf.weights
+        self.mounted = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
+        self.mounted.open()
+        self.weights = self.mounted.weights
         self.archive = archive_at(self.root)
         self.here: dict[str, Manifest] = {}
         self.upstream: dict[str, Manifest] = {}
@@ -177,7 +177,7 @@ class LargeShelf:
     def work(self) -> None:
         """The weights lane, until nothing is left to do."""
         with weights_lane.performing(
-            self.book, self.facts, self.shelf, registry=self.registry, fleet=self.fleet, clock=self.clock
+            self.book, self.facts, self.mounted, registry=self.registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             worker = Worker(
                 self.book,
@@ -214,9 +214,9 @@ class LargeShelf:
 
 
 @contextmanager
-def large_shelf(folder: Path, fleet: Fleet) -> Iterator[LargeShelf]:
-    shelf = LargeShelf(folder, fleet, datetime(2026, 10, 5, 1, tzinfo=UTC))
+def large_models(folder: Path, fleet: Fleet) -> Iterator[LargeModels]:
+    large = LargeModels(folder, fleet, datetime(2026, 10, 5, 1, tzinfo=UTC))
     try:
-        yield shelf
+        yield large
     finally:
-        shelf.close()
+        large.close()

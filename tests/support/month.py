@@ -56,7 +56,7 @@ from tests.support.waiting import until
 BEGIN = datetime(2026, 10, 5, 10, tzinfo=UTC)
 DAYS = 30
 QUOTA = 500_000
-SHELF = {"llama3.2": 60_000, "deepseek-r1:32b": 90_000, "qwen3": 30_000, "gemma3": 40_000, "phi4": 50_000}
+ON_THE_VOLUME = {"llama3.2": 60_000, "deepseek-r1:32b": 90_000, "qwen3": 30_000, "gemma3": 40_000, "phi4": 50_000}
 
 
 def fleet(tick_minutes: int) -> Fleet:
@@ -159,7 +159,7 @@ class Month:
         self.root.mkdir()
         self.servers = Servers(self.facts, self.fleet, self.clock)
         self.clock.moved = self.servers.settle
-        self.shelf = weights_lane.MountedWeights(Volume(self.root, self.clock), self.root, self.facts, self.clock)
+        self.mounted = weights_lane.MountedWeights(Volume(self.root, self.clock), self.root, self.facts, self.clock)
         self.archive = archive_at(self.root)
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
@@ -178,7 +178,7 @@ class Month:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def play(self, script: list[tuple[datetime, Callable[["Month"], object]]]) -> None:
-        self.shelf.open()
+        self.mounted.open()
         self.offered = offers(self.fleet, {}, self.clock.now())
         pending = sorted(script, key=lambda scene: scene[0])
         zone, end = self.fleet.schedule.zone, BEGIN + timedelta(days=DAYS)
@@ -236,7 +236,7 @@ class Month:
         )
 
     def survey(self) -> Survey:
-        return self.shelf.weights.survey()
+        return self.mounted.weights.survey()
 
     def _ring(self, lane: str) -> None:
         if lane not in self._rung:
@@ -264,7 +264,7 @@ class Month:
     def _at_weights(self) -> None:
         registry = self.asked_by_pulls
         with weights_lane.performing(
-            self.book, self.facts, self.shelf, registry=registry, fleet=self.fleet, clock=self.clock
+            self.book, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             self._worker(WEIGHTS_LANE, lambda run: self._perhaps_interrupted(run, perform))
         if self.is_interrupted and self.registry.counters()["served"]:
@@ -407,9 +407,9 @@ def _pull_is_interrupted(month: Month) -> None:
 
 
 def _byte_flips(month: Month) -> None:
-    model = month.shelf.weights.find(ModelName.parse("deepseek-r1:32b"))
+    model = month.mounted.weights.find(ModelName.parse("deepseek-r1:32b"))
     assert model is not None
-    path = month.shelf.weights.layout.blob(model.manifest.layers[0].digest)
+    path = month.mounted.weights.layout.blob(model.manifest.layers[0].digest)
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
@@ -418,8 +418,8 @@ def _byte_flips(month: Month) -> None:
 @contextmanager
 def played(folder: Path, *, tick_minutes: int = 30) -> Iterator[Month]:
     """The month, after it."""
-    shelf = [*SHELF.items(), ("mixtral", 20_000), ("whale", 300_000)]
-    models = [arbitrary(name, size, layers=2) for name, size in shelf]
+    sizes = [*ON_THE_VOLUME.items(), ("mixtral", 20_000), ("whale", 300_000)]
+    models = [arbitrary(name, size, layers=2) for name, size in sizes]
     with RegistryDouble(models) as registry:
         month = Month(folder, registry, fleet(tick_minutes))
         try:

@@ -81,7 +81,7 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
 
 @dataclass
 class OpsApi:
-    """A folder with a ledger in it, and an office over that. Every store that was opened is closed with it."""
+    """A folder with a ledger in it, and an ops API over it. Every store that was opened is closed with it."""
 
     folder: Path
     clock: Clock = field(default_factory=SystemClock)

@@ -178,7 +178,7 @@ def test_who_takes_nothing_of_his_answer(tmp_path: Path) -> None:
     with ScriptedServer(script) as endless, gateway(tmp_path, {"a10g": endless.url}, limits=SOON) as running:
         caller = caller_of(running, OLLAMA)
         until(lambda: running.open_exchanges() == 1)
-        until(lambda: not running.door._server.server_state.connections, "the connection's end")
+        until(lambda: not running.server._server.server_state.connections, "the connection's end")
         assert running.row().about.ending == "client_gone"
         assert running.open_exchanges() == 0
         caller.close()

@@ -37,8 +37,8 @@ def double(models: Path) -> Iterator[OllamaDouble]:
 
 @pytest.fixture
 def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
-    shelf = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
-    with gateway(tmp_path, {"local": double.url}, shelf=shelf, comment_seconds=9) as gate:
+    source = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
+    with gateway(tmp_path, {"local": double.url}, source=source, comment_seconds=9) as gate:
         yield gate
 
 

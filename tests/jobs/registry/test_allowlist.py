@@ -24,7 +24,7 @@ LISTED = Registries.of([*USUAL, "lan.example:5000", "http://plain.example"], "li
 
 REACHED = {"registry.ollama.ai", "hf.co", "huggingface.co", "lan.example:5000", "plain.example"}
 
-STRANGERS = [
+NOT_LISTED = [
     "169.254.169.254/x/y",
     "http://169.254.169.254/x/y",
     "127.0.0.1/x/y",
@@ -61,7 +61,7 @@ def test_what_is_listed_may_be_asked(text: str) -> None:
     LISTED.need(ModelName.parse(text))
 
 
-@pytest.mark.parametrize("text", STRANGERS)
+@pytest.mark.parametrize("text", NOT_LISTED)
 def test_what_is_not_listed_is_refused(text: str) -> None:
     """Another host, port or spelling is refused by name, with where it could be listed."""
     name = ModelName.parse(text)
@@ -78,7 +78,7 @@ def test_what_is_no_name_has_no_host(text: str) -> None:
         ModelName.parse(text)
 
 
-@given(st.text(alphabet="hf.co:/@xn-0127abl%[]\u3002\uff48\\", max_size=40) | st.sampled_from(STRANGERS + NO_NAMES))
+@given(st.text(alphabet="hf.co:/@xn-0127abl%[]\u3002\uff48\\", max_size=40) | st.sampled_from(NOT_LISTED + NO_NAMES))
 def test_no_text_leads_elsewhere(text: str) -> None:
     """Whatever the text, nothing but a listed host is ever asked."""
     reached: list[str] = []

@@ -162,7 +162,7 @@ class Counted(SqliteDict):
 @pytest.mark.parametrize("count", [5, 10, 40])
 def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Store) -> None:
     """However often it was tried and however many incidents wait: one pass over the entries, and a read and a write for
-    what is tried in this round."""
+    what is tried in this tick."""
     found = [Incident("job", f"pull/m{n}", f"the pull of m{n} failed for good") for n in range(count)]
     facts = Counted(store.path)
 
@@ -190,16 +190,16 @@ def test_old_news_is_no_due_alerts(store: Store) -> None:
     assert told(store) == ["ollama-modal: the pull of llama3.2:latest failed for good"]
 
 
-ROUNDS = st.lists(
+TICKS = st.lists(
     st.tuples(st.sampled_from([(), (LOST,), (DEAD,), (LOST, DEAD)]), st.booleans(), st.sampled_from([1, 5, 30])),
     max_size=25,
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rounds=ROUNDS)
+@given(ticks=TICKS)
 def test_no_order_doubles_or_loses_an_alert(
-    rounds: list[tuple[tuple[Incident, ...], bool, int]], tmp_path_factory: pytest.TempPathFactory
+    ticks: list[tuple[tuple[Incident, ...], bool, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whatever comes up and passes while the webhook fails now and then: each case is told once, then its recovery."""
     store = open_store(tmp_path_factory.mktemp("incidents") / "l", HandClock())
@@ -208,7 +208,7 @@ def test_no_order_doubles_or_loses_an_alert(
     def fail(_: str) -> None:
         raise Unreachable("no connection")
 
-    for found, fails, wait in [*rounds, *[((), False, 5)] * 8]:
+    for found, fails, wait in [*ticks, *[((), False, 5)] * 8]:
         look(store, *found)
         deliver(store.facts, store.clock, fail if fails else heard.append)
         minutes(store, wait)

@@ -34,7 +34,7 @@ parts = st.sets(st.integers(0, 4), min_size=1)
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoredModels:
     """What a directory is filled with."""
 
     models: dict[str, set[int]]
@@ -48,7 +48,7 @@ class Shelf:
 
 
 shelves = st.builds(
-    Shelf,
+    StoredModels,
     models=st.dictionaries(st.sampled_from(NAMES), parts, max_size=4),
     older=st.dictionaries(st.sampled_from(NAMES), parts, max_size=3),
     due=st.sets(st.sampled_from(NAMES)),
@@ -64,32 +64,32 @@ def version(name: str, contents: set[int], generation: str) -> Sample:
     return sample(name, *(bytes([65 + part]) * 50 for part in sorted(contents)), config=config)
 
 
-def filled(root: Path, shelf: Shelf) -> ModelsDirectory:
+def filled(root: Path, stored: StoredModels) -> ModelsDirectory:
     clock = HandClock(NOW)
     weights = weights_at(root, clock=clock)
     weights.prepare()
-    for name, contents in shelf.older.items():
+    for name, contents in stored.older.items():
         put(weights, version(name, contents, "old"))
-        age = timedelta(days=9 if name in shelf.due else 1)
+        age = timedelta(days=9 if name in stored.due else 1)
         clock.tick(-age.total_seconds())
         trash_moves.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
         clock.tick(age.total_seconds())
-    for name, contents in shelf.models.items():
+    for name, contents in stored.models.items():
         os.utime(put(weights, version(name, contents, "new")), (LONG_AGO.timestamp(),) * 2)
-    for part in shelf.orphans:
+    for part in stored.orphans:
         put_blob(weights, bytes([65 + part]) * 50)
-    for part in shelf.missing:
+    for part in stored.missing:
         weights.layout.blob(f"sha256:{hashlib.sha256(bytes([65 + part]) * 50).hexdigest()}").unlink(missing_ok=True)
-    if shelf.torn:
+    if stored.torn:
         put_manifest(weights, "torn", b'{"schemaVersion":2,"config"')
     (weights.layout.blobs / "notes.txt").write_text("not ours")
     return weights
 
 
-def prune_plan(weights: ModelsDirectory, shelf: Shelf) -> PrunePlan:
+def prune_plan(weights: ModelsDirectory, stored: StoredModels) -> PrunePlan:
     retention = Retention(
         unused=timedelta(days=30),
-        kept={ModelName.parse(name): "pinned" for name in shelf.kept},
+        kept={ModelName.parse(name): "pinned" for name in stored.kept},
         grace=timedelta(days=7),
     )
     use = WeightsUse(used_since=NOW - timedelta(days=300))
@@ -117,11 +117,13 @@ def require_sound(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
 
 
 def killed_everywhere(
-    shelf: Shelf, work: Callable[[ModelsDirectory], object], finish: Callable[[ModelsDirectory, dict[str, bytes]], None]
+    stored: StoredModels,
+    work: Callable[[ModelsDirectory], object],
+    finish: Callable[[ModelsDirectory, dict[str, bytes]], None],
 ) -> None:
     """Do the work on copies of one directory, killed a step later each time; then let `finish` end it."""
     with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as place:
-        base = filled(Path(place) / "base", shelf)
+        base = filled(Path(place) / "base", stored)
         before = files(base)
         for step in count(1):
             root = Path(place) / "work"
@@ -145,31 +147,31 @@ thorough = settings(deadline=None, max_examples=6, phases=once, suppress_health_
 
 @thorough
 @given(shelves)
-def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(shelf: Shelf) -> None:
+def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(stored: StoredModels) -> None:
     """At whatever operation it dies: every manifest keeps its blobs, nothing but expired trash is gone, the next prune
     ends with nothing to do, and the one after that changes nothing."""
 
     def work(weights: ModelsDirectory) -> None:
-        trash_moves.follow(weights, prune_plan(weights, shelf), still_ours=nothing)
+        trash_moves.follow(weights, prune_plan(weights, stored), still_ours=nothing)
 
     def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
         work(weights)  # a model in the trash may have joined with blobs that were orphans until then
         after = files(weights)
-        assert prune_plan(weights, shelf).is_empty
+        assert prune_plan(weights, stored).is_empty
         work(weights)
         assert files(weights) == after
         kept = {content for path, content in before.items() if not path.startswith("trash/")}
         assert kept <= set(after.values()), "what was not in the trash is there still, or in the trash"
         names = {str(model.name).removesuffix(":latest") for model in weights.models()}
-        assert not names - shelf.kept or shelf.torn
+        assert not names - stored.kept or stored.torn
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves, parts)
-def test_a_killed_replacement_keeps_one_of_both_whole(shelf: Shelf, contents: set[int]) -> None:
+def test_a_killed_replacement_keeps_one_of_both_whole(stored: StoredModels, contents: set[int]) -> None:
     """A pull that replaces a model and dies leaves the old one or the new one; when it is done, the other is in the
     trash, and a rollback brings it back."""
     new = version("aa", contents, "newest")
@@ -185,14 +187,16 @@ def test_a_killed_replacement_keeps_one_of_both_whole(shelf: Shelf, contents: se
         old = before.get(f"manifests/{'/'.join(TARGET.path)}")
         assert old is None or old in files(weights).values()
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves, parts, parts)
-def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], other: set[int]) -> None:
+def test_a_killed_rollback_keeps_one_of_both_whole(stored: StoredModels, one: set[int], other: set[int]) -> None:
     """At whatever operation it dies, the model is the one or the other, whole; done again, it is the earlier one."""
-    shelf = Shelf({**shelf.models, "aa": one}, {**shelf.older, "aa": other}, set(), set(), shelf.orphans, False, set())
+    stored = StoredModels(
+        {**stored.models, "aa": one}, {**stored.older, "aa": other}, set(), set(), stored.orphans, False, set()
+    )
     old = version("aa", other, "old")
 
     def work(weights: ModelsDirectory) -> None:
@@ -208,17 +212,19 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
         assert found.digest == old.manifest.digest
         assert before[f"manifests/{'/'.join(TARGET.path)}"] in files(weights).values()
         trash_moves.follow(
-            weights, prune_plan(weights, Shelf({}, {}, set(), set(), set(), False, set(NAMES))), still_ours=nothing
+            weights,
+            prune_plan(weights, StoredModels({}, {}, set(), set(), set(), False, set(NAMES))),
+            still_ours=nothing,
         )
         work(weights)  # undone: the newer one is whole in the trash
         assert weights.find(TARGET) is not None
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves)
-def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
+def test_a_killed_deletion_loses_nothing_that_others_need(stored: StoredModels) -> None:
     """Neither a published model nor one in the trash misses a blob because another one was deleted."""
 
     def work(weights: ModelsDirectory) -> None:
@@ -235,4 +241,4 @@ def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
             for layer in folder.manifest.blobs if folder.manifest else ():
                 assert layer.filename in now or layer.filename not in there
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)

@@ -243,19 +243,19 @@ def test_a_retention_is_written_down_and_read_back() -> None:
 
 
 ages = st.timedeltas(timedelta(hours=-2), timedelta(days=400))
-usage_recorder = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
-shelves = st.lists(usage_recorder, max_size=6, unique_by=lambda each: each[0])
+drawn_model = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
+drawn_models = st.lists(drawn_model, max_size=6, unique_by=lambda each: each[0])
 
 
 @settings(deadline=None)
-@given(shelf=shelves, quota=st.none() | st.integers(0, 20_000), unused=st.none() | ages, data=st.data())
+@given(drawn=drawn_models, quota=st.none() | st.integers(0, 20_000), unused=st.none() | ages, data=st.data())
 def test_a_plan_is_minimal_safe_and_done_once(
-    shelf: Any, quota: int | None, unused: timedelta | None, data: Any
+    drawn: Any, quota: int | None, unused: timedelta | None, data: Any
 ) -> None:
     """Whatever is there: nothing safe goes, sizes are what only the thrown need, under the quota none goes for it,
     and planning again after the plan was followed finds nothing."""
-    models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in shelf]
-    use = WeightsUse({name(text): NOW - ago for text, _, _, ago in shelf if ago > days(30)}, NOW - days(300))
+    models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in drawn]
+    use = WeightsUse({name(text): NOW - ago for text, _, _, ago in drawn if ago > days(30)}, NOW - days(300))
     kept = data.draw(st.sets(st.sampled_from([each.name for each in models]))) if models else set()
     retention = Retention(unused=unused, quota_bytes=quota, kept=dict.fromkeys(kept, "kept"))
     here = survey(*models)

@@ -79,8 +79,8 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
 
     weights = weights_at(tmp_path)
     lay_poison(tmp_path, Poison("good"))
-    shelf = Directory(Layout(tmp_path / "models"))
-    with ScriptedServer(chat) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    source = Directory(Layout(tmp_path / "models"))
+    with ScriptedServer(chat) as server, gateway(tmp_path, {"a10g": server.url}, source=source) as running:
         before = resident()
         with Watch(running.url).watching() as watch:
             until(lambda: watch.asked, "an answer")

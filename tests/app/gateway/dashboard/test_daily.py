@@ -55,7 +55,7 @@ def told(entries: Mapping[str, Any], since: date | None = None, caller: Caller =
 
 @pytest.fixture
 def used(store: Store) -> dict[str, Any]:
-    """What two keys asked for today, and one of them yesterday, as the books write it."""
+    """What two keys asked for today, and one of them yesterday, as usage is written."""
     usage_recorder = UsageRecorder(store.facts, HandClock(NOW), "gateway-1")
     for key, ending, at in (
         ("alice", "success", NOW),

@@ -30,7 +30,7 @@ HERE, ABSENT = (ModelName.parse(model.name) for model in FLEET.models)
 
 
 def night(store: Store, *names: ModelName) -> None:
-    """A run of the night, with these models on the shelf and a registry that says nothing."""
+    """A run of the night, with these models on the volume and a registry that says nothing."""
 
     def actual(memory: Memory) -> Actual:
         now, jobs = store.clock.now(), store.ledger().reader.jobs()
