@@ -4,7 +4,6 @@ Which version that is, is decided once for a job and written down before anythin
 attempt, the next one finishes the same decision.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from jobs.core.errors import Corrupt, NotFound, Refused
@@ -15,9 +14,7 @@ from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import Layer
 from jobs.weights.survey import BlobState, read_model
-from jobs.weights.trash import Decision, TrashFolder
-
-StillOurs = Callable[[], None]
+from jobs.weights.trash import Decision, StillOurs, TrashFolder
 
 
 def newest_thrown(weights: ModelsDirectory, name: ModelName) -> TrashFolder:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,9 @@ from jobs.weights.staging import measured, slug
 _FOLDER = re.compile(r"(\d{8}T\d{9})Z-[A-Za-z0-9_.-]+")
 _DECISION = re.compile(r"(\d{8}T\d{9})Z-rollback@([A-Za-z0-9_.-]+)\.json(?:\.draft)?")
 _DOOMED = "~"  # no folder's name begins so: what is left of one that was being deleted
+
+StillOurs = Callable[[], None]
+"""Raises when the job is not this worker's any more; asked before each rename."""
 
 DECISIONS_STAY = timedelta(days=30)
 """How long a rollback's decision outlives its job: longer than any job waits for its next attempt."""

@@ -5,7 +5,7 @@ the weights, so whoever is killed between two leaves nothing that is referenced 
 to be done was decided before; what is needed is asked again under the lock.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -19,9 +19,7 @@ from jobs.weights.layout import Layout, files_called
 from jobs.weights.manifest import Layer
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import BlobState
-from jobs.weights.trash import TrashFolder
-
-StillOurs = Callable[[], None]
+from jobs.weights.trash import StillOurs, TrashFolder
 
 
 def require_models_directory(layout: Layout) -> None:

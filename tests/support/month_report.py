@@ -27,7 +27,7 @@ def report(month: Month) -> str:
         "Alerts": _alerts(month),
         "At the end": _end(month),
     }
-    head = f"A month of the night shift: {DAYS} days from {BEGIN:%-d %B %Y}, times in {month.fleet.schedule.timezone}"
+    head = f"A month of a fleet: {DAYS} days from {BEGIN:%-d %B %Y}, times in {month.fleet.schedule.timezone}"
     parts = [head, *("\n".join([f"{name}", *(f"  {line}" for line in lines)]) for name, lines in sections.items())]
     return "\n\n".join(parts)
 
