@@ -5,7 +5,7 @@ the weights, so whoever is killed between two leaves nothing that is referenced 
 to be done was decided before; what is needed is asked again under the lock.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loguru import logger
