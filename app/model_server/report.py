@@ -4,7 +4,7 @@ Whoever wants to know how the servers are reads these, and asks none of them. A 
 still opens: what it does not say is empty here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -59,14 +59,7 @@ class Loaded:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "size": self.size,
-            "size_vram": self.size_vram,
-            "context": self.context,
-            "digest": self.digest,
-            "expires_at": self.expires_at and isoformat(self.expires_at),
-        }
+        return asdict(self) | {"expires_at": self.expires_at and isoformat(self.expires_at)}
 
 
 @dataclass(frozen=True)
