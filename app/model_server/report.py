@@ -153,14 +153,14 @@ class Report:
 
 
 class ReportsOf:
-    """The reports of one tier, as the ledger has them at each call.
+    """The reports of one tier, or of all, as the ledger has them at each call.
 
     Final ones are read once: reading an entry of a `modal.Dict` keeps it from fading.
     """
 
-    def __init__(self, facts: DictLike, tier: str) -> None:
+    def __init__(self, facts: DictLike, tier: str | None = None) -> None:
         self._facts = facts
-        self._prefix = keys.server(tier, "")
+        self._prefix = keys.SERVER if tier is None else keys.server(tier, "")
         #: The final ones, as they were read.
         self._final: dict[str, Report] = {}
 

@@ -6,7 +6,7 @@ seconds that their requests took. `LEFT_OUT` is what such an estimate cannot kno
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -77,14 +77,8 @@ class UseCost:
     dollars: float
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "tier": self.tier,
-            "model": self.model or None,
-            "key": self.key or None,
-            "requests": self.requests,
-            "seconds": round(self.seconds, 1),
-            "dollars": round(self.dollars, 4),
-        }
+        who = {"model": self.model or None, "key": self.key or None}
+        return {**asdict(self), **who, "seconds": round(self.seconds, 1), "dollars": round(self.dollars, 4)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
