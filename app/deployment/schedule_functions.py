@@ -15,7 +15,12 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    runs.tick(_context(), _send_for_delivery, _keep, _call_night)
+    runs.tick(
+        _context(),
+        send_for_delivery=lambda: deployment.send(DELIVER_ALERTS),
+        keep=lambda tier, least: deployment.keep(SERVERS[tier], least),
+        call_night=lambda: deployment.send(NIGHTLY),
+    )
 
 
 def deliver_alerts() -> None:
@@ -33,15 +38,3 @@ def nightly() -> None:
 def _context() -> runs.ScheduleContext:
     clock = SystemClock()
     return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, spawn_worker)
-
-
-def _send_for_delivery() -> None:
-    deployment.send(DELIVER_ALERTS)
-
-
-def _call_night() -> None:
-    deployment.send(NIGHTLY)
-
-
-def _keep(tier: str, least: int) -> None:
-    deployment.keep(SERVERS[tier], least)

@@ -14,6 +14,7 @@ from pathlib import Path
 import modal
 from loguru import logger
 
+from app import resources
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
@@ -27,21 +28,6 @@ from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
-from app.resources import (
-    MODELS,
-    OLLAMA_VERSION,
-    PLAN_NIGHT,
-    PLAN_PRUNE,
-    api_keys,
-    app,
-    cpu_image,
-    deployment,
-    ledger,
-    proxy_token,
-    queue,
-    volume,
-    weights,
-)
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.ledger.ledger import Ledger
@@ -60,13 +46,13 @@ REFRESH_EVERY = timedelta(seconds=10)
 _FLEET = declared()
 
 
-@app.server(
+@resources.app.server(
     port=PORT,
-    image=cpu_image,
+    image=resources.cpu_image,
     cpu=CPU_CORES,
     memory=MEMORY_MIB,
-    volumes={MODELS: weights.with_mount_options(read_only=True)},
-    secrets=[api_keys, proxy_token],
+    volumes={resources.MODELS: resources.weights.with_mount_options(read_only=True)},
+    secrets=[resources.api_keys, resources.proxy_token],
     unauthenticated=True,
     # Without a target for concurrency nothing is scaled: there is one, and during a deployment, for as long as answers
     # of the one before go on, two. A maximum of one would have the new one wait for the end of the old.
@@ -141,8 +127,8 @@ class Service:
 
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
-        models = VolumeModels(Path(MODELS), volume.reload, clock)
-        self._known_state = KnownState(ledger, models, clock, every=REFRESH_EVERY)
+        models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
+        self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY)
         self._leave = leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
@@ -152,11 +138,11 @@ class Service:
                 known_state=self._known_state,
                 router=Router(self._known_state, fleet.catalog_tiers(), fleet.declared_tier),
                 keys=keys,
-                facts=ledger,
-                open_ledger=lambda: Ledger(queue, ledger, clock),
+                facts=resources.ledger,
+                open_ledger=lambda: Ledger(resources.queue, resources.ledger, clock),
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
-                version=OLLAMA_VERSION,
+                version=resources.OLLAMA_VERSION,
                 send_worker=spawn_worker,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
@@ -164,8 +150,8 @@ class Service:
                 archived=models.archived,
                 past=models.past,
                 plans=Plans(
-                    night=lambda: deployment.ask(PLAN_NIGHT),
-                    prune=lambda request: deployment.ask(PLAN_PRUNE, request),
+                    night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),
+                    prune=lambda request: resources.deployment.ask(resources.PLAN_PRUNE, request),
                 ),
             )
         )

@@ -22,10 +22,10 @@ from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home
+from jobs.home.status import weights_of
 from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
-from jobs.weights.directory import ModelsDirectory
 
 START = timedelta(seconds=60)
 """For all servers to answer: a cold disk and a GPU driver that wakes up take their time."""
@@ -108,7 +108,7 @@ def _directory_of_running(url: str, launcher: ServerLauncher) -> tuple[Path | No
     named = _models_option(launcher.plan, launcher.environ)
     if named is None:
         return None, "its models directory was not named (--models, or OLLAMA_MODELS)"
-    weights = _weights(named, launcher)
+    weights = weights_of(named, launcher.home, launcher.clock)
     if not weights.is_ours():
         return None, f"{str(named)!r} is not ours to write"
     ours = {(str(model.name.folded()), model.digest) for model in weights.models()}
@@ -179,10 +179,6 @@ def _models_option(plan: StackPlan, environ: Mapping[str, str]) -> Path | None:
     return Path(os.path.abspath(named)) if named else None  # noqa: PTH100 - resolve() would follow links
 
 
-def _weights(models: Path, launcher: ServerLauncher) -> ModelsDirectory:
-    return ModelsDirectory(models, lock=launcher.home.weights_lock, persist=lambda: None, clock=launcher.clock)
-
-
 def _prepared(models: Path, launcher: ServerLauncher) -> Path:
     """The directory, ready for pulls: better refused now than by every job.
 
@@ -191,7 +187,7 @@ def _prepared(models: Path, launcher: ServerLauncher) -> Path:
 
     """
     try:
-        _weights(models, launcher).prepare()
+        weights_of(models, launcher.home, launcher.clock).prepare()
     except Trouble as trouble:
         raise BadRequest(str(trouble), hint=trouble.hint) from trouble
     return models

@@ -24,11 +24,11 @@ from jobs.core.errors import Bug, Trouble
 from jobs.core.units import human_bytes
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.prune_preview import weights_use
+from jobs.home.status import weights_of
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.tasks.context import TaskContext
-from jobs.weights.directory import ModelsDirectory
 
 CHECK_SECONDS = 0.1
 """How soon a signal, a server that ended or a gateway that did is noticed."""
@@ -108,7 +108,7 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
     """What the tasks work with."""
     weights = None
     if servers.models is not None:
-        weights = ModelsDirectory(servers.models, lock=home.weights_lock, persist=lambda: None, clock=clock)
+        weights = weights_of(servers.models, home, clock)
         weights.prepare()
     mirror = {"*": servers.mirror} if servers.mirror else mirrors(os.environ)
     return TaskContext(

@@ -4,7 +4,7 @@ Whoever wants to know how the servers are reads these, and asks none of them. A 
 still opens: what it does not say is empty here.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
@@ -59,14 +59,7 @@ class Loaded:
         )
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "size": self.size,
-            "size_vram": self.size_vram,
-            "context": self.context,
-            "digest": self.digest,
-            "expires_at": self.expires_at and isoformat(self.expires_at),
-        }
+        return asdict(self) | {"expires_at": self.expires_at and isoformat(self.expires_at)}
 
 
 @dataclass(frozen=True)
@@ -160,14 +153,14 @@ class Report:
 
 
 class ReportsOf:
-    """The reports of one tier, as the ledger has them at each call.
+    """The reports of one tier, or of all, as the ledger has them at each call.
 
     Final ones are read once: reading an entry of a `modal.Dict` keeps it from fading.
     """
 
-    def __init__(self, facts: DictLike, tier: str) -> None:
+    def __init__(self, facts: DictLike, tier: str | None = None) -> None:
         self._facts = facts
-        self._prefix = keys.server(tier, "")
+        self._prefix = keys.SERVER if tier is None else keys.server(tier, "")
         #: The final ones, as they were read.
         self._final: dict[str, Report] = {}
 

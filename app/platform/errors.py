@@ -103,20 +103,6 @@ MEANINGS: dict[type[BaseException], tuple[type[Trouble], type[Trouble]]] = {
 }
 """A class that is not here means what its nearest ancestor here means."""
 
-NOT_TROUBLE: frozenset[type[BaseException]] = frozenset(
-    {
-        # Warnings, which nobody raises.
-        modal_exception.DeprecationError,
-        modal_exception.ServerWarning,
-        modal_exception.AsyncUsageWarning,
-        modal_exception.InternalAPIWarning,
-        # Wraps what the code of a Function raised, and is taken off before we see it.
-        modal_exception.UserCodeException,
-        # The platform takes the input back: it has to pass through all of this.
-        modal_exception.InputCancellation,
-    }
-)
-
 _STATUSES: dict[Status, type[modal_exception.Error]] = {
     Status.INVALID_ARGUMENT: modal_exception.InvalidError,
     Status.NOT_FOUND: modal_exception.NotFoundError,

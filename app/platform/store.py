@@ -77,19 +77,11 @@ class LimitedQueue:
         self._entries = entries
         self._limits = limits
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         self._run(
             f"putting a job into lane {partition}",
-            lambda: self._entries.put.aio(v, block, timeout, partition=partition, partition_ttl=partition_ttl),
-            waits=timeout if block else 0,
+            lambda: self._entries.put.aio(v, block, partition=partition),
+            waits=None if block else 0,
             retry=NEVER if block else self._limits.retry,
         )
 
@@ -102,10 +94,10 @@ class LimitedQueue:
             retry=NEVER,
         )
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+    def len(self, *, partition: str | None = None) -> int:
         return self._run(
             f"counting the jobs in lane {partition}",
-            lambda: self._entries.len.aio(partition=partition, total=total),
+            lambda: self._entries.len.aio(partition=partition),
             waits=0,
             retry=self._limits.retry,
         )

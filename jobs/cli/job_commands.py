@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import LOOK_EVERY, follow
-from jobs.cli.output import complain, put, put_json, put_table, say
+from jobs.cli.output import complain, put, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.sanitize import plain
@@ -153,11 +153,7 @@ class JobCommands:
         again = [self.ledger.again(job, by=who()).job for job in failed]
         for job in again:
             self.posted(job)
-        if json:
-            put_json([job.as_json() for job in again])
-        else:
-            for job in again:
-                put(job.id)
+        show([job.as_json() for job in again], [job.id for job in again], json=json)
         say(f"posted {len(again):,} again" if again else "no such job has failed; there is nothing to retry")
         if again:
             self._warn_if_idle()
@@ -174,10 +170,7 @@ class JobCommands:
         if wait:
             ended = self._followed(job.id)
             return INTERRUPTED if ended is None else self._conclude(ended, json)
-        if json:
-            put_json(job.as_json())
-        else:
-            put(job.id)
+        show(job.as_json(), [job.id], json=json)
         self._warn_if_idle()
         return 0
 
@@ -258,10 +251,7 @@ class JobCommands:
     def _list_dead(self, began: datetime | None, *, json: bool) -> int:
         """The jobs that failed for good, by the class of their failure, with the likely remedy."""
         jobs = dead_letters.dead(self.since(began) if began else self.reader.select()[0])
-        if json:
-            put_json([job.as_json() for job in jobs])
-        for line in () if json else dead_letters.lines(jobs, self.now):
-            put(self.worded(line))
+        show([job.as_json() for job in jobs], map(self.worded, dead_letters.lines(jobs, self.now)), json=json)
         if not jobs:
             say("no job has failed for good")
         return 0
@@ -296,11 +286,7 @@ class JobCommands:
             if ended is None:
                 return INTERRUPTED
             job = ended
-        if json:
-            put_json(job.as_json())
-        else:
-            for line in story(job, self.now):
-                put(self.worded(line))
+        show(job.as_json(), map(self.worded, story(job, self.now)), json=json)
         return 1 if follow and job.state is not JobState.SUCCEEDED else 0
 
     def cancel(self, id: str, *, json: bool) -> int:

@@ -11,17 +11,8 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
-from jobs.core.errors import (
-    BadRequest,
-    Forbidden,
-    NotFound,
-    Refused,
-    ServerTrouble,
-    TooManyRequests,
-    Trouble,
-    Unauthorized,
-)
 from jobs.core.retry import REQUESTS, Policy
 from jobs.core.sanitize import plain
 from jobs.http.errors import LOOPBACK_IS_DIRECT, translated
@@ -35,11 +26,11 @@ PATIENCE = timedelta(seconds=30)
 PAGE = 1_000
 """As many jobs as a gateway lists at once."""
 
-_MEANING: dict[int, type[Trouble]] = {
-    401: Unauthorized,
-    403: Forbidden,
-    404: NotFound,
-    429: TooManyRequests,
+_MEANING: dict[int, type[errors.Trouble]] = {
+    401: errors.Unauthorized,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    429: errors.TooManyRequests,
 }
 """Of a status; of 400 to 499 the rest are our mistake, and all above are the gateway's trouble."""
 
@@ -118,7 +109,7 @@ class GatewayClient:
 
         """
         if not _is_plain(id):
-            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+            raise errors.NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
         return Job.from_json(self._ask("GET", f"/jobs/{id}").json())
 
     def ids(self, begin: str = "") -> list[str]:
@@ -219,13 +210,13 @@ class GatewayClient:
                 raise self._not_ours(answer) from broken
             error, hint = f"the gateway at {self.url} answers {answer.status_code}", None
         status = answer.status_code
-        meaning = _MEANING.get(status, BadRequest if status < 500 else ServerTrouble)
-        if meaning is Unauthorized and not self._headers:
+        meaning = _MEANING.get(status, errors.BadRequest if status < 500 else errors.ServerTrouble)
+        if meaning is errors.Unauthorized and not self._headers:
             hint = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
         raise meaning(error, hint=plain(str(hint)) if hint else None, retry_after=_wait(answer))
 
-    def _not_ours(self, answer: httpx.Response) -> Trouble:
-        return Refused(
+    def _not_ours(self, answer: httpx.Response) -> errors.Trouble:
+        return errors.Refused(
             f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {answer.url.path}",
             hint="the address is that which `ollama-modal up` or the deployment printed",
         )
@@ -234,11 +225,13 @@ class GatewayClient:
 def _checked(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
-        raise BadRequest(
+        raise errors.BadRequest(
             f"{url!r} is no gateway's address", hint="as in https://gateway.example or http://127.0.0.1:11500"
         )
     if parts.username or parts.password:
-        raise BadRequest("the gateway's address holds a name or password", hint="give the key by OLLAMA_MODAL_KEY")
+        raise errors.BadRequest(
+            "the gateway's address holds a name or password", hint="give the key by OLLAMA_MODAL_KEY"
+        )
     return url.rstrip("/")
 
 

@@ -5,7 +5,7 @@ It reads what `up` wrote down and asks the servers; it changes nothing, and need
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -61,13 +61,7 @@ class ModelEntry:
 
     def as_json(self) -> dict[str, Any]:
         """As Ollama's own list shows it."""
-        return {
-            "name": self.name,
-            "size": self.size,
-            "digest": self.digest,
-            "modified_at": isoformat(self.modified_at),
-            "details": self.details.as_json(),
-        }
+        return asdict(self) | {"modified_at": isoformat(self.modified_at), "details": self.details.as_json()}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ dead_letters  dead letters: the jobs that failed for good, by the class of their
 expiry        removes what the ledger holds of archived jobs: the only place where a fact is taken away
 job           job, attempt, state, and the fold from facts to state
 job_queue     carries the ids of jobs that are due to whoever works, and keeps nothing
-job_text      a job in words: what was asked, what happened, why (the words of its error: jobs/core/errors), what to do now
+job_text      a job in words: what was asked, what happened, why (in the words of jobs.core.errors), what to do
 kinds         the kinds of jobs, a record each: from it commands, entry points, API, request and story are made
 ledger        post, claim, beat, end, sweep, cancel, retry: the only writer of the queue and of a job's facts
 reader        get, find, list and select jobs: the fold over their facts, for whoever only reads

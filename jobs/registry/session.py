@@ -29,19 +29,7 @@ from jobs.core.errors import (
 )
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, NAME_FORM, ModelName
 from jobs.http.errors import translated
-from jobs.registry.answers import (
-    MAX_TOKEN_BYTES,
-    announced_span,
-    drain,
-    error_words,
-    need_no_encoding,
-    need_one_length,
-    parsed_address,
-    read_at_most,
-    redirect_target,
-    retry_after,
-    token_in,
-)
+from jobs.registry import answers
 from jobs.registry.egress import Egress
 from jobs.registry.range_journal import ByteRange
 from jobs.registry.range_queue import DownloadStopped
@@ -110,8 +98,8 @@ class RegistrySession:
         url = self._url("manifests", self._name.tag)
         with self._ask(url, {"Accept": _ACCEPT}) as response:
             self._refuse(response, f"{self._name}")
-            need_no_encoding(response)
-            raw = read_at_most(response, MAX_MANIFEST_BYTES + 1)
+            answers.need_no_encoding(response)
+            raw = answers.read_at_most(response, MAX_MANIFEST_BYTES + 1)
             if len(raw) > MAX_MANIFEST_BYTES:
                 raise Unsupported(f"the manifest of {str(self._name)!r} is longer than {MAX_MANIFEST_BYTES:,} bytes")
             promised = response.headers.get("Docker-Content-Digest", "")
@@ -131,7 +119,7 @@ class RegistrySession:
                     f"{layer.digest} is shorter at the registry than the {layer.size} bytes its manifest says"
                 )
             self._refuse(response, f"blob {layer.digest} of {self._name}")
-            yield announced_span(response, layer, (start, stop)), response.iter_raw()
+            yield answers.announced_span(response, layer, (start, stop)), response.iter_raw()
 
     @contextmanager
     def _ask_blob(self, layer: Layer, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -172,8 +160,8 @@ class RegistrySession:
                     self._log_in(got, token)
                     has_logged_in = True
                 elif got.has_redirect_location:
-                    drain(got)
-                    url = redirect_target(got)
+                    answers.drain(got)
+                    url = answers.redirect_target(got)
                     self._egress.need(url)
                 else:
                     yield got
@@ -198,7 +186,7 @@ class RegistrySession:
         )
         got = self._client.send(request, stream=True, follow_redirects=False)
         try:
-            need_one_length(got)
+            answers.need_one_length(got)
         except ServerTrouble:
             got.close()
             raise
@@ -232,18 +220,18 @@ class RegistrySession:
             challenge = dict(_PARAMETER.findall(rest))
             if scheme.lower() != "bearer" or "realm" not in challenge:
                 raise Unauthorized(f"{self._base.host} wants a login for {str(self._name)!r}", hint=_LOGIN_HINT)
-            realm = parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
+            realm = answers.parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
                     f"{self._base.host} sends us to {realm.host!r} for a token, which is another host",
                     hint="a token is only fetched from the registry itself",
                 )
-            drain(challenged)
+            answers.drain(challenged)
             params = {key: challenge[key] for key in ("service", "scope") if key in challenge}
             with closing(self._send(realm, {}, params=params)) as response:
                 self._refuse(response, f"a token for {self._name}")
-                need_no_encoding(response)
-                self._token = token_in(read_at_most(response, MAX_TOKEN_BYTES))
+                answers.need_no_encoding(response)
+                self._token = answers.token_in(answers.read_at_most(response, answers.MAX_TOKEN_BYTES))
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return (url.scheme, url.netloc) == (self._base.scheme, self._base.netloc)
@@ -257,13 +245,13 @@ class RegistrySession:
         if response.is_success:
             return
         host = response.url.host
-        words = error_words(response)
-        answers = f"{host} answers {status} for {what}"
+        words = answers.error_words(response)
+        said = f"{host} answers {status} for {what}"
         if not self._is_registry(response.url) and status in {401, 403}:
-            raise ServerTrouble(f"{answers}, though the address is fresh")
+            raise ServerTrouble(f"{said}, though the address is fresh")
         match status:
             case 401 | 403:
-                raise Unauthorized(answers, hint=_LOGIN_HINT)
+                raise Unauthorized(said, hint=_LOGIN_HINT)
             case 404 | 410:
                 raise NotFound(f"{host} has no {what}", hint=_not_found_hint(self._name))
             case 412:
@@ -272,13 +260,15 @@ class RegistrySession:
                     hint="upgrade Ollama on the servers, then pull again",
                 )
             case 429:
-                raise TooManyRequests(answers, retry_after=retry_after(response, self._clock.now()))
+                raise TooManyRequests(said, retry_after=answers.retry_after(response, self._clock.now()))
             case 408 | 425 | 500 | 501 | 502 | 503 | 504:
-                raise ServerTrouble(f"{answers}: {words[:200]}", retry_after=retry_after(response, self._clock.now()))
+                raise ServerTrouble(
+                    f"{said}: {words[:200]}", retry_after=answers.retry_after(response, self._clock.now())
+                )
             case _ if status >= 500 or status < 400:
-                raise ServerTrouble(f"{answers}: {words[:200]}")
+                raise ServerTrouble(f"{said}: {words[:200]}")
             case _:
-                raise Unsupported(f"{answers}: {words[:200]}")
+                raise Unsupported(f"{said}: {words[:200]}")
 
 
 def _peer(stream: Any) -> str:

@@ -173,6 +173,7 @@ def told(case: str, change: str) -> str:
 
 _RETIRED = "an hour after its job was retired"
 _CASE = "archived some days after the incident has passed, unless a later one of its key is known"
+_LATER = "archived some days later"
 _STAYS = "stays"
 
 TABLE = (
@@ -245,18 +246,10 @@ TABLE = (
     KeyPattern(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
     KeyPattern(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
     KeyPattern(
-        wake("<tier>", "<day>", "<place>"),
-        "one of a day's wakes of our own, and why",
-        "whoever wakes",
-        True,
-        "archived some days later",
+        wake("<tier>", "<day>", "<place>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER
     ),
     KeyPattern(
-        refused_wake("<tier>", "<day>"),
-        "a wake of our own was refused that day",
-        "whoever was refused",
-        False,
-        "archived some days later",
+        refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER
     ),
     KeyPattern(incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
     KeyPattern(seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),

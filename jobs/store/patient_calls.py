@@ -118,21 +118,11 @@ class PatientQueue:
         self._real = real
         self._calls = calls
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
-        self._calls.again(
-            "put", lambda: self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
-        )
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        self._calls.again("put", lambda: self._real.put(v, block, partition=partition))
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         return self._calls.again("get", lambda: self._real.get(block, timeout, partition=partition))
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
-        return self._calls.again("count", lambda: self._real.len(partition=partition, total=total))
+    def len(self, *, partition: str | None = None) -> int:
+        return self._calls.again("count", lambda: self._real.len(partition=partition))

@@ -2,8 +2,8 @@
 
 The real ones satisfy these structurally, and so do those that a deployment puts around them, for limits and errors;
 `jobs.store.sqlite` has their one-machine counterparts. Parameter names and defaults are those of modal 1.6
-(queue.py:302-789, dict.py:297-652). All of it raises `StoreTrouble` when the store fails, beside `queue.Full` and
-`queue.Empty`.
+(queue.py:302-789, dict.py:297-652), as far as they are used. All of it raises `StoreTrouble` when the store fails,
+beside `queue.Full` and `queue.Empty`.
 """
 
 from collections.abc import Iterator
@@ -15,21 +15,13 @@ class QueueLike(Protocol):
 
     - FIFO within a partition, no order across partitions.
     - An item is gone the moment `get` returns it; there is no acknowledgement.
-    - A partition is cleared `partition_ttl` seconds after the last put into it.
+    - A partition is cleared a day after the last put into it.
     """
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         """Add one item.
 
-        - A full partition (5,000 items): waits while `block`, at most `timeout` seconds, then raises `queue.Full`.
+        - A full partition (5,000 items): waits while `block`, else raises `queue.Full`.
         - An item over 1 MiB is refused.
         """
 
@@ -40,8 +32,8 @@ class QueueLike(Protocol):
         - Empty: waits while `block`; raises `queue.Empty` after `timeout` seconds; without `block` returns None.
         """
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
-        """How many items wait in one partition, or in all of them."""
+    def len(self, *, partition: str | None = None) -> int:
+        """How many items wait in one partition."""
 
 
 class DictLike(Protocol):

@@ -26,6 +26,7 @@ POLL_SECONDS = 0.01
 """How often a waiting `get` looks: an idle look costs some ten microseconds, and claims come within 50 ms."""
 
 PARTITION_ITEMS = 5_000
+FADES_AFTER = 86_400
 ITEM_BYTES = 1 << 20
 VALUE_BYTES = 100 << 20
 KEY_BYTES = 64
@@ -247,19 +248,11 @@ class SqliteQueue:
         self._name = name
         self._clock = clock or SystemClock()
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         text = _encode(v, ITEM_BYTES, "the item")
         lane = _partition(partition)
-        until = self._deadline(block, timeout)
-        while not self._try_put(text, lane, partition_ttl):
+        until = self._deadline(block, None)
+        while not self._try_put(text, lane):
             self._wait(until, queue.Full(f"partition {lane!r} holds {PARTITION_ITEMS:,} items, the most it can"))
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
@@ -271,19 +264,16 @@ class SqliteQueue:
             self._wait(until, queue.Empty())
         return json.loads(text)
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+    def len(self, *, partition: str | None = None) -> int:
         sql = "SELECT count(*) FROM items JOIN partitions USING (queue, partition) WHERE queue = ? AND expires_at > ?"
         now = self._clock.now().timestamp()
-        if total:
-            rows, _ = self._file.run(sql, self._name, now)
-        else:
-            rows, _ = self._file.run(f"{sql} AND partition = ?", self._name, now, _partition(partition))
+        rows, _ = self._file.run(f"{sql} AND partition = ?", self._name, now, _partition(partition))
         return int(rows[0][0])
 
     def close(self) -> None:
         self._file.close()
 
-    def _try_put(self, text: str, lane: str, ttl: int) -> bool:
+    def _try_put(self, text: str, lane: str) -> bool:
         now = self._clock.now().timestamp()
         with self._file.writing() as sql:
             self._clear_expired(sql, lane, now)
@@ -291,7 +281,7 @@ class SqliteQueue:
             if counted.fetchone()[0] >= PARTITION_ITEMS:
                 return False
             sql.execute("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", (self._name, lane, text))
-            sql.execute("INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", (self._name, lane, now + ttl))
+            sql.execute("INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", (self._name, lane, now + FADES_AFTER))
         return True
 
     def _try_get(self, lane: str) -> str | None:

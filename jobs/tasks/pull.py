@@ -5,20 +5,7 @@ from datetime import timedelta
 
 from loguru import logger
 
-from jobs.core.errors import (
-    BadRequest,
-    Cancelled,
-    Corrupt,
-    DiskFull,
-    NoRoom,
-    NotEnoughRoom,
-    NotFound,
-    Refused,
-    RoomComing,
-    Unauthorized,
-    Unsupported,
-    os_trouble,
-)
+from jobs.core import errors
 from jobs.core.model_name import ModelName
 from jobs.ledger.kinds import WAYS
 from jobs.models.card import facts_of
@@ -40,17 +27,17 @@ def pull(attempt: RunningAttempt, context: TaskContext) -> Result:
     name = ModelName.parse(attempt.job.request["model"])
     way = attempt.job.request.get("way") or "auto"
     if way not in WAYS:
-        raise BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
+        raise errors.BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
     context.registry.need(name)  # before a server is asked to pull it for us
     if way == "server":
         return _pull_by_server(attempt, context, name, "asked for")
     if context.weights is None:
         if way == "auto":
             return _pull_by_server(attempt, context, name, "the models directory is not ours")
-        raise Unsupported("the models directory is not ours to write", hint="pull with --way server")
+        raise errors.Unsupported("the models directory is not ours to write", hint="pull with --way server")
     try:
         return _pull_by_registry(attempt, context, context.weights, name)
-    except Unauthorized as refused:
+    except errors.Unauthorized as refused:
         if way == "registry" or not context.servers:
             raise
         logger.info("the registry wants a login; trying the server's own")
@@ -82,7 +69,7 @@ def _pull_by_registry(
             if layer.digest in damaged:
                 weights.replace_blob(layer, staging, still_ours=attempt.hold)
         weights.publish(name, manifest, staging, still_ours=attempt.hold)
-    except Cancelled:
+    except errors.Cancelled:
         staging.discard()
         raise
     facts = facts_of(weights.layout, manifest)
@@ -117,13 +104,15 @@ def _need_servable(
             return path.read_bytes()
         except FileNotFoundError as error:
             staging.hold()
-            raise Corrupt(f"blob {layer.digest} went while it was read", hint="trying again fetches it") from error
+            raise errors.Corrupt(
+                f"blob {layer.digest} went while it was read", hint="trying again fetches it"
+            ) from error
         except OSError as error:
-            raise os_trouble(error, doing=f"reading {layer.digest}") from error
+            raise errors.os_trouble(error, doing=f"reading {layer.digest}") from error
 
     try:
         servable.need_small_files(manifest, str(name), content)
-    except Refused:  # nobody goes on from there
+    except errors.Refused:  # nobody goes on from there
         staging.discard()
         raise
 
@@ -141,12 +130,12 @@ def _require_room(attempt: RunningAttempt, context: TaskContext, weights: Models
 
     try:
         weights.room_for(missing, context.retention.quota_bytes, could_go=could_go)
-    except NoRoom as trouble:
+    except errors.NoRoom as trouble:
         if context.weights_use().is_pruned:
             said = f"{trouble}; a prune is at work, which may make some"
-            raise RoomComing(said, hint=trouble.hint, retry_after=AFTER_A_PRUNE) from trouble
-        if isinstance(trouble, NotEnoughRoom) and attempt.n > 1:
-            raise DiskFull(str(trouble), hint=trouble.hint) from trouble
+            raise errors.RoomComing(said, hint=trouble.hint, retry_after=AFTER_A_PRUNE) from trouble
+        if isinstance(trouble, errors.NotEnoughRoom) and attempt.n > 1:
+            raise errors.DiskFull(str(trouble), hint=trouble.hint) from trouble
         raise
 
 
@@ -177,7 +166,7 @@ def _pull_by_server(attempt: RunningAttempt, context: TaskContext, name: ModelNa
         context.server_pull_lock.release()
     listed = next((each for each in server.tags() if name.is_called(each.name)), None)
     if listed is None:
-        raise NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
+        raise errors.NotFound(f"the server pulled {str(name)!r}, but does not list it", hint="look at the server's log")
     return {
         "model": str(name),
         "digest": listed.digest,

@@ -6,7 +6,7 @@ seconds that their requests took. `LEFT_OUT` is what such an estimate cannot kno
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -30,37 +30,31 @@ OWNED = "this machine is yours"
 
 
 @dataclass(frozen=True)
-class Price:
-    """Of a tier's container while it is up."""
-
-    dollars_per_hour: float
-
-    def of(self, seconds: float) -> float:
-        return seconds * self.dollars_per_hour / 3600
-
-
-@dataclass(frozen=True)
 class TierCost:
     """What the containers of one tier did, and what each part of it cost."""
 
     tier: str
     containers: int
-    price: Price
+    dollars_per_hour: float
     seconds: Mapping[TimeShare, float] = field(hash=False)
 
     @property
     def dollars(self) -> float:
-        return self.price.of(sum(self.seconds.values()))
+        return self.dollars_of(sum(self.seconds.values()))
+
+    def dollars_of(self, seconds: float) -> float:
+        """The price of so much time of a container."""
+        return seconds * self.dollars_per_hour / 3600
 
     def as_json(self) -> dict[str, Any]:
         parts: dict[str, Any] = {
-            share: {"seconds": round(self.seconds[share], 1), "dollars": round(self.price.of(self.seconds[share]), 4)}
+            share: {"seconds": round(self.seconds[share], 1), "dollars": round(self.dollars_of(self.seconds[share]), 4)}
             for share in SHARES
         }
         return {
             "tier": self.tier,
             "containers": self.containers,
-            "dollars_per_hour": self.price.dollars_per_hour,
+            "dollars_per_hour": self.dollars_per_hour,
             "dollars": round(self.dollars, 4),
             **parts,
         }
@@ -68,9 +62,7 @@ class TierCost:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         seconds: dict[TimeShare, float] = {share: float(document[share]["seconds"]) for share in SHARES}
-        return cls(
-            str(document["tier"]), int(document["containers"]), Price(float(document["dollars_per_hour"])), seconds
-        )
+        return cls(str(document["tier"]), int(document["containers"]), float(document["dollars_per_hour"]), seconds)
 
 
 @dataclass(frozen=True)
@@ -85,14 +77,8 @@ class UseCost:
     dollars: float
 
     def as_json(self) -> dict[str, Any]:
-        return {
-            "tier": self.tier,
-            "model": self.model or None,
-            "key": self.key or None,
-            "requests": self.requests,
-            "seconds": round(self.seconds, 1),
-            "dollars": round(self.dollars, 4),
-        }
+        who = {"model": self.model or None, "key": self.key or None}
+        return {**asdict(self), **who, "seconds": round(self.seconds, 1), "dollars": round(self.dollars, 4)}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -160,7 +146,7 @@ class Cost:
                         tier.tier,
                         tier.containers,
                         _hours(sum(tier.seconds.values())),
-                        *(f"${tier.price.of(tier.seconds[share]):.2f}" for share in SHARES),
+                        *(f"${tier.dollars_of(tier.seconds[share]):.2f}" for share in SHARES),
                         f"${tier.dollars:.2f}",
                     )
                     for tier in self.tiers
@@ -219,7 +205,7 @@ def cost(
             starts[each.tier] += 1
             for share in SHARES:
                 seconds[each.tier][share] += part * each.seconds.get(share, 0.0)
-    tiers = tuple(TierCost(tier, starts[tier], Price(prices.get(tier, 0.0)), seconds[tier]) for tier in sorted(seconds))
+    tiers = tuple(TierCost(tier, starts[tier], prices.get(tier, 0.0), seconds[tier]) for tier in sorted(seconds))
     first = since.astimezone(UTC).date().isoformat()
     used = [row for row in rows if first <= row.about.day <= until.astimezone(UTC).date().isoformat()]
     return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)))
@@ -241,7 +227,7 @@ def _part(container: Metered, since: datetime, until: datetime) -> float:
 
 def _uses(tiers: Iterable[TierCost], rows: Sequence[Row]) -> Iterator[UseCost]:
     """The serving of each tier, shared by how long requests took; the dearest first."""
-    paid = {tier.tier: tier.price.of(tier.seconds["serving"]) for tier in tiers}
+    paid = {tier.tier: tier.dollars_of(tier.seconds["serving"]) for tier in tiers}
     unexplained = {tier.tier: tier.seconds["serving"] for tier in tiers if tier.seconds["serving"]}
     grouped: dict[tuple[str, str, str], list[Row]] = defaultdict(list)
     for row in rows:

@@ -5,7 +5,7 @@ They are facts, as in the ledger; `jobs.store.keys` lists them. What comes and g
 
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -69,10 +69,7 @@ class Case:
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
-            "kind": self.incident.kind,
-            "subject": self.incident.subject,
-            "message": self.incident.message,
-            "hint": self.incident.hint,
+            **asdict(self.incident),
             "opened_at": isoformat(self.opened_at),
             "recovered_at": isoformat(self.recovered_at) if self.recovered_at else None,
             "told": sorted(self.told),
@@ -134,9 +131,8 @@ def _opened(facts: DictLike, case: Case | None, incident: Incident, now: datetim
         facts.put(keys.seen(incident.key), {"v": 1, "at": isoformat(now)})
         return replace(case, seen_at=now)
     n = case.n + 1 if case else 1
-    fact = {"v": 1, "at": isoformat(now), "kind": incident.kind, "subject": incident.subject}
-    words = {"message": incident.message, "hint": incident.hint}
-    facts.put(keys.incident(f"{incident.key}/{n}"), {**fact, **words}, skip_if_exists=True)
+    fact = {"v": 1, "at": isoformat(now), **asdict(incident)}
+    facts.put(keys.incident(f"{incident.key}/{n}"), fact, skip_if_exists=True)
     return Case(incident, n, now, now)
 
 

@@ -7,7 +7,7 @@ between two writes, all of them are told; what is given up after weeks without a
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
@@ -109,17 +109,10 @@ class Row:
     sums: Sums
 
     def as_json(self) -> dict[str, Any]:
-        about, sums = self.about, self.sums
+        sums = self.sums
         return {
-            "day": about.day,
-            "model": about.model,
-            "key": about.key,
-            "tier": about.tier,
-            "ending": about.ending,
-            "count": sums.count,
-            "prompt_tokens": sums.prompt_tokens,
-            "output_tokens": sums.output_tokens,
-            "first_bytes": sums.first_bytes,
+            **asdict(self.about),
+            **asdict(sums),
             "first_byte_seconds": round(sums.first_byte_seconds, 6),
             "seconds": round(sums.seconds, 6),
             "last_at": isoformat(sums.last_at),

@@ -7,7 +7,7 @@ trust: a digest that passes here is safe as a file name, and sizes can be summed
 import hashlib
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
 
@@ -135,14 +135,7 @@ class ModelDetails:
 
     def as_json(self) -> dict[str, Any]:
         """As `details` in Ollama's own answers."""
-        return {
-            "parent_model": "",
-            "format": self.format,
-            "family": self.family,
-            "families": list(self.families),
-            "parameter_size": self.parameter_size,
-            "quantization_level": self.quantization_level,
-        }
+        return {"parent_model": "", **asdict(self), "families": list(self.families)}
 
 
 def is_digest(text: str) -> bool:

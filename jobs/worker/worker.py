@@ -17,18 +17,8 @@ from typing import Any
 
 from loguru import logger
 
+from jobs.core import errors
 from jobs.core.clock import Clock
-from jobs.core.errors import (
-    Cancelled,
-    Fenced,
-    HandedBack,
-    Killed,
-    StoreTrouble,
-    StoreUnavailable,
-    StoreUnusable,
-    Trouble,
-    os_trouble,
-)
 from jobs.ledger.job import Backoff, Ending, Job, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.store.outage import StoreOutage
@@ -113,7 +103,7 @@ class Worker:
         self._failure: BaseException | None = None
 
     @property
-    def trouble(self) -> StoreTrouble | None:
+    def trouble(self) -> errors.StoreTrouble | None:
         """What keeps it from its ledger now, if anything does."""
         return self._outage.trouble
 
@@ -135,10 +125,10 @@ class Worker:
         taker.start()
         try:
             self._attend(taker, stop)
-        except StoreUnavailable as silent:
+        except errors.StoreUnavailable as silent:
             over.set()
             for run in self._attempts():
-                run.stop(Fenced("the ledger does not answer"))
+                run.stop(errors.Fenced("the ledger does not answer"))
             logger.error("{}", silent)
             raise
         finally:
@@ -157,7 +147,7 @@ class Worker:
                 run.stop_if_late()
             heard = self._ledger.heard()
             if silence.is_too_long(heard, self._clock.monotonic()):
-                raise StoreUnavailable(
+                raise errors.StoreUnavailable(
                     f"the ledger has answered nothing for {heard.seconds:.0f} s, longer than a lease, so worker"
                     f" {self.name} of lane {self._lane} takes itself out; it waits for a {heard.waits_for or 'beat'}",
                     hint="its jobs go on elsewhere, from where they were; see why the store does not answer",
@@ -168,7 +158,7 @@ class Worker:
     def _ask_back(self) -> None:
         """Have every attempt hand itself back."""
         for run in self._attempts():
-            run.stop(HandedBack("the worker is stopping"))
+            run.stop(errors.HandedBack("the worker is stopping"))
 
     def _attempts(self) -> list[RunningAttempt]:
         with self._changed:
@@ -195,7 +185,7 @@ class Worker:
         try:
             if work():
                 self._outage.passed(doing)
-        except StoreTrouble as trouble:
+        except errors.StoreTrouble as trouble:
             self._outage.met(doing, trouble)
             return False
         return True
@@ -291,7 +281,7 @@ class Worker:
         while not self._clock.wait(self._timing.beat.total_seconds(), done):
             try:
                 run.beat()
-            except StoreTrouble as trouble:
+            except errors.StoreTrouble as trouble:
                 self._outage.met(doing, trouble)
             except Exception as error:  # noqa: BLE001 - a thread's edge; the lease decides, not we
                 logger.opt(exception=error).error("could not beat for attempt {}; its lease runs on", run.holder)
@@ -316,25 +306,25 @@ class Worker:
     def _ending_of(self, run: RunningAttempt) -> Ending | None:
         try:
             return Ending("succeeded", result=self._perform(run))
-        except Fenced as fenced:
+        except errors.Fenced as fenced:
             logger.warning("attempt stopped: {}", fenced)
             return None
-        except Cancelled:
+        except errors.Cancelled:
             return Ending("cancelled")
-        except HandedBack:
+        except errors.HandedBack:
             return self._handed_back(run)
-        except (Trouble, OSError) as error:
+        except (errors.Trouble, OSError) as error:
             return self._after(run, _trouble_of(run, error))
         except Exception as bug:  # noqa: BLE001 - the worker's edge: whatever a task throws becomes the job's story
             logger.opt(exception=bug).error("attempt ended by a bug")
             return _by_bug(bug)
 
-    def _after(self, run: RunningAttempt, trouble: Trouble) -> Ending:
+    def _after(self, run: RunningAttempt, trouble: errors.Trouble) -> Ending:
         now = self._clock.now()
         return after_trouble(run.job, trouble, now=now, backoff=self._backoff, spread=random.random())
 
     def _handed_back(self, run: RunningAttempt) -> Ending:
-        return self._after(run, Killed("the worker was asked to stop", retry_after=timedelta(0)))
+        return self._after(run, errors.Killed("the worker was asked to stop", retry_after=timedelta(0)))
 
     def _end(self, run: RunningAttempt, ending: Ending) -> None:
         """Write the end down. A ledger that fails is asked again for as long as the attempt is ours, or we stay."""
@@ -362,10 +352,10 @@ class Worker:
         """Whether it is ended, by us or by somebody else; false when the ledger fails."""
         try:
             job = self._ledger.end(run.claim, ending, run.progress.read(), token=token)
-        except Fenced as fenced:
+        except errors.Fenced as fenced:
             logger.warning("attempt came too late to end: {}", fenced)
             return True
-        except StoreTrouble as trouble:
+        except errors.StoreTrouble as trouble:
             self._outage.met(doing, trouble)
             return False
         self._outage.passed(doing)
@@ -386,7 +376,7 @@ class Worker:
         left = self._attempts()
         for run in left:
             # Its thread hangs in something that cannot be interrupted. From here on it can no longer publish (P4).
-            run.stop(Fenced("handed back over its head"))
+            run.stop(errors.Fenced("handed back over its head"))
         if left:
             ending = threading.Thread(target=self._hand_over, args=(left,), name=f"end-{self._lane}", daemon=True)
             ending.start()
@@ -397,14 +387,14 @@ class Worker:
             self._end_now(run, self._handed_back(run))
 
 
-def _trouble_of(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
+def _trouble_of(run: RunningAttempt, error: errors.Trouble | OSError) -> errors.Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
-    if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
-        error = StoreUnavailable(str(error), hint=error.hint)
-    if isinstance(error, Trouble):
+    if isinstance(error, errors.StoreUnusable):  # for good only until somebody mends it, and no fault of the job
+        error = errors.StoreUnavailable(str(error), hint=error.hint)
+    if isinstance(error, errors.Trouble):
         logger.warning("attempt met trouble: {}", error)
         return error
-    trouble = os_trouble(error, doing=f"the {run.job.kind} of {run.job.subject}")
+    trouble = errors.os_trouble(error, doing=f"the {run.job.kind} of {run.job.subject}")
     logger.opt(exception=error).error("attempt met trouble: {}", trouble)
     return trouble
 

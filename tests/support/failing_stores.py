@@ -40,25 +40,17 @@ class TroubledQueue:
         self._real = real
         self._meet = meet
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         self._meet("ring")
-        self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+        self._real.put(v, block, partition=partition)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         self._meet("hear")
         return self._real.get(block, timeout, partition=partition)
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+    def len(self, *, partition: str | None = None) -> int:
         self._meet("count")
-        return self._real.len(partition=partition, total=total)
+        return self._real.len(partition=partition)
 
 
 class EveryNth:
@@ -138,18 +130,10 @@ class MemoryDict:
 class DeafQueue:
     """Whatever is rung is lost."""
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None: ...
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None: ...
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         return None
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+    def len(self, *, partition: str | None = None) -> int:
         return 0

@@ -106,22 +106,14 @@ class TurnQueue:
     def __init__(self, real: QueueLike) -> None:
         self._real = real
 
-    def put(
-        self,
-        v: Any,
-        block: bool = True,
-        timeout: float | None = None,
-        *,
-        partition: str | None = None,
-        partition_ttl: int = 86400,
-    ) -> None:
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
         _stand()
-        self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+        self._real.put(v, block, partition=partition)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         _stand()
         return self._real.get(block, timeout, partition=partition)
 
-    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+    def len(self, *, partition: str | None = None) -> int:
         _stand()
-        return self._real.len(partition=partition, total=total)
+        return self._real.len(partition=partition)

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from loguru import logger
 
 from app.gateway.catalog.near_names import NearNames
-from app.model_server.report import REPORT_STALE, Report
+from app.model_server.report import REPORT_STALE, Report, ReportsOf
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
@@ -75,8 +75,8 @@ class KnownState:
         self._models = _Models()
         #: Replaced under `_refreshing`, read by any thread.
         self._reported = _Reported()
-        #: Reports that will not change any more, by key. Used under `_refreshing` alone.
-        self._final: dict[str, Report] = {}
+        #: Remembers those that will not change any more. Used under `_refreshing` alone.
+        self._reports_of_all = ReportsOf(facts)
         #: Why something could not be learnt, by what it is. Replaced under `_refreshing`, read by any thread.
         self._troubles: dict[str, str] = {}
         self._stopping = threading.Event()
@@ -175,15 +175,8 @@ class KnownState:
     def _learn_reported(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
-        reports = self._reports()
+        reports = tuple(sorted(self._reports_of_all(), key=lambda report: report.at, reverse=True))
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
         }
         self._reported = _Reported(reports, by_tier, generation, at)
-
-    def _reports(self) -> tuple[Report, ...]:
-        """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""
-        known = {key for key in self._facts.keys() if key.startswith(keys.SERVER)}  # noqa: SIM118 - a DictLike, no dict
-        reports = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
-        self._final = {key: report for key, report in reports.items() if report.is_final}
-        return tuple(sorted(reports.values(), key=lambda report: report.at, reverse=True))

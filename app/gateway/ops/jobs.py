@@ -9,20 +9,12 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import Poster, changer, find_job, model_of, reader
-from app.gateway.ops.schemas import (
-    FAILURES,
-    JobBody,
-    JobResponse,
-    JobsResponse,
-    Left,
-    Moment,
-    job_body,
-)
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
 from jobs.ledger.job import Job, JobState
@@ -59,12 +51,12 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
             "description": failure["description"],
             "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Failure"}}},
         }
-        for status, failure in FAILURES.items()
+        for status, failure in schemas.FAILURES.items()
     },
 }
 _POSTED: dict[int | str, dict[str, Any]] = {
-    200: {"model": JobResponse, "description": "It was under way already, and is shared"},
-    201: {"model": JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
+    200: {"model": schemas.JobResponse, "description": "It was under way already, and is shared"},
+    201: {"model": schemas.JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
 }
 
 
@@ -77,16 +69,18 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
-    @api.get("", response_model=JobsResponse)
+    @api.get("", response_model=schemas.JobsResponse)
     async def jobs(
         *,
         caller: Reader,
-        kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(ops_context.kinds)})] = None,
-        state: JobState | Left = None,
-        subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
-        since: Annotated[Moment | Left, Query(description="Posted then or later, archived jobs among them")] = None,
-        begin: Annotated[IdText | Left, Query(description="As much of an id as is known")] = None,
-        before: Annotated[IdText | Left, Query(description="Read on after the job of this id")] = None,
+        kind: Annotated[str | schemas.Left, Query(json_schema_extra={"enum": list(ops_context.kinds)})] = None,
+        state: JobState | schemas.Left = None,
+        subject: Annotated[SubjectText | schemas.Left, Query(description="As in a job's JSON")] = None,
+        since: Annotated[
+            schemas.Moment | schemas.Left, Query(description="Posted then or later, archived jobs among them")
+        ] = None,
+        begin: Annotated[IdText | schemas.Left, Query(description="As much of an id as is known")] = None,
+        before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
     ) -> JSONResponse:
         """List jobs, the newest first. A key for some models sees those about them."""
@@ -107,7 +101,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         jobs, total = await ledger_pool.read(select)
         return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
 
-    @api.get("/{id}", response_model=JobResponse)
+    @api.get("/{id}", response_model=schemas.JobResponse)
     async def job(id: Id, caller: Reader) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
         return JSONResponse(
@@ -121,7 +115,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         request: Request,
         id: Id,
         caller: Reader,
-        last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None,
+        last_event_id: Annotated[EventId | schemas.Left, Header(examples=["1.0"])] = None,
     ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
         job = await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))
@@ -135,19 +129,19 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
-    async def post(caller: Changer, body: JobBody) -> JSONResponse:
+    async def post(caller: Changer, body: schemas.JobBody) -> JSONResponse:
         """Post a job. One of this kind about this model that is under way is shared."""
         return _answer(await poster.post(caller, **body.model_dump()))
 
-    post.__annotations__["body"] = job_body(poster.ops_context.kinds)
-    api.post("", status_code=201, response_model=JobResponse, responses=_POSTED)(post)
+    post.__annotations__["body"] = schemas.job_body(poster.ops_context.kinds)
+    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)(post)
 
-    @api.post("/{id}/cancel", response_model=JobResponse)
+    @api.post("/{id}/cancel", response_model=schemas.JobResponse)
     async def cancel(id: Id, caller: Changer) -> JSONResponse:
         """Ask a job to stop. One that has ended stays as it is."""
         return JSONResponse((await poster.cancel(caller, id)).as_json())
 
-    @api.post("/{id}/retry", status_code=201, response_model=JobResponse, responses=_POSTED)
+    @api.post("/{id}/retry", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)
     async def retry(id: Id, caller: Changer) -> JSONResponse:
         """Post an ended job again, exactly as it was posted."""
         return _answer(await poster.retry(caller, id))

@@ -17,19 +17,10 @@ from pydantic import Field
 
 from app.gateway.auth.keys import Caller
 from app.gateway.inference.metrics import CONTENT_TYPE
+from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import changer, reader, sees_use
-from app.gateway.ops.schemas import (
-    Day,
-    HealthResponse,
-    Left,
-    ModelField,
-    ModelsResponse,
-    RouteResponse,
-    TiersResponse,
-    UsageResponse,
-)
 from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
@@ -127,7 +118,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         """Why a tier is as it is names the models that it loads, which are not for every key."""
         return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
 
-    @api.get("/models", response_model=ModelsResponse)
+    @api.get("/models", response_model=schemas.ModelsResponse)
     async def models(caller: Reader) -> JSONResponse:
         """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
         known = await asyncio.to_thread(ops_context.models)
@@ -135,32 +126,32 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         seen = [dict(each) for each in known if caller.may_name(str(each["name"]))]
         return JSONResponse({"models": seen, "complaints": list(complaints)})
 
-    @api.get("/tiers", response_model=TiersResponse)
+    @api.get("/tiers", response_model=schemas.TiersResponse)
     async def tiers(caller: Reader) -> JSONResponse:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
         return JSONResponse({"tiers": tiers_for(caller)})
 
-    @api.get("/route", response_model=RouteResponse)
+    @api.get("/route", response_model=schemas.RouteResponse)
     async def route(
         caller: Reader,
-        model: Annotated[ModelField, Query()],
-        context: Annotated[Context | Left, Query(description="`num_ctx`, if asked for")] = None,
+        model: Annotated[schemas.ModelField, Query()],
+        context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
         caller.need_model(ModelName.parse(model))
         return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
 
-    @api.get("/usage", response_model=UsageResponse)
+    @api.get("/usage", response_model=schemas.UsageResponse)
     async def usage(
         caller: Reader,
-        since: Annotated[Day | Left, Query(description="From this day on, in UTC")] = None,
+        since: Annotated[schemas.Day | schemas.Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         rows = await asyncio.to_thread(ops_context.usage, since)
         seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
         return JSONResponse({"usage": seen})
 
-    @api.get("/health", response_model=HealthResponse)
+    @api.get("/health", response_model=schemas.HealthResponse)
     async def health(caller: Reader) -> JSONResponse:
         """Tell how all of it stands."""
         why = await problems(ops_context, ledger_pool)

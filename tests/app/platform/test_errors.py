@@ -7,7 +7,7 @@ from grpclib import GRPCError, Status
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception as modal_exception
 
-from app.platform.errors import MEANINGS, NOT_TROUBLE, PlatformPart, no_answer, trouble_of
+from app.platform.errors import MEANINGS, PlatformPart, no_answer, trouble_of
 from jobs.core.errors import (
     DiskFull,
     Forbidden,
@@ -20,6 +20,20 @@ from jobs.core.errors import (
     Trouble,
     Unauthorized,
     Unreachable,
+)
+
+NOT_TROUBLE: frozenset[type[BaseException]] = frozenset(
+    {
+        # Warnings, which nobody raises.
+        modal_exception.DeprecationError,
+        modal_exception.ServerWarning,
+        modal_exception.AsyncUsageWarning,
+        modal_exception.InternalAPIWarning,
+        # Wraps what the code of a Function raised, and is taken off before we see it.
+        modal_exception.UserCodeException,
+        # The platform takes the input back: it has to pass through all of this.
+        modal_exception.InputCancellation,
+    }
 )
 
 

@@ -58,7 +58,7 @@ USE = """
 import os, sys
 from pathlib import Path
 from datetime import UTC, datetime
-from app.local.processes import Child
+from app.local.processes import ServerProcess
 from app.logs import on_terminal
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home, Stack
@@ -73,7 +73,7 @@ with home.held(SystemClock()):
     home.write_stack(Stack(1, datetime.now(UTC), simulated=True, servers=(), models=None))
     facts = home.facts()
     facts.put("a", 1)
-    Child("child", ["true"], env={}, log=home.logs / "child.log")
+    ServerProcess("child", ["true"], env={}, log=home.logs / "child.log")
     wal = home.root / "ledger.sqlite-wal"
     assert wal.exists()
     for path in (home.root, *home.root.rglob("*")):

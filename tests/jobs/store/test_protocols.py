@@ -128,8 +128,6 @@ def test_a_full_partition_says_so(place: Place, key: str) -> None:
     place.fill(5_000, key)
     with pytest.raises(queue.Full):
         place.queue.put("one more", block=False, partition=key)
-    with pytest.raises(queue.Full):
-        place.queue.put("one more", timeout=0.05, partition=key)
     place.queue.get(partition=key)
     place.queue.put("one more", block=False, partition=key)
 
@@ -142,13 +140,14 @@ def test_an_item_over_a_mebibyte_is_refused(place: Place, key: str) -> None:
 
 
 def test_a_partition_fades(place: Place, key: str) -> None:
-    """A partition is emptied its time to live after the last put into it."""
+    """A partition is emptied a day after the last put into it."""
     if place.pass_time is None:
         pytest.skip("nobody can move the clock of the real platform; the local places show the same")
-    place.queue.put("old", partition=key, partition_ttl=60)
-    place.pass_time(59)
-    place.queue.put("new", partition=key, partition_ttl=60)
-    place.pass_time(59)
+    day = 24 * 3600
+    place.queue.put("old", partition=key)
+    place.pass_time(day - 1)
+    place.queue.put("new", partition=key)
+    place.pass_time(day - 1)
     assert place.queue.len(partition=key) == 2
     place.pass_time(2)
     assert place.queue.len(partition=key) == 0
