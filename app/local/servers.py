@@ -156,9 +156,10 @@ def _default_models(environ: Mapping[str, str]) -> Path:
 
 
 def _simulated(wishes: Wishes, ground: Ground) -> Servers:
-    from jobs.testing.models import SCALE  # noqa: PLC0415 - the doubles are no part of a real stack
+    from jobs.testing.models import LIBRARY, SCALE  # noqa: PLC0415 - the doubles are no part of a real stack
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
+    logger.info("the simulated registry has {}", ", ".join(str(model.name) for model in LIBRARY))
     # OLLAMA_MODELS names real models; noise must never come to lie among them.
     models = _prepared(_named_models(wishes, {}) or ground.home.root / "simulated" / "models", ground)
     mirror, *_ = _urls(1)

@@ -7,6 +7,7 @@ real one fetches parts only after a redirect to another host name.
 import hashlib
 import json
 import os
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,9 +100,13 @@ class Asker:
                 path.unlink()
 
 
+_SAYS_WHAT_IS_HERE = re.compile(r" \(SIMULATED: [^)]*\)")
+
+
 def _decoded(answer: httpx.Response) -> Any:
+    """What was answered, without the simulator's own words about the models that it has."""
     if "json" in answer.headers.get("content-type", ""):
-        return answer.json()
+        return json.loads(_SAYS_WHAT_IS_HERE.sub("", answer.text))
     return answer.text
 
 

@@ -1,41 +1,37 @@
-"""What the simulator says, how it counts, and the odd formats of Go that it has to speak. Nothing here infers."""
+"""What the simulator says of itself, how it counts, and the odd formats of Go that it has to speak."""
 
 import hashlib
 import math
 import random
 import re
 import struct
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.testing.ollama.faults import SimError
 
-SAYS = "This is the ollama-modal simulator, not inference."
+SAYS = "SIMULATED: this is the ollama-modal simulator, not inference."
 LONGEST = timedelta(days=106_751)
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+")
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float),
-    "top_p": (int, float),
-    "min_p": (int, float),
-    "repeat_penalty": (int, float),
-    "top_k": (int,),
-    "seed": (int,),
-    "num_ctx": (int,),
-    "num_predict": (int,),
-    "num_gpu": (int,),
-}
-
-
-def reply(prompt: str) -> list[str]:
-    """The answer in tokens. What it is stands in the first, so that no limit cuts it away."""
-    return [SAYS, *tokens(f" You said: {' '.join(prompt.split())}")]
+_OPTIONS: dict[str, str] = {
+    **dict.fromkeys(
+        ("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx", "num_batch", "num_gpu", "main_gpu",
+         "num_thread", "draft_num_predict"),
+        "integer",
+    ),
+    **dict.fromkeys(
+        ("top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"),
+        "float32",
+    ),
+    "use_mmap": "boolean",
+    "stop": "array",
+}  # fmt: skip
+"""The options that Ollama knows, and the words for their types (ollama api/types.go, Options.FromMap)."""
 
 
 def tokens(text: str) -> list[str]:
@@ -104,18 +100,25 @@ def go_seconds(text: str) -> float:
 
 
 def checked_options(options: Any) -> dict[str, Any]:
-    """Known names must have the right type; unknown ones are only logged by the real one."""
+    """Those that say something: a null is no option. Unknown names are only logged by the real one.
+
+    Raises:
+        SimError: a known name has a value of another type; fractions of whole numbers are cut off.
+
+    """
     given: dict[str, Any] = options if isinstance(options, dict) else {}
-    for name, value in given.items():
-        kinds = _OPTIONS.get(name)
-        if kinds and (isinstance(value, bool) or not isinstance(value, int | float)):  # fractions are cut off
-            raise SimError(f'option "{name}" must be of type {"float32" if float in kinds else "integer"}')
-    return given
+    said = {name: value for name, value in given.items() if value is not None}
+    for name, value in said.items():
+        wanted = _OPTIONS.get(name)
+        if wanted and not _is_of(wanted, value):
+            raise SimError(f'option "{name}" must be of type {wanted}')
+        if wanted == "array" and not all(isinstance(each, str) for each in value):
+            raise SimError(f'option "{name}" must be of an array of strings')
+    return said
 
 
-def paced(words: list[str], per_second: float, clock: Clock, stopping: threading.Event) -> Iterator[str]:
-    """The words, one by one, at a model's speed; 0 is as fast as it goes. They end when the server stops."""
-    for word in words:
-        if per_second and clock.wait(1 / per_second, stopping):
-            raise SimError("context canceled")
-        yield word
+def _is_of(wanted: str, value: Any) -> bool:
+    if wanted == "array":
+        return isinstance(value, list)
+    is_truth = isinstance(value, bool)
+    return is_truth if wanted == "boolean" else isinstance(value, int | float) and not is_truth

@@ -4,13 +4,12 @@ import json
 from typing import Any
 
 from jobs.testing.ollama.faults import SimError
+from jobs.testing.ollama.go_types import GoStruct, check
 
-_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool", dict: "object"}
-_STRINGS = ("model", "name", "prompt", "source", "destination", "system")
 _LITERALS = {"n": "null", "t": "true", "f": "false"}
 
 
-def go_json(raw: bytes, go_type: str) -> dict[str, Any]:
+def go_json(raw: bytes, struct: GoStruct) -> dict[str, Any]:
     """The object in `raw`; null is an empty one.
 
     Raises:
@@ -22,12 +21,8 @@ def go_json(raw: bytes, go_type: str) -> dict[str, Any]:
         document, _ = json.JSONDecoder().raw_decode(text)
     except ValueError as error:
         raise SimError(_syntax(text)) from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise SimError(f"json: cannot unmarshal {_KINDS[type(document)]} into Go value of type {go_type}")
-    _check_fields(document, go_type)
-    return document
+    check(document, struct)
+    return document or {}
 
 
 def _syntax(text: str) -> str:
@@ -42,17 +37,3 @@ def _syntax(text: str) -> str:
         if text[at] != expected:
             return f"invalid character '{text[at]}' in literal {literal} (expecting '{expected}')"
     return "unexpected EOF"
-
-
-def _check_fields(document: dict[str, Any], go_type: str) -> None:
-    struct = go_type.rpartition(".")[2]
-    for key, value in document.items():
-        name = key.lower()
-        if name in _STRINGS and value is not None and not isinstance(value, str | list | dict):
-            raise SimError(_mismatch(value, struct, name, "string"))
-        if name == "messages" and value is not None and not isinstance(value, list):
-            raise SimError(_mismatch(value, struct, name, f"[]{go_type.partition('.')[0]}.Message"))
-
-
-def _mismatch(value: Any, struct: str, name: str, wanted: str) -> str:
-    return f"json: cannot unmarshal {_KINDS[type(value)]} into Go struct field {struct}.{name} of type {wanted}"
