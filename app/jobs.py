@@ -14,7 +14,7 @@ import modal
 
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
-from app.resources import FORECAST, MODELS, WEIGHTS_WORKER, app, cpu_image, deployment, weights
+from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, weights
 
 if TYPE_CHECKING:
     from app.scheduler.night_plan import Night
@@ -47,43 +47,43 @@ def weights_worker() -> None:
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def shelf() -> "ModelsFound":
+def list_models() -> "ModelsFound":
     """What is on the volume."""
-    from app.deployment.volume_queries import found  # noqa: PLC0415
+    from app.deployment.volume_queries import list_models  # noqa: PLC0415
 
-    return found()
+    return list_models()
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def forecast(request: "dict[str, Any]") -> "PrunePlan":
+def plan_prune(request: "dict[str, Any]") -> "PrunePlan":
     """What a prune would do now."""
-    from app.deployment.volume_queries import pruning  # noqa: PLC0415
+    from app.deployment.volume_queries import plan_prune  # noqa: PLC0415
 
-    return pruning(request)
+    return plan_prune(request)
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def outlook() -> "Night":
+def plan_night() -> "Night":
     """What the next night would do."""
-    from app.deployment.volume_queries import coming_night  # noqa: PLC0415
+    from app.deployment.volume_queries import plan_night  # noqa: PLC0415
 
-    return coming_night()
+    return plan_night()
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def past(since: str) -> "list[dict[str, Any]]":
+def archived_jobs(since: str) -> "list[dict[str, Any]]":
     """The archived jobs that were posted since then."""
-    from app.deployment.volume_queries import past  # noqa: PLC0415
+    from app.deployment.volume_queries import archived_jobs  # noqa: PLC0415
 
-    return past(since)
+    return archived_jobs(since)
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
-def spent() -> "dict[str, Any]":
+def archived_usage() -> "dict[str, Any]":
     """What the archive knows of containers and usage."""
-    from app.deployment.volume_queries import spent  # noqa: PLC0415
+    from app.deployment.volume_queries import archived_usage  # noqa: PLC0415
 
-    return spent()
+    return archived_usage()
 
 
 @app.function(
@@ -120,7 +120,7 @@ def pull(
     """Bring a model to the volume; a pull of it that is under way is shared."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).pull(
+    modal_commands(weights_worker, archived_jobs).pull(
         model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json
     )
 
@@ -130,7 +130,7 @@ def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = F
     """Hash every byte of a model, or of all, and fetch again what is damaged."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).verify(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, archived_jobs).verify(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -138,7 +138,7 @@ def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False)
     """Remove a model and the blobs that no other model needs."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).delete(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, archived_jobs).delete(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -154,8 +154,8 @@ def prune(
     """Move to the trash what nobody needs, and delete what lay there for its grace."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    look = partial(deployment.answer, forecast, FORECAST) if dry_run else None
-    at = modal_commands(weights_worker, past)
+    look = partial(deployment.answer, plan_prune, PLAN_PRUNE) if dry_run else None
+    at = modal_commands(weights_worker, archived_jobs)
     at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
 
 
@@ -164,7 +164,7 @@ def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = Fals
     """Bring back the version of a model that was there before."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).rollback(model, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, archived_jobs).rollback(model, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -172,7 +172,7 @@ def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json:
     """Load a model on its server and ask it for a token. This wakes a GPU."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+    modal_commands(weights_worker, archived_jobs).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
 
 
 @app.local_entrypoint()
@@ -186,7 +186,9 @@ def retry(
     """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).retry(id, every=all, failure_class=failure_class, wait=wait, json=json)
+    modal_commands(weights_worker, archived_jobs).retry(
+        id, every=all, failure_class=failure_class, wait=wait, json=json
+    )
 
 
 @app.local_entrypoint()
@@ -196,7 +198,7 @@ def jobs(
     """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    at = modal_commands(weights_worker, past)
+    at = modal_commands(weights_worker, archived_jobs)
     if dead:
         at.dead(since=since, json=json)
     else:
@@ -208,7 +210,7 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).job(id, follow=follow, json=json)
+    modal_commands(weights_worker, archived_jobs).job(id, follow=follow, json=json)
 
 
 @app.local_entrypoint()
@@ -216,7 +218,7 @@ def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).cancel(id, json=json)
+    modal_commands(weights_worker, archived_jobs).cancel(id, json=json)
 
 
 @app.local_entrypoint()
@@ -224,7 +226,9 @@ def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).models(partial(deployment.answer, shelf, "shelf"), json=json)
+    modal_commands(weights_worker, archived_jobs).models(
+        partial(deployment.answer, list_models, "list_models"), json=json
+    )
 
 
 @app.local_entrypoint()
@@ -232,7 +236,7 @@ def night(json: bool = False) -> None:
     """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).night(json=json)
+    modal_commands(weights_worker, archived_jobs).night(json=json)
 
 
 @app.local_entrypoint()
@@ -240,7 +244,9 @@ def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).cost(partial(deployment.answer, spent, "spent"), since=since, json=json)
+    modal_commands(weights_worker, archived_jobs).cost(
+        partial(deployment.answer, archived_usage, "archived_usage"), since=since, json=json
+    )
 
 
 @app.local_entrypoint()
@@ -248,7 +254,9 @@ def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).windows(partial(deployment.answer, spent, "spent"), json=json)
+    modal_commands(weights_worker, archived_jobs).windows(
+        partial(deployment.answer, archived_usage, "archived_usage"), json=json
+    )
 
 
 @app.local_entrypoint()
@@ -256,7 +264,7 @@ def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).plan(partial(deployment.answer, outlook, "outlook"), json=json)
+    modal_commands(weights_worker, archived_jobs).plan(partial(deployment.answer, plan_night, "plan_night"), json=json)
 
 
 @app.local_entrypoint()
@@ -264,4 +272,4 @@ def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, past).status(json=json)
+    modal_commands(weights_worker, archived_jobs).status(json=json)

@@ -2,7 +2,7 @@
 
 Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
 container, where the images are what they already are, so it stays cheap to import. What is called goes through
-`app.platform_calls`, which limits each wait; only what is mounted or declared is Modal's own object.
+`app.platform.calls`, which limits each wait; only what is mounted or declared is Modal's own object.
 """
 
 import atexit
@@ -15,7 +15,7 @@ import modal
 
 from app.image_pinning import pinned
 from app.image_requirements import LOCK, runtime_part
-from app.platform_calls import Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from app.platform.calls import Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
 from jobs.registry.mirror import VARIABLE as MIRROR
 
 APP = "ollama-service"
@@ -27,10 +27,10 @@ GATEWAY = "Gateway"
 
 WEIGHTS_WORKER = "weights_worker"
 SERVERS_WORKER = "servers_worker"
-MESSENGER = "messenger"
+DELIVER_ALERTS = "deliver_alerts"
 NIGHTLY = "nightly"
-OUTLOOK = "outlook"
-FORECAST = "forecast"
+PLAN_NIGHT = "plan_night"
+PLAN_PRUNE = "plan_prune"
 PORT = 11434
 PYTHON = "3.12"
 

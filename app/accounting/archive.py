@@ -10,14 +10,13 @@ from typing import Any
 
 from loguru import logger
 
-from app.model_server import report
 from jobs.core.clock import parse_moment
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import ShrinkingDict
-from jobs.telemetry import container_time as meter
 from jobs.telemetry import incidents, usage
 
 AFTER = timedelta(days=5)
@@ -46,7 +45,7 @@ def archive_at(root: Path) -> Archive:
 
 def archive_jobs(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
     """Take the jobs that ended long enough ago out of the ledger, which is kept in `facts`; how many those were."""
-    old = [job for job in ledger.jobs() if job.ended_at and now - job.ended_at > AFTER]
+    old = [job for job in ledger.reader.jobs() if job.ended_at and now - job.ended_at > AFTER]
     if archive.append(JOBS, (job.as_json() for job in reversed(old))):
         commit()
         logger.info("archived {} jobs", len(old))
@@ -77,15 +76,15 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
     entries = dict(facts.items())
     leaving = {
         TURNS: _old_turns(entries, now),
-        METERS: _old(entries, (meter.PREFIX,), now - COUNTED_AFTER),
-        REPORTS: _old(entries, (report.PREFIX,), now - COUNTED_AFTER),
-        WAKES: _old(entries, ("wake/", "refused_wake/"), now - AFTER),
+        METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
+        REPORTS: _old(entries, (keys.SERVER,), now - COUNTED_AFTER),
+        WAKES: _old(entries, (keys.WAKE, keys.REFUSED_WAKE), now - AFTER),
         CASES: _old_cases(entries, now),
         USAGE: _old_usage(entries, now),
     }
-    for sort, keys in leaving.items():
-        archive.append(sort, ({"key": key, "fact": entries[key]} for key in sorted(keys)))
-    gone = [key for keys in leaving.values() for key in keys]
+    for sort, old in leaving.items():
+        archive.append(sort, ({"key": key, "fact": entries[key]} for key in sorted(old)))
+    gone = [key for old in leaving.values() for key in old]
     if gone:
         commit()
         usage.remember(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
@@ -108,12 +107,11 @@ def _old_turns(entries: Entries, now: datetime) -> list[str]:
     """A tier's history, but for its last entry: that is how it is."""
     numbers: dict[str, int] = {}
     for key in entries:
-        sort, _, rest = key.partition("/")
-        if sort == "health":
-            tier, _, n = rest.partition("/")
+        if key.startswith(keys.HEALTH):
+            tier, _, n = key.removeprefix(keys.HEALTH).partition("/")
             numbers[tier] = max(numbers.get(tier, 0), int(n))
-    last = {f"health/{tier}/{n}" for tier, n in numbers.items()}
-    return [key for key in _old(entries, ("health/",), now - AFTER) if key not in last]
+    last = {keys.health(tier, n) for tier, n in numbers.items()}
+    return [key for key in _old(entries, (keys.HEALTH,), now - AFTER) if key not in last]
 
 
 def _old_cases(entries: Entries, now: datetime) -> list[str]:
@@ -121,16 +119,12 @@ def _old_cases(entries: Entries, now: datetime) -> list[str]:
     known = incidents.cases(entries)
     recent = {case.incident.key for case in known if not case.recovered_at or now - case.recovered_at <= AFTER}
     over = {case.incident.key for case in known} - recent
-    sorts = {"incident", "seen", "recovered", "telling", "told"}
-    split = [(key, *key.partition("/")[::2]) for key in entries]
-    return [
-        key
-        for key, sort, rest in split
-        if sort in sorts and any(rest == each or rest.startswith(f"{each}/") for each in over)
-    ]
+    sorts = (keys.INCIDENT, keys.SEEN, keys.RECOVERED, keys.TELLING, keys.TOLD)
+    split = [(key, key.partition("/")[2]) for key in entries if key.startswith(sorts)]
+    return [key for key, about in split if any(about == each or about.startswith(f"{each}/") for each in over)]
 
 
 def _old_usage(entries: Entries, now: datetime) -> list[str]:
     """Days so old that no writer adds to them any more."""
     first = (now - timedelta(days=usage.MAX_DAYS + 1)).date().isoformat()
-    return [key for key in entries if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] < first]
+    return [key for key in entries if key.startswith(keys.USAGE) and key.removeprefix(keys.USAGE)[:10] < first]

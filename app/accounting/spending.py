@@ -7,16 +7,15 @@ from typing import Any
 from app.accounting.archive import METERS, USAGE, archived_facts
 from app.fleet.schema import Fleet
 from jobs.core.clock import isoformat
+from jobs.store import keys
 from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import DictLike
 from jobs.telemetry import usage
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import Cost, cost
 
-SPENT = "spent/"
 
-
-def past(archive: Archive) -> dict[str, Any]:
+def archived_usage(archive: Archive) -> dict[str, Any]:
     """What the archive knows of containers and usage, by the keys that it had in the Dict."""
     return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
 
@@ -40,7 +39,7 @@ def rows_since(entries: Mapping[str, Any], since: datetime) -> list[usage.Row]:
     return [
         row
         for key, value in entries.items()
-        if key.startswith(usage.PREFIX) and key.removeprefix(usage.PREFIX)[:10] >= first
+        if key.startswith(keys.USAGE) and key.removeprefix(keys.USAGE)[:10] >= first
         for row in usage.rows_of(value)
     ]
 
@@ -57,11 +56,11 @@ def note_month(facts: DictLike, archive: Archive, fleet: Fleet, now: datetime) -
     """Write down what the archive knows of this month, for whoever has no volume to look at: the tick."""
     began = month_began(fleet, now)
     known = estimate(archived_facts(archive, METERS), fleet, began, now)
-    facts.put(f"{SPENT}{began:%Y-%m}", {"v": 1, "at": isoformat(now), "dollars": round(known.dollars, 4)})
+    facts.put(keys.spent(f"{began:%Y-%m}"), {"v": 1, "at": isoformat(now), "dollars": round(known.dollars, 4)})
 
 
 def month_dollars(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> float:
     """What this month has cost so far: what has been archived of it, and what has not yet."""
     began = month_began(fleet, now)
-    archived = entries.get(f"{SPENT}{began:%Y-%m}") or {}
+    archived = entries.get(keys.spent(f"{began:%Y-%m}")) or {}
     return float(archived.get("dollars", 0.0)) + estimate(entries, fleet, began, now).dollars

@@ -1,7 +1,7 @@
 """The functions that need a secret. Apart from `app.jobs`: whoever only pulls needs none for `modal run`.
 
-The servers worker has the proxy's token. The messenger, which tells a webhook of what the tick has found, is called by
-nobody unless `alerts.webhook_secret` names its secret.
+The servers worker has the proxy's token. `deliver_alerts`, which posts to a webhook what the tick has found, is
+called by nobody unless `alerts.webhook_secret` names its secret.
 """
 
 import modal
@@ -31,8 +31,8 @@ def servers_worker() -> None:
 
 
 @app.function(image=cpu_image, secrets=_SECRETS, max_containers=1, timeout=120)
-def messenger() -> None:
+def deliver_alerts() -> None:
     """Tell what is new, once. A webhook that hangs is left, and tried again at the next tick."""
-    from app.deployment.schedule_functions import tell  # noqa: PLC0415
+    from app.deployment.schedule_functions import deliver_alerts  # noqa: PLC0415
 
-    tell()
+    deliver_alerts()

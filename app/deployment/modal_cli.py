@@ -229,7 +229,7 @@ class ModalCommands:
         from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
 
         def night() -> int:
-            found = report(dict(ledger.items()), self.commands.ledger.select()[0])
+            found = report(dict(ledger.items()), self.commands.reader.select()[0])
             if json:
                 put_json(found)
             else:
@@ -262,7 +262,7 @@ class ModalCommands:
 
     def status(self, *, json: bool) -> None:
         def status() -> int:
-            jobs = self.commands.ledger.select()[0]
+            jobs = self.commands.reader.select()[0]
             deployed = self.launcher.deployed
             url = deployment.url(GATEWAY) if deployed else None
             found = reports.status(ledger, self.commands.now, deployed=deployed, gateway=url, jobs=jobs)
@@ -285,12 +285,14 @@ class ModalCommands:
             sys.exit(code)
 
 
-def modal_commands(own: "modal.Function[..., Any, Any]", past: "modal.Function[..., Any, Any]") -> ModalCommands:
+def modal_commands(
+    own: "modal.Function[..., Any, Any]", archived_jobs: "modal.Function[..., Any, Any]"
+) -> ModalCommands:
     """The counter of this command.
 
     Args:
         own: the weights worker of its own app.
-        past: reads the archive.
+        archived_jobs: reads the archive.
 
     """
     clock = SystemClock()
@@ -303,7 +305,7 @@ def modal_commands(own: "modal.Function[..., Any, Any]", past: "modal.Function[.
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
         look_every=LOOK_EVERY,
         posted=launcher.send,
-        archived=lambda since: map(Job.from_json, deployment.answer(past, "past", isoformat(since))),
+        archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
         worded=worded,
     )
     return ModalCommands(commands, launcher)

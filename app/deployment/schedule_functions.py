@@ -6,7 +6,7 @@ from app.deployment.spawn_worker import ring
 from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
-from app.resources import MESSENGER, NIGHTLY, SERVERS, deployment, ledger, queue
+from app.resources import DELIVER_ALERTS, NIGHTLY, SERVERS, deployment, ledger, queue
 from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from jobs.core.clock import SystemClock
@@ -16,10 +16,10 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    shift.tick(_post(), _call_messenger, _keep, _call_night)
+    shift.tick(_post(), _send_for_delivery, _keep, _call_night)
 
 
-def tell() -> None:
+def deliver_alerts() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
     alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).tell)
@@ -28,7 +28,7 @@ def tell() -> None:
 def nightly() -> None:
     in_container(schedule="nightly")
     post = _post()
-    shift.nightly(post, lambda memory: actual(post.book, post.fleet, memory, post.clock))
+    shift.nightly(post, lambda memory: actual(post.book.reader, post.fleet, memory, post.clock))
 
 
 def _post() -> shift.ScheduleContext:
@@ -36,8 +36,8 @@ def _post() -> shift.ScheduleContext:
     return shift.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
 
 
-def _call_messenger() -> None:
-    deployment.send(MESSENGER)
+def _send_for_delivery() -> None:
+    deployment.send(DELIVER_ALERTS)
 
 
 def _call_night() -> None:

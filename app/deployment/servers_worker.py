@@ -19,8 +19,7 @@ from app.deployment.addresses import addresses, longest_start, token
 from app.deployment.worker_process import work
 from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
-from app.model_server.reload_policy import KNOWN
-from app.model_server.report import PREFIX, Report, ReportsOf
+from app.model_server.report import Report, ReportsOf
 from app.model_server.start_failures import refused_starts
 from app.resources import ledger, queue
 from app.scheduler.wake_budget import BY_WINDOW, SYNTHETIC, Wakes, opening
@@ -34,6 +33,7 @@ from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import place
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.table import TaskContext, perform
 from jobs.telemetry.container_time import say_warming
@@ -70,7 +70,7 @@ def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
     """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
     if tier := fleet.belongs(name):
         return tier
-    known = (facts.get(KNOWN) or {}).get(str(name.folded()))
+    known = (facts.get(keys.WEIGHTS_MODELS) or {}).get(str(name.folded()))
     if known is None:
         return None
     return place(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
@@ -180,5 +180,7 @@ class Warming:
             self._waking[tier] = now + within
 
     def _is_up(self, tier: str) -> bool:
-        reports = [Report.from_json(value) for key, value in self._facts.items() if key.startswith(f"{PREFIX}{tier}/")]
+        reports = [
+            Report.from_json(value) for key, value in self._facts.items() if key.startswith(keys.server(tier, ""))
+        ]
         return of_tier(tier, reports, self._clock.now()).state in {"ready", "degraded"}

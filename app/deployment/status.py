@@ -7,13 +7,13 @@ from datetime import datetime
 from typing import Any
 
 from app.model_server.health import Health, of_tier
-from app.model_server.reload_policy import GENERATION
-from app.model_server.report import PREFIX, Report
+from app.model_server.report import Report
 from app.resources import APP, SERVERS
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import lasted
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.nightly_report import line, report
@@ -77,7 +77,7 @@ def status(
 ) -> DeploymentStatus:
     entries = dict(facts.items())
     counts = Counter(job.state for job in jobs)
-    servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
+    servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)
     return DeploymentStatus(
         deployed=deployed,
@@ -85,7 +85,7 @@ def status(
         servers=tuple(newest),
         tiers=tuple(of_tier(tier, [each for each in servers if each.tier == tier], now) for tier in SERVERS),
         incidents=tuple(case for case in cases(entries) if case.is_open),
-        generation=entries.get(GENERATION),
+        generation=entries.get(keys.WEIGHTS_GENERATION),
         jobs={str(state): counts[state] for state in JobState},
         night=report(entries, jobs),
         now=now,

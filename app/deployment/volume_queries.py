@@ -8,20 +8,20 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.accounting import spending
-from app.accounting.archive import archive_at, archived_jobs
+from app.accounting import archive, spending
 from app.fleet.schema import Fleet, declared
-from app.model_server.report import PREFIX, Report
-from app.resources import MODELS, ledger, queue, volume
+from app.model_server.report import Report
+from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.steps import tonight
 from app.scheduler.upstream_tags import upstream
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, found_in
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.table import planned
 from jobs.weights.history import Memory, recall
@@ -31,7 +31,7 @@ from jobs.weights.survey import Survey, survey
 from jobs.weights.trash_moves import require_models_directory
 
 
-def weights_use(book: Ledger, facts: DictLike) -> WeightsUse:
+def weights_use(book: LedgerReader, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
     jobs = book.jobs()
     return recall(facts, jobs).around(jobs, loaded(facts))
@@ -39,7 +39,7 @@ def weights_use(book: Ledger, facts: DictLike) -> WeightsUse:
 
 def loaded(facts: DictLike) -> list[str]:
     """The models that servers have in memory, by their last reports."""
-    reports = [Report.from_json(facts.get(key)) for key in list(facts.keys()) if key.startswith(PREFIX)]
+    reports = [Report.from_json(facts.get(key)) for key in list(facts.keys()) if key.startswith(keys.SERVER)]
     return [each.name for report in reports if report.state == "serving" for each in report.loaded]
 
 
@@ -48,22 +48,29 @@ def on_the_volume() -> Survey:
     return survey(Layout(Path(MODELS)))
 
 
-def pruning(request: dict[str, Any]) -> PrunePlan:
+def plan_prune(request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do."""
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
-    here = weights_use(Ledger(queue, ledger, clock), ledger)
+    here = weights_use(LedgerReader.of(ledger, clock), ledger)
     return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
 
 
-def actual(book: Ledger, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+def actual(book: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
     return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 
 def joined(
-    found: Survey, book: Ledger, facts: DictLike, *, fleet: Fleet, memory: Memory, registry: Registry, now: datetime
+    found: Survey,
+    book: LedgerReader,
+    facts: DictLike,
+    *,
+    fleet: Fleet,
+    memory: Memory,
+    registry: Registry,
+    now: datetime,
 ) -> Actual:
     """What is found on a volume, beside what is known of it elsewhere."""
     jobs = book.jobs()
@@ -76,26 +83,26 @@ def joined(
     )
 
 
-def coming_night() -> Night:
+def plan_night() -> Night:
     """What `nightly` would post now."""
     clock, fleet = SystemClock(), declared()
-    book = Ledger(queue, ledger, clock)
+    book = LedgerReader.of(ledger, clock)
     return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
 
 
-def found() -> ModelsFound:
+def list_models() -> ModelsFound:
     """The models, and what is wrong with those that are not whole."""
     volume.reload()
     return found_in(survey(Layout(Path(MODELS))), "the volume")
 
 
-def past(since: str) -> list[dict[str, Any]]:
+def archived_jobs(since: str) -> list[dict[str, Any]]:
     """The archived jobs that were posted since then."""
     volume.reload()
-    return [job.as_json() for job in archived_jobs(archive_at(Path(MODELS)), parse_moment(since))]
+    return [job.as_json() for job in archive.archived_jobs(archive.archive_at(Path(MODELS)), parse_moment(since))]
 
 
-def spent() -> dict[str, Any]:
+def archived_usage() -> dict[str, Any]:
     """What the archive knows of containers and usage."""
     volume.reload()
-    return spending.past(archive_at(Path(MODELS)))
+    return spending.archived_usage(archive.archive_at(Path(MODELS)))

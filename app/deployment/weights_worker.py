@@ -18,7 +18,6 @@ from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
 from app.deployment.worker_timing import COMMIT_EVERY
 from app.fleet.schema import Fleet, declared
-from app.model_server.reload_policy import GENERATION, KNOWN, ROOM
 from app.resources import MODELS, ledger, queue, volume
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
@@ -27,6 +26,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.models.card import facts_of
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
+from jobs.store import keys
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.table import TaskContext, perform
 from jobs.weights import survey
@@ -92,8 +92,8 @@ class MountedWeights:
         whole = found.models
         self._headers = {each.digest: self._header(each) for each in whole}
         known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
-        self._facts.put(KNOWN, known)
-        self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes})
+        self._facts.put(keys.WEIGHTS_MODELS, known)
+        self._facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": found.usage_bytes})
 
     def _header(self, model: survey.SurveyedModel) -> dict[str, Any] | None:
         if model.digest in self._headers:
@@ -105,7 +105,7 @@ class MountedWeights:
         """Commit what a reader may see from now on, and only then tell the servers of it."""
         self.commit()
         self.tell_models()
-        self._facts.put(GENERATION, secrets.token_hex(8))
+        self._facts.put(keys.WEIGHTS_GENERATION, secrets.token_hex(8))
 
     @contextmanager
     def committed_often(
@@ -169,7 +169,7 @@ def opened(
         registry=registry,
         weights=shelf.weights,
         retention=fleet.retention(),
-        around=lambda: weights_use(book, facts),
+        around=lambda: weights_use(book.reader, facts),
     )
     _tell_models(shelf)
     with shelf.committed_often():

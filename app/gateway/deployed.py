@@ -28,10 +28,10 @@ from app.gateway.inference.routing import Router
 from app.gateway.upstream.cold_start import TierUpstream
 from app.logs import in_container
 from app.resources import (
-    FORECAST,
     MODELS,
     OLLAMA_VERSION,
-    OUTLOOK,
+    PLAN_NIGHT,
+    PLAN_PRUNE,
     api_keys,
     app,
     cpu_image,
@@ -163,8 +163,8 @@ class Service:
                 archived=models.archived,
                 past=models.past,
                 plans=Plans(
-                    night=lambda: deployment.ask(OUTLOOK),
-                    prune=lambda request: deployment.ask(FORECAST, request),
+                    night=lambda: deployment.ask(PLAN_NIGHT),
+                    prune=lambda request: deployment.ask(PLAN_PRUNE, request),
                 ),
             )
         )

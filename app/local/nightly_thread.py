@@ -13,7 +13,6 @@ from app.fleet.schema import Fleet
 from app.gateway.ops.context import nobody
 from app.local.registry_policy import allowed
 from app.local.windows import LocalWindows
-from app.model_server.reload_policy import KNOWN, ROOM
 from app.scheduler import alert_check
 from app.scheduler import runs as shift
 from app.scheduler.night_plan import Actual, Night, asked_about, night
@@ -27,6 +26,7 @@ from jobs.home.prune_preview import loaded
 from jobs.home.status import weights_of
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
+from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tried
 from jobs.telemetry.webhook import Webhook
@@ -46,7 +46,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     """
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
-    jobs, now = home.ledger(clock).jobs(), clock.now()
+    jobs, now = home.reader(clock).jobs(), clock.now()
     found = weights_of(stack.models, home, clock).survey()
     mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
     whence = allowed(os.environ, fleet, is_loopback=True)
@@ -63,7 +63,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    memory = recall(home.facts(), home.ledger(clock).jobs())
+    memory = recall(home.facts(), home.reader(clock).jobs())
     return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 
@@ -117,14 +117,18 @@ class Nights:
     def _tell_weights(self, found: Survey) -> None:
         """Write down what the watch goes by: which models are whole, and how full it is."""
         whole = (each for each in found.known if isinstance(each, SurveyedModel))
-        self._facts.put(KNOWN, {str(each.name.folded()): {"size": each.size, "facts": None} for each in whole})
-        self._facts.put(ROOM, {"v": 1, "used": found.usage_bytes, "quota": self._stack.retention.quota_bytes})
+        self._facts.put(
+            keys.WEIGHTS_MODELS, {str(each.name.folded()): {"size": each.size, "facts": None} for each in whole}
+        )
+        self._facts.put(
+            keys.WEIGHTS_ROOM, {"v": 1, "used": found.usage_bytes, "quota": self._stack.retention.quota_bytes}
+        )
 
     def watch(self) -> None:
         """See what is wrong, and tell OLLAMA_MODAL_WEBHOOK of it, where that is set."""
         if self._stack.models is not None:
             self._tell_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        looked = alert_check.look(self._home.ledger(self._clock), self._facts, self._fleet, now, rented=False)
+        looked = alert_check.look(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
         if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
             alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)

@@ -26,7 +26,7 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
         found = remote_at(url, key).night()
     else:
         at = here()
-        commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.ledger.select()[0])
+        commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
     show(found, (commands.worded(line) for line in lines(found, commands.now)), json=json)
 
 

@@ -11,11 +11,12 @@ from datetime import timedelta
 
 from loguru import logger
 
-from app.model_server.report import PREFIX, Loaded, Report
+from app.model_server.report import Loaded, Report
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.core.retry import NEVER
 from jobs.ollama.client import OllamaClient
+from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.store.sqlite import SqliteDict
 
@@ -99,7 +100,7 @@ class ServerReporter:
 
     def _end_others(self) -> None:
         for key, value in list(self._facts.items()):
-            if key.startswith(PREFIX):
+            if key.startswith(keys.SERVER):
                 report = Report.from_json(value)
                 if not report.is_final:
                     self._put(replace(report, state="ended", why="its stack is over", loaded=()))

@@ -46,7 +46,9 @@ class LocalWindows:
         now = self._clock.now()
         wanted = set(self._wanted(now))
         stays = {tier: self._stays(tier, now) for tier in {tier for tier, _ in wanted}}
-        tried = {job.subject for job in ledger.jobs() if job.posted_by == BY_WINDOW and now - job.posted_at < AGAIN}
+        tried = {
+            job.subject for job in ledger.reader.jobs() if job.posted_by == BY_WINDOW and now - job.posted_at < AGAIN
+        }
         missing = sorted(
             (tier, str(name)) for tier, name in wanted if name not in stays[tier] and str(name) not in tried
         )

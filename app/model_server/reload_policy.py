@@ -13,15 +13,6 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-GENERATION = "weights/generation"
-"""The fact that whoever changes the weights overwrites after the commit; any value that differs from the last."""
-
-KNOWN = "weights/models"
-"""The fact that tells size and header of each whole model, by folded name, to whoever has no volume to look at."""
-
-ROOM = "weights/room"
-"""The fact that tells how many bytes the weights take."""
-
 MISSES_ALLOWED = 4
 """So many probes in a row may go unanswered: a load that reads slow storage keeps Ollama silent for minutes."""
 

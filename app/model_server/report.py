@@ -12,9 +12,8 @@ from typing import Any, Self
 from app.model_server.gpu import Gpu
 from jobs.core.clock import isoformat, parse_moment
 from jobs.ollama.responses import Running
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-
-PREFIX = "server/"
 
 FINAL = frozenset({"ended", "failed", "refused"})
 """States that a container never leaves: its report will not change any more."""
@@ -111,7 +110,7 @@ class Report:
 
     @property
     def key(self) -> str:
-        return f"{PREFIX}{self.tier}/{self.container}"
+        return keys.server(self.tier, self.container)
 
     @property
     def is_final(self) -> bool:
@@ -168,12 +167,12 @@ class ReportsOf:
 
     def __init__(self, facts: DictLike, tier: str) -> None:
         self._facts = facts
-        self._prefix = f"{PREFIX}{tier}/"
+        self._prefix = keys.server(tier, "")
         self._final: dict[str, Report] = {}
 
     def __call__(self) -> tuple[Report, ...]:
-        keys = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
-        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        known = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
         self._final = {key: report for key, report in found.items() if report.is_final}
         return tuple(found.values())
 

@@ -18,12 +18,13 @@ from loguru import logger
 from app.model_server.connections import callers_of
 from app.model_server.models_view import ModelsView
 from app.model_server.process import Daemon
-from app.model_server.reload_policy import GENERATION, ServerView
+from app.model_server.reload_policy import ServerView
 from app.model_server.settings import ServerHost
-from app.platform_errors import FilesOpen, NotReloaded
+from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.ollama.client import OllamaClient
+from jobs.store import keys
 
 _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 """A runner that was told to end needs a moment to close its files."""
@@ -77,7 +78,7 @@ class WeightsReload:
         return None if isinstance(self.known, _Unknown) else self.known
 
     def wanted(self) -> Any:
-        return self._place.facts.get(GENERATION)
+        return self._place.facts.get(keys.WEIGHTS_GENERATION)
 
     def begin(self) -> None:
         """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""

@@ -12,16 +12,16 @@ from loguru import logger
 
 from app.fleet.schema import Fleet
 from app.model_server.health import Health, Turn, next_turn, of_tier
-from app.model_server.report import PREFIX, Report
+from app.model_server.report import Report
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.steps import night_began
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, news, note
-from jobs.telemetry.night_tries import NIGHTS_SINCE
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 
@@ -41,13 +41,13 @@ class AlertsChecked:
     has_news: bool
 
 
-def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+def look(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two looks at once write the same.
 
     `rented` is false on one machine.
     """
-    if facts.get(NIGHTS_SINCE) is None:
-        facts.put(NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
+    if facts.get(keys.NIGHTS_SINCE) is None:
+        facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items())
     health = healths(entries, fleet, now)
     for each in health:
@@ -65,8 +65,8 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
     known = cases(entries)
     for case in known:
         if case.is_open:  # what is only listed, a Dict may forget in seven days
-            facts.get(f"incident/{case.id}")
-            facts.get(f"told/{case.id}/opened")
+            facts.get(keys.incident(case.id))
+            facts.get(keys.told(case.id, "opened"))
     after = note(facts, known, incidents(fleet, seen), now)
     latest = {case.id: case for case in (*known, *after)}
     fresh = [piece for piece in news(latest.values()) if _is_fresh(piece.case, now)]
@@ -75,13 +75,13 @@ def look(ledger: Ledger, facts: DictLike, fleet: Fleet, now: datetime, *, rented
 
 def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Health]:
     """How each tier of the fleet is, by the reports among these entries."""
-    reports = [Report.from_json(value) for key, value in entries.items() if key.startswith(PREFIX)]
+    reports = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     return [of_tier(tier, [each for each in reports if each.tier == tier], now) for tier in fleet.tiers]
 
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
     """The history of a tier, oldest first."""
-    found = [Turn.from_json(value) for key, value in entries.items() if key.startswith(f"health/{tier}/")]
+    found = [Turn.from_json(value) for key, value in entries.items() if key.startswith(keys.health(tier, ""))]
     return sorted(found, key=lambda turn: turn.n)
 
 
@@ -89,9 +89,9 @@ def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now
     history = turns(entries, health.tier)
     last = history[-1] if history else None
     if last is not None:
-        facts.get(f"health/{health.tier}/{last.n}")
+        facts.get(keys.health(health.tier, last.n))
     turn = next_turn(last, health, now)
-    if turn is not None and facts.put(f"health/{health.tier}/{turn.n}", turn.as_json(), skip_if_exists=True):
+    if turn is not None and facts.put(keys.health(health.tier, turn.n), turn.as_json(), skip_if_exists=True):
         logger.info("tier {} is {}{}", health.tier, health.state, f": {health.why}" if health.why else "")
 
 

@@ -20,16 +20,15 @@ from typing import Any
 from app.accounting.spending import month_began, month_dollars
 from app.fleet.schema import Fleet
 from app.model_server.health import Health
-from app.model_server.reload_policy import KNOWN, ROOM
 from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
 from jobs.core.units import human_bytes
 from jobs.ledger.dead_letters import class_of, dead
 from jobs.ledger.job import LANES, Job, JobState
 from jobs.ledger.job_text import trouble
+from jobs.store import keys
 from jobs.telemetry.incidents import Incident
-from jobs.telemetry.night_tries import NIGHTS_SINCE, TOLD_FROM, tried
-from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.telemetry.night_tries import TOLD_FROM, tried
 
 TICKS_UNWORKED = 3
 """Each tick sends a worker to a lane whose jobs wait; so many that brought none are no chance."""
@@ -128,7 +127,7 @@ def _tiers(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
 
 
 def _quota(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    room = seen.entries.get(ROOM) or {}
+    room = seen.entries.get(keys.WEIGHTS_ROOM) or {}
     used, quota = room.get("used", 0), room.get("quota") or fleet.volume.quota_bytes
     if used * 100 >= quota * fleet.alerts.quota_percent:
         said = f"the weights take {human_bytes(used)} of their quota of {human_bytes(quota)}"
@@ -136,7 +135,7 @@ def _quota(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
 
 
 def _pinned(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    known = seen.entries.get(KNOWN)
+    known = seen.entries.get(keys.WEIGHTS_MODELS)
     if known is None:  # no worker has looked yet
         return
     coming = {job.subject for job in seen.jobs if job.kind == "pull" and not job.has_ended}
@@ -158,7 +157,7 @@ def _budget(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
 
 def _nightly(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     due, late = seen.night_began, timedelta(hours=fleet.alerts.nightly_late_hours)
-    ran, since = seen.entries.get(NIGHT_RAN), seen.entries.get(NIGHTS_SINCE)
+    ran, since = seen.entries.get(keys.NIGHT_RAN), seen.entries.get(keys.NIGHTS_SINCE)
     if ran is not None and parse_moment(ran["at"]) >= due:
         return
     tries = tried(seen.entries, due)

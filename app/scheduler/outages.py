@@ -13,12 +13,8 @@ from loguru import logger
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NetworkTrouble, StoreTrouble
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-
-PREFIX = "platform/"
-
-DONE = "tick/done"
-"""The fact that says when a tick last did all of its round, as far as that hangs on the platform."""
 
 LONG_AGO = timedelta(days=1)
 """After so long without a tick it was taken down, rather than away."""
@@ -47,25 +43,25 @@ def note(facts: DictLike, who: str, failed: Mapping[str, Exception], now: dateti
         return
     fact = {"v": 1, "at": isoformat(now), "parts": list(ours), "message": str(next(iter(ours.values())))}
     try:
-        facts.put(f"{PREFIX}{who}", fact)
+        facts.put(keys.platform(who), fact)
     except StoreTrouble as trouble:
         logger.warning("what failed could not be written down: {}", trouble)
 
 
 def note_gap(facts: DictLike, every: timedelta, now: datetime) -> None:
     """Write down that no tick was done for longer than it takes three of them to come."""
-    done = facts.get(DONE)
+    done = facts.get(keys.TICK_DONE)
     if done is not None and 3 * every < now - (at := parse_moment(done["at"])) < LONG_AGO:
         message = f"no tick did all of its round between {isoformat(at)} and {isoformat(now)}"
-        facts.put(f"{PREFIX}gap", {"v": 1, "at": isoformat(now), "parts": ["a whole round"], "message": message})
+        facts.put(keys.platform("gap"), {"v": 1, "at": isoformat(now), "parts": ["a whole round"], "message": message})
 
 
 def note_done(facts: DictLike, now: datetime) -> None:
-    facts.put(DONE, {"v": 1, "at": isoformat(now)})
+    facts.put(keys.TICK_DONE, {"v": 1, "at": isoformat(now)})
 
 
 def noted(entries: Mapping[str, Any], now: datetime) -> Iterator[PlatformOutage]:
     """What was met a short while ago."""
     for key, fact in sorted(entries.items()):
-        if key.startswith(PREFIX) and now - (at := parse_moment(fact["at"])) < FRESH:
-            yield PlatformOutage(key.removeprefix(PREFIX), at, tuple(fact["parts"]), fact["message"])
+        if key.startswith(keys.PLATFORM) and now - (at := parse_moment(fact["at"])) < FRESH:
+            yield PlatformOutage(key.removeprefix(keys.PLATFORM), at, tuple(fact["parts"]), fact["message"])

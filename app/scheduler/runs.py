@@ -18,9 +18,10 @@ from app.scheduler.parts import NightParts
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.night_tries import NIGHTS_SINCE, SILENT, Tries, tried, write_down
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran, ran_last
+from jobs.telemetry.night_tries import SILENT, Tries, tried, write_down
+from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
 
 
@@ -46,7 +47,7 @@ class ScheduleContext:
 
 def tick(
     post: ScheduleContext,
-    call_messenger: Callable[[], object],
+    send_for_delivery: Callable[[], object],
     keep: Callable[[str, int], object],
     call_night: Callable[[], object],
 ) -> None:
@@ -54,7 +55,7 @@ def tick(
 
     Args:
         post: where we stand.
-        call_messenger: sends somebody to tell the webhook; called when there is news and the fleet has a webhook.
+        send_for_delivery: has the alerts delivered; called when there is news and the fleet has a webhook.
         keep: keeps so many containers of a tier up.
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
@@ -68,7 +69,7 @@ def tick(
     with parts.part("the windows"):
         _windows(post, keep)
     with parts.part("the watch"):
-        _look(post, call_messenger)
+        _look(post, send_for_delivery)
     with parts.part("the night"):
         _send_for_night(post, call_night)
     outages.note(post.facts, "tick", parts.failed, post.clock.now())
@@ -77,10 +78,10 @@ def tick(
     parts.end()
 
 
-def _look(post: ScheduleContext, call_messenger: Callable[[], object]) -> None:
-    looked = alert_check.look(post.book, post.facts, post.fleet, post.clock.now())
+def _look(post: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
+    looked = alert_check.look(post.book.reader, post.facts, post.fleet, post.clock.now())
     if looked.has_news and post.fleet.alerts.webhook_secret:
-        call_messenger()
+        send_for_delivery()
 
 
 def _windows(post: ScheduleContext, keep: Callable[[str, int], object]) -> None:
@@ -91,7 +92,7 @@ def _windows(post: ScheduleContext, keep: Callable[[str, int], object]) -> None:
 def _send_for_night(post: ScheduleContext, call_night: Callable[[], object]) -> None:
     facts, now = post.facts, post.clock.now()
     due = rounds.night_began(post.fleet, now)
-    ran, since = ran_last(facts), facts.get(NIGHTS_SINCE)
+    ran, since = ran_last(facts), facts.get(keys.NIGHTS_SINCE)
     if ran is not None and ran.due >= due:
         return
     tries = tried(facts, due)
@@ -139,7 +140,7 @@ def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
     write_down(post.facts, tries)
     try:
         ran = replace(_round(post, actual, due, began), tries=tries.count, trouble=tries.trouble)
-        post.facts.put(NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
+        post.facts.put(keys.NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off on the way did not come
     except Exception as error:
         _write_failure(post, tries.failed(error))
         raise
@@ -147,7 +148,7 @@ def nightly(post: ScheduleContext, actual: Callable[[Memory], Actual]) -> None:
 
 
 def _round(post: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
-    memory = recall(post.facts, post.book.jobs())
+    memory = recall(post.facts, post.book.reader.jobs())
     remember(post.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     found = night(post.fleet, actual(memory), began)
     posted = rounds.nightly(post.book, found)

@@ -12,16 +12,17 @@ from loguru import logger
 
 from app.fleet.cron_times import due
 from app.fleet.schema import Fleet, WindowConfig
-from app.model_server.report import PREFIX, REPORT_STALE, Report, ReportsOf
+from app.model_server.report import REPORT_STALE, Report, ReportsOf
 from app.model_server.start_failures import RefusedStarts, refused_starts
 from app.scheduler.night_plan import NIGHT, Night
 from app.scheduler.parts import NightParts
-from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening, window_key
+from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import StoreTrouble
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
 
@@ -54,12 +55,12 @@ def windows(
     """
     opened, wakes = fleet.windows_open(now), Wakes(facts, fleet)
     awake = {window.tier for window in opened}
-    kept = {name for name in fleet.tiers if facts.get(window_key(name))}
+    kept = {name for name in fleet.tiers if facts.get(keys.window(name))}
     posted: list[str] = []
     parts = NightParts("windows")
     for name in {window.tier for window in fleet.windows} | kept:
         with parts.part(f"the window of {name}"):
-            was, least = bool(facts.get(window_key(name))), fleet.tier(name).min_containers
+            was, least = bool(facts.get(keys.window(name))), fleet.tier(name).min_containers
             if name in awake:
                 if not was and not wakes.take(name, opening(fleet, name, now), now):
                     continue
@@ -73,7 +74,7 @@ def windows(
             if was == (name in awake):
                 continue
             posted += _warm_ups(ledger, opened, name)
-            facts.put(window_key(name), name in awake)  # last: one that broke off is opened again at the next tick
+            facts.put(keys.window(name), name in awake)  # last: one that broke off is opened again at the next tick
             logger.info("window of {} {}", name, "opens" if name in awake else "closes")
     parts.end()
     return posted
@@ -114,7 +115,7 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
     with parts.part("the sweep"):
         swept = ledger.sweep()
         lost = swept.lost
-        lanes = tuple(sorted({ledger.get(id).lane for id in swept.rung}))
+        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.rung}))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
             ring(lane)
@@ -128,12 +129,12 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
 
 def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
     """Servers that say they are up and have not said anything for long: killed, most likely. Marked once."""
-    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(PREFIX)]
+    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(keys.SERVER)]
     for key, report in reports:
         if report.state == "serving" and now - report.at > REPORT_STALE:
             why = f"not heard of since {isoformat(report.at)}"
             facts.put(key, replace(report, state="silent", why=why, loaded=()).as_json())
-            yield str(key.removeprefix(PREFIX))
+            yield str(key.removeprefix(keys.SERVER))
 
 
 def nightly(ledger: Ledger, found: Night) -> list[NightJob]:

@@ -10,18 +10,12 @@ from typing import Any
 
 from app.fleet.schema import Fleet
 from jobs.core.clock import isoformat
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 
-PREFIX = "wake/"
-REFUSED = "refused_wake/"
 BY_WINDOW = "window"
 SYNTHETIC = frozenset({"nightly", BY_WINDOW})
 """Who posts what no person asked for."""
-
-
-def window_key(tier: str) -> str:
-    """The fact that says that a window keeps the tier awake."""
-    return f"window/{tier}"
 
 
 def opening(fleet: Fleet, tier: str, at: datetime) -> str:
@@ -29,7 +23,7 @@ def opening(fleet: Fleet, tier: str, at: datetime) -> str:
     zone = fleet.schedule.zone
     starts = (window.opened_at(at, zone) for window in fleet.windows if window.tier == tier)
     began = min((start for start in starts if start is not None), default=None)
-    return window_key(tier) if began is None else f"{window_key(tier)}/{isoformat(began)}"
+    return keys.window(tier) if began is None else f"{keys.window(tier)}/{isoformat(began)}"
 
 
 class Wakes:
@@ -44,24 +38,24 @@ class Wakes:
         """
         token = secrets.token_hex(8)
         for place in range(1, self.budget(tier) + 1):
-            key = f"{PREFIX}{tier}/{self._day(now)}/{place}"
+            key = keys.wake(tier, self._day(now), place)
             if self._facts.put(key, {"v": 1, "at": isoformat(now), "why": why, "token": token}, skip_if_exists=True):
                 return True
             taken: dict[str, Any] = self._facts.get(key) or {}
             if token == taken.get("token") or why == taken.get("why"):
                 return True
-        self._facts.put(f"{REFUSED}{tier}/{self._day(now)}", {"v": 1, "at": isoformat(now), "why": why})
+        self._facts.put(keys.refused_wake(tier, self._day(now)), {"v": 1, "at": isoformat(now), "why": why})
         return False
 
     def is_used_up(self, tier: str, now: datetime) -> bool:
         """Whether somebody was refused a wake of this tier today."""
-        return self._facts.get(f"{REFUSED}{tier}/{self._day(now)}") is not None
+        return self._facts.get(keys.refused_wake(tier, self._day(now))) is not None
 
     def used(self, tier: str, now: datetime) -> int:
         """How many of today's places are taken."""
         day = self._day(now)
         places = range(1, self.budget(tier) + 1)
-        return sum(self._facts.get(f"{PREFIX}{tier}/{day}/{place}") is not None for place in places)
+        return sum(self._facts.get(keys.wake(tier, day, place)) is not None for place in places)
 
     def budget(self, tier: str) -> int:
         return self._fleet.tier(tier).own_wakes_per_day

@@ -71,15 +71,9 @@ def no_archive(_: datetime) -> Iterable[Job]:
     return ()
 
 
-class Jobs(Protocol):
-    """What a desk asks of the jobs: of a ledger it has at hand, or of a gateway that has one."""
+class JobsReader(Protocol):
+    """What the commands read of the jobs."""
 
-    def post(
-        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
-    ) -> Posted: ...
-    def retry(self, id: str, *, by: str) -> Posted: ...
-    def again(self, job: Job, *, by: str) -> Posted: ...
-    def cancel(self, id: str, *, by: str) -> Job: ...
     def get(self, id: str) -> Job: ...
     def ids(self, begin: str = "") -> list[str]: ...
     def select(
@@ -90,6 +84,19 @@ class Jobs(Protocol):
         since: datetime | None = None,
         limit: int | None = None,
     ) -> tuple[list[Job], int]: ...
+
+
+class Jobs(Protocol):
+    """What the commands ask of the jobs: of a ledger at hand, or of a gateway that has one."""
+
+    @property
+    def reader(self) -> JobsReader: ...
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted: ...
+    def retry(self, id: str, *, by: str) -> Posted: ...
+    def again(self, job: Job, *, by: str) -> Posted: ...
+    def cancel(self, id: str, *, by: str) -> Job: ...
 
 
 @dataclass(frozen=True)
@@ -120,6 +127,10 @@ class JobCommands:
     worded: Callable[[str], str] = str
     rate_limit: int | None = None
     look_every: timedelta = LOOK_EVERY
+
+    @property
+    def reader(self) -> JobsReader:
+        return self.ledger.reader
 
     @property
     def now(self) -> datetime:
@@ -167,7 +178,7 @@ class JobCommands:
 
     def retry_all(self, failure_class: str | None, *, json: bool) -> int:
         """Post every dead letter of a class again, exactly as it was posted; nobody is followed."""
-        again = [self.ledger.again(job, by=who()).job for job in of_class(self.ledger.select()[0], failure_class)]
+        again = [self.ledger.again(job, by=who()).job for job in of_class(self.reader.select()[0], failure_class)]
         for job in again:
             self.posted(job)
         if json:
@@ -218,7 +229,7 @@ class JobCommands:
         """The job once it has ended; None when whoever followed it left."""
         try:
             return follow(
-                lambda: self.ledger.get(id),
+                lambda: self.reader.get(id),
                 clock=self.clock,
                 is_worked=self.is_worked,
                 idle=self.idle,
@@ -272,7 +283,7 @@ class JobCommands:
 
     def dead(self, *, since: str | None, json: bool) -> int:
         """Show the jobs that failed for good, by the class of their failure, with the likely remedy."""
-        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.ledger.select()[0]
+        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.reader.select()[0]
         found = dead(jobs)
         if json:
             put_json([job.as_json() for job in found])
@@ -287,7 +298,7 @@ class JobCommands:
     ) -> tuple[list[Job], int]:
         """The newest jobs of that state and kind, and how many there are in all."""
         if since is None:
-            return self.ledger.select(state=state, kind=kind, limit=limit)
+            return self.reader.select(state=state, kind=kind, limit=limit)
         jobs = self.since(self.clock.now() - parse_span(since, "--since"))
         found = [job for job in jobs if state in {None, job.state} and kind in {None, job.kind}]
         return found[:limit], len(found)
@@ -295,7 +306,7 @@ class JobCommands:
     def since(self, began: datetime) -> list[Job]:
         """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""
         found = {job.id: job for job in self.archived(began)}
-        found |= {job.id: job for job in self.ledger.select(since=began)[0]}
+        found |= {job.id: job for job in self.reader.select(since=began)[0]}
         return sorted(found.values(), key=lambda job: job.posted_at, reverse=True)
 
     def _row(self, job: Job) -> tuple[object, ...]:
@@ -344,9 +355,9 @@ class JobCommands:
         if not text:
             raise BadRequest("the job's id is empty", hint="`ollama-modal jobs` lists them")
         try:
-            return self.ledger.get(text)
+            return self.reader.get(text)
         except NotFound:
-            found = sorted(self.ledger.ids(text))
+            found = sorted(self.reader.ids(text))
             old = {} if found else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
             if not found and not old:
                 raise
@@ -356,7 +367,7 @@ class JobCommands:
         if len(found) > 1:
             shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
             raise BadRequest(f"{len(found)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
-        return old.get(found[0]) or self.ledger.get(found[0])
+        return old.get(found[0]) or self.reader.get(found[0])
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

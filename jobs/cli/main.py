@@ -351,7 +351,7 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
     from jobs.home.status import surveyed  # noqa: PLC0415
 
     at = here()
-    found = surveyed(at.home, at.clock, at.commands.ledger.select()[0], key)
+    found = surveyed(at.home, at.clock, at.commands.reader.select()[0], key)
     show(found.as_json(), found.lines(at.now), json=json)
 
 

@@ -81,6 +81,11 @@ class Remote:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def reader(self) -> Self:
+        """What reads the jobs: a gateway does both."""
+        return self
+
     # -- jobs ----------------------------------------------------------------------------------------------------------
 
     def post(

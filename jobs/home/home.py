@@ -22,6 +22,7 @@ from typing import Any, Self
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 from jobs.store import private_files as private
 from jobs.store.files import translated
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -154,6 +155,10 @@ class Home:
         """
         facts = self.facts()
         return Ledger(SqliteQueue(self._ledger_file, clock=clock), facts, clock)
+
+    def reader(self, clock: Clock) -> LedgerReader:
+        """The same for whoever only reads."""
+        return LedgerReader.of(self.facts(), clock)
 
     def facts(self) -> SqliteDict:
         """The ledger's dict by itself. Threads may share it.

@@ -20,7 +20,7 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
 
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
-    jobs = home.ledger(clock).jobs()
+    jobs = home.reader(clock).jobs()
     return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
 
 

@@ -5,4 +5,5 @@ expiry        removes what the ledger holds of archived jobs: the only place whe
 job           job, attempt, state, and the fold from facts to state
 job_text      a job in words, for somebody who is tired: what was asked, what happened, why, and what to do now
 ledger        post, claim, beat, end, sweep, cancel, retry: the only writer of queue and dict
+reader        get, find, list and select jobs: the fold over their facts, for whoever only reads
 """

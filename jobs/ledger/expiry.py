@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobs.core.clock import parse_moment
-from jobs.ledger.ledger import live_key, point
+from jobs.ledger.ledger import point
+from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
+
+ATTEMPT_FACTS = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL)
 
 CLEARED_AFTER = timedelta(hours=1)
 """No pass over all entries lasts so long, so none sees half a job."""
@@ -25,17 +28,17 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
     Safe to run any number of times at once, and to stop anywhere.
     """
     entries = dict(facts.items())
-    marks = {key.removeprefix("gone/"): value for key, value in entries.items() if key.startswith("gone/")}
+    marks = {key.removeprefix(keys.GONE): value for key, value in entries.items() if key.startswith(keys.GONE)}
     ages = {id: now - parse_moment(mark["at"]) for id, mark in marks.items()}
     removed = 0
     for key in entries:
-        sort, _, tail = key.partition("/")
-        age = ages.get(tail.partition("/")[0])
-        if sort in {"claim", "beat", "end", "cancel"} and age is not None and age > CLEARED_AFTER:
-            removed += _removed(facts, key)
+        if key.startswith(ATTEMPT_FACTS):
+            age = ages.get(key.split("/")[1])
+            if age is not None and age > CLEARED_AFTER:
+                removed += _removed(facts, key)
     for id, age in ages.items():
         if age > ID_KEPT:
-            removed += _free(facts, id, entries.get(f"job/{id}"))
+            removed += _free(facts, id, entries.get(keys.job(id)))
     return removed
 
 
@@ -43,10 +46,10 @@ def _free(facts: ShrinkingDict, id: str, fact: Mapping[str, Any] | None) -> int:
     """Give an id up, its line pointed past it first, so that nobody posts under it again."""
     line, _, generation = id.rpartition("-")
     if fact is not None:
-        pointer = facts.get(live_key(fact["kind"], fact["subject"]))
+        pointer = facts.get(keys.live(fact["kind"], fact["subject"]))
         if pointer is not None and pointer["line"] == line and pointer["generation"] <= int(generation):
             point(facts, fact["kind"], fact["subject"], line, int(generation) + 1)
-    return _removed(facts, f"job/{id}") + _removed(facts, f"gone/{id}")
+    return _removed(facts, keys.job(id)) + _removed(facts, keys.gone(id))
 
 
 def _removed(facts: ShrinkingDict, key: str) -> int:

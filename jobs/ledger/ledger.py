@@ -2,15 +2,7 @@
 
 Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of
 racing writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep`
-rings again.
-
-    job/<id>            the request; writing it is the posting        once
-    live/<kind>/<subj>  which job of this subject to look at first    overwritten, any old value is still right
-    claim/<id>/<n>      attempt n belongs to this token               once
-    beat/<id>/<n>       its holder lives; progress                    overwritten by the holder
-    end/<id>/<n>        how attempt n ended                           once
-    cancel/<id>         who asked, when                               once
-    gone/<id>           it is archived: what is left is not read      once
+rings again. `jobs.store.keys` lists the facts, `jobs.ledger.reader` reads them.
 
 An id is `<line>-<generation>`: all jobs of one kind and subject form a line, and generation g+1 may be posted only when
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
@@ -19,8 +11,7 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 import queue
 import secrets
 import threading
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,9 +19,11 @@ from typing import Any
 from loguru import logger
 
 from jobs.core.clock import Clock, isoformat, parse_moment
-from jobs.core.errors import Fenced, NotFound, Refused, StoreTrouble, Trouble
+from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
-from jobs.ledger.job import VERSION, Ending, IllegalMove, Job, JobFacts, JobState, fold, kind_named
+from jobs.ledger.job import VERSION, Ending, Job, JobState, kind_named
+from jobs.ledger.reader import LedgerReader
+from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
 from jobs.store.protocols import DictLike, QueueLike
 
@@ -88,6 +81,7 @@ class Ledger:
         self._calls = Calls(clock)
         self._queue = PatientQueue(queue, self._calls)
         self._facts = PatientDict(facts, self._calls)
+        self.reader = LedgerReader(self._facts)
         self._clock = clock
         self._remembering = threading.Lock()  # never held while the store is asked
         # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
@@ -126,8 +120,8 @@ class Ledger:
                 "posted_by": by,
                 "posted_at": isoformat(self._clock.now()),
             }
-            is_ours = self._write_once(f"job/{id}", fact)
-            job = self._find(id)
+            is_ours = self._write_once(keys.job(id), fact)
+            job = self.reader.find(id)
             if job is None or (job.has_ended and not is_ours):
                 generation += 1  # of a line whose last jobs were retired, the ids are still taken
                 continue
@@ -137,106 +131,15 @@ class Ledger:
                 self._ring(job)
             return Posted(job, attached=not is_ours)
 
-    def get(self, id: str) -> Job:
-        """The job as its facts stand now.
-
-        Raises:
-            NotFound: the ledger has no such job, or no longer.
-
-        """
-        job = self._find(id)
-        if job is None:
-            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
-        return job
-
-    def jobs(self, newest: int | None = None) -> list[Job]:
-        """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
-        return self._all(newest)
-
-    def select(
-        self,
-        *,
-        kind: str | None = None,
-        state: str | None = None,
-        subject: str | None = None,
-        since: datetime | None = None,
-        begin: str = "",
-        before: str | None = None,
-        limit: int | None = None,
-        archived: Iterable[Job] = (),
-    ) -> tuple[list[Job], int]:
-        """The newest jobs that fit, and how many fit in all.
-
-        Args:
-            kind: only these.
-            state: only those in it.
-            subject: only those about it.
-            since: only those posted then or later.
-            begin: only those whose id begins so.
-            before: only those that come after the job of this id in such a list, to read on where one ended.
-            limit: so many at most.
-            archived: jobs that have left the ledger and are to be chosen from as well.
-
-        """
-        if not (kind or state or subject or since or begin or before):
-            newest = self.jobs(limit)
-            return newest, len(newest) if limit is None else len(self.ids())
-        found = self.jobs()
-        if archived:
-            every = {job.id: job for job in (*archived, *found)}
-            found = sorted(every.values(), key=lambda job: job.posted_at, reverse=True)
-        if before is not None:
-            known = [job.id for job in found]
-            found = found[known.index(before) + 1 :] if before in known else []
-        found = [
-            job
-            for job in found
-            if kind in {None, job.kind}
-            and state in {None, job.state}
-            and subject in {None, job.subject}
-            and (since is None or job.posted_at >= since)
-            and job.id.startswith(begin)
-        ]
-        return found[:limit], len(found)
-
-    def _all(self, newest: int | None) -> list[Job]:
-        gathered: dict[str, JobFacts] = {}
-        gone: set[str] = set()
-        rest: dict[str, list[tuple[str, list[str], Any]]] = defaultdict(list)
-        for key, value in self._facts.items():
-            sort, _, tail = key.partition("/")
-            if sort == "job":
-                gathered[tail] = JobFacts(job=value)
-            elif sort == "gone":
-                gone.add(tail)
-            elif sort in {"claim", "beat", "end", "cancel"}:
-                parts = tail.split("/")
-                rest[parts[0]].append((sort, parts, value))
-        there = [entry for entry in gathered.items() if entry[0] not in gone]
-        by_age = sorted(there, key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
-        for id, facts in by_age[:newest]:
-            for sort, parts, value in rest.get(id, ()):
-                if sort == "cancel":
-                    facts.cancel = value
-                else:
-                    {"claim": facts.claims, "beat": facts.beats, "end": facts.ends}[sort][int(parts[1])] = value
-        return [self._folded(id, facts) for id, facts in by_age[:newest]]
-
-    def ids(self, begin: str = "") -> list[str]:
-        """The ids of all jobs, or of those whose id begins so, in no order."""
-        keys = [key.partition("/") for key in self._facts.keys()]  # noqa: SIM118 - no dict
-        gone = {id for sort, _, id in keys if sort == "gone"}
-        return [id for sort, _, id in keys if sort == "job" and id.startswith(begin) and id not in gone]
-
     def cancel(self, id: str, *, by: str) -> Job:
         """Ask for the job to stop. One that nobody runs is cancelled at once, a running one at its holder's next beat.
 
         Cancelling an ended job changes nothing.
         """
-        if not self.get(id).has_ended:
-            self._write_once(f"cancel/{id}", {"by": by, "at": isoformat(self._clock.now())})
-            self._end_cancelled(self.get(id))
-        return self.get(id)
+        if not self.reader.get(id).has_ended:
+            self._write_once(keys.cancel(id), {"by": by, "at": isoformat(self._clock.now())})
+            self._end_cancelled(self.reader.get(id))
+        return self.reader.get(id)
 
     def retry(self, id: str, *, by: str) -> Posted:
         """Post an ended job again, exactly as it was posted.
@@ -245,7 +148,7 @@ class Ledger:
             Refused: the job has not ended.
 
         """
-        job = self.get(id)
+        job = self.reader.get(id)
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
         return self.again(job, by=by)
@@ -266,7 +169,7 @@ class Ledger:
 
     def ring(self, id: str) -> None:
         """Ring for a job: to give back a bell that was taken from the queue and could not be answered."""
-        if (job := self._find(id)) is not None:
+        if (job := self.reader.find(id)) is not None:
             self._ring(job)
 
     def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
@@ -280,7 +183,7 @@ class Ledger:
 
         """
         began = self._clock.monotonic()
-        job = self._find(id)
+        job = self.reader.find(id)
         if job is None:
             return None
         if token is not None and job.state is JobState.RUNNING:
@@ -299,15 +202,15 @@ class Ledger:
 
         """
         # The clock last: whoever slept so long that the end was written and removed again is late by now.
-        is_ended = self._facts.get(f"end/{claim.job.id}/{claim.n}") is not None
+        is_ended = self._facts.get(keys.end(claim.job.id, claim.n)) is not None
         now, began = self._still_held(claim), self._clock.monotonic()
         if is_ended:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         self._facts.put(
-            f"beat/{claim.job.id}/{claim.n}", {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
+            keys.beat(claim.job.id, claim.n), {"v": VERSION, "at": isoformat(now), "progress": reading.as_json()}
         )
         claim.held_until, claim.held_for = now + claim.lease, began + claim.lease.total_seconds()
-        return self._facts.get(f"cancel/{claim.job.id}") is not None
+        return self._facts.get(keys.cancel(claim.job.id)) is not None
 
     def end(self, claim: Claim, ending: Ending, reading: Reading, *, token: str | None = None) -> Job:
         """End the attempt. Only the holder can, and only once.
@@ -324,7 +227,7 @@ class Ledger:
         """
         self._still_held(claim)
         ours = self._end(claim.job.id, claim.n, ending, reading, token)
-        job = self._find(claim.job.id)
+        job = self.reader.find(claim.job.id)
         if not ours or job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         if job.is_due(self._clock.now()):
@@ -358,7 +261,7 @@ class Ledger:
                 reason = f"worker {job.attempts[-1].worker} was not heard of for {silent.total_seconds():.0f} s"
                 if self._end(job.id, len(job.attempts), Ending("lost", "killed", reason), job.progress):
                     lost.append(job.id)
-                current = self._find(job.id) or job
+                current = self.reader.find(job.id) or job
             if current.cancel_asked and self._end_cancelled(current):
                 continue
             if not current.has_ended:
@@ -381,12 +284,12 @@ class Ledger:
             Refused: the job has not ended.
 
         """
-        job = self._find(id)
+        job = self.reader.find(id)
         if job is None:
             return
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
-        self._write_once(f"gone/{id}", {"at": isoformat(self._clock.now())})
+        self._write_once(keys.gone(id), {"at": isoformat(self._clock.now())})
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
@@ -397,7 +300,7 @@ class Ledger:
             logger.warning("the pointer to the {} of {} stays where it was: {}", kind, subject, trouble)
 
     def _line(self, kind: str, subject: str) -> tuple[str, int]:
-        key = live_key(kind, subject)
+        key = keys.live(kind, subject)
         pointer = self._facts.get(key)
         if pointer is None:
             # Base 32 without look-alikes; 50 bits, so that two lines never meet.
@@ -406,53 +309,20 @@ class Ledger:
             pointer = self._facts.get(key)
         return pointer["line"], int(pointer["generation"])
 
-    def _folded(self, id: str, facts: JobFacts) -> Job:
-        try:
-            return fold(facts)
-        except IllegalMove:
-            # A pass over all entries is no snapshot on Modal: it may see claim 2 and have missed end 1. Reading by key,
-            # in the order in which facts are written, cannot.
-            return self.get(id)
-
-    def _find(self, id: str) -> Job | None:
-        """The job, or None when there is none, or none any more."""
-        told = self._facts.get(f"job/{id}")
-        if told is None:
-            return None
-        job = fold(self._facts_of(id, told))
-        # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
-        if not job.has_ended and self._facts.get(f"gone/{id}") is not None:
-            return None
-        return job
-
-    def _facts_of(self, id: str, told: Mapping[str, Any]) -> JobFacts:
-        facts = JobFacts(job=told, cancel=self._facts.get(f"cancel/{id}"))
-        n = 1
-        while (claim := self._facts.get(f"claim/{id}/{n}")) is not None:
-            facts.claims[n] = claim
-            if (end := self._facts.get(f"end/{id}/{n}")) is None:
-                break
-            facts.ends[n] = end
-            n += 1
-        last = len(facts.claims)
-        if last not in facts.ends and last and (beat := self._facts.get(f"beat/{id}/{last}")) is not None:
-            facts.beats[last] = beat
-        return facts
-
     def _claim(self, job: Job, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
         n = len(job.attempts) + 1
         now, began = self._clock.now(), self._clock.monotonic()
         fact = {"at": isoformat(now), "worker": worker, "lease_seconds": lease.total_seconds()}
         mine = token or secrets.token_hex(8)
-        if not self._write_once(f"claim/{job.id}/{n}", fact, mine):
+        if not self._write_once(keys.claim(job.id, n), fact, mine):
             return None
-        claimed = self._find(job.id)
+        claimed = self.reader.find(job.id)
         return None if claimed is None else Claim(claimed, n, mine, lease, now + lease, began + lease.total_seconds())
 
     def _claimed_before(self, job: Job, lease: timedelta, token: str, began: float) -> Claim | None:
         """The claim that was written under this token though nobody was told so; None when it is somebody else's."""
         n = len(job.attempts)
-        fact = self._facts.get(f"claim/{job.id}/{n}") or {}
+        fact = self._facts.get(keys.claim(job.id, n)) or {}
         if fact.get("token") != token:
             return None
         held_until = parse_moment(fact["at"]) + lease
@@ -478,8 +348,8 @@ class Ledger:
     def _stands(self, claim: Claim) -> bool:
         """Whether the store still has the claim, and neither its end nor the mark that it will be removed."""
         id, n = claim.job.id, claim.n
-        fact = self._facts.get(f"claim/{id}/{n}") or {}
-        is_over = self._facts.get(f"end/{id}/{n}") is not None or self._facts.get(f"gone/{id}") is not None
+        fact = self._facts.get(keys.claim(id, n)) or {}
+        is_over = self._facts.get(keys.end(id, n)) is not None or self._facts.get(keys.gone(id)) is not None
         return fact.get("token") == claim.token and not is_over
 
     def _end(self, id: str, n: int, ending: Ending, reading: Reading, token: str | None = None) -> bool:
@@ -493,7 +363,7 @@ class Ledger:
             "result": dict(ending.result) if ending.result is not None else None,
             "progress": reading.as_json(),
         }
-        return self._write_once(f"end/{id}/{n}", fact, token)
+        return self._write_once(keys.end(id, n), fact, token)
 
     def _end_cancelled(self, job: Job) -> bool:
         """End a job that nobody runs as cancelled; false when it is running, has ended, or was claimed just now."""
@@ -504,11 +374,15 @@ class Ledger:
 
     def _open_jobs(self) -> list[Job]:
         """Jobs not known to have ended. Ended is for ever, so each ended job is read once and then remembered."""
-        ids = set(self.ids())
+        ids = set(self.reader.ids())
         with self._remembering:
             ids -= self._ended
         # Reading everything is one pass; reading a few by key is fewer bytes. The pass wins early.
-        jobs = [job for job in self.jobs() if job.id in ids] if len(ids) > 50 else [*filter(None, map(self._find, ids))]
+        jobs = (
+            [job for job in self.reader.jobs() if job.id in ids]
+            if len(ids) > 50
+            else [*filter(None, map(self.reader.find, ids))]
+        )
         with self._remembering:
             self._ended.update(job.id for job in jobs if job.has_ended)
             for bell in [bell for bell in self._rung_at if bell[0] in self._ended]:
@@ -557,10 +431,6 @@ class Ledger:
         return bool((self._facts.get(key) or {}).get("token") == mine)
 
 
-def live_key(kind: str, subject: str) -> str:
-    return f"live/{kind}/{subject}"
-
-
 def point(facts: DictLike, kind: str, subject: str, line: str, generation: int) -> None:
     """Say at which generation of its line to look first for a job of this subject."""
-    facts.put(live_key(kind, subject), {"v": VERSION, "line": line, "generation": generation})
+    facts.put(keys.live(kind, subject), {"v": VERSION, "line": line, "generation": generation})

@@ -15,9 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, Self, get_args
 
 from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-
-PREFIX = "meter/"
 
 TimeShare = Literal["cold", "warming", "serving", "idle"]
 SHARES: tuple[TimeShare, ...] = get_args(TimeShare)
@@ -35,7 +34,7 @@ class Metered:
 
     @property
     def key(self) -> str:
-        return f"{PREFIX}{self.tier}/{self.container}"
+        return keys.meter(self.tier, self.container)
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -84,7 +83,7 @@ def metered(entries: Mapping[str, Any]) -> list[Metered]:
     """The counts among these entries; one that makes no sense is left out."""
     found = []
     for key, value in entries.items():
-        if key.startswith(PREFIX):
+        if key.startswith(keys.METER):
             try:
                 found.append(Metered.from_json(value))
             except (AttributeError, KeyError, TypeError, ValueError):
@@ -97,10 +96,10 @@ def metered(entries: Mapping[str, Any]) -> list[Metered]:
 
 def say_warming(facts: DictLike, tier: str, until: datetime) -> None:
     """Tell the containers of a tier that a model is being warmed there."""
-    facts.put(f"warming/{tier}", {"v": 1, "until": isoformat(until)})
+    facts.put(keys.warming(tier), {"v": 1, "until": isoformat(until)})
 
 
 def is_warming(facts: DictLike, tier: str, now: datetime, lag: timedelta) -> bool:
     """Whether a model was being warmed on the tier within the last `lag`."""
-    told = facts.get(f"warming/{tier}")
+    told = facts.get(keys.warming(tier))
     return told is not None and now < parse_moment(told["until"]) + lag

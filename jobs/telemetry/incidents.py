@@ -1,14 +1,6 @@
 """What somebody should know of: opened once, ended once, told once each, whoever looks and however often.
 
-Facts, as in the ledger:
-
-    incident/<key>/<n>            the n-th time that this came up: since when, in which words     once
-    seen/<key>                    it was still so at that time                                    overwritten
-    recovered/<key>/<n>           it has passed                                                   once
-    telling/<key>/<n>/<what>/<k>  somebody is trying for the k-th time to tell of it              once
-    told/<key>/<n>/<what>         it is told, or given up                                         once
-
-A key is `<kind>/<subject>`. What comes and goes within minutes is one incident.
+They are facts, as in the ledger; `jobs.store.keys` lists them. What comes and goes within minutes is one incident.
 """
 
 import secrets
@@ -18,6 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 
 PASSED_AFTER = timedelta(minutes=12)
@@ -109,23 +102,22 @@ def cases(entries: Mapping[str, Any]) -> list[Case]:
     """All cases that the entries tell of, oldest first."""
     found = []
     for key, fact in entries.items():
-        sort, _, id = key.partition("/")
-        if sort == "incident":
+        if key.startswith(keys.INCIDENT):
             incident = Incident(fact["kind"], fact["subject"], fact["message"], fact.get("hint", ""))
-            found.append(_case(incident, id, fact, entries))
+            found.append(_case(incident, key.removeprefix(keys.INCIDENT), fact, entries))
     return sorted(found, key=lambda case: (case.opened_at, case.id))
 
 
 def _case(incident: Incident, id: str, fact: Mapping[str, Any], entries: Mapping[str, Any]) -> Case:
     opened_at = parse_moment(fact["at"])
-    seen, passed = entries.get(f"seen/{incident.key}"), entries.get(f"recovered/{id}")
+    seen, passed = entries.get(keys.seen(incident.key)), entries.get(keys.recovered(id))
     return Case(
         incident=incident,
         n=int(id.rpartition("/")[2]),
         opened_at=opened_at,
         seen_at=max(opened_at, parse_moment(seen["at"])) if seen else opened_at,
         recovered_at=parse_moment(passed["at"]) if passed else None,
-        told=frozenset(what for what in ("opened", "recovered") if f"told/{id}/{what}" in entries),
+        told=frozenset(what for what in ("opened", "recovered") if keys.told(id, what) in entries),
     )
 
 
@@ -139,19 +131,19 @@ def note(facts: DictLike, known: Iterable[Case], found: Iterable[Incident], now:
 
 def _noted(facts: DictLike, case: Case | None, incident: Incident, now: datetime) -> Case:
     if case is not None and case.is_open:
-        facts.put(f"seen/{incident.key}", {"v": 1, "at": isoformat(now)})
+        facts.put(keys.seen(incident.key), {"v": 1, "at": isoformat(now)})
         return replace(case, seen_at=now)
     n = case.n + 1 if case else 1
     fact = {"v": 1, "at": isoformat(now), "kind": incident.kind, "subject": incident.subject}
     told = {"message": incident.message, "hint": incident.hint}
-    facts.put(f"incident/{incident.key}/{n}", {**fact, **told}, skip_if_exists=True)
+    facts.put(keys.incident(f"{incident.key}/{n}"), {**fact, **told}, skip_if_exists=True)
     return Case(incident, n, now, now)
 
 
 def _passed(facts: DictLike, case: Case, now: datetime) -> Case:
     if now - case.seen_at < PASSED_AFTER:
         return case
-    facts.put(f"recovered/{case.id}", {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
+    facts.put(keys.recovered(case.id), {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     return replace(case, recovered_at=now)
 
 
@@ -184,9 +176,8 @@ class AlertDelivery:
         self._clock = clock
         self._tries: dict[str, int] = {}
         for key in entries:
-            sort, _, rest = key.partition("/")
-            if sort == "telling":
-                id, _, attempt = rest.rpartition("/")
+            if key.startswith(keys.TELLING):
+                id, _, attempt = key.removeprefix(keys.TELLING).rpartition("/")
                 self._tries[id] = max(self._tries.get(id, 0), int(attempt))
         self._entries = entries
 
@@ -197,18 +188,20 @@ class AlertDelivery:
         """
         tries = self._tries.get(piece.id, 0)
         if tries:
-            last = self._entries[f"telling/{piece.id}/{tries}"]
+            last = self._entries[keys.telling(piece.case.id, piece.what, tries)]
             if self._clock.now() - parse_moment(last["at"]) < TRY_AGAIN:
                 return False
         if tries >= TRIES:
             self.done(piece, "given up")
             return False
         # Whoever began since the round did wrote the same key, and one of us loses.
-        return self._facts.get(f"told/{piece.id}") is None and self._begin(f"telling/{piece.id}/{tries + 1}")
+        return self._facts.get(keys.told(piece.case.id, piece.what)) is None and self._begin(
+            keys.telling(piece.case.id, piece.what, tries + 1)
+        )
 
     def done(self, piece: News, how: str = "told") -> None:
         fact = {"v": 1, "at": isoformat(self._clock.now()), "how": how}
-        self._facts.put(f"told/{piece.id}", fact, skip_if_exists=True)
+        self._facts.put(keys.told(piece.case.id, piece.what), fact, skip_if_exists=True)
 
     def _begin(self, key: str) -> bool:
         token = secrets.token_hex(8)

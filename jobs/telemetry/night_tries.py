@@ -1,11 +1,6 @@
 """How often the night that is due was tried, and when it is tried again: with growing pauses, and with an end.
 
-Facts:
-
-    nightly/tries    of the night that was due last: how often it was tried, when last, how that went      overwritten
-    nightly/since    from when on somebody here expects nights: those that were due before are not missed  once
-
-Who tries, and who sends for a try, is not decided here.
+Kept under `NIGHT_TRIES`, of the night that was due last. Who tries, and who sends for a try, is not decided here.
 """
 
 from collections.abc import Mapping
@@ -15,10 +10,8 @@ from typing import Any, Literal, Self
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import Trouble
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-
-NIGHT_TRIES = "nightly/tries"
-NIGHTS_SINCE = "nightly/since"
 
 MOST = 8
 """Tries of one night: some four hours, by then its morning has come."""
@@ -125,9 +118,9 @@ def tried(entries: DictLike | Mapping[str, Any], due: datetime) -> Tries:
 
 def tries_in(entries: DictLike | Mapping[str, Any]) -> Tries | None:
     """The tries that were written down last, of whichever night."""
-    fact = entries.get(NIGHT_TRIES)
+    fact = entries.get(keys.NIGHT_TRIES)
     return Tries.from_json(fact) if fact else None
 
 
 def write_down(facts: DictLike, tries: Tries) -> None:
-    facts.put(NIGHT_TRIES, tries.as_json())
+    facts.put(keys.NIGHT_TRIES, tries.as_json())

@@ -1,8 +1,7 @@
 """What the last night did: its reasons are written down as it posts, the rest is told from the jobs as they stand now.
 
-Fact, overwritten each night:
-
-    nightly/ran    when it was due and came, its jobs and why, what it left alone, how far the weights are read
+Kept under `NIGHT_RAN`, overwritten each night: when it was due and came, its jobs and why, what it left alone, how far
+the weights are read.
 
 It posts nothing and asks nobody. A report is plain values, so that it reads the same here and from a gateway elsewhere.
 """
@@ -17,11 +16,11 @@ from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job, JobState
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.night_tries import tries_in
 
-NIGHT_RAN = "nightly/ran"
 BY_NIGHTLY = "nightly"
 
 UNKNOWN = "archived"
@@ -119,7 +118,7 @@ class Ran:
 
 def ran_last(facts: DictLike | Mapping[str, Any]) -> Ran | None:
     """The night that ran last."""
-    fact = facts.get(NIGHT_RAN)
+    fact = facts.get(keys.NIGHT_RAN)
     return Ran.from_json(fact) if fact else None
 
 

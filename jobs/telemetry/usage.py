@@ -16,12 +16,8 @@ from loguru import logger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
+from jobs.store import keys
 from jobs.store.protocols import DictLike
-
-PREFIX = "usage/"
-
-LAST_USED = "last_used"
-"""The fact that tells, of the usage that has left the ledger, when each model was last asked for."""
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
@@ -227,7 +223,7 @@ class UsageRecorder:
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
-        key, book = f"{PREFIX}{day}/{self._writer}", self._pending[day]
+        key, book = keys.usage(day, self._writer), self._pending[day]
         try:
             if day not in self._kept:
                 self._kept[day] = _read(self._facts.get(key))
@@ -274,15 +270,15 @@ def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
 
     Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
     """
-    keys = [key for key in facts.keys() if key.startswith(PREFIX)]  # noqa: SIM118 - a DictLike, no dict
-    first = since.isoformat() if since else _first_day(keys)
-    usage_recorder = [_read(facts.get(key)) for key in keys if key.removeprefix(PREFIX) >= first]
+    known = [key for key in facts.keys() if key.startswith(keys.USAGE)]  # noqa: SIM118 - a DictLike, no dict
+    first = since.isoformat() if since else _first_day(known)
+    usage_recorder = [_read(facts.get(key)) for key in known if key.removeprefix(keys.USAGE) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(usage_recorder).items())]
 
 
-def _first_day(keys: Iterable[str]) -> str:
+def _first_day(known: Iterable[str]) -> str:
     """The first of the days worth reading, counted back from the newest that anybody wrote."""
-    newest = max((key.removeprefix(PREFIX)[:10] for key in keys), default="")
+    newest = max((key.removeprefix(keys.USAGE)[:10] for key in known), default="")
     try:
         return (date.fromisoformat(newest) - timedelta(days=READ_DAYS - 1)).isoformat()
     except ValueError:
@@ -291,14 +287,14 @@ def _first_day(keys: Iterable[str]) -> str:
 
 def last_used(facts: DictLike) -> Mapping[str, datetime]:
     """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
-    found = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
+    found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
     return _newer(found, usage(facts))
 
 
 def remember(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
-    known = {name: parse_moment(at) for name, at in (facts.get(LAST_USED) or {}).items()}
-    facts.put(LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
+    known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
+    facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
 
 
 def rows_of(document: Any) -> list[Row]:

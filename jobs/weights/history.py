@@ -13,12 +13,11 @@ from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job, JobState
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.usage import last_used, usage
 from jobs.weights.prune_plan import WeightsUse
 from jobs.weights.staging import slug
-
-KEY = "upkeep/memory"
 
 STAGING_KINDS = frozenset({"pull", "verify"})
 
@@ -85,7 +84,7 @@ class Memory:
 
 def recall(facts: DictLike, jobs: Iterable[Job]) -> Memory:
     """What is written down, with what the uses and the ended jobs of the ledger add to it."""
-    written = facts.get(KEY)
+    written = facts.get(keys.UPKEEP_MEMORY)
     memory = Memory.from_json(written) if isinstance(written, dict) else Memory()
     used = {ModelName.parse(name): at for name, at in last_used(facts).items()}
     began = [datetime.combine(datetime.fromisoformat(row.about.day), time(), UTC) for row in usage(facts)]
@@ -97,7 +96,7 @@ def recall(facts: DictLike, jobs: Iterable[Job]) -> Memory:
 
 
 def remember(facts: DictLike, memory: Memory) -> None:
-    facts.put(KEY, memory.as_json())
+    facts.put(keys.UPKEEP_MEMORY, memory.as_json())
 
 
 def _learned(memory: Memory, job: Job, at: datetime) -> Memory:

@@ -395,7 +395,7 @@ def test_hostile_texts_are_shown_as_text(page: Browser, house: House) -> None:
     ledger = store.ledger()
     request = {"model": HOSTILE, "way": "auto", "rate_limit": None}
     posted = ledger.post("pull", HOSTILE, request, by=HOSTILE, attempts=1).job
-    until(lambda: ledger.get(posted.id).has_ended)
+    until(lambda: ledger.reader.get(posted.id).has_ended)
     store.close()
     shown = '<img src=x onerror="window.struck=1"><script>window.struck=1</script>\\u{202e}gnp.exe'
 

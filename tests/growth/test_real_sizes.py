@@ -68,7 +68,7 @@ def test_a_night_of_terabytes_is_posted_as_planned(shelf: LargeShelf) -> None:
     assert seen.again == []
     assert json.loads(json.dumps(seen.planned.as_json()))["steps"]
     assert all(len(row) == 4 for row in seen.planned.rows())
-    jobs = shelf.book.jobs()
+    jobs = shelf.book.reader.jobs()
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     told = "\n".join(lines(report(dict(shelf.facts.items()), jobs), shelf.clock.now()))
     assert "succeeded; pulled 20 GB, freed 0 B, verified 3.5 TB" in told
@@ -89,7 +89,7 @@ def test_a_share_is_a_share(shelf: LargeShelf) -> None:
 
 def test_a_prune_of_terabytes_gets_under_its_quota(shelf: LargeShelf) -> None:
     """The least recently used go until the rest fits; nothing is posted for what goes, and so nothing fails for it."""
-    [prune] = [job for job in shelf.book.jobs() if job.kind == "prune"]
+    [prune] = [job for job in shelf.book.reader.jobs() if job.kind == "prune"]
     assert prune.result is not None
     thrown = {each["name"] for each in prune.result["throw"]}
     assert 10 < len(thrown) < COUNT / 2
@@ -112,9 +112,9 @@ def test_what_is_too_large_is_refused_with_what_could_go(shelf: LargeShelf) -> N
 def test_the_watch_and_status_word_terabytes(shelf: LargeShelf) -> None:
     """Near its quota, and nowhere else in trouble."""
     now = shelf.clock.now()
-    wrong = look(shelf.book, shelf.facts, shelf.fleet, now).open
+    wrong = look(shelf.book.reader, shelf.facts, shelf.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
-    assert list(status(shelf.facts, now, deployed=True, jobs=shelf.book.jobs()).lines())
+    assert list(status(shelf.facts, now, deployed=True, jobs=shelf.book.reader.jobs()).lines())
 
 
 def test_one_machine_plans_the_same_directory(shelf: LargeShelf, tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_one_machine_plans_the_same_directory(shelf: LargeShelf, tmp_path: Path)
     nights = Nights(home, stack, shelf.fleet, clock)
     nights.look()
     nights.watch()
-    jobs = home.ledger(clock).jobs()
+    jobs = home.ledger(clock).reader.jobs()
     assert sorted((job.kind, job.subject) for job in jobs) == sorted((s.kind, s.subject) for s in planned.steps)
     assert weights_of(shelf.root, home, clock).survey().usage_bytes == shelf.weights.survey().usage_bytes
 

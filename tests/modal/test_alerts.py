@@ -1,4 +1,4 @@
-"""The watch of a deployment: ticks find what is wrong, a messenger tells a webhook once, and what was spent is told."""
+"""The watch of a deployment: ticks find what is wrong, a webhook is told once, and what was spent is told."""
 
 import re
 import shutil
@@ -14,11 +14,10 @@ from modal.client import Client
 from app.fleet.schema import declared
 from app.resources import SERVERS
 from app.scheduler.steps import night_began
-from app.scheduler.wake_budget import window_key
 from jobs.core.clock import SystemClock
+from jobs.store import keys
 from jobs.telemetry.container_time import Metered
-from jobs.telemetry.night_tries import NIGHT_TRIES, Tries
-from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.telemetry.night_tries import Tries
 from jobs.testing.registry.server import RegistryDouble
 from tests.jobs.telemetry.test_incidents import HookServer, listening
 from tests.modal.platform.isolation import unshare
@@ -68,8 +67,8 @@ def client(deployed: Platform) -> Iterator[Client]:
 
 
 def told(platform: Platform) -> int:
-    """How often the messenger has come back."""
-    calls = [call for call in platform.calls.calls.values() if call.function.name == "messenger"]
+    """How often a delivery has come back."""
+    calls = [call for call in platform.calls.calls.values() if call.function.name == "deliver_alerts"]
     return sum(not call.unfinished for call in calls)
 
 
@@ -98,7 +97,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookS
     assert f"--id {id}" in texts[0]
     facts = modal.Dict.from_name("ollama-ledger", client=client)
     assert facts.get("told/job/pull/nonesuch:latest/1/opened")["how"] == "told"
-    logs = "".join(one.output for one in deployed.containers("messenger", alive=False))
+    logs = "".join(one.output for one in deployed.containers("deliver_alerts", alive=False))
     assert "secret" not in logs
     dead = ask(deployed, "jobs", "--dead")
     assert [job["id"] for job in dead] == [id]
@@ -138,16 +137,16 @@ def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Clien
     """A tick keeps a server up whose window is open and lets one go whose window has closed; what a deployment makes
     the platform forget the next tick says again, and nothing is warmed twice."""
     facts = modal.Dict.from_name("ollama-ledger", client=client)
-    facts.put(window_key("h100"), True)  # from a window that has closed since
+    facts.put(keys.window("h100"), True)  # from a window that has closed since
     tick(deployed)
     assert awake(deployed) == {"OllamaA10G": 1, "OllamaH100": 0}
-    assert (facts.get(window_key("a10g")), facts.get(window_key("h100"))) == (True, False)
+    assert (facts.get(keys.window("a10g")), facts.get(keys.window("h100"))) == (True, False)
 
     for pool in deployed.calls.pools.values():
         pool.override.Clear()  # as Modal does when it is deployed to
     tick(deployed)
     assert awake(deployed) == {"OllamaA10G": 1}
-    warmed = [job for job in book(client).jobs() if job.kind == "warm"]
+    warmed = [job for job in book(client).reader.jobs() if job.kind == "warm"]
     assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
@@ -157,9 +156,9 @@ def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: C
     now = SystemClock().now()
     due = night_began(declared(), now).astimezone(UTC)
     failed = Tries(due).begun(now - timedelta(hours=2)).failed(OSError("no volume"))
-    facts.put(NIGHT_TRIES, failed.as_json())
-    facts.pop(NIGHT_RAN, None)
+    facts.put(keys.NIGHT_TRIES, failed.as_json())
+    facts.pop(keys.NIGHT_RAN, None)
     tick(deployed)
-    until(lambda: facts.get(NIGHT_RAN), 60)
-    ran = facts.get(NIGHT_RAN)
+    until(lambda: facts.get(keys.NIGHT_RAN), 60)
+    ran = facts.get(keys.NIGHT_RAN)
     assert (ran["tries"], ran["trouble"]) == (2, "OSError: no volume")

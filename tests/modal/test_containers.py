@@ -26,12 +26,12 @@ SIMPLE = "ollama-simple"
 CALLED: dict[str, tuple[object, ...]] = {
     "weights_worker": (),
     "servers_worker": (),
-    "shelf": (),
-    "forecast": ({},),
-    "outlook": (),
-    "past": ("2026-01-01T00:00:00Z",),
-    "spent": (),
-    "messenger": (),
+    "list_models": (),
+    "plan_prune": ({},),
+    "plan_night": (),
+    "archived_jobs": ("2026-01-01T00:00:00Z",),
+    "archived_usage": (),
+    "deliver_alerts": (),
     "tick": (),
     "nightly": (),
 }
@@ -118,7 +118,7 @@ def test_the_functions_start_and_return(deployed: Platform, client: Client) -> N
     job = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job
     functions: dict[str, Any] = {name: modal.Function.from_name(APP, name, client=client) for name in CALLED}
     functions["weights_worker"].remote()
-    assert ledger.get(job.id).state is JobState.SUCCEEDED
+    assert ledger.reader.get(job.id).state is JobState.SUCCEEDED
 
     calls = {name: functions[name].spawn(*CALLED[name]) for name in CALLED}
     for call in calls.values():

@@ -139,8 +139,8 @@ def tick(platform: Platform) -> None:
 
 
 def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
-    until(lambda: ledger.get(id).has_ended, patience)
-    return ledger.get(id)
+    until(lambda: ledger.reader.get(id).has_ended, patience)
+    return ledger.reader.get(id)
 
 
 # What is asked for
@@ -152,8 +152,8 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    looking = {"shelf", "past", "spent", "forecast", "outlook"}
-    working = {"weights_worker", "servers_worker", "messenger", "tick", "nightly"}
+    looking = {"list_models", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
+    working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
     assert set(functions) == {*servers, *looking, *working, "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
@@ -169,7 +169,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     assert mounts == {
         **dict.fromkeys([*servers, *looking, "nightly", "Gateway"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        **{name: [] for name in ("servers_worker", "messenger", "tick")},
+        **{name: [] for name in ("servers_worker", "deliver_alerts", "tick")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))
@@ -311,7 +311,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: ledger.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before), 60)
+    until(lambda: ledger.reader.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before), 60)
     until(committed, 60)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     worker = deployed.wait_for("weights_worker")
@@ -352,26 +352,26 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
 def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
     """A night brings what is pinned and is told so, a second run changes nothing; two ticks at once do no harm."""
     ledger = book(client)
-    before = {job.id for job in ledger.jobs()}
+    before = {job.id for job in ledger.reader.jobs()}
     steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
     deployed.result(deployed.fire(APP, "nightly"))
-    assert {(job.kind, job.subject) for job in ledger.jobs() if job.id not in before} == steps
-    for job in ledger.jobs():
+    assert {(job.kind, job.subject) for job in ledger.reader.jobs() if job.id not in before} == steps
+    for job in ledger.reader.jobs():
         finished(ledger, job.id)
     assert has_whole(deployed, "llama3.2/latest")
     assert has_whole(deployed, "deepseek-r1/32b")
-    jobs, files = ledger.jobs(), published(deployed)
+    jobs, files = ledger.reader.jobs(), published(deployed)
 
     assert ask(deployed, "plan")["steps"] == []
     deployed.result(deployed.fire(APP, "nightly"))
     for call in [deployed.fire(APP, "tick") for _ in range(2)]:
         deployed.result(call)
 
-    assert ledger.jobs() == jobs
+    assert ledger.reader.jobs() == jobs
     assert published(deployed) == files
     told = ask(deployed, "night")
     assert {(job["kind"], job["subject"]) for job in told["jobs"]} == steps
-    assert {job["state"] for job in told["jobs"]} == {ledger.get(job["id"]).state for job in told["jobs"]}
+    assert {job["state"] for job in told["jobs"]} == {ledger.reader.get(job["id"]).state for job in told["jobs"]}
     assert told["pulled_bytes"] > 0
 
 
@@ -385,7 +385,7 @@ def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> Non
         id = ledger.post("pull", f"{name}:latest", {"model": name}, by="test").job.id
         modal.Function.from_name(APP, "weights_worker", client=client).spawn()
         assert finished(ledger, id).state is JobState.SUCCEEDED
-    count, unused = len(ledger.ids()), ("--unused-days", "0.00001")
+    count, unused = len(ledger.reader.ids()), ("--unused-days", "0.00001")
     assert ask(deployed, "prune", "--dry-run", *unused)["notes"] == [
         "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
     ]
@@ -400,7 +400,7 @@ def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> Non
     assert "many-blobs:latest" in thrown
     assert not thrown & {"llama3.2:latest", "deepseek-r1:32b", "qwen2.5:0.5b"}
     assert any("llama3.2:latest stays" in note and "the fleet pins it" in note for note in plan["notes"])
-    assert len(ledger.ids()) == count
+    assert len(ledger.reader.ids()) == count
     job = ask(deployed, "prune", *unused)
     assert (job["state"], job["result"]) == ("succeeded", plan)
     assert not has_whole(deployed, "many-blobs/latest")

@@ -62,7 +62,7 @@ def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, mo
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: book(client).get(id).progress.completed >= model.layers[0].size * len(before), 60)
+    until(lambda: book(client).reader.get(id).progress.completed >= model.layers[0].size * len(before), 60)
     until(committed, 60)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     return id
@@ -116,7 +116,7 @@ def test_a_pull_outlives_its_workers_day(deployed: Platform, client: Client, reg
     calls = len(deployed.calls.calls)
     id = half_pulled(deployed, client, registry, MODELS["evening"])
     ledger = book(client)
-    until(lambda: len(ledger.get(id).attempts) >= 2, 60)
+    until(lambda: len(ledger.reader.get(id).attempts) >= 2, 60)
     registry.faults.clear()
     registry.hang_up()
     job = finished(ledger, id)
@@ -144,7 +144,7 @@ def test_what_ended_long_ago_is_read_from_the_archive(deployed: Platform, client
     old.end(claim, Ending("failed", "not_found", "there is no such model"), Reading())
     deployed.result(modal.Function.from_name(APP, "weights_worker", client=client).spawn().object_id)
 
-    assert id not in {job.id for job in book(client).jobs()}
+    assert id not in {job.id for job in book(client).reader.jobs()}
     archived = deployed.volume("ollama-model-weights").files()["ops/jobs.jsonl"]
     assert [json.loads(line)["id"] for line in archived.splitlines()] == [id]
     told = ask(deployed, "jobs", "--since", "90d")[-1]

@@ -47,12 +47,12 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
     slow = replace(QUICK, sweep=timedelta(seconds=1))
     with working(Worker(ledger, "weights", work, clock=clock, timing=slow, backoff=AT_ONCE)):
         first = post(live_store, "first:latest")
-        until(lambda: live_store.ledger().get(first).has_ended, PATIENCE)
+        until(lambda: live_store.ledger().reader.get(first).has_ended, PATIENCE)
         clock.set_by = timedelta(days=-1)
         ran.clear()
         id = silently_posted(live_store)
         assert ran.wait(PATIENCE)
-        until(lambda: live_store.ledger().get(id).state is JobState.SUCCEEDED, PATIENCE)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED, PATIENCE)
 
 
 def silently_posted(store: Store) -> str:
@@ -84,7 +84,7 @@ def test_a_clock_set_forward_loses_no_attempt(live_store: Store) -> None:
         go_on.set()
         for id in ids:
             ended(live_store, id)
-    jobs = [live_store.ledger().get(id) for id in ids]
+    jobs = [live_store.ledger().reader.get(id) for id in ids]
     assert [[attempt.outcome for attempt in job.attempts] for job in jobs] == [["succeeded"], ["succeeded"]]
 
 

@@ -18,7 +18,7 @@ from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.cold_start import TierUpstream
-from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.ledger import Ledger

@@ -10,7 +10,7 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform_calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
+from app.platform.calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
 from jobs.core.clock import SystemClock
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
@@ -95,8 +95,8 @@ def book(client: Client) -> Ledger:
 
 
 def ended(ledger: Ledger, id: str) -> Job:
-    until(lambda: ledger.get(id).has_ended, 120)
-    return ledger.get(id)
+    until(lambda: ledger.reader.get(id).has_ended, 120)
+    return ledger.reader.get(id)
 
 
 @pytest.mark.parametrize("failure", FAILURES)

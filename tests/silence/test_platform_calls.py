@@ -12,8 +12,8 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform_calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
-from app.platform_errors import FilesOpen, NotReloaded
+from app.platform.calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from app.platform.errors import FilesOpen, NotReloaded
 from jobs.core.errors import (
     NetworkTrouble,
     NotFound,
@@ -274,8 +274,8 @@ def test_what_is_not_deployed_is_told_from_what_is_away(platform: Platform, clie
     assert there.url("Gateway") is None
     with pytest.raises(NotFound):
         there.send("weights_worker")
-    with pytest.raises(ServerTrouble, match="calling outlook: Modal says NotFoundError"):
-        there.ask("outlook")  # for somebody who is not to hear that what he asked for is not there
+    with pytest.raises(ServerTrouble, match="calling plan_night: Modal says NotFoundError"):
+        there.ask("plan_night")  # for somebody who is not to hear that what he asked for is not there
     platform.wire.meddler = lambda name, _: "never" if name == "FunctionGet" else None
     with pytest.raises(ServerTrouble, match="looking up weights_worker: Modal did not answer within 1 s"):
         Deployment("ollama-service", ONCE, client).has("weights_worker")

@@ -125,7 +125,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     try:
-        until(lambda: live_store.ledger().get(id).state is JobState.SUCCEEDED, 40)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED, 40)
         assert len(hired) == 2
         problem = place.problem()
         assert problem is not None

@@ -13,17 +13,16 @@ from modal.client import Client
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform_calls import CallLimits, LimitedDict, LimitedQueue
+from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
-from app.scheduler.wake_budget import window_key
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
-from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.store import keys
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
@@ -97,26 +96,26 @@ class Place:
         )
 
     def tick(self) -> None:
-        def call_messenger() -> None:
+        def send_for_delivery() -> None:
             self.told += 1
 
-        shift.tick(self.post(), call_messenger, self.kept.__setitem__, lambda: None)
+        shift.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
         shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
 
     def assert_all_done(self) -> None:
         book = Ledger(self.queue, self.facts, self.clock)
-        due, lost = book.get(self.due), book.get(self.lost)
+        due, lost = book.reader.get(self.due), book.reader.get(self.lost)
         assert due.state is JobState.QUEUED
         assert [each.outcome for each in lost.attempts] == ["lost"]
         assert lost.is_due(self.clock.now())
         assert self.rung.count("weights") >= 1
         assert {self.due, self.lost} <= set(iter(lambda: self.queue.get(block=False, partition="weights"), None))
         assert self.facts.get(self.report.key)["state"] == "silent"
-        assert self.facts.get(window_key("a10g")) is True
+        assert self.facts.get(keys.window("a10g")) is True
         assert self.kept == {"a10g": 1}
-        warmed = [job for job in book.jobs() if job.kind == "warm"]
+        warmed = [job for job in book.reader.jobs() if job.kind == "warm"]
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
@@ -124,7 +123,7 @@ def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
+    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.reader.jobs(), now))
 
 
 class EachEighth:
@@ -171,7 +170,7 @@ def test_a_round_outlives_the_failure_of_its_calls(
     )
     assert meddler.met["DictGet"] > 2
     if round_ == "night":
-        assert place.facts.get(NIGHT_RAN) is not None
+        assert place.facts.get(keys.NIGHT_RAN) is not None
         place.tick()
     place.assert_all_done()
 
@@ -193,7 +192,7 @@ def test_a_round_does_the_rest_when_a_part_of_it_fails(platform: Platform, clien
     platform.wire.meddler = lambda *_: None
     if away == "DictContents":
         assert place.kept == {"a10g": 1}
-        assert place.facts.get(window_key("a10g")) is True
+        assert place.facts.get(keys.window("a10g")) is True
 
     place.clock.wait(120)
     place.tick()

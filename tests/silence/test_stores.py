@@ -90,8 +90,8 @@ def post(store: Store, subject: str = "m:latest", attempts: int = 5) -> str:
 
 
 def ended(store: Store, id: str) -> Job:
-    until(lambda: store.ledger().get(id).has_ended, PATIENCE)
-    return store.ledger().get(id)
+    until(lambda: store.ledger().reader.get(id).has_ended, PATIENCE)
+    return store.ledger().reader.get(id)
 
 
 def brief(run: RunningAttempt) -> Mapping[str, Any]:
@@ -137,13 +137,13 @@ def test_an_outage_longer_than_a_lease_costs_one_attempt(
 
     first = post(live_store)
     with working(worker(troubled(live_store, away), work)) as running:
-        until(lambda: live_store.ledger().get(first).state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(first).state is JobState.RUNNING)
         away.begin()
         hold_on.set()  # its work is done, and its end cannot be written down
         second = post(live_store, "other:latest")
         until(lambda: running.worker.trouble is not None)
         time.sleep(QUICK.lease.total_seconds() + 1)
-        assert live_store.ledger().get(first).attempts[-1].outcome is None
+        assert live_store.ledger().reader.get(first).attempts[-1].outcome is None
         away.end()
         jobs = [ended(live_store, id) for id in (first, second)]
         until(lambda: running.worker.trouble is None)
@@ -237,7 +237,7 @@ def test_a_claim_whose_answer_was_lost_is_ours(live_store: Store) -> None:
     ledger = Ledger(live_store.queue, facts, SystemClock())
     id = post(live_store)
     with working(worker(ledger, brief)):
-        until(lambda: live_store.ledger().get(id).state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.RUNNING)
         lost.set()
         job = ended(live_store, id)
     assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
@@ -302,7 +302,7 @@ def test_a_worker_that_hears_nothing_takes_itself_out(live_store: Store) -> None
     silent.end()
     all_answered()
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
-    assert live_store.ledger().get(id) == job
+    assert live_store.ledger().reader.get(id) == job
 
 
 def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
@@ -325,7 +325,7 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     assert running.failure is None
     silent.end()
     all_answered()
-    assert live_store.ledger().get(id).attempts[0].outcome in {None, "retry"}
+    assert live_store.ledger().reader.get(id).attempts[0].outcome in {None, "retry"}
 
 
 def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Store) -> None:
@@ -342,7 +342,7 @@ def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Stor
     running.thread.start()
     until(lambda: silent.met, PATIENCE)
     running.stop.set()
-    until(lambda: live_store.ledger().get(id).attempts[0].outcome == "retry", 5)
+    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", 5)
     silent.end()
     running.thread.join(PATIENCE)
     assert not running.thread.is_alive()

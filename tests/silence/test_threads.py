@@ -86,7 +86,7 @@ def test_threads_share_a_ledger(live_store: Store) -> None:
             ledger.heard()
 
     def look() -> None:
-        while not all_ended(ledger.jobs()):
+        while not all_ended(ledger.reader.jobs()):
             threading.Event().wait(0.01)
         is_over.set()
 
@@ -95,7 +95,7 @@ def test_threads_share_a_ledger(live_store: Store) -> None:
 
     works = [lambda: post_some("a"), lambda: post_some("b"), work, work, work, sweep, sweep, look]
     assert at_once(*works) == []
-    jobs = ledger.jobs()
+    jobs = ledger.reader.jobs()
     assert set(ended.values()) == {1}
     assert {(job.id, attempt.n) for job in jobs for attempt in job.attempts} == set(ended)
 

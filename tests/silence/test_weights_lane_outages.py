@@ -10,7 +10,7 @@ import pytest
 
 from app.deployment.weights_worker import MountedWeights, opened
 from app.fleet.schema import declared
-from app.platform_errors import NotReloaded
+from app.platform.errors import NotReloaded
 from jobs.core.errors import ServerTrouble, StoreUnavailable
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict

@@ -95,7 +95,7 @@ def work(scene: Scene, id: str, dies_at: int | None) -> None:
 def _await_end(scene: Scene, id: str, stop: threading.Event) -> None:
     try:
         ledger, clock = scene.store().ledger(), SystemClock()
-        while not ledger.get(id).has_ended:
+        while not ledger.reader.get(id).has_ended:
             clock.wait(0.02)
     finally:
         stop.set()

@@ -31,8 +31,9 @@ from jobs.core.retry import NEVER
 from jobs.ledger.job import WEIGHTS_LANE, Job
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
+from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.usage import LAST_USED, UsageRecorder, Use
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.history import Memory, recall
 from jobs.weights.manifest import Manifest
@@ -145,8 +146,8 @@ class LargeShelf:
 
     def use(self, *names: str, at: datetime) -> None:
         """As if they had been asked for last then."""
-        known = self.facts.get(LAST_USED) or {}
-        self.facts.put(LAST_USED, known | {str(ModelName.parse(name).folded()): isoformat(at) for name in names})
+        known = self.facts.get(keys.LAST_USED) or {}
+        self.facts.put(keys.LAST_USED, known | {str(ModelName.parse(name).folded()): isoformat(at) for name in names})
         usage_recorder = UsageRecorder(self.facts, self.clock, "gateway")  # from now on uses are recorded
         usage_recorder.add(Use(self.clock.now(), "", "alice", "h100", "success"))
         usage_recorder.flush()
@@ -154,11 +155,13 @@ class LargeShelf:
     def actual(self, memory: Memory) -> Actual:
         now = self.clock.now()
         found = self.weights.survey()
-        return joined(found, self.book, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now)
+        return joined(
+            found, self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
+        )
 
     def night(self) -> Seen:
         """The night as `plan` tells it, as it is posted, and once more; then its jobs are done."""
-        planned = night(self.fleet, self.actual(recall(self.facts, self.book.jobs())), self.clock.now())
+        planned = night(self.fleet, self.actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
         posted = self._posted()
         again = self._posted()
         self.seen.append(Seen(self.clock.now(), planned, posted, again))
@@ -166,9 +169,9 @@ class LargeShelf:
         return self.seen[-1]
 
     def _posted(self) -> list[Job]:
-        before = set(self.book.ids())
+        before = set(self.book.reader.ids())
         shift.nightly(self.post, self.actual)
-        return [self.book.get(id) for id in set(self.book.ids()) - before]
+        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
 
     def work(self) -> None:
         """The weights lane, until nothing is left to do."""

@@ -19,7 +19,7 @@ from typing import Any
 from cronsim import CronSim
 
 from app.accounting.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
-from app.accounting.spending import estimate, past
+from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
 from app.deployment.servers_worker import Warming
@@ -206,7 +206,7 @@ class Month:
     # -- the schedules -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        shift.tick(self.post, self._call_messenger, self.servers.keep, self._call_night)
+        shift.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
@@ -219,19 +219,21 @@ class Month:
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
-        planned = night(self.fleet, self._actual(recall(self.facts, self.book.jobs())), self.clock.now())
+        planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
         posted = self._posted_by(lambda: shift.nightly(self.post, self._actual))
         again = self._posted_by(lambda: shift.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
-        before = set(self.book.ids())
+        before = set(self.book.reader.ids())
         act()
-        return [self.book.get(id) for id in set(self.book.ids()) - before]
+        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
-        return joined(self.survey(), self.book, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now)
+        return joined(
+            self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
+        )
 
     def survey(self) -> Survey:
         return self.shelf.weights.survey()
@@ -240,7 +242,7 @@ class Month:
         if lane not in self._rung:
             self._rung.append(lane)
 
-    def _call_messenger(self) -> None:
+    def _send_for_delivery(self) -> None:
         self._news = True
 
     def _tell(self, text: str) -> None:
@@ -314,7 +316,7 @@ class Month:
 
     def retry(self, failure_class: str) -> None:
         """`retry --all --class`, after an outage."""
-        for job in of_class(self.book.jobs(), failure_class):
+        for job in of_class(self.book.reader.jobs(), failure_class):
             self.book.again(job, by="alice")
         self._ring(WEIGHTS_LANE)
 
@@ -329,12 +331,12 @@ class Month:
         left = {
             key: fact for sort in (CASES, WAKES, METERS) for key, fact in archived_facts(self.archive, sort).items()
         }
-        return left | past(self.archive) | dict(self.facts.items())
+        return left | archived_usage(self.archive) | dict(self.facts.items())
 
     def jobs(self) -> list[Job]:
         """All that ever were, oldest first, the archived ones among them."""
         known = {job.id: job for job in archived_jobs(self.archive, BEGIN - timedelta(days=1))}
-        known |= {job.id: job for job in self.book.jobs()}
+        known |= {job.id: job for job in self.book.reader.jobs()}
         return sorted(known.values(), key=lambda job: job.posted_at)
 
     def cases(self) -> list[Case]:

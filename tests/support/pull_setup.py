@@ -126,8 +126,8 @@ def worked(store: Store, shop: TaskContext, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
     ledger = store.ledger()
     with working(store, shop):
-        until(lambda: ledger.get(id).has_ended, patience=60)
-    return ledger.get(id)
+        until(lambda: ledger.reader.get(id).has_ended, patience=60)
+    return ledger.reader.get(id)
 
 
 def post(store: Store, kind: str = "pull", *, attempts: int | None = None, **request: Any) -> str:

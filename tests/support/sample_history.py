@@ -24,9 +24,10 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.models.card import KnownModel
+from jobs.store import keys
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.container_time import Metered, TimeShare
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
+from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.browser import Browser, browser
@@ -132,7 +133,7 @@ class Lived:
         ledger, clock = self._at(hours=7)
         claim = self._claimed(ledger, "verify", "*", "nightly")
         night = NightJob(claim.job.id, "verify", "*", "never read in full", 28_700_000_000)
-        self.facts.put(NIGHT_RAN, Ran(clock.now(), clock.now(), (night,)).as_json())
+        self.facts.put(keys.NIGHT_RAN, Ran(clock.now(), clock.now(), (night,)).as_json())
         clock.tick(96)
         result = {"models": 4, "blobs": 17, "bytes": 28_700_000_000}
         ledger.end(claim, Ending("succeeded", result=result), Reading(28_700_000_000, 28_700_000_000))

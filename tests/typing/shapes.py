@@ -3,7 +3,7 @@
 import modal
 
 from app.deployment.weights_worker import Commits
-from app.platform_calls import LimitedDict, LimitedQueue, LimitedVolume
+from app.platform.calls import LimitedDict, LimitedQueue, LimitedVolume
 from jobs.core.clock import Clock, SystemClock
 from jobs.store.protocols import QueueLike, ShrinkingDict
 from jobs.store.sqlite import SqliteDict, SqliteQueue

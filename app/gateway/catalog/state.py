@@ -13,11 +13,11 @@ from typing import Any, Protocol
 from loguru import logger
 
 from app.gateway.catalog.near_names import NearNames
-from app.model_server.reload_policy import GENERATION
-from app.model_server.report import PREFIX, REPORT_STALE, Report
+from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 
 EVERY = timedelta(seconds=5)
@@ -168,7 +168,7 @@ class KnownState:
 
     def _learn_told(self) -> None:
         at = self._clock.now()
-        generation = self._facts.get(GENERATION)
+        generation = self._facts.get(keys.WEIGHTS_GENERATION)
         reports = self._reports()
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
@@ -177,7 +177,7 @@ class KnownState:
 
     def _reports(self) -> tuple[Report, ...]:
         """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""
-        keys = {key for key in self._facts.keys() if key.startswith(PREFIX)}  # noqa: SIM118 - a DictLike, no dict
-        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in keys}
+        known = {key for key in self._facts.keys() if key.startswith(keys.SERVER)}  # noqa: SIM118 - a DictLike, no dict
+        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
         self._final = {key: report for key, report in found.items() if report.is_final}
         return tuple(sorted(found.values(), key=lambda report: report.at, reverse=True))

@@ -75,7 +75,7 @@ class VolumeModels:
             now = self._clock.monotonic()
             if now - self._past_at >= PAST_EVERY.total_seconds():
                 self._bring_up()
-                self._past = spending.past(self._archive) | archived_facts(self._archive, TURNS)
+                self._past = spending.archived_usage(self._archive) | archived_facts(self._archive, TURNS)
                 self._past_at = now
             return self._past
 

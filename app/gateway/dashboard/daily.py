@@ -21,12 +21,10 @@ from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader, sees_use
 from app.model_server.health import Turn
 from jobs.core.clock import Clock
+from jobs.store import keys
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import cost
-from jobs.telemetry.usage import PREFIX as USAGE
 from jobs.telemetry.usage import Row, rows_of
-
-HEALTH = "health/"
 
 USUAL, MOST = 28, 366
 """Days."""
@@ -102,7 +100,7 @@ class Days:
 
 def _usage(entries: Mapping[str, Any], first: date) -> Iterator[Row]:
     for key, value in entries.items():
-        if key.startswith(USAGE) and key.removeprefix(USAGE)[:10] >= first.isoformat():
+        if key.startswith(keys.USAGE) and key.removeprefix(keys.USAGE)[:10] >= first.isoformat():
             yield from rows_of(value)
 
 
@@ -133,7 +131,7 @@ def turns(entries: Mapping[str, Any]) -> Mapping[str, Sequence[Turn]]:
     """The history of each tier, oldest first."""
     found: dict[str, list[Turn]] = defaultdict(list)
     for key, value in entries.items():
-        if key.startswith(HEALTH):
+        if key.startswith(keys.HEALTH):
             turn = Turn.from_json(value)
             found[turn.health.tier].append(turn)
     return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(found.items())}

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import ALL, reader
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 from jobs.telemetry.nightly_report import report
 
 
@@ -122,7 +122,7 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
     """
     api = APIRouter(tags=["state"])
 
-    def found(ledger: Ledger) -> dict[str, Any]:
+    def found(ledger: LedgerReader) -> dict[str, Any]:
         return report(entries(), ledger.jobs())
 
     @api.get("/night", response_model=NightResponse)
@@ -131,7 +131,7 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
 
         A key for some models is told of the jobs about those.
         """
-        told = await ledger_pool.do(found)
+        told = await ledger_pool.read(found)
         if caller.models:
             jobs = [job for job in told["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
             told = {**told, "jobs": jobs, "left": [], "opened": [], "passed": []}

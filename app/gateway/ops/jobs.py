@@ -29,7 +29,8 @@ from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import KINDS, Job, JobState, kind_named
-from jobs.ledger.ledger import Ledger, Posted
+from jobs.ledger.ledger import Posted
+from jobs.ledger.reader import LedgerReader
 
 LISTED_AT_MOST = 1_000
 
@@ -92,7 +93,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
     ) -> JSONResponse:
         """List jobs, the newest first. A key for some models sees those about them."""
 
-        def select(ledger: Ledger) -> tuple[list[Job], int]:
+        def select(ledger: LedgerReader) -> tuple[list[Job], int]:
             if kind is not None:
                 kind_named(kind)
             jobs, total = ledger.select(
@@ -105,13 +106,13 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
                 jobs, total = jobs[:limit], len(jobs)
             return jobs, total
 
-        jobs, total = await ledger_pool.do(select)
+        jobs, total = await ledger_pool.read(select)
         return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
 
     @api.get("/{id}", response_model=JobResponse)
     async def job(id: Id, caller: Reader) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
-        return JSONResponse((await ledger_pool.do(lambda ledger: found(ledger, ops_context, caller, id))).as_json())
+        return JSONResponse((await ledger_pool.read(lambda ledger: found(ledger, ops_context, caller, id))).as_json())
 
 
 def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> None:
@@ -123,7 +124,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None,
     ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
-        job = await ledger_pool.do(lambda ledger: found(ledger, ops_context, caller, id))
+        job = await ledger_pool.read(lambda ledger: found(ledger, ops_context, caller, id))
         seen = Revision.parse(last_event_id) if last_event_id else None
         if seen is not None and seen.moves > Revision.of(job).moves:
             raise BadRequest(f"job {id!r} has not come to event {str(seen)!r} yet", hint="is it another job's?")

@@ -15,6 +15,7 @@ from typing import TypeVar
 from jobs.core.errors import StoreUnavailable
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 
 T = TypeVar("T")
 
@@ -56,6 +57,10 @@ class LedgerPool:
         asked.add_done_callback(self._answered)
         return await asked
 
+    async def read(self, work: Callable[[LedgerReader], T]) -> T:
+        """The same for what only reads."""
+        return await self.do(lambda ledger: work(ledger.reader))
+
     def _answered(self, _: "asyncio.Future[T]") -> None:
         self._asked -= 1
 
@@ -68,7 +73,7 @@ class LedgerPool:
         """
         look = self._looks.get(id)
         if look is None:
-            look = asyncio.ensure_future(self.do(lambda ledger: ledger.get(id)))
+            look = asyncio.ensure_future(self.read(lambda reader: reader.get(id)))
             self._looks[id] = look
             look.add_done_callback(lambda done: self._looked(id, done))
         return await asyncio.shield(look)  # whoever leaves takes nothing from the others

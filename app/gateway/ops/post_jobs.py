@@ -15,6 +15,7 @@ from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger, Posted
+from jobs.ledger.reader import LedgerReader
 
 ALL = "*"
 """The subject of a job about every model."""
@@ -61,7 +62,7 @@ class Poster:
         """Post an ended job again, archived or not."""
 
         def retry(ledger: Ledger) -> Posted:
-            job = found(ledger, self.ops_context, caller, id)
+            job = found(ledger.reader, self.ops_context, caller, id)
             self._need_registry(job.kind, about(job))
             again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
             return self._rung(again)
@@ -72,7 +73,7 @@ class Poster:
         """Ask a job to stop; one that has ended, archived or not, stays as it is."""
 
         def cancel(ledger: Ledger) -> Job:
-            job = found(ledger, self.ops_context, caller, id)
+            job = found(ledger.reader, self.ops_context, caller, id)
             return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
         return await self.ledger_pool.do(cancel)
@@ -98,7 +99,7 @@ def about(job: Job) -> ModelName | None:
     return None if job.subject == ALL else ModelName.parse(job.subject)
 
 
-def found(ledger: Ledger, ops_context: OpsContext, caller: Caller, id: str) -> Job:
+def found(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: str) -> Job:
     """The job of this id, archived ones among them.
 
     Raises:

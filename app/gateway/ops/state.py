@@ -33,7 +33,7 @@ from app.gateway.ops.schemas import (
 from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.reader import LedgerReader
 from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
@@ -69,7 +69,7 @@ class Census:
 
         """
         if self._counting is None and self._is_older_than(COUNT_EVERY):
-            self._counting = asyncio.create_task(self._ledger_pool.do(_counted))
+            self._counting = asyncio.create_task(self._ledger_pool.read(_counted))
             self._counting.add_done_callback(self._counted)
         if (counting := self._counting) is not None:
             await asyncio.wait({counting}, timeout=STORE_SECONDS)
@@ -88,7 +88,7 @@ class Census:
         return self._at is None or self._clock.monotonic() - self._at >= age.total_seconds()
 
 
-def _counted(ledger: Ledger) -> Mapping[tuple[str, str], int]:
+def _counted(ledger: LedgerReader) -> Mapping[tuple[str, str], int]:
     return Counter((job.kind, str(job.state)) for job in ledger.jobs())
 
 
@@ -96,7 +96,7 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     """Why this gateway cannot do its work, if so."""
     found = []
     try:
-        await asyncio.wait_for(ledger_pool.do(_reached), STORE_SECONDS)
+        await asyncio.wait_for(ledger_pool.read(_reached), STORE_SECONDS)
     except TimeoutError:
         found.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
@@ -110,7 +110,7 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     return found
 
 
-def _reached(ledger: Ledger) -> None:
+def _reached(ledger: LedgerReader) -> None:
     try:
         ledger.get(NOWHERE)
     except NotFound:

@@ -141,7 +141,7 @@ def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="says no"):
         archive_jobs(ledger, facts, at, store.clock.now(), lambda: did.append("committed"))
-    assert (did, ledger.jobs()) == ([], [job])
+    assert (did, ledger.reader.jobs()) == ([], [job])
 
     monkeypatch.setattr(os, "fsync", lambda file: did.append(Path(f"/proc/self/fd/{file}").readlink().name))
     archive_jobs(ledger, facts, at, store.clock.now(), lambda: did.append("committed"))
@@ -156,11 +156,11 @@ def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
     commits: list[str] = []
     pass_days(store, 4)
     assert archive(store, tmp_path, commits) == 0
-    assert store.ledger().jobs() == [job]
+    assert store.ledger().reader.jobs() == [job]
     pass_days(store, 2)
     assert [archive(store, tmp_path, commits) for _ in range(2)] == [1, 0]
     assert commits == ["committed"]
-    assert store.ledger().jobs() == []
+    assert store.ledger().reader.jobs() == []
     [line] = (tmp_path / "ops/jobs.jsonl").read_text().splitlines()
     assert json.loads(line) == job.as_json()
     pass_days(store, 1)
@@ -182,7 +182,7 @@ def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no commit"):
         archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), fail)
-    assert store.ledger().jobs() == [job]
+    assert store.ledger().reader.jobs() == [job]
     assert archive(store, tmp_path) == 1
     assert [told.id for told in archived_jobs(archive_at(tmp_path), LONG_AGO)] == [job.id]
 
@@ -300,6 +300,6 @@ def test_an_archived_job_is_told_and_retried(store: Store, tmp_path: Path, capsy
     assert "network: cut short" in told
     assert "then try exactly the same again" in told
     assert at.retry(job.id, wait=False, json=True) == 0
-    [again] = store.ledger().jobs()
+    [again] = store.ledger().reader.jobs()
     assert (again.kind, again.request, again.attempts_allowed) == (job.kind, job.request, job.attempts_allowed)
     assert again.id != job.id

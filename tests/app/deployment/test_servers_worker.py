@@ -60,7 +60,7 @@ class Case:
         timing = Timing(sweep=timedelta(seconds=0.1), poll=timedelta(seconds=0.1))
         worker = Worker(ledger, SERVERS_LANE, warming.perform, clock=SystemClock(), timing=timing)
         worker.run(threading.Event(), idle_after=timedelta(seconds=0.3))
-        return ledger.get(id)
+        return ledger.reader.get(id)
 
     def used(self) -> int:
         return Wakes(self.store.facts, fleet_with(9)).used("a10g", SystemClock().now())

@@ -28,7 +28,8 @@ from app.gateway.inference.routing import Router
 from app.model_server.report import Loaded, Report
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
+from jobs.store.keys import NIGHT_RAN
+from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
 from tests.app.gateway.inference.test_proxy import played
 from tests.app.gateway.inference.test_routing import LARGE, SMALL
@@ -156,7 +157,7 @@ def test_one_key_never_follows_in_all_places(here: Place, ledger: Ledger) -> Non
             again = client.post(f"{url}/api/pull", json={"model": "other"})
             assert (again.status_code, again.headers["retry-after"]) == (429, "10")
             assert client.request("DELETE", f"{url}/api/delete", json={"model": "qwen3"}).status_code == 429
-        assert {job.subject for job in ledger.jobs()} == {"llama3.2:latest", "qwen3:latest"}
+        assert {job.subject for job in ledger.reader.jobs()} == {"llama3.2:latest", "qwen3:latest"}
         assert follow(stack, url, id, CHAT_KEY).status_code == 200
 
 

@@ -43,7 +43,7 @@ def server(tmp_path: Path, clock: HandClock) -> Iterator[OllamaDouble]:
 def run(store: Store, server: OllamaDouble, *ids: str) -> None:
     """As the worker does."""
     for id in ids:
-        name = store.ledger().get(id).request["model"]
+        name = store.ledger().reader.get(id).request["model"]
         OllamaClient(server.url).load(name, keep_alive=timedelta(minutes=30))
         store.ledger().cancel(id, by="test")
 

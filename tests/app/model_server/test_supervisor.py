@@ -16,17 +16,18 @@ import httpx
 import pytest
 
 from app.model_server.connections import callers_of
-from app.model_server.reload_policy import FIRST_PAUSE, GENERATION, OVERDUE, pause
+from app.model_server.reload_policy import FIRST_PAUSE, OVERDUE, pause
 from app.model_server.report import Report
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.start_failures import refused_starts
 from app.model_server.supervisor import ServerSupervisor
 from app.model_server.weights_reload import WeightsReload
-from app.platform_errors import NotReloaded
+from app.platform.errors import NotReloaded
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.ollama.host import OllamaHost
+from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import metered, say_warming
 from tests.app.model_server.test_process import SIMULATOR
@@ -127,7 +128,7 @@ class Case:
     def publish(self, *models: Any, generation: int) -> None:
         for model in models:
             put(self.weights, model)
-        self.facts.put(GENERATION, generation)
+        self.facts.put(keys.WEIGHTS_GENERATION, generation)
 
     def report(self) -> dict[str, Any]:
         report: dict[str, Any] = self.facts.get("server/a10g/ta-1")

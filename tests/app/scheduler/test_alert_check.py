@@ -11,7 +11,6 @@ from app.deployment import status as reports
 from app.fleet.file import read
 from app.fleet.schema import Fleet, declared, parse
 from app.local.nightly_thread import Nights
-from app.model_server.reload_policy import KNOWN, ROOM
 from app.model_server.report import Report
 from app.scheduler import steps as rounds
 from app.scheduler.alert_check import AlertsChecked, look, turns
@@ -21,10 +20,9 @@ from jobs.core.progress import Reading
 from jobs.home.home import Stack, home_of
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Claim
+from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.incidents import cases
-from jobs.telemetry.night_tries import NIGHTS_SINCE
-from jobs.telemetry.nightly_report import NIGHT_RAN
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.jobs.telemetry.test_incidents import listening
@@ -41,7 +39,7 @@ def fleet_with(**tables: Any) -> Fleet:
 
 
 def looked(store: Store, fleet: Fleet = FLEET) -> AlertsChecked:
-    return look(store.ledger(), store.facts, fleet, store.clock.now())
+    return look(store.ledger().reader, store.facts, fleet, store.clock.now())
 
 
 def wrong(store: Store, fleet: Fleet = FLEET) -> dict[str, str]:
@@ -69,7 +67,7 @@ def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
     assert looked(store) == AlertsChecked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
-    assert [*store.facts.keys()] == [NIGHTS_SINCE]
+    assert [*store.facts.keys()] == [keys.NIGHTS_SINCE]
 
 
 def test_a_dead_job_is_an_incident(store: Store) -> None:
@@ -109,7 +107,7 @@ def test_a_job_that_waits_for_its_next_try_is_no_incident(store: Store) -> None:
 
 
 def claimed(store: Store, subject: str, lease: timedelta) -> Claim:
-    (job,) = store.ledger().select(subject=subject)[0]
+    (job,) = store.ledger().reader.select(subject=subject)[0]
     claim = store.ledger().claim(job.id, worker="w", lease=lease)
     assert claim is not None
     return claim
@@ -126,16 +124,16 @@ def test_a_tier_in_trouble_is_an_incident(store: Store) -> None:
 
 def test_a_full_volume_is_an_incident(store: Store) -> None:
     """Weights near their quota are an incident before a pull fails of it."""
-    store.facts.put(ROOM, {"v": 1, "used": 899_000_000_000})
+    store.facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": 899_000_000_000})
     assert wrong(store) == {}
-    store.facts.put(ROOM, {"v": 1, "used": 901_000_000_000})
+    store.facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": 901_000_000_000})
     assert wrong(store) == {"quota/volume": "the weights take 901 GB of their quota of 1.0 TB"}
 
 
 def test_a_missing_pinned_model_is_an_incident(store: Store) -> None:
     """A pinned model that is not there is an incident, unless it is on its way, or nobody has looked yet."""
     assert wrong(store) == {}
-    store.facts.put(KNOWN, {"llama3.2:latest": {"size": 1, "facts": None}})
+    store.facts.put(keys.WEIGHTS_MODELS, {"llama3.2:latest": {"size": 1, "facts": None}})
     assert wrong(store) == {"pinned/deepseek-r1:32b": "deepseek-r1:32b is pinned and not there"}
     store.clock.wait(3600)
     store.ledger().post("pull", "deepseek-r1:32b", {"model": "deepseek-r1:32b"}, by="test")
@@ -159,11 +157,11 @@ def test_a_late_night_is_an_incident(store: Store) -> None:
     """A night's run that has not come hours after it was due is an incident; one that came is none."""
     began = rounds.night_began(FLEET, store.clock.now())
     store.clock.wait((began + timedelta(days=1, hours=1) - store.clock.now()).total_seconds())
-    store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(began)})
+    store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": isoformat(began)})
     assert wrong(store) == {}
     store.clock.wait(3 * 3600)
     assert wrong(store) == {"nightly/run": "the night's run was due at 03:00 and has not come"}
-    store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
+    store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
     store.clock.wait(3600)
     assert wrong(store) == {}
 
@@ -286,7 +284,7 @@ def test_a_redeployment_inside_a_window_restores_it(store: Store) -> None:
         assert kept == {"a10g": 1}
         kept.clear()  # the deployment
     assert Wakes(store.facts, fleet).used("a10g", at(8)) == 1
-    assert len(store.ledger().jobs()) == 1
+    assert len(store.ledger().reader.jobs()) == 1
 
 
 def test_a_window_does_not_start_what_cannot_start(store: Store) -> None:
@@ -299,15 +297,15 @@ def test_a_window_does_not_start_what_cannot_start(store: Store) -> None:
         rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda _, least: kept.append(least))
 
     tick()
-    [opened] = store.ledger().jobs()
+    [opened] = store.ledger().reader.jobs()
     for n in range(3):
         said(store, "refused", f"ta-{n}", "nvidia-smi ended with 9")
     tick()
-    assert (kept, len(store.ledger().jobs())) == ([1, 0], 1)
+    assert (kept, len(store.ledger().reader.jobs())) == ([1, 0], 1)
     store.ledger().cancel(opened.id, by="test")
     store.clock.wait(61)
     tick()
-    assert (kept, len(store.ledger().jobs())) == ([1, 0, 0], 2)
+    assert (kept, len(store.ledger().reader.jobs())) == ([1, 0, 0], 2)
     said(store, "serving", "ta-9")
     tick()
     assert kept == [1, 0, 0, 1]
@@ -339,7 +337,7 @@ def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
     fleet, kept = fleet_with(windows=window(), tiers=tiers), list[Any]()
     store.clock.wait((at(8).astimezone(UTC) - store.clock.now()).total_seconds())
     rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
-    assert (kept, store.ledger().jobs()) == ([], [])
+    assert (kept, store.ledger().reader.jobs()) == ([], [])
     assert list(wrong(store, fleet)) == ["wakes/a10g"]
 
 

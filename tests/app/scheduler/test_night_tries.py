@@ -19,8 +19,9 @@ from app.scheduler.night_plan import Actual
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home.home import Stack, home_of
-from jobs.telemetry.night_tries import LONGEST, MOST, NIGHT_TRIES, Tries, tries_in
-from jobs.telemetry.nightly_report import NIGHT_RAN, lines, report
+from jobs.store import keys
+from jobs.telemetry.night_tries import LONGEST, MOST, Tries, tries_in
+from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
@@ -64,7 +65,7 @@ class Platform:
                 raise meets
             now, nothing = self.store.clock.now(), Survey((), (), (), (), (), 0)
             pruning = plan(nothing, memory.around([]), FLEET.retention(), now)
-            return Actual((), {}, memory, pruning, rounds.tonight(FLEET, self.post.book.jobs(), now))
+            return Actual((), {}, memory, pruning, rounds.tonight(FLEET, self.post.book.reader.jobs(), now))
 
         shift.nightly(self.post, actual)
 
@@ -92,10 +93,10 @@ class Platform:
         now = self.store.clock.now()
         # No tick comes here for hours, and then one does: a watch tells that, rightly, and it is not the matter here.
         entries = {key: value for key, value in self.store.facts.items() if not key.startswith("incident/platform/")}
-        return list(lines(report(entries, self.post.book.jobs()), now))
+        return list(lines(report(entries, self.post.book.reader.jobs()), now))
 
     def incidents(self) -> dict[str, str]:
-        found = look(self.post.book, self.store.facts, FLEET, self.store.clock.now()).open
+        found = look(self.post.book.reader, self.store.facts, FLEET, self.store.clock.now()).open
         return {case.incident.key: case.incident.message for case in found if case.incident.kind == "nightly"}
 
 
@@ -118,7 +119,7 @@ def test_a_night_that_failed_is_tried_again_by_the_ticks(platform: Platform) -> 
     due = failing(platform, StoreUnavailable("the store did not answer"))
     platform.ticks(timedelta(hours=2))
     assert [at - due for at in platform.began] == [timedelta(0), TICK]
-    assert platform.store.facts.get(NIGHT_RAN)["tries"] == 2
+    assert platform.store.facts.get(keys.NIGHT_RAN)["tries"] == 2
     told = platform.told()
     assert "tries    2; one before met: the store did not answer" in told
     assert not [line for line in told if line.startswith("failed")]
@@ -147,7 +148,7 @@ def test_a_night_that_keeps_failing_is_given_up(platform: Platform) -> None:
     platform.meets.clear()
     platform.to_due()
     platform.night()
-    assert platform.store.facts.get(NIGHT_RAN)["due"].startswith(f"{due + timedelta(days=1):%Y-%m-%dT%H}")
+    assert platform.store.facts.get(keys.NIGHT_RAN)["due"].startswith(f"{due + timedelta(days=1):%Y-%m-%dT%H}")
     platform.ticks(timedelta(hours=1))
     assert platform.incidents() == {}
     assert not [line for line in platform.told() if line.startswith("failed")]
@@ -158,7 +159,7 @@ def test_a_night_that_was_killed_is_tried_again(platform: Platform) -> None:
     failing(platform, SystemExit("killed"))
     platform.ticks(timedelta(hours=2))
     assert [(later - earlier) // TICK for earlier, later in pairwise(platform.began)] == [3]
-    assert platform.store.facts.get(NIGHT_RAN)["tries"] == 2
+    assert platform.store.facts.get(keys.NIGHT_RAN)["tries"] == 2
 
 
 def test_a_night_that_did_not_come_is_sent_for(platform: Platform) -> None:
@@ -171,7 +172,7 @@ def test_a_night_that_did_not_come_is_sent_for(platform: Platform) -> None:
     platform.to_due()
     platform.is_full = False
     platform.ticks(timedelta(hours=1))
-    assert platform.store.facts.get(NIGHT_RAN)["tries"] == 1
+    assert platform.store.facts.get(keys.NIGHT_RAN)["tries"] == 1
 
 
 def test_a_night_that_nobody_could_be_sent_for_says_why(platform: Platform) -> None:
@@ -219,7 +220,7 @@ def test_trouble_that_cannot_be_written_down_is_raised_all_the_same(platform: Pl
 
     class Gone(type(platform.store.facts)):  # type: ignore[misc] # the class is that of the fixture
         def put(self, key: object, value: object, *, skip_if_exists: bool = False) -> bool:
-            if key == NIGHT_TRIES and isinstance(value, dict) and value["state"] == "failed":
+            if key == keys.NIGHT_TRIES and isinstance(value, dict) and value["state"] == "failed":
                 raise StoreUnavailable("still away")
             return put(key, value, skip_if_exists=skip_if_exists)
 
@@ -229,7 +230,7 @@ def test_trouble_that_cannot_be_written_down_is_raised_all_the_same(platform: Pl
         platform.night()
     platform.ticks(timedelta(minutes=20))
     facts.close()
-    assert platform.store.facts.get(NIGHT_RAN)["tries"] == 2
+    assert platform.store.facts.get(keys.NIGHT_RAN)["tries"] == 2
 
 
 def test_a_clock_that_is_set_back_breaks_no_night_off(platform: Platform) -> None:
@@ -238,14 +239,14 @@ def test_a_clock_that_is_set_back_breaks_no_night_off(platform: Platform) -> Non
     platform.to_due()
     platform.store.clock.wait(300)
     platform.night()
-    jobs, told = platform.post.book.jobs(), platform.told()
+    jobs, told = platform.post.book.reader.jobs(), platform.told()
     assert jobs
     for back in (600, 3000):
         platform.store.clock.wait(-back)
         for _ in range(back // 300):
             platform.night()
             platform.ticks(TICK)
-            assert (platform.post.book.jobs(), platform.told()) == (jobs, told)
+            assert (platform.post.book.reader.jobs(), platform.told()) == (jobs, told)
         platform.store.clock.wait(back % 300)
 
 
@@ -255,11 +256,11 @@ def test_a_clock_that_ran_ahead_is_forgotten(platform: Platform) -> None:
     platform.to_due()
     platform.night()
     platform.store.clock.wait(-365 * 86_400)
-    for job in platform.post.book.jobs():
+    for job in platform.post.book.reader.jobs():
         platform.post.book.cancel(job.id, by="test")
     platform.to_due()
     platform.night()
-    told = report(dict(platform.store.facts.items()), platform.post.book.jobs())
+    told = report(dict(platform.store.facts.items()), platform.post.book.reader.jobs())
     assert told["due"].startswith("2026")
     assert {job["why"] for job in told["jobs"]} == {"the fleet pins it, and it is not here in whole"}
 

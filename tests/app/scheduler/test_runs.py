@@ -9,7 +9,6 @@ from app.deployment.modal_cli import worded
 from app.deployment.servers_worker import tier_of
 from app.fleet.file import read
 from app.fleet.schema import declared, parse
-from app.model_server.reload_policy import KNOWN
 from app.scheduler import night_plan as desired
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual, UpstreamTag
@@ -20,6 +19,7 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.registry.mirror import mirrors
+from jobs.store import keys
 from jobs.weights.history import recall
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import plan
@@ -39,7 +39,7 @@ def begin(store: Store, night: int = 0) -> datetime:
 
 def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     """These models are here, whole, and as they are upstream."""
-    jobs, now = store.ledger().jobs(), begin(store, night)
+    jobs, now = store.ledger().reader.jobs(), begin(store, night)
     models = tuple(stocked(name, now) for name in names)
     memory = recall(store.facts, jobs)
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
@@ -95,7 +95,7 @@ def test_nightly_posts_what_should_be(store: Store) -> None:
     here, absent = NAMES
     nightly(store.ledger(), found(store, here), begin(store))
 
-    posted = {(job.kind, job.subject) for job in store.ledger().jobs()}
+    posted = {(job.kind, job.subject) for job in store.ledger().reader.jobs()}
     assert posted == {("pull", str(absent.folded())), ("verify", str(here.folded())), ("warm", str(here.folded()))}
 
 
@@ -111,7 +111,7 @@ def test_nightly_twice_is_nightly_once(store: Store) -> None:
     assert first
     assert nightly(ledger, found(store, *NAMES), begin(store)) == []
     next_night = nightly(ledger, found(store, *NAMES, night=1), begin(store, 1))
-    assert [ledger.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
+    assert [ledger.reader.get(id).kind for id in next_night] == ["verify", "warm", "warm"]
 
 
 def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
@@ -124,7 +124,7 @@ def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
     for _ in range(2):
         rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
     assert rung == ["weights", "weights"]
-    assert store.ledger().get(id).state is JobState.QUEUED
+    assert store.ledger().reader.get(id).state is JobState.QUEUED
 
 
 def test_a_window_keeps_its_tier_awake(store: Store) -> None:
@@ -138,7 +138,7 @@ def test_a_window_keeps_its_tier_awake(store: Store) -> None:
         rounds.windows(store.ledger(), fleet, store.facts, now, lambda tier, least: kept.append((tier, least)))
 
     assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
-    [job] = store.ledger().jobs()
+    [job] = store.ledger().reader.jobs()
     assert (job.kind, job.subject, job.request["tier"]) == ("warm", "llama3.2:latest", "a10g")
 
 
@@ -155,7 +155,7 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
     states = {name: store.facts.get(f"server/a10g/{name}")["state"] for name in "abc"}
     assert states == {"a": "serving", "b": "silent", "c": "ended"}
     pull(store, "m:latest")
-    jobs = store.ledger().jobs()
+    jobs = store.ledger().reader.jobs()
     shown = "\n".join(reports.status(store.facts, now, deployed=True, jobs=jobs).lines())
     assert "a10g  b  silent 10 min 0 s ago: not heard of since" in shown
     assert "jobs     1 queued" in shown
@@ -164,7 +164,7 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
 
 def test_a_model_goes_where_it_was_declared(store: Store) -> None:
     """A model is warmed on the tier that the fleet declares, one it does not name by its size on the volume."""
-    store.facts.put(KNOWN, {"big:latest": {"size": 40_000_000_000, "facts": None}})
+    store.facts.put(keys.WEIGHTS_MODELS, {"big:latest": {"size": 40_000_000_000, "facts": None}})
     places = [tier_of(ModelName.parse(name), FLEET, store.facts) for name in ("DeepSeek-R1:32b", "big", "unknown")]
     assert places == ["h100", "h100", None]
 

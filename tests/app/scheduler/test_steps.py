@@ -10,7 +10,7 @@ from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
 from jobs.ledger.job import SERVERS_LANE, WEIGHTS_LANE
-from jobs.telemetry.nightly_report import NIGHT_RAN
+from jobs.store import keys
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
@@ -33,7 +33,7 @@ def empty(post: shift.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.jobs(), now))
+    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.reader.jobs(), now))
 
 
 def move_to(store: Store, hour: int) -> None:
@@ -49,19 +49,19 @@ def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
     shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
     assert rung == [SERVERS_LANE]
     shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
-    assert [job.subject for job in store.ledger().jobs()] == ["llama3.2:latest"]
+    assert [job.subject for job in store.ledger().reader.jobs()] == ["llama3.2:latest"]
 
 
 def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
-    """When the messenger cannot be sent the tick fails and says so, but its windows are open."""
+    """When delivery cannot be sent for the tick fails and says so, but its windows are open."""
 
     def fail() -> None:
-        raise OSError("no messenger")
+        raise OSError("no delivery")
 
-    store.facts.put(NIGHT_RAN, {"v": 1, "at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()})  # which is news
+    store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()})  # which is news
     move_to(store, 9)
     kept: dict[str, int] = {}
-    with pytest.raises(OSError, match="no messenger"):
+    with pytest.raises(OSError, match="no delivery"):
         shift.tick(post_of(store, []), fail, kept.__setitem__, lambda: None)
     assert kept == {"a10g": 1}
 
@@ -71,7 +71,7 @@ def test_a_night_sends_for_what_it_posts(store: Store) -> None:
     rung: list[str] = []
     post = post_of(store, rung)
     shift.nightly(post, lambda memory: empty(post, memory))
-    assert {job.kind for job in post.book.jobs()} == {"pull"}
+    assert {job.kind for job in post.book.reader.jobs()} == {"pull"}
     assert rung == [WEIGHTS_LANE]
 
 
@@ -84,6 +84,6 @@ def test_a_night_that_broke_off_has_not_come(store: Store) -> None:
     post = post_of(store, [])
     with pytest.raises(OSError, match="no volume"):
         shift.nightly(post, fail)
-    assert store.facts.get(NIGHT_RAN) is None
+    assert store.facts.get(keys.NIGHT_RAN) is None
     shift.nightly(post, lambda memory: empty(post, memory))
-    assert store.facts.get(NIGHT_RAN) is not None
+    assert store.facts.get(keys.NIGHT_RAN) is not None

@@ -31,7 +31,8 @@ from jobs.home.gateway_client import Remote
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.job_text import story
 from jobs.ledger.ledger import Claim, Ledger
-from jobs.telemetry.nightly_report import NIGHT_RAN, NightJob, Ran
+from jobs.store import keys
+from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.local_stack import Shell, both
@@ -109,7 +110,7 @@ def test_whatever_is_read_reads_the_same_on_both_sides(
     ran = Ran(
         claim.held_until, claim.held_until, (NightJob(failed, "delete", "gone:latest", "for a test"),), ("a note",)
     )
-    here.store().facts.put(NIGHT_RAN, ran.as_json())
+    here.store().facts.put(keys.NIGHT_RAN, ran.as_json())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
         ["jobs", "--state", "lost"], ["job", failed[:6]], ["jobs", "--dead"],
@@ -128,7 +129,7 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
     """Post without waiting prints the id alone; cancel ends it; retry posts it again, exactly so."""
     done = remote.run("pull", "a-model", "--no-wait", "--way", "registry", "--rate-limit", "5MB", "--attempts", "3")
     id = done.stdout.strip()
-    job = ledger.get(id)
+    job = ledger.reader.get(id)
     assert (job.request, job.attempts_allowed, job.posted_by) == (
         {"model": "a-model", "way": "registry", "rate_limit": 5_000_000}, 3, "root",
     )  # fmt: skip
@@ -138,7 +139,7 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
     assert "--way has no effect now" in joined.stderr
     assert remote.run("cancel", id[:8]).stderr == f"job {id} is cancelled\n"
     again = remote.run("retry", id, "--no-wait").stdout.strip()
-    assert (ledger.get(again).request, again) == (job.request, f"{id[:-1]}2")
+    assert (ledger.reader.get(again).request, again) == (job.request, f"{id[:-1]}2")
 
 
 def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> None:
@@ -152,7 +153,7 @@ def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> 
     with Remote(url, ADMIN_KEY, clock=SystemClock()) as there:
         for (kind, subject), request in requests.items():
             posted = there.post(kind, subject, request, by="nobody")
-            job = ledger.get(posted.job.id)
+            job = ledger.reader.get(posted.job.id)
             assert (posted.attached, job.kind, job.subject, job.request) == (False, kind, subject, request)
             assert there.post(kind, subject, request, by="nobody").attached
             assert there.ids(job.id[:5]) == [job.id]
@@ -163,8 +164,8 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote:
     """130, and the commands that are shown reach the same gateway, though no variable names it."""
     bare = Shell(remote.home)
     process = bare.start("pull", "slow-one", "--url", url, "--key", ADMIN_KEY)
-    until(lambda: [job for job in ledger.jobs() if job.subject == "slow-one:latest"])
-    (job,) = (job for job in ledger.jobs() if job.subject == "slow-one:latest")
+    until(lambda: [job for job in ledger.reader.jobs() if job.subject == "slow-one:latest"])
+    (job,) = (job for job in ledger.reader.jobs() if job.subject == "slow-one:latest")
     assert process.stderr is not None
     for _ in ("posted", "queued"):
         process.stderr.readline()
@@ -173,7 +174,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(ledger: Ledger, remote:
     assert process.returncode == 130
     assert f"job {job.id} goes on without you" in said
     assert f"`ollama-modal job --url {url} {job.id} --follow`" in said
-    assert not ledger.get(job.id).has_ended
+    assert not ledger.reader.get(job.id).has_ended
 
 
 def test_models_route_and_status_are_told_from_there(remote: Shell, url: str) -> None:
@@ -315,7 +316,7 @@ def test_a_job_reads_back_from_its_json(ledger: Ledger) -> None:
     """What a gateway tells of a job that goes on makes the same words as the ledger's own."""
     id = ledger.post("pull", "x:latest", {"model": "x"}, by="t").job.id
     ledger.beat(claimed(ledger, id), Reading(5, 10, 1.0, "pulling"))
-    job = ledger.get(id)
+    job = ledger.reader.get(id)
     read = Job.from_json(json.loads(json.dumps(job.as_json())))
     assert replace(read, attempts=()) == replace(job, attempts=())
     assert [replace(each, lease=LEASE) for each in read.attempts] == list(job.attempts)

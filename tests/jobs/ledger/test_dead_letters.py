@@ -40,7 +40,7 @@ def test_a_dead_letter_is_the_last_word(store: Store) -> None:
     failed(store, "d")
     again = failed(store, "d")
     other = failed(store, "a", kind="verify")
-    assert [job.id for job in dead(store.ledger().jobs())] == [other.id, again.id, first.id]
+    assert [job.id for job in dead(store.ledger().reader.jobs())] == [other.id, again.id, first.id]
 
 
 def test_dead_letters_are_grouped(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,7 +76,7 @@ def test_all_of_a_class_are_posted_again(store: Store, capsys: pytest.CaptureFix
         ("c", {"model": "c"}, 3),
         ("a", {"model": "a"}, 3),
     ]
-    assert sorted(job.subject for job in store.ledger().jobs() if job.state is JobState.QUEUED) == ["a", "c"]
+    assert sorted(job.subject for job in store.ledger().reader.jobs() if job.state is JobState.QUEUED) == ["a", "c"]
     assert commands(store).retry_all("network", json=False) == 0
     assert "there is nothing to retry" in capsys.readouterr().err
 
@@ -88,4 +88,4 @@ def test_an_unknown_class_is_refused(store: Store) -> None:
     with pytest.raises(BadRequest, match="no class of failure 'weather'") as refused:
         commands(store).retry_all("weather", json=False)
     assert "network" in str(refused.value.hint)
-    assert len(store.ledger().jobs()) == 1
+    assert len(store.ledger().reader.jobs()) == 1

@@ -41,7 +41,7 @@ def test_the_story_tells_what_happened_and_what_to_do(store: Store, clock: HandC
     clock.tick(6)
     ledger.end(claimed(ledger, id), Ending("failed", "disk", "no room for 15 MB"), Reading())
 
-    told = "\n".join(story(ledger.get(id), clock.now()))
+    told = "\n".join(story(ledger.reader.get(id), clock.now()))
 
     assert told.splitlines()[0] == "pull of llama3.2:latest: failed, 9.0 s after it was posted"
     assert "by ann@desk" in told
@@ -59,7 +59,7 @@ def test_a_waiting_job_says_when_it_goes_on(store: Store, clock: HandClock) -> N
     ledger.end(
         claimed(ledger, id), Ending("retry", "network", "429", not_before=clock.now() + timedelta(seconds=8)), Reading()
     )
-    assert story(ledger.get(id), clock.now())[0] == "pull of llama3.2:latest: waiting, the next try in 8.0 s"
+    assert story(ledger.reader.get(id), clock.now())[0] == "pull of llama3.2:latest: waiting, the next try in 8.0 s"
 
 
 def test_a_silent_holder_is_told(store: Store, clock: HandClock) -> None:
@@ -68,7 +68,7 @@ def test_a_silent_holder_is_told(store: Store, clock: HandClock) -> None:
     id = posted(ledger).id
     claimed(ledger, id)
     clock.tick(12)
-    assert story(ledger.get(id), clock.now())[0].endswith("running for 12 s, silent for 12 s")
+    assert story(ledger.reader.get(id), clock.now())[0].endswith("running for 12 s, silent for 12 s")
 
 
 @pytest.mark.parametrize("failure", FAILURE_CLASSES)
@@ -77,7 +77,7 @@ def test_every_class_of_failure_has_its_remedy(store: Store, failure: str) -> No
     ledger = store.ledger()
     id = posted(ledger).id
     ledger.end(claimed(ledger, id), Ending("failed", failure, "why"), Reading())
-    what = remedy(ledger.get(id))
+    what = remedy(ledger.reader.get(id))
     assert what is not None
     assert "{" not in what
     assert set(REMEDIES) == set(FAILURE_CLASSES)
@@ -88,7 +88,7 @@ def test_a_result_of_another_version_is_still_told(store: Store) -> None:
     ledger = store.ledger()
     id = posted(ledger).id
     ledger.end(claimed(ledger, id), Ending("succeeded", result={"colour": "blue"}), Reading())
-    assert result(ledger.get(id)) == "colour blue"
+    assert result(ledger.reader.get(id)) == "colour blue"
 
 
 def running(completed: int, total: int = 100, status: str = "pulling", state: JobState = JobState.RUNNING) -> Job:
@@ -156,7 +156,7 @@ def test_following_tells_of_attempts_and_idleness(
         ledger.end(claimed(ledger, id), Ending("succeeded", result={}), Reading())
 
     turns = Turn(clock, lambda: None, come_up, fail, lambda: None, succeed)
-    ended = follow(lambda: ledger.get(id), clock=turns, is_worked=lambda: is_up, idle=IDLE)
+    ended = follow(lambda: ledger.reader.get(id), clock=turns, is_worked=lambda: is_up, idle=IDLE)
 
     said = capsys.readouterr().err
     assert ended.state is JobState.SUCCEEDED

@@ -49,7 +49,7 @@ def test_an_unknown_kind_is_refused(ledger: Ledger) -> None:
     with pytest.raises(BadRequest, match="no kind of job 'bake'") as refused:
         ledger.post("bake", "m", {}, by="x")
     assert refused.value.hint == f"kinds are {', '.join(KINDS)}"
-    assert ledger.jobs() == []
+    assert ledger.reader.jobs() == []
 
 
 def test_a_second_post_attaches(ledger: Ledger) -> None:
@@ -68,8 +68,8 @@ def test_after_the_end_a_post_is_a_new_job(ledger: Ledger) -> None:
     second = ledger.post("pull", "llama3.2:latest", {}, by="test")
     assert not second.attached
     assert second.job.id != first
-    assert ledger.get(first).result == {"ok": True}
-    assert {job.id for job in ledger.jobs()} == {first, second.job.id}
+    assert ledger.reader.get(first).result == {"ok": True}
+    assert {job.id for job in ledger.reader.jobs()} == {first, second.job.id}
 
 
 def test_a_stale_pointer_still_leads_to_the_live_job(ledger: Ledger, store: Store) -> None:
@@ -86,10 +86,10 @@ def test_a_job_runs_and_ends(ledger: Ledger, clock: HandClock) -> None:
     """Claimed is running, beats carry progress, and the end tells outcome, times, result and the last progress."""
     id = post(ledger)
     claim = claimed(ledger, id)
-    assert ledger.get(id).state is JobState.RUNNING
+    assert ledger.reader.get(id).state is JobState.RUNNING
     clock.tick(2)
     assert ledger.beat(claim, Reading(10, 100, 5.0, "pulling")) is False
-    assert ledger.get(id).progress == Reading(10, 100, 5.0, "pulling")
+    assert ledger.reader.get(id).progress == Reading(10, 100, 5.0, "pulling")
     clock.tick(3)
     job = ledger.end(claim, Ending("succeeded", result={"digest": "abc"}), Reading(100, 100, 20.0, "publishing"))
     assert job.state is JobState.SUCCEEDED
@@ -128,7 +128,7 @@ def test_queued_is_never_stale(ledger: Ledger, clock: HandClock) -> None:
     for _ in range(5):
         clock.tick(86_400)
         assert ledger.sweep().lost == ()
-    assert ledger.get(id).state is JobState.QUEUED
+    assert ledger.reader.get(id).state is JobState.QUEUED
     assert claimed(ledger, id).n == 1
 
 
@@ -140,7 +140,7 @@ def test_a_beating_attempt_is_never_lost(ledger: Ledger, clock: HandClock) -> No
         clock.tick(29)
         ledger.beat(claim, Reading())
         assert ledger.sweep().lost == ()
-    assert ledger.get(id).state is JobState.RUNNING
+    assert ledger.reader.get(id).state is JobState.RUNNING
 
 
 def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
@@ -153,7 +153,7 @@ def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
     swept = ledger.sweep(before_lost=lambda job: told.append((job.id, job.attempts[-1].outcome)))
     assert told == [(id, None)]
     assert (swept.lost, swept.rung) == ((id,), (id,))
-    attempt = ledger.get(id).attempts[0]
+    attempt = ledger.reader.get(id).attempts[0]
     assert (attempt.outcome, attempt.failure_class) == ("lost", "killed")
     assert attempt.message == "worker w1 was not heard of for 31 s"
     assert ledger.sweep().lost == ()
@@ -168,7 +168,7 @@ def test_a_dead_workers_attempt_waits_for_no_lease(ledger: Ledger, clock: HandCl
     assert ledger.sweep().lost == ()
     swept = ledger.sweep(no_worker_lives=True)
     assert (swept.lost, swept.rung) == ((id,), (id,))
-    assert ledger.get(id).attempts[0].message == "worker w1 was not heard of for 1 s"
+    assert ledger.reader.get(id).attempts[0].message == "worker w1 was not heard of for 1 s"
     with pytest.raises(Fenced):
         ledger.end(claim, Ending("succeeded"), Reading())
     assert ledger.sweep(no_worker_lives=True).lost == ()
@@ -181,7 +181,7 @@ def test_losing_the_last_attempt_fails_the_job(ledger: Ledger, clock: HandClock)
         claimed(ledger, id)
         clock.tick(31)
         ledger.sweep()
-    job = ledger.get(id)
+    job = ledger.reader.get(id)
     assert job.state is JobState.FAILED
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "lost"]
     assert ledger.claim(id, worker="w", lease=LEASE) is None
@@ -241,7 +241,7 @@ def test_a_cancelled_job_whose_holder_died_ends_cancelled(ledger: Ledger, clock:
     ledger.cancel(id, by="me")
     clock.tick(31)
     ledger.sweep()
-    assert ledger.get(id).state is JobState.CANCELLED
+    assert ledger.reader.get(id).state is JobState.CANCELLED
 
 
 def test_a_canceller_that_died_half_way_is_finished(ledger: Ledger, store: Store) -> None:
@@ -249,7 +249,7 @@ def test_a_canceller_that_died_half_way_is_finished(ledger: Ledger, store: Store
     id = post(ledger)
     store.facts.put(f"cancel/{id}", {"v": 1, "by": "me", "at": "2026-01-01T00:00:00Z"})
     assert ledger.claim(id, worker="w", lease=LEASE) is None
-    assert ledger.get(id).state is JobState.CANCELLED
+    assert ledger.reader.get(id).state is JobState.CANCELLED
 
 
 def test_cancelling_an_ended_job_changes_nothing(ledger: Ledger) -> None:
@@ -274,14 +274,14 @@ def test_a_failed_job_is_retried_as_it_was_posted(ledger: Ledger) -> None:
         request,
         2,
     )
-    told = ledger.get(id).as_json()["attempts"][0]
+    told = ledger.reader.get(id).as_json()["attempts"][0]
     assert (told["class"], told["message"], told["hint"]) == ("not_found", "no such model", "check the name")
 
 
 def test_an_unknown_job_says_so(ledger: Ledger) -> None:
     """Asking for a job that is not there names it and says where to look."""
     with pytest.raises(NotFound, match="no job 'nope-1'") as missing:
-        ledger.get("nope-1")
+        ledger.reader.get("nope-1")
     assert missing.value.hint == "`ollama-modal jobs` lists them"
 
 
@@ -293,9 +293,9 @@ def test_last_months_record_still_opens(store: Store) -> None:
     )
     store.facts.put("claim/old-1/1", {"at": "2026-01-01T00:00:01Z", "lease_seconds": 30})
     store.facts.put("end/old-1/1", {"at": "2026-01-01T00:00:02Z", "outcome": "succeeded", "progress": {"z": 1}})
-    (job,) = store.ledger().jobs()
+    (job,) = store.ledger().reader.jobs()
     assert job.state is JobState.SUCCEEDED
-    assert store.ledger().get("old-1") == job
+    assert store.ledger().reader.get("old-1") == job
 
 
 def test_listing_and_reading_tell_the_same(ledger: Ledger, clock: HandClock) -> None:
@@ -310,8 +310,8 @@ def test_listing_and_reading_tell_the_same(ledger: Ledger, clock: HandClock) -> 
             ledger.end(claim, ending, Reading(number, 10))
         clock.tick(1)
     post(ledger, "queued:latest")
-    assert ledger.jobs() == [ledger.get(job.id) for job in ledger.jobs()]
-    assert next(job.subject for job in ledger.jobs()) == "queued:latest"
+    assert ledger.reader.jobs() == [ledger.reader.get(job.id) for job in ledger.reader.jobs()]
+    assert next(job.subject for job in ledger.reader.jobs()) == "queued:latest"
 
 
 def test_real_threads_post_one_job(live_store: Store) -> None:
@@ -353,13 +353,13 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
     for _ in range(2):
         ledger.retire(id)
-    assert (ledger.jobs(), ledger.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
-    assert ledger.get(id).state is JobState.SUCCEEDED
+    assert (ledger.reader.jobs(), ledger.reader.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
+    assert ledger.reader.get(id).state is JobState.SUCCEEDED
 
     store.clock.wait(3601)
     assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [2, 0]
     with pytest.raises(NotFound):
-        ledger.get(id)
+        ledger.reader.get(id)
     assert ledger.sweep().rung == ()
     after = ledger.post("pull", "llama3.2:latest", {}, by="test")
     assert not after.attached
@@ -371,7 +371,7 @@ def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
     """What a job asked for is posted again from its record, though the ledger has it no more."""
     id = post(ledger)
     ledger.end(claimed(ledger, id), Ending("failed", "network", "cut"), Reading())
-    job = ledger.get(id)
+    job = ledger.reader.get(id)
     ledger.retire(id)
     again = ledger.again(job, by="somebody")
     assert (again.attached, again.job.request, again.job.attempts_allowed) == (False, job.request, 3)
@@ -390,7 +390,7 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
             claim = mine.claim(job.id, worker="w", lease=timedelta(minutes=1))
             assert claim is not None
             mine.beat(claim, Reading())
-            mine.jobs()
+            mine.reader.jobs()
             mine.end(claim, Ending("succeeded"), Reading())
             seen.add(gc.isenabled())
 
@@ -399,7 +399,7 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
         thread.start()
     while any(thread.is_alive() for thread in threads):
         seen.add(gc.isenabled())
-        ledger.jobs()
+        ledger.reader.jobs()
         seen.add(gc.isenabled())
     assert commands.browse(state=None, kind=None, limit=1, json=True) == 0
     assert seen | {gc.isenabled()} == {True}

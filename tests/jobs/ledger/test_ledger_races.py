@@ -102,14 +102,14 @@ class World:
 
     def as_canceller(self) -> None:
         ledger = self.ledger()
-        for job in ledger.jobs():
+        for job in ledger.reader.jobs():
             with suppress(NotFound):  # it was archived meanwhile
                 ledger.cancel(job.id, by="test")
 
     def as_archiver(self) -> None:
         ledger, facts = self.ledger(), TurnDict(self.facts)
         for _ in range(3):
-            for job in ledger.jobs():
+            for job in ledger.reader.jobs():
                 if job.has_ended:
                     ledger.retire(job.id)
             clear(facts, self.clock.now())
@@ -120,7 +120,7 @@ class World:
 
     def check(self) -> None:
         """What holds between any two steps."""
-        jobs = self.watcher.jobs()  # folding raises on any move that the table does not have
+        jobs = self.watcher.reader.jobs()  # folding raises on any move that the table does not have
         entries = dict(self.facts.items())
         for key in entries:
             sort, _, rest = key.partition("/")
@@ -137,13 +137,13 @@ class World:
             assert job.has_ended or job.id not in self.ended, f"{job} had ended"
         self.ended |= {job.id for job in jobs if job.has_ended}
         for id in self.ended:
-            assert self.is_over(id), f"{id} had ended, and is {self.watcher.get(id)}"
+            assert self.is_over(id), f"{id} had ended, and is {self.watcher.reader.get(id)}"
         assert len(set(self.final_ends)) == len(self.final_ends), f"two final ends of one job: {self.final_ends}"
 
     def is_over(self, id: str) -> bool:
         """It has ended, or it had and is archived."""
         try:
-            return self.watcher.get(id).has_ended
+            return self.watcher.reader.get(id).has_ended
         except NotFound:
             return self.facts.get(f"gone/{id}") is not None
 
@@ -215,7 +215,7 @@ def test_no_order_of_steps_breaks_the_ledger(steps: list[tuple[str, int, int]], 
             raise_failures(world.actors)
         world.recover()
         for id in world.posted:
-            assert world.is_over(id), f"{world.watcher.get(id)} was posted and never ended"
+            assert world.is_over(id), f"{world.watcher.reader.get(id)} was posted and never ended"
 
 
 def raise_failures(actors: list[Actor]) -> None:
@@ -266,7 +266,7 @@ def test_a_sleeper_publishes_nothing(steps: int, allowed: int) -> None:
                 actor.step()
                 world.check()
         raise_failures(world.actors)
-        (job,) = world.watcher.jobs()
+        (job,) = world.watcher.reader.jobs()
         assert job.state is (JobState.FAILED if is_all_lost(job) else JobState.SUCCEEDED), str(job)
         woke_as_holder = job.attempts[0].outcome == "lost"
         assert not (woke_as_holder and sleeper.name in world.published[before:]), (str(job), world.published)
@@ -277,12 +277,12 @@ def finish(world: World, *, then_wait: float = 0) -> None:
     ledger = world.watcher
     for _ in range(2):
         ledger.sweep(world.take_staging_away)
-        for job in [job for job in ledger.jobs() if not job.has_ended]:
+        for job in [job for job in ledger.reader.jobs() if not job.has_ended]:
             claim = ledger.claim(job.id, worker="other", lease=LEASE)
             if claim is not None:
                 ledger.end(claim, Ending("succeeded"), Reading())
         world.clock.tick(61)  # longer than any lease
-    for job in ledger.jobs():
+    for job in ledger.reader.jobs():
         assert job.has_ended, str(job)
         world.ended.add(job.id)
         ledger.retire(job.id)
@@ -422,9 +422,9 @@ def test_a_sleeper_that_wakes_after_its_lease_cannot_end(tmp_path: Path) -> None
         ledger.beat(claim, Reading())
     with pytest.raises(Fenced, match=r"ran out 1\.0 s ago"):
         ledger.end(claim, Ending("succeeded"), Reading())
-    assert ledger.get(job.id).state is JobState.RUNNING
+    assert ledger.reader.get(job.id).state is JobState.RUNNING
     assert ledger.sweep().lost == (job.id,)
-    assert ledger.get(job.id).attempts[0].outcome == "lost"
+    assert ledger.reader.get(job.id).attempts[0].outcome == "lost"
     facts.close()
     bells.close()
 

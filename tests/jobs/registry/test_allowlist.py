@@ -184,4 +184,4 @@ def test_it_is_checked_where_jobs_are_posted(tmp_path: Path) -> None:
             refused(client, f"/ops/v1/jobs/{old.id}/retry", None)
             assert client.post("/api/pull", json={"model": "hf.co/x/y", "insecure": True}).status_code == 400
             assert client.post("/ops/v1/jobs", json={"kind": "pull", "model": "hf.co/x/y"}).status_code == 201
-        assert len(here.ledger().ids()) == 2
+        assert len(here.ledger().reader.ids()) == 2

@@ -228,14 +228,14 @@ def test_the_ledger_runs_on_it(place: Place, key: str) -> None:
         claims = list(pool.map(lambda n: ledger.claim(id, worker=f"w{n}", lease=timedelta(minutes=1)), range(4)))
     (claim,) = [each for each in claims if each is not None]
     assert ledger.beat(claim, Reading(1, 2, 1.0, "loading")) is False
-    assert ledger.get(id).progress.completed == 1
+    assert ledger.reader.get(id).progress.completed == 1
     now = SystemClock().now()
     assert ledger.end(claim, Ending("retry", "network", "cut", not_before=now), Reading(1, 2)).state is JobState.WAITING
     again = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
     assert again is not None
     job = ledger.end(again, Ending("succeeded", result={"ok": True}), Reading(2, 2))
     assert [attempt.outcome for attempt in job.attempts] == ["retry", "succeeded"]
-    assert ledger.get(id) == next(each for each in ledger.jobs() if each.id == id)
+    assert ledger.reader.get(id) == next(each for each in ledger.reader.jobs() if each.id == id)
 
 
 def test_what_is_no_json_is_refused_here(tmp_path: Path) -> None:

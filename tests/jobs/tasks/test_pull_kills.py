@@ -39,7 +39,7 @@ class Story:
     kills: int = 0
 
     def job(self) -> Job:
-        return self.store.ledger().get(self.id)
+        return self.store.ledger().reader.get(self.id)
 
     def run(self, dies_at: int | None = None) -> bool:
         """One more worker; whether it lived to see the end."""

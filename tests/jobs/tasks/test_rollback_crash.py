@@ -169,7 +169,7 @@ def test_a_rollback_goes_not_on_over_a_pull(make: Make, commit: int, pulled: Sam
     with pytest.raises(Refused, match=rf"{pulled.manifest.digest[:12]} stands there now, and nothing was touched"):
         place.attempt(id)
     assert snapshot(place.weights.layout.root) == before
-    assert place.ledger.get(id).state is JobState.FAILED
+    assert place.ledger.reader.get(id).state is JobState.FAILED
 
 
 def test_what_a_rollback_decided_is_no_file_of_anybody_elses(make: Make) -> None:

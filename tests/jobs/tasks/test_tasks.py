@@ -276,11 +276,11 @@ def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
     id = post(bench.store)
     ledger = bench.store.ledger()
     with working(bench.store, bench.shop()):
-        until(lambda: ledger.get(id).progress.completed > RANGE_BYTES)
+        until(lambda: ledger.reader.get(id).progress.completed > RANGE_BYTES)
         assert bench.staging
         ledger.cancel(id, by="test")
-        until(lambda: ledger.get(id).has_ended)
-    assert ledger.get(id).state is JobState.CANCELLED
+        until(lambda: ledger.reader.get(id).has_ended)
+    assert ledger.reader.get(id).state is JobState.CANCELLED
     assert bench.staging == []
     assert bench.scene.weights().models() == []
 
@@ -391,7 +391,7 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
 
     def around() -> WeightsUse:
-        return recall(bench.store.facts, ledger.jobs()).around(ledger.jobs())
+        return recall(bench.store.facts, ledger.reader.jobs()).around(ledger.reader.jobs())
 
     def met() -> Ending:
         claim = ledger.claim(pull.id, worker="w", lease=timedelta(minutes=1))
@@ -407,4 +407,4 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     assert (first.outcome, first.not_before) == ("retry", clock.now() + timedelta(minutes=1))
     assert "a prune is at work, which may make some" in str(first.message)
     ledger.cancel(prune.id, by="test")
-    assert (met().outcome, ledger.get(pull.id).state) == ("failed", JobState.FAILED)
+    assert (met().outcome, ledger.reader.get(pull.id).state) == ("failed", JobState.FAILED)

@@ -95,8 +95,8 @@ def test_a_case_tells_its_life(store: Store) -> None:
 # Telling
 
 
-def test_two_messengers_tell_once(store: Store) -> None:
-    """Of two messengers that see the same news, one tells it."""
+def test_two_deliveries_tell_once(store: Store) -> None:
+    """Of two deliveries that see the same news, one tells it."""
     look(store, LOST)
     entries = dict(store.facts.items())
     [piece] = news(cases(entries))

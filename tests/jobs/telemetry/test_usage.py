@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from jobs.core.clock import SystemClock
+from jobs.store import keys
 from jobs.telemetry import usage as module
-from jobs.telemetry.usage import PREFIX, Row, UsageRecorder, Use, last_used, usage
+from jobs.telemetry.usage import Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
 from tests.conftest import Store
 from tests.support.call_counts import uncollected
@@ -102,7 +103,7 @@ def test_writers_do_not_touch_each_others_sums(store: Store) -> None:
         usage_recorder.add(use())
         assert usage_recorder.flush()
 
-    assert {key for key in store.facts.keys() if key.startswith(PREFIX)} == {  # noqa: SIM118 - a DictLike
+    assert {key for key in store.facts.keys() if key.startswith(keys.USAGE)} == {  # noqa: SIM118 - a DictLike
         "usage/2026-01-01/one",
         "usage/2026-01-01/two",
     }

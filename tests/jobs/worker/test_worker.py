@@ -60,7 +60,7 @@ def post(store: Store, subject: str = "m:latest", attempts: int = 3) -> str:
 
 
 def ended(store: Store, id: str) -> Job:
-    job: Job = until(lambda: store.ledger().get(id), lambda job: job.has_ended)
+    job: Job = until(lambda: store.ledger().reader.get(id), lambda job: job.has_ended)
     return job
 
 
@@ -143,7 +143,7 @@ def test_a_running_job_is_cancelled_within_beats(live_store: Store) -> None:
     """A task that checks often stops soon after somebody asked to cancel."""
     id = post(live_store)
     with working(worker(live_store, forever)):
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
         live_store.ledger().cancel(id, by="me")
         assert ended(live_store, id).state is JobState.CANCELLED
 
@@ -157,9 +157,9 @@ def test_a_stop_hands_the_attempt_back(live_store: Store) -> None:
     """At a stop the running attempt is handed back at once, and another worker takes the job up again."""
     id = post(live_store)
     with working(worker(live_store, forever)) as stop:
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
         stop.set()
-    job = live_store.ledger().get(id)
+    job = live_store.ledger().reader.get(id)
     assert job.state is JobState.WAITING
     assert (job.attempts[0].outcome, job.attempts[0].failure_class) == ("retry", "killed")
     assert job.attempts[0].message == "the worker was asked to stop"
@@ -182,12 +182,12 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
 
     id = post(live_store)
     with working(worker(live_store, stubborn, timing=replace(QUICK, grace=timedelta(seconds=0.1)))) as stop:
-        until(lambda: live_store.ledger().get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
         stop.set()
-    assert live_store.ledger().get(id).state is JobState.WAITING
+    assert live_store.ledger().reader.get(id).state is JobState.WAITING
     go_on.set()
     assert fenced.wait(20)
-    assert live_store.ledger().get(id).state is JobState.WAITING
+    assert live_store.ledger().reader.get(id).state is JobState.WAITING
 
 
 def test_jobs_run_side_by_side_up_to_the_limit(live_store: Store) -> None:
@@ -217,7 +217,7 @@ def test_a_lane_minds_its_own_business(live_store: Store) -> None:
     pull = post(live_store)
     with working(worker(live_store, failing())):
         ended(live_store, pull)
-    assert live_store.ledger().get(warm).state is JobState.QUEUED
+    assert live_store.ledger().reader.get(warm).state is JobState.QUEUED
 
 
 def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
@@ -249,7 +249,7 @@ def test_an_idle_worker_goes_home(live_store: Store) -> None:
     """With `idle_after` a worker returns once nothing was to do for that long, with everything done."""
     id = post(live_store)
     worker(live_store, failing()).run(threading.Event(), idle_after=timedelta(seconds=0.3))
-    assert live_store.ledger().get(id).state is JobState.SUCCEEDED
+    assert live_store.ledger().reader.get(id).state is JobState.SUCCEEDED
 
 
 def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
@@ -266,4 +266,4 @@ def test_a_worker_stays_for_a_job_that_waits(live_store: Store) -> None:
     worker(live_store, once_unreachable).run(threading.Event(), idle_after=timedelta(seconds=0.1))
 
     assert calls == [1, 2]
-    assert live_store.ledger().get(id).state is JobState.SUCCEEDED
+    assert live_store.ledger().reader.get(id).state is JobState.SUCCEEDED

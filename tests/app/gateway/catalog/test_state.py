@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from app.gateway.catalog.sources import Directory, Listing, Mounted
 from app.gateway.catalog.state import KnownState
 from app.model_server.gpu import Gpu
-from app.model_server.reload_policy import GENERATION
 from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
 from jobs.ollama.client import OllamaClient
+from jobs.store import keys
 from jobs.testing.clock import HandClock
 from jobs.testing.models import find
 from jobs.testing.ollama.server import OllamaDouble
@@ -147,7 +147,7 @@ def test_on_a_volume_the_generation_tells_when_to_read(store: Store, tmp_path: P
     standing.refresh()
     assert (names(standing), len(reloads)) == ([], 1)
 
-    store.facts.put(GENERATION, "g2")
+    store.facts.put(keys.WEIGHTS_GENERATION, "g2")
     standing.refresh()
     standing.refresh()
 
@@ -164,7 +164,7 @@ def test_a_volume_that_cannot_be_reloaded_is_tried_again(store: Store, tmp_path:
 
     standing = standing_on(store, Mounted(Layout(tmp_path / "models"), reload))
     put(weights_at(tmp_path), sample("one"))
-    store.facts.put(GENERATION, "g2")
+    store.facts.put(keys.WEIGHTS_GENERATION, "g2")
     is_open = True
     assert not standing.refresh()
     assert names(standing) == []
@@ -252,7 +252,7 @@ def test_reports_that_are_final_are_read_once(store: Store, tmp_path: Path) -> N
 
     assert facts.read.count("server/a10g/gone") == 1
     assert facts.read.count("server/a10g/up") == 3
-    assert set(facts.read) == {GENERATION, "server/a10g/gone", "server/a10g/up"}
+    assert set(facts.read) == {keys.WEIGHTS_GENERATION, "server/a10g/gone", "server/a10g/up"}
     assert len(standing.reports()) == 2
 
 

@@ -16,7 +16,8 @@ from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
-from jobs.telemetry.nightly_report import NIGHT_RAN, line, lines, report
+from jobs.store import keys
+from jobs.telemetry.nightly_report import line, lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
@@ -33,7 +34,7 @@ def night(store: Store, *names: ModelName) -> None:
     """A run of the night, with these models on the shelf and a registry that says nothing."""
 
     def actual(memory: Memory) -> Actual:
-        now, jobs = store.clock.now(), store.ledger().jobs()
+        now, jobs = store.clock.now(), store.ledger().reader.jobs()
         models = tuple(stocked(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
@@ -45,14 +46,14 @@ def night(store: Store, *names: ModelName) -> None:
 
 def end(store: Store, kind: str, ending: Ending) -> None:
     ledger = store.ledger()
-    job = next(job for job in ledger.jobs() if job.kind == kind)
+    job = next(job for job in ledger.reader.jobs() if job.kind == kind)
     claim = ledger.claim(job.id, worker="w", lease=timedelta(minutes=1))
     assert claim is not None
     ledger.end(claim, ending, Reading())
 
 
 def told(store: Store) -> dict[str, Any]:
-    return report(dict(store.facts.items()), store.ledger().jobs())
+    return report(dict(store.facts.items()), store.ledger().reader.jobs())
 
 
 def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
@@ -65,7 +66,7 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     end(store, "verify", Ending("succeeded", result={"models": [str(HERE)], "bytes": size}))
     end(store, "warm", Ending("failed", "refused", "tier 'a10g' was not woken", "raise own_wakes_per_day"))
     store.clock.wait(600)
-    alert_check.look(store.ledger(), store.facts, FLEET, store.clock.now())
+    alert_check.look(store.ledger().reader, store.facts, FLEET, store.clock.now())
 
     found = told(store)
 
@@ -94,15 +95,15 @@ def test_a_second_run_of_a_night_takes_nothing_from_its_report(store: Store) -> 
 def test_a_night_that_broke_off_is_told_by_the_one_that_followed(store: Store) -> None:
     """Jobs that a run posted before it could write them down are found among the jobs."""
     night(store)
-    before = dict(store.facts.get(NIGHT_RAN))
-    store.facts.put(NIGHT_RAN, {**before, "jobs": []})
+    before = dict(store.facts.get(keys.NIGHT_RAN))
+    store.facts.put(keys.NIGHT_RAN, {**before, "jobs": []})
     assert [each["why"] for each in told(store)["jobs"]] == ["posted by a run that broke off"] * len(before["jobs"])
 
 
 def test_a_record_of_before_still_opens(store: Store) -> None:
     """A night of which only its time was kept is told as far as it is known; no night at all is told as such."""
     assert "no night has come yet" in "\n".join(lines(told(store), store.clock.now()))
-    store.facts.put(NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
+    store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": isoformat(store.clock.now())})
     assert told(store)["summary"] == "nothing was to be done"
     assert (told(store)["jobs"], told(store)["share"]) == ([], None)
 
@@ -121,7 +122,7 @@ def test_it_is_part_of_the_ops_api(tmp_path: Path, store: Store) -> None:
         client = TestClient(there.app())
         assert client.get("/ops/v1/night").status_code == 401
         answers = [client.get("/ops/v1/night", headers={"x-api-key": CHAT_KEY}).json()]
-        there.store().facts.put(NIGHT_RAN, store.facts.get(NIGHT_RAN))
+        there.store().facts.put(keys.NIGHT_RAN, store.facts.get(keys.NIGHT_RAN))
         answers.append(client.get("/ops/v1/night", headers={"x-api-key": CHAT_KEY}).json())
     none, some = map(NightResponse.model_validate, answers)
     assert (none.at, len(some.jobs)) == (None, 3)

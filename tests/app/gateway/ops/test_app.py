@@ -75,7 +75,7 @@ def test_a_post_is_a_job_as_the_command_line_tells_it(ask: TestClient, here: Pla
     """201 with the job's own JSON, posted in the key's name; its lane is rung, and Location says where it is."""
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "Llama3.2"})
     assert answer.status_code == 201
-    job = ledger.get(answer.json()["id"])
+    job = ledger.reader.get(answer.json()["id"])
     assert answer.json() == job.as_json()
     assert (job.subject, job.posted_by) == ("llama3.2:latest", "root")
     assert job.request == {"model": "Llama3.2", "way": "auto", "rate_limit": None}
@@ -126,7 +126,7 @@ def test_each_kind_is_posted_as_the_command_line_does(
 def test_archived_jobs_are_told_too(ask: TestClient, here: Place) -> None:
     """`since` lists what has left the ledger among the rest, newest first, each once; by its id it is told as well."""
     id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
-    new = here.ledger().get(id)
+    new = here.ledger().reader.get(id)
     old = replace(new, id="old-1", posted_at=new.posted_at - timedelta(days=40))
     ops_context = here.ops_context(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
     then = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY})
@@ -151,7 +151,7 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: Place, ledger: Ledger) ->
     ask = TestClient(here.app(here.ops_context(ring=broken)), headers={"x-api-key": ADMIN_KEY})
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"})
     assert answer.status_code == 201
-    assert ledger.get(answer.json()["id"]).kind == "pull"
+    assert ledger.reader.get(answer.json()["id"]).kind == "pull"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_wrong_post_is_refused_with_what_is_wrong(
     assert answer.status_code == status, answer.text
     assert said in answer.json()["error"]
     assert answer.json()["hint"]
-    assert here.ledger().ids() == []
+    assert here.ledger().reader.ids() == []
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_job_is_told_with_its_whole_story(ask: TestClient, ledger: Ledger) -> 
     claim = claimed(ledger, id)
     ledger.end(claim, Ending("retry", "network", "the cable", "plug it in", not_before=claim.held_until), Reading())
     told = ask.get(f"/ops/v1/jobs/{id}").json()
-    assert told == ledger.get(id).as_json()
+    assert told == ledger.reader.get(id).as_json()
     JobResponse.model_validate(told)
     assert told["attempts"][0]["class"] == "network"
 
@@ -346,7 +346,7 @@ def test_chat_may_change_nothing(here: Place, method: str, path: str) -> None:
     answer = client(here, CHAT_KEY).request(method, path, content=b"nonsense")
     assert answer.status_code == 403
     assert "key 'alice' has the scope chat; this needs admin" in answer.json()["error"]
-    assert here.ledger().ids() == []
+    assert here.ledger().reader.ids() == []
 
 
 def test_a_key_for_some_models_changes_only_those(here: Place, ledger: Ledger) -> None:
@@ -363,7 +363,7 @@ def test_a_key_for_some_models_changes_only_those(here: Place, ledger: Ledger) -
     ):
         assert refused.status_code == 403
         assert "key 'larry' may not use" in refused.json()["error"]
-    assert not ledger.get(other).cancel_asked
+    assert not ledger.reader.get(other).cancel_asked
 
 
 def test_over_the_limit_is_429(here: Place, hand: HandClock) -> None:

@@ -101,7 +101,7 @@ def test_ollamas_python_client_pulls_with_a_bar(commands: Commands) -> None:
         assert counted[-1].completed == counted[-1].total
         assert {frame.digest for frame in counted} == {"sha256:model"}
         assert scene.weights().find(MODEL.name) is not None
-    (job,) = commands.ledger.jobs()
+    (job,) = commands.ledger.reader.jobs()
     assert (job.state, job.posted_by, job.result and job.result["way"]) == (JobState.SUCCEEDED, "root", "registry")
     assert commands.here.changes == ["changed"]
     assert "weights" in commands.here.rung
@@ -140,20 +140,20 @@ def test_a_caller_that_leaves_ends_no_pull(commands: Commands) -> None:
     stream: Any = commands.client().pull(NAME, stream=True)
     assert next(stream).status == "pulling manifest"
     stream.close()
-    (job,) = commands.ledger.jobs()
+    (job,) = commands.ledger.reader.jobs()
     assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
     again = commands.client().pull(NAME, stream=True)
     next(again)
     with worked(commands):
         assert [frame.status for frame in again][-1] == "success"
-    assert [each.id for each in commands.ledger.jobs()] == [job.id]
+    assert [each.id for each in commands.ledger.reader.jobs()] == [job.id]
 
 
 def test_a_cancelled_pull_says_so(commands: Commands) -> None:
     """Whoever waits for it is told, and by which job."""
     stream = commands.client().pull(NAME, stream=True)
     next(stream)
-    (job,) = commands.ledger.jobs()
+    (job,) = commands.ledger.reader.jobs()
     commands.ledger.cancel(job.id, by="t")
     with pytest.raises(ollama.ResponseError, match=f"the pull was cancelled, job {job.id}"):
         list(stream)
@@ -185,7 +185,7 @@ def test_a_wrong_pull_is_refused_before_it_is_a_job(commands: Commands, body: by
     answer = commands.ask("POST", "/api/pull", content=body)
     assert answer.status_code == 400, answer.text
     assert said in answer.json()["error"]
-    assert commands.ledger.ids() == []
+    assert commands.ledger.reader.ids() == []
 
 
 def test_a_password_never_reaches_the_ledger(commands: Commands) -> None:
@@ -198,7 +198,7 @@ def test_a_password_never_reaches_the_ledger(commands: Commands) -> None:
     )
     with stream as answer:
         assert json.loads(next(answer.iter_lines())) == MANIFEST
-    (job,) = commands.ledger.jobs()
+    (job,) = commands.ledger.reader.jobs()
     assert job.request == {"model": NAME, "way": "auto", "rate_limit": None}
 
 
@@ -249,7 +249,7 @@ def test_a_delete_is_not_waited_for_for_ever(commands: Commands) -> None:
     work = Pulls(ops_context, ledger_pool, Poster(ops_context, ledger_pool), delete_waits=timedelta(seconds=0.01))
     with pytest.raises(Stalled, match="the delete has waited for") as stalled:
         asyncio.run(work.delete(ANYONE, {"model": NAME}, stays))
-    (job,) = commands.ledger.jobs()
+    (job,) = commands.ledger.reader.jobs()
     assert (job.kind, job.state) == ("delete", JobState.QUEUED)
     assert f"goes on as job {job.id}" in str(stalled.value)
     assert stalled.value.hint == f"`ollama-modal job {job.id} --follow`"
@@ -290,7 +290,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
 
         until(leaves)
         until(leaves, "room for another")
-        (job,) = here.ledger().jobs()
+        (job,) = here.ledger().reader.jobs()
         assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
 
 

@@ -7,7 +7,7 @@ from grpclib import GRPCError, Status
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception as modal_exception
 
-from app.platform_errors import MEANINGS, NOT_TROUBLE, Of, silence, trouble_of
+from app.platform.errors import MEANINGS, NOT_TROUBLE, Of, silence, trouble_of
 from jobs.core.errors import (
     DiskFull,
     Forbidden,

@@ -25,7 +25,7 @@ from grpclib import GRPCError
 from grpclib.exceptions import StreamTerminatedError
 from loguru import logger
 
-from app.platform_errors import FilesOpen, NotReloaded, Of, silence, trouble_of
+from app.platform.errors import FilesOpen, NotReloaded, Of, silence, trouble_of
 from jobs.core.errors import NetworkTrouble, NotFound, ServerTrouble, Trouble
 from jobs.core.retry import NEVER, Policy
 

@@ -2,7 +2,7 @@
 
 The same failure means one thing of the store (Dict and Queue, where the ledger is kept) and another of a Function, a
 server or the Volume. Whether trying again helps follows from the class that it becomes. `modal.Dict`, `modal.Queue` and
-the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform_calls` meets any.
+the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform.calls` meets any.
 """
 
 import concurrent.futures

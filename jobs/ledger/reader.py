@@ -1,0 +1,148 @@
+"""Reads the jobs of a ledger: each is the fold over its facts. It writes nothing, and asks no queue."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Self
+
+from jobs.core.clock import Clock, parse_moment
+from jobs.core.errors import NotFound
+from jobs.ledger.job import IllegalMove, Job, JobFacts, fold
+from jobs.store import keys
+from jobs.store.patient_calls import Calls, PatientDict
+from jobs.store.protocols import DictLike
+
+
+class LedgerReader:
+    """It remembers nothing, so threads may share one. Each method raises `StoreTrouble` when the store fails."""
+
+    def __init__(self, facts: DictLike) -> None:
+        self._facts = facts
+
+    @classmethod
+    def of(cls, facts: DictLike, clock: Clock) -> Self:
+        """One by itself, for whoever only reads; a store that fails for a moment is asked again."""
+        return cls(PatientDict(facts, Calls(clock)))
+
+    def get(self, id: str) -> Job:
+        """The job as its facts stand now.
+
+        Raises:
+            NotFound: the ledger has no such job, or no longer.
+
+        """
+        job = self.find(id)
+        if job is None:
+            raise NotFound(f"there is no job {id!r}", hint="`ollama-modal jobs` lists them")
+        return job
+
+    def find(self, id: str) -> Job | None:
+        """The job, or None when there is none, or none any more."""
+        request = self._facts.get(keys.job(id))
+        if request is None:
+            return None
+        job = fold(self._facts_of(id, request))
+        # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
+        if not job.has_ended and self._facts.get(keys.gone(id)) is not None:
+            return None
+        return job
+
+    def ids(self, begin: str = "") -> list[str]:
+        """The ids of all jobs, or of those whose id begins so, in no order."""
+        known = list(self._facts.keys())
+        gone = {key.removeprefix(keys.GONE) for key in known if key.startswith(keys.GONE)}
+        ids = (key.removeprefix(keys.JOB) for key in known if key.startswith(keys.job(begin)))
+        return [id for id in ids if id not in gone]
+
+    def jobs(self, newest: int | None = None) -> list[Job]:
+        """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
+        gathered: dict[str, JobFacts] = {}
+        gone: set[str] = set()
+        rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+        for key, value in self._facts.items():
+            word, slash, about = key.partition("/")
+            match word + slash:
+                case keys.JOB:
+                    gathered[about] = JobFacts(job=value)
+                case keys.GONE:
+                    gone.add(about)
+                case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL as prefix:
+                    id, _, n = about.partition("/")
+                    rest[id].append((prefix, n, value))
+        there = [entry for entry in gathered.items() if entry[0] not in gone]
+        by_age = sorted(there, key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
+        for id, facts in by_age[:newest]:
+            for prefix, n, value in rest.get(id, ()):
+                if prefix == keys.CANCEL:
+                    facts.cancel = value
+                else:
+                    {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
+        return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def select(
+        self,
+        *,
+        kind: str | None = None,
+        state: str | None = None,
+        subject: str | None = None,
+        since: datetime | None = None,
+        begin: str = "",
+        before: str | None = None,
+        limit: int | None = None,
+        archived: Iterable[Job] = (),
+    ) -> tuple[list[Job], int]:
+        """The newest jobs that fit, and how many fit in all.
+
+        Args:
+            kind: only these.
+            state: only those in it.
+            subject: only those about it.
+            since: only those posted then or later.
+            begin: only those whose id begins so.
+            before: only those that come after the job of this id in such a list, to read on where one ended.
+            limit: so many at most.
+            archived: jobs that have left the ledger and are to be chosen from as well.
+
+        """
+        if not (kind or state or subject or since or begin or before):
+            newest = self.jobs(limit)
+            return newest, len(newest) if limit is None else len(self.ids())
+        jobs = self.jobs()
+        if archived:
+            every = {job.id: job for job in (*archived, *jobs)}
+            jobs = sorted(every.values(), key=lambda job: job.posted_at, reverse=True)
+        if before is not None:
+            known = [job.id for job in jobs]
+            jobs = jobs[known.index(before) + 1 :] if before in known else []
+        jobs = [
+            job
+            for job in jobs
+            if kind in {None, job.kind}
+            and state in {None, job.state}
+            and subject in {None, job.subject}
+            and (since is None or job.posted_at >= since)
+            and job.id.startswith(begin)
+        ]
+        return jobs[:limit], len(jobs)
+
+    def _folded(self, id: str, facts: JobFacts) -> Job:
+        try:
+            return fold(facts)
+        except IllegalMove:
+            # A pass over all entries is no snapshot on Modal: it may see claim 2 and have missed end 1. Reading by key,
+            # in the order in which facts are written, cannot.
+            return self.get(id)
+
+    def _facts_of(self, id: str, request: Mapping[str, Any]) -> JobFacts:
+        facts = JobFacts(job=request, cancel=self._facts.get(keys.cancel(id)))
+        n = 1
+        while (claim := self._facts.get(keys.claim(id, n))) is not None:
+            facts.claims[n] = claim
+            if (end := self._facts.get(keys.end(id, n))) is None:
+                break
+            facts.ends[n] = end
+            n += 1
+        last = len(facts.claims)
+        if last not in facts.ends and last and (beat := self._facts.get(keys.beat(id, last))) is not None:
+            facts.beats[last] = beat
+        return facts

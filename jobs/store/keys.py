@@ -1,0 +1,254 @@
+"""Every key of the ledger's dict, once: how it is made, who writes it, what it says, and how long it lives.
+
+A key is a word, a slash, and what it is about; all keys of a word share a prefix, which is a constant here. With its
+last part empty, a key of several parts is the prefix of all that agree in the first. The keys stay as they are: what
+was stored by an older version is found under them.
+
+On Modal an entry that nobody reads or writes for seven days fades, whatever stands here; on one machine none does.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Entry:
+    """All keys of one pattern.
+
+    Args:
+        pattern: the key, with what differs in angle brackets.
+        says: what its value tells.
+        writer: who writes it.
+        is_once: it is written once and never changed; of racing writers one wins. Else the last one does.
+        lives: until when it is there.
+
+    """
+
+    pattern: str
+    says: str
+    writer: str
+    is_once: bool
+    lives: str
+
+
+# -- jobs --------------------------------------------------------------------------------------------------------------
+
+JOB = "job/"
+CLAIM = "claim/"
+BEAT = "beat/"
+END = "end/"
+CANCEL = "cancel/"
+GONE = "gone/"
+LIVE = "live/"
+
+
+def job(id: str) -> str:
+    return f"{JOB}{id}"
+
+
+def claim(id: str, n: object) -> str:
+    return f"{CLAIM}{id}/{n}"
+
+
+def beat(id: str, n: object) -> str:
+    return f"{BEAT}{id}/{n}"
+
+
+def end(id: str, n: object) -> str:
+    return f"{END}{id}/{n}"
+
+
+def cancel(id: str) -> str:
+    return f"{CANCEL}{id}"
+
+
+def gone(id: str) -> str:
+    return f"{GONE}{id}"
+
+
+def live(kind: str, subject: str) -> str:
+    return f"{LIVE}{kind}/{subject}"
+
+
+# -- usage and cost ----------------------------------------------------------------------------------------------------
+
+USAGE = "usage/"
+LAST_USED = "last_used"
+METER = "meter/"
+WARMING = "warming/"
+SPENT = "spent/"
+
+
+def usage(day: str, writer: str) -> str:
+    return f"{USAGE}{day}/{writer}"
+
+
+def meter(tier: str, container: str) -> str:
+    return f"{METER}{tier}/{container}"
+
+
+def warming(tier: str) -> str:
+    return f"{WARMING}{tier}"
+
+
+def spent(month: str) -> str:
+    return f"{SPENT}{month}"
+
+
+# -- servers and the weights -------------------------------------------------------------------------------------------
+
+SERVER = "server/"
+HEALTH = "health/"
+WEIGHTS_GENERATION = "weights/generation"
+WEIGHTS_MODELS = "weights/models"
+WEIGHTS_ROOM = "weights/room"
+UPKEEP_MEMORY = "upkeep/memory"
+
+
+def server(tier: str, container: str) -> str:
+    return f"{SERVER}{tier}/{container}"
+
+
+def health(tier: str, n: object) -> str:
+    return f"{HEALTH}{tier}/{n}"
+
+
+# -- schedules ---------------------------------------------------------------------------------------------------------
+
+TICK_DONE = "tick/done"
+PLATFORM = "platform/"
+NIGHT_RAN = "nightly/ran"
+NIGHT_TRIES = "nightly/tries"
+NIGHTS_SINCE = "nightly/since"
+WINDOW = "window/"
+WAKE = "wake/"
+REFUSED_WAKE = "refused_wake/"
+
+
+def platform(who: str) -> str:
+    return f"{PLATFORM}{who}"
+
+
+def window(tier: str) -> str:
+    return f"{WINDOW}{tier}"
+
+
+def wake(tier: str, day: str, place: object) -> str:
+    return f"{WAKE}{tier}/{day}/{place}"
+
+
+def refused_wake(tier: str, day: str) -> str:
+    return f"{REFUSED_WAKE}{tier}/{day}"
+
+
+# -- incidents: a `key` is `<kind>/<subject>`, a `case` is `<key>/<n>`, a `change` of it opened or recovered -----------
+
+INCIDENT = "incident/"
+SEEN = "seen/"
+RECOVERED = "recovered/"
+TELLING = "telling/"
+TOLD = "told/"
+
+
+def incident(case: str) -> str:
+    return f"{INCIDENT}{case}"
+
+
+def seen(key: str) -> str:
+    return f"{SEEN}{key}"
+
+
+def recovered(case: str) -> str:
+    return f"{RECOVERED}{case}"
+
+
+def telling(case: str, change: str, attempt: object) -> str:
+    return f"{TELLING}{case}/{change}/{attempt}"
+
+
+def told(case: str, change: str) -> str:
+    return f"{TOLD}{case}/{change}"
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+_RETIRED = "an hour after its job was retired"
+_CASE = "archived some days after the incident has passed, unless a later one of its key is known"
+_STAYS = "stays"
+
+TABLE = (
+    Entry(job("<id>"), "the request; writing it is the posting", "whoever posts", True, "a month after it was retired"),
+    Entry(live("<kind>", "<subject>"), "at which job of this subject to look first", "whoever posts", False, _STAYS),
+    Entry(claim("<id>", "<n>"), "attempt n belongs to this token; its lease", "a worker", True, _RETIRED),
+    Entry(beat("<id>", "<n>"), "when its holder was heard of; progress", "the holder of claim n", False, _RETIRED),
+    Entry(end("<id>", "<n>"), "how attempt n ended", "its holder, or the sweep that gave it up", True, _RETIRED),
+    Entry(cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
+    Entry(gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    Entry(
+        usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"
+    ),
+    Entry(LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
+    Entry(
+        meter("<tier>", "<container>"),
+        "the seconds of one container, by what they went to",
+        "that container",
+        False,
+        "archived when it has not counted for a day",
+    ),
+    Entry(warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    Entry(spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
+    Entry(
+        server("<tier>", "<container>"),
+        "how a server is",
+        "that server; one that went silent: the tick",
+        False,
+        "archived when it has not reported for a day; on one machine it stays",
+    ),
+    Entry(
+        health("<tier>", "<n>"),
+        "from when on a tier was so; each n once",
+        "the check for alerts",
+        True,
+        "archived some days later, but for the last of a tier",
+    ),
+    Entry(WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
+    Entry(
+        WEIGHTS_MODELS,
+        "size and header of each whole model",
+        "the weights worker; on one machine the night's thread",
+        False,
+        _STAYS,
+    ),
+    Entry(WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
+    Entry(UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
+    Entry(TICK_DONE, "when a tick last did all of its round", "the tick", False, _STAYS),
+    Entry(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
+    Entry(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
+    Entry(NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
+    Entry(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
+    Entry(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
+    Entry(
+        wake("<tier>", "<day>", "<place>"),
+        "one of a day's wakes of our own, and why",
+        "whoever wakes",
+        True,
+        "archived some days later",
+    ),
+    Entry(
+        refused_wake("<tier>", "<day>"),
+        "a wake of our own was refused that day",
+        "whoever was refused",
+        False,
+        "archived some days later",
+    ),
+    Entry(incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
+    Entry(seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
+    Entry(recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
+    Entry(
+        telling("<key>/<n>", "<change>", "<k>"),
+        "somebody tries for the k-th time to tell of it",
+        "who tells the webhook",
+        True,
+        _CASE,
+    ),
+    Entry(told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
+)
