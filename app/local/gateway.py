@@ -125,6 +125,7 @@ class LocalGateway:
                 fleet=fleet,
                 quota_bytes=quota_bytes,
                 rented=False,
+                simulated=servers.simulated,
                 plans=Plans(
                     night=lambda: _night(home, fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),

@@ -61,6 +61,7 @@ function failedPath() {
 
 function takeBoard(told) {
   known.board = told;
+  setHidden(at("simulated"), !told.simulated);
   weeks.setCaller(told.caller);
   const { name, scopes, keyless } = told.caller;
   setText(at("caller"), keyless ? "" : `${name} (${scopes.join(", ")})`);
