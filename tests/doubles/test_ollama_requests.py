@@ -1,4 +1,4 @@
-"""What Ollama takes and refuses of a request, in its own words: asked of the simulator, and of a real one if there is one.
+"""What Ollama takes and refuses of a request, in its own words: asked of the simulator, and of a real one.
 
 Go's decoder refuses a wrong type before any model is looked for; options are looked at before the model is loaded.
 """
@@ -161,6 +161,7 @@ def test_a_wrong_option_is_refused_before_the_load(asker: Asker, options: dict[s
 NULLS = dict.fromkeys(
     ("num_ctx", "num_gpu", "num_thread", "temperature", "top_k", "top_p", "stop", "use_mmap", "seed", "tfs_z")
 )
+WHOLE = {"stream": False, "options": NULLS}
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ NULLS = dict.fromkeys(
     [
         (
             GENERATE,
-            {"prompt": "a", "options": NULLS, "format": None, "keep_alive": None, "think": None, "images": None},
+            WHOLE | {"prompt": "a", "format": None, "keep_alive": None, "think": None, "images": None},
         ),
         (CHAT, WHOLE | {"messages": [USER], "tools": None, "think": None}),
         (EMBED, {"input": "a", "options": NULLS, "dimensions": None, "truncate": None}),
