@@ -47,4 +47,4 @@ def tool_output() -> None:
 @trial
 def streamed() -> None:
     said = Agent(model).run_stream_sync("Hello")
-    assert len(list(said.stream_text(delta=True))) > 1
+    assert len(list(said.stream_text(delta=True, debounce_by=None))) > 1

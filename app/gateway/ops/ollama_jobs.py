@@ -158,9 +158,9 @@ class Pulls:
             name = ModelName.parse(text)
         except BadName as error:
             raise BadRequest("invalid model name", hint=f"{error}; {error.hint}") from error
-        if body.get("insecure"):
-            self.ops_context.registries.need_plain(name)
-        # A user's name and password may come along; Ollama ignores them too, and here they must not reach the ledger.
+        # `insecure` only permits, and what is asked over http is known from the registries' list: over https it changes
+        # nothing. A user's name and password may come along; Ollama ignores them too, and here they must not reach the
+        # ledger.
         asked = {"model": text, "way": "auto", "rate_limit": self.ops_context.rate_limit}
         job = (await self.poster.post(caller, "pull", name, asked)).job
         if body.get("stream") is not False:
@@ -221,7 +221,7 @@ class Pulls:
                 yield _line(last)
 
 
-_FIELDS = frozenset({"model", "name", "insecure", "stream"})
+_FIELDS = frozenset({"model", "name", "stream"})
 
 
 async def _asked(request: Request) -> Mapping[str, Any]:
