@@ -1,4 +1,4 @@
-"""What Open WebUI asks of an Ollama. Its package is too large to install for this, so its requests are sent as it does."""
+"""What Open WebUI asks of an Ollama: its package is too large for this, so its requests are sent as it sends them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What the programs of Python's clients share: each trial is a function, run where it stands and told as a line of JSON."""
+"""What the Python programs share: a trial is a function, run where it stands and told as a line of JSON."""
 
 import json
 import os
