@@ -58,6 +58,14 @@ SAYS: dict[str, str] = {
         r"(?m)^me ssh-ed25519:\S+ "
     ),
     'curl -N -H "x-api-key: $OLLAMA_MODAL_KEY" $OLLAMA_MODAL_URL/ops/v1/jobs/ID/events': r'"state": ?"succeeded"',
+    "ollama-modal keys new prometheus --scope admin-only": r"(?m)^prometheus sha256:\w{64} admin$",
+    "modal app stop --yes ollama-service": r"^$",
+    "modal volume delete --yes ollama-model-weights": r"^$",
+    "modal dict delete --yes ollama-ledger": r"^$",
+    "modal queue delete --yes ollama-jobs": r"^$",
+    "modal secret delete --yes ollama-api-keys": r"^$",
+    "modal secret delete --yes ollama-proxy-token": r"^$",
+    "modal secret delete --yes ollama-webhook": r"^$",
 }
 """What each must print; of what they print, the part that the text around it promises."""
 
@@ -69,6 +77,11 @@ def typed() -> list[Command]:
 def test_each_command_of_the_deployment_is_typed_here() -> None:
     """No command of app/README is without what it must print, and nothing is expected of one that is not there."""
     assert [command.text for command in typed()] == list(SAYS)
+
+
+def removing() -> list[Command]:
+    """Those at the end that take all of it away."""
+    return [command for command in typed() if re.match(r"modal (app stop|\w+ delete) ", command.text)]
 
 
 class Deployment:
@@ -131,8 +144,9 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         yield Deployment(platform, tmp_path, gateway, ollama)
 
 
-def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, tmp_path: Path) -> None:
-    """Typed in their order, app/README's commands succeed, from the first token to an answer and a change of keys."""
+@pytest.fixture
+def reader(deployment: Deployment, tmp_path: Path) -> Typist:
+    """Who types, in the environment of this checkout."""
     environ = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
@@ -140,10 +154,42 @@ def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, tmp_pat
         "OLLAMA_MODAL_REGISTRY": deployment.platform.settings.environ["OLLAMA_MODAL_REGISTRY"],
         **deployment.platform.environ(),
     }
-    typist = Typist(environ, ROOT, deployment.fill)
+    return Typist(environ, ROOT, deployment.fill)
+
+
+def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, reader: Typist) -> None:
+    """Typed in their order, app/README's commands succeed, from the first token to an answer and a change of keys."""
     for command in typed():
-        said = typist.type(command)
-        assert re.search(SAYS[command.text], said.strip()), f"{command}\n{said}"
-        deployment.after(command.text, said)
+        if command not in removing():
+            said = reader.type(command)
+            assert re.search(SAYS[command.text], said.strip()), f"{command}\n{said}"
+            deployment.after(command.text, said)
     headers = {"authorization": f"Bearer {deployment.key}"}
     assert httpx.get(f"{deployment.url}/api/tags", headers=headers).json()["models"][0]["name"] == "llama3.2:latest"
+
+
+def test_removing_leaves_nothing(deployment: Deployment, reader: Typist) -> None:
+    """What app/README says to remove is all that a deployment and its secrets have made."""
+    made = [
+        each for each in typed() if each.text in {KEYS_NEW, DEPLOY} or each.text.startswith("modal secret create o")
+    ]
+    for command in made:
+        said = reader.type(command)
+        if command.text == KEYS_NEW:
+            deployment.after(KEYS_NEW, said)
+    for first_use in (
+        "modal dict create ollama-ledger",
+        "modal queue create ollama-jobs",
+    ):  # a tick or a job makes them
+        reader.type(Command("", 0, first_use))
+    platform = deployment.platform
+    kept = [each.named for each in (platform.volumes, platform.dicts, platform.queues, platform.secrets)]
+    assert platform.apps.deployed
+    assert all(each.ids for each in kept)
+
+    for command in removing():
+        said = reader.type(command)
+        assert re.search(SAYS[command.text], said.strip()), f"{command}\n{said}"
+
+    assert not platform.apps.deployed
+    assert not [each.ids for each in kept if each.ids]

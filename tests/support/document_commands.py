@@ -1,4 +1,6 @@
-"""The commands of the documents, as they are typed: every block that is fenced as `console`, in order."""
+"""What the documents show to be run: the commands of every block that is fenced as `console`, in order, as they are
+typed; and the blocks in other languages, each in whole.
+"""
 
 import re
 import shlex
@@ -10,13 +12,19 @@ from pathlib import Path
 
 from tests.support.checkout import ROOT
 
+DOCUMENTS = ("README.md", "app/README.md", "app/clients.md", "jobs/README.md")
+"""All that are shown to people and have something to run."""
+
 NOT_RUN: dict[str, str] = {
-    "scripts/test": "it is what runs this suite",
+    "git clone URL ollama-modal && cd ollama-modal": "whoever runs the tests has done it",
     "scripts/demo": "tests/e2e/test_demo.py runs it",
-    "scripts/month": "tests/e2e/test_month.py plays the same month, and holds the page to what it prints",
     "pixi run pull-test-models": "pixi is a program of its own; what its tasks run is run by tests/modal/test_jobs.py",
     "OLLAMA_HOST=https://GATEWAY OLLAMA_AUTH=1 ollama pull llama3.2": (
         "it is Ollama's own command; tests/e2e/test_clients.py runs it where OLLAMA_BIN names one"
+    ),
+    'OLLAMA_BASE_URL="$OLLAMA_MODAL_URL" OLLAMA_API_CONFIGS="{\\"0\\": {\\"key\\": \\"$OLLAMA_MODAL_KEY\\"}}"'
+    " uvx --python 3.11 open-webui serve --host 127.0.0.1": (
+        "Open WebUI takes 7 GB; tests/e2e/test_document_clients.py sends what it sends"
     ),
 }
 """What is shown and cannot be run by the tests of the documents, with the reason."""
@@ -46,6 +54,13 @@ def commands(document: str) -> list[Command]:
                 found.append(Command(document, line, command))
             line += typed.count("\n") + 1
     return found
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """All of a document's that are fenced as this language, in order, each in whole."""
+    text = (ROOT / document).read_text("utf-8")
+    found = re.finditer(rf"(?ms)^(?P<indent> *)```{language}\n(?P<lines>.*?)^(?P=indent)```$", text)
+    return [textwrap.dedent(block["lines"]) for block in found]
 
 
 class Typist:
