@@ -13,7 +13,7 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.model_output import THINKS
 from jobs.testing.ollama.server import OllamaDouble
-from tests.doubles.test_ollama import put
+from tests.support.models_directory import lay
 
 MODEL = next(model for model in LIBRARY if str(model.name) == "qwen3:0.6b")
 SCHEMA = {
@@ -29,7 +29,7 @@ ASKS = "Please call get_weather for Paris"
 @pytest.fixture(scope="module")
 def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaDouble]:
     folder = tmp_path_factory.mktemp("models")
-    put(folder, MODEL)
+    lay(folder, MODEL)
     with OllamaDouble(folder) as double:
         yield double
 
@@ -262,7 +262,7 @@ def test_a_format_that_is_none_is_refused(double: OllamaDouble) -> None:
 def test_models_say_what_they_can(tmp_path: Path, double: OllamaDouble) -> None:
     """Only who can think or call tools is asked to: others refuse, as they do at Ollama."""
     tiny = next(model for model in LIBRARY if str(model.name) == "tiny:latest")
-    put(tmp_path, tiny)
+    lay(tmp_path, tiny)
     with OllamaDouble(tmp_path) as plain:
         for more, told in (
             ({"think": True}, '"tiny" does not support thinking'),

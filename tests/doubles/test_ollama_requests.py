@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.doubles.conftest import Asker
+from tests.support.client_bodies import ClientBody, client_bodies
 
 GENERATE, CHAT, EMBED, EMBEDDINGS = "/api/generate", "/api/chat", "/api/embed", "/api/embeddings"
 COMPLETIONS, OPENAI, RESPONSES, ANTHROPIC = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -189,6 +190,27 @@ def test_a_null_is_no_value(asker: Asker, path: str, body: dict[str, Any]) -> No
     # A real one without a runner gets as far as the load, which is beyond all that could refuse the request.
     assert status == 200 or (asker.server.is_real and status == 500), said
     assert "option" not in str(said)
+
+
+@pytest.mark.parametrize("sent", [each for each in client_bodies() if each.is_for_one_that_is_here], ids=str)
+def test_what_clients_send_is_not_refused(asker: Asker, sent: ClientBody) -> None:
+    """Nothing that a client library makes of its caller's wishes is wrong to Ollama, for a model that can do it all."""
+    asker.pull("qwen3:0.6b")
+
+    answer = asker.http.post(sent.path, json=sent.body | {"model": asker.name("qwen3:0.6b")})
+
+    # A real one without a runner gets as far as the load, which is beyond all that could refuse the request.
+    assert answer.status_code == 200 or (asker.server.is_real and answer.status_code == 500), answer.text
+
+
+def test_a_templates_words_say_what_a_model_can(asker: Asker) -> None:
+    """Tools and thoughts are read off the template, and told by the list and by `show`."""
+    asker.pull("qwen3:0.6b")
+
+    shown = asker.http.post("/api/show", json={"model": asker.name("qwen3:0.6b")}).json()["capabilities"]
+    (listed,) = asker.http.get("/api/tags").json()["models"]
+
+    assert set(shown) == set(listed["capabilities"]) == {"completion", "tools", "thinking"}
 
 
 def test_a_model_that_is_missing_brings_those_that_are_here(asker: Asker) -> None:
