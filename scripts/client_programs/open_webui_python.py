@@ -44,7 +44,7 @@ def chat() -> None:
         "model": MODEL,
         "messages": HELLO,
         "stream": True,
-        "options": {"temperature": 0.8, "stop": ["###"], "num_ctx": 2048, "use_mmap": True},
+        "options": {"temperature": 0.8, "stop": ["###"], "num_ctx": 2048},
         "keep_alive": "5m",
         "format": None,
         "think": None,

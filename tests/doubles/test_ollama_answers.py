@@ -1,7 +1,7 @@
 """What the simulated model answers on each route, streamed and whole: schemas, tools, thoughts, log probabilities."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,7 +217,7 @@ def test_a_name_is_a_word_of_its_own(double: OllamaDouble) -> None:
 @each_way
 def test_thoughts_are_told_unless_unwanted(double: OllamaDouble, *, stream: bool) -> None:
     """A model that thinks does so unless told not to, and each route has a place for it."""
-    asked = [
+    asked: list[tuple[Callable[..., Said], dict[str, Any], dict[str, Any]]] = [
         (native, {}, {"think": False}),
         (openai, {"reasoning_effort": "high"}, {"reasoning_effort": "none"}),
         (responses, {"reasoning": {"effort": "low"}}, {"reasoning": {"effort": "none"}}),

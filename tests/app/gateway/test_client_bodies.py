@@ -7,11 +7,14 @@ from typing import Any
 import httpx
 import pytest
 
+from app.gateway.auth.keys import hash_of, new_key
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.client_bodies import EMBEDDER, MODEL, THINKER, ClientBody, client_bodies
 from tests.support.gateways import PATIENCE, Running, Shelf, gateway, model
 from tests.support.models_directory import lay
+
+CHAT_KEY, ADMIN_KEY = new_key(), new_key()
 
 _CHANCE = frozenset(
     {"id", "created", "created_at", "completed_at", "item_id", "call_id", "total_duration", "load_duration",
@@ -33,13 +36,19 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaDouble]:
 @pytest.fixture(scope="module")
 def running(double: OllamaDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     shelf = Shelf([model(MODEL), model(THINKER), model(EMBEDDER)])
-    with gateway(tmp_path_factory.mktemp("gateway"), {"local": double.url}, shelf=shelf, comment_seconds=9) as gate:
+    folder, keys = (
+        tmp_path_factory.mktemp("gateway"),
+        f"alice {hash_of(CHAT_KEY)} chat\nroot {hash_of(ADMIN_KEY)} chat admin",
+    )
+    with gateway(folder, {"local": double.url}, shelf=shelf, keys=keys, comment_seconds=9) as gate:
         yield gate
 
 
 def answered(url: str, sent: ClientBody) -> tuple[int, str, list[Any]]:
     """Status, kind, and what was said: a document, lines of them, or events."""
-    answer = httpx.post(url + sent.path, json=sent.body, timeout=PATIENCE)
+    unloads = sent.body.get("keep_alive") == 0  # which concerns all who use the model
+    headers = {"Authorization": f"Bearer {ADMIN_KEY if unloads else CHAT_KEY}"}
+    answer = httpx.post(url + sent.path, json=sent.body, headers=headers, timeout=PATIENCE)
     kind = answer.headers["content-type"]
     if kind.startswith("application/json"):
         return answer.status_code, kind, [_without_chance(answer.json())]
@@ -72,7 +81,7 @@ def test_each_interface_is_in_the_table() -> None:
 def test_a_clients_request_is_answered_as_by_the_server(
     sent: ClientBody, double: OllamaDouble, running: Running
 ) -> None:
-    """Status, kind and every field are the same; of a model that is not there only the status is."""
+    """A key that may chat is enough; status, kind and every field are the same, of a missing model only the status."""
     through, straight = answered(running.url, sent), answered(double.url, sent)
 
     assert through[0] == straight[0] == (200 if sent.is_for_one_that_is_here else 404)
