@@ -3,10 +3,12 @@
     modal run -m app.jobs::pull --model llama3.2        posts, sends a worker, follows to the end
     modal run -m app.jobs::pull --model llama3.2 --no-wait      prints the job's id at once
 
+pull, verify, delete, prune, rollback and warm are made from `jobs.ledger.kinds`; the other commands stand below.
 `modal run` builds whatever this file registers, so no GPU server is registered here; and it imports nothing that takes
 long: each function imports what it works with.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +17,11 @@ import modal
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
 from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, weights
+from jobs.cli.signature import parameter, with_signature
+from jobs.ledger.kinds import KINDS, Kind, Kinds
 
 if TYPE_CHECKING:
+    from app.deployment.modal_cli import ModalCommands
     from app.scheduler.night_plan import Night
     from jobs.home.status import ModelsFound
     from jobs.weights.prune_plan import PrunePlan
@@ -113,66 +118,34 @@ def nightly() -> None:
 # What a person runs
 
 
-@app.local_entrypoint()
-def pull(
-    model: str, *, wait: bool = True, way: str = "auto", rate_limit: str = "", attempts: int = 0, json: bool = False
-) -> None:
-    """Bring a model to the volume; a pull of it that is under way is shared."""
+def _commands() -> "ModalCommands":
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    modal_commands(weights_worker, archived_jobs).pull(
-        model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json
-    )
+    return modal_commands(weights_worker, archived_jobs, partial(deployment.answer, plan_prune, PLAN_PRUNE))
 
 
-@app.local_entrypoint()
-def verify(model: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
-    """Hash every byte of a model, or of all, and fetch again what is damaged."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).verify(model, wait=wait, attempts=attempts, json=json)
+_past_usage = partial(deployment.answer, archived_usage, "archived_usage")
 
 
-@app.local_entrypoint()
-def delete(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
-    """Remove a model and the blobs that no other model needs."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).delete(model, wait=wait, attempts=attempts, json=json)
-
-
-@app.local_entrypoint()
-def prune(
-    *,
-    dry_run: bool = False,
-    unused_days: float = 0,
-    empty_trash: bool = False,
-    wait: bool = True,
-    attempts: int = 0,
-    json: bool = False,
-) -> None:
-    """Move to the trash what nobody needs, and delete what lay there for its grace."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    look = partial(deployment.answer, plan_prune, PLAN_PRUNE) if dry_run else None
-    at = modal_commands(weights_worker, archived_jobs)
-    at.prune(look, unused_days=unused_days, empty_trash=empty_trash, wait=wait, attempts=attempts, json=json)
+def job_entry_points(
+    to: modal.App, commands: "Callable[[], ModalCommands]" = _commands, kinds: Kinds = KINDS
+) -> dict[str, Any]:
+    """An entry point for each kind of job, by name, made from its record; `modal run` reads its signature."""
+    return {kind.name: to.local_entrypoint(name=kind.name)(_entry_point(kind, commands)) for kind in kinds.values()}
 
 
-@app.local_entrypoint()
-def rollback(model: str, wait: bool = True, attempts: int = 0, json: bool = False) -> None:
-    """Bring back the version of a model that was there before."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
+def _entry_point(kind: Kind, commands: "Callable[[], ModalCommands]") -> Callable[..., None]:
+    def post(**given: Any) -> None:
+        commands().post(kind, **given)
 
-    modal_commands(weights_worker, archived_jobs).rollback(model, wait=wait, attempts=attempts, json=json)
+    model = {"one": [parameter("model", str)], "one or all": [parameter("model", str, "")], "all": []}[kind.model]
+    dry_run = [parameter("dry_run", bool, False)] if kind.has_dry_run else []
+    own = [parameter(each.name, each.typed_as, each.default or each.typed_as()) for each in kind.parameters]
+    of_all = [parameter("wait", bool, True), parameter("attempts", int, 0), parameter("json", bool, False)]
+    return with_signature(post, kind.name, kind.help, [*model, *dry_run, *own, *of_all])
 
 
-@app.local_entrypoint()
-def warm(model: str, tier: str = "", wait: bool = True, attempts: int = 0, json: bool = False) -> None:
-    """Load a model on its server and ask it for a token. This wakes a GPU."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).warm(model, tier=tier, wait=wait, attempts=attempts, json=json)
+globals().update(job_entry_points(app))  # pull, verify, delete, prune, rollback, warm: `modal run` finds them by name
 
 
 @app.local_entrypoint()
@@ -184,10 +157,9 @@ def retry(
     json: bool = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).retry(
-        id, every=all, failure_class=failure_class, wait=wait, json=json
+    _commands().run(
+        lambda commands: commands.retry(id, wait=wait, every=all, failure_class=failure_class or None, json=json),
+        follows=wait and not all,
     )
 
 
@@ -196,80 +168,62 @@ def jobs(
     *, state: str = "", kind: str = "", since: str = "", limit: int = 20, dead: bool = False, json: bool = False
 ) -> None:
     """List the jobs, newest first; with `--since 90d` the archived ones among them, with `--dead` what failed."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    at = modal_commands(weights_worker, archived_jobs)
-    if dead:
-        at.dead(since=since, json=json)
-    else:
-        at.jobs(state=state, kind=kind, since=since, limit=limit, json=json)
+    chosen: dict[str, Any] = {"state": state or None, "kind": kind or None, "since": since or None}
+    _commands().run(lambda commands: commands.list_jobs(**chosen, limit=limit, dead=dead, json=json))
 
 
 @app.local_entrypoint()
 def job(id: str, follow: bool = False, json: bool = False) -> None:
     """Tell a job's story."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).job(id, follow=follow, json=json)
+    _commands().run(lambda commands: commands.show_job(id, follow=follow, json=json))
 
 
 @app.local_entrypoint()
 def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).cancel(id, json=json)
+    _commands().run(lambda commands: commands.cancel(id, json=json))
 
 
 @app.local_entrypoint()
 def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).models(
-        partial(deployment.answer, list_models, "list_models"), json=json
-    )
+    _commands().run(lambda commands: commands.list_models(deployment.answer(list_models, "list_models"), json=json))
 
 
 @app.local_entrypoint()
 def night(json: bool = False) -> None:
     """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
+    from app.deployment.modal_cli import show_night  # noqa: PLC0415
 
-    modal_commands(weights_worker, archived_jobs).night(json=json)
+    _commands().run(partial(show_night, json=json))
 
 
 @app.local_entrypoint()
 def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
+    from app.deployment.modal_cli import show_cost  # noqa: PLC0415
 
-    modal_commands(weights_worker, archived_jobs).cost(
-        partial(deployment.answer, archived_usage, "archived_usage"), since=since, json=json
-    )
+    _commands().run(partial(show_cost, past=_past_usage, since=since, json=json))
 
 
 @app.local_entrypoint()
 def windows(json: bool = False) -> None:
     """Tell what the declared windows cost in a month, and from how many cold starts on they pay."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
+    from app.deployment.modal_cli import show_windows  # noqa: PLC0415
 
-    modal_commands(weights_worker, archived_jobs).windows(
-        partial(deployment.answer, archived_usage, "archived_usage"), json=json
-    )
+    _commands().run(partial(show_windows, past=_past_usage, json=json))
 
 
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
     """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
-
-    modal_commands(weights_worker, archived_jobs).plan(partial(deployment.answer, plan_night, "plan_night"), json=json)
+    _commands().run(lambda commands: commands.show_preview(deployment.answer(plan_night, "plan_night"), json=json))
 
 
 @app.local_entrypoint()
 def status(json: bool = False) -> None:
     """Tell what is deployed, what the servers reported last, and what is in the queue. Asks no server."""
-    from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
+    from app.deployment.modal_cli import show_status  # noqa: PLC0415
 
-    modal_commands(weights_worker, archived_jobs).status(json=json)
+    at = _commands()
+    at.run(partial(show_status, launcher=at.launcher, json=json))

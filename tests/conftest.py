@@ -2,17 +2,15 @@
 
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from jobs.core.clock import Clock, SystemClock
-from jobs.ledger.ledger import Ledger
-from jobs.store.sqlite import SqliteDict, SqliteQueue
+from jobs.core.clock import SystemClock
 from jobs.testing.clock import HandClock
 from tests.modal.platform.interpreters import told
+from tests.support.stores import Store, open_store
 
 # Who starts a suite in the background may have had Ctrl-C ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -29,34 +27,6 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     from app.resources import PYTHON  # noqa: PLC0415 - takes as long as a small test
 
     return [told(PYTHON)]
-
-
-@dataclass
-class Store:
-    """A ledger with the queue and dict below it, so that a test can damage them."""
-
-    queue: SqliteQueue
-    facts: SqliteDict
-    clock: Clock
-    path: Path
-
-    def ledger(self) -> Ledger:
-        return Ledger(self.queue, self.facts, self.clock)
-
-    def empty_queue(self) -> int:
-        count = 0
-        for lane in ("weights", "servers"):
-            while self.queue.get(block=False, partition=lane) is not None:
-                count += 1
-        return count
-
-    def close(self) -> None:
-        self.queue.close()
-        self.facts.close()
-
-
-def open_store(path: Path, clock: Clock) -> Store:
-    return Store(SqliteQueue(path, clock=clock), SqliteDict(path), clock, path)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 addresses               where the deployed servers answer, and what opens the way to them
 functions_with_secrets  the servers worker, apart because it needs the proxy's token
-modal_cli               what `modal run` does on the caller's machine: a desk over the deployment's ledger
+modal_cli               what `modal run` does on the caller's machine: the commands over the deployment's ledger
 schedule_functions      the same as a container runs it
 server_container        what a Modal container hands to the server it runs
 servers_worker          what the servers worker does: wake a tier and have it load

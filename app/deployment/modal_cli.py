@@ -1,4 +1,4 @@
-"""What `modal run -m app.jobs::NAME` does on the caller's machine: a desk over the deployment's ledger.
+"""What `modal run -m app.jobs::NAME` does on the caller's machine: the commands over the deployment's ledger.
 
 Posting sends the deployed worker. With nothing deployed, the worker runs in the app of this very command, for as long
 as the command follows the job.
@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING, Any
 from app.deployment import status as reports
 from app.deployment.spawn_worker import ring
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
-from jobs.cli.job_commands import INTERRUPTED, JobCommands, exit_code, prune_request
-from jobs.cli.output import log_warnings, put, put_json, put_lines, say, settle_streams
+from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
+from jobs.cli.output import log_warnings, say, settle_streams, show
 from jobs.core.clock import Clock, SystemClock, isoformat
-from jobs.core.errors import BadRequest, Killed, Refused, Trouble
+from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.sanitize import plain
 from jobs.core.units import parse_span
-from jobs.home.status import ModelsFound
-from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     import modal
-
-    from app.scheduler.night_plan import Night
-    from jobs.weights.prune_plan import PrunePlan
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
@@ -41,16 +38,14 @@ CHECK_EVERY = timedelta(seconds=5)
 
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
-_OPTIONS = dict.fromkeys(("pull", "delete", "warm", "verify", "rollback"), "--model")
-
 
 def worded(text: str) -> str:
     """The commands of `ollama-modal` in a text, as they are typed here."""
 
-    def ours(found: re.Match[str]) -> str:
-        verb, argument = found[1], found[2]
-        option = f"{_OPTIONS.get(verb, '--id')} " if argument else ""
-        return f"modal run -m app.jobs::{verb}" + (f" {option}{argument}" if argument else "")
+    def ours(command: re.Match[str]) -> str:
+        verb, argument = command[1], command[2]
+        option = "--model" if verb in KINDS else "--id"
+        return f"modal run -m app.jobs::{verb}" + (f" {option} {argument}" if argument else "")
 
     text = re.sub(r"(\bollama-modal retry --all) --class\b", r"\1 --failure-class", text)
     return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
@@ -125,174 +120,105 @@ class WorkerLauncher:
 
 @dataclass(frozen=True)
 class ModalCommands:
-    """The commands. Each ends the process when it was not all well."""
+    """The commands about jobs for an entry point of `modal run`, which ends the process when it was not all well.
+
+    Args:
+        commands: about the jobs of the deployment.
+        launcher: sends a worker to what is posted.
+        preview: what a prune that is asked for in these words would do.
+
+    """
 
     commands: JobCommands
     launcher: WorkerLauncher
+    preview: Callable[[dict[str, Any]], Preview]
 
-    def pull(self, model: str, *, wait: bool, way: str, rate_limit: str, attempts: int, json: bool) -> None:
-        self.launcher.follows = wait
-        self._do(
-            lambda: self.commands.pull(
-                model, wait=wait, way=way, rate_limit=rate_limit or None, attempts=attempts or None, json=json
-            )
-        )
-
-    def verify(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.launcher.follows = wait
-        self._do(lambda: self.commands.verify(model or None, wait=wait, attempts=attempts or None, json=json))
-
-    def delete(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.launcher.follows = wait
-        self._do(lambda: self.commands.delete(model, wait=wait, attempts=attempts or None, json=json))
-
-    def prune(
-        self,
-        look: "Callable[[dict[str, Any]], PrunePlan] | None",
-        *,
-        unused_days: float,
-        empty_trash: bool,
-        wait: bool,
-        attempts: int,
-        json: bool,
+    def post(
+        self, kind: Kind, *, wait: bool, attempts: int, json: bool, model: str = "", dry_run: bool = False, **typed: Any
     ) -> None:
-        """`look` only looks: with it nothing is posted."""
-        self.launcher.follows = wait
+        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way."""
 
-        def prune() -> int:
-            request = prune_request(unused_days or None, empty_trash)
-            if look is not None:
-                return self.commands.outlook(look(request), json=json)
-            return self.commands.prune(request, wait=wait, attempts=attempts or None, json=json)
-
-        self._do(prune)
-
-    def rollback(self, model: str, *, wait: bool, attempts: int, json: bool) -> None:
-        self.launcher.follows = wait
-        self._do(lambda: self.commands.rollback(model, wait=wait, attempts=attempts or None, json=json))
-
-    def warm(self, model: str, *, tier: str, wait: bool, attempts: int, json: bool) -> None:
-        def warm() -> int:
-            if not self.launcher.deployed:
+        def post(commands: JobCommands) -> int:
+            given = {name: value or None for name, value in typed.items()}
+            if dry_run:
+                request = kind.request(None, kind.read(given)).request
+                return commands.show_preview(self.preview(request), json=json)
+            if kind.lane == SERVERS_LANE and not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return self.commands.warm(model, tier=tier or None, wait=wait, attempts=attempts or None, json=json)
+            return commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
 
-        self._do(warm)
+        self.run(post, follows=wait)
 
-    def retry(self, id: str, *, every: bool, failure_class: str, wait: bool, json: bool) -> None:
-        def retry() -> int:
-            if bool(id) == every:
-                raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
-            if every:
-                return self.commands.retry_all(failure_class or None, json=json)
-            return self.commands.retry(id, wait=wait, json=json)
+    def run(self, work: Callable[[JobCommands], int], *, follows: bool = True) -> None:
+        """Do the work of an entry point, and exit with the code that it returns.
 
-        self.launcher.follows = wait and not every
-        self._do(retry)
+        Args:
+            work: what it does.
+            follows: whether it stays until the job has ended.
 
-    def cost(self, past: Callable[[], Mapping[str, Any]], *, since: str, json: bool) -> None:
-        from app.accounting.modal_prices import priced  # noqa: PLC0415
-        from app.accounting.spending import estimate  # noqa: PLC0415
-        from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
-
-        def cost() -> int:
-            began = self.commands.now - parse_span(since, "--since")
-            fleet = priced(declared(), self.commands.now.date())
-            found = estimate({**past(), **dict(ledger.items())}, fleet, began, self.commands.now)
-            if json:
-                put_json(found.as_json())
-            else:
-                put_lines(found.lines())
-            return 0
-
-        self._do(cost)
-
-    def windows(self, past: Callable[[], Mapping[str, Any]], *, json: bool) -> None:
-        from app.accounting.modal_prices import priced  # noqa: PLC0415
-        from app.accounting.window_cost import offers  # noqa: PLC0415
-        from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
-
-        def windows() -> int:
-            fleet = priced(declared(), self.commands.now.date())
-            found = offers(fleet, {**past(), **dict(ledger.items())}, self.commands.clock.now())
-            if json:
-                put_json([each.as_json() for each in found])
-            else:
-                put_lines(line for each in found for line in each.lines())
-            if not found:
-                say("fleet.toml declares no windows")
-            return 0
-
-        self._do(windows)
-
-    def night(self, *, json: bool) -> None:
-        from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
-
-        def night() -> int:
-            found = report(dict(ledger.items()), self.commands.reader.select()[0])
-            if json:
-                put_json(found)
-            else:
-                put_lines(map(worded, lines(found, self.commands.now)))
-            return 0
-
-        self._do(night)
-
-    def dead(self, *, since: str, json: bool) -> None:
-        self._do(lambda: self.commands.dead(since=since or None, json=json))
-
-    def jobs(self, *, state: str, kind: str, since: str, limit: int, json: bool) -> None:
-        self._do(
-            lambda: self.commands.browse(
-                state=state or None, kind=kind or None, since=since or None, limit=limit, json=json
-            )
-        )
-
-    def job(self, id: str, *, follow: bool, json: bool) -> None:
-        self._do(lambda: self.commands.tell(id, follow=follow, json=json))
-
-    def cancel(self, id: str, *, json: bool) -> None:
-        self._do(lambda: self.commands.cancel(id, json=json))
-
-    def models(self, look: Callable[[], ModelsFound], *, json: bool) -> None:
-        self._do(lambda: self.commands.models(look(), json=json))
-
-    def plan(self, look: "Callable[[], Night]", *, json: bool) -> None:
-        self._do(lambda: self.commands.outlook(look(), json=json))
-
-    def status(self, *, json: bool) -> None:
-        def status() -> int:
-            jobs = self.commands.reader.select()[0]
-            deployed = self.launcher.deployed
-            url = deployment.url(GATEWAY) if deployed else None
-            found = reports.status(ledger, self.commands.now, deployed=deployed, gateway=url, jobs=jobs)
-            if json:
-                put_json(found.as_json())
-            else:
-                for line in found.lines():
-                    put(line)
-            return 0
-
-        self._do(status)
-
-    def _do(self, work: Callable[[], int]) -> None:
+        """
+        self.launcher.follows = follows
         settle_streams()
         log_warnings()
-        code = exit_code(work, worded)
+        code = exit_code(lambda: work(self.commands), worded)
         if code == INTERRUPTED and self.launcher.ends_with_us:
             say("but its worker ends with this command: pull again to go on from the bytes that are there, or deploy")
         if code:
             sys.exit(code)
 
 
+def show_cost(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], since: str, json: bool) -> int:
+    from app.accounting.modal_prices import priced  # noqa: PLC0415
+    from app.accounting.spending import estimate  # noqa: PLC0415
+    from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+
+    now = commands.now
+    began = now - parse_span(since, "--since")
+    cost = estimate({**past(), **dict(ledger.items())}, priced(declared(), now.date()), began, now)
+    show(cost.as_json(), cost.lines(), json=json)
+    return 0
+
+
+def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], json: bool) -> int:
+    from app.accounting.modal_prices import priced  # noqa: PLC0415
+    from app.accounting.window_cost import offers  # noqa: PLC0415
+    from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+
+    fleet = priced(declared(), commands.now.date())
+    windows = offers(fleet, {**past(), **dict(ledger.items())}, commands.clock.now())
+    show([each.as_json() for each in windows], (line for each in windows for line in each.lines()), json=json)
+    if not windows:
+        say("fleet.toml declares no windows")
+    return 0
+
+
+def show_night(commands: JobCommands, *, json: bool) -> int:
+    from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
+
+    night = report(dict(ledger.items()), commands.reader.select()[0])
+    show(night, map(worded, lines(night, commands.now)), json=json)
+    return 0
+
+
+def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) -> int:
+    url = deployment.url(GATEWAY) if launcher.deployed else None
+    jobs = commands.reader.select()[0]
+    status = reports.status(ledger, commands.now, deployed=launcher.deployed, gateway=url, jobs=jobs)
+    show(status.as_json(), status.lines(), json=json)
+    return 0
+
+
 def modal_commands(
-    own: "modal.Function[..., Any, Any]", archived_jobs: "modal.Function[..., Any, Any]"
+    own: "modal.Function[..., Any, Any]",
+    archived_jobs: "modal.Function[..., Any, Any]",
+    preview: Callable[[dict[str, Any]], Preview],
 ) -> ModalCommands:
-    """The counter of this command.
+    """The commands of this process.
 
     Args:
         own: the weights worker of its own app.
         archived_jobs: reads the archive.
+        preview: what a prune that is asked for in these words would do.
 
     """
     clock = SystemClock()
@@ -308,4 +234,4 @@ def modal_commands(
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
         worded=worded,
     )
-    return ModalCommands(commands, launcher)
+    return ModalCommands(commands, launcher, preview)

@@ -27,7 +27,7 @@ from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import Refused, StoreTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER, Policy
-from jobs.ledger.job import SERVERS_LANE
+from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import place

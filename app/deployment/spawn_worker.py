@@ -2,7 +2,7 @@
 
 from app.resources import SERVERS_WORKER, WEIGHTS_WORKER, deployment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 
 WORKERS = {WEIGHTS_LANE: WEIGHTS_WORKER, SERVERS_LANE: SERVERS_WORKER}
 

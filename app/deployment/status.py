@@ -10,9 +10,8 @@ from app.model_server.health import Health, of_tier
 from app.model_server.report import Report
 from app.resources import APP, SERVERS
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import human_bytes, human_span
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import lasted
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
@@ -58,7 +57,7 @@ class DeploymentStatus:
         ]
 
     def _server(self, report: Report) -> list[str]:
-        age = lasted(self.now - report.at)
+        age = human_span(self.now - report.at)
         gpu = report.gpu.name if report.gpu else "no GPU"
         why = f": {report.why}" if report.why else ""
         words = [report.tier, report.container, f"{report.state} {age} ago{why}", gpu]

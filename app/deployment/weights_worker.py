@@ -21,7 +21,7 @@ from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, ledger, queue, volume
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
-from jobs.ledger.job import WEIGHTS_LANE
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.card import facts_of
 from jobs.registry.client import Registry

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
-from jobs.cli.main import Key, Url, app, commands_at, done, here, remote_at, run
+from jobs.cli.main import Key, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused
 from jobs.core.units import parse_bytes
@@ -77,16 +77,16 @@ def plan(
 ) -> None:
     """Tell what the next night would do, and why. Posts nothing."""
     if url:
-        from jobs.cli.remote_status import Foretold  # noqa: PLC0415 - brings httpx, which takes long to import
+        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
 
         if fleet is not None:
             raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
-        done(commands_at(url, key).outlook(Foretold(remote_at(url, key).plan()), json=json))
+        done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
     from jobs.home.prune_preview import stack_of  # noqa: PLC0415
 
-    at = here()
+    at = this_machine()
     stack = stack_of(at.home)
     path = fleet or stack.fleet
     if path is None:
@@ -96,8 +96,8 @@ def plan(
         )
     declared = load(path.absolute())
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
-    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.clock)
-    done(at.commands.outlook(found, json=json))
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
+    done(at.commands.show_preview(found, json=json))
 
 
 @contextmanager

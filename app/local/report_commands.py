@@ -6,13 +6,12 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.main import Key, Url, app, commands_at, here, remote_at, show
-from jobs.cli.output import put_json, put_lines, say
+from jobs.cli.main import Json, Key, Url, app, commands_at, remote_at, this_machine
+from jobs.cli.output import put_json, put_lines, say, show
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
 from jobs.home.home import home_of
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
 
 
@@ -25,7 +24,7 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
         commands = commands_at(url, key)
         found = remote_at(url, key).night()
     else:
-        at = here()
+        at = this_machine()
         commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
     show(found, (commands.worded(line) for line in lines(found, commands.now)), json=json)
 
@@ -45,10 +44,10 @@ def cost(
         told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
         show(told, Cost.from_json(told).lines(), json=json)
         return
-    at = here()
-    began = at.now - parse_span(since, "--since")
+    at = this_machine()
+    began = at.commands.now - parse_span(since, "--since")
     rows = usage(at.home.facts(), since=began.date())
-    found = owned(rows, began, at.now)
+    found = owned(rows, began, at.commands.now)
     if json:
         put_json(found.as_json())
         return
@@ -66,9 +65,9 @@ def windows(fleet: FleetFile = None, json: Json = False) -> None:
     from app.fleet.file import HERE  # noqa: PLC0415
     from app.fleet.schema import load  # noqa: PLC0415
 
-    at = here()
+    at = this_machine()
     stack = home_of(os.environ).read_stack()
-    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.clock.now())
+    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.commands.clock.now())
     if json:
         put_json([each.as_json() for each in found])
     else:

@@ -15,6 +15,7 @@ from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.home import LocalServer
 from jobs.home.status import asked
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 
 AHEAD = timedelta(minutes=5)
@@ -52,7 +53,8 @@ class LocalWindows:
         missing = sorted(
             (tier, str(name)) for tier, name in wanted if name not in stays[tier] and str(name) not in tried
         )
-        return [ledger.post("warm", name, {"model": name, "tier": tier}, by=BY_WINDOW).job.id for tier, name in missing]
+        requests = [KINDS["warm"].request(name, {"tier": tier}) for tier, name in missing]
+        return [ledger.post(*request, by=BY_WINDOW).job.id for request in requests]
 
     def _wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
         for window in self._fleet.windows_open(now):

@@ -15,7 +15,8 @@ from loguru import logger
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.home.home import Home
-from jobs.ledger.job import LANES, SERVERS_LANE, WEIGHTS_LANE, Backoff, Job
+from jobs.ledger.job import Backoff, Job
+from jobs.ledger.kinds import LANES, SERVERS_LANE, WEIGHTS_LANE
 from jobs.tasks.table import TaskContext, perform, staging_subject
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker

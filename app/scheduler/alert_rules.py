@@ -24,8 +24,9 @@ from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
 from jobs.core.units import human_bytes
 from jobs.ledger.dead_letters import class_of, dead
-from jobs.ledger.job import LANES, Job, JobState
+from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import trouble
+from jobs.ledger.kinds import LANES
 from jobs.store import keys
 from jobs.telemetry.incidents import Incident
 from jobs.telemetry.night_tries import TOLD_FROM, tried

@@ -13,6 +13,7 @@ from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS
 from jobs.telemetry.nightly_report import BY_NIGHTLY, ReadShare
 from jobs.weights.history import Memory
 from jobs.weights.manifest import Manifest
@@ -129,22 +130,22 @@ def _prune(actual: Actual) -> Iterator[NightStep]:
     """First of all: what leaves the trash makes room for what is pulled."""
     if not actual.pruning.is_empty:
         size = actual.pruning.thrown_bytes + actual.pruning.freed_bytes
-        yield NightStep("prune", "*", {"unused_days": None, "empty_trash": None}, actual.pruning.summary, size)
+        yield NightStep(*KINDS["prune"].request(), actual.pruning.summary, size)
 
 
 def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep]:
     here = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
-        request = {"model": model.name, "way": "auto", "rate_limit": None}
+        request = KINDS["pull"].request(model.name)
         if name not in here:
             if model.pinned:
-                yield NightStep("pull", str(name), request, "the fleet pins it, and it is not here in whole")
+                yield NightStep(*request, "the fleet pins it, and it is not here in whole")
             continue
         newer = _newer(here[name], actual, notes)
         if newer is not None:
             why = f"its tag moved upstream, from {here[name].digest[:12]} to {newer.digest[:12]}"
-            yield NightStep("pull", str(name), request, why, newer.size)
+            yield NightStep(*request, why, newer.size)
 
 
 def _newer(model: SurveyedModel, actual: Actual, notes: list[str]) -> Manifest | None:
@@ -194,7 +195,7 @@ def _verifications(fleet: Fleet, actual: Actual, coming: set[str], now: datetime
         share -= sizes[name]
         why = "never read in full" if last is None else f"read in full last on {last:%Y-%m-%d}"
         why = "blobs of it are missing" if name in broken else why
-        yield NightStep("verify", str(name), {"model": str(name)}, why, sizes[name])
+        yield NightStep(*KINDS["verify"].request(str(name)), why, sizes[name])
 
 
 def _share(fleet: Fleet, actual: Actual, steps: Iterable[NightStep], now: datetime) -> ReadShare:
@@ -220,4 +221,4 @@ def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[NightStep]
         name = model.parsed.folded()
         if model.warmed and name in here and str(name) not in coming:
             tier = model.tier if actual.tiers is None or model.tier in actual.tiers else None
-            yield NightStep("warm", str(name), {"model": model.name, "tier": tier}, "the fleet warms it each night")
+            yield NightStep(*KINDS["warm"].request(model.name, {"tier": tier}), "the fleet warms it each night")

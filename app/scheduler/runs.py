@@ -16,7 +16,7 @@ from app.scheduler import steps as rounds
 from app.scheduler.night_plan import NIGHT, Actual, night
 from app.scheduler.parts import NightParts
 from jobs.core.clock import Clock, isoformat, parse_moment
-from jobs.ledger.job import KINDS, SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import DictLike

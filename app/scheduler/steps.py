@@ -19,8 +19,8 @@ from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import StoreTrouble
-from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import DictLike
@@ -91,8 +91,7 @@ def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
 
 def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
     for text in (model for window in opened if window.tier == tier for model in window.models):
-        subject = str(ModelName.parse(text).folded())
-        yield ledger.post("warm", subject, {"model": text, "tier": tier}, by=BY_WINDOW).job.id
+        yield ledger.post(*KINDS["warm"].request(text, {"tier": tier}), by=BY_WINDOW).job.id
 
 
 def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:

@@ -6,4 +6,5 @@ main           the command line: `ollama-modal`
 output         what the command line writes: data to stdout, talk to stderr
 progress_bar   the progress bar: rich lives here and nowhere else
 remote_status  how a gateway elsewhere stands, in words: `status`, `models` and `route` with a URL
+signature      gives a function its parameters at run time: typer, `modal run` and FastAPI read them from its signature
 """

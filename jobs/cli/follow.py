@@ -12,8 +12,9 @@ from jobs.cli.output import is_terminal, say
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.sanitize import plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import headline, lasted, trouble
+from jobs.ledger.job_text import headline, trouble
 
 LOOK_EVERY = timedelta(milliseconds=200)
 """Smooth enough for a bar; a look reads four small entries."""
@@ -34,7 +35,7 @@ class View(Protocol):
 
 
 def follow(
-    look: Callable[[], Job],
+    read: Callable[[], Job],
     *,
     clock: Clock,
     is_worked: Callable[[], bool],
@@ -44,35 +45,35 @@ def follow(
     """Show the job until it has ended, and answer with it.
 
     Args:
-        look: the job as it stands.
+        read: the job as it stands.
         clock: for waiting.
         is_worked: whether anybody works the queue; when not, that is said once.
         idle: in these lines.
-        every: how often to look.
+        every: how often to read it.
 
     Raises:
         StoreUnavailable: the job could not be read for long.
 
     """
     with _view() as view:
-        told = _Told(view, idle)
+        announcer = _Announcer(view, idle)
         seen_at = clock.monotonic()
         while True:
             try:
-                job = look()
+                job = read()
             except StoreUnavailable as trouble:
                 if clock.monotonic() - seen_at > AWAY_AT_MOST.total_seconds():
                     raise
-                told.tell_away(trouble)
+                announcer.tell_away(trouble)
             else:
                 seen_at = clock.monotonic()
-                told.tell(job, clock.now(), is_worked)
+                announcer.tell(job, clock.now(), is_worked)
                 if job.has_ended:
                     return job
             clock.wait(every.total_seconds())
 
 
-class _Told:
+class _Announcer:
     """What was said so far, so that everything is said once."""
 
     def __init__(self, view: View, idle: Sequence[str]) -> None:
@@ -101,7 +102,7 @@ class _Told:
             self._attempts = attempt.n
             if attempt.outcome in {"retry", "lost"}:
                 left = attempt.not_before - now if attempt.not_before else timedelta(0)
-                after = f"next try in {lasted(left)}" if left > timedelta(0) else "next try now"
+                after = f"next try in {human_span(left)}" if left > timedelta(0) else "next try now"
                 again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
                 self._view.tell(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
                 if attempt.hint:

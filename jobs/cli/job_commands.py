@@ -1,7 +1,7 @@
 """What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry.
 
-The command line of one machine and that of a deployment are both thin fronts of a desk, so that
-words and exit codes are the same wherever the ledger is kept. It runs no job.
+The command line of one machine and that of a deployment are both thin fronts of these, so that words and exit codes
+are the same wherever the ledger is kept. It runs no job.
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted.
 """
 
@@ -9,7 +9,7 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,26 +17,23 @@ from jobs.cli.follow import LOOK_EVERY, follow
 from jobs.cli.output import complain, put, put_json, put_table, say
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
-from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import parse_bytes, parse_span
-from jobs.ledger.dead_letters import dead, lines, of_class
-from jobs.ledger.job import KINDS, Job, JobState
-from jobs.ledger.job_text import moment, remedy, result, share, story, trouble
+from jobs.core.units import local_time, parse_span
+from jobs.ledger import dead_letters
+from jobs.ledger.job import Job, JobState
+from jobs.ledger.job_text import remedy, result_text, share, story, trouble
+from jobs.ledger.kinds import Kind, kind_named
 from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
 
-WAYS = ("auto", "registry", "server")
 INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
 
-MOST_DAYS = 3650
 
-
-class Outlook(Protocol):
+class Preview(Protocol):
     """What would be done: a prune's plan, or a night's."""
 
     @property
@@ -45,18 +42,6 @@ class Outlook(Protocol):
     def summary(self) -> str: ...
     def rows(self) -> Iterable[tuple[str, str, str, str]]: ...
     def as_json(self) -> dict[str, Any]: ...
-
-
-def prune_request(unused_days: float | None, empty_trash: bool) -> dict[str, Any]:
-    """How a prune is asked for, dry or real.
-
-    Raises:
-        BadRequest: so many days make no sense.
-
-    """
-    if unused_days is not None and not 0 < unused_days <= MOST_DAYS:
-        raise BadRequest(f"--unused-days {unused_days:g} makes no sense", hint=f"more than 0, at most {MOST_DAYS}")
-    return {"unused_days": unused_days, "empty_trash": empty_trash or None}
 
 
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -101,7 +86,7 @@ class Jobs(Protocol):
 
 @dataclass(frozen=True)
 class JobCommands:
-    """Jobs, and how the place around them is called.
+    """The commands about jobs, each of which returns the code to exit with.
 
     Args:
         ledger: where the jobs stand: a ledger, or a gateway that has one.
@@ -112,7 +97,7 @@ class JobCommands:
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         archived: the jobs that have left the ledger, of those posted since a moment.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
-        rate_limit: bytes per second for a pull that names none.
+        defaults: of parameters that are left out, by name.
         look_every: how often a job that is followed is looked at.
 
     """
@@ -125,7 +110,7 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
-    rate_limit: int | None = None
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     look_every: timedelta = LOOK_EVERY
 
     @property
@@ -139,46 +124,33 @@ class JobCommands:
 
     # -- posting -------------------------------------------------------------------------------------------------------
 
-    def pull(
-        self, model: str, *, wait: bool, way: str, rate_limit: str | None, attempts: int | None, json: bool
+    def post(self, kind: Kind, model: str | None, *, wait: bool, attempts: int | None, json: bool, **typed: Any) -> int:
+        """Post a job of this kind with the parameters that a person typed, or share the one that is under way."""
+        request = kind.request(model, kind.read(typed), self.defaults)
+        posted = self.ledger.post(*request, by=who(), attempts=attempts)
+        without = kind.without_effect(request.request, posted.job.request)
+        if posted.attached and without:
+            say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
+        return self._see_through(posted, wait, json)
+
+    def retry(
+        self, id: str = "", *, wait: bool, every: bool = False, failure_class: str | None = None, json: bool
     ) -> int:
-        name = ModelName.parse(model)
-        if way not in WAYS:
-            raise BadRequest(f"there is no way to pull called {way!r}", hint=f"ways are {', '.join(WAYS)}")
-        limit = parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else self.rate_limit
-        request = {"model": model, "way": way, "rate_limit": limit}
-        return self._see_through(self._post("pull", str(name.folded()), request, attempts), wait, json)
-
-    def verify(self, model: str | None, *, wait: bool, attempts: int | None, json: bool) -> int:
-        subject = str(ModelName.parse(model).folded()) if model is not None else "*"
-        return self._see_through(self._post("verify", subject, {"model": model}, attempts), wait, json)
-
-    def warm(self, model: str, *, tier: str | None, wait: bool, attempts: int | None, json: bool) -> int:
-        request = {"model": model, "tier": tier}
-        return self._see_through(
-            self._post("warm", str(ModelName.parse(model).folded()), request, attempts), wait, json
-        )
-
-    def delete(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
-        name = ModelName.parse(model)
-        return self._see_through(self._post("delete", str(name.folded()), {"model": model}, attempts), wait, json)
-
-    def prune(self, request: Mapping[str, Any], *, wait: bool, attempts: int | None, json: bool) -> int:
-        """Post a prune; `prune_request` words it."""
-        return self._see_through(self._post("prune", "*", request, attempts), wait, json)
-
-    def rollback(self, model: str, *, wait: bool, attempts: int | None, json: bool) -> int:
-        name = ModelName.parse(model)
-        return self._see_through(self._post("rollback", str(name.folded()), {"model": model}, attempts), wait, json)
-
-    def retry(self, id: str, *, wait: bool, json: bool) -> int:
-        job = self.named(id)
+        """Post an ended job again, exactly as it was posted; or every one that failed for good, of a class or not."""
+        if bool(id) == every:
+            raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
+        if every:
+            return self._retry_all(failure_class, json=json)
+        if failure_class is not None:
+            raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
+        job = self.find(id)
         posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
         return self._see_through(posted, wait, json)
 
-    def retry_all(self, failure_class: str | None, *, json: bool) -> int:
-        """Post every dead letter of a class again, exactly as it was posted; nobody is followed."""
-        again = [self.ledger.again(job, by=who()).job for job in of_class(self.reader.select()[0], failure_class)]
+    def _retry_all(self, failure_class: str | None, *, json: bool) -> int:
+        """Nobody is followed."""
+        failed = dead_letters.of_class(self.reader.select()[0], failure_class)
+        again = [self.ledger.again(job, by=who()).job for job in failed]
         for job in again:
             self.posted(job)
         if json:
@@ -187,23 +159,9 @@ class JobCommands:
             for job in again:
                 put(job.id)
         say(f"posted {len(again):,} again" if again else "no such job has failed; there is nothing to retry")
-        if again and not self.is_worked():
-            for line in self.idle:
-                say(line)
+        if again:
+            self._warn_if_idle()
         return 0
-
-    def _post(self, kind: str, subject: str, request: Mapping[str, Any], attempts: int | None) -> Posted:
-        posted = self.ledger.post(kind, subject, request, by=who(), attempts=attempts)
-        first = posted.job.request
-        unheard = [
-            key
-            for key in ("way", "rate_limit", "tier", "unused_days", "empty_trash")
-            if request.get(key) not in {None, "auto", first.get(key)}
-        ]
-        if posted.attached and unheard:
-            names = ", --".join(unheard).replace("_", "-")
-            say(f"note: it goes on as it was first asked for; --{names} has no effect now")
-        return posted
 
     def _see_through(self, posted: Posted, wait: bool, json: bool) -> int:
         """Follow the job that was posted, or say how to."""
@@ -220,10 +178,13 @@ class JobCommands:
             put_json(job.as_json())
         else:
             put(job.id)
+        self._warn_if_idle()
+        return 0
+
+    def _warn_if_idle(self) -> None:
         if not self.is_worked():
             for line in self.idle:
                 say(line)
-        return 0
 
     def _followed(self, id: str) -> Job | None:
         """The job once it has ended; None when whoever followed it left."""
@@ -249,7 +210,7 @@ class JobCommands:
         match job.state:
             case JobState.SUCCEEDED:
                 if not json:
-                    put(f"{job.kind} done: {result(job)}")
+                    put(f"{job.kind} done: {result_text(job)}")
                 return 0
             case JobState.CANCELLED:
                 say(f"cancelled: {job.kind} of {job.subject}, job {job.id}")
@@ -264,12 +225,25 @@ class JobCommands:
 
     # -- about jobs ----------------------------------------------------------------------------------------------------
 
-    def browse(self, *, state: str | None, kind: str | None, limit: int, json: bool, since: str | None = None) -> int:
+    def list_jobs(
+        self,
+        *,
+        state: str | None = None,
+        kind: str | None = None,
+        since: str | None = None,
+        limit: int = LISTED,
+        dead: bool = False,
+        json: bool,
+    ) -> int:
+        """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
+        began = self.clock.now() - parse_span(since, "--since") if since is not None else None
+        if dead:
+            return self._list_dead(began, json=json)
         if state is not None and state not in set(JobState):
             raise BadRequest(f"there is no state {state!r}", hint=f"states are {', '.join(JobState)}")
-        if kind is not None and kind not in KINDS:
-            raise BadRequest(f"there is no kind of job {kind!r}", hint=f"kinds are {', '.join(KINDS)}")
-        jobs, count = self._chosen(state, kind, limit or None, since)
+        if kind is not None:
+            kind_named(kind)
+        jobs, count = self._chosen(state, kind, limit or None, began)
         if json:
             put_json([job.as_json() for job in jobs])
         elif jobs:
@@ -281,43 +255,42 @@ class JobCommands:
             say(f"{count - len(jobs):,} more; --limit 0 lists all")
         return 0
 
-    def dead(self, *, since: str | None, json: bool) -> int:
-        """Show the jobs that failed for good, by the class of their failure, with the likely remedy."""
-        jobs = self.since(self.clock.now() - parse_span(since, "--since")) if since else self.reader.select()[0]
-        found = dead(jobs)
+    def _list_dead(self, began: datetime | None, *, json: bool) -> int:
+        """The jobs that failed for good, by the class of their failure, with the likely remedy."""
+        jobs = dead_letters.dead(self.since(began) if began else self.reader.select()[0])
         if json:
-            put_json([job.as_json() for job in found])
-        for line in () if json else lines(found, self.now):
+            put_json([job.as_json() for job in jobs])
+        for line in () if json else dead_letters.lines(jobs, self.now):
             put(self.worded(line))
-        if not found:
+        if not jobs:
             say("no job has failed for good")
         return 0
 
     def _chosen(
-        self, state: str | None, kind: str | None, limit: int | None, since: str | None
+        self, state: str | None, kind: str | None, limit: int | None, began: datetime | None
     ) -> tuple[list[Job], int]:
         """The newest jobs of that state and kind, and how many there are in all."""
-        if since is None:
+        if began is None:
             return self.reader.select(state=state, kind=kind, limit=limit)
-        jobs = self.since(self.clock.now() - parse_span(since, "--since"))
-        found = [job for job in jobs if state in {None, job.state} and kind in {None, job.kind}]
-        return found[:limit], len(found)
+        jobs = [job for job in self.since(began) if state in {None, job.state} and kind in {None, job.kind}]
+        return jobs[:limit], len(jobs)
 
     def since(self, began: datetime) -> list[Job]:
         """The jobs that were posted since then, newest first, whether they are in the ledger or archived."""
-        found = {job.id: job for job in self.archived(began)}
-        found |= {job.id: job for job in self.reader.select(since=began)[0]}
-        return sorted(found.values(), key=lambda job: job.posted_at, reverse=True)
+        jobs = {job.id: job for job in self.archived(began)}
+        jobs |= {job.id: job for job in self.reader.select(since=began)[0]}
+        return sorted(jobs.values(), key=lambda job: job.posted_at, reverse=True)
 
     def _row(self, job: Job) -> tuple[object, ...]:
         last = job.attempts[-1] if job.attempts else None
         remark = trouble(last) if last is not None and last.failure_class else ""
         tries = f"{len(job.attempts)}/{job.attempts_allowed}"
         short = remark if len(remark) <= 60 else f"{remark[:59]}…"
-        return (job.id, job.kind, job.subject, job.state, share(job), tries, moment(job.posted_at, self.now), short)
+        return (job.id, job.kind, job.subject, job.state, share(job), tries, local_time(job.posted_at, self.now), short)
 
-    def tell(self, id: str, *, follow: bool, json: bool) -> int:
-        job = self.named(id)
+    def show_job(self, id: str, *, follow: bool, json: bool) -> int:
+        """Tell a job's story, at its end when it is followed."""
+        job = self.find(id)
         if follow and not job.has_ended:
             ended = self._followed(job.id)
             if ended is None:
@@ -331,11 +304,11 @@ class JobCommands:
         return 1 if follow and job.state is not JobState.SUCCEEDED else 0
 
     def cancel(self, id: str, *, json: bool) -> int:
-        found = self.named(id)
-        job = found if found.has_ended else self.ledger.cancel(found.id, by=who())
+        before = self.find(id)
+        job = before if before.has_ended else self.ledger.cancel(before.id, by=who())
         if json:
             put_json(job.as_json())
-        if found.has_ended and found.state is not JobState.CANCELLED:
+        if before.has_ended and before.state is not JobState.CANCELLED:
             say(f"error: job {job.id} has already {job.state}; there is nothing left to cancel")
             return 1
         if job.has_ended:
@@ -344,7 +317,7 @@ class JobCommands:
             say(f"job {job.id} is asked to stop; its worker notices within seconds")
         return 0
 
-    def named(self, text: str) -> Job:
+    def find(self, text: str) -> Job:
         """The job of this id, or the only one whose id begins so, archived ones among them.
 
         Raises:
@@ -357,43 +330,43 @@ class JobCommands:
         try:
             return self.reader.get(text)
         except NotFound:
-            found = sorted(self.reader.ids(text))
-            old = {} if found else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
-            if not found and not old:
+            ids = sorted(self.reader.ids(text))
+            old = {} if ids else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
+            if not ids and not old:
                 raise
         if text in old:
             return old[text]
-        found = found or sorted(old)
-        if len(found) > 1:
-            shown = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
-            raise BadRequest(f"{len(found)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
-        return old.get(found[0]) or self.reader.get(found[0])
+        ids = ids or sorted(old)
+        if len(ids) > 1:
+            shown = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
+            raise BadRequest(f"{len(ids)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
+        return old.get(ids[0]) or self.reader.get(ids[0])
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def outlook(self, found: Outlook, *, json: bool) -> int:
+    def show_preview(self, preview: Preview, *, json: bool) -> int:
         """Show what would be done."""
         if json:
-            put_json(found.as_json())
+            put_json(preview.as_json())
             return 0
-        rows = list(found.rows())
+        rows = list(preview.rows())
         if rows:
             put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
-        for note in found.notes:
+        for note in preview.notes:
             say(f"note: {self.worded(plain(note))}")
-        say(found.summary)
+        say(preview.summary)
         return 0
 
-    def models(self, found: "ModelsFound", *, json: bool) -> int:
-        """Show what was found in a models directory."""
+    def list_models(self, models: "ModelsFound", *, json: bool) -> int:
+        """Show what a models directory holds."""
         if json:
-            put_json([each.as_json() for each in found.models])
-        elif found.models:
+            put_json([each.as_json() for each in models.models])
+        elif models.models:
             head = ("NAME", "SIZE", "DIGEST", "MODIFIED", "FAMILY", "PARAMETERS", "QUANTISATION")
-            put_table(head, [each.row(self.now) for each in found.models])
+            put_table(head, [each.row(self.now) for each in models.models])
         else:
-            say(f"no models in {found.where}")
-        for line in found.complaints:
+            say(f"no models in {models.where}")
+        for line in models.complaints:
             say(self.worded(line))
         return 0
 

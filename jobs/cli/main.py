@@ -5,29 +5,31 @@ What takes long to import is imported by the command that needs it: listing jobs
 """
 
 import atexit
+import inspect
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.exceptions import TyperException
 
-from jobs.cli.job_commands import LISTED, WAYS, JobCommands, exit_code, prune_request
-from jobs.cli.output import log_warnings, put, put_json, say, settle_streams
+from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
+from jobs.cli.output import log_warnings, put, say, settle_streams, show
+from jobs.cli.signature import parameter, with_signature
 from jobs.core.clock import SystemClock
-from jobs.core.errors import FAILURE_CLASSES, BadRequest, Refused
+from jobs.core.errors import FAILURE_CLASSES, Refused
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
-from jobs.ledger.job import KINDS, JobState
+from jobs.ledger.job import JobState
+from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
 from jobs.version import VERSION
 
 if TYPE_CHECKING:
-    from jobs.home.gateway_client import Remote
+    from jobs.home.gateway_client import GatewayClient
 
 IDLE = (
     "nothing is working the queue; the job waits until `up` runs",
@@ -38,13 +40,14 @@ REMOTE_LOOK_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Many open models behind one address. Jobs survive; the GPU sleeps.",
 )
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="For example llama3.2, deepseek-r1:32b, hf.co/user/repo:Q4")]
+NameOrAll = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
@@ -57,20 +60,14 @@ Key = Annotated[
 ]
 
 
-@dataclass(frozen=True)
-class Here:
-    """What the commands about this machine work with: the home, the clock, and the desk over the home's ledger."""
+class ThisMachine(NamedTuple):
+    """What the commands about this machine work with: the home, and the commands over its ledger."""
 
     home: Home
     commands: JobCommands
-    clock: SystemClock
-
-    @property
-    def now(self) -> datetime:
-        return self.commands.now
 
 
-def here() -> Here:
+def this_machine() -> ThisMachine:
     clock = SystemClock()
     home = home_of(os.environ)
     ledger, stack = home.ledger(clock), home.read_stack()
@@ -80,15 +77,15 @@ def here() -> Here:
         is_worked=lambda: home.up_pid() is not None,
         idle=IDLE,
         log=str(home.logs / "up.log"),
-        rate_limit=stack.rate_limit if stack else None,
+        defaults={"rate_limit": stack.rate_limit} if stack else {},
     )
-    return Here(home, commands, clock)
+    return ThisMachine(home, commands)
 
 
 def commands_at(url: str | None, key: str | None) -> JobCommands:
-    """The desk of the gateway there, or that of this machine."""
+    """The commands over the jobs of the gateway there, or of this machine."""
     if not url:
-        return here().commands
+        return this_machine().commands
     clock = SystemClock()
     return JobCommands(
         remote_at(url, key),
@@ -101,17 +98,17 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
     )
 
 
-def remote_at(url: str, key: str | None) -> "Remote":
-    from jobs.home.gateway_client import Remote  # noqa: PLC0415 - brings httpx, which takes long to import
+def remote_at(url: str, key: str | None) -> "GatewayClient":
+    from jobs.home.gateway_client import GatewayClient  # noqa: PLC0415 - brings httpx, which takes long to import
 
-    remote = Remote(url, key, clock=SystemClock())
+    remote = GatewayClient(url, key, clock=SystemClock())
     atexit.register(remote.close)  # a command ends by an exception, from wherever it is
     return remote
 
 
 def with_url(text: str, url: str) -> str:
     """The commands in a text, as they are typed for the gateway there."""
-    return re.sub(r"`ollama-modal (\w+)", lambda found: f"{found[0]} --url {shlex.quote(url)}", text)
+    return re.sub(r"`ollama-modal (\w+)", lambda command: f"{command[0]} --url {shlex.quote(url)}", text)
 
 
 def done(code: int) -> NoReturn:
@@ -133,96 +130,58 @@ def start(
 
 # -- commands that post a job ------------------------------------------------------------------------------------------
 
-
-@app.command()
-def pull(
-    model: Name,
-    *,
-    wait: Wait = True,
-    way: Annotated[
-        str, typer.Option(metavar="|".join(WAYS), help="How: our own puller, or an Ollama server's")
-    ] = "auto",
-    rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="At most so much a second, like 20MB")] = None,
-    attempts: Attempts = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Bring a model here, through the queue. One that is under way is shared."""
-    done(commands_at(url, key).pull(model, wait=wait, way=way, rate_limit=rate_limit, attempts=attempts, json=json))
+_MODEL = {"one": [parameter("model", Name)], "one or all": [parameter("model", NameOrAll, None)], "all": []}
+_OF_ALL = [
+    parameter("wait", Wait, True),
+    parameter("attempts", Attempts, None),
+    parameter("url", Url, None),
+    parameter("key", Key, None),
+    parameter("json", Json, False),
+]
 
 
-@app.command()
-def verify(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")] = None,
-    *,
-    wait: Wait = True,
-    attempts: Attempts = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Hash every byte of a model, or of all. What is damaged is fetched again."""
-    done(commands_at(url, key).verify(model, wait=wait, attempts=attempts, json=json))
+def add_post_commands(to: typer.Typer, kinds: Kinds = KINDS) -> None:
+    """A command for each kind of job, made from its record."""
+    for kind in kinds.values():
+        to.command(kind.name)(_post_command(kind))
 
 
-@app.command()
-def warm(
-    model: Name,
-    *,
-    tier: Annotated[str | None, typer.Option(metavar="NAME", help="Where; by the model's size when left out")] = None,
-    wait: Wait = True,
-    attempts: Attempts = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Load a model. The next question to it is answered at once."""
-    done(commands_at(url, key).warm(model, tier=tier, wait=wait, attempts=attempts, json=json))
+def _post_command(kind: Kind) -> Callable[..., None]:
+    def post(
+        *, url: str | None, key: str | None, dry_run: bool = False, model: str | None = None, **typed: Any
+    ) -> None:
+        if dry_run:
+            done(show_dry_run(kind, typed, url, key))
+        done(commands_at(url, key).post(kind, model, **typed))
+
+    own = [parameter("dry_run", DryRun, False)] if kind.has_dry_run else []
+    own += map(_option, kind.parameters)
+    return with_signature(post, kind.name, kind.help, [*_MODEL[kind.model], *own, *_OF_ALL])
 
 
-@app.command()
-def delete(
-    model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
-) -> None:
-    """Remove a model and the blobs that no other model needs."""
-    done(commands_at(url, key).delete(model, wait=wait, attempts=attempts, json=json))
+def _option(of: Parameter) -> inspect.Parameter:
+    metavar, values = "|".join(of.choices) or of.metavar, lambda: list(of.choices)
+    option = typer.Option(of.option, metavar=metavar, help=of.help, autocompletion=values if of.choices else None)
+    if of.value_type is bool:
+        return parameter(of.name, Annotated[bool, option], False)
+    return parameter(of.name, Annotated[of.typed_as | None, option], of.default)
 
 
-@app.command()
-def prune(
-    *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")] = False,
-    unused_days: Annotated[
-        float | None, typer.Option(metavar="N", help="Also models that nobody used for so many days")
-    ] = None,
-    empty_trash: Annotated[bool, typer.Option("--empty-trash", help="Do not wait for the trash's grace")] = False,
-    wait: Wait = True,
-    attempts: Attempts = None,
-    url: Url = None,
-    key: Key = None,
-    json: Json = False,
-) -> None:
-    """Move to the trash what nobody needs. What lay there for its grace is deleted."""
-    request = prune_request(unused_days, empty_trash)
-    if not dry_run:
-        done(commands_at(url, key).prune(request, wait=wait, attempts=attempts, json=json))
+def show_dry_run(kind: Kind, typed: Mapping[str, Any], url: str | None, key: str | None) -> int:
+    """Show what a job would do; post nothing."""
+    request = kind.request(None, kind.read(typed)).request
     if url:
-        from jobs.cli.remote_status import Foretold  # noqa: PLC0415 - brings httpx, which takes long to import
+        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
 
-        done(commands_at(url, key).outlook(Foretold(remote_at(url, key).prune_plan(request)), json=json))
-    at = here()
-    from jobs.home.prune_preview import dry_run as look  # noqa: PLC0415 - brings httpx, which takes long to import
+        preview: Preview = RemotePreview(remote_at(url, key).prune_plan(request))
+        return commands_at(url, key).show_preview(preview, json=typed["json"])
+    from jobs.home.prune_preview import dry_run  # noqa: PLC0415 - brings httpx, which takes long to import
 
-    done(at.commands.outlook(look(at.home, at.clock, request), json=json))
+    at = this_machine()
+    return at.commands.show_preview(dry_run(at.home, at.commands.clock, request), json=typed["json"])
 
 
-@app.command()
-def rollback(
-    model: Name, *, wait: Wait = True, attempts: Attempts = None, url: Url = None, key: Key = None, json: Json = False
-) -> None:
-    """Bring back the version of a model that was there before. Again, and the newer one is back."""
-    done(commands_at(url, key).rollback(model, wait=wait, attempts=attempts, json=json))
+add_post_commands(app)
 
 
 # -- commands about jobs -----------------------------------------------------------------------------------------------
@@ -242,13 +201,11 @@ def list_jobs(
 ) -> None:
     """List the jobs, newest first."""
     at = commands_at(url, key)
-    if dead:
-        done(at.dead(since=since, json=json))
-    done(at.browse(state=state, kind=kind, since=since, limit=limit, json=json))
+    done(at.list_jobs(state=state, kind=kind, since=since, limit=limit, dead=dead, json=json))
 
 
 @app.command("job")
-def tell_job(
+def show_job(
     id: Id,
     *,
     follow: Annotated[bool, typer.Option("--follow", help="Follow it to its end; exit as the job does")] = False,
@@ -257,7 +214,7 @@ def tell_job(
     json: Json = False,
 ) -> None:
     """Tell a job's story: what was asked, what happened, and what to do."""
-    done(commands_at(url, key).tell(id, follow=follow, json=json))
+    done(commands_at(url, key).show_job(id, follow=follow, json=json))
 
 
 @app.command()
@@ -282,12 +239,7 @@ def retry(
     json: Json = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
-    if bool(id) == every:
-        raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what could be retried")
-    if failure_class is not None and not every:
-        raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
-    at = commands_at(url, key)
-    done(at.retry_all(failure_class, json=json) if every else at.retry(id, wait=wait, json=json))
+    done(commands_at(url, key).retry(id, every=every, failure_class=failure_class, wait=wait, json=json))
 
 
 # -- commands about what is there --------------------------------------------------------------------------------------
@@ -298,17 +250,17 @@ def models(url: Url = None, key: Key = None, json: Json = False) -> None:
     """List the models. Those that are not whole are complained about."""
     # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import found  # noqa: PLC0415
+        from jobs.cli.remote_status import remote_models  # noqa: PLC0415
 
-        done(commands_at(url, key).models(found(remote_at(url, key)), json=json))
+        done(commands_at(url, key).list_models(remote_models(remote_at(url, key)), json=json))
     from jobs.home.status import listed  # noqa: PLC0415
 
-    at = here()
-    done(at.commands.models(listed(at.home, at.clock), json=json))
+    at = this_machine()
+    done(at.commands.list_models(listed(at.home, at.commands.clock), json=json))
 
 
-@app.command()
-def route(
+@app.command("route")
+def show_route(
     model: Name,
     *,
     context: Annotated[int | None, typer.Option("--context", metavar="N", min=1, help="With so long a context")] = None,
@@ -317,10 +269,10 @@ def route(
     json: Json = False,
 ) -> None:
     """Tell on which tier a model is answered. And why, in words and numbers."""
-    from jobs.cli.remote_status import way  # noqa: PLC0415 - brings httpx, which takes long to import
+    from jobs.cli.remote_status import route_lines  # noqa: PLC0415 - brings httpx, which takes long to import
 
-    found = remote_at(url or own_gateway(), key).route(model, context)
-    show(found, way(found), json=json)
+    route = remote_at(url or own_gateway(), key).route(model, context)
+    show(route, route_lines(route), json=json)
 
 
 def own_gateway() -> str:
@@ -342,26 +294,17 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
     """Tell what runs. That is `up`, its servers, the models, the queue; or a gateway and its tiers."""
     # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import standing  # noqa: PLC0415
+        from jobs.cli.remote_status import status_lines  # noqa: PLC0415
 
         remote = remote_at(url, key)
         health = {**remote.health(), "night": remote.night()}
-        show(health, standing(health, url, commands_at(url, key).now), json=json)
+        show(health, status_lines(health, url, commands_at(url, key).now), json=json)
         return
     from jobs.home.status import surveyed  # noqa: PLC0415
 
-    at = here()
-    found = surveyed(at.home, at.clock, at.commands.reader.select()[0], key)
-    show(found.as_json(), found.lines(at.now), json=json)
-
-
-def show(document: Mapping[str, Any], lines: Iterable[str], *, json: bool) -> None:
-    """For a program, or for a person."""
-    if json:
-        put_json(document)
-        return
-    for line in lines:
-        put(line)
+    at = this_machine()
+    survey = surveyed(at.home, at.commands.clock, at.commands.reader.select()[0], key)
+    show(survey.as_json(), survey.lines(at.commands.now), json=json)
 
 
 # -- the entry ---------------------------------------------------------------------------------------------------------

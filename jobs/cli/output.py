@@ -33,6 +33,14 @@ def put_json(document: Any) -> None:
     _write(sys.stdout, json.dumps(document, indent=2))  # in plain ASCII, with escapes of its own
 
 
+def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
+    """For a program, or for a person."""
+    if json:
+        put_json(document)
+    else:
+        put_lines(lines)
+
+
 def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Columns as wide as they need to be; numbers stand right."""
     cells = [list(head), *([plain(cell) for cell in row] for row in rows)]

@@ -7,21 +7,20 @@ from typing import Any
 
 from jobs.core.clock import parse_moment
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
-from jobs.home.gateway_client import Remote
+from jobs.core.units import human_bytes, human_span
+from jobs.home.gateway_client import GatewayClient
 from jobs.home.status import ModelEntry, ModelsFound
-from jobs.ledger.job_text import lasted
 from jobs.telemetry.nightly_report import line
 
 
-def found(remote: Remote) -> ModelsFound:
+def remote_models(remote: GatewayClient) -> ModelsFound:
     """The models there, as a models directory here is shown."""
     listed, complaints = remote.models()
     entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
     return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
 
 
-def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
+def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
     """Line by line. The words are those of the status of this machine, as far as they have the same to say."""
     yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
     for problem in health["problems"]:
@@ -30,7 +29,7 @@ def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str
     for tier in health["tiers"]:
         held = f", {tier['held']} callers wait" if tier["held"] else ""
         why = f": {plain(tier['why'])}" if tier["why"] else ""
-        age = lasted(now - parse_moment(tier["since"]))
+        age = human_span(now - parse_moment(tier["since"]))
         yield f"  {plain(tier['tier'])}  {plain(tier['state'])} for {age}{held}{why}"
     models = health["models"]
     yield f"models   {models['count']}, {human_bytes(models['bytes'])}"
@@ -40,28 +39,28 @@ def standing(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str
 
 
 @dataclass(frozen=True)
-class Foretold:
-    """What a gateway says that would be done, for the desk to show."""
+class RemotePreview:
+    """What would be done, as a gateway says."""
 
-    told: Mapping[str, Any]
+    document: Mapping[str, Any]
 
     @property
     def summary(self) -> str:
-        return plain(self.told["summary"])
+        return plain(self.document["summary"])
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return tuple(map(str, self.told["notes"]))
+        return tuple(map(str, self.document["notes"]))
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        for row in self.told["rows"]:
+        for row in self.document["rows"]:
             yield str(row["do"]), str(row["what"]), str(row["size"]), str(row["why"])
 
     def as_json(self) -> dict[str, Any]:
-        return dict(self.told["plan"])
+        return dict(self.document["plan"])
 
 
-def way(route: Mapping[str, Any]) -> Iterator[str]:
+def route_lines(route: Mapping[str, Any]) -> Iterator[str]:
     """Where a model is answered, and why."""
     yield f"{plain(route['model'])} is answered on tier {plain(route['tier'])}"
     for fact in route["facts"]:

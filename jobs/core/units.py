@@ -1,10 +1,10 @@
-"""Numbers as people read and write them: decimal bytes, as Ollama shows them, and spans of time.
+"""Numbers as people read and write them: decimal bytes, as Ollama shows them, spans of time, and moments.
 
-The one place that words a size, or reads one.
+The one place that words them, or reads them.
 """
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from jobs.core.errors import BadRequest
 
@@ -40,6 +40,24 @@ def parse_bytes(text: str, what: str) -> int:
     if count < 1 or (found and found[3] and not found[2]):
         raise BadRequest(f"{what} {text!r} is no size", hint="a size looks like 500kB, 20MB or 1.5GiB")
     return count
+
+
+def human_span(span: timedelta | float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
+    seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes_left = divmod(minutes, 60)
+    days, hours_left = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours_left} h"
+    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
+
+
+def local_time(at: datetime, now: datetime) -> str:
+    """The moment on the reader's clock, whose zone is that of `now`."""
+    return at.astimezone(now.tzinfo).strftime("%Y-%m-%d %H:%M:%S")
 
 
 _SPAN = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?(s|min|h|d|w)", re.ASCII)

@@ -1,4 +1,4 @@
-"""The jobs of a gateway anywhere, over HTTP, for the desk: what it offers is what a ledger of this machine offers.
+"""The jobs of a gateway anywhere, over HTTP: what it offers is what a ledger of this machine offers.
 
 So the command line has the same words, JSON and exit codes wherever the jobs are. It keeps nothing and starts nothing;
 who posts a job is told by the key.
@@ -47,7 +47,7 @@ _PLAN_SECONDS = 150.0
 """Registries are asked for it, and on Modal a container may have to start."""
 
 
-class Remote:
+class GatewayClient:
     """
     Args:
         url: where the gateway answers.
@@ -97,8 +97,9 @@ class Remote:
         by: str,  # noqa: ARG002 - the key tells
         attempts: int | None = None,
     ) -> Posted:
-        asked = {"kind": kind, "attempts": attempts, **request}
-        return _posted(self._ask("POST", "/jobs", json={key: told for key, told in asked.items() if told is not None}))
+        body = {"kind": kind, "attempts": attempts, **request}
+        given = {name: value for name, value in body.items() if value is not None}
+        return _posted(self._ask("POST", "/jobs", json=given))
 
     def retry(self, id: str, *, by: str) -> Posted:  # noqa: ARG002 - the key tells
         return _posted(self._ask("POST", f"/jobs/{quote(id, safe='')}/retry"))
@@ -134,8 +135,8 @@ class Remote:
         limit: int | None = None,
     ) -> tuple[list[Job], int]:
         """The newest jobs that fit, and how many fit in all; asked for page by page."""
-        asked = {"kind": kind, "state": state, "since": since and isoformat(since)}
-        fitting: dict[str, Any] = {name: told for name, told in asked.items() if told}
+        query = {"kind": kind, "state": state, "since": since and isoformat(since)}
+        fitting: dict[str, Any] = {name: value for name, value in query.items() if value}
         jobs, total = self._page(fitting, limit)
         page = jobs
         while page and len(jobs) < min(total, limit or total):
@@ -143,16 +144,16 @@ class Remote:
             jobs = jobs + page
         return jobs, total
 
-    def _page(self, asked: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
-        told = self._ask("GET", "/jobs", params={**asked, "limit": min(limit or PAGE, PAGE)}).json()
-        return [Job.from_json(each) for each in told["jobs"]], int(told["total"])
+    def _page(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
+        page = self._document("/jobs", params={**query, "limit": min(limit or PAGE, PAGE)})
+        return [Job.from_json(each) for each in page["jobs"]], int(page["total"])
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
     def models(self) -> tuple[list[Listed], list[str]]:
         """The whole models, and lines about the rest."""
-        told = self._ask("GET", "/models").json()
-        return [Listed.of(each) for each in told["models"]], list(map(str, told["complaints"]))
+        answer = self._document("/models")
+        return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
 
     def route(self, model: str, context: int | None) -> dict[str, Any]:
         """On which tier a model is answered, and why.
@@ -161,48 +162,46 @@ class Remote:
             NotFound: it is not there.
 
         """
-        asked = {"model": model} | ({"context": str(context)} if context is not None else {})
-        told: dict[str, Any] = self._ask("GET", "/route", params=asked).json()
-        return told
+        query = {"model": model} | ({"context": str(context)} if context is not None else {})
+        return self._document("/route", params=query)
 
     def health(self) -> dict[str, Any]:
         """How all of it stands."""
-        told: dict[str, Any] = self._ask("GET", "/health").json()
-        return told
+        return self._document("/health")
 
     def night(self) -> dict[str, Any]:
         """What the last night did there."""
-        told: dict[str, Any] = self._ask("GET", "/night").json()
-        return told
+        return self._document("/night")
 
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
-        told: dict[str, Any] = self._ask("GET", "/cost", params={"since": isoformat(since)}).json()
-        return told
+        return self._document("/cost", params={"since": isoformat(since)})
 
     def plan(self) -> dict[str, Any]:
         """What the next night would do there."""
-        told: dict[str, Any] = self._ask("GET", "/plan", timeout=_PLAN_SECONDS).json()
-        return told
+        return self._document("/plan", timeout=_PLAN_SECONDS)
 
     def prune_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """What a prune that is asked for in these words would do there."""
-        asked = {name: str(value).lower() for name, value in request.items() if value is not None}
-        told: dict[str, Any] = self._ask("GET", "/plan/prune", params=asked, timeout=_PLAN_SECONDS).json()
-        return told
+        query = {name: str(value).lower() for name, value in request.items() if value is not None}
+        return self._document("/plan/prune", params=query, timeout=_PLAN_SECONDS)
 
     # -- how -----------------------------------------------------------------------------------------------------------
 
-    def _ask(self, method: str, path: str, **asked: Any) -> httpx.Response:
+    def _document(self, path: str, **options: Any) -> dict[str, Any]:
+        document: dict[str, Any] = self._ask("GET", path, **options).json()
+        return document
+
+    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
         """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
 
         def ask() -> httpx.Response:
             with translated(f"asking the gateway at {self.url}"):
-                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **asked)
+                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **options)
             if not answer.is_success:
                 self._refuse(answer)
             if not answer.headers.get("content-type", "").startswith("application/json"):
-                raise self._stranger(answer)
+                raise self._not_ours(answer)
             return answer
 
         return self._policy.call(ask, sleep=self._sleep)
@@ -213,11 +212,11 @@ class Remote:
     def _refuse(self, answer: httpx.Response) -> NoReturn:
         """Raise what the gateway says, as what it means for the command line."""
         try:
-            told = answer.json()
-            error, hint = plain(str(told["error"])), told.get("hint")
+            failure = answer.json()
+            error, hint = plain(str(failure["error"])), failure.get("hint")
         except (ValueError, KeyError, TypeError) as broken:
             if answer.status_code < 500:
-                raise self._stranger(answer) from broken
+                raise self._not_ours(answer) from broken
             error, hint = f"the gateway at {self.url} answers {answer.status_code}", None
         status = answer.status_code
         meaning = _MEANING.get(status, BadRequest if status < 500 else ServerTrouble)
@@ -225,7 +224,7 @@ class Remote:
             hint = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
         raise meaning(error, hint=plain(str(hint)) if hint else None, retry_after=_wait(answer))
 
-    def _stranger(self, answer: httpx.Response) -> Trouble:
+    def _not_ours(self, answer: httpx.Response) -> Trouble:
         return Refused(
             f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {answer.url.path}",
             hint="the address is that which `ollama-modal up` or the deployment printed",
@@ -252,5 +251,5 @@ def _posted(answer: httpx.Response) -> Posted:
 
 
 def _wait(answer: httpx.Response) -> timedelta | None:
-    told = answer.headers.get("retry-after", "")
-    return timedelta(seconds=int(told)) if told.isascii() and told.isdigit() and len(told) < 6 else None
+    text = answer.headers.get("retry-after", "")
+    return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() and len(text) < 6 else None

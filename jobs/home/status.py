@@ -16,12 +16,11 @@ from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Refused, Trouble, Unauthorized
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
-from jobs.home.gateway_client import Remote
+from jobs.core.units import human_bytes, human_span, local_time
+from jobs.home.gateway_client import GatewayClient
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.errors import LOOPBACK_IS_DIRECT
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import lasted, moment
 from jobs.models.card import KnownModel as ListedModel
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed, Running
@@ -54,7 +53,7 @@ class ModelEntry:
             self.name,
             human_bytes(self.size),
             self.digest[:12],
-            moment(self.modified_at, now),
+            local_time(self.modified_at, now),
             details.family or "-",
             details.parameter_size or "-",
             details.quantization_level or "-",
@@ -224,7 +223,7 @@ class LocalStatus:
         if self.stack is None or self.stack.pid != self.up_pid:
             return [f"up       is starting, pid {self.up_pid}"]
         since = self.stack.started_at
-        runs = f"up       runs with pid {self.up_pid} since {moment(since, now)} ({lasted(now - since)})"
+        runs = f"up       runs with pid {self.up_pid} since {local_time(since, now)} ({human_span(now - since)})"
         return [runs, *([f"gateway  {self.stack.gateway}"] if self.stack.gateway else [])]
 
     def _servers(self) -> list[str]:
@@ -277,7 +276,7 @@ def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = No
 def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
     """What the gateway of the running stack says is wrong."""
     patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
-    with Remote(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
+    with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
             return tuple(map(str, remote.health()["problems"]))
         except Unauthorized:

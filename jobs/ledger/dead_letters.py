@@ -9,8 +9,9 @@ from datetime import datetime
 
 from jobs.core.errors import FAILURE_CLASSES, BadRequest
 from jobs.core.sanitize import plain
+from jobs.core.units import local_time
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import moment, trouble
+from jobs.ledger.job_text import trouble
 
 LIKELY: Mapping[str, str] = {
     "not_found": "the names are wrong, or their publishers took the models away: ask for the right names",
@@ -67,7 +68,7 @@ def lines(jobs: Sequence[Job], now: datetime) -> Iterator[str]:
         yield f"{name}: {len(group):,} job{'' if len(group) == 1 else 's'}"
         for job in group:
             why = trouble(job.attempts[-1]) if job.attempts else ""
-            yield f"  {job.id}  {job.kind} {plain(job.subject)}  {moment(job.posted_at, now)}  {why}"
+            yield f"  {job.id}  {job.kind} {plain(job.subject)}  {local_time(job.posted_at, now)}  {why}"
         yield f"  to do: {LIKELY[name]}"
         if name not in {"not_found", "refused", "bug"}:
             yield f"         `ollama-modal retry --all --class {name}`"

@@ -19,38 +19,12 @@ from enum import StrEnum
 from typing import Any, Literal, Self, get_args
 
 from jobs.core.clock import isoformat, parse_moment
-from jobs.core.errors import BadRequest, Trouble
+from jobs.core.errors import Trouble
 from jobs.core.progress import Reading
+from jobs.ledger.kinds import KINDS
 
 VERSION = 1
 """Written into every fact. Readers take missing fields as their defaults, so last month's records still open."""
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of job: the lane whose workers run it, and how many attempts it is allowed by default."""
-
-    name: str
-    lane: str
-    attempts: int
-
-
-WEIGHTS_LANE = "weights"
-SERVERS_LANE = "servers"
-LANES = (WEIGHTS_LANE, SERVERS_LANE)
-
-KINDS = {
-    kind.name: kind
-    for kind in (
-        # A resumed pull loses almost nothing, so it may be interrupted often before a person has to look.
-        Kind("pull", WEIGHTS_LANE, 8),
-        Kind("verify", WEIGHTS_LANE, 4),
-        Kind("delete", WEIGHTS_LANE, 3),
-        Kind("prune", WEIGHTS_LANE, 3),
-        Kind("rollback", WEIGHTS_LANE, 3),
-        Kind("warm", SERVERS_LANE, 3),
-    )
-}
 
 
 class JobState(StrEnum):
@@ -130,7 +104,7 @@ class Attempt:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """An attempt, as `as_json` told of it; of its lease nothing is known any more."""
+        """An attempt, as `as_json` wrote it; of its lease nothing is known any more."""
         ended_at = _moment(document.get("ended_at"))
         started_at = parse_moment(document["started_at"])
         return cls(
@@ -202,7 +176,7 @@ class Job:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        """A job, as `as_json` told of it."""
+        """A job, as `as_json` wrote it."""
         kind = KINDS.get(document["kind"])
         return cls(
             id=document["id"],
@@ -221,8 +195,8 @@ class Job:
         )
 
     def __str__(self) -> str:
-        told = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
-        return f"{self.id} {self.kind} {self.subject} {self.state} [{told}]"
+        attempts = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
+        return f"{self.id} {self.kind} {self.subject} {self.state} [{attempts}]"
 
 
 @dataclass
@@ -256,7 +230,7 @@ def fold(facts: JobFacts) -> Job:
             is_last_loss = end["outcome"] == "lost" and n >= allowed
             state = move(state, "failed" if is_last_loss else end["outcome"])
     last = len(attempts)
-    tale = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
+    latest = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
     return Job(
         id=facts.job["id"],
         kind=facts.job["kind"],
@@ -268,14 +242,14 @@ def fold(facts: JobFacts) -> Job:
         posted_at=parse_moment(facts.job["posted_at"]),
         posted_by=facts.job.get("posted_by", ""),
         attempts=tuple(attempts),
-        progress=_reading(tale.get("progress")),
+        progress=_reading(latest.get("progress")),
         result=facts.ends.get(last, {}).get("result"),
         cancel_asked=facts.cancel is not None,
     )
 
 
-def _reading(told: Mapping[str, Any] | None) -> Reading:
-    known = told or {}
+def _reading(document: Mapping[str, Any] | None) -> Reading:
+    known = document or {}
     return Reading(**{name: known[name] for name in Reading.__dataclass_fields__ if name in known})
 
 
@@ -287,7 +261,7 @@ def _attempt(
     n: int, claim: Mapping[str, Any], beat: Mapping[str, Any] | None, end: Mapping[str, Any] | None
 ) -> Attempt:
     started_at = parse_moment(claim["at"])
-    told = end or {}
+    ending = end or {}
     return Attempt(
         n=n,
         started_at=started_at,
@@ -295,11 +269,11 @@ def _attempt(
         lease=timedelta(seconds=claim["lease_seconds"]),
         last_sign=max(started_at, parse_moment(beat["at"])) if beat else started_at,
         ended_at=parse_moment(end["at"]) if end else None,
-        outcome=told.get("outcome"),
-        failure_class=told.get("class"),
-        message=told.get("message"),
-        hint=told.get("hint"),
-        not_before=_moment(told.get("not_before")),
+        outcome=ending.get("outcome"),
+        failure_class=ending.get("class"),
+        message=ending.get("message"),
+        hint=ending.get("hint"),
+        not_before=_moment(ending.get("not_before")),
     )
 
 
@@ -341,16 +315,3 @@ def after_trouble(job: Job, trouble: Trouble, *, now: datetime, backoff: Backoff
         return ending
     wait = trouble.retry_after if trouble.retry_after is not None else backoff.delay(n, spread)
     return replace(ending, outcome="retry", not_before=now + wait)
-
-
-def kind_named(name: str) -> Kind:
-    """The kind of this name.
-
-    Raises:
-        BadRequest: there is no such kind.
-
-    """
-    try:
-        return KINDS[name]
-    except KeyError:
-        raise BadRequest(f"there is no kind of job {name!r}", hint=f"kinds are {', '.join(KINDS)}") from None

@@ -9,8 +9,9 @@ from typing import Any
 
 from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
+from jobs.ledger.kinds import KINDS, Kinds
 
 _AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
 
@@ -35,24 +36,6 @@ def remedy(job: Job) -> str | None:
     if job.state is not JobState.FAILED or not job.attempts:
         return None
     return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
-
-
-def lasted(span: timedelta | float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
-    seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)
-    if seconds < 60:
-        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes_left = divmod(minutes, 60)
-    days, hours_left = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours_left} h"
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
-
-
-def moment(at: datetime, now: datetime) -> str:
-    """The moment on the reader's clock, whose zone is that of `now`."""
-    return at.astimezone(now.tzinfo).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def share(job: Job) -> str:
@@ -85,19 +68,20 @@ def amounts(reading: Reading) -> list[str]:
     words = [f"{human_bytes(reading.completed)} of {human_bytes(reading.total)}"]
     if reading.bytes_per_second and reading.completed < reading.total:
         left = (reading.total - reading.completed) / reading.bytes_per_second
-        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{lasted(left)} left"]
+        words += [f"{human_bytes(reading.bytes_per_second)}/s", f"{human_span(left)} left"]
     return words
 
 
-def story(job: Job, now: datetime) -> list[str]:
+def story(job: Job, now: datetime, kinds: Kinds = KINDS) -> list[str]:
     """The whole story, line by line."""
+    posted = f"{local_time(job.posted_at, now)} ({human_span(now - job.posted_at)} ago)"
     lines = [
         f"{job.kind} of {plain(job.subject)}: {_state(job, now)}",
         f"  job      {job.id}",
-        f"  posted   {moment(job.posted_at, now)} ({lasted(now - job.posted_at)} ago) by {plain(job.posted_by)}",
+        f"  posted   {posted} by {plain(job.posted_by)}",
     ]
-    if asked := _asked(job.request):
-        lines.append(f"  asked    {asked}")
+    if request := _request(job, kinds):
+        lines.append(f"  asked    {request}")
     if progress := _progress(job):
         lines.append(f"  progress {progress}")
     if job.attempts:
@@ -105,19 +89,19 @@ def story(job: Job, now: datetime) -> list[str]:
     for attempt in job.attempts:
         lines += _attempt(attempt, job, now)
     if job.result is not None:
-        lines.append(f"  result   {result(job)}")
+        lines.append(f"  result   {result_text(job)}")
     if what := remedy(job):
         lines.append(f"  to do    {what}")
     return lines
 
 
-def result(job: Job) -> str:
+def result_text(job: Job) -> str:
     """What came out of a job, in words."""
-    told = job.result or {}
+    result = job.result or {}
     try:
-        return plain(_RESULTS[job.kind](job, told))
+        return plain(_RESULTS[job.kind](job, result))
     except (KeyError, TypeError, ValueError):  # written by another version of this code
-        return plain(", ".join(f"{key} {value}" for key, value in told.items()))
+        return plain(", ".join(f"{key} {value}" for key, value in result.items()))
 
 
 def _state(job: Job, now: datetime) -> str:
@@ -128,12 +112,12 @@ def _state(job: Job, now: datetime) -> str:
             stopping = ", and asked to stop" if job.cancel_asked else ""
             last = job.attempts[-1]
             silent = now - last.last_sign
-            quiet = f", silent for {lasted(silent)}" if silent > timedelta(seconds=10) else ""
-            return f"running for {lasted(now - last.started_at)}{quiet}{stopping}"
+            quiet = f", silent for {human_span(silent)}" if silent > timedelta(seconds=10) else ""
+            return f"running for {human_span(now - last.started_at)}{quiet}{stopping}"
         case JobState.WAITING:
             return f"waiting, {_next(job, now)}"
         case _:
-            took = lasted((job.ended_at or now) - job.posted_at)
+            took = human_span((job.ended_at or now) - job.posted_at)
             return f"{job.state}, {took} after it was posted"
 
 
@@ -141,16 +125,18 @@ def _next(job: Job, now: datetime) -> str:
     due = job.not_before
     if due is None or due <= now:
         return "the next try is due now"
-    return f"the next try in {lasted(due - now)}"
+    return f"the next try in {human_span(due - now)}"
 
 
-def _asked(request: Mapping[str, Any]) -> str:
+def _request(job: Job, kinds: Kinds) -> str:
+    """What was asked for beside the kind and the subject. Other versions of this code may have stored other keys."""
+    known = {each.name: each for each in kinds[job.kind].parameters} if job.kind in kinds else {}
     words = []
-    for key, value in request.items():
-        if value is None or (key == "way" and value == "auto"):
+    for name, value in job.request.items():
+        parameter = known.get(name)
+        if value is None or (parameter is not None and value == parameter.default):
             continue
-        shown = f"{human_bytes(value)}/s" if key == "rate_limit" and isinstance(value, int) else repr(value)
-        words.append(f"{key.replace('_', ' ')} {shown}")
+        words.append(f"{name.replace('_', ' ')} {parameter.show(value) if parameter else repr(value)}")
     return ", ".join(words)
 
 
@@ -168,9 +154,9 @@ def _progress(job: Job) -> str:
 
 def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
     outcome = attempt.outcome or "goes on"
-    took = lasted((attempt.ended_at or now) - attempt.started_at)
+    took = human_span((attempt.ended_at or now) - attempt.started_at)
     why = f": {trouble(attempt)}" if attempt.failure_class or attempt.message else ""
-    yield f"    {attempt.n}  {moment(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
+    yield f"    {attempt.n}  {local_time(attempt.started_at, now)}  {took}  on {plain(attempt.worker)}  {outcome}{why}"
     if attempt.hint:
         yield f"       hint: {plain(attempt.hint)}"
     if attempt is job.attempts[-1] and job.state is JobState.WAITING:
@@ -183,57 +169,58 @@ def _speed(job: Job, count: int) -> str:
     return f" at {human_bytes(count / seconds)}/s" if count and seconds > 0 else ""
 
 
-def _pulled(job: Job, told: Mapping[str, Any]) -> str:
-    what = f"{told['model']}, {human_bytes(told['size'])}, digest {str(told['digest'])[:12]}"
-    if told["way"] != "registry":
-        return f"{what}: pulled by the server of tier {told['tier']}, because {told['why']}"
-    fetched, reused = told["fetched_bytes"], told["reused_bytes"]
+def _pulled(job: Job, result: Mapping[str, Any]) -> str:
+    what = f"{result['model']}, {human_bytes(result['size'])}, digest {str(result['digest'])[:12]}"
+    if result["way"] != "registry":
+        return f"{what}: pulled by the server of tier {result['tier']}, because {result['why']}"
+    fetched, reused = result["fetched_bytes"], result["reused_bytes"]
     if not fetched:
         return f"{what}: all of it was here already and sound"
     kept = f", {human_bytes(reused)} was here already" if reused else ""
     return f"{what}: {human_bytes(fetched)} straight from the registry{_speed(job, fetched)}{kept}"
 
 
-def _verified(job: Job, told: Mapping[str, Any]) -> str:
+def _verified(job: Job, result: Mapping[str, Any]) -> str:
     what = (
-        f"{_count(len(told['models']), 'model')}, {_count(told['blobs'], 'blob')},"
-        f" {human_bytes(told['bytes'])}{_speed(job, told['bytes'])}"
+        f"{_count(len(result['models']), 'model')}, {_count(result['blobs'], 'blob')},"
+        f" {human_bytes(result['bytes'])}{_speed(job, result['bytes'])}"
     )
-    if torn := told.get("torn"):
+    if torn := result.get("torn"):
         what += f" (the manifest of {', '.join(torn)} is torn: pull it again)"
-    if not told["mended"]:
+    if not result["mended"]:
         return f"{what}: every byte is what it should be"
-    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in told["mended"])
-    return f"{what}: {_count(len(told['mended']), 'damaged blob')} fetched again, and sound now: {which}"
+    which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in result["mended"])
+    return f"{what}: {_count(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
 
 
-def _deleted(_: Job, told: Mapping[str, Any]) -> str:
-    if told["way"] != "directory":
-        return f"{told['model']} was deleted by the server"
-    what = f"{told['model']} is gone; {_count(told['blobs'], 'blob')} went with it, {human_bytes(told['freed_bytes'])}"
-    return f"{what}; {told['note']}" if told.get("note") else what
+def _deleted(_: Job, result: Mapping[str, Any]) -> str:
+    if result["way"] != "directory":
+        return f"{result['model']} was deleted by the server"
+    blobs = f"{_count(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
+    what = f"{result['model']} is gone; {blobs}"
+    return f"{what}; {result['note']}" if result.get("note") else what
 
 
-def _pruned(_: Job, told: Mapping[str, Any]) -> str:
+def _pruned(_: Job, result: Mapping[str, Any]) -> str:
     words = []
-    if told["delete"]:
-        words.append(f"{human_bytes(told['freed_bytes'])} deleted for good")
-    if told["throw"]:
-        names = [each["name"] for each in told["throw"] if each["what"] == "model"]
+    if result["delete"]:
+        words.append(f"{human_bytes(result['freed_bytes'])} deleted for good")
+    if result["throw"]:
+        names = [each["name"] for each in result["throw"] if each["what"] == "model"]
         which = f", with {', '.join(names)}" if names else ""
-        words.append(f"{human_bytes(told['thrown_bytes'])} moved to the trash{which}")
-    return "; ".join([", ".join(words) or "nothing to prune", *told["notes"]])
+        words.append(f"{human_bytes(result['thrown_bytes'])} moved to the trash{which}")
+    return "; ".join([", ".join(words) or "nothing to prune", *result["notes"]])
 
 
-def _rolled_back(_: Job, told: Mapping[str, Any]) -> str:
-    left = f" in place of {str(told['left'])[:12]}, which is in the trash now" if told.get("left") else ""
-    return f"{told['model']} is digest {str(told['digest'])[:12]} again{left}"
+def _rolled_back(_: Job, result: Mapping[str, Any]) -> str:
+    left = f" in place of {str(result['left'])[:12]}, which is in the trash now" if result.get("left") else ""
+    return f"{result['model']} is digest {str(result['digest'])[:12]} again{left}"
 
 
-def _warmed(_: Job, told: Mapping[str, Any]) -> str:
-    where = "on the GPU" if told["on_gpu"] else "not wholly on a GPU"
-    rate = f", {told['tokens_per_second']:.0f} tokens/s" if told.get("tokens_per_second") else ""
-    return f"{told['model']} is loaded on tier {told['tier']}, {where}, after {told['load_seconds']:.1f} s{rate}"
+def _warmed(_: Job, result: Mapping[str, Any]) -> str:
+    where = "on the GPU" if result["on_gpu"] else "not wholly on a GPU"
+    rate = f", {result['tokens_per_second']:.0f} tokens/s" if result.get("tokens_per_second") else ""
+    return f"{result['model']} is loaded on tier {result['tier']}, {where}, after {result['load_seconds']:.1f} s{rate}"
 
 
 _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {

@@ -21,7 +21,8 @@ from loguru import logger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
-from jobs.ledger.job import VERSION, Ending, Job, JobState, kind_named
+from jobs.ledger.job import VERSION, Ending, Job, JobState
+from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
@@ -77,12 +78,13 @@ class Ledger:
     even so: asked again in the same words, every one of them comes to the same.
     """
 
-    def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock) -> None:
+    def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock, kinds: Kinds = KINDS) -> None:
         self._calls = Calls(clock)
         self._queue = PatientQueue(queue, self._calls)
         self._facts = PatientDict(facts, self._calls)
         self.reader = LedgerReader(self._facts)
         self._clock = clock
+        self._kinds = kinds
         self._remembering = threading.Lock()  # never held while the store is asked
         # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
         self._ended: set[str] = set()
@@ -105,7 +107,7 @@ class Ledger:
             BadRequest: there is no such kind.
 
         """
-        spec = kind_named(kind)
+        spec = kind_named(kind, self._kinds)
         line, known = self._line(kind, subject)
         generation = known
         while True:

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
-from jobs.ledger.job_text import lasted
+from jobs.core.units import human_span
 from jobs.telemetry.container_time import SHARES, Metered, TimeShare
 from jobs.telemetry.usage import Row
 
@@ -177,7 +177,7 @@ class Cost:
                 [
                     (
                         *(use.tier or "-", use.model or "not recorded", use.key or "-", use.requests),
-                        *(lasted(use.seconds), f"${use.dollars:.2f}"),
+                        *(human_span(use.seconds), f"${use.dollars:.2f}"),
                     )
                     for use in self.uses
                 ],

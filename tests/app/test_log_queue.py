@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.log_queue import LineQueue, RotatedFile, to_descriptor
-from tests.support.processes import until
+from tests.support.waiting import until
 
 
 class Gate:

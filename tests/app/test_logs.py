@@ -21,11 +21,13 @@ from jobs.core.clock import SystemClock
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
-from tests.app.gateway.inference.test_proxy import played
-from tests.conftest import open_store
 from tests.support.checkout import ROOT
-from tests.support.gateways import ANTHROPIC, DIALECTS, OLLAMA, Dialect, Heard, Line, Scripted, gateway, until
+from tests.support.dialects import ANTHROPIC, DIALECTS, OLLAMA, Dialect, whole_answer
+from tests.support.gateways import gateway
 from tests.support.pull_setup import MODEL, Scene, post, worked
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.stores import open_store
+from tests.support.waiting import until
 
 CANARY = "canary-9f3b"
 """Stands in everything that must not be told."""
@@ -153,7 +155,7 @@ def test_a_terminal_gets_a_readable_line() -> None:
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_a_request_is_followed_by_its_id(tmp_path: Path, dialect: Dialect) -> None:
     """What the caller is told, what the server is sent, and what the log says of a request have the same id."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
         response = httpx.post(running.url + dialect.path, json=dict(dialect.body), timeout=10)
         until(lambda: [line for line in written if "success" in line], "the line of the request")
     id = response.headers["x-request-id"]
@@ -164,7 +166,7 @@ def test_a_request_is_followed_by_its_id(tmp_path: Path, dialect: Dialect) -> No
 
 def test_a_job_is_posted_in_a_requests_name(tmp_path: Path) -> None:
     """A job that a request posts is told of with the id that the caller gave his request."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running, lines() as written:
         asked = {"kind": "pull", "model": "tiny"}
         response = httpx.post(f"{running.url}/ops/v1/jobs", json=asked, headers={"x-request-id": "mine-1"}, timeout=10)
     assert (response.status_code, response.headers["x-request-id"]) == (201, "mine-1")
@@ -177,7 +179,7 @@ def test_no_secret_and_no_prompt_is_told(tmp_path: Path) -> None:
     key, wrong = new_key(), f"om-{CANARY}"
     prompt = {"model": "llama3.2", "prompt": CANARY, "messages": [{"role": "user", "content": CANARY}], "max_tokens": 9}
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         if heard.json.get("options") == {"seed": 1}:
             line.head(500, "application/json", "Content-Length: 2")
             line.send(b"{}")
@@ -187,7 +189,7 @@ def test_no_secret_and_no_prompt_is_told(tmp_path: Path) -> None:
             line.close()
 
     with (
-        Scripted(opening) as server,
+        ScriptedServer(opening) as server,
         gateway(
             tmp_path, {"a10g": server.url}, keys=f"alice {hash_of(key)}", headers={"Modal-Secret": f"ws-{CANARY}"}
         ) as running,

@@ -14,9 +14,10 @@ from jobs.testing.models import LIBRARY, arbitrary
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.browser import ENTER, ESCAPE, MISSING, SPACE, TAB, Browser, WrongPage, browser
-from tests.support.gateways import Running
-from tests.support.local_stack import Shell, Up, simulator_as_ollama, until, up
+from tests.support.gateways import RunningGateway
+from tests.support.local_stack import Shell, Up, simulator_as_ollama, up
 from tests.support.sample_history import lived
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
@@ -282,14 +283,14 @@ def test_without_streams_the_looks_still_tell(board: Browser) -> None:
 
 
 @pytest.fixture(scope="module")
-def weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway without keys, four weeks after it was first used."""
     with lived(tmp_path_factory.mktemp("weeks")) as running:
         yield running
 
 
 @pytest.fixture
-def past(window: Browser, weeks: Running) -> Browser:
+def past(window: Browser, weeks: RunningGateway) -> Browser:
     """The page of that gateway."""
     window.prefer(color_scheme="light")
     window.resize(1200, 900)
@@ -387,7 +388,7 @@ def said(page: Browser, title: str) -> str:
     return str(page.run(script, title))
 
 
-def test_looking_wakes_nobody(past: Browser, weeks: Running) -> None:
+def test_looking_wakes_nobody(past: Browser, weeks: RunningGateway) -> None:
     """However the page looks, no server is asked or woken: what sleeps goes on sleeping."""
     past.until(lambda: "/ops/v1/days" in asked(past))
 

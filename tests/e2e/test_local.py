@@ -16,7 +16,9 @@ from app.gateway.auth.keys import hash_of
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.local_stack import Shell, family, is_alive, simulator_as_ollama, until, up
+from tests.support.local_stack import Shell, family, simulator_as_ollama, up
+from tests.support.processes import is_running
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
     assert code == 0, said
     assert "SIMULATED" in said
     assert "the simulated registry has llama3.2:latest" in said
-    until(lambda: not any(map(is_alive, pids)))
+    until(lambda: not any(map(is_running, pids)))
 
 
 def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
@@ -120,7 +122,7 @@ def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
         until(lambda: shell.ask("job", id)["progress"]["completed"] > 20_000_000)
         pids = family(running.process.pid)
         running.stop(signal.SIGKILL)
-        until(lambda: not any(map(is_alive, pids)))
+        until(lambda: not any(map(is_running, pids)))
     assert shell.ask("job", id)["state"] == "running"
     with up(shell, "--simulate"):
         assert shell.ask("job", id)["attempts"][0]["outcome"] == "lost"
@@ -169,7 +171,7 @@ def test_a_dead_server_is_started_again(shell: Shell) -> None:
         pids = family(running.process.pid)
         assert len(pids) == 3
         running.stop(signal.SIGKILL)
-        until(lambda: not any(map(is_alive, pids)))
+        until(lambda: not any(map(is_running, pids)))
 
 
 def servers_of(pid: int) -> list[int]:

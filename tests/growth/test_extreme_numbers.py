@@ -26,9 +26,9 @@ from jobs.cli.progress_bar import Bar
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Progress, Reading
-from jobs.core.units import LONGEST_SPAN, human_bytes, parse_bytes, parse_span
+from jobs.core.units import LONGEST_SPAN, human_bytes, human_span, parse_bytes, parse_span
 from jobs.ledger.job import Attempt, Job, JobState
-from jobs.ledger.job_text import lasted, story
+from jobs.ledger.job_text import story
 from jobs.ollama.errors import refusal
 from jobs.ollama.responses import Usage
 from jobs.telemetry.container_time import SHARES, Metered
@@ -101,7 +101,7 @@ def test_progress_counts_every_byte(pieces: list[tuple[int, float]]) -> None:
 @given(seconds=st.floats(0, 1e300))
 def test_no_time_is_too_long_to_be_told(seconds: float) -> None:
     """A time left that no `timedelta` holds is told in days."""
-    assert lasted(seconds)[-2:] in {" s", "in", " h"}
+    assert human_span(seconds)[-2:] in {" s", "in", " h"}
 
 
 @given(

@@ -7,11 +7,9 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from app.fleet.file import HERE
 from jobs.version import VERSION
-from tests.support.ops_api import ADMIN_KEY, place
-
-ROOT = HERE.parent.parent
+from tests.support.checkout import ROOT
+from tests.support.ops_api import ADMIN_KEY, ops_api
 
 
 def said(*command: str) -> str:
@@ -22,7 +20,7 @@ def test_whoever_tells_the_version_tells_the_same(tmp_path: Path) -> None:
     """What a build would write down, the command, the ops API and its document say one version."""
     built = json.loads(said(sys.executable, "-m", "hatchling", "metadata"))["version"]
     printed = said(sys.executable, "-m", "jobs", "--version")
-    with place(tmp_path / "office") as here:
+    with ops_api(tmp_path / "office") as here:
         asked = TestClient(here.app(), headers={"x-api-key": ADMIN_KEY})
         document = asked.get("/ops/v1/openapi.json").json()["info"]["version"]
         health = asked.get("/ops/v1/health").json()["version"]

@@ -19,11 +19,21 @@ from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.night_tries import Tries
 from jobs.testing.registry.server import RegistryDouble
-from tests.jobs.telemetry.test_incidents import HookServer, listening
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.modal.test_jobs import APP, ROOT, ask, book, finished, plane, run, tick, with_secrets
-from tests.support.processes import until
+from tests.support.checkout import ROOT
+from tests.support.deployments import (
+    APP,
+    ask,
+    control_plane,
+    deployed_ledger,
+    finished,
+    modal_command,
+    tick,
+    with_secrets,
+)
+from tests.support.waiting import until
+from tests.support.webhooks import WebhookServer, webhook_server
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -31,8 +41,8 @@ WINDOW = '[[windows]]\ntier = "a10g"\nstart = "0 * * * *"\nhours = 24\nmodels = 
 
 
 @pytest.fixture(scope="module")
-def hook() -> Iterator[HookServer]:
-    with listening() as server:
+def hook() -> Iterator[WebhookServer]:
+    with webhook_server() as server:
         yield server
 
 
@@ -51,11 +61,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(hook: HookServer, checkout: Path) -> Iterator[Platform]:
-    with RegistryDouble() as registry, plane(registry) as platform:
+def deployed(hook: WebhookServer, checkout: Path) -> Iterator[Platform]:
+    with RegistryDouble() as registry, control_plane(registry) as platform:
         with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
-        done = run(platform, "deploy", "-m", "app.deploy", folder=checkout)
+        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=checkout)
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform
 
@@ -72,21 +82,21 @@ def told(platform: Platform) -> int:
     return sum(not call.unfinished for call in calls)
 
 
-def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: HookServer) -> None:
+def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: WebhookServer) -> None:
     """A job that fails for good is told to the webhook at the next tick, and at no other; a webhook that drips does
     not hold up the tick, and hears of it later."""
     hook.answers = [0]
-    id = book(client).post("pull", "nonesuch:latest", {"model": "nonesuch"}, by="test").job.id
+    id = deployed_ledger(client).post("pull", "nonesuch:latest", {"model": "nonesuch"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-    assert finished(book(client), id).attempts[-1].failure_class == "not_found"
+    assert finished(deployed_ledger(client), id).attempts[-1].failure_class == "not_found"
 
     tick(deployed)
-    until(lambda: hook.heard, 30)
+    until(lambda: hook.heard)
     began = time.monotonic()
     tick(deployed)
     assert time.monotonic() - began < 10
-    until(lambda: len(hook.heard) >= 2, 60)
-    until(lambda: told(deployed) == 2, 60)
+    until(lambda: len(hook.heard) >= 2)
+    until(lambda: told(deployed) == 2)
     tick(deployed)
     time.sleep(1)
 
@@ -111,18 +121,18 @@ def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Pa
     meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
     facts.put(meter.key, meter.as_json())
 
-    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    done = modal_command(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("about $1.42 since ")
     assert "an estimate, by the containers' own count and the prices of 2026-09-15" in done.stdout
     assert "Modal does not tell its rates, the fleet's are taken" in done.stderr
     gpus = {"gpu_hour_cost_a10g": "2.00", "gpu_hour_cost_h100": "4.00"}
     deployed.workspace.rates = {"cpu_hour_cost": "0.05", "mem_gib_hour_cost": "0.008", **gpus}
-    done = run(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
+    done = modal_command(deployed, "run", "-q", "-m", "app.jobs::cost", "--since", "1d", folder=checkout)
     deployed.workspace.rates = {}
     assert done.stdout.startswith("about $2.33 since "), done.stderr
     assert f"the prices of {now:%Y-%m-%d} (modal billing rates)" in done.stdout
-    done = run(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
+    done = modal_command(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout
 
@@ -146,7 +156,7 @@ def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Clien
         pool.override.Clear()  # as Modal does when it is deployed to
     tick(deployed)
     assert awake(deployed) == {"OllamaA10G": 1}
-    warmed = [job for job in book(client).reader.jobs() if job.kind == "warm"]
+    warmed = [job for job in deployed_ledger(client).reader.jobs() if job.kind == "warm"]
     assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
@@ -159,6 +169,6 @@ def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: C
     facts.put(keys.NIGHT_TRIES, failed.as_json())
     facts.pop(keys.NIGHT_RAN, None)
     tick(deployed)
-    until(lambda: facts.get(keys.NIGHT_RAN), 60)
+    until(lambda: facts.get(keys.NIGHT_RAN))
     ran = facts.get(keys.NIGHT_RAN)
     assert (ran["tries"], ran["trouble"]) == (2, "OSError: no volume")

@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.interpreters import interpreter
 from tests.modal.platform.isolation import has_networks, unshare
 from tests.modal.platform.plane import Platform
-from tests.modal.test_jobs import book, run, with_secrets
+from tests.support.deployments import deployed_ledger, modal_command, with_secrets
 from tests.support.processes import free_port, gpu_programs
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -59,7 +59,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
         with_secrets(platform)
         for module in ("app.deploy", "app.endpoint_v2"):
-            done = run(platform, "deploy", "-m", module)
+            done = modal_command(platform, "deploy", "-m", module)
             assert done.returncode == 0, done.stdout + done.stderr
         yield platform
 
@@ -114,7 +114,7 @@ def test_the_simple_alternative_starts(deployed: Platform) -> None:
 
 def test_the_functions_start_and_return(deployed: Platform, client: Client) -> None:
     """The weights worker brings a model to the empty volume; then each of the others is called and returns."""
-    ledger = book(client)
+    ledger = deployed_ledger(client)
     job = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job
     functions: dict[str, Any] = {name: modal.Function.from_name(APP, name, client=client) for name in CALLED}
     functions["weights_worker"].remote()

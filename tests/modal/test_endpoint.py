@@ -16,7 +16,6 @@ import pytest
 from modal.client import Client
 from modal_proto import api_pb2
 
-from app.fleet.file import HERE
 from app.fleet.schema import declared
 from app.image_pinning import pinned, tell_unpinned
 from app.image_requirements import LOCK, runtime_part
@@ -25,9 +24,10 @@ from jobs.core.errors import BadRequest
 from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with, until
+from tests.support.checkout import ROOT
+from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
+from tests.support.waiting import until
 
-ROOT = HERE.parent.parent
 PORT = free_port()
 OLLAMA = f"http://127.0.0.1:{PORT}"
 
@@ -219,10 +219,10 @@ def test_server_lives_from_an_empty_volume_to_its_drain(deployed: Platform, clie
     publish = modal.Function.from_name("publishing", "publish", client=client)
 
     publish.remote("llama3.2", 1)
-    until(lambda: listed() == ["llama3.2:latest"], patience=30)
+    until(lambda: listed() == ["llama3.2:latest"])
     assert chat("llama3.2")
     publish.remote("tiny", 2)
-    until(lambda: listed() == ["llama3.2:latest", "tiny:latest"], patience=30)
+    until(lambda: listed() == ["llama3.2:latest", "tiny:latest"])
     until(lambda: report(client, server)["generation"] == 2)
     until(lambda: [model["name"] for model in report(client, server)["loaded"]] == ["llama3.2:latest"])
 

@@ -17,8 +17,9 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.proxy import Proxy
-from tests.modal.test_jobs import ADMIN_KEY, APP, TOKEN, run, with_secrets
-from tests.support.processes import free_port, gpu_programs, nvidia_smi, until
+from tests.support.deployments import ADMIN_KEY, APP, TOKEN, modal_command, with_secrets
+from tests.support.processes import free_port, gpu_programs, nvidia_smi
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -48,7 +49,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     ):
         environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
         with_secrets(platform)
-        done = run(platform, "deploy", "-m", "app.deploy")
+        done = modal_command(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         platform.apps.server_urls[APP, "Gateway"] = f"http://127.0.0.1:{gateway}"
         yield platform
@@ -127,8 +128,8 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
     """A pull that is posted sends the worker; looking wakes nobody; the first chat wakes the GPU and is answered."""
     posted = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "llama3.2"})
     assert posted.status_code == 201, posted.text
-    until(lambda: told(ask, f"/ops/v1/jobs/{posted.json()['id']}")["state"] == "succeeded", 60)
-    until(lambda: [each["name"] for each in told(ask, "/api/tags")["models"]] == ["llama3.2:latest"], 30)
+    until(lambda: told(ask, f"/ops/v1/jobs/{posted.json()['id']}")["state"] == "succeeded")
+    until(lambda: [each["name"] for each in told(ask, "/api/tags")["models"]] == ["llama3.2:latest"])
     for _ in range(5):
         for path in (*LISTS, *LOOKS, "/ops/v1/route?model=llama3.2"):
             assert ask.get(path).status_code == 200, path
@@ -181,7 +182,7 @@ def test_answers_stream_through_both_proxies(ask: httpx.Client) -> None:
 def test_what_a_container_counted_is_priced(ask: httpx.Client) -> None:
     """The estimate is of the fleet's prices, for what the server itself has counted, shared by who used it."""
     assert ask.post("/api/chat", json={**CHAT, "stream": False}).status_code == 200
-    until(lambda: told(ask, "/ops/v1/cost")["dollars"] > 0, 30)
+    until(lambda: told(ask, "/ops/v1/cost")["dollars"] > 0)
     found = told(ask, "/ops/v1/cost")
 
     [tier] = found["tiers"]

@@ -1,19 +1,13 @@
 """The jobs of a deployment: asked for by the real client, worked on in real containers, from a registry on loopback."""
 
 import http.server
-import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import httpx
 import modal
@@ -21,31 +15,34 @@ import pytest
 from cronsim import CronSim
 from modal.client import Client
 
-from app.fleet.file import HERE
 from app.fleet.schema import declared
-from app.gateway.auth.keys import hash_of, new_key
 from app.resources import SERVERS
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job, JobState
-from jobs.ledger.ledger import Ledger
+from jobs.ledger.job import JobState
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.models import LIBRARY, SimModel, arbitrary, find
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
-from jobs.weights.manifest import Manifest
-from tests.modal.platform.containers import Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.processes import until
+from tests.support.checkout import ROOT
+from tests.support.deployments import (
+    APP,
+    ask,
+    control_plane,
+    deployed_ledger,
+    finished,
+    has_whole,
+    modal_command,
+    published,
+    tick,
+    with_secrets,
+)
+from tests.support.waiting import until
 
-ROOT = HERE.parent.parent
-APP = "ollama-service"
-ADMIN_KEY = new_key()
 MANY_BLOBS = arbitrary("many-blobs", 5_000_000, layers=10)
-KEYS = {"OLLAMA_MODAL_KEYS": f"root {hash_of(ADMIN_KEY)} chat admin\n"}
-TOKEN = {"MODAL_PROXY_TOKEN_ID": "wk-test", "MODAL_PROXY_TOKEN_SECRET": "ws-test"}
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -56,27 +53,18 @@ def registry() -> Iterator[RegistryDouble]:
         yield registry
 
 
-@contextmanager
-def plane(registry: RegistryDouble) -> Iterator[Platform]:
-    """A control plane, and the registry as the mirror that whoever deploys or runs has named."""
-    settings = Settings(environ={"OLLAMA_MODAL_LEASE_SECONDS": "4"}, idle_seconds=20, commit_seconds=0.5)
-    with pytest.MonkeyPatch.context() as environment, Platform(settings=settings) as platform:
-        environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
-        yield platform
-
-
 @pytest.fixture(scope="module")
 def bare(registry: RegistryDouble) -> Iterator[Platform]:
     """Nothing is deployed, and there are no secrets."""
-    with plane(registry) as platform:
+    with control_plane(registry) as platform:
         yield platform
 
 
 @pytest.fixture(scope="module")
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
-    with plane(registry) as platform:
+    with control_plane(registry) as platform:
         with_secrets(platform)
-        done = run(platform, "deploy", "-m", "app.deploy")
+        done = modal_command(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform
 
@@ -87,60 +75,10 @@ def client(deployed: Platform) -> Iterator[Client]:
         yield client
 
 
-def with_secrets(platform: Platform) -> None:
-    """What a deployment wants to be there."""
-    platform.create_secret("ollama-proxy-token", TOKEN)
-    platform.create_secret("ollama-api-keys", KEYS)
-
-
-def run(platform: Platform, *words: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
-    command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
-
-
-def ask(platform: Platform, command: str, *words: str) -> Any:
-    """The JSON that an entrypoint prints."""
-    done = run(platform, "run", "-q", "-m", f"app.jobs::{command}", *words, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads(done.stdout)
-
-
 def simulated(name: str) -> SimModel:
     model = find(ModelName.parse(name))
     assert model is not None
     return model
-
-
-def published(platform: Platform) -> dict[str, bytes]:
-    """What is committed, but for what a pull gathers."""
-    files = platform.volume("ollama-model-weights").files()
-    return {path: content for path, content in files.items() if path.startswith(("blobs/", "manifests/"))}
-
-
-def has_whole(platform: Platform, path: str) -> bool:
-    """Whether the volume has this manifest, with every blob that it names."""
-    files = published(platform)
-    found = files.get(f"manifests/registry.ollama.ai/library/{path}")
-    return found is not None and all(
-        len(files.get(f"blobs/{layer.digest.replace(':', '-')}", b"")) == layer.size
-        for layer in Manifest.parse(found).blobs
-    )
-
-
-def book(client: Client) -> Ledger:
-    queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
-    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
-    return Ledger(queue, facts, SystemClock())
-
-
-def tick(platform: Platform) -> None:
-    platform.result(platform.fire(APP, "tick"))
-
-
-def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
-    until(lambda: ledger.reader.get(id).has_ended, patience)
-    return ledger.reader.get(id)
 
 
 # What is asked for
@@ -227,7 +165,7 @@ def test_a_broken_fleet_creates_nothing(tmp_path: Path) -> None:
     fleet = tmp_path / "app/fleet.toml"
     fleet.write_text(fleet.read_text("utf-8").replace("nightly_hour = 3", "nightly_hour = 30"))
     with Platform() as platform:
-        done = run(platform, "deploy", "-m", "app.deploy", folder=tmp_path)
+        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=tmp_path)
 
         assert done.returncode != 0
         assert "schedule.nightly_hour = 30: too large; at most 23" in done.stdout + done.stderr
@@ -241,7 +179,7 @@ def test_a_broken_fleet_creates_nothing(tmp_path: Path) -> None:
 def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -> None:
     """`pull` runs its worker in its own app and says so, to the end; no GPU image and no secret is asked for."""
     registry.throttle.bytes_per_second = 4_000_000
-    done = run(bare, "run", "-m", "app.jobs::pull", "--model", "llama3.2")
+    done = modal_command(bare, "run", "-m", "app.jobs::pull", "--model", "llama3.2")
     registry.throttle.bytes_per_second = None
 
     assert done.returncode == 0, done.stdout + done.stderr
@@ -262,13 +200,13 @@ def test_a_pull_without_a_deployment(bare: Platform, registry: RegistryDouble) -
 
 def test_what_needs_a_deployment_says_so(bare: Platform) -> None:
     """With nothing deployed, `--no-wait` posts and says that the job waits; `warm` is refused as a wrong call."""
-    posted = run(bare, "run", "-q", "-m", "app.jobs::pull", "--model", "tiny", "--no-wait")
+    posted = modal_command(bare, "run", "-q", "-m", "app.jobs::pull", "--model", "tiny", "--no-wait")
     assert (posted.returncode, len(posted.stdout.split())) == (0, 1)
     assert "nothing is deployed that could work the queue" in posted.stderr
-    warmed = run(bare, "run", "-q", "-m", "app.jobs::warm", "--model", "tiny")
+    warmed = modal_command(bare, "run", "-q", "-m", "app.jobs::warm", "--model", "tiny")
     assert warmed.returncode == 2
     assert "hint: deploy it: `modal deploy -m app.deploy`" in warmed.stderr
-    told = run(bare, "run", "-q", "-m", "app.jobs::job", "--id", "nonesuch")
+    told = modal_command(bare, "run", "-q", "-m", "app.jobs::job", "--id", "nonesuch")
     assert told.returncode == 2
     assert "hint: `modal run -m app.jobs::jobs` lists them" in told.stderr
 
@@ -279,10 +217,10 @@ def test_what_needs_a_deployment_says_so(bare: Platform) -> None:
 def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> None:
     """`pull --no-wait` prints the id in seconds; the deployed worker brings the model, tells servers, and goes home."""
     started = time.monotonic()
-    done = run(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "qwen2.5:0.5b", "--no-wait")
+    done = modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "qwen2.5:0.5b", "--no-wait")
     assert done.returncode == 0, done.stderr
     assert time.monotonic() - started < 45  # a busy machine; a cold start of a worker is not in it
-    job = finished(book(client), done.stdout.strip())
+    job = finished(deployed_ledger(client), done.stdout.strip())
 
     assert job.state is JobState.SUCCEEDED
     assert has_whole(deployed, "qwen2.5/0.5b")
@@ -302,7 +240,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
     *before, last = (layer.digest for layer in MANY_BLOBS.layers)
     registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
-    ledger = book(client)
+    ledger = deployed_ledger(client)
     id = ledger.post("pull", "many-blobs:latest", {"model": "many-blobs"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
 
@@ -311,8 +249,8 @@ def test_a_killed_worker_costs_what_was_not_committed(
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: ledger.reader.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before), 60)
-    until(committed, 60)
+    until(lambda: ledger.reader.get(id).progress.completed >= MANY_BLOBS.layers[0].size * len(before))
+    until(committed)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     worker = deployed.wait_for("weights_worker")
     registry.faults.clear()
@@ -335,10 +273,10 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
     """A container that is taken away hands its attempt back at once, and the next one finishes it without a tick."""
     *_, layer = sorted(simulated("llama3.2:1b").layers, key=lambda each: each.size)
     registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=layer.digest, times=None))
-    ledger = book(client)
+    ledger = deployed_ledger(client)
     id = ledger.post("pull", "llama3.2:1b", {"model": "llama3.2:1b"}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-    until(lambda: registry.counters()["served"].get(layer.digest), 60)
+    until(lambda: registry.counters()["served"].get(layer.digest))
 
     deployed.preempt(deployed.wait_for("weights_worker"))
     registry.faults.clear()
@@ -351,7 +289,7 @@ def test_a_preempted_worker_hands_its_work_back(deployed: Platform, client: Clie
 
 def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
     """A night brings what is pinned and is told so, a second run changes nothing; two ticks at once do no harm."""
-    ledger = book(client)
+    ledger = deployed_ledger(client)
     before = {job.id for job in ledger.reader.jobs()}
     steps = {(step["kind"], step["subject"]) for step in ask(deployed, "plan")["steps"]}
     deployed.result(deployed.fire(APP, "nightly"))
@@ -378,7 +316,7 @@ def test_schedules_do_no_harm_twice(deployed: Platform, client: Client) -> None:
 def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> None:
     """`prune --dry-run` posts nothing and prints the plan that `prune` then follows; what is pinned or was used today
     stays; a second prune does nothing, and a rollback brings back what it took."""
-    ledger = book(client)
+    ledger = deployed_ledger(client)
     for name in ("many-blobs", "llama3.2"):
         if has_whole(deployed, f"{name}/latest"):
             continue  # another test has brought it

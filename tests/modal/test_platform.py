@@ -24,6 +24,7 @@ from tests.modal.platform.packages import KEPT
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
+from tests.support.waiting import until
 
 SAMPLES = "tests.modal.platform.sample_apps"
 
@@ -233,8 +234,7 @@ def test_killed_waiter_takes_nothing_with_it(platform: Platform, bell: modal.Que
     )
     bell.len()
     before = platform.wire.counts["QueueGet"]
-    while platform.wire.counts["QueueGet"] == before:
-        time.sleep(0.05)
+    until(lambda: platform.wire.counts["QueueGet"] > before)
     waiter.kill()
     waiter.wait()
     bell.put("still here")
@@ -421,10 +421,7 @@ def test_reload_fails_while_a_file_is_open(tiny: Platform, client: Client) -> No
 def test_background_commits_publish_in_time(tiny: Platform, client: Client) -> None:
     """What a container wrote and did not commit is published by itself after a while."""
     function(client, "write").remote("slow", "x", commit=False)
-    deadline = time.monotonic() + 20
-    while "slow" not in tiny.volume("tiny-weights").files():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: "slow" in tiny.volume("tiny-weights").files())
 
 
 def test_read_only_mounts_refuse_writes(tiny: Platform, client: Client) -> None:
@@ -459,10 +456,7 @@ def test_preempted_container_commits_and_its_input_runs_again(tiny: Platform, cl
 
 def wait_until_lingering(platform: Platform, client: Client, key: str) -> Container:
     facts = modal.Dict.from_name("tiny-facts", create_if_missing=True, client=client)
-    deadline = time.monotonic() + 60
-    while facts.get(key) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: facts.get(key) is not None)
     return next(one for one in platform.containers("linger") if one.inputs)
 
 
@@ -494,15 +488,13 @@ def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> 
     server_handle = modal.Server.from_name("serving", "Web", client=client)
     assert [one.container_id for one in server_handle._experimental_list_containers()] == [server.id]
 
-    deadline = time.monotonic() + 20
-    while True:
+    def status() -> int:
         try:
-            answer = httpx.get(f"http://127.0.0.1:{port}/greeting")
-            break
+            return httpx.get(f"http://127.0.0.1:{port}/greeting").status_code
         except httpx.ConnectError:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-    assert answer.status_code in (200, 404)
+            return 0
+
+    assert until(status) in (200, 404)
 
     serving.drain(server)
     assert serving.wait_exit(server) == 0
@@ -529,14 +521,10 @@ def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform)
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 60
     deployed = tiny.app("tiny").id
-    while not (orphans := [one for one in platform.containers("linger") if one.function.app_id != deployed]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    [orphan] = until(lambda: [one for one in platform.containers("linger") if one.function.app_id != deployed])
     client.kill()
     client.wait()
-    [orphan] = orphans
     platform.settings.client_seconds = 0
     platform.wait_exit(orphan)
     platform.settings.client_seconds = 90

@@ -19,8 +19,17 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.modal.test_jobs import APP, ask, book, finished, has_whole, plane, run, with_secrets
-from tests.support.processes import until
+from tests.support.deployments import (
+    APP,
+    ask,
+    control_plane,
+    deployed_ledger,
+    finished,
+    has_whole,
+    modal_command,
+    with_secrets,
+)
+from tests.support.waiting import until
 
 MODELS = {name: arbitrary(name, 5_000_000, layers=6) for name in ("rolling", "recreate", "evening")}
 
@@ -35,9 +44,9 @@ def registry() -> Iterator[RegistryDouble]:
 
 @pytest.fixture(scope="module")
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
-    with plane(registry) as platform:
+    with control_plane(registry) as platform:
         with_secrets(platform)
-        done = run(platform, "deploy", "-m", "app.deploy")
+        done = modal_command(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform
 
@@ -54,7 +63,7 @@ def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, mo
     registry.faults.add(RegistryFault("cdn", "hang", value=1000, digest=last, times=None))
     registry.reset()
     name = str(model.name)
-    id = book(client).post("pull", name, {"model": name}, by="test").job.id
+    id = deployed_ledger(client).post("pull", name, {"model": name}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
 
     def committed() -> bool:
@@ -62,8 +71,8 @@ def half_pulled(platform: Platform, client: Client, registry: RegistryDouble, mo
         staged = {path.rpartition("/")[2] for path in files if path.startswith("staging/")}
         return {digest.replace(":", "-") for digest in before} <= staged
 
-    until(lambda: book(client).reader.get(id).progress.completed >= model.layers[0].size * len(before), 60)
-    until(committed, 60)
+    until(lambda: deployed_ledger(client).reader.get(id).progress.completed >= model.layers[0].size * len(before))
+    until(committed)
     time.sleep(1.5)  # the platform commits twice a second; what is vouched for in journals is now there
     return id
 
@@ -94,11 +103,11 @@ def test_a_redeployment_under_a_pull_loses_nothing(
     # Another spelling of the same mirror: an image with another variable, hence new versions of all functions.
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("OLLAMA_MODAL_REGISTRY", f"{registry.url}{'/' * len(strategy)}")
-        done = run(deployed, "deploy", "--strategy", strategy, "-m", "app.deploy")
+        done = modal_command(deployed, "deploy", "--strategy", strategy, "-m", "app.deploy")
     assert done.returncode == 0, done.stdout + done.stderr
     registry.faults.clear()
     registry.hang_up()
-    job = finished(book(client), id)
+    job = finished(deployed_ledger(client), id)
 
     assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == outcomes
@@ -115,8 +124,8 @@ def test_a_pull_outlives_its_workers_day(deployed: Platform, client: Client, reg
     end_all(deployed)
     calls = len(deployed.calls.calls)
     id = half_pulled(deployed, client, registry, MODELS["evening"])
-    ledger = book(client)
-    until(lambda: len(ledger.reader.get(id).attempts) >= 2, 60)
+    ledger = deployed_ledger(client)
+    until(lambda: len(ledger.reader.get(id).attempts) >= 2)
     registry.faults.clear()
     registry.hang_up()
     job = finished(ledger, id)
@@ -144,7 +153,7 @@ def test_what_ended_long_ago_is_read_from_the_archive(deployed: Platform, client
     old.end(claim, Ending("failed", "not_found", "there is no such model"), Reading())
     deployed.result(modal.Function.from_name(APP, "weights_worker", client=client).spawn().object_id)
 
-    assert id not in {job.id for job in book(client).reader.jobs()}
+    assert id not in {job.id for job in deployed_ledger(client).reader.jobs()}
     archived = deployed.volume("ollama-model-weights").files()["ops/jobs.jsonl"]
     assert [json.loads(line)["id"] for line in archived.splitlines()] == [id]
     told = ask(deployed, "jobs", "--since", "90d")[-1]
@@ -153,11 +162,11 @@ def test_what_ended_long_ago_is_read_from_the_archive(deployed: Platform, client
 
 def test_a_pull_whose_worker_cannot_start_says_so(registry: RegistryDouble) -> None:
     """With nothing deployed and a container that cannot start, `pull` ends and tells why; the job stays queued."""
-    with plane(registry) as platform:
+    with control_plane(registry) as platform:
         platform.settings.environ["PYTHONPATH"] = "/nonexistent"
         platform.settings.start_attempts = 1
         started = time.monotonic()
-        done = run(platform, "run", "-m", "app.jobs::pull", "--model", "rolling")
+        done = modal_command(platform, "run", "-m", "app.jobs::pull", "--model", "rolling")
         assert time.monotonic() - started < 90
         platform.settings.environ.pop("PYTHONPATH")
 

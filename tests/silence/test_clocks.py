@@ -16,10 +16,10 @@ from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
-from tests.conftest import Store
-from tests.silence.test_stores import AT_ONCE, PATIENCE, QUICK, ended, post, working
 from tests.support.failing_stores import DeafQueue
-from tests.support.processes import until
+from tests.support.stores import Store
+from tests.support.waiting import until
+from tests.support.workers import AT_ONCE, PATIENCE, QUICK, ended, post, working
 
 LEASE = timedelta(seconds=30)
 
@@ -47,12 +47,12 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
     slow = replace(QUICK, sweep=timedelta(seconds=1))
     with working(Worker(ledger, "weights", work, clock=clock, timing=slow, backoff=AT_ONCE)):
         first = post(live_store, "first:latest")
-        until(lambda: live_store.ledger().reader.get(first).has_ended, PATIENCE)
+        until(lambda: live_store.ledger().reader.get(first).has_ended)
         clock.set_by = timedelta(days=-1)
         ran.clear()
         id = silently_posted(live_store)
         assert ran.wait(PATIENCE)
-        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED, PATIENCE)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED)
 
 
 def silently_posted(store: Store) -> str:

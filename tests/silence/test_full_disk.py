@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from tests.support.disks import NEEDS_MOUNT, fill, small_disk
-from tests.support.local_stack import PATIENCE, Shell, Up, until
+from tests.support.local_stack import PATIENCE, Shell, Up
+from tests.support.waiting import until
 
 MODEL = "qwen2.5:0.5b"  # 4 MB
 

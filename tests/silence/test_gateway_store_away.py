@@ -26,8 +26,11 @@ from jobs.models.placement import Tier
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.modal.platform.plane import Platform
-from tests.support.gateways import CLOCK, OLLAMA, QUICK, Scripted, Shelf, until
-from tests.support.ops_api import ADMIN_KEY, place
+from tests.support.dialects import OLLAMA
+from tests.support.gateways import CLOCK, QUICK, ModelList
+from tests.support.ops_api import ADMIN_KEY, ops_api
+from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import until
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(
@@ -63,12 +66,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
     with (
         Platform() as platform,
         platform.client() as client,
-        Scripted(lambda _, line: OLLAMA.play(line)) as server,
+        ScriptedServer(lambda _, line: OLLAMA.play(line)) as server,
     ):
         facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LIMITS)
         bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), LIMITS)
         platform.wire.meddler = store
-        standing = KnownState(facts, Shelf(), CLOCK, every=timedelta(seconds=0.2))
+        standing = KnownState(facts, ModelList(), CLOCK, every=timedelta(seconds=0.2))
         composed = Composed(
             GatewayParts(
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
@@ -139,7 +142,7 @@ def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
             return super().items()
 
     clock = HandClock()
-    with place(tmp_path, clock) as here:
+    with ops_api(tmp_path, clock) as here:
         facts = Moody(tmp_path / "moody.sqlite")
         bells = SqliteQueue(tmp_path / "moody.sqlite", clock=clock)
         Ledger(bells, facts, clock).post("pull", "m:latest", {"model": "m"}, by="t")

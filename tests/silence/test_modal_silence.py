@@ -18,8 +18,8 @@ from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.modal.test_jobs import APP, has_whole, plane, run, with_secrets
-from tests.support.processes import until
+from tests.support.deployments import APP, control_plane, has_whole, modal_command, with_secrets
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
@@ -49,10 +49,10 @@ def registry() -> Iterator[RegistryDouble]:
 
 @pytest.fixture(scope="module")
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
-    with plane(registry) as platform:
+    with control_plane(registry) as platform:
         with_secrets(platform)
         platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
-        done = run(platform, "deploy", "-m", "app.deploy")
+        done = modal_command(platform, "deploy", "-m", "app.deploy")
         assert done.returncode == 0, done.stdout + done.stderr
         yield platform
 
@@ -95,7 +95,7 @@ def book(client: Client) -> Ledger:
 
 
 def ended(ledger: Ledger, id: str) -> Job:
-    until(lambda: ledger.reader.get(id).has_ended, 120)
+    until(lambda: ledger.reader.get(id).has_ended, patience=120)
     return ledger.reader.get(id)
 
 
@@ -123,7 +123,7 @@ def test_a_job_is_posted_though_no_bell_can_be_rung(deployed: Platform) -> None:
     deployed.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(VARIABLE, "1.5")
-        done = run(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "never", "--no-wait")
+        done = modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "never", "--no-wait")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"[a-z0-9]{10}-\d+\n", done.stdout)
     assert "could not be rung for; a sweep will" in done.stderr
@@ -136,7 +136,7 @@ def test_a_command_says_in_a_line_that_the_ledger_is_away(deployed: Platform) ->
     deployed.wire.meddler = lambda name, _: "never" if name == "DictContents" else None
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv(VARIABLE, "1")
-        done = run(deployed, "run", "-q", "-m", "app.jobs::jobs")
+        done = modal_command(deployed, "run", "-q", "-m", "app.jobs::jobs")
     assert done.returncode == 1
     assert done.stdout == ""
     told = [line for line in done.stderr.splitlines() if not line.startswith(("note:", "warning:"))]

@@ -22,10 +22,10 @@ from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
-from tests.conftest import Store
-from tests.silence.test_stores import AT_ONCE, QUICK, all_answered, post
 from tests.support.failing_stores import TroubledDict, TroubledQueue, While
-from tests.support.processes import until
+from tests.support.stores import Store
+from tests.support.waiting import until
+from tests.support.workers import AT_ONCE, QUICK, all_answered, post
 
 
 class NoteClock(HandClock):
@@ -125,7 +125,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     try:
-        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED, 40)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED)
         assert len(hired) == 2
         problem = place.problem()
         assert problem is not None
@@ -153,10 +153,10 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     place = WorkerProcess("weights", hire, stopping, SystemClock())
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
-    until(place.problem, 20)
+    until(place.problem)
     assert place.problem() == "the worker of lane weights goes on once its ledger does: nobody answers"
     away.end()
-    until(lambda: place.problem() is None, 20)
+    until(lambda: place.problem() is None)
     stopping.set()
     thread.join(20)
     assert not thread.is_alive()

@@ -3,8 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,66 +13,26 @@ from loguru import logger
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Fenced, StoreFull, StoreTrouble, StoreUnavailable, StoreUnusable
-from jobs.ledger.job import Backoff, Job, JobState
+from jobs.ledger.job import JobState
 from jobs.ledger.ledger import Ledger
 from jobs.worker.attempt import RunningAttempt
-from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store
 from tests.support.failing_stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
-from tests.support.processes import until
-
-QUICK = Timing(
-    lease=timedelta(seconds=3),
-    beat=timedelta(seconds=0.05),
-    sweep=timedelta(seconds=0.1),
-    poll=timedelta(seconds=0.05),
-    grace=timedelta(seconds=2),
+from tests.support.stores import Store
+from tests.support.waiting import until
+from tests.support.workers import (
+    PATIENCE,
+    QUICK,
+    RunningWorker,
+    all_answered,
+    ended,
+    post,
+    worker,
+    working,
 )
-AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
-PATIENCE = 40.0
-Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 
 def troubled(store: Store, meet: Meet) -> Ledger:
     return Ledger(TroubledQueue(store.queue, meet), TroubledDict(store.facts, meet), SystemClock())
-
-
-def worker(ledger: Ledger, work: Work, *, timing: Timing = QUICK, concurrency: int = 2) -> Worker:
-    clock = SystemClock()
-    return Worker(ledger, "weights", work, clock=clock, concurrency=concurrency, timing=timing, backoff=AT_ONCE)
-
-
-class Running:
-    """A worker in a thread, and how it ended."""
-
-    def __init__(self, worker: Worker) -> None:
-        self.stop = threading.Event()
-        self.failure: BaseException | None = None
-        self.worker = worker
-        self.thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            self.worker.run(self.stop)
-        except BaseException as failure:
-            self.failure = failure
-
-
-@contextmanager
-def working(worker: Worker) -> Iterator[Running]:
-    running = Running(worker)
-    running.thread.start()
-    try:
-        yield running
-    finally:
-        running.stop.set()
-        running.thread.join(PATIENCE)
-        assert not running.thread.is_alive()
-
-
-def all_answered() -> None:
-    """What hung has been answered, so wait for its threads: the store is closed after them."""
-    until(lambda: not [each for each in threading.enumerate() if each.name.startswith(("beat-", "take-", "end-"))])
 
 
 @pytest.fixture
@@ -83,15 +42,6 @@ def said() -> Iterator[list[str]]:
     sink = logger.add(lambda message: lines.append(str(message).rstrip()), format="{level} {message}", level="INFO")
     yield lines
     logger.remove(sink)
-
-
-def post(store: Store, subject: str = "m:latest", attempts: int = 5) -> str:
-    return store.ledger().post("pull", subject, {"model": subject}, by="test", attempts=attempts).job.id
-
-
-def ended(store: Store, id: str) -> Job:
-    until(lambda: store.ledger().reader.get(id).has_ended, PATIENCE)
-    return store.ledger().reader.get(id)
 
 
 def brief(run: RunningAttempt) -> Mapping[str, Any]:
@@ -291,7 +241,7 @@ def test_a_worker_that_hears_nothing_takes_itself_out(live_store: Store) -> None
             fenced.set()
             raise
 
-    first = Running(worker(troubled(live_store, silent), work))
+    first = RunningWorker(worker(troubled(live_store, silent), work))
     first.thread.start()
     first.thread.join(PATIENCE)
     assert isinstance(first.failure, StoreUnavailable)
@@ -316,9 +266,9 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
             run.sleep(0.05)
 
     slow = replace(QUICK, lease=timedelta(seconds=30), grace=timedelta(seconds=0.5))
-    running = Running(worker(troubled(live_store, silent), work, timing=slow))
+    running = RunningWorker(worker(troubled(live_store, silent), work, timing=slow))
     running.thread.start()
-    until(lambda: silent.met, PATIENCE)
+    until(lambda: silent.met)
     running.stop.set()
     running.thread.join(10)
     assert not running.thread.is_alive()
@@ -338,11 +288,13 @@ def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Stor
         while True:
             run.sleep(0.05)
 
-    running = Running(worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20))))
+    running = RunningWorker(
+        worker(troubled(live_store, silent), work, timing=replace(QUICK, grace=timedelta(seconds=20)))
+    )
     running.thread.start()
-    until(lambda: silent.met, PATIENCE)
+    until(lambda: silent.met)
     running.stop.set()
-    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", 5)
+    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", patience=5)
     silent.end()
     running.thread.join(PATIENCE)
     assert not running.thread.is_alive()

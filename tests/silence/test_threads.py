@@ -16,8 +16,8 @@ from jobs.core.errors import Fenced
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.ledger import Ledger
-from tests.conftest import Store
 from tests.support.failing_stores import DeafQueue, MemoryDict
+from tests.support.stores import Store
 
 JOBS = 60
 LEASE = timedelta(minutes=1)

@@ -14,8 +14,8 @@ from app.platform.errors import NotReloaded
 from jobs.core.errors import ServerTrouble, StoreUnavailable
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
-from tests.conftest import Store
-from tests.support.processes import until
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 
 class Moody:

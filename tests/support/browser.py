@@ -10,13 +10,14 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+
+from tests.support.waiting import until
 
 T = TypeVar("T")
 
@@ -106,16 +107,13 @@ class Browser:
         script = "return document.querySelector(arguments[0])?.checkVisibility({visibilityProperty: true}) ?? false"
         return bool(self.run(script, selector))
 
-    def until(self, what: Callable[[], T], why: str = "it never came to be") -> T:
-        """Wait until this is true."""
-        deadline = time.monotonic() + PATIENCE
-        while not (answer := what()):
-            assert time.monotonic() < deadline, f"{why}; the page shows:\n{self.text('body')}"
-            time.sleep(0.05)
+    def until(self, is_so: Callable[[], T], what: str = "") -> T:
+        """As `until`; fails in words that tell what the page shows instead."""
+        answer: T = until(is_so, what, patience=PATIENCE, shows=lambda: f"the page shows:\n{self.text('body')}")
         return answer
 
     def until_text(self, selector: str, part: str) -> None:
-        self.until(lambda: part in self.text(selector), f"{part!r} never stood in {selector}")
+        self.until(lambda: part in self.text(selector), f"{part!r} in {selector}")
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
@@ -190,11 +188,10 @@ def _driver(folder: Path) -> Iterator[httpx.Client]:
 
 
 def _wait_for(client: httpx.Client) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while True:
+    def is_ready() -> bool:
         try:
-            if client.get("/status").json()["value"]["ready"]:
-                return
+            return bool(client.get("/status").json()["value"]["ready"])
         except httpx.TransportError:
-            assert time.monotonic() < deadline, "chromedriver does not answer"
-        time.sleep(0.05)
+            return False
+
+    until(is_ready, "an answer of chromedriver")

@@ -17,7 +17,7 @@ from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
 from jobs.models.placement import A10G, H100
 from tests.support.checkout import ROOT
-from tests.support.gateways import Shelf, gateway
+from tests.support.gateways import ModelList, gateway
 
 GB = 1_000_000_000
 
@@ -113,7 +113,7 @@ def main(folder: str, keys: str, *servers: str) -> None:
     card = Card({}, HEADER, "")
     models = [KnownModel(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
     tiers = [tier for tier in TIERS if tier.name in urls]
-    with gateway(Path(folder), urls, keys=keys, shelf=Shelf(models), tiers=tiers) as running:
+    with gateway(Path(folder), urls, keys=keys, shelf=ModelList(models), tiers=tiers) as running:
         print(running.url, running.door._thread.native_id, flush=True)
         sys.stdin.read()
 

@@ -28,7 +28,8 @@ from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
-from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.job import Job
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store import keys

@@ -7,8 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from jobs.core.clock import SystemClock
 from jobs.home.home import Home
-from tests.conftest import Store, open_store
+from tests.support.stores import Store, open_store
 
 COMMAND = [sys.executable, "-m", "app.local"]
 PATIENCE = 60.0
@@ -107,22 +106,6 @@ def family(pid: int) -> list[int]:
     """The process and all below it."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(each for child in children for each in family(int(child)))]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def until(is_so: Callable[[], Any]) -> Any:
-    """Wait for other processes to get there."""
-    deadline = time.monotonic() + PATIENCE
-    while not (answer := is_so()):
-        assert time.monotonic() < deadline, "it never came to be"
-        time.sleep(0.05)
-    return answer
 
 
 def simulator_as_ollama(folder: Path, registry: str) -> Path:

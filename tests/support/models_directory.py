@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from jobs.core.clock import Clock, SystemClock
@@ -12,8 +13,9 @@ from jobs.core.model_name import ModelName
 from jobs.testing.models import SimModel
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import Layout
-from jobs.weights.manifest import Layer, Manifest
+from jobs.weights.manifest import Layer, Manifest, ModelDetails
 from jobs.weights.staging import Staging
+from jobs.weights.survey import SurveyedModel
 
 CONFIG = b'{"model_format":"gguf","model_family":"llama","model_type":"1B","file_type":"Q4_0"}'
 
@@ -110,3 +112,8 @@ def lay(models: Path, *them: SimModel) -> None:
         manifest.write_bytes(model.manifest)
         moment = 1_790_000_000 + index
         os.utime(manifest, (moment, moment))
+
+
+def surveyed(name: ModelName, now: datetime) -> SurveyedModel:
+    manifest = sample(str(name)).manifest
+    return SurveyedModel(name, manifest.digest, manifest.size, now, manifest, ModelDetails())

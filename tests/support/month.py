@@ -35,7 +35,8 @@ from jobs.core.errors import Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.ledger.dead_letters import of_class
-from jobs.ledger.job import WEIGHTS_LANE, Job
+from jobs.ledger.job import Job
+from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -51,7 +52,7 @@ from jobs.weights.survey import Survey
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.support.month_servers import COLD, Servers
-from tests.support.processes import until
+from tests.support.waiting import until
 
 BEGIN = datetime(2026, 10, 5, 10, tzinfo=UTC)
 DAYS = 30
@@ -286,7 +287,7 @@ class Month:
         return perform(run)
 
     def _interrupt(self, taken_away: threading.Event) -> None:
-        until(lambda: self.registry.counters()["served"], 20)
+        until(lambda: self.registry.counters()["served"])
         taken_away.set()
 
     def _warming(self) -> Warming:

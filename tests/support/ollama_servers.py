@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from jobs.core.clock import SystemClock
+from tests.support.waiting import until
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,17 @@ def _environ(home: Path, **more: str) -> Mapping[str, str]:
 
 
 def _await_answer(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    clock = SystemClock()
-    until = clock.monotonic() + 60
-    while clock.monotonic() < until:
-        if process.poll() is not None:
-            break
+    def said() -> str:
+        return log.read_text(errors="replace")[-2000:]
+
+    def answers() -> bool:
+        assert process.poll() is None, said()
         try:
-            if httpx.get(f"{url}/api/version", timeout=2).status_code == 200:
-                return
+            return httpx.get(f"{url}/api/version", timeout=2).status_code == 200
         except httpx.HTTPError:
-            clock.wait(0.05)
-    raise AssertionError(f"{url} does not answer:\n{log.read_text(errors='replace')[-2000:]}")
+            return False
+
+    until(answers, f"an answer of {url}", shows=said)
+
+
+SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")

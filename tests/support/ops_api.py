@@ -32,8 +32,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
-from tests.conftest import Store, open_store
-from tests.support.processes import until
+from tests.support.stores import Store, open_store
+from tests.support.waiting import until
 
 ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
 KEYS = "\n".join(
@@ -79,7 +79,7 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
 
 
 @dataclass
-class Place:
+class OpsApi:
     """A folder with a ledger in it, and an office over that. Every store that was opened is closed with it."""
 
     folder: Path
@@ -159,9 +159,9 @@ class Place:
 
 
 @contextmanager
-def place(folder: Path, clock: Clock | None = None) -> Iterator[Place]:
+def ops_api(folder: Path, clock: Clock | None = None) -> Iterator[OpsApi]:
     folder.mkdir(parents=True, exist_ok=True)
-    found = Place(folder, clock or SystemClock())
+    found = OpsApi(folder, clock or SystemClock())
     try:
         yield found
     finally:
@@ -184,3 +184,20 @@ def served(app: Any) -> Iterator[str]:
         thread.join(timeout=20)
         listening.close()
         assert not thread.is_alive()
+
+
+@dataclass(frozen=True)
+class EndedRequest:
+    """A request that has ended, as far as meters look at it."""
+
+    key: str = "alice"
+    model: str = "llama3.2:latest"
+    tier: str = "a10g"
+    ending: str = "success"
+    prompt_tokens: int | None = 7
+    output_tokens: int | None = 40
+    first_byte_seconds: float | None = 0.3
+
+
+def ended_request(**changes: str) -> EndedRequest:
+    return EndedRequest(**changes)  # type: ignore[arg-type]  # a test names only texts

@@ -1,10 +1,8 @@
-"""Real processes in tests: free ports, waiting for what is to come, who runs, and a driver that says what we like."""
+"""Real processes in tests: free ports, who runs, and a driver that says what we like."""
 
 import shlex
 import socket
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,13 +10,6 @@ from pathlib import Path
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         return int(listening.getsockname()[1])
-
-
-def until(done: Callable[[], object], patience: float = 20) -> None:
-    deadline = time.monotonic() + patience
-    while not done():
-        assert time.monotonic() < deadline, "it never came to that"
-        time.sleep(0.02)
 
 
 def is_running(pid: int) -> bool:

@@ -17,7 +17,8 @@ import httpx
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import AT_ONCE, NEVER, Policy
-from jobs.ledger.job import LANES, WEIGHTS_LANE, Backoff, Job
+from jobs.ledger.job import Backoff, Job
+from jobs.ledger.kinds import LANES, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.tasks.table import TaskContext, perform, staging_subject
@@ -27,8 +28,8 @@ from jobs.weights.manifest import Manifest
 from jobs.weights.survey import BlobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store, open_store
-from tests.support.processes import until
+from tests.support.stores import Store, open_store
+from tests.support.waiting import until
 
 MODEL = arbitrary("walnut", 600_000, layers=2)
 SUBJECT = str(MODEL.name.folded())
@@ -126,7 +127,7 @@ def worked(store: Store, shop: TaskContext, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
     ledger = store.ledger()
     with working(store, shop):
-        until(lambda: ledger.reader.get(id).has_ended, patience=60)
+        until(lambda: ledger.reader.get(id).has_ended)
     return ledger.reader.get(id)
 
 

@@ -31,7 +31,7 @@ from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from tests.support.browser import Browser, browser
-from tests.support.gateways import Running, Shelf, dead_port, gateway
+from tests.support.gateways import ModelList, RunningGateway, dead_port, gateway
 
 WEEKS = timedelta(days=28)
 GB = 10**9
@@ -173,7 +173,7 @@ class Lived:
 
 
 @contextmanager
-def lived(folder: Path, keys: str = "") -> Iterator[Running]:
+def lived(folder: Path, keys: str = "") -> Iterator[RunningGateway]:
     """A gateway that has these weeks behind it. Behind it are no servers: whoever asks one of them finds nobody."""
     path = folder / "gateway.sqlite"
     now = SystemClock().now().astimezone(UTC)
@@ -193,7 +193,7 @@ def lived(folder: Path, keys: str = "") -> Iterator[Running]:
     ]
     nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
     tiers = FLEET.catalog_tiers()
-    with gateway(folder, nowhere, keys=keys, shelf=Shelf(models), tiers=tiers, fleet=FLEET) as running:
+    with gateway(folder, nowhere, keys=keys, shelf=ModelList(models), tiers=tiers, fleet=FLEET) as running:
         yield running
 
 

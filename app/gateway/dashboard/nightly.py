@@ -12,7 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import ALL, reader
+from app.gateway.ops.post_jobs import reader
+from jobs.ledger.kinds import ALL
 from jobs.ledger.reader import LedgerReader
 from jobs.telemetry.nightly_report import report
 

@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.gateway.auth.fair_shares import Shares
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import changer
-from app.gateway.ops.schemas import Left
-from jobs.cli.job_commands import MOST_DAYS, Outlook, prune_request
+from app.gateway.ops.schemas import query_of
+from jobs.cli.job_commands import Preview
+from jobs.cli.signature import parameter, with_signature
 from jobs.core.errors import Unsupported
+from jobs.ledger.kinds import KINDS
 
 WAITING = 4
 """Plans that are made or wait their turn; each may take a minute."""
@@ -31,11 +33,11 @@ LOOK_SECONDS = 0.5
 Planner = Annotated[Caller, Depends(changer)]
 
 
-def unknown_night() -> Outlook:
+def unknown_night() -> Preview:
     raise Unsupported("this gateway cannot tell what the next night would do", hint="`ollama-modal plan` does, there")
 
 
-def unknown_prune(_: dict[str, Any]) -> Outlook:
+def unknown_prune(_: dict[str, Any]) -> Preview:
     raise Unsupported(
         "this gateway cannot tell what a prune would do", hint="`ollama-modal prune --dry-run` does, over there"
     )
@@ -49,8 +51,8 @@ class Plans:
         prune: what a prune that is asked for in these words would do.
     """
 
-    night: Callable[[], Outlook] = unknown_night
-    prune: Callable[[dict[str, Any]], Outlook] = unknown_prune
+    night: Callable[[], Preview] = unknown_night
+    prune: Callable[[dict[str, Any]], Preview] = unknown_prune
 
 
 class PlanRow(BaseModel):
@@ -71,7 +73,7 @@ class PlanResponse(BaseModel):
     plan: Annotated[dict[str, Any], Field(description="As the command prints it with `--json`")]
 
 
-def told(found: Outlook) -> dict[str, Any]:
+def told(found: Preview) -> dict[str, Any]:
     return {
         "summary": found.summary,
         "notes": list(found.notes),
@@ -93,11 +95,11 @@ def router(plans: Plans, keys: int) -> APIRouter:
         "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
     )
 
-    async def made(make: Callable[[], Outlook], is_wanted: Callable[[], bool]) -> dict[str, Any]:
+    async def made(make: Callable[[], Preview], is_wanted: Callable[[], bool]) -> dict[str, Any]:
         async with looking:
             return await asyncio.to_thread(lambda: told(make())) if is_wanted() else {}
 
-    async def look(request: Request, caller: Caller, make: Callable[[], Outlook]) -> Response:
+    async def look(request: Request, caller: Caller, make: Callable[[], Preview]) -> Response:
         caller.need_model(None)
         leave = places.take(caller.name)
         is_here = True
@@ -121,18 +123,13 @@ def router(plans: Plans, keys: int) -> APIRouter:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
         return await look(request, caller, plans.night)
 
-    @api.get("/plan/prune", response_model=PlanResponse)
-    async def prune(
-        request: Request,
-        caller: Planner,
-        unused_days: Annotated[
-            Annotated[float, Field(gt=0, le=MOST_DAYS)] | Left,
-            Query(description="Also models that nobody used for so many days"),
-        ] = None,
-        empty_trash: Annotated[bool, Query(description="Do not wait for the trash's grace")] = False,
-    ) -> Response:
-        """Tell what a prune would do now. It removes nothing."""
-        return await look(request, caller, lambda: plans.prune(prune_request(unused_days, empty_trash)))
+    async def prune(request: Request, caller: Planner, **asked: Any) -> Response:
+        return await look(request, caller, lambda: plans.prune(kind.request(None, kind.read(asked)).request))
+
+    kind = KINDS["prune"]
+    typed = [parameter("request", Request), parameter("caller", Planner), *query_of(kind)]
+    doc = "Tell what a prune would do now. It removes nothing."
+    api.get("/plan/prune", response_model=PlanResponse)(with_signature(prune, "prune", doc, typed))
 
     return api
 

@@ -4,7 +4,7 @@ Nothing of it asks a server: what is told of servers is what they reported thems
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.registry.allowlist import ANYWHERE, Registries
 
@@ -50,6 +51,7 @@ class OpsContext:
         ring: sends a worker to a lane.
         changed: told when a pull or a delete that somebody waited for has ended.
         rate_limit: bytes per second for a pull that names none.
+        kinds: of jobs, that may be posted.
         registries: those that may be pulled from.
 
     """
@@ -70,4 +72,5 @@ class OpsContext:
     ring: Callable[[str], object] = nobody
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None
+    kinds: Kinds = field(default_factory=lambda: KINDS)
     registries: Registries = ANYWHERE

@@ -13,7 +13,7 @@ from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import Poster, about, changer, found, reader
+from app.gateway.ops.post_jobs import Poster, changer, find_job, model_of, reader
 from app.gateway.ops.schemas import (
     FAILURES,
     JobBody,
@@ -21,14 +21,12 @@ from app.gateway.ops.schemas import (
     JobsResponse,
     Left,
     Moment,
-    PruneBody,
-    PullBody,
-    WarmBody,
+    job_body,
 )
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
-from jobs.core.model_name import ModelName
-from jobs.ledger.job import KINDS, Job, JobState, kind_named
+from jobs.ledger.job import Job, JobState
+from jobs.ledger.kinds import kind_named
 from jobs.ledger.ledger import Posted
 from jobs.ledger.reader import LedgerReader
 
@@ -74,7 +72,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
     api = APIRouter(prefix="/jobs", tags=["jobs"])
     _reading(api, ops_context, ledger_pool)
     _following(api, ops_context, ledger_pool, following)
-    _changing(api, ops_context, Poster(ops_context, ledger_pool))
+    _changing(api, Poster(ops_context, ledger_pool))
     return api
 
 
@@ -83,7 +81,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
     async def jobs(
         *,
         caller: Reader,
-        kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(KINDS)})] = None,
+        kind: Annotated[str | Left, Query(json_schema_extra={"enum": list(ops_context.kinds)})] = None,
         state: JobState | Left = None,
         subject: Annotated[SubjectText | Left, Query(description="As in a job's JSON")] = None,
         since: Annotated[Moment | Left, Query(description="Posted then or later, archived jobs among them")] = None,
@@ -95,14 +93,14 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
 
         def select(ledger: LedgerReader) -> tuple[list[Job], int]:
             if kind is not None:
-                kind_named(kind)
+                kind_named(kind, ops_context.kinds)
             jobs, total = ledger.select(
                 kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before,
                 limit=None if caller.models else limit,
                 archived=tuple(ops_context.archived(since)) if since else (),
             )  # fmt: skip
             if caller.models:
-                jobs = [job for job in jobs if caller.may_see(about(job))]
+                jobs = [job for job in jobs if caller.may_see(model_of(job))]
                 jobs, total = jobs[:limit], len(jobs)
             return jobs, total
 
@@ -112,7 +110,9 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
     @api.get("/{id}", response_model=JobResponse)
     async def job(id: Id, caller: Reader) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
-        return JSONResponse((await ledger_pool.read(lambda ledger: found(ledger, ops_context, caller, id))).as_json())
+        return JSONResponse(
+            (await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))).as_json()
+        )
 
 
 def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> None:
@@ -124,7 +124,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         last_event_id: Annotated[EventId | Left, Header(examples=["1.0"])] = None,
     ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
-        job = await ledger_pool.read(lambda ledger: found(ledger, ops_context, caller, id))
+        job = await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))
         seen = Revision.parse(last_event_id) if last_event_id else None
         if seen is not None and seen.moves > Revision.of(job).moves:
             raise BadRequest(f"job {id!r} has not come to event {str(seen)!r} yet", hint="is it another job's?")
@@ -134,19 +134,13 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         return EventStream.held(_stream(ledger_pool, job, seen), leave, headers={"cache-control": "no-store"})
 
 
-def _changing(api: APIRouter, ops_context: OpsContext, poster: Poster) -> None:
-    @api.post("", status_code=201, response_model=JobResponse, responses=_POSTED)
-    async def post(caller: Changer, asked: JobBody) -> JSONResponse:
+def _changing(api: APIRouter, poster: Poster) -> None:
+    async def post(caller: Changer, body: JobBody) -> JSONResponse:
         """Post a job. One of this kind about this model that is under way is shared."""
-        name = ModelName.parse(asked.model) if asked.model is not None else None
-        request: dict[str, Any] = {"model": asked.model}
-        if isinstance(asked, PullBody):
-            request |= {"way": asked.way, "rate_limit": asked.rate_limit or ops_context.rate_limit}
-        elif isinstance(asked, WarmBody):
-            request |= {"tier": asked.tier}
-        elif isinstance(asked, PruneBody):
-            request = {"unused_days": asked.unused_days, "empty_trash": asked.empty_trash}
-        return _told(await poster.post(caller, asked.kind, name, request, asked.attempts))
+        return _answer(await poster.post(caller, **body.model_dump()))
+
+    post.__annotations__["body"] = job_body(poster.ops_context.kinds)
+    api.post("", status_code=201, response_model=JobResponse, responses=_POSTED)(post)
 
     @api.post("/{id}/cancel", response_model=JobResponse)
     async def cancel(id: Id, caller: Changer) -> JSONResponse:
@@ -156,10 +150,10 @@ def _changing(api: APIRouter, ops_context: OpsContext, poster: Poster) -> None:
     @api.post("/{id}/retry", status_code=201, response_model=JobResponse, responses=_POSTED)
     async def retry(id: Id, caller: Changer) -> JSONResponse:
         """Post an ended job again, exactly as it was posted."""
-        return _told(await poster.retry(caller, id))
+        return _answer(await poster.retry(caller, id))
 
 
-def _told(posted: Posted) -> JSONResponse:
+def _answer(posted: Posted) -> JSONResponse:
     """201 for a job that is new, 200 for one that is shared."""
     job = posted.job
     return JSONResponse(job.as_json(), 200 if posted.attached else 201, {"location": f"/ops/v1/jobs/{job.id}"})

@@ -25,8 +25,8 @@ from app.gateway.protocol.json_fields import fields_of
 from jobs.core.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import lasted
 
 MANIFEST = {"status": "pulling manifest"}
 VERIFYING = {"status": "verifying sha256 digest"}
@@ -58,12 +58,12 @@ class Frames:
         if len(job.attempts) != self._attempt:
             self._attempt = len(job.attempts)
             self._checks = [VERIFYING, WRITING]
-        for frame in self._told(job):
+        for frame in self._frames(job):
             if frame != self._last:
                 self._last = frame
                 yield frame
 
-    def _told(self, job: Job) -> Iterator[Frame]:
+    def _frames(self, job: Job) -> Iterator[Frame]:
         match job.state:
             case JobState.QUEUED:
                 yield MANIFEST
@@ -113,8 +113,8 @@ def failure(job: Job) -> str:
         return f"the {job.kind} was cancelled, job {job.id}"
     if job.kind == "pull" and last.failure_class == "not_found":
         return "pull model manifest: file does not exist"
-    told = plain(last.message or "no reason was told")
-    return f"{told} ({plain(last.hint)})" if last.hint else told
+    why = plain(last.message or "no reason was told")
+    return f"{why} ({plain(last.hint)})" if last.hint else why
 
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
@@ -123,20 +123,20 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
     @api.post("/api/pull")
     async def pull(request: Request, caller: Changer) -> Response:
-        body = await _asked(request)
-        with ExitStack() as place:
+        body = await _body(request)
+        with ExitStack() as slot:
             leave = following.begin(request)
-            place.callback(leave)
+            slot.callback(leave)
             answer = await work.pull(caller, body, leave, request.is_disconnected)
-            if isinstance(answer, Followed):  # which gives the place back itself, at its end
-                place.pop_all()
+            if isinstance(answer, Followed):  # which gives the slot back itself, at its end
+                slot.pop_all()
             return answer
 
     @api.delete("/api/delete")
     async def delete(request: Request, caller: Changer) -> Response:
-        body = await _asked(request)
-        with ExitStack() as place:
-            place.callback(following.begin(request))
+        body = await _body(request)
+        with ExitStack() as slot:
+            slot.callback(following.begin(request))
             return await work.delete(caller, body, request.is_disconnected)
 
     return api
@@ -161,8 +161,7 @@ class Pulls:
         # `insecure` only permits, and what is asked over http is known from the registries' list: over https it changes
         # nothing. A user's name and password may come along; Ollama ignores them too, and here they must not reach the
         # ledger.
-        asked = {"model": text, "way": "auto", "rate_limit": self.ops_context.rate_limit}
-        job = (await self.poster.post(caller, "pull", name, asked)).job
+        job = (await self.poster.post(caller, "pull", text)).job
         if body.get("stream") is not False:
             return Followed.held(self._stream(job), leave, media_type="application/x-ndjson")
         ended = await self._ended(job, has_left)
@@ -177,15 +176,15 @@ class Pulls:
         if not text:
             raise BadRequest("model is required")
         try:
-            name = ModelName.parse(text)
+            ModelName.parse(text)
         except BadName as error:
             raise BadRequest(f"name {json.dumps(text)} is invalid", hint=error.hint) from error
-        job = (await self.poster.post(caller, "delete", name, {"model": text})).job
+        job = (await self.poster.post(caller, "delete", text)).job
         try:
             ended = await asyncio.wait_for(self._ended(job, has_left), self.delete_waits.total_seconds())
         except TimeoutError as error:
             raise Stalled(
-                f"the delete has waited for {lasted(self.delete_waits)}, and goes on as job {job.id}",
+                f"the delete has waited for {human_span(self.delete_waits)}, and goes on as job {job.id}",
                 hint=f"`ollama-modal job {job.id} --follow`",
             ) from error
         if ended is None:
@@ -224,10 +223,10 @@ class Pulls:
 _FIELDS = frozenset({"model", "name", "stream"})
 
 
-async def _asked(request: Request) -> Mapping[str, Any]:
+async def _body(request: Request) -> Mapping[str, Any]:
     """What the body says, its keys in lower case: Go reads them in any."""
-    found = fields_of(await request.body(), _FIELDS)
-    return {name: found.whole(name) for name in _FIELDS if found.span(name)}
+    fields = fields_of(await request.body(), _FIELDS)
+    return {name: fields.whole(name) for name in _FIELDS if fields.span(name)}
 
 
 def _model(body: Mapping[str, Any]) -> str:

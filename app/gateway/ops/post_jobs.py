@@ -1,6 +1,5 @@
 """Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +13,9 @@ from jobs.cli.job_commands import LONG_AGO
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import ALL, kind_named
 from jobs.ledger.ledger import Ledger, Posted
 from jobs.ledger.reader import LedgerReader
-
-ALL = "*"
-"""The subject of a job about every model."""
 
 
 def reader(request: Request) -> Caller:
@@ -48,24 +45,26 @@ class Poster:
     ledger_pool: LedgerPool
 
     async def post(
-        self, caller: Caller, kind: str, name: ModelName | None, request: Mapping[str, Any], attempts: int | None = None
+        self, caller: Caller, kind: str, model: str | None, attempts: int | None = None, **parameters: Any
     ) -> Posted:
         """Post a job about a model, or about all of them; one that is under way is shared."""
+        name = None if model is None else ModelName.parse(model)
         caller.need_model(name)
         self._need_registry(kind, name)
-        subject = ALL if name is None else str(name.folded())
+        defaults = {"rate_limit": self.ops_context.rate_limit}
+        request = kind_named(kind, self.ops_context.kinds).request(model, parameters, defaults)
         return await self.ledger_pool.do(
-            lambda ledger: self._rung(ledger.post(kind, subject, request, by=caller.name, attempts=attempts))
+            lambda ledger: self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
         )
 
     async def retry(self, caller: Caller, id: str) -> Posted:
         """Post an ended job again, archived or not."""
 
         def retry(ledger: Ledger) -> Posted:
-            job = found(ledger.reader, self.ops_context, caller, id)
-            self._need_registry(job.kind, about(job))
+            job = find_job(ledger.reader, self.ops_context, caller, id)
+            self._need_registry(job.kind, model_of(job))
             again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
-            return self._rung(again)
+            return self._send_worker(again)
 
         return await self.ledger_pool.do(retry)
 
@@ -73,7 +72,7 @@ class Poster:
         """Ask a job to stop; one that has ended, archived or not, stays as it is."""
 
         def cancel(ledger: Ledger) -> Job:
-            job = found(ledger.reader, self.ops_context, caller, id)
+            job = find_job(ledger.reader, self.ops_context, caller, id)
             return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
         return await self.ledger_pool.do(cancel)
@@ -82,8 +81,8 @@ class Poster:
         if kind == "pull" and name is not None:
             self.ops_context.registries.need(name)
 
-    def _rung(self, posted: Posted) -> Posted:
-        """Send somebody. A bell that cannot be rung loses nothing: the next sweep rings again."""
+    def _send_worker(self, posted: Posted) -> Posted:
+        """One that cannot be sent now loses nothing: the next sweep sends again."""
         job = posted.job
         logger.info("job {} {}: {} {}", job.id, "joined" if posted.attached else "posted", job.kind, job.subject)
         if not job.has_ended:
@@ -94,12 +93,12 @@ class Poster:
         return posted
 
 
-def about(job: Job) -> ModelName | None:
+def model_of(job: Job) -> ModelName | None:
     """The model that a job is about; None when it is about all of them."""
     return None if job.subject == ALL else ModelName.parse(job.subject)
 
 
-def found(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: str) -> Job:
+def find_job(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: str) -> Job:
     """The job of this id, archived ones among them.
 
     Raises:
@@ -114,5 +113,5 @@ def found(ledger: LedgerReader, ops_context: OpsContext, caller: Caller, id: str
         if old is None:
             raise
         job = old
-    caller.need_model(about(job))
+    caller.need_model(model_of(job))
     return job

@@ -1,18 +1,23 @@
 """The bodies of the ops API, typed, for its document and for what comes in. What goes out is made elsewhere.
 
+The body of a job that is posted is made from the record of its kind.
+
 A job has one JSON for the command line and for this API, `Job.as_json`; the shapes here only describe it, and a test
 tries whether they do.
 """
 
+import inspect
 import re
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
+from fastapi import Query
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from pydantic.json_schema import SkipJsonSchema
 
-from jobs.cli.job_commands import MOST_DAYS
+from jobs.cli.signature import parameter
 from jobs.ledger.job import JobState
+from jobs.ledger.kinds import Kind, Kinds, Parameter
 
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
 """What any server takes; a namespace and a host may come before, as in hf.co/user/repo:Q4_K_M."""
@@ -48,7 +53,6 @@ def _number(value: Any) -> Any:
 
 # The limits come first: those that stand after a validator are checked, but not documented.
 Attempts = Annotated[int, Field(ge=1, le=100), BeforeValidator(_number)]
-ByteRate = Annotated[int, Field(ge=1, le=10**15), BeforeValidator(_number)]
 Day = Annotated[date, BeforeValidator(_written)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
 
@@ -114,70 +118,60 @@ FAILURES: dict[int | str, dict[str, Any]] = {
 # -- jobs, as they come in ---------------------------------------------------------------------------------------------
 
 
-class _JobBody(BaseModel):
+class JobBody(BaseModel):
+    """What is posted for a job of any kind; of each kind there is a model of its own."""
+
     model_config = ConfigDict(extra="forbid")
 
+    kind: str
+    model: str | None
     attempts: Annotated[Attempts | None, Field(description="How often to try in all")] = None
 
 
-class PullBody(_JobBody):
-    """Bring a model."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"kind": "pull", "model": "llama3.2"}]})
-
-    kind: Literal["pull"]
-    model: ModelText
-    way: Annotated[
-        Literal["auto", "registry", "server"], Field(description="Our own puller, or an Ollama server's")
-    ] = "auto"
-    rate_limit: Annotated[ByteRate | None, Field(description="At most so many bytes a second")] = None
+_MODEL: dict[str, Any] = {"one": (ModelText, ...), "one or all": (ModelText | None, None), "all": (None, None)}
 
 
-class VerifyBody(_JobBody):
-    """Hash every byte of a model, or of all; fetch again what is damaged."""
-
-    kind: Literal["verify"]
-    model: ModelText | None = None
+def job_body(kinds: Kinds) -> Any:
+    """The type of a body that is one of these kinds."""
+    return Annotated[Union[tuple(map(_body, kinds.values()))], Field(discriminator="kind")]  # noqa: UP007 - of as many as there are
 
 
-class WarmBody(_JobBody):
-    """Load a model, which wakes its tier."""
+def _body(kind: Kind) -> type[JobBody]:
+    example = {"kind": kind.name, **({"model": "llama3.2"} if kind.model == "one" else {})}
+    fields: dict[str, Any] = {each.name: (_annotation(each), each.default) for each in kind.parameters}
+    fields |= {"kind": (Literal[kind.name], ...), "model": _MODEL[kind.model]}
+    config = {"json_schema_extra": {"examples": [example]}}
+    name = f"{kind.name.capitalize()}Body"
+    return create_model(name, __base__=JobBody, __doc__=kind.help, __cls_kwargs__=config, **fields)
 
-    kind: Literal["warm"]
-    model: ModelText
-    tier: Annotated[str, Field(min_length=1, max_length=64, description="Where; by the model when left out")] | None = (
-        None
+
+def query_of(kind: Kind) -> list[inspect.Parameter]:
+    """The parameters of a kind, as those of a query."""
+    return [
+        parameter(each.name, Annotated[bool, Query(description=each.help)], False)
+        if each.value_type is bool
+        else parameter(each.name, Annotated[_value(each) | Left, Query(description=each.help)], each.default)
+        for each in kind.parameters
+    ]
+
+
+def _annotation(of: Parameter) -> Any:
+    value = Annotated[_value(of), BeforeValidator(_number)] if of.value_type in {int, float} else _value(of)
+    return Annotated[value | None if of.default is None else value, Field(description=of.description or of.help)]
+
+
+def _value(of: Parameter) -> Any:
+    length = of.value_type is str
+    limits = Field(
+        gt=of.above,
+        ge=None if length else of.least,
+        le=None if length else of.most,
+        min_length=of.least if length else None,
+        max_length=of.most if length else None,
     )
-
-
-class DeleteBody(_JobBody):
-    """Remove a model, and the blobs that no other needs."""
-
-    kind: Literal["delete"]
-    model: ModelText
-
-
-class PruneBody(_JobBody):
-    """Move to the trash what nobody needs, and delete what lay there for its grace."""
-
-    kind: Literal["prune"]
-    model: None = None
-    unused_days: Annotated[
-        float | None, Field(gt=0, le=MOST_DAYS, description="Also models that nobody used for so many days")
-    ] = None
-    empty_trash: Annotated[bool | None, Field(description="Do not wait for the trash's grace")] = None
-
-
-class RollbackBody(_JobBody):
-    """Bring back the version of a model that was there before."""
-
-    kind: Literal["rollback"]
-    model: ModelText
-
-
-JobBody = Annotated[
-    PullBody | VerifyBody | WarmBody | DeleteBody | PruneBody | RollbackBody, Field(discriminator="kind")
-]
+    if of.choices:
+        return Literal[of.choices]
+    return Annotated[of.value_type, limits]
 
 
 # -- jobs, as they go out ----------------------------------------------------------------------------------------------

@@ -22,22 +22,13 @@ from app.accounting.archive import (
 from app.model_server.report import Report
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.clock import isoformat
-from jobs.core.progress import Reading
-from jobs.ledger.job import Ending, Job
+from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store.jsonl_archive import Archive
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, note
 from jobs.telemetry.usage import UsageRecorder, Use, last_used
-from tests.conftest import Store
-
-
-def ended(store: Store, subject: str, ending: Ending | None = None) -> Job:
-    ledger = store.ledger()
-    id = ledger.post("pull", subject, {"model": subject}, by="test").job.id
-    claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
-    assert claim is not None
-    return ledger.end(claim, ending or Ending("succeeded", result={"model": subject}), Reading(5, 5))
+from tests.support.stores import Store, ended_job, pass_days
 
 
 def archive(store: Store, folder: Path, commits: list[str] | None = None) -> int:
@@ -45,10 +36,6 @@ def archive(store: Store, folder: Path, commits: list[str] | None = None) -> int
         (commits if commits is not None else []).append("committed")
 
     return archive_jobs(store.ledger(), store.facts, archive_at(folder), store.clock.now(), commit)
-
-
-def pass_days(store: Store, days: float) -> None:
-    store.clock.wait(days * 86_400)
 
 
 # The files
@@ -128,7 +115,7 @@ def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
 ) -> None:
     """First the file and the folder that names it, then the platform's commit, and only then the ledger; a disk that
     cannot say so keeps the job in the ledger."""
-    job = ended(store, "m:latest")
+    job = ended_job(store, "m:latest")
     pass_days(store, 6)
     did: list[str] = []
     facts = Watched(store.path)
@@ -152,7 +139,7 @@ def test_what_is_archived_is_on_the_disk_before_it_is_forgotten(
 
 def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
     """A job that ended days ago is appended as one line of JSON, committed, and only then taken off the ledger."""
-    job = ended(store, "m:latest")
+    job = ended_job(store, "m:latest")
     commits: list[str] = []
     pass_days(store, 4)
     assert archive(store, tmp_path, commits) == 0
@@ -174,7 +161,7 @@ def test_old_jobs_leave_the_ledger(store: Store, tmp_path: Path) -> None:
 
 def test_what_cannot_be_committed_stays(store: Store, tmp_path: Path) -> None:
     """When the commit fails the job stays in the ledger; archived again, it is still told once."""
-    job = ended(store, "m:latest")
+    job = ended_job(store, "m:latest")
     pass_days(store, AFTER.days + 1)
 
     def fail() -> None:
@@ -266,18 +253,18 @@ def commands(store: Store, folder: Path) -> JobCommands:
 
 def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`--since` lists archived jobs and those of the ledger as one, newest first, each once."""
-    first = ended(store, "first:latest", Ending("failed", "network", "cut short"))
+    first = ended_job(store, "first:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 10)
-    second = ended(store, "second:latest")
+    second = ended_job(store, "second:latest")
     pass_days(store, 3)
-    third = ended(store, "third:latest")
+    third = ended_job(store, "third:latest")
     archive(store, tmp_path)
     pass_days(store, 3)
     archive(store, tmp_path)
     at = commands(store, tmp_path)
 
     def listed(since: str | None = None, state: str | None = None) -> list[str]:
-        assert at.browse(state=state, kind=None, since=since, limit=0, json=True) == 0
+        assert at.list_jobs(state=state, since=since, limit=0, json=True) == 0
         return [told["id"] for told in json.loads(capsys.readouterr().out)]
 
     assert listed() == [third.id]
@@ -288,14 +275,14 @@ def test_the_list_goes_back_into_the_archive(store: Store, tmp_path: Path, capsy
 
 def test_an_archived_job_is_told_and_retried(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An archived job's story is told by the beginning of its id, and it is posted again exactly as it was."""
-    job = ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    job = ended_job(store, "m:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 6)
     archive(store, tmp_path)
     pass_days(store, 1)
     archive(store, tmp_path)
     at = commands(store, tmp_path)
 
-    assert at.tell(job.id[:6], follow=False, json=False) == 0
+    assert at.show_job(job.id[:6], follow=False, json=False) == 0
     told = capsys.readouterr().out
     assert "network: cut short" in told
     assert "then try exactly the same again" in told

@@ -15,8 +15,8 @@ from jobs.store.jsonl_archive import Archive
 from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
 from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
 from jobs.telemetry.usage import About, Row, Sums, UsageRecorder, Use
-from tests.conftest import Store
 from tests.support.local_stack import Shell
+from tests.support.stores import Store
 
 FLEET = declared()
 NOON = datetime(2026, 3, 10, 12, tzinfo=UTC)

@@ -19,7 +19,8 @@ from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import SystemClock, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable
 from jobs.core.retry import NEVER
-from jobs.ledger.job import SERVERS_LANE, Ending, Job, JobState
+from jobs.ledger.job import Ending, Job, JobState
+from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
@@ -29,8 +30,8 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store
-from tests.support.processes import until
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 
 def fleet_with(wakes: int) -> Fleet:

@@ -19,7 +19,7 @@ import pytest
 from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import BUDGET, MOST
 from tests.support.gateway_process import Process, gateway_process
-from tests.support.gateways import Heard, Line, Scripted
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 
 MB = 1_000_000
 PATIENCE = 120.0
@@ -35,7 +35,7 @@ LONGEST_WAIT = 0.5
 """Seconds that the gateway may work while somebody waits for an answer: a busy machine makes everybody wait longer."""
 
 
-def answered(heard: Heard, line: Line) -> None:
+def answered(heard: HeardRequest, line: Connection) -> None:
     if heard.path == "/v1/audio/transcriptions":
         line.document({"text": "hello"})
     else:
@@ -47,10 +47,10 @@ class Target:
     """A gateway, two tiers behind it, and what these got to see."""
 
     process: Process
-    a10g: Scripted
-    h100: Scripted
+    a10g: ScriptedServer
+    h100: ScriptedServer
 
-    def heard(self) -> list[Heard]:
+    def heard(self) -> list[HeardRequest]:
         return [*self.a10g.heard, *self.h100.heard]
 
     def post(self, path: str, body: bytes, headers: dict[str, str]) -> bytes:
@@ -76,7 +76,7 @@ class Target:
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with Scripted(answered) as a10g, Scripted(answered) as h100:
+    with ScriptedServer(answered) as a10g, ScriptedServer(answered) as h100:
         servers = {"a10g": a10g.url, "h100": h100.url}
         with gateway_process(tmp_path_factory.mktemp("gateway"), servers, KEYS) as process:
             found = Target(process, a10g, h100)

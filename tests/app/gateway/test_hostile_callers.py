@@ -31,17 +31,18 @@ from jobs.ledger.ledger import Ledger
 from jobs.store.keys import NIGHT_RAN
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
-from tests.app.gateway.inference.test_proxy import played
-from tests.app.gateway.inference.test_routing import LARGE, SMALL
-from tests.conftest import Store, open_store
 from tests.support.call_counts import calls
-from tests.support.gateways import CLOCK, PATIENCE, Running, Scripted, Shelf, gateway, model, until
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, Place, place, served
+from tests.support.dialects import whole_answer
+from tests.support.gateways import A10G_TIER, CLOCK, H100_TIER, PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, OpsApi, ops_api, served
+from tests.support.scripted_server import ScriptedServer
+from tests.support.stores import Store, open_store
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Scripted]:
-    with Scripted(played) as scripted:
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(whole_answer) as scripted:
         yield scripted
 
 
@@ -51,7 +52,7 @@ SECRET = "deepseek-r1:32b"
 
 
 @pytest.fixture(scope="module")
-def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def narrow(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway where everything that can name a model names one that two of its keys may not use."""
     window = WindowConfig(tier="h100", start="0 8 * * *", hours=1, models=[SECRET])
     fleet = load().model_copy(update={"windows": [window]})
@@ -62,7 +63,7 @@ def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             f"root {hash_of('omk_r')} chat admin",
         ]
     )
-    shelf = Shelf([model("llama3.2"), model(SECRET)])
+    shelf = ModelList([model("llama3.2"), model(SECRET)])
     folder = tmp_path_factory.mktemp("narrow")
     with gateway(folder, {"a10g": server.url}, keys=keys, shelf=shelf, fleet=fleet) as found:
         now = CLOCK.now()
@@ -83,13 +84,13 @@ def narrow(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         store.close()
 
 
-def told(running: Running, key: str, path: str, **more: Any) -> httpx.Response:
+def told(running: RunningGateway, key: str, path: str, **more: Any) -> httpx.Response:
     method = more.pop("method", "GET")
     return httpx.request(method, running.url + path, headers={"x-api-key": key}, timeout=PATIENCE, **more)
 
 
 @pytest.mark.parametrize("key", ["omk_l", "omk_b"], ids=["chat", "admin"])
-def test_a_key_for_some_models_hears_of_no_other(narrow: Running, key: str) -> None:
+def test_a_key_for_some_models_hears_of_no_other(narrow: RunningGateway, key: str) -> None:
     """Lists, boards, jobs, nights, usage, cost, routes and what is near: nothing names a model of others."""
     document = told(narrow, "omk_r", "/ops/v1/openapi.json").json()
     paths = [path for path, operations in document["paths"].items() if "get" in operations and "{" not in path]
@@ -108,7 +109,7 @@ def test_a_key_for_some_models_hears_of_no_other(narrow: Running, key: str) -> N
 
 
 @pytest.mark.parametrize("key", ["omk_l", "omk_b"], ids=["chat", "admin"])
-def test_a_key_for_some_models_asks_for_no_other(narrow: Running, key: str) -> None:
+def test_a_key_for_some_models_asks_for_no_other(narrow: RunningGateway, key: str) -> None:
     """Its route, its job's story and events, its card: 403, and plans and meters, which name all of them, as well."""
     ids = {job["subject"]: job["id"] for job in told(narrow, "omk_r", "/ops/v1/jobs").json()["jobs"]}
     closed = ["/ops/v1/plan", "/ops/v1/plan/prune", "/metrics", f"/ops/v1/route?model={SECRET}"]
@@ -126,13 +127,13 @@ def test_a_key_for_some_models_asks_for_no_other(narrow: Running, key: str) -> N
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
+def here(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as found:
         yield found
 
 
 @pytest.fixture
-def ledger(here: Place) -> Ledger:
+def ledger(here: OpsApi) -> Ledger:
     return here.ledger()
 
 
@@ -142,7 +143,7 @@ def follow(stack: ExitStack, url: str, id: str, key: str) -> httpx.Response:
     return stack.enter_context(client.stream("GET", f"{url}/ops/v1/jobs/{id}/events"))
 
 
-def test_one_key_never_follows_in_all_places(here: Place, ledger: Ledger) -> None:
+def test_one_key_never_follows_in_all_places(here: OpsApi, ledger: Ledger) -> None:
     """Of eight places one of three keys has two, by events or by pulls; then it is told when to come again."""
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t").job.id
     with served(here.app(followers=8)) as url, ExitStack() as stack:
@@ -161,7 +162,7 @@ def test_one_key_never_follows_in_all_places(here: Place, ledger: Ledger) -> Non
         assert follow(stack, url, id, CHAT_KEY).status_code == 200
 
 
-def test_no_two_followers_take_the_last_place(here: Place, ledger: Ledger) -> None:
+def test_no_two_followers_take_the_last_place(here: OpsApi, ledger: Ledger) -> None:
     """Of twelve who come at once for one key's two places two get one, and each of the others hears so."""
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t").job.id
 
@@ -185,7 +186,7 @@ def test_no_two_followers_take_the_last_place(here: Place, ledger: Ledger) -> No
         until(lambda: asyncio.run(all_at_once(url)) == [200] * 2 + [429] * 10, "the places given back")
 
 
-def test_one_key_never_has_all_who_work(here: Place) -> None:
+def test_one_key_never_has_all_who_work(here: OpsApi) -> None:
     """A key with its share of requests under way is told to wait; others are worked for meanwhile."""
     gate = threading.Event()
 
@@ -230,7 +231,7 @@ def test_one_key_never_lingers_in_all_places() -> None:
     assert asyncio.run(trial()) == ([False, False, True, True, True], False)
 
 
-def test_one_key_makes_one_plan_at_a_time(tmp_path: Path, server: Scripted) -> None:
+def test_one_key_makes_one_plan_at_a_time(tmp_path: Path, server: ScriptedServer) -> None:
     """A second plan of the same key is refused while the first is made, in the words of the ops API."""
     gate = threading.Event()
     keys = "\n".join(f"k{number} {hash_of(f'omk_{number}')} admin" for number in range(4))
@@ -293,9 +294,9 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     def belongs(name: ModelName) -> None:
         weighed.append(name)
 
-    standing = KnownState(store.facts, Shelf([model("llama3.2")]), store.clock)
+    standing = KnownState(store.facts, ModelList([model("llama3.2")]), store.clock)
     standing.refresh()
-    routes = RouteCache(Router(standing, [SMALL, LARGE], belongs), standing)
+    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], belongs), standing)
     patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
     routes.route(patient, "llama3.2", None)
     for context in range(1, 3 * MOST):
@@ -323,7 +324,7 @@ def test_scrapes_at_once_see_all_jobs() -> None:
 # -- what has left the ledger ------------------------------------------------------------------------------------------
 
 
-def test_an_archived_job_is_as_good_as_another(here: Place, ledger: Ledger) -> None:
+def test_an_archived_job_is_as_good_as_another(here: OpsApi, ledger: Ledger) -> None:
     """Over HTTP it is told, followed to its end, tried again, and stays as it is when it is cancelled."""
     job = ledger.cancel(
         ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t", attempts=5).job.id, by="t"

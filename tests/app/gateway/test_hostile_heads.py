@@ -13,8 +13,10 @@ import httpx
 import pytest
 
 from app.gateway.auth.keys import hash_of
-from tests.app.gateway.inference.test_proxy import played
-from tests.support.gateways import CLOCK, OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
+from tests.support.dialects import OLLAMA, whole_answer
+from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, gateway
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 KEY, OTHER = "omk_k", "omk_o"
 KEYS = f"key {hash_of(KEY)} chat rpm=1000000\nother {hash_of(OTHER)}"
@@ -24,19 +26,19 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Scripted]:
-    with Scripted(played) as scripted:
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(whole_answer) as scripted:
         yield scripted
 
 
 @pytest.fixture(scope="module")
-def running(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     with gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, keys=KEYS, body_seconds=1.0) as found:
         assert is_well(found)
         yield found
 
 
-def is_well(running: Running, key: str = OTHER) -> bool:
+def is_well(running: RunningGateway, key: str = OTHER) -> bool:
     """Whether somebody else's plain request is answered."""
     headers = {"x-api-key": key}
     return httpx.post(running.url + OLLAMA.path, content=BODY, headers=headers, timeout=PATIENCE).status_code == 200
@@ -50,7 +52,7 @@ def request(
     return "\r\n".join(named).encode("latin-1") + body
 
 
-def said(running: Running, *pieces: bytes) -> bytes:
+def said(running: RunningGateway, *pieces: bytes) -> bytes:
     """All that comes back for these bytes, sent one after the other has had its effect, until we are let go."""
     with closing(socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)) as caller:
         for piece in pieces:
@@ -137,7 +139,7 @@ REFUSED: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=[name.replace(" ", "-") for name in REFUSED])
-def test_what_can_be_read_in_two_ways_is_refused(running: Running, server: Scripted, raw: bytes) -> None:
+def test_what_can_be_read_in_two_ways_is_refused(running: RunningGateway, server: ScriptedServer, raw: bytes) -> None:
     """400 and the end of the connection; no server hears of it, and the next request is answered."""
     before = len(server.heard)
     answer = said(running, raw)
@@ -169,12 +171,12 @@ def test_what_can_be_read_in_two_ways_is_refused(running: Running, server: Scrip
         "an-empty-line-before",
     ],
 )
-def test_what_only_looks_odd_is_answered(running: Running, raw: bytes) -> None:
+def test_what_only_looks_odd_is_answered(running: RunningGateway, raw: bytes) -> None:
     """What the standard allows is no fault."""
     assert statuses(said(running, raw)) == [200]
 
 
-def test_trailers_are_no_headers(running: Running, server: Scripted) -> None:
+def test_trailers_are_no_headers(running: RunningGateway, server: ScriptedServer) -> None:
     """A key in a trailer lets nobody in; nor does one name the request, or reach a server."""
 
     def ending_in(*trailers: bytes) -> bytes:
@@ -188,7 +190,7 @@ def test_trailers_are_no_headers(running: Running, server: Scripted) -> None:
     assert "trailed" not in str(server.asked[-1].headers)
 
 
-def test_what_comes_behind_a_request_is_not_read(running: Running, server: Scripted) -> None:
+def test_what_comes_behind_a_request_is_not_read(running: RunningGateway, server: ScriptedServer) -> None:
     """One request is answered at a time: another or garbage behind it neither reaches a server nor harms its answer."""
     for behind in (request(SIZE, body=BODY), b"\0garbage\r\n\r\n", b"GET /api/tags HTTP/1.1\r\nX: y\r\n\r\n"):
         before = len(server.asked)
@@ -199,7 +201,7 @@ def test_what_comes_behind_a_request_is_not_read(running: Running, server: Scrip
         assert is_well(running)
 
 
-def test_requests_one_after_the_other_share_a_connection(running: Running) -> None:
+def test_requests_one_after_the_other_share_a_connection(running: RunningGateway) -> None:
     """Whoever waits for each answer is answered on one connection for as long as he likes."""
     with httpx.Client(base_url=running.url, headers={"x-api-key": KEY}) as client:
         for path in ("/api/version", "/nowhere", "/api/tags", "/ops/v1/tiers", "/api/version"):
@@ -214,12 +216,12 @@ def test_requests_one_after_the_other_share_a_connection(running: Running) -> No
 def test_who_leaves_with_a_request_behind_is_noticed(tmp_path: Path) -> None:
     """A caller who sends a second request and goes ends what the server does for the first."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(OLLAMA.kind)
         line.chunk(OLLAMA.pieces[0])
         line.await_end()
 
-    with Scripted(script) as slow, gateway(tmp_path, {"a10g": slow.url}) as running:
+    with ScriptedServer(script) as slow, gateway(tmp_path, {"a10g": slow.url}) as running:
         with socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE) as caller:
             caller.sendall(2 * request(SIZE, body=BODY))
             assert caller.recv(12) == b"HTTP/1.1 200"
@@ -228,7 +230,7 @@ def test_who_leaves_with_a_request_behind_is_noticed(tmp_path: Path) -> None:
         assert len(slow.asked) == 1
 
 
-def test_a_body_that_was_not_asked_for_is_no_request(running: Running, server: Scripted) -> None:
+def test_a_body_that_was_not_asked_for_is_no_request(running: RunningGateway, server: ScriptedServer) -> None:
     """Refused before its body was asked for, a request ends its connection: what comes next could be either."""
     before = len(server.heard)
     head = request("Expect: 100-continue", "Content-Length: 500", key="")
@@ -241,7 +243,7 @@ def test_a_body_that_was_not_asked_for_is_no_request(running: Running, server: S
     assert statuses(old) == [200]
 
 
-def test_another_protocol_is_not_spoken(running: Running, server: Scripted) -> None:
+def test_another_protocol_is_not_spoken(running: RunningGateway, server: ScriptedServer) -> None:
     """An offer to speak another one is passed over, and what follows the request is not taken for one."""
     offers = [
         request("Connection: Upgrade", "Upgrade: h2c", first="GET /api/version HTTP/1.1"),
@@ -278,7 +280,9 @@ JDK = (
     ],
     ids=["at-once", "head-and-body", "in-pieces", "chunked", "asked-for-its-body", "two-connections"],
 )
-def test_whoever_offers_another_protocol_is_answered(running: Running, server: Scripted, pieces: list[bytes]) -> None:
+def test_whoever_offers_another_protocol_is_answered(
+    running: RunningGateway, server: ScriptedServer, pieces: list[bytes]
+) -> None:
     """As if he had not, body and all (RFC 9110, 7.8); the server hears nothing of the offer."""
     before = len(server.asked)
     answer = said(running, *pieces)
@@ -290,7 +294,7 @@ def test_whoever_offers_another_protocol_is_answered(running: Running, server: S
     assert is_well(running)
 
 
-def test_a_body_behind_an_offer_is_a_body(running: Running, server: Scripted) -> None:
+def test_a_body_behind_an_offer_is_a_body(running: RunningGateway, server: ScriptedServer) -> None:
     """A request within the body of one that offers another protocol reaches nobody, however long it is said to be."""
     inner = request(SIZE, body=BODY)
     for lines, body in (
@@ -310,7 +314,7 @@ OFFER = b"\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
 
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=[name.replace(" ", "-") for name in REFUSED])
-def test_an_offer_makes_nothing_plainer(running: Running, server: Scripted, raw: bytes) -> None:
+def test_an_offer_makes_nothing_plainer(running: RunningGateway, server: ScriptedServer, raw: bytes) -> None:
     """What can be read in two ways is refused with an offer of another protocol as it is without, before and behind."""
     head, end, body = raw.partition(b"\r\n\r\n")
     before = len(server.heard)
@@ -320,7 +324,7 @@ def test_an_offer_makes_nothing_plainer(running: Running, server: Scripted, raw:
     assert len(server.heard) == before
 
 
-def test_what_is_not_there_counts_in_the_minute(tmp_path: Path, server: Scripted) -> None:
+def test_what_is_not_there_counts_in_the_minute(tmp_path: Path, server: ScriptedServer) -> None:
     """Unknown paths, wrong methods, and what is not served use up a key's minute as everything else does."""
     keys = f"few {hash_of(KEY)} rpm=3\nother {hash_of(OTHER)}"
     with (

@@ -16,28 +16,29 @@ from app.gateway.http_server import ConnectionLimits
 from app.gateway.ops.auth import OpsAuth, working
 from app.gateway.protocol.body import bounded
 from app.gateway.protocol.exchange import Message as Asgi
-from tests.app.gateway.inference.test_proxy import caller_of, played
-from tests.app.gateway.upstream.test_server_faults import error_of
-from tests.support.gateways import CLOCK, DIALECTS, OLLAMA, PATIENCE, Dialect, Line, Running, Scripted, gateway, until
+from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
+from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, caller_of, gateway
+from tests.support.scripted_server import Connection, ScriptedServer
+from tests.support.waiting import until
 
 SOON = ConnectionLimits(head_seconds=0.2, unread_seconds=0.3)
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Scripted]:
-    with Scripted(played) as scripted:
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(whole_answer) as scripted:
         yield scripted
 
 
 @pytest.fixture(scope="module")
-def running(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway that waits for a head or a body no longer than a moment."""
     folder = tmp_path_factory.mktemp("gateway")
     with gateway(folder, {"a10g": server.url}, bounds=SOON, body_seconds=0.2) as found:
         yield found
 
 
-def dripped(running: Running, said: bytes, drip: bytes) -> bytes:
+def dripped(running: RunningGateway, said: bytes, drip: bytes) -> bytes:
     """What somebody is answered who says this, and then something of that again and again."""
     with closing(socket.create_connection(("127.0.0.1", running.port), timeout=0.02)) as caller:
         caller.sendall(said)
@@ -83,7 +84,7 @@ HEAD = b"POST /api/chat HTTP/1.1\r\nHost: gateway\r\n"
         "too-large",
     ],
 )
-def test_silence_and_dripping_end(running: Running, said: bytes, drip: bytes, answer: bytes) -> None:
+def test_silence_and_dripping_end(running: RunningGateway, said: bytes, drip: bytes, answer: bytes) -> None:
     """A connection that brings no whole head in time is closed, and told so when it had begun one."""
     got = dripped(running, said, drip)
     assert got.startswith(answer)
@@ -91,7 +92,7 @@ def test_silence_and_dripping_end(running: Running, said: bytes, drip: bytes, an
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-def test_a_body_that_does_not_come(running: Running, server: Scripted, dialect: Dialect) -> None:
+def test_a_body_that_does_not_come(running: RunningGateway, server: ScriptedServer, dialect: Dialect) -> None:
     """A body that stops, or drips, is a 408 in the caller's own shape, and its connection is closed."""
     before = len(server.heard)
     head = b"POST %b HTTP/1.1\r\nHost: gateway\r\nContent-Length: 1000000\r\n\r\n" % dialect.path.encode()
@@ -105,7 +106,7 @@ def test_a_body_that_does_not_come(running: Running, server: Scripted, dialect: 
     assert len(server.heard) == before
 
 
-def test_a_slow_body_gives_its_place_back(tmp_path: Path, server: Scripted) -> None:
+def test_a_slow_body_gives_its_place_back(tmp_path: Path, server: ScriptedServer) -> None:
     """Whoever drips a body holds the one place of his key no longer than a body may take."""
     key = {"x-api-key": "omk_a"}
     line = f"alice {hash_of('omk_a')} concurrent=1"
@@ -170,12 +171,12 @@ def test_the_ops_api_does_not_wait_either() -> None:
 def test_who_takes_nothing_of_his_answer(tmp_path: Path) -> None:
     """A caller who reads nothing of an answer that waits for him is let go, and the server with him."""
 
-    def script(_: object, line: Line) -> None:
+    def script(_: object, line: Connection) -> None:
         line.begin(OLLAMA.kind)
         while not line.is_left():
             line.chunk(OLLAMA.pieces[0] * 1000)
 
-    with Scripted(script) as endless, gateway(tmp_path, {"a10g": endless.url}, bounds=SOON) as running:
+    with ScriptedServer(script) as endless, gateway(tmp_path, {"a10g": endless.url}, bounds=SOON) as running:
         caller = caller_of(running, OLLAMA)
         until(lambda: running.open_exchanges() == 1)
         until(lambda: not running.door._server.server_state.connections, "the connection's end")

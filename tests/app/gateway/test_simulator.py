@@ -13,10 +13,9 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
-from tests.app.gateway.inference.test_proxy import caller_of
-from tests.support.gateways import DIALECTS, OPENAI, PATIENCE, Dialect, Running, Shelf, asked, gateway, model, until
-
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+from tests.support.dialects import OPENAI, Dialect, each_dialect
+from tests.support.gateways import PATIENCE, ModelList, RunningGateway, asked, caller_of, gateway, model
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +36,15 @@ def double(models: Path) -> Iterator[OllamaDouble]:
 
 
 @pytest.fixture
-def running(double: OllamaDouble, tmp_path: Path) -> Iterator[Running]:
-    shelf = Shelf([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
+def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
+    shelf = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
     with gateway(tmp_path, {"local": double.url}, shelf=shelf, comment_seconds=9) as gate:
         yield gate
 
 
 @each_dialect
 @pytest.mark.parametrize("stream", [True, False])
-def test_whole_answers(running: Running, dialect: Dialect, stream: bool) -> None:
+def test_whole_answers(running: RunningGateway, dialect: Dialect, stream: bool) -> None:
     """Streamed or not, an answer is recorded as a success, with the tokens that Ollama counted."""
     more: dict[str, Any] = {"stream_options": {"include_usage": True}} if dialect is OPENAI and stream else {}
     response = asked(running, dialect, model="tiny", stream=stream, **more)
@@ -58,7 +57,7 @@ def test_whole_answers(running: Running, dialect: Dialect, stream: bool) -> None
 
 
 @each_dialect
-def test_an_error_inside_a_stream(running: Running, double: OllamaDouble, dialect: Dialect) -> None:
+def test_an_error_inside_a_stream(running: RunningGateway, double: OllamaDouble, dialect: Dialect) -> None:
     """An error after the first words reaches every client: Ollama tells it to its own, and swallows it on /v1."""
     double.faults.add(OllamaFault(dialect.path, "error", 2, text="the runner has stopped"))
     response = asked(running, dialect, model="tiny", stream=True)
@@ -67,7 +66,7 @@ def test_an_error_inside_a_stream(running: Running, double: OllamaDouble, dialec
     assert running.row().about.ending == ("error" if dialect.name == "ollama" else "upstream_cut")
 
 
-def test_embeddings(running: Running) -> None:
+def test_embeddings(running: RunningGateway) -> None:
     """A model that only embeds is loaded and answers on all three routes."""
     for path, body in (
         ("/api/embed", {"input": "hello"}),
@@ -95,7 +94,7 @@ def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:
         assert running.open_exchanges() == 0
 
 
-def test_a_refusal_in_ollamas_own_words(running: Running) -> None:
+def test_a_refusal_in_ollamas_own_words(running: RunningGateway) -> None:
     """What the server refuses reaches the caller word for word."""
     body = {"model": "tiny", "prompt": "x", "keep_alive": "5"}
     response = httpx.post(f"{running.url}/api/generate", json=body, timeout=PATIENCE)

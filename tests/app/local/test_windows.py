@@ -17,8 +17,8 @@ from jobs.ollama.client import OllamaClient
 from jobs.testing.clock import HandClock
 from jobs.testing.models import arbitrary
 from jobs.testing.ollama.server import OllamaDouble
-from tests.conftest import Store
 from tests.support.models_directory import lay
+from tests.support.stores import Store
 
 TINY = arbitrary("tiny", 1_000)
 

@@ -23,9 +23,9 @@ from app.model_server.reload_policy import OVERDUE, ReloadStep, ServerView, next
 from jobs.core.clock import SystemClock
 from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.ollama.host import OllamaHost
-from tests.support.processes import free_port, is_running, nvidia_smi, until
-
-SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")
+from tests.support.ollama_servers import SIMULATOR
+from tests.support.processes import free_port, is_running, nvidia_smi
+from tests.support.waiting import until
 
 
 @pytest.fixture

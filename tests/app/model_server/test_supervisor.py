@@ -30,10 +30,11 @@ from jobs.ollama.host import OllamaHost
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import metered, say_warming
-from tests.app.model_server.test_process import SIMULATOR
-from tests.conftest import Store
 from tests.support.models_directory import put, sample, weights_at
-from tests.support.processes import free_port, is_running, nvidia_smi, running_with, until
+from tests.support.ollama_servers import SIMULATOR
+from tests.support.processes import free_port, is_running, nvidia_smi, running_with
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 LLAMA, OTHER = sample("llama3.2", b"llama" * 1000), sample("other", b"other" * 1000)
 

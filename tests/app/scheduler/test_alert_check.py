@@ -24,9 +24,9 @@ from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.incidents import cases
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
-from tests.jobs.telemetry.test_incidents import listening
 from tests.support.models_directory import put, sample, weights_at
+from tests.support.stores import Store
+from tests.support.webhooks import webhook_server
 
 FLEET = declared()
 
@@ -226,7 +226,7 @@ def test_one_machine_is_watched_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     claim = ledger.claim(id, worker="w", lease=timedelta(minutes=1))
     assert claim is not None
     ledger.end(claim, Ending("failed", "network", "cut short"), Reading())
-    with listening() as hook:
+    with webhook_server() as hook:
         monkeypatch.setenv("OLLAMA_MODAL_WEBHOOK", hook.url)
         nights = Nights(home, stack, FLEET, clock)
         for _ in range(3):

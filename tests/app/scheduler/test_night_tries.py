@@ -26,7 +26,7 @@ from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
-from tests.conftest import Store
+from tests.support.stores import Store
 
 FLEET = declared()
 NOW = datetime(2026, 6, 1, 1, tzinfo=UTC)

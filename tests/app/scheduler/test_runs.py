@@ -21,11 +21,10 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.weights.history import recall
-from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import plan
-from jobs.weights.survey import Survey, SurveyedModel
-from tests.conftest import Store
-from tests.support.models_directory import sample
+from jobs.weights.survey import Survey
+from tests.support.models_directory import surveyed
+from tests.support.stores import Store
 
 FLEET = declared()
 NAMES = [ModelName.parse(model.name) for model in FLEET.models]
@@ -40,7 +39,7 @@ def begin(store: Store, night: int = 0) -> datetime:
 def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     """These models are here, whole, and as they are upstream."""
     jobs, now = store.ledger().reader.jobs(), begin(store, night)
-    models = tuple(stocked(name, now) for name in names)
+    models = tuple(surveyed(name, now) for name in names)
     memory = recall(store.facts, jobs)
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
     pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
@@ -51,11 +50,6 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
 def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
     """The jobs of this night."""
     return [each.id for each in rounds.nightly(ledger, desired.night(FLEET, actual, now))]
-
-
-def stocked(name: ModelName, now: datetime) -> SurveyedModel:
-    manifest = sample(str(name)).manifest
-    return SurveyedModel(name, manifest.digest, manifest.size, now, manifest, ModelDetails())
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:

@@ -9,12 +9,12 @@ from app.fleet.schema import Fleet, parse
 from app.scheduler import runs as shift
 from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual
-from jobs.ledger.job import SERVERS_LANE, WEIGHTS_LANE
+from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 from jobs.store import keys
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
-from tests.conftest import Store
+from tests.support.stores import Store
 
 
 def fleet() -> Fleet:

@@ -20,8 +20,9 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.testing.models import SimModel, find
 from jobs.weights.manifest import Manifest
-from tests.conftest import Store
-from tests.support.local_stack import COMMAND, Shell, Up, both, until, up
+from tests.support.local_stack import COMMAND, Shell, Up, both, up
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 LEASE = timedelta(seconds=30)
 

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.cli.remote_status import standing, way
+from jobs.cli.remote_status import route_lines, status_lines
 from jobs.core.clock import SystemClock
 from jobs.core.errors import (
     BadRequest,
@@ -27,21 +27,22 @@ from jobs.core.errors import (
 )
 from jobs.core.progress import Reading
 from jobs.core.retry import AT_ONCE, NEVER
-from jobs.home.gateway_client import Remote
+from jobs.home.gateway_client import GatewayClient
 from jobs.ledger.job import Ending, Job
 from jobs.ledger.job_text import story
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.local_stack import Shell, both
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
-from tests.support.processes import free_port, until
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
+from tests.support.processes import free_port
 from tests.support.pull_setup import MODEL, Scene, working
+from tests.support.stores import LEASE, claimed
+from tests.support.waiting import until
 
 NAME = str(MODEL.name)
-LEASE = timedelta(seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def here(home: Path) -> Iterator[Place]:
+def here(home: Path) -> Iterator[OpsApi]:
     """A gateway's ledger, which a command without a URL reads as that of its own home."""
-    with place(home / "om") as found:
+    with ops_api(home / "om") as found:
         yield found
 
 
 @pytest.fixture(scope="module")
-def url(here: Place) -> Iterator[str]:
+def url(here: OpsApi) -> Iterator[str]:
     with served(here.app()) as address:
         yield address
 
@@ -75,17 +76,11 @@ def remote(tmp_path_factory: pytest.TempPathFactory, url: str) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def ledger(here: Place) -> Ledger:
+def ledger(here: OpsApi) -> Ledger:
     return here.ledger()
 
 
-def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="w", lease=LEASE)
-    assert claim is not None
-    return claim
-
-
-def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, remote: Shell) -> None:
+def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, remote: Shell) -> None:
     """Posted, followed and concluded in the words of the local command, with its JSON and exit code."""
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(home / "scene", registry.url)
@@ -101,7 +96,7 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: Place, home: Path, r
 
 
 def test_whatever_is_read_reads_the_same_on_both_sides(
-    here: Place, ledger: Ledger, local: Shell, remote: Shell
+    here: OpsApi, ledger: Ledger, local: Shell, remote: Shell
 ) -> None:
     """Lists, stories, beginnings of ids, filters and what is not there: stdout, stderr and code are equal."""
     failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
@@ -150,7 +145,7 @@ def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> 
         ("warm", "b-model:latest"): {"model": "b-model", "tier": "a10g"},
         ("delete", "b-model:latest"): {"model": "b-model"},
     }
-    with Remote(url, ADMIN_KEY, clock=SystemClock()) as there:
+    with GatewayClient(url, ADMIN_KEY, clock=SystemClock()) as there:
         for (kind, subject), request in requests.items():
             posted = there.post(kind, subject, request, by="nobody")
             job = ledger.reader.get(posted.job.id)
@@ -208,7 +203,7 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
     """`keys new` prints a key and its line; with the line in the gateway's keys, the key is let in."""
     made = remote.ask("keys", "new", "bob", "--scope", "admin", "--models", "llama*", "--expires", "90d")
     assert set(made) == {"name", "key", "line"}
-    with place(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
+    with ops_api(tmp_path) as other, served(other.app(other.ops_context(keys=made["line"]))) as address:
         shell = Shell(tmp_path, {"OLLAMA_MODAL_URL": address, "OLLAMA_MODAL_KEY": made["key"]})
         assert shell.run("pull", "llama3.2", "--no-wait").returncode == 0
         assert "may not use 'qwen3:latest'" in shell.run("pull", "qwen3", "--no-wait").stderr
@@ -224,7 +219,9 @@ def test_a_key_that_was_made_opens_the_gateway(remote: Shell, tmp_path: Path) ->
 # -- the client --------------------------------------------------------------------------------------------------------
 
 
-def talking(answers: list[httpx.Response | Exception], *, policy: Any = NEVER) -> tuple[Remote, list[httpx.Request]]:
+def talking(
+    answers: list[httpx.Response | Exception], *, policy: Any = NEVER
+) -> tuple[GatewayClient, list[httpx.Request]]:
     """A client whose gateway gives these answers, one after the other; and what it is asked."""
     asked: list[httpx.Request] = []
 
@@ -236,7 +233,7 @@ def talking(answers: list[httpx.Response | Exception], *, policy: Any = NEVER) -
         return httpx.Response(found.status_code, headers=found.headers, content=found.content)
 
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    return Remote("http://gateway/base/", "omk_k", clock=HandClock(), client=client, policy=policy), asked
+    return GatewayClient("http://gateway/base/", "omk_k", clock=HandClock(), client=client, policy=policy), asked
 
 
 @pytest.mark.parametrize(
@@ -302,13 +299,13 @@ def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
 def test_what_is_no_address_is_refused(url: str) -> None:
     """Before anything is sent anywhere."""
     with pytest.raises(BadRequest, match="no gateway's address"):
-        Remote(url, None, clock=HandClock())
+        GatewayClient(url, None, clock=HandClock())
 
 
 def test_a_password_in_an_address_is_refused_without_showing_it() -> None:
     """It would end in logs; the hint says where the key belongs."""
     with pytest.raises(BadRequest) as refused:
-        Remote("https://me:omk_secret@gateway", None, clock=HandClock())
+        GatewayClient("https://me:omk_secret@gateway", None, clock=HandClock())
     assert "omk_secret" not in f"{refused.value}{refused.value.hint}"
 
 
@@ -331,7 +328,7 @@ def test_words_from_elsewhere_are_made_fit_to_be_shown() -> None:
         "tiers": [{"tier": "t\x07", "state": "waking", "since": "2026-01-01T00:00:00Z", "why": "w\r", "held": 2}],
         "night": {"at": None, "summary": "n\x1b"},
     }  # fmt: skip
-    lines = list(standing(health, "http://gateway", HandClock().now()))
-    lines += way({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})
+    lines = list(status_lines(health, "http://gateway", HandClock().now()))
+    lines += route_lines({"model": "m\x1b", "tier": "t", "facts": ["f\x9b"], "warning": "tight"})
     assert not re.search(r"[\x00-\x1f\x7f-\x9f]", "".join(lines))
     assert "2 callers wait" in "".join(lines)

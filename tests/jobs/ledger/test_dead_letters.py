@@ -10,7 +10,7 @@ from jobs.core.errors import FAILURE_CLASSES, BadRequest
 from jobs.core.progress import Reading
 from jobs.ledger.dead_letters import LIKELY, class_of, dead
 from jobs.ledger.job import Ending, Job, JobState
-from tests.conftest import Store
+from tests.support.stores import Store
 
 
 def failed(store: Store, subject: str, failure_class: str = "network", kind: str = "pull") -> Job:
@@ -47,7 +47,7 @@ def test_dead_letters_are_grouped(store: Store, capsys: pytest.CaptureFixture[st
     """For people: each class with its jobs, the likely remedy, and the command for all of them; most jobs first."""
     for subject, failure_class in (("a", "disk"), ("b", "network"), ("c", "network"), ("d", "not_found")):
         failed(store, subject, failure_class)
-    assert commands(store).dead(since=None, json=False) == 0
+    assert commands(store).list_jobs(dead=True, json=False) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "network: 2 jobs"
     assert lines[3] == f"  to do: {LIKELY['network']}"
@@ -70,14 +70,14 @@ def test_all_of_a_class_are_posted_again(store: Store, capsys: pytest.CaptureFix
     failed(store, "a")
     failed(store, "b", "disk")
     failed(store, "c")
-    assert commands(store).retry_all("network", json=True) == 0
+    assert commands(store).retry(every=True, failure_class="network", wait=False, json=True) == 0
     posted = json.loads(capsys.readouterr().out)
     assert [(job["subject"], job["request"], job["attempts_allowed"]) for job in posted] == [
         ("c", {"model": "c"}, 3),
         ("a", {"model": "a"}, 3),
     ]
     assert sorted(job.subject for job in store.ledger().reader.jobs() if job.state is JobState.QUEUED) == ["a", "c"]
-    assert commands(store).retry_all("network", json=False) == 0
+    assert commands(store).retry(every=True, failure_class="network", wait=False, json=False) == 0
     assert "there is nothing to retry" in capsys.readouterr().err
 
 
@@ -86,6 +86,6 @@ def test_an_unknown_class_is_refused(store: Store) -> None:
     job = failed(store, "a")
     assert class_of(job) == "network"
     with pytest.raises(BadRequest, match="no class of failure 'weather'") as refused:
-        commands(store).retry_all("weather", json=False)
+        commands(store).retry(every=True, failure_class="weather", wait=False, json=False)
     assert "network" in str(refused.value.hint)
     assert len(store.ledger().reader.jobs()) == 1

@@ -11,11 +11,12 @@ from jobs.cli.main import IDLE
 from jobs.core.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.core.progress import Reading
 from jobs.core.sanitize import LONGEST, plain
+from jobs.core.units import human_span
 from jobs.ledger.job import Ending, Job, JobState
-from jobs.ledger.job_text import REMEDIES, headline, lasted, remedy, result, story
+from jobs.ledger.job_text import REMEDIES, headline, remedy, result_text, story
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
+from tests.support.stores import Store
 
 LEASE = timedelta(seconds=30)
 
@@ -88,7 +89,7 @@ def test_a_result_of_another_version_is_still_told(store: Store) -> None:
     ledger = store.ledger()
     id = posted(ledger).id
     ledger.end(claimed(ledger, id), Ending("succeeded", result={"colour": "blue"}), Reading())
-    assert result(ledger.reader.get(id)) == "colour blue"
+    assert result_text(ledger.reader.get(id)) == "colour blue"
 
 
 def running(completed: int, total: int = 100, status: str = "pulling", state: JobState = JobState.RUNNING) -> Job:
@@ -197,4 +198,4 @@ def test_a_subject_cannot_pretend(store: Store) -> None:
 )
 def test_durations_as_people_say_them(span: timedelta, words: str) -> None:
     """A duration has at most two units, the largest first."""
-    assert lasted(span) == words
+    assert human_span(span) == words

@@ -11,10 +11,11 @@ from jobs.cli.job_commands import JobCommands
 from jobs.core.errors import BadRequest, Fenced, NotFound, Refused
 from jobs.core.progress import Reading
 from jobs.ledger.expiry import clear
-from jobs.ledger.job import KINDS, Ending, JobState
+from jobs.ledger.job import Ending, JobState
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
+from tests.support.stores import Store
 
 LEASE = timedelta(seconds=30)
 
@@ -401,5 +402,5 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
         seen.add(gc.isenabled())
         ledger.reader.jobs()
         seen.add(gc.isenabled())
-    assert commands.browse(state=None, kind=None, limit=1, json=True) == 0
+    assert commands.list_jobs(limit=1, json=True) == 0
     assert seen | {gc.isenabled()} == {True}

@@ -21,9 +21,9 @@ from jobs.home.status import card_complaints, complaints
 from jobs.models import card as cards
 from jobs.weights import survey
 from jobs.weights.layout import Layout
-from tests.app.gateway.catalog.test_ollama_lists import NoFacts
 from tests.support.hostile_models import POISONS, WEIGHTS, Poison, lay_poison
 from tests.support.models_directory import nothing, weights_at
+from tests.support.stores import NoFacts
 
 GOOD = Poison("good")
 MOST_KEPT_BYTES = 24 << 20

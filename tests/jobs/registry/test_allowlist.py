@@ -17,7 +17,7 @@ from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
 from jobs.registry.client import Registry
 from jobs.tasks.table import TaskContext, pull
 from jobs.testing.clock import HandClock
-from tests.support.ops_api import ADMIN_KEY, place, served
+from tests.support.ops_api import ADMIN_KEY, ops_api, served
 
 LISTED = Registries.of([*USUAL, "lan.example:5000", "http://plain.example"], "list it there")
 
@@ -162,7 +162,7 @@ def test_it_is_checked_where_jobs_run() -> None:
 
 def test_it_is_checked_where_jobs_are_posted(tmp_path: Path) -> None:
     """403 on each way to post one, with the line to add, and nothing in the ledger; a retry is a post, too."""
-    with place(tmp_path) as here:
+    with ops_api(tmp_path) as here:
         ops_context = here.ops_context(registries=LISTED)
         elsewhere = {"model": "169.254.169.254/x/y"}
         old = here.ledger().post("pull", "169.254.169.254/x/y:latest", elsewhere, by="root").job

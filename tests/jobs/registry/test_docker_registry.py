@@ -2,10 +2,8 @@
 
 import hashlib
 import re
-import select
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
 from jobs.registry.client import Registry
 from jobs.testing.models import MANIFEST_TYPE, SimModel, arbitrary
+from tests.support.waiting import until
 
 PROGRAM = shutil.which("docker-registry") or shutil.which("registry")
 
@@ -49,12 +48,13 @@ def registry_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 def _address(server: subprocess.Popen[bytes], log: Path) -> str:
     """The registry picks a free port and tells it in its log."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and server.poll() is None:
-        if told := re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text()):
-            return f"http://{told[1]}"
-        select.select([], [], [], 0.05)
-    raise AssertionError(f"the registry did not start: {log.read_text()}")
+
+    def address() -> str:
+        assert server.poll() is None, log.read_text()
+        listens = re.search(r"listening on (127\.0\.0\.1:\d+)", log.read_text())
+        return listens[1] if listens else ""
+
+    return f"http://{until(address, 'the start of the registry', shows=log.read_text)}"
 
 
 def push(url: str, model: SimModel) -> None:

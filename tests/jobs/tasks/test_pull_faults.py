@@ -35,10 +35,10 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.prune_plan import Retention
 from jobs.worker.attempt import RunningAttempt
-from tests.conftest import Store
 from tests.support.crash_points import READ_ONLY, refusing
 from tests.support.ollama_servers import serving, simulator_command
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, post, snapshot, worked
+from tests.support.stores import Store
 
 ALLOWED = 3
 STALL = 0.8

@@ -17,10 +17,10 @@ import pytest
 from jobs.ledger.job import Job, JobState
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
-from tests.conftest import Store
 from tests.support.killed_worker import lived, started
-from tests.support.processes import until
 from tests.support.pull_setup import ATTEMPTS, CONNECTIONS, MODEL, RANGE_BYTES, Reader, Scene, post, snapshot
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 AT_ONCE = 8
 """Stories told side by side: most of each is waiting for a lease to run out."""

@@ -24,10 +24,10 @@ from jobs.testing.clock import HandClock
 from jobs.weights import trash_moves as trashing
 from jobs.weights.prune_plan import Retention, WeightsUse
 from jobs.worker.attempt import RunningAttempt
-from tests.conftest import open_store
 from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, publish, sample, weights_at
 from tests.support.pull_setup import snapshot
+from tests.support.stores import open_store
 
 TINY = ModelName.parse("tiny")
 OLD, NEW, NEWEST = (

@@ -31,9 +31,9 @@ from jobs.weights.history import recall
 from jobs.weights.prune_plan import Retention, WeightsUse
 from jobs.weights.trash_moves import throw_models
 from jobs.worker.attempt import RunningAttempt
-from tests.conftest import Store
-from tests.support.processes import until
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 BLOB = MODEL.layers[0]
 ONE, TWO = (

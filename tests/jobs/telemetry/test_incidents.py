@@ -1,11 +1,7 @@
 """Incidents: once each, with their recovery, whoever looks, however often, and whether or not somebody listens."""
 
-import http.server
-import json
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,8 +17,9 @@ from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, news, note
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.clock import HandClock
-from tests.conftest import Store, open_store
 from tests.support.processes import free_port
+from tests.support.stores import Store, open_store
+from tests.support.webhooks import WebhookServer, webhook_server
 
 LOST = Incident("tier", "a10g", "tier a10g is lost", "look at its log")
 DEAD = Incident("job", "pull/llama3.2:latest", "the pull of llama3.2:latest failed for good")
@@ -229,68 +226,20 @@ def test_no_order_doubles_or_loses_an_alert(
 # The webhook
 
 
-class Hook(http.server.BaseHTTPRequestHandler):
-    server: "HookServer"
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.heard.append((self.headers["Content-Type"], json.loads(body)))
-        status = self.server.answers.pop(0) if self.server.answers else 200
-        if status == 0:  # it drips: a byte now and then, and never a whole answer
-            while not self.server.released.wait(0.05):
-                try:
-                    self.wfile.write(b"H")
-                except OSError:
-                    return
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", "2")
-        self.end_headers()
-        self.wfile.write(b"ok")
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is inherited
-        pass
-
-
-class HookServer(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Hook)
-        self.heard: list[tuple[str, Any]] = []
-        self.answers: list[int] = []
-        self.released = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_address[1]}/services/T0/B0/secret"
-
-
-@contextmanager
-def listening() -> Iterator[HookServer]:
-    server = HookServer()
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.released.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 @pytest.fixture
-def hook() -> Iterator[HookServer]:
-    with listening() as server:
+def hook() -> Iterator[WebhookServer]:
+    with webhook_server() as server:
         yield server
 
 
-def test_a_webhook_hears_what_slack_understands(hook: HookServer) -> None:
+def test_a_webhook_hears_what_slack_understands(hook: WebhookServer) -> None:
     """A message is one JSON object with `text`; an error of the moment is tried again."""
     hook.answers = [500, 429, 200]
     Webhook(hook.url, policy=AT_ONCE).tell("tier a10g is lost")
     assert hook.heard == [("application/json", {"text": "tier a10g is lost"})] * 3
 
 
-def test_a_webhook_that_drips_is_left(hook: HookServer) -> None:
+def test_a_webhook_that_drips_is_left(hook: WebhookServer) -> None:
     """A webhook that keeps a connection busy without ever answering is left when its time is up."""
     hook.answers = [0]
     began = time.monotonic()
@@ -299,7 +248,7 @@ def test_a_webhook_that_drips_is_left(hook: HookServer) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_no_message_shows_the_address(hook: HookServer) -> None:
+def test_no_message_shows_the_address(hook: WebhookServer) -> None:
     """The address is a secret: neither what a webhook refuses, nor one that is not there, shows it."""
     hook.answers = [404]
     with pytest.raises(Refused, match="the webhook answered 404") as refused:

@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from types import FrameType
@@ -18,8 +17,9 @@ from jobs.store import keys
 from jobs.telemetry import usage as module
 from jobs.telemetry.usage import Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
 from tests.support.call_counts import uncollected
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -143,9 +143,7 @@ def test_adding_never_waits_for_the_store() -> None:
     facts.held.clear()
     usage_recorder.add(use())
     usage_recorder.start()
-    until = time.monotonic() + 20
-    while usage_recorder._new and time.monotonic() < until:
-        time.sleep(0.001)
+    until(lambda: not usage_recorder._new)
 
     for _ in range(25):
         usage_recorder.add(use())

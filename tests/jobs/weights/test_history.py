@@ -13,7 +13,7 @@ from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from jobs.weights.history import LeftModel, Memory, recall, remember
 from jobs.weights.staging import slug
-from tests.conftest import Store
+from tests.support.stores import Store
 
 NOW = datetime(2026, 6, 10, tzinfo=UTC)
 A, B = (ModelName.parse(name) for name in "ab")

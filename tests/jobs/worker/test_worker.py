@@ -1,7 +1,6 @@
 """What a worker promises: real threads on a real store, with leases of tenths of a second."""
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,7 +14,8 @@ from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble
 from jobs.ledger.job import Backoff, Job, JobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.conftest import Store
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 QUICK = Timing(
     lease=timedelta(seconds=1),
@@ -60,17 +60,8 @@ def post(store: Store, subject: str = "m:latest", attempts: int = 3) -> str:
 
 
 def ended(store: Store, id: str) -> Job:
-    job: Job = until(lambda: store.ledger().reader.get(id), lambda job: job.has_ended)
-    return job
-
-
-def until(look: Callable[[], Any], is_right: Callable[[Any], bool]) -> Any:
-    """Look again until it is right: other threads are at it, in real time."""
-    deadline = time.monotonic() + 20
-    while not is_right(seen := look()):
-        assert time.monotonic() < deadline, f"still {seen}"
-        time.sleep(0.01)
-    return seen
+    until(lambda: store.ledger().reader.get(id).has_ended)
+    return store.ledger().reader.get(id)
 
 
 def failing(*troubles: Exception) -> Work:
@@ -143,7 +134,7 @@ def test_a_running_job_is_cancelled_within_beats(live_store: Store) -> None:
     """A task that checks often stops soon after somebody asked to cancel."""
     id = post(live_store)
     with working(worker(live_store, forever)):
-        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.RUNNING)
         live_store.ledger().cancel(id, by="me")
         assert ended(live_store, id).state is JobState.CANCELLED
 
@@ -157,7 +148,7 @@ def test_a_stop_hands_the_attempt_back(live_store: Store) -> None:
     """At a stop the running attempt is handed back at once, and another worker takes the job up again."""
     id = post(live_store)
     with working(worker(live_store, forever)) as stop:
-        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.RUNNING)
         stop.set()
     job = live_store.ledger().reader.get(id)
     assert job.state is JobState.WAITING
@@ -182,7 +173,7 @@ def test_a_task_that_ignores_the_stop_is_fenced(live_store: Store) -> None:
 
     id = post(live_store)
     with working(worker(live_store, stubborn, timing=replace(QUICK, grace=timedelta(seconds=0.1)))) as stop:
-        until(lambda: live_store.ledger().reader.get(id).state, lambda state: state is JobState.RUNNING)
+        until(lambda: live_store.ledger().reader.get(id).state is JobState.RUNNING)
         stop.set()
     assert live_store.ledger().reader.get(id).state is JobState.WAITING
     go_on.set()
@@ -231,9 +222,9 @@ def test_a_beat_that_was_fenced_stops_the_task(live_store: Store) -> None:
         return forever(run) if run.n == 1 else {"n": run.n}
 
     with working(worker(live_store, work, timing=lazy)):
-        until(lambda: live_store.ledger().sweep().lost, lambda lost: lost == (id,))
+        until(lambda: live_store.ledger().sweep().lost == (id,))
         job = ended(live_store, id)
-        until(lambda: is_fenced(runs[0]), bool)
+        until(lambda: is_fenced(runs[0]))
     assert [attempt.outcome for attempt in job.attempts] == ["lost", "succeeded"]
 
 

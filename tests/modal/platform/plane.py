@@ -27,6 +27,7 @@ from tests.modal.platform.queues import Queues
 from tests.modal.platform.volumes import Volume, Volumes
 from tests.modal.platform.wire import Wire
 from tests.modal.platform.workspace import Workspace
+from tests.support.waiting import until
 
 T = TypeVar("T")
 TOKEN = ("ak-none", "as-none")
@@ -236,13 +237,12 @@ class Platform:
 
     def wait_for(self, function: str, state: str = "ready", patience: float = PATIENCE) -> Container:
         """The first live container of that function, once it is in that state."""
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            for container in self.containers(function):
-                if container.state == state:
-                    return container
-            time.sleep(0.02)
-        raise AssertionError(f"no container of {function!r} got {state} within {patience:g} s")
+
+        def those() -> list[Container]:
+            return [container for container in self.containers(function) if container.state == state]
+
+        first: Container = until(those, f"a container of {function!r} that is {state}", patience=patience)[0]
+        return first
 
     def wait_ready(self, container: Container, patience: float = PATIENCE) -> None:
         async def ready() -> None:

@@ -12,9 +12,12 @@ import httpx
 from app.gateway.catalog.sources import Directory
 from jobs.core.model_name import ModelName
 from jobs.weights.layout import Layout
-from tests.support.gateways import OLLAMA, Heard, Line, Running, Scripted, gateway, until
+from tests.support.dialects import OLLAMA
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.hostile_models import POISONS, Poison, lay_poison
 from tests.support.models_directory import nothing, weights_at
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 PROMPT_SECONDS = 5.0
 """On a machine that other suites keep busy. Before, it was a minute, or never."""
@@ -61,7 +64,7 @@ class Watch:
 CHAT = {**OLLAMA.body, "model": "good"}
 
 
-def names(running: Running) -> set[str]:
+def names(running: RunningGateway) -> set[str]:
     answer = httpx.get(f"{running.url}/api/tags", timeout=60)
     return {each["name"] for each in json.loads(answer.content)["models"]}
 
@@ -70,13 +73,13 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
     """While they come and go, `/healthz`, the lists and the good model's chats are answered promptly; all are listed,
     told of, and deletable, and memory stays within its bound."""
 
-    def chat(_: Heard, line: Line) -> None:
+    def chat(_: HeardRequest, line: Connection) -> None:
         OLLAMA.play(line)
 
     weights = weights_at(tmp_path)
     lay_poison(tmp_path, Poison("good"))
     shelf = Directory(Layout(tmp_path / "models"))
-    with Scripted(chat) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    with ScriptedServer(chat) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
         before = resident()
         with Watch(running.url).watching() as watch:
             until(lambda: watch.asked, "an answer")

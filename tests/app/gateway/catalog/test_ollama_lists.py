@@ -30,9 +30,9 @@ from jobs.models.gguf import Tensor
 from jobs.testing.gguf import encoded
 from jobs.testing.models import LIBRARY, LICENSE, SimLayer, SimModel, find, text
 from jobs.weights.layout import Layout
-from tests.conftest import Store
 from tests.support.models_directory import lay, publish, sample, weights_at
 from tests.support.ollama_servers import Server, serving, simulator_command
+from tests.support.stores import NoFacts, Store
 
 SMALL = tuple(model for model in LIBRARY if model.size < 5_000_000)
 
@@ -107,22 +107,6 @@ def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     command = [str(binary)] if is_real else simulator_command()
     with serving(command, home, is_real=is_real, OLLAMA_NOPRUNE="1") as server:
         yield Beside(server, standing_of(home / "models"))
-
-
-class NoFacts:
-    """A ledger in which nothing was ever told."""
-
-    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        raise AssertionError((key, value, skip_if_exists))
-
-    def get(self, key: Any, default: Any = None) -> Any:
-        return default
-
-    def keys(self) -> Iterator[Any]:
-        return iter(())
-
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        return iter(())
 
 
 def standing_of(models: Path) -> KnownState:

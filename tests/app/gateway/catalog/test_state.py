@@ -26,9 +26,9 @@ from jobs.testing.clock import HandClock
 from jobs.testing.models import find
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.weights.layout import Layout
-from tests.conftest import Store
-from tests.support.local_stack import until
 from tests.support.models_directory import lay, publish, put, put_blob, put_manifest, sample, weights_at
+from tests.support.stores import Store
+from tests.support.waiting import until
 
 
 def names(standing: KnownState) -> list[str]:

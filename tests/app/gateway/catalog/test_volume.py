@@ -9,9 +9,8 @@ from app.accounting.archive import archive_at, archive_jobs
 from app.gateway.catalog.volume import VolumeModels
 from jobs.ledger.job import Ending
 from jobs.testing.clock import HandClock
-from tests.app.accounting.test_archive import ended, pass_days
-from tests.conftest import Store
 from tests.support.models_directory import put, put_manifest, sample, weights_at
+from tests.support.stores import Store, ended_job, pass_days
 
 
 def test_what_is_not_whole_is_told_beside_what_is(tmp_path: Path) -> None:
@@ -39,7 +38,7 @@ def test_archived_jobs_are_brought_in(store: Store, tmp_path: Path, is_open: boo
         if is_open:
             raise RuntimeError("there are open files preventing the operation")
 
-    old = ended(store, "old:latest", Ending("failed", "network", "cut short"))
+    old = ended_job(store, "old:latest", Ending("failed", "network", "cut short"))
     pass_days(store, 40)
     archive_jobs(store.ledger(), store.facts, archive_at(tmp_path), store.clock.now(), lambda: None)
     volume = VolumeModels(tmp_path, reload, store.clock)

@@ -16,9 +16,9 @@ from jobs.core.clock import SystemClock, isoformat
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
 from tests.support.local_stack import Shell
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
+from tests.support.stores import Store
 
 NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 ALICE = Caller("alice", frozenset({"chat"}))
@@ -84,12 +84,12 @@ def test_a_year_is_the_most(since: datetime, told: datetime) -> None:
 
 
 @pytest.fixture
-def somewhere(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
+def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as found:
         yield found
 
 
-def test_it_is_part_of_the_ops_api(somewhere: Place, entries: dict[str, Any]) -> None:
+def test_it_is_part_of_the_ops_api(somewhere: OpsApi, entries: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
     client = TestClient(create(somewhere.ops_context(), more=(router(Costs(HandClock(NOW), lambda: entries, load())),)))
 
@@ -101,7 +101,7 @@ def test_it_is_part_of_the_ops_api(somewhere: Place, entries: dict[str, Any]) ->
         assert client.get(f"/ops/v1/cost?since={since}", headers={"x-api-key": ADMIN_KEY}).status_code == status
 
 
-def test_the_command_asks_a_gateway_elsewhere(somewhere: Place, tmp_path: Path) -> None:
+def test_the_command_asks_a_gateway_elsewhere(somewhere: OpsApi, tmp_path: Path) -> None:
     """`ollama-modal cost --url` prints what the gateway there estimates, as lines and as JSON."""
     now = SystemClock().now()
     meter = container(now - timedelta(hours=2), cold=60, serving=1740, idle=1800)

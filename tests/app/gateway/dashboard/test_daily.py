@@ -20,8 +20,8 @@ from jobs.core.clock import parse_moment
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
-from tests.conftest import Store
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api
+from tests.support.stores import Store
 
 NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 TODAY = NOW.date()
@@ -162,12 +162,12 @@ def test_a_year_is_the_most() -> None:
 
 
 @pytest.fixture
-def somewhere(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
+def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as found:
         yield found
 
 
-def test_it_is_part_of_the_ops_api(somewhere: Place, used: dict[str, Any]) -> None:
+def test_it_is_part_of_the_ops_api(somewhere: OpsApi, used: dict[str, Any]) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
     entries = used | entries_of(turn(1, "2026-09-15T01:00:00Z", "lost"), container("c1", "2026-09-13T22:00:00Z", 4))
     client = TestClient(create(somewhere.ops_context(), more=(router(days(entries)),)))

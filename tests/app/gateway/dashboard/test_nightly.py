@@ -22,9 +22,9 @@ from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
-from tests.app.scheduler.test_runs import stocked
-from tests.conftest import Store
-from tests.support.ops_api import CHAT_KEY, place
+from tests.support.models_directory import surveyed
+from tests.support.ops_api import CHAT_KEY, ops_api
+from tests.support.stores import Store
 
 FLEET = declared()
 HERE, ABSENT = (ModelName.parse(model.name) for model in FLEET.models)
@@ -35,7 +35,7 @@ def night(store: Store, *names: ModelName) -> None:
 
     def actual(memory: Memory) -> Actual:
         now, jobs = store.clock.now(), store.ledger().reader.jobs()
-        models = tuple(stocked(name, now) for name in names)
+        models = tuple(surveyed(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
         pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
@@ -61,7 +61,7 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     store.clock.wait((rounds.night_began(FLEET, store.clock.now()) + timedelta(days=1) - store.clock.now()).seconds)
     night(store, HERE)
     assert told(store)["summary"] == "3 jobs, 3 queued; pulled 0 B, freed 0 B, verified 0 B"
-    size = stocked(HERE, store.clock.now()).size
+    size = surveyed(HERE, store.clock.now()).size
     end(store, "pull", Ending("succeeded", result={"way": "registry", "fetched_bytes": 2_000_000}))
     end(store, "verify", Ending("succeeded", result={"models": [str(HERE)], "bytes": size}))
     end(store, "warm", Ending("failed", "refused", "tier 'a10g' was not woken", "raise own_wakes_per_day"))
@@ -118,7 +118,7 @@ def test_what_has_been_archived_since_is_told_as_such(store: Store) -> None:
 def test_it_is_part_of_the_ops_api(tmp_path: Path, store: Store) -> None:
     """Whoever has a key is answered in the documented shape, others are not."""
     night(store, HERE)
-    with place(tmp_path / "there", HandClock(store.clock.now())) as there:
+    with ops_api(tmp_path / "there", HandClock(store.clock.now())) as there:
         client = TestClient(there.app())
         assert client.get("/ops/v1/night").status_code == 401
         answers = [client.get("/ops/v1/night", headers={"x-api-key": CHAT_KEY}).json()]

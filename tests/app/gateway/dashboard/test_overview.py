@@ -20,7 +20,7 @@ from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import parse_moment
 from jobs.ledger.job_text import REMEDIES
 from jobs.testing.clock import HandClock
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api
 
 NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
 CHAT = Caller("alice", frozenset({"chat"}), models=("llama*",))
@@ -169,12 +169,12 @@ def test_runs_lie_ahead(now: datetime) -> None:
 
 
 @pytest.fixture
-def somewhere(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
+def somewhere(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as found:
         yield found
 
 
-def test_it_is_part_of_the_ops_api(somewhere: Place) -> None:
+def test_it_is_part_of_the_ops_api(somewhere: OpsApi) -> None:
     """Whoever has a key is told, in the documented shape, who he is by it; without one nobody is."""
     app = create(somewhere.ops_context(), more=(router(board(serving())),))
     client = TestClient(app)

@@ -15,9 +15,10 @@ from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, Retention, plan
 from jobs.weights.survey import Survey
-from tests.support.gateways import PATIENCE, until
+from tests.support.gateways import PATIENCE
 from tests.support.local_stack import Shell
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, place, served
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, ops_api, served
+from tests.support.waiting import until
 
 NOTHING = Survey((), (), (), (), (), 0)
 
@@ -34,7 +35,7 @@ def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:
         asked.append(request)
         return pruning()
 
-    with place(tmp_path) as somewhere:
+    with ops_api(tmp_path) as somewhere:
         client = TestClient(create(somewhere.ops_context(), more=(router(Plans(pruning, prune), 1),)))
         assert client.get("/ops/v1/plan").status_code == 401
         assert client.get("/ops/v1/plan", headers={"x-api-key": CHAT_KEY}).status_code == 403
@@ -60,7 +61,7 @@ def test_a_plan_for_nobody_keeps_no_place(tmp_path: Path) -> None:
         return pruning()
 
     headers = {"x-api-key": ADMIN_KEY}
-    with place(tmp_path) as somewhere, httpx.Client() as client:
+    with ops_api(tmp_path) as somewhere, httpx.Client() as client:
         app = create(somewhere.ops_context(), more=(router(Plans(slow, prune), 1),))
         with served(app) as url:
 
@@ -92,7 +93,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
     def refuse() -> PrunePlan:
         raise Refused("no fleet file says what should be here", hint="`ollama-modal up --fleet FILE`")
 
-    with place(tmp_path) as somewhere:
+    with ops_api(tmp_path) as somewhere:
         client = TestClient(create(somewhere.ops_context(), more=(router(Plans(night=refuse), 1),)))
         headers = {"x-api-key": ADMIN_KEY}
         night, prune = (client.get(f"/ops/v1/{path}", headers=headers) for path in ("plan", "plan/prune"))
@@ -102,7 +103,7 @@ def test_a_gateway_without_plans_says_so(tmp_path: Path) -> None:
 
 def test_the_commands_ask_a_gateway_elsewhere(tmp_path: Path) -> None:
     """`plan --url` and `prune --dry-run --url` print the plan made there, as they print one made here."""
-    with place(tmp_path) as somewhere:
+    with ops_api(tmp_path) as somewhere:
         app = create(somewhere.ops_context(), more=(router(Plans(pruning, lambda _: pruning()), 1),))
         with served(app) as url:
             shell = Shell(tmp_path / "elsewhere", {"OLLAMA_MODAL_URL": url, "OLLAMA_MODAL_KEY": ADMIN_KEY})

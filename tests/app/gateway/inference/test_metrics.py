@@ -1,25 +1,7 @@
 """What is counted, and under which labels."""
 
-from dataclasses import dataclass
-
 from app.gateway.inference.metrics import Metrics, Readings
-
-
-@dataclass(frozen=True)
-class One:
-    """A request that has ended, as far as meters look at it."""
-
-    key: str = "alice"
-    model: str = "llama3.2:latest"
-    tier: str = "a10g"
-    ending: str = "success"
-    prompt_tokens: int | None = 7
-    output_tokens: int | None = 40
-    first_byte_seconds: float | None = 0.3
-
-
-def served_one(**changes: str) -> One:
-    return One(**changes)  # type: ignore[arg-type]  # a test names only texts
+from tests.support.ops_api import EndedRequest
 
 
 def meters() -> Metrics:
@@ -33,7 +15,7 @@ def shown(metrics: Metrics) -> list[str]:
 def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
     """By model, tier, key and ending; the time to the first byte by tier."""
     metrics = meters()
-    metrics.add(One())
+    metrics.add(EndedRequest())
     lines = shown(metrics)
     labels = 'key="alice",kind="{kind}",model="llama3.2:latest",tier="a10g"'
     assert f"ollama_modal_tokens_total{{{labels.format(kind='prompt')}}} 7.0" in lines
@@ -46,7 +28,7 @@ def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
 def test_a_request_that_came_nowhere_is_counted_all_the_same() -> None:
     """Without model, tier, tokens or a first byte."""
     metrics = meters()
-    metrics.add(One("", "", "", "refused", None, None, None))
+    metrics.add(EndedRequest("", "", "", "refused", None, None, None))
     assert 'ollama_modal_requests_total{ending="refused",key="other",model="other",tier="other"} 1.0' in shown(metrics)
 
 

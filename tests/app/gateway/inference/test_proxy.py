@@ -11,54 +11,31 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.gateways import (
-    ANTHROPIC,
-    CLOCK,
-    DIALECTS,
-    OLLAMA,
-    OPENAI,
-    PATIENCE,
-    TALK,
-    Dialect,
-    Heard,
-    Line,
-    Running,
-    Scripted,
-    Shelf,
-    asked,
-    gateway,
-    model,
-    until,
-)
-
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
-
-
-def played(heard: Heard, line: Line) -> None:
-    """The whole answer of the dialect that was asked in."""
-    next(dialect for dialect in DIALECTS if dialect.path == heard.path).play(line)
+from tests.support.dialects import ANTHROPIC, DIALECTS, OLLAMA, OPENAI, TALK, Dialect, each_dialect, whole_answer
+from tests.support.gateways import CLOCK, PATIENCE, ModelList, RunningGateway, asked, caller_of, gateway, model
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Scripted]:
-    with Scripted(played) as scripted:
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer(whole_answer) as scripted:
         yield scripted
 
 
 @pytest.fixture(scope="module")
-def shared(server: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def shared(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway for tests that leave nothing behind."""
     with gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, headers={"Modal-Key": "wk-1"}) as running:
         assert asked(running, OLLAMA).status_code == 200
         yield running
 
 
-def raw(running: Running, request: bytes) -> bytes:
+def raw(running: RunningGateway, request: bytes) -> bytes:
     """What comes back for these bytes, until the connection ends or says no more for a while."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=1) as caller:
         caller.sendall(request)
@@ -71,15 +48,6 @@ def raw(running: Running, request: bytes) -> bytes:
         return got
 
 
-def caller_of(running: Running, dialect: Dialect, **more: Any) -> socket.socket:
-    """Somebody who has asked and has not read yet."""
-    body = json.dumps({**dialect.body, **more}).encode()
-    caller = socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)
-    head = f"POST {dialect.path} HTTP/1.1\r\nHost: gateway\r\nContent-Length: {len(body)}\r\n\r\n"
-    caller.sendall(head.encode() + body)
-    return caller
-
-
 # -- streams -----------------------------------------------------------------------------------------------------------
 
 
@@ -88,7 +56,7 @@ def test_a_piece_is_never_held_for_the_next(tmp_path: Path, dialect: Dialect) ->
     """Each piece reaches the caller before the server has made the next one."""
     read = threading.Semaphore(0)
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         for piece in dialect.pieces:
             line.chunk(piece)
@@ -96,7 +64,7 @@ def test_a_piece_is_never_held_for_the_next(tmp_path: Path, dialect: Dialect) ->
         line.end()
 
     with (
-        Scripted(script) as scripted,
+        ScriptedServer(script) as scripted,
         gateway(tmp_path, {"a10g": scripted.url}) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
@@ -112,7 +80,7 @@ def test_bytes_pass_unchanged(tmp_path: Path) -> None:
     dice = random.Random(7)
     said = b"".join(OLLAMA.pieces[0] for _ in range(500)) + dice.randbytes(100_000) + b"\n" + OLLAMA.pieces[-1]
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(OLLAMA.kind)
         left = said
         while left:
@@ -121,7 +89,7 @@ def test_bytes_pass_unchanged(tmp_path: Path) -> None:
             left = left[size:]
         line.end()
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         assert asked(running, OLLAMA).content == said
         assert running.row().about.ending == "success"
 
@@ -131,16 +99,16 @@ def test_the_server_feels_a_caller_who_does_not_read(tmp_path: Path) -> None:
     sent = [0]
     piece = b"x" * 65536
 
-    def script(heard: Heard, line: Line) -> None:
+    def script(heard: HeardRequest, line: Connection) -> None:
         if heard.path != OLLAMA.path:
-            played(heard, line)
+            whole_answer(heard, line)
             return
         line.begin(OLLAMA.kind)
         for _ in range(2000):
             line.chunk(piece)
             sent[0] += len(piece)
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         with closing(caller_of(running, OLLAMA)):
             until(lambda: sent[0] > 0)
             before = -1
@@ -155,7 +123,11 @@ def test_the_server_feels_a_caller_who_does_not_read(tmp_path: Path) -> None:
 
 def test_connections_are_kept_on_both_sides(tmp_path: Path) -> None:
     """Many requests one after another share one connection to the gateway and one to the server."""
-    with Scripted(played) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running, httpx.Client() as client:
+    with (
+        ScriptedServer(whole_answer) as scripted,
+        gateway(tmp_path, {"a10g": scripted.url}) as running,
+        httpx.Client() as client,
+    ):
         for dialect in DIALECTS * 3:
             assert client.post(running.url + dialect.path, json=dialect.body).content == b"".join(dialect.pieces)
         assert len(scripted.lines) == 1
@@ -170,13 +142,13 @@ def test_who_leaves_ends_his_generation(tmp_path: Path, dialect: Dialect) -> Non
     """A caller who leaves in the middle ends what the server does for him, at once, and is recorded as gone."""
     left = threading.Event()
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         line.chunk(dialect.pieces[0])
         line.await_end()
         left.set()
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         with closing(caller_of(running, dialect)) as caller:
             assert caller.recv(4096)
         assert left.wait(PATIENCE)
@@ -186,13 +158,13 @@ def test_who_leaves_ends_his_generation(tmp_path: Path, dialect: Dialect) -> Non
 def test_who_leaves_after_the_terminator_was_served(tmp_path: Path) -> None:
     """A client that hangs up as soon as it has read the terminator had the whole answer."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(OPENAI.kind)
         for piece in OPENAI.pieces:
             line.chunk(piece)
         line.await_end()
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         with closing(caller_of(running, OPENAI)) as caller:
             got = b""
             while b"[DONE]" not in got:
@@ -206,7 +178,7 @@ def test_two_hundred_leave(tmp_path: Path) -> None:
     dice = random.Random(11)
     loaded, may_load = threading.Event(), threading.Event()
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         if heard.path == "/api/version":
             line.document({"version": "1"})
             return
@@ -214,13 +186,13 @@ def test_two_hundred_leave(tmp_path: Path) -> None:
         line.document({"done": True, "done_reason": "load"})
         loaded.set()
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(OPENAI.kind)
         while True:
             line.chunk(OPENAI.pieces[0])
             CLOCK.wait(0.02)
 
-    with Scripted(script, opening=opening) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script, opening=opening) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         assert httpx.get(f"{running.url}/healthz").status_code == 200
         descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - the number is all that is asked for
 
@@ -256,7 +228,7 @@ def every_task() -> list[str]:
 # -- what goes to the server -------------------------------------------------------------------------------------------
 
 
-def test_headers_that_stop_here(shared: Running, server: Scripted) -> None:
+def test_headers_that_stop_here(shared: RunningGateway, server: ScriptedServer) -> None:
     """Of a caller's headers only harmless ones go on, Host and the door's token are ours, and the body is all his."""
     body = b'{ "model" : "llama3.2","messages":[{"role":"user","content":"\\u00e9"}], "stream":false }'
     sent = {
@@ -297,7 +269,7 @@ def test_headers_that_stop_here(shared: Running, server: Scripted) -> None:
 def test_headers_that_come_back(tmp_path: Path) -> None:
     """Of a server's headers those of its connection and of the door stop here; who served is told beside the rest."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         body = b'{"done":true}'
         line.head(
             200,
@@ -315,7 +287,7 @@ def test_headers_that_come_back(tmp_path: Path) -> None:
         )
         line.send(body)
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         response = asked(running, OLLAMA)
         headers = {name: value for name, value in response.headers.items() if name != "date"}
         assert re.fullmatch(r"[0-9a-f]{16}", headers.pop("x-request-id"))
@@ -330,7 +302,7 @@ def test_headers_that_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("id", ["", "a b", "x" * 65, "новый", 'a"b', "a,b"])
-def test_a_strange_request_id_is_replaced(shared: Running, server: Scripted, id: str) -> None:
+def test_a_strange_request_id_is_replaced(shared: RunningGateway, server: ScriptedServer, id: str) -> None:
     """A request id that is not short and plain is replaced by one of ours, everywhere."""
     headers = [(b"x-request-id", id.encode())]
     response = httpx.post(shared.url + OLLAMA.path, json=OLLAMA.body, headers=headers, timeout=PATIENCE)
@@ -341,11 +313,11 @@ def test_a_strange_request_id_is_replaced(shared: Running, server: Scripted, id:
 def test_a_name_in_another_case(tmp_path: Path) -> None:
     """A missing tag is latest and case is folded; only for /api/embeddings, which knows no case, the body changes."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.document({"done": True, "embedding": [1.0]})
 
-    shelf = Shelf([model("Nomic-Embed:latest")])
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}, shelf=shelf) as running:
+    shelf = ModelList([model("Nomic-Embed:latest")])
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}, shelf=shelf) as running:
         for path in ("/api/chat", "/api/embeddings"):
             body = {"model": "NOMIC-embed", "prompt": "x"}
             response = httpx.post(running.url + path, json=body, timeout=PATIENCE)
@@ -363,11 +335,11 @@ def form(boundary: str = "b0", **fields: str) -> bytes:
 def test_a_form_is_read_for_its_model(tmp_path: Path) -> None:
     """The model of a transcription stands in a form, which passes as it is; plain text may come back."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.head(200, "text/plain", "Content-Length: 5")
         line.send(b"hello")
 
-    with Scripted(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
         body = form(file="RIFF....", model="llama3.2")
         headers = {"content-type": "multipart/form-data; boundary=b0"}
         response = httpx.post(f"{running.url}/v1/audio/transcriptions", content=body, headers=headers, timeout=PATIENCE)
@@ -410,7 +382,7 @@ CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(CHAT), CHAT)
     ],
     ids=lambda sent: sent[:90].decode("latin-1").partition("close")[0][-20:],
 )
-def test_smuggled_requests_reach_nobody(shared: Running, server: Scripted, sent: bytes) -> None:
+def test_smuggled_requests_reach_nobody(shared: RunningGateway, server: ScriptedServer, sent: bytes) -> None:
     """A request that two readers could cut differently is refused with 400, and no byte of it goes on."""
     before = len(server.heard)
     assert raw(shared, sent).startswith(b"HTTP/1.1 400 ")
@@ -435,7 +407,7 @@ def test_smuggled_requests_reach_nobody(shared: Running, server: Scripted, sent:
         "/api/chat\\..\\create",
     ],
 )
-def test_path_tricks_reach_nobody(shared: Running, server: Scripted, path: str) -> None:
+def test_path_tricks_reach_nobody(shared: RunningGateway, server: ScriptedServer, path: str) -> None:
     """A path that is not in the table, whatever it would mean after some cleaning, reaches no server."""
     before = len(server.heard)
     said = raw(shared, request(f"Content-Length: {len(CHAT)}", first=f"POST {path} HTTP/1.1"))
@@ -444,7 +416,7 @@ def test_path_tricks_reach_nobody(shared: Running, server: Scripted, path: str) 
 
 
 @pytest.mark.parametrize("path", ["/api/chat/", "/api/chat%2f", "//api/chat", "/api//chat//", "/api/chat?beta=true"])
-def test_slashes_are_forgiven(shared: Running, server: Scripted, path: str) -> None:
+def test_slashes_are_forgiven(shared: RunningGateway, server: ScriptedServer, path: str) -> None:
     """A doubled or trailing slash is forgiven; the server sees the clean path and no query."""
     assert httpx.post(shared.url + path, content=CHAT, timeout=PATIENCE).status_code == 200
     assert server.asked[-1].path == "/api/chat"
@@ -490,7 +462,9 @@ def test_slashes_are_forgiven(shared: Running, server: Scripted, path: str) -> N
     ids=lambda value: value[:40].decode("latin-1") if isinstance(value, bytes) else None,
 )
 @pytest.mark.parametrize("dialect", [OLLAMA, OPENAI, ANTHROPIC], ids=lambda dialect: dialect.name)
-def test_bad_bodies_reach_nobody(shared: Running, server: Scripted, dialect: Dialect, body: bytes, told: str) -> None:
+def test_bad_bodies_reach_nobody(
+    shared: RunningGateway, server: ScriptedServer, dialect: Dialect, body: bytes, told: str
+) -> None:
     """A body that names no model, or two, or is no JSON as Go reads it, is a 400 that says what is wrong."""
     before = len(server.heard)
     response = httpx.post(shared.url + dialect.path, content=body, timeout=PATIENCE)
@@ -504,7 +478,9 @@ def test_bad_bodies_reach_nobody(shared: Running, server: Scripted, dialect: Dia
     [("9" * 5000, "too large"), ("1e999", "too large"), ("1e300", "beyond any use"), ("-2147483649", "beyond any use")],
     ids=lambda value: value[:12],
 )
-def test_numbers_beyond_any_use_reach_nobody(shared: Running, server: Scripted, number: str, told: str) -> None:
+def test_numbers_beyond_any_use_reach_nobody(
+    shared: RunningGateway, server: ScriptedServer, number: str, told: str
+) -> None:
     """An option that a load depends on is a number that a server can take for what it says, or a 400."""
     before = len(server.heard)
     body = f'{{"model":"llama3.2","options":{{"num_ctx":{number}}}}}'
@@ -514,7 +490,7 @@ def test_numbers_beyond_any_use_reach_nobody(shared: Running, server: Scripted, 
 
 
 @pytest.mark.parametrize("name", ["gpt-oss:120b-cloud", "x:cloud", "x:7b:cloud:local"])
-def test_cloud_models_are_refused(shared: Running, server: Scripted, name: str) -> None:
+def test_cloud_models_are_refused(shared: RunningGateway, server: ScriptedServer, name: str) -> None:
     """Names that Ollama would answer from its cloud are refused here, whatever the servers' settings."""
     before = len(server.heard)
     response = httpx.post(f"{shared.url}/api/chat", json={"model": name}, timeout=PATIENCE)
@@ -537,7 +513,7 @@ def test_cloud_models_are_refused(shared: Running, server: Scripted, name: str) 
         ),
     ],
 )
-def test_bad_forms_reach_nobody(shared: Running, server: Scripted, content_type: str, body: bytes) -> None:
+def test_bad_forms_reach_nobody(shared: RunningGateway, server: ScriptedServer, content_type: str, body: bytes) -> None:
     """A form that does not say exactly once which model is meant is refused."""
     before = len(server.heard)
     headers = {"content-type": content_type}
@@ -545,7 +521,7 @@ def test_bad_forms_reach_nobody(shared: Running, server: Scripted, content_type:
     assert (response.status_code, len(server.heard)) == (400, before)
 
 
-def test_what_is_refused_by_name(shared: Running, server: Scripted) -> None:
+def test_what_is_refused_by_name(shared: RunningGateway, server: ScriptedServer) -> None:
     """Encoded bodies, rendered prompts, and names that are not here never reach a server; near names are told."""
     before = len(server.heard)
     post = f"{shared.url}/api/chat"
@@ -561,7 +537,7 @@ def test_what_is_refused_by_name(shared: Running, server: Scripted) -> None:
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_large_body_passes(shared: Running, server: Scripted) -> None:
+def test_a_large_body_passes(shared: RunningGateway, server: ScriptedServer) -> None:
     """Thirty megabytes of images inside a body reach the server unchanged."""
     image = os.urandom(15_000_000).hex()
     body = json.dumps({"images": [image, "\\" * 4001 + '"' + image], "model": "llama3.2", "stream": True}).encode()
@@ -569,7 +545,7 @@ def test_a_large_body_passes(shared: Running, server: Scripted) -> None:
     assert server.asked[-1].body == body
 
 
-def test_too_large_a_body_is_refused(shared: Running, server: Scripted) -> None:
+def test_too_large_a_body_is_refused(shared: RunningGateway, server: ScriptedServer) -> None:
     """More than 100 MB is a 413, said before it has been sent when its length is told, and in the caller's shape."""
     before = len(server.heard)
     head = request(f"Content-Length: {100 * 1024 * 1024 + 1}", body=b"", first="POST /v1/messages HTTP/1.1")
@@ -587,7 +563,7 @@ def test_too_large_a_body_is_refused(shared: Running, server: Scripted) -> None:
     assert len(server.heard) == before
 
 
-def test_structure_without_end_is_refused(shared: Running, server: Scripted) -> None:
+def test_structure_without_end_is_refused(shared: RunningGateway, server: ScriptedServer) -> None:
     """Millions of small things in a body are refused unread: only texts and images may be large."""
     before = len(server.heard)
     body = b'{"model":"llama3.2","input":[' + b"[]," * 3_000_000 + b"0]}"
@@ -608,7 +584,7 @@ def test_whoever_is_not_let_in_is_told_in_his_own_shape(tmp_path: Path) -> None:
         f"alice {hash_of('omk_a')} chat rpm=2\nbob {hash_of('omk_b')} chat models=qwen*\ncarol {hash_of('omk_c')} admin"
     )
     alice, bob = {"authorization": "Bearer omk_a"}, {"x-api-key": "omk_b"}
-    with Scripted(played) as scripted, gateway(tmp_path, {"a10g": scripted.url}, keys=lines) as running:
+    with ScriptedServer(whole_answer) as scripted, gateway(tmp_path, {"a10g": scripted.url}, keys=lines) as running:
 
         def post(dialect: Dialect, headers: dict[str, str]) -> httpx.Response:
             return httpx.post(running.url + dialect.path, json=dialect.body, headers=headers, timeout=PATIENCE)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +16,11 @@ from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
-from jobs.models.placement import A10G, H100, LOCAL, Tier
-from tests.conftest import Store
+from jobs.models.placement import LOCAL, Tier
+from tests.support.gateways import A10G_TIER, H100_TIER
+from tests.support.stores import Store
 
 GB = 1_000_000_000
-SMALL = replace(A10G, context=8192, parallel=4, cache_type="q8_0", dollars_per_hour=1.42)
-LARGE = replace(H100, context=16384, parallel=4, cache_type="q8_0", dollars_per_hour=4.84)
 
 LLAMA = GgufHeader(
     3,
@@ -65,7 +63,7 @@ Make = Callable[..., Router]
 @pytest.fixture
 def make(store: Store) -> Make:
     def make(
-        *models: KnownModel, tiers: tuple[Tier, ...] = (SMALL, LARGE), declared: dict[str, str] | None = None
+        *models: KnownModel, tiers: tuple[Tier, ...] = (A10G_TIER, H100_TIER), declared: dict[str, str] | None = None
     ) -> Router:
         standing = KnownState(store.facts, Given(*models), store.clock)
         standing.refresh()

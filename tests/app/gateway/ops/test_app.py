@@ -24,54 +24,60 @@ from app.gateway.ops.schemas import (
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.progress import Reading
-from jobs.ledger.job import KINDS, Ending
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.job import Ending
+from jobs.ledger.kinds import KINDS
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
-from tests.app.gateway.inference.test_metrics import served_one
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, LLAMA_KEY, MODELS, TIERS, USAGE, Place, place, served
+from tests.support.ops_api import (
+    ADMIN_KEY,
+    CHAT_KEY,
+    LLAMA_KEY,
+    MODELS,
+    TIERS,
+    USAGE,
+    OpsApi,
+    ended_request,
+    ops_api,
+    served,
+)
+from tests.support.stores import claimed
 
 LEASE = timedelta(seconds=30)
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
+def here(tmp_path: Path) -> Iterator[OpsApi]:
     """A ledger whose clock is moved by hand, and an ops API over it."""
-    with place(tmp_path, HandClock()) as found:
+    with ops_api(tmp_path, HandClock()) as found:
         yield found
 
 
 @pytest.fixture
-def hand(here: Place) -> HandClock:
+def hand(here: OpsApi) -> HandClock:
     assert isinstance(here.clock, HandClock)
     return here.clock
 
 
 @pytest.fixture
-def ledger(here: Place) -> Ledger:
+def ledger(here: OpsApi) -> Ledger:
     return here.ledger()
 
 
 @pytest.fixture
-def ask(here: Place) -> TestClient:
+def ask(here: OpsApi) -> TestClient:
     """A client with the key of an administrator."""
     return client(here, ADMIN_KEY)
 
 
-def client(here: Place, key: str | None) -> TestClient:
+def client(here: OpsApi, key: str | None) -> TestClient:
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return TestClient(here.app(), headers=headers, raise_server_exceptions=False)
-
-
-def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="w", lease=LEASE)
-    assert claim is not None
-    return claim
 
 
 # -- posting -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_is_a_job_as_the_command_line_tells_it(ask: TestClient, here: Place, ledger: Ledger) -> None:
+def test_a_post_is_a_job_as_the_command_line_tells_it(ask: TestClient, here: OpsApi, ledger: Ledger) -> None:
     """201 with the job's own JSON, posted in the key's name; its lane is rung, and Location says where it is."""
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "Llama3.2"})
     assert answer.status_code == 201
@@ -113,7 +119,7 @@ def test_the_second_post_shares_the_first(ask: TestClient) -> None:
     ],
 )
 def test_each_kind_is_posted_as_the_command_line_does(
-    ask: TestClient, here: Place, body: dict[str, Any], expected: tuple[str, dict[str, Any], str]
+    ask: TestClient, here: OpsApi, body: dict[str, Any], expected: tuple[str, dict[str, Any], str]
 ) -> None:
     """The request in the ledger is the same, so that workers and retries cannot tell who posted."""
     job = ask.post("/ops/v1/jobs", json=body).json()
@@ -123,7 +129,7 @@ def test_each_kind_is_posted_as_the_command_line_does(
     assert here.rung == [lane]
 
 
-def test_archived_jobs_are_told_too(ask: TestClient, here: Place) -> None:
+def test_archived_jobs_are_told_too(ask: TestClient, here: OpsApi) -> None:
     """`since` lists what has left the ledger among the rest, newest first, each once; by its id it is told as well."""
     id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
     new = here.ledger().reader.get(id)
@@ -142,7 +148,7 @@ def test_archived_jobs_are_told_too(ask: TestClient, here: Place) -> None:
     assert then.get("/ops/v1/jobs/nonesuch-1").status_code == 404
 
 
-def test_a_bell_that_cannot_be_rung_loses_no_job(here: Place, ledger: Ledger) -> None:
+def test_a_bell_that_cannot_be_rung_loses_no_job(here: OpsApi, ledger: Ledger) -> None:
     """What is posted is posted, though the platform refuses to send a worker now."""
 
     def broken(_: str) -> None:
@@ -171,7 +177,7 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: Place, ledger: Ledger) ->
     ],
 )
 def test_a_wrong_post_is_refused_with_what_is_wrong(
-    ask: TestClient, here: Place, body: dict[str, Any], status: int, said: str
+    ask: TestClient, here: OpsApi, body: dict[str, Any], status: int, said: str
 ) -> None:
     """The failure's one shape, and nothing in the ledger."""
     answer = ask.post("/ops/v1/jobs", json=body)
@@ -268,7 +274,7 @@ def test_a_job_is_told_with_its_whole_story(ask: TestClient, ledger: Ledger) -> 
     assert told["attempts"][0]["class"] == "network"
 
 
-def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, here: Place) -> None:
+def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, here: OpsApi) -> None:
     """Cancel answers with the job as it is then; retry posts it anew, and only when it has ended."""
     id = ledger.post("pull", "a:latest", {"model": "a", "way": "registry"}, by="t", attempts=5).job.id
     early = ask.post(f"/ops/v1/jobs/{id}/retry")
@@ -307,7 +313,7 @@ CHANGES = [
 
 @pytest.mark.parametrize("path", [*READS, *ADMINS, "/ops/v1/jobs/x-1/events", "/nowhere", "/docs", "/ops/v1/jobs/"])
 @pytest.mark.parametrize("key", [None, "omk_wrong", "root"])
-def test_without_a_good_key_nothing_is_told(here: Place, key: str | None, path: str) -> None:
+def test_without_a_good_key_nothing_is_told(here: OpsApi, key: str | None, path: str) -> None:
     """Not even which paths there are: 401, and how to send a key."""
     answer = client(here, key).get(path)
     assert answer.status_code == 401
@@ -315,7 +321,7 @@ def test_without_a_good_key_nothing_is_told(here: Place, key: str | None, path: 
     assert "Bearer" in answer.headers["www-authenticate"]
 
 
-def test_healthz_needs_no_key_and_touches_nothing(here: Place) -> None:
+def test_healthz_needs_no_key_and_touches_nothing(here: OpsApi) -> None:
     """It answers though there is no ledger to ask."""
 
     def gone() -> Ledger:
@@ -326,13 +332,13 @@ def test_healthz_needs_no_key_and_touches_nothing(here: Place) -> None:
 
 
 @pytest.mark.parametrize("path", READS)
-def test_chat_may_read(here: Place, path: str) -> None:
+def test_chat_may_read(here: OpsApi, path: str) -> None:
     """A key for chat sees how things stand."""
     assert client(here, CHAT_KEY).get(path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ADMINS)
-def test_what_names_everything_is_for_administrators_of_all(here: Place, path: str) -> None:
+def test_what_names_everything_is_for_administrators_of_all(here: OpsApi, path: str) -> None:
     """Meters and plans name all models and keys: 403 for a key for chat, and for an administrator of some models."""
     assert client(here, ADMIN_KEY).get(path).status_code == 200
     for key, said in ((CHAT_KEY, "this needs admin"), (LLAMA_KEY, "all models at once")):
@@ -341,7 +347,7 @@ def test_what_names_everything_is_for_administrators_of_all(here: Place, path: s
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
-def test_chat_may_change_nothing(here: Place, method: str, path: str) -> None:
+def test_chat_may_change_nothing(here: OpsApi, method: str, path: str) -> None:
     """403 before anything of the request is looked at, and the ledger stays empty."""
     answer = client(here, CHAT_KEY).request(method, path, content=b"nonsense")
     assert answer.status_code == 403
@@ -349,7 +355,7 @@ def test_chat_may_change_nothing(here: Place, method: str, path: str) -> None:
     assert here.ledger().reader.ids() == []
 
 
-def test_a_key_for_some_models_changes_only_those(here: Place, ledger: Ledger) -> None:
+def test_a_key_for_some_models_changes_only_those(here: OpsApi, ledger: Ledger) -> None:
     """Posting, cancelling and retrying a job about another model, or about all, is refused."""
     ask = client(here, LLAMA_KEY)
     other = ledger.post("pull", "qwen3:latest", {"model": "qwen3"}, by="t").job.id
@@ -366,7 +372,7 @@ def test_a_key_for_some_models_changes_only_those(here: Place, ledger: Ledger) -
     assert not ledger.reader.get(other).cancel_asked
 
 
-def test_over_the_limit_is_429(here: Place, hand: HandClock) -> None:
+def test_over_the_limit_is_429(here: OpsApi, hand: HandClock) -> None:
     """With when to come again; then it passes."""
     app = here.app(here.ops_context(keys=f"bob {hash_of(CHAT_KEY)} rpm=2"))
     ask = TestClient(app, headers={"x-api-key": CHAT_KEY})
@@ -376,7 +382,7 @@ def test_over_the_limit_is_429(here: Place, hand: HandClock) -> None:
     assert ask.get("/ops/v1/tiers").status_code == 200
 
 
-def test_whoever_the_gateway_let_in_is_not_asked_again(here: Place) -> None:
+def test_whoever_the_gateway_let_in_is_not_asked_again(here: OpsApi) -> None:
     """A caller that stands in the scope walks through the door; no header can put one there."""
     app = here.app()
 
@@ -392,7 +398,7 @@ def test_whoever_the_gateway_let_in_is_not_asked_again(here: Place) -> None:
 # -- how things stand --------------------------------------------------------------------------------------------------
 
 
-def test_what_stands_is_told(ask: TestClient, here: Place) -> None:
+def test_what_stands_is_told(ask: TestClient, here: OpsApi) -> None:
     """Models, tiers, routes and usage, as they are known here, in the shapes of the document."""
     models = ask.get("/ops/v1/models").json()
     tiers = ask.get("/ops/v1/tiers").json()
@@ -410,7 +416,7 @@ def test_what_stands_is_told(ask: TestClient, here: Place) -> None:
     assert ask.get("/ops/v1/usage", params={"since": "2026-09-16"}).json() == {"usage": []}
 
 
-def test_a_key_for_chat_sees_its_own_usage(here: Place) -> None:
+def test_a_key_for_chat_sees_its_own_usage(here: OpsApi) -> None:
     """What others use is for administrators."""
     assert [row["key"] for row in client(here, CHAT_KEY).get("/ops/v1/usage").json()["usage"]] == ["alice"]
 
@@ -422,7 +428,7 @@ def test_an_unknown_model_has_no_route(ask: TestClient) -> None:
     assert ask.get("/ops/v1/route", params={"model": "a b"}).status_code == 400
 
 
-def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: Place, ledger: Ledger) -> None:
+def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: OpsApi, ledger: Ledger) -> None:
     """It counts jobs and models; what is known being too old is trouble, and not ready."""
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     told = ask.get("/ops/v1/health").json()
@@ -438,7 +444,7 @@ def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: Place, ledger: L
     assert "not been looked at yet" in ask.get("/readyz").json()["error"]
 
 
-def test_a_ledger_that_cannot_be_reached_is_not_ready(here: Place) -> None:
+def test_a_ledger_that_cannot_be_reached_is_not_ready(here: OpsApi) -> None:
     """The probe says so instead of failing itself, and a request is 503 or 500, never silence."""
 
     def away() -> Ledger:
@@ -452,11 +458,11 @@ def test_a_ledger_that_cannot_be_reached_is_not_ready(here: Place) -> None:
     assert (broken.status_code, broken.json()) == (500, {"error": "this is our mistake; the log tells more"})
 
 
-def test_metrics_have_no_open_labels(here: Place, ledger: Ledger) -> None:
+def test_metrics_have_no_open_labels(here: OpsApi, ledger: Ledger) -> None:
     """Requests of unknown models and keys are counted as `other`; jobs, bytes and wakes are there from the start."""
     ops_context = here.ops_context()
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
-        ops_context.metrics.add(served_one(model=model, key="alice" if model.startswith("l") else model))
+        ops_context.metrics.add(ended_request(model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     answer = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -504,7 +510,7 @@ def test_a_wrong_method_is_405(ask: TestClient) -> None:
     assert "POST" in answer.headers["allow"] or "GET" in answer.headers["allow"]
 
 
-def test_no_trouble_shows_a_key(here: Place) -> None:
+def test_no_trouble_shows_a_key(here: OpsApi) -> None:
     """Whatever is refused, the answer does not repeat what was sent as a key."""
     secret = "omk_" + "s" * 43
     for path in (*READS, "/nowhere"):
@@ -514,7 +520,7 @@ def test_no_trouble_shows_a_key(here: Place) -> None:
     assert secret not in f"{refused.value}{refused.value.hint}"
 
 
-def test_it_is_served_on_a_socket(here: Place) -> None:
+def test_it_is_served_on_a_socket(here: OpsApi) -> None:
     """Under uvicorn it answers as it does in tests, sixty thousand deep body included."""
     with served(here.app()) as url, httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as ask:
         assert ask.get("/healthz").status_code == 200

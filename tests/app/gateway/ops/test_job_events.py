@@ -18,11 +18,12 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.core.errors import BadRequest, NotFound
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending, Job, JobFacts, JobState, fold
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
-from tests.support.ops_api import CHAT_KEY, Place, place, served
-from tests.support.processes import until
+from tests.support.ops_api import CHAT_KEY, OpsApi, ops_api, served
+from tests.support.stores import claimed
+from tests.support.waiting import until
 
 LEASE = timedelta(seconds=60)
 ENDS = ("retry", "lost", "succeeded", "failed", "cancelled")
@@ -110,24 +111,18 @@ def test_no_move_is_missed_or_told_twice_wherever_a_client_is_cut_off(looks: lis
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[Place]:
-    with place(tmp_path) as found:
+def here(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as found:
         yield found
 
 
 @pytest.fixture
-def ledger(here: Place) -> Ledger:
+def ledger(here: OpsApi) -> Ledger:
     return here.ledger()
 
 
 def posted(ledger: Ledger) -> str:
     return ledger.post("pull", "m:latest", {"model": "m"}, by="t", attempts=3).job.id
-
-
-def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="w", lease=LEASE)
-    assert claim is not None
-    return claim
 
 
 def events(lines: Iterator[str], count: int | None = None) -> list[dict[str, Any]]:
@@ -152,7 +147,7 @@ def follow(url: str, id: str, after: str | None = None) -> Any:
     return httpx.stream("GET", f"{url}/ops/v1/jobs/{id}/events", headers=headers, timeout=20)
 
 
-def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(here: Place, ledger: Ledger) -> None:
+def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(here: OpsApi, ledger: Ledger) -> None:
     """Queued, running, how far, done: each while it is so, each as the job's own JSON; then the stream is over."""
     id = posted(ledger)
     with served(here.app()) as url, follow(url, id) as stream:
@@ -174,7 +169,7 @@ def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(here: Place,
     assert done["data"] == ledger.reader.get(id).as_json()
 
 
-def test_a_client_goes_on_after_a_restart_of_the_gateway(here: Place, ledger: Ledger) -> None:
+def test_a_client_goes_on_after_a_restart_of_the_gateway(here: OpsApi, ledger: Ledger) -> None:
     """The ids mean the same to another process: with the last one, only what came after it is told."""
     id = posted(ledger)
     ledger.end(claimed(ledger, id), Ending("retry", "network", "cut"), Reading())
@@ -193,7 +188,7 @@ def test_a_client_goes_on_after_a_restart_of_the_gateway(here: Place, ledger: Le
             assert stream.status_code == 400
 
 
-def test_only_so_many_follow_at_once(here: Place, ledger: Ledger) -> None:
+def test_only_so_many_follow_at_once(here: OpsApi, ledger: Ledger) -> None:
     """One too many is told when to come again; when somebody leaves, there is room."""
     id = posted(ledger)
     with served(here.app(followers=1)) as url:
@@ -210,7 +205,7 @@ def _is_let_in(url: str, id: str) -> bool:
         return bool(stream.status_code == 200)
 
 
-def test_whoever_leaves_leaves_nothing_behind(here: Place, ledger: Ledger) -> None:
+def test_whoever_leaves_leaves_nothing_behind(here: OpsApi, ledger: Ledger) -> None:
     """Forty followers of one job come and go: it is read no more often than for one, and every stream is given back."""
     id = posted(ledger)
     reads: list[str] = []
@@ -247,7 +242,7 @@ def _settled(reads: list[str]) -> bool:
     return len(reads) == before
 
 
-def test_followers_share_their_looks(here: Place, ledger: Ledger) -> None:
+def test_followers_share_their_looks(here: OpsApi, ledger: Ledger) -> None:
     """A hundred that look at once read the ledger once, and each is told when there is no such job."""
     id = posted(ledger)
 

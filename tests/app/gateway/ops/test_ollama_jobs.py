@@ -21,14 +21,15 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import Stalled
 from jobs.core.progress import Progress, Reading
 from jobs.ledger.job import Attempt, Job, JobState
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.tasks.table import TaskContext
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.gateways import PATIENCE, until
-from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, Place, place, served
+from tests.support.gateways import PATIENCE
+from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
 from tests.support.pull_setup import MODEL, Scene, working
+from tests.support.waiting import until
 
 LEASE = timedelta(seconds=60)
 NAME = str(MODEL.name)
@@ -43,7 +44,7 @@ class Commands:
     """A served gateway for jobs, and the ledger behind it."""
 
     url: str
-    here: Place
+    here: OpsApi
     ledger: Ledger
     clients: list[Any] = field(default_factory=list)
 
@@ -58,7 +59,7 @@ class Commands:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[Commands]:
-    with place(tmp_path) as here, served(here.app()) as url:
+    with ops_api(tmp_path) as here, served(here.app()) as url:
         commands = Commands(url, here, here.ledger())
         yield commands
         for client in commands.clients:
@@ -78,12 +79,6 @@ def worked(commands: Commands) -> Iterator[Scene]:
 async def stays() -> bool:
     """That the caller has left is not so."""
     return False
-
-
-def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="w", lease=LEASE)
-    assert claim is not None
-    return claim
 
 
 # -- pull --------------------------------------------------------------------------------------------------------------
@@ -280,7 +275,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
     """Who gives up on one answer neither fills the followers' places nor his key's own; the job goes on."""
     keys = f"root {hash_of(ADMIN_KEY)} admin concurrent=1"
     with (
-        place(tmp_path) as here,
+        ops_api(tmp_path) as here,
         served(here.app(here.ops_context(keys), followers=1)) as url,
         httpx.Client() as client,
     ):

@@ -8,7 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import Config, GenerationMode
 
-from tests.support.ops_api import ADMIN_KEY, place
+from tests.support.ops_api import ADMIN_KEY, ops_api
 
 KEY = {"x-api-key": ADMIN_KEY}
 FEW = settings(max_examples=12, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
@@ -17,7 +17,7 @@ FEW = settings(max_examples=12, derandomize=True, database=None, deadline=None, 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The document as an administrator gets it, with the application behind it."""
-    with place(tmp_path_factory.mktemp("document")) as here:
+    with ops_api(tmp_path_factory.mktemp("document")) as here:
         config = Config.from_dict({"auth": {"openapi": {"HTTPBearer": {"bearer": ADMIN_KEY}}}})
         yield schemathesis.openapi.from_asgi("/ops/v1/openapi.json", here.app(), config=config, headers=KEY)
 

@@ -16,7 +16,10 @@ from hypothesis import strategies as st
 from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
 from app.gateway.protocol.exchange import Message
-from tests.support.gateways import OLLAMA, PATIENCE, Heard, Line, Running, Scripted, gateway, until
+from tests.support.dialects import OLLAMA
+from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 MIB = 1 << 20
 KEYS = f"ann {hash_of('omk_a')} chat\nbob {hash_of('omk_b')} chat"
@@ -111,11 +114,11 @@ def large(size: int = 10 * MIB, **more: object) -> bytes:
     return json.dumps({"model": "llama3.2", "messages": [], **more, "x": "a" * size}).encode()
 
 
-def post(running: Running, body: bytes, headers: dict[str, str], path: str = "/api/chat") -> httpx.Response:
+def post(running: RunningGateway, body: bytes, headers: dict[str, str], path: str = "/api/chat") -> httpx.Response:
     return httpx.post(running.url + path, content=body, headers=headers, timeout=PATIENCE)
 
 
-def begun(running: Running, body: bytes, length: int | None = None, path: str = "/api/chat") -> socket.socket:
+def begun(running: RunningGateway, body: bytes, length: int | None = None, path: str = "/api/chat") -> socket.socket:
     """Ann, who has sent this much of a body and waits."""
     caller = socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {ANN['authorization']}\r\nContent-Length: "
@@ -123,23 +126,23 @@ def begun(running: Running, body: bytes, length: int | None = None, path: str = 
     return caller
 
 
-def is_released(running: Running) -> bool:
+def is_released(running: RunningGateway) -> bool:
     return bool(until(lambda: running.composed.budget.taken == 0, "the release"))
 
 
 @contextmanager
-def stage(folder: Path, server: Scripted) -> Iterator[Running]:
+def stage(folder: Path, server: ScriptedServer) -> Iterator[RunningGateway]:
     with server, gateway(folder, {"a10g": server.url}, keys=KEYS, startup=PATIENCE) as running:
         yield running
 
 
-def played(_: Heard, line: Line) -> None:
+def played(_: HeardRequest, line: Connection) -> None:
     OLLAMA.play(line)
 
 
 def test_whatever_becomes_of_a_request_its_body_is_released(tmp_path: Path) -> None:
     """Answered, refused, unknown, half sent, or left by its caller: nothing of it stays counted."""
-    with stage(tmp_path, Scripted(played)) as running:
+    with stage(tmp_path, ScriptedServer(played)) as running:
         for body, status in (
             (large(MIB), 200),
             (large(MIB)[:-1], 400),
@@ -163,7 +166,7 @@ def test_a_body_is_gone_when_its_answer_begins(tmp_path: Path) -> None:
     """An answer may take minutes; what was asked is not kept for so long."""
     go_on = threading.Event()
 
-    def slow(_: Heard, line: Line) -> None:
+    def slow(_: HeardRequest, line: Connection) -> None:
         line.begin(OLLAMA.kind)
         line.chunk(OLLAMA.pieces[0])
         go_on.wait(PATIENCE)
@@ -171,7 +174,7 @@ def test_a_body_is_gone_when_its_answer_begins(tmp_path: Path) -> None:
             line.chunk(piece)
         line.end()
 
-    with stage(tmp_path, Scripted(slow)) as running:
+    with stage(tmp_path, ScriptedServer(slow)) as running:
         caller = begun(running, large())
         assert caller.recv(100).startswith(b"HTTP/1.1 200 ")
         assert is_released(running)
@@ -182,7 +185,7 @@ def test_a_body_is_gone_when_its_answer_begins(tmp_path: Path) -> None:
 
 def test_who_waits_for_a_server_holds_his_body(tmp_path: Path) -> None:
     """The bodies of callers who are held count; who comes when they have used it up is told when to come again."""
-    with stage(tmp_path, Scripted(played, asleep=10**9)) as running:
+    with stage(tmp_path, ScriptedServer(played, asleep=10**9)) as running:
         held = [begun(running, large(30 * MIB)) for _ in range(3)]
         until(lambda: running.composed.waking.state("a10g").held == 3, "the three")
         assert running.composed.budget.taken > 90 * MIB
@@ -200,11 +203,11 @@ def test_what_goes_on_without_its_caller_keeps_its_body(tmp_path: Path) -> None:
     """A request that may be what loads a model goes on when its caller leaves, whole; then its body is gone too."""
     answer = threading.Event()
 
-    def loads(_: Heard, line: Line) -> None:
+    def loads(_: HeardRequest, line: Connection) -> None:
         answer.wait(PATIENCE)
         OLLAMA.play(line)
 
-    server = Scripted(loads)
+    server = ScriptedServer(loads)
     with server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS, most_containers=2) as running:
         body = large(MIB)
         caller = begun(running, body)
@@ -217,14 +220,14 @@ def test_what_goes_on_without_its_caller_keeps_its_body(tmp_path: Path) -> None:
         assert server.asked[-1].body == body
 
 
-class Peeking(Scripted):
+class Peeking(ScriptedServer):
     """A server that does something with a chat before it reads it; true when that was all."""
 
-    def __init__(self, before: Callable[[Line], bool]) -> None:
+    def __init__(self, before: Callable[[Connection], bool]) -> None:
         self._before = before
         super().__init__(played)
 
-    def _serve(self, line: Line) -> None:
+    def _serve(self, line: Connection) -> None:
         with suppress(OSError):
             while first := line.sock.recv(14, socket.MSG_PEEK):
                 if first == b"POST /api/chat" and self._before(line):
@@ -239,7 +242,7 @@ class Peeking(Scripted):
 def test_a_server_that_answers_before_it_has_read_all(tmp_path: Path) -> None:
     """Its refusal is the caller's, the rest is sent to nobody, and the next request has a connection of its own."""
 
-    def refuses(line: Line) -> bool:
+    def refuses(line: Connection) -> bool:
         line.sock.recv(1000)
         line.document({"error": "too much"}, 413)
         line.await_end()

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 
 from app.gateway.protocol.dialects import EventTail, Tokens, error, error_in_stream, error_text, tail_of
 from app.gateway.protocol.exchange import NDJSON
-from tests.support.gateways import DIALECTS, OLLAMA, Dialect
-
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+from tests.support.dialects import OLLAMA, Dialect, each_dialect
 
 
 def cut(said: bytes, places: list[int]) -> list[bytes]:

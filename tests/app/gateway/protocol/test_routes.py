@@ -13,7 +13,9 @@ from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.routes import TABLE, RouteEntry, clean, find, speech_of
 from jobs.testing.ollama.http import ROUTES
 from tests.support.checkout import ROOT
-from tests.support.gateways import PATIENCE, TALK, Scripted, gateway
+from tests.support.dialects import TALK
+from tests.support.gateways import PATIENCE, gateway
+from tests.support.scripted_server import ScriptedServer
 
 README = ROOT / "app" / "README.md"
 
@@ -87,7 +89,7 @@ def test_every_entry_does_what_it_says(tmp_path: Path) -> None:
         return httpx.request(method, f"{running.url}{path}", content=content, headers=headers, timeout=PATIENCE)
 
     with (
-        Scripted(lambda _, line: line.document({"done": True})) as server,
+        ScriptedServer(lambda _, line: line.document({"done": True})) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=keys) as running,
     ):
         for entry in TABLE:

@@ -17,26 +17,22 @@ from app.gateway.inference.detached import DetachedRequests
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.report import Loaded, Report
 from jobs.models.placement import Tier
-from tests.app.gateway.inference.test_proxy import caller_of, played
+from tests.support.dialects import DIALECTS, OLLAMA, OPENAI, Dialect, whole_answer
 from tests.support.gateways import (
     CLOCK,
-    DIALECTS,
-    OLLAMA,
-    OPENAI,
     PATIENCE,
     QUICK,
-    Dialect,
-    Heard,
-    Line,
-    Running,
-    Script,
-    Scripted,
-    Shelf,
+    ModelList,
+    RunningGateway,
     asked,
+    caller_of,
     gateway,
+    held_callers,
     model,
-    until,
+    tier_entry,
 )
+from tests.support.scripted_server import Connection, HeardRequest, HeldServer, Script, ScriptedServer
+from tests.support.waiting import until
 
 GB = 1_000_000_000
 
@@ -45,42 +41,10 @@ TIERS = (Tier("a10g", 24 * GB, gpu_promised=True), Tier("h100", 80 * GB, gpu_pro
 SSE = [dialect for dialect in DIALECTS if dialect.name != "ollama"]
 
 
-class Door:
-    """A server that sleeps, or loads, for as long as a test holds it."""
-
-    def __init__(self, *, awake: bool = True, loaded: bool = True) -> None:
-        self.awake, self.loaded = threading.Event(), threading.Event()
-        if awake:
-            self.awake.set()
-        if loaded:
-            self.loaded.set()
-
-    def __call__(self, heard: Heard, line: Line) -> None:
-        if not self.awake.is_set():
-            line.head(503, "text/plain", "Content-Length: 0")
-        elif heard.path == "/api/version":
-            line.document({"version": "1"})
-        else:
-            while not self.loaded.wait(0.02):
-                if line.is_left():
-                    return
-            line.document({"done": True, "done_reason": "load"})
-
-
 @pytest.fixture
 def many() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(24) as pool:
         yield pool
-
-
-def held(running: Running, tier: str = "a10g") -> int:
-    return running.composed.waking.state(tier).held
-
-
-def told(running: Running, tier: str = "a10g") -> dict[str, object]:
-    tiers = httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]
-    (found,) = (each for each in tiers if each["tier"] == tier)
-    return dict(found)
 
 
 # -- waiting together --------------------------------------------------------------------------------------------------
@@ -88,22 +52,22 @@ def told(running: Running, tier: str = "a10g") -> dict[str, object]:
 
 def test_one_wakes_and_the_others_wait(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Twenty callers of a sleeping tier wake it once and load the model once; all are answered when it is there."""
-    door = Door(awake=False)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    door = HeldServer(awake=False)
+    with ScriptedServer(whole_answer, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answers = [many.submit(asked, running, OLLAMA) for _ in range(20)]
-        until(lambda: held(running) == 20)
-        assert told(running)["state"] == "waking"
-        assert told(running)["held"] == 20
+        until(lambda: held_callers(running) == 20)
+        assert tier_entry(running)["state"] == "waking"
+        assert tier_entry(running)["held"] == 20
         door.awake.set()
         assert {answer.result().content for answer in answers} == {b"".join(OLLAMA.pieces)}
         assert running.composed.metrics.wakes() == 1
         assert len(server.loads) == 1
-        assert held(running) == 0
+        assert held_callers(running) == 0
 
 
 def test_who_was_first_is_told_apart(tmp_path: Path) -> None:
     """A tier that answers is not woken, so nothing counts as a wake, whatever was known of it before."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         for _ in range(3):
             assert asked(running, OLLAMA).status_code == 200
         assert running.composed.metrics.wakes() == 0
@@ -113,11 +77,14 @@ def test_who_was_first_is_told_apart(tmp_path: Path) -> None:
 
 def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Callers of two models wake their tier once, and each model is loaded once."""
-    door = Door(awake=False)
-    shelf = Shelf([model("llama3.2"), model("qwen3")])
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    door = HeldServer(awake=False)
+    shelf = ModelList([model("llama3.2"), model("qwen3")])
+    with (
+        ScriptedServer(whole_answer, opening=door) as server,
+        gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running,
+    ):
         answers = [many.submit(asked, running, OLLAMA, model=name) for name in ("llama3.2", "qwen3") * 3]
-        until(lambda: held(running) == 6)
+        until(lambda: held_callers(running) == 6)
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert running.composed.metrics.wakes() == 1
@@ -126,8 +93,8 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
 
 def test_models_side_by_side(tmp_path: Path) -> None:
     """Two models that stay in memory are each asked for once, however often their callers take turns."""
-    shelf = Shelf([model("llama3.2"), model("qwen3")])
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    shelf = ModelList([model("llama3.2"), model("qwen3")])
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
         for name in ("llama3.2", "qwen3") * 4:
             assert asked(running, OLLAMA, model=name).status_code == 200
         assert len(server.loads) == 2
@@ -136,16 +103,16 @@ def test_models_side_by_side(tmp_path: Path) -> None:
 def test_a_real_load_may_have_cost_another(tmp_path: Path) -> None:
     """After a load that took its time, what else was in memory is asked for again before it is counted on."""
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         if heard.path == "/api/version":
             line.document({"version": "1"})
         else:
             CLOCK.wait(0.1)
             line.document({"done": True})
 
-    shelf, pace = Shelf([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
+    shelf, pace = ModelList([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
     with (
-        Scripted(played, opening=opening) as server,
+        ScriptedServer(whole_answer, opening=opening) as server,
         gateway(tmp_path, {"a10g": server.url}, shelf=shelf, pace=pace) as running,
     ):
         for name in ("llama3.2", "qwen3", "qwen3", "llama3.2"):
@@ -155,19 +122,19 @@ def test_a_real_load_may_have_cost_another(tmp_path: Path) -> None:
 
 def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """While one tier sleeps, the callers of another are answered."""
-    asleep = Door(awake=False)
+    asleep = HeldServer(awake=False)
     with ExitStack() as stack:
-        slow = stack.enter_context(Scripted(played, opening=asleep))
-        quick = stack.enter_context(Scripted(played))
-        shelf = Shelf([replace(model("large"), size=50_000_000_000), model("small")])
+        slow = stack.enter_context(ScriptedServer(whole_answer, opening=asleep))
+        quick = stack.enter_context(ScriptedServer(whole_answer))
+        shelf = ModelList([replace(model("large"), size=50_000_000_000), model("small")])
         running = stack.enter_context(
             gateway(tmp_path, {"h100": slow.url, "a10g": quick.url}, shelf=shelf, tiers=TIERS)
         )
         waiting = many.submit(asked, running, OLLAMA, model="large")
-        until(lambda: held(running, "h100") == 1)
+        until(lambda: held_callers(running, "h100") == 1)
         answer = asked(running, OLLAMA, model="small")
         assert answer.headers["x-served-tier"] == "a10g"
-        assert (told(running, "h100")["state"], told(running)["state"]) == ("waking", "ready")
+        assert (tier_entry(running, "h100")["state"], tier_entry(running)["state"]) == ("waking", "ready")
         asleep.awake.set()
         assert waiting.result().headers["x-served-tier"] == "h100"
 
@@ -178,11 +145,14 @@ def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> N
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """Beyond the number that may wait, a caller is told at once what is happening and when to come again."""
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     pace = replace(QUICK, most_held=3)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, pace=pace) as running:
+    with (
+        ScriptedServer(whole_answer, opening=door) as server,
+        gateway(tmp_path, {"a10g": server.url}, pace=pace) as running,
+    ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(3)]
-        until(lambda: held(running) == 3)
+        until(lambda: held_callers(running) == 3)
         until(lambda: running.composed.waking.state("a10g").temper == "waking")
         refused = asked(running, dialect)
         assert refused.status_code == 503
@@ -195,8 +165,11 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
 
 def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
     """A caller whose time is over is told so; the load goes on, and the next caller finds it done."""
-    door = Door(loaded=False)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, startup=0.4) as running:
+    door = HeldServer(loaded=False)
+    with (
+        ScriptedServer(whole_answer, opening=door) as server,
+        gateway(tmp_path, {"a10g": server.url}, startup=0.4) as running,
+    ):
         late = asked(running, OLLAMA)
         assert late.status_code == 503
         assert "loading llama3.2:latest" in late.json()["error"]
@@ -209,13 +182,13 @@ def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
 
 def test_a_load_is_nobodys(tmp_path: Path) -> None:
     """All who waited for a load leave, and it goes on; whoever comes then need not begin again."""
-    door = Door(loaded=False)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    door = HeldServer(loaded=False)
+    with ScriptedServer(whole_answer, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         for _ in range(5):
             with closing(caller_of(running, OPENAI)):
-                until(lambda: held(running) == 1)
-            until(lambda: held(running) == 0)
-        assert told(running)["why"] == "loading llama3.2:latest"
+                until(lambda: held_callers(running) == 1)
+            until(lambda: held_callers(running) == 0)
+        assert tier_entry(running)["why"] == "loading llama3.2:latest"
         door.loaded.set()
         assert asked(running, OPENAI).status_code == 200
         assert len(server.loads) == 1
@@ -232,7 +205,7 @@ class Another:
     def __init__(self) -> None:
         self.loaded, self.loading, self.aborted = threading.Event(), threading.Event(), threading.Event()
 
-    def __call__(self, heard: Heard, line: Line) -> None:
+    def __call__(self, heard: HeardRequest, line: Connection) -> None:
         self.loading.set()
         while not self.loaded.wait(0.01):
             if line.is_left():
@@ -243,7 +216,7 @@ class Another:
         line.await_end()
 
 
-def containers(running: Running, *loaded: bool) -> None:
+def containers(running: RunningGateway, *loaded: bool) -> None:
     """Have so many containers report, each with the model in memory or without."""
     for index, is_loaded in enumerate(loaded):
         said = Report("a10g", f"ta-{index}", "serving", CLOCK.now(), loaded=(LOADED,) if is_loaded else ())
@@ -251,7 +224,7 @@ def containers(running: Running, *loaded: bool) -> None:
     running.standing.refresh()
 
 
-def detached(running: Running) -> int:
+def detached(running: RunningGateway) -> int:
     return len(running.composed.detached)
 
 
@@ -259,7 +232,7 @@ def detached(running: Running) -> int:
 def test_a_load_in_another_container(tmp_path: Path, reported: tuple[bool, ...]) -> None:
     """A caller who leaves a request that may be what loads the model ends it at its first byte, and not before."""
     another = Another()
-    with Scripted(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
+    with ScriptedServer(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
         containers(running, *reported)
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)
@@ -276,7 +249,7 @@ def test_a_load_in_another_container(tmp_path: Path, reported: tuple[bool, ...])
 def test_where_the_model_is_nothing_goes_on(tmp_path: Path, reported: tuple[bool, ...]) -> None:
     """Where every container that is up has the model in memory, who leaves ends what is done for him at once."""
     another = Another()
-    with Scripted(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
+    with ScriptedServer(another) as server, gateway(tmp_path, {"a10g": server.url}, most_containers=2) as running:
         containers(running, *reported)
         with closing(caller_of(running, OPENAI)):
             assert another.loading.wait(PATIENCE)
@@ -288,7 +261,7 @@ def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
     """What goes on without its caller ends when the tier's time to start is over."""
     another = Another()
     with (
-        Scripted(another) as server,
+        ScriptedServer(another) as server,
         gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=0.2) as running,
     ):
         with closing(caller_of(running, OPENAI)):
@@ -300,7 +273,7 @@ def test_nothing_goes_on_for_ever(tmp_path: Path) -> None:
 def test_what_goes_on_ends_with_the_gateway(tmp_path: Path) -> None:
     """A gateway that is stopped leaves nothing behind that went on without its caller."""
     another = Another()
-    with Scripted(another) as server:
+    with ScriptedServer(another) as server:
         with gateway(tmp_path, {"a10g": server.url}, most_containers=2, startup=60) as running:
             with closing(caller_of(running, OPENAI)):
                 assert another.loading.wait(PATIENCE)
@@ -339,9 +312,9 @@ def test_only_so_many_go_on() -> None:
 @pytest.mark.parametrize("dialect", SSE, ids=lambda dialect: dialect.name)
 def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
     """Who asked for server-sent events reads comment lines while a tier wakes, then the very bytes of the server."""
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     with (
-        Scripted(played, opening=door) as server,
+        ScriptedServer(whole_answer, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
@@ -364,12 +337,12 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
 def test_a_failure_after_comments(tmp_path: Path, dialect: Dialect) -> None:
     """When comments were sent, a failure comes as the dialect's own event: the status was said long ago."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "the model is too tired"}, 400)
 
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     with (
-        Scripted(script, opening=door) as server,
+        ScriptedServer(script, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
@@ -384,15 +357,15 @@ def test_a_failure_after_comments(tmp_path: Path, dialect: Dialect) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_others_just_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """Who asked for no event stream gets no byte before the answer, and then only the answer."""
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     body = {"stream": False} if dialect.name != "ollama" else {}
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.document({"done": True})
 
-    with Scripted(script, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(script, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answer = many.submit(asked, running, dialect, **body)
-        until(lambda: held(running) == 1)
+        until(lambda: held_callers(running) == 1)
         CLOCK.wait(0.15)  # three comments' time
         door.awake.set()
         assert answer.result().json() == {"done": True}
@@ -404,7 +377,7 @@ def test_others_just_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dia
 def unseen(times: int) -> Script:
     left = [times]
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         if heard.path == "/api/version":
             line.document({"version": "1"})
         elif left[0]:
@@ -418,7 +391,7 @@ def unseen(times: int) -> Script:
 
 def test_a_model_that_just_came_is_waited_for(tmp_path: Path) -> None:
     """A server that has not taken in yet what is here is waited for, and nobody is told that it is missing."""
-    with Scripted(played, opening=unseen(5)) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer, opening=unseen(5)) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         assert asked(running, OLLAMA).content == b"".join(OLLAMA.pieces)
         assert len(server.loads) == 6
 
@@ -427,7 +400,7 @@ def test_a_model_that_never_comes(tmp_path: Path) -> None:
     """It is waited for only so long; then the caller is told to come again, not that there is no such model."""
     pace = replace(QUICK, unseen_seconds=0.3)
     with (
-        Scripted(played, opening=unseen(10_000)) as server,
+        ScriptedServer(whole_answer, opening=unseen(10_000)) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace) as running,
     ):
         answer = asked(running, OLLAMA)
@@ -439,10 +412,10 @@ def test_a_model_that_never_comes(tmp_path: Path) -> None:
 def test_a_404_of_the_request_itself(tmp_path: Path) -> None:
     """A server that lost a model is asked again once it has been loaded; a 404 that stays is passed on."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "model 'llama3.2' not found"}, 404)
 
-    with Scripted(script) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(script) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answer = asked(running, OLLAMA)
         assert (answer.status_code, answer.json()) == (404, {"error": "model 'llama3.2' not found"})
         assert len(server.asked) == 3
@@ -450,8 +423,8 @@ def test_a_404_of_the_request_itself(tmp_path: Path) -> None:
 
 def test_a_model_pulled_a_moment_ago(tmp_path: Path) -> None:
     """A name that was not known is looked up once more before anybody is told that it is missing."""
-    shelf = Shelf([])
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    shelf = ModelList([])
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
         shelf.models = [model("llama3.2")]
         assert asked(running, OLLAMA).status_code == 200
         shelf.models = []
@@ -461,17 +434,20 @@ def test_a_model_pulled_a_moment_ago(tmp_path: Path) -> None:
 def test_a_model_that_only_embeds(tmp_path: Path) -> None:
     """A model that does not generate is loaded by embedding nothing."""
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         if heard.path == "/api/version":
             line.document({"version": "1"})
         else:
             line.document({"error": '"emb" does not support generate'}, 400)
 
-    def script(heard: Heard, line: Line) -> None:
+    def script(heard: HeardRequest, line: Connection) -> None:
         line.document({"model": "emb", "embeddings": [[1.0]] if heard.json["input"] else [], "prompt_eval_count": 2})
 
-    shelf = Shelf([model("emb")])
-    with Scripted(script, opening=opening) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    shelf = ModelList([model("emb")])
+    with (
+        ScriptedServer(script, opening=opening) as server,
+        gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running,
+    ):
         answer = httpx.post(f"{running.url}/api/embed", json={"model": "emb", "input": "hello"}, timeout=PATIENCE)
         assert answer.json()["embeddings"] == [[1.0]]
         assert [heard.json["input"] for heard in server.asked] == [[], "hello"]
@@ -481,7 +457,7 @@ def test_a_model_that_only_embeds(tmp_path: Path) -> None:
 
 def test_another_context_is_another_load(tmp_path: Path) -> None:
     """Options that make Ollama load a model anew are part of the load, so that no caller's leaving can end it."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         for options in ({}, {"num_ctx": 2048}, {"num_ctx": 2048, "temperature": 0.5}, {}):
             assert asked(running, OLLAMA, options=options).status_code == 200
         assert [load.json.get("options") for load in server.loads] == [None, {"num_ctx": 2048}, None]
@@ -490,7 +466,7 @@ def test_another_context_is_another_load(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keep_alive", [0, "0", 5, "30s", "500ms"])
 def test_what_does_not_stay_is_not_counted_on(tmp_path: Path, keep_alive: object) -> None:
     """A model that its caller wants out of memory soon is loaded by the gateway again, not by whoever comes next."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         for keep in (keep_alive, "10m", -1, "1h30m"):
             assert asked(running, OLLAMA, keep_alive=keep).status_code == 200
         assert len(server.loads) == 2
@@ -500,7 +476,7 @@ def test_to_unload_is_not_to_load(tmp_path: Path) -> None:
     """`ollama stop` loads nothing, and its request passes."""
     body = {"model": "llama3.2", "keep_alive": 0}
     with (
-        Scripted(lambda _, line: line.document({"done": True})) as server,
+        ScriptedServer(lambda _, line: line.document({"done": True})) as server,
         gateway(tmp_path, {"a10g": server.url}) as running,
     ):
         assert httpx.post(f"{running.url}/api/generate", json=body, timeout=PATIENCE).status_code == 200
@@ -510,10 +486,10 @@ def test_to_unload_is_not_to_load(tmp_path: Path) -> None:
 def test_a_door_that_lets_nobody_in(tmp_path: Path) -> None:
     """When the way to a tier is closed, waiting would change nothing: callers are told at once, as of our trouble."""
 
-    def opening(_: Heard, line: Line) -> None:
+    def opening(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "modal-http: invalid proxy token"}, 401)
 
-    with Scripted(played, opening=opening) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer, opening=opening) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answer = asked(running, OLLAMA)
         assert answer.status_code == 502
         assert "closed to the gateway: it answers 401" in answer.json()["error"]
@@ -523,10 +499,10 @@ def test_a_door_that_lets_nobody_in(tmp_path: Path) -> None:
 
 def test_a_tier_that_fell_asleep(tmp_path: Path) -> None:
     """A tier that was there a moment ago and is gone is woken again within the same request."""
-    with Scripted(played) as first, gateway(tmp_path, {"a10g": first.url}) as running:
+    with ScriptedServer(whole_answer) as first, gateway(tmp_path, {"a10g": first.url}) as running:
         assert asked(running, OLLAMA).status_code == 200
         first.close()
-        with Scripted(played, first.port, asleep=2) as second:
+        with ScriptedServer(whole_answer, first.port, asleep=2) as second:
             assert asked(running, OLLAMA).content == b"".join(OLLAMA.pieces)
             assert running.composed.metrics.wakes() == 1
             assert len(second.loads) == 1
@@ -556,7 +532,7 @@ LOOKS = (
 
 def test_looking_wakes_nobody(tmp_path: Path) -> None:
     """Ten minutes of a monitoring tool, asking every list, health and metrics route each ten seconds, wake no tier."""
-    with Scripted(played, asleep=10_000) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer, asleep=10_000) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         with httpx.Client(base_url=running.url) as client:
             for _ in range(60):
                 for path in LOOKS:
@@ -564,23 +540,23 @@ def test_looking_wakes_nobody(tmp_path: Path) -> None:
         assert server.heard == []
         assert running.composed.metrics.wakes() == 0
         assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics").text
-        assert told(running)["state"] == "asleep"
+        assert tier_entry(running)["state"] == "asleep"
 
 
 def test_states_come_from_reports(tmp_path: Path) -> None:
     """A tier is ready since its server started; one that fell silent is lost, one that ended or is long gone asleep."""
     now = CLOCK.now()
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
 
         def report(state: str, ago: float) -> str:
             began = now - timedelta(hours=1)
             said = Report("a10g", "ta-1", state, now - timedelta(seconds=ago), started_at=began, loaded=(LOADED,))
             running.facts.put(said.key, said.as_json())
             running.standing.refresh()
-            return str(told(running)["state"])
+            return str(tier_entry(running)["state"])
 
         assert report("serving", 10) == "ready"
-        assert str(told(running)["since"]) < now.isoformat()
+        assert str(tier_entry(running)["since"]) < now.isoformat()
         assert report("serving", 300) == "lost"
         assert report("serving", 3700) == "asleep"
         assert report("ended", 1) == "asleep"

@@ -17,22 +17,10 @@ from app.gateway.inference.operator_options import PLACEMENT
 from app.gateway.upstream.loads import LoadLimits, Loads, TooManyLoads
 from jobs.core.errors import TooManyRequests
 from jobs.testing.clock import HandClock
-from tests.app.gateway.inference.test_proxy import played
-from tests.app.gateway.upstream.test_cold_start import Door, held
-from tests.support.gateways import (
-    DIALECTS,
-    OLLAMA,
-    PATIENCE,
-    QUICK,
-    Dialect,
-    Running,
-    Scripted,
-    Shelf,
-    asked,
-    gateway,
-    model,
-    until,
-)
+from tests.support.dialects import DIALECTS, OLLAMA, Dialect, whole_answer
+from tests.support.gateways import PATIENCE, QUICK, ModelList, RunningGateway, asked, gateway, held_callers, model
+from tests.support.scripted_server import HeldServer, ScriptedServer
+from tests.support.waiting import until
 
 ABORTED = 3000
 
@@ -46,16 +34,16 @@ def many() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def loads(running: Running) -> Loads:
+def loads(running: RunningGateway) -> Loads:
     return running.composed.waking._tiers["a10g"].loads
 
 
-def ask(running: Running, dialect: Dialect, key: str, **more: Any) -> httpx.Response:
+def ask(running: RunningGateway, dialect: Dialect, key: str, **more: Any) -> httpx.Response:
     headers = {"authorization": f"Bearer {key}"}
     return httpx.post(running.url + dialect.path, json={**dialect.body, **more}, headers=headers, timeout=PATIENCE)
 
 
-def abort(running: Running, key: str, options: dict[str, Any]) -> None:
+def abort(running: RunningGateway, key: str, options: dict[str, Any]) -> None:
     """Ask, and be gone."""
     body = json.dumps({**OLLAMA.body, "options": options}).encode()
     head = f"POST /api/chat HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -66,12 +54,15 @@ def abort(running: Running, key: str, options: dict[str, Any]) -> None:
 def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Thousands of aborted requests with ever new options leave nothing to load for a tier that wakes, and little to
     remember; who asks meanwhile is answered, and his is the only load."""
-    door = Door(awake=False)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
+    door = HeldServer(awake=False)
+    with (
+        ScriptedServer(whole_answer, opening=door) as server,
+        gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running,
+    ):
         list(many.map(lambda n: abort(running, ALICE, {"num_ctx": 2048 + n}), range(ABORTED)))
-        until(lambda: held(running) == 0)
+        until(lambda: held_callers(running) == 0)
         waiting = many.submit(ask, running, OLLAMA, BOB)
-        until(lambda: held(running) == 1)
+        until(lambda: held_callers(running) == 1)
         assert len(loads(running)) == 1
         assert loads(running).kinds <= 4
         door.awake.set()
@@ -82,7 +73,7 @@ def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) ->
 def test_kinds_of_options_are_few(tmp_path: Path) -> None:
     """A key that asks for one model with ever new options is told so after some kinds, in words that help; the usual
     options and those it asked for before go on, and so do others'."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
         statuses = [ask(running, OLLAMA, ALICE, options={"num_ctx": 1024 * n}).status_code for n in (*range(1, 9), 1)]
         assert statuses == [200] * 4 + [429] * 4 + [200]
         refused = ask(running, OLLAMA, ALICE, options={"num_ctx": 9})
@@ -118,15 +109,15 @@ def test_kinds_are_forgotten_and_bounded() -> None:
 
 def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """A key has its share of the loads that wait for a tier, each told in its dialect; others' loads find room."""
-    door = Door(awake=False)
-    shelf = Shelf([model(f"m{n}") for n in range(12)])
+    door = HeldServer(awake=False)
+    shelf = ModelList([model(f"m{n}") for n in range(12)])
     pace = replace(QUICK, bounds=LoadLimits(most_loads=8))
     with (
-        Scripted(played, opening=door) as server,
+        ScriptedServer(whole_answer, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, shelf=shelf, pace=pace) as running,
     ):
         answers = [many.submit(ask, running, OLLAMA, ALICE, model=f"m{n}") for n in range(2)]
-        until(lambda: held(running) == 2)
+        until(lambda: held_callers(running) == 2)
         for dialect in DIALECTS:
             refused = ask(running, dialect, ALICE, model="m9")
             assert refused.status_code == 429
@@ -134,7 +125,7 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
             assert int(refused.headers["retry-after"]) > 0
         answers += [many.submit(ask, running, OLLAMA, key, model="m0") for key in (ALICE, BOB)]
         answers.append(many.submit(ask, running, OLLAMA, BOB, model="m5"))
-        until(lambda: held(running) == 5)
+        until(lambda: held_callers(running) == 5)
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert sorted(load.json["model"] for load in server.loads) == ["m0:latest", "m1:latest", "m5:latest"]
@@ -143,31 +134,34 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_one_key_leaves_places_for_the_others(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """A key holds a quarter of the places before a tier, no more, told in its dialect; others' callers wait there."""
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     pace = replace(QUICK, most_held=8)
     with (
-        Scripted(played, opening=door) as server,
+        ScriptedServer(whole_answer, opening=door) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, pace=pace) as running,
     ):
         answers = [many.submit(ask, running, OLLAMA, ALICE) for _ in range(2)]
-        until(lambda: held(running) == 2)
+        until(lambda: held_callers(running) == 2)
         refused = ask(running, dialect, ALICE)
         assert refused.status_code == 429
         assert int(refused.headers["retry-after"]) > 0
         assert "2 callers with key 'alice' wait for tier 'a10g', as many as may: waking a10g" in refused.text
         answers += [many.submit(ask, running, OLLAMA, BOB) for _ in range(2)]
-        until(lambda: held(running) == 4)
+        until(lambda: held_callers(running) == 4)
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_without_keys_there_is_one_caller(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Where no keys are configured all places are for whoever asks: there is nobody to share them with."""
-    door = Door(awake=False)
+    door = HeldServer(awake=False)
     pace = replace(QUICK, most_held=4)
-    with Scripted(played, opening=door) as server, gateway(tmp_path, {"a10g": server.url}, pace=pace) as running:
+    with (
+        ScriptedServer(whole_answer, opening=door) as server,
+        gateway(tmp_path, {"a10g": server.url}, pace=pace) as running,
+    ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(4)]
-        until(lambda: held(running) == 4)
+        until(lambda: held_callers(running) == 4)
         door.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
 
@@ -199,7 +193,7 @@ HARMLESS = [
 def test_what_all_would_feel_is_refused(tmp_path: Path, more: dict[str, Any]) -> None:
     """Where a model runs and how soon it goes is no caller's to say: he is told which option, and no server hears it.
     A key of the operator's may."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
         refused = ask(running, OLLAMA, ALICE, **more)
         assert refused.status_code == 400
         [(option, _)] = more.get("options", more).items()
@@ -211,6 +205,6 @@ def test_what_all_would_feel_is_refused(tmp_path: Path, more: dict[str, Any]) ->
 @pytest.mark.parametrize("more", HARMLESS, ids=json.dumps)
 def test_what_changes_nothing_passes(tmp_path: Path, more: dict[str, Any]) -> None:
     """Defaults that clients send with every request pass as they come, and so does what is a request's own."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running:
         assert ask(running, OLLAMA, ALICE, **more).status_code == 200
         assert server.asked[0].json == {**OLLAMA.body, **more}

@@ -13,23 +13,10 @@ from app.model_server.health import of_tier
 from app.model_server.report import Report
 from app.model_server.start_failures import ALLOWED, LONGEST_PAUSE, CannotStart, refused_starts
 from jobs.store.sqlite import SqliteDict
-from tests.app.gateway.inference.test_proxy import played
-from tests.app.gateway.upstream.test_cold_start import held, told
-from tests.support.gateways import (
-    CLOCK,
-    DIALECTS,
-    OLLAMA,
-    OPENAI,
-    QUICK,
-    Dialect,
-    Heard,
-    Line,
-    Running,
-    Scripted,
-    asked,
-    gateway,
-    until,
-)
+from tests.support.dialects import DIALECTS, OLLAMA, OPENAI, Dialect, whole_answer
+from tests.support.gateways import CLOCK, QUICK, RunningGateway, asked, gateway, held_callers, tier_entry
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NO_GPU = "a GPU was promised, but nvidia-smi ended with 9: No devices were found"
@@ -120,7 +107,7 @@ class Refusing:
         self.starts = 0
         self.mended = threading.Event()
 
-    def __call__(self, heard: Heard, line: Line) -> None:
+    def __call__(self, heard: HeardRequest, line: Connection) -> None:
         if self.mended.is_set():
             document = {"version": "1"} if heard.path == "/api/version" else {"done": True}
             line.document(document)
@@ -138,7 +125,7 @@ def many() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def age(running: Running, seconds: float) -> None:
+def age(running: RunningGateway, seconds: float) -> None:
     """Move all that was reported into the past."""
     for key, value in running.facts.items():
         if key.startswith("server/"):
@@ -154,7 +141,7 @@ def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPo
     refusing = Refusing()
     pace = replace(QUICK, first_poke_seconds=0.5, longest_poke_seconds=0.5)
     with (
-        Scripted(played, opening=refusing) as server,
+        ScriptedServer(whole_answer, opening=refusing) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, look_seconds=0.0) as running,
     ):
         refusing.facts = running.facts
@@ -168,8 +155,11 @@ def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPo
         for dialect in DIALECTS:
             assert asked(running, dialect).status_code == 503
         assert refusing.starts == ALLOWED
-        assert held(running) == 0
-        assert (told(running)["state"], told(running)["why"]) == ("lost", f"its starts are refused: {NO_GPU}")
+        assert held_callers(running) == 0
+        assert (tier_entry(running)["state"], tier_entry(running)["why"]) == (
+            "lost",
+            f"its starts are refused: {NO_GPU}",
+        )
 
         age(running, 61)
         assert asked(running, OLLAMA).status_code == 503
@@ -185,7 +175,7 @@ def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPo
 def test_gateways_share_what_was_refused(tmp_path: Path) -> None:
     """Another gateway on the same ledger starts nothing of its own before its time: the reports are there for all."""
     refusing = Refusing()
-    with Scripted(played, opening=refusing) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer, opening=refusing) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         for each in range(ALLOWED):
             said = report("refused", each, now=CLOCK.now())
             running.facts.put(said.key, said.as_json())
@@ -203,7 +193,7 @@ def test_cannot_start_is_no_fault_of_the_caller() -> None:
 # -- what is new, and what is not there --------------------------------------------------------------------------------
 
 
-def serving(running: Running, **more: object) -> None:
+def serving(running: RunningGateway, **more: object) -> None:
     said = Report("a10g", "ta-1", "serving", CLOCK.now(), **more)  # type: ignore[arg-type]
     running.facts.put(said.key, said.as_json())
     running.standing.refresh()
@@ -214,15 +204,15 @@ def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, many: ThreadPoo
     """While a server takes in new weights nothing new is sent to it, and callers wait; then they are answered, and none
     has seen an error."""
     with (
-        Scripted(played) as server,
+        ScriptedServer(whole_answer) as server,
         gateway(tmp_path, {"a10g": server.url}, look_seconds=0.0) as running,
     ):
         assert asked(running, dialect).status_code == 200
         serving(running, pausing_until=CLOCK.now() + timedelta(minutes=1))
         before = len(server.heard)
         answers = [many.submit(asked, running, dialect) for _ in range(3)]
-        until(lambda: held(running) == 3)
-        assert told(running)["why"] == "a10g takes in new weights"
+        until(lambda: held_callers(running) == 3)
+        assert tier_entry(running)["why"] == "a10g takes in new weights"
         assert len(server.heard) == before
         serving(running, generation="new")
         assert all(answer.result().content.endswith(b"".join(dialect.pieces)) for answer in answers)
@@ -231,12 +221,12 @@ def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, many: ThreadPoo
 
 def test_a_pause_ends_though_its_server_died(tmp_path: Path) -> None:
     """A server that asked for a pause and was killed keeps callers waiting no longer than it said."""
-    with Scripted(played) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         serving(running, pausing_until=CLOCK.now() + timedelta(seconds=0.3))
         assert asked(running, OLLAMA).status_code == 200
 
 
-def unseen(heard: Heard, line: Line) -> None:
+def unseen(heard: HeardRequest, line: Connection) -> None:
     if heard.path == "/api/version":
         line.document({"version": "1"})
     else:
@@ -248,7 +238,7 @@ def test_a_server_with_the_newest_weights_means_it(tmp_path: Path, dialect: Dial
     """Once each server has the newest weights, its 404 is the answer: such a model is listed, and cannot be served."""
     pace = replace(QUICK, sure_seconds=0.1, unseen_seconds=60)
     with (
-        Scripted(played, opening=unseen) as server,
+        ScriptedServer(whole_answer, opening=unseen) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60) as running,
     ):
         running.facts.put("weights/generation", "g2")
@@ -262,7 +252,7 @@ def test_a_server_with_older_weights_is_waited_for(tmp_path: Path, many: ThreadP
     """What one does not know that has not taken in the newest weights may come: the caller waits until it has."""
     pace = replace(QUICK, sure_seconds=0.1, unseen_seconds=60)
     with (
-        Scripted(played, opening=unseen) as server,
+        ScriptedServer(whole_answer, opening=unseen) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, look_seconds=0.0) as running,
     ):
         running.facts.put("weights/generation", "g2")

@@ -14,31 +14,17 @@ import pytest
 
 from app.gateway.upstream.upstream_client import Patience
 from jobs.telemetry.usage import Row, usage
-from tests.support.gateways import (
-    CLOCK,
-    DIALECTS,
-    OPENAI,
-    Dialect,
-    Heard,
-    Line,
-    Running,
-    Scripted,
-    Shelf,
-    asked,
-    dead_port,
-    gateway,
-    model,
-    until,
-)
-
-each_dialect = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+from tests.support.dialects import OPENAI, Dialect, each_dialect, error_of
+from tests.support.gateways import CLOCK, ModelList, RunningGateway, asked, dead_port, gateway, model
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import until
 
 
 @dataclass
 class Trial:
     """A gateway that others have used before, and a model that nobody has: nothing of it is known, nor loaded."""
 
-    running: Running
+    running: RunningGateway
     port: int
     model: str
 
@@ -63,7 +49,7 @@ class Trial:
 
 def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
     """Trials in one gateway; each brings its own server to the port that the gateway knows."""
-    port, shelf = dead_port(), Shelf([])
+    port, shelf = dead_port(), ModelList([])
     with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, shelf=shelf, comment_seconds=9, **how) as running:
 
         def trial() -> Trial:
@@ -98,26 +84,11 @@ def hasty(impatient: Callable[[], Trial]) -> Trial:
     return impatient()
 
 
-def error_of(dialect: Dialect, response: httpx.Response) -> str:
-    """The text of an answer that is an error, after its shape was checked."""
-    told = response.json()
-    match dialect.name:
-        case "ollama":
-            assert set(told) == {"error"}
-            return str(told["error"])
-        case "anthropic":
-            assert (told["type"], set(told["error"])) == ("error", {"type", "message"})
-            assert told["request_id"] == response.headers["x-request-id"]
-        case _:
-            assert set(told["error"]) == {"message", "type", "param", "code"}
-    return str(told["error"]["message"])
-
-
 @each_dialect
 def test_asleep_then_ready(trial: Trial, dialect: Dialect) -> None:
     """A tier that answers 503 and then wakes costs its caller time and nothing else."""
     before = trial.running.composed.metrics.wakes()
-    with Scripted(lambda _, line: dialect.play(line), trial.port, asleep=3) as server:
+    with ScriptedServer(lambda _, line: dialect.play(line), trial.port, asleep=3) as server:
         response = trial.asked(dialect)
         assert response.status_code == 200
         assert response.content == b"".join(dialect.pieces)
@@ -132,14 +103,14 @@ def test_a_503_of_the_request_itself(trial: Trial, dialect: Dialect) -> None:
     """A tier that falls asleep between two requests is woken again, and the request is sent again."""
     left = [2]
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         if left[0]:
             left[0] -= 1
             line.document({"error": "server busy"}, 503)
         else:
             dialect.play(line)
 
-    with Scripted(script, trial.port) as server:
+    with ScriptedServer(script, trial.port) as server:
         response = trial.asked(dialect)
         assert response.content == b"".join(dialect.pieces)
         assert trial.ending() == "success"
@@ -150,7 +121,7 @@ def test_a_503_of_the_request_itself(trial: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_never_awake(hasty: Trial, dialect: Dialect) -> None:
     """A tier that does not wake within its startup limit is told of with 503, Retry-After, and what it said last."""
-    with Scripted(lambda _, line: dialect.play(line), hasty.port, asleep=10_000) as server:
+    with ScriptedServer(lambda _, line: dialect.play(line), hasty.port, asleep=10_000) as server:
         response = hasty.asked(dialect)
         assert response.status_code == 503
         assert int(response.headers["retry-after"]) > 0
@@ -162,8 +133,8 @@ def test_never_awake(hasty: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_refused_then_ready(trial: Trial, dialect: Dialect) -> None:
     """A server that is not there yet is waited for."""
-    late: list[Scripted] = []
-    opening = threading.Timer(0.2, lambda: late.append(Scripted(lambda _, line: dialect.play(line), trial.port)))
+    late: list[ScriptedServer] = []
+    opening = threading.Timer(0.2, lambda: late.append(ScriptedServer(lambda _, line: dialect.play(line), trial.port)))
     opening.start()
     response = trial.asked(dialect)
     assert response.content == b"".join(dialect.pieces)
@@ -176,14 +147,14 @@ def test_reset_before_the_first_byte(trial: Trial, dialect: Dialect) -> None:
     """A connection that is reset instead of an answer is tried again: nothing was said yet."""
     left = [2]
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         if left[0]:
             left[0] -= 1
             line.reset()
         else:
             dialect.play(line)
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         assert trial.asked(dialect).content == b"".join(dialect.pieces)
         assert trial.ending() == "success"
 
@@ -191,7 +162,7 @@ def test_reset_before_the_first_byte(trial: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_hung_up_at_once(trial: Trial, dialect: Dialect) -> None:
     """A server that takes a connection only to close it is asked again, however early that happens."""
-    with Scripted(lambda _, line: dialect.play(line), trial.port, hang_ups=3):
+    with ScriptedServer(lambda _, line: dialect.play(line), trial.port, hang_ups=3):
         assert trial.asked(dialect).content == b"".join(dialect.pieces)
         assert trial.ending() == "success"
 
@@ -199,7 +170,7 @@ def test_hung_up_at_once(trial: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_reset_each_time(trial: Trial, dialect: Dialect) -> None:
     """A request that ends the server each time is given up after three times: it may be the request."""
-    with Scripted(lambda _, line: line.reset(), trial.port) as server:
+    with ScriptedServer(lambda _, line: line.reset(), trial.port) as server:
         response = trial.asked(dialect)
         assert response.status_code == 502
         assert "closed the connection" in error_of(dialect, response)
@@ -207,35 +178,35 @@ def test_reset_each_time(trial: Trial, dialect: Dialect) -> None:
         assert len(server.asked) == 3
 
 
-def _cut(line: Line) -> None:
+def _cut(line: Connection) -> None:
     line.close()
 
 
-def _reset(line: Line) -> None:
+def _reset(line: Connection) -> None:
     CLOCK.wait(0.05)  # else the reset overtakes the bytes before it
     line.reset()
 
 
-def _quiet_end(line: Line) -> None:
+def _quiet_end(line: Connection) -> None:
     line.end()
 
 
-def _garbage(line: Line) -> None:
+def _garbage(line: Connection) -> None:
     line.send(b"this is no chunk\r\n")
     line.await_end()
 
 
 @each_dialect
 @pytest.mark.parametrize("how", [_cut, _reset, _quiet_end, _garbage], ids=lambda how: how.__name__)
-def test_the_stream_ends_before_its_end(trial: Trial, dialect: Dialect, how: Callable[[Line], None]) -> None:
+def test_the_stream_ends_before_its_end(trial: Trial, dialect: Dialect, how: Callable[[Connection], None]) -> None:
     """After the first byte nothing is tried again; the caller has what came, and the dialect's own error after it."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         line.chunk(dialect.pieces[0])
         how(line)
 
-    with Scripted(script, trial.port) as server:
+    with ScriptedServer(script, trial.port) as server:
         response = trial.asked(dialect)
         assert response.status_code == 200
         assert response.content.startswith(dialect.pieces[0])
@@ -249,15 +220,15 @@ def test_the_stream_ends_before_its_end(trial: Trial, dialect: Dialect, how: Cal
 def test_cut_inside_a_line(trial: Trial, dialect: Dialect) -> None:
     """When half a line was said, the error stands on a line of its own."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         line.chunk(dialect.pieces[0] + dialect.pieces[1][:20])
 
-    def script_and_cut(heard: Heard, line: Line) -> None:
+    def script_and_cut(heard: HeardRequest, line: Connection) -> None:
         script(heard, line)
         line.close()
 
-    with Scripted(script_and_cut, trial.port):
+    with ScriptedServer(script_and_cut, trial.port):
         response = trial.asked(dialect)
         assert dialect.error_in(response.content)
         assert trial.ending() == "upstream_cut"
@@ -266,7 +237,7 @@ def test_cut_inside_a_line(trial: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_hang_before_the_first_byte(hasty: Trial, dialect: Dialect) -> None:
     """A server that takes a request and never says a word ends as 504 after the patience for answers."""
-    with Scripted(lambda _, line: line.await_end(), hasty.port):
+    with ScriptedServer(lambda _, line: line.await_end(), hasty.port):
         response = hasty.asked(dialect)
         assert response.status_code == 504
         assert "silent" in error_of(dialect, response)
@@ -278,12 +249,12 @@ def test_hang_before_the_first_byte(hasty: Trial, dialect: Dialect) -> None:
 def test_hang_in_the_middle(hasty: Trial, dialect: Dialect) -> None:
     """A stream that stops moving is ended after the patience for silence, in the dialect's own words."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         line.chunk(dialect.pieces[0])
         line.await_end()
 
-    with Scripted(script, hasty.port):
+    with ScriptedServer(script, hasty.port):
         response = hasty.asked(dialect)
         assert response.content.startswith(dialect.pieces[0])
         assert "silent" in dialect.error_in(response.content)
@@ -294,7 +265,7 @@ def test_hang_in_the_middle(hasty: Trial, dialect: Dialect) -> None:
 def test_slow_is_no_fault(hasty: Trial, dialect: Dialect) -> None:
     """A stream that is slow but moves may last longer than any silence is allowed to."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.begin(dialect.kind)
         for piece in dialect.pieces:
             for byte in (piece[:5], piece[5:]):
@@ -302,7 +273,7 @@ def test_slow_is_no_fault(hasty: Trial, dialect: Dialect) -> None:
                 line.chunk(byte)
         line.end()
 
-    with Scripted(script, hasty.port):
+    with ScriptedServer(script, hasty.port):
         assert hasty.asked(dialect).content == b"".join(dialect.pieces)
         assert hasty.ending() == "success"
 
@@ -311,11 +282,11 @@ def test_slow_is_no_fault(hasty: Trial, dialect: Dialect) -> None:
 def test_malformed(trial: Trial, dialect: Dialect) -> None:
     """What is no HTTP is a 502, and nobody sees its bytes."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.send(b"SSH-2.0-OpenSSH_9.6\r\n")
         line.await_end()
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         response = trial.asked(dialect)
         assert response.status_code == 502
         assert "makes no sense" in error_of(dialect, response)
@@ -326,11 +297,11 @@ def test_malformed(trial: Trial, dialect: Dialect) -> None:
 def test_a_page_of_another_program(trial: Trial, dialect: Dialect) -> None:
     """A 200 of a type that no Ollama sends is a 502, in the caller's shape."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.head(200, "text/html", "Content-Length: 6")
         line.send(b"<html>")
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         response = trial.asked(dialect)
         assert response.status_code == 502
         assert "text/html" in error_of(dialect, response)
@@ -341,12 +312,12 @@ def test_a_page_of_another_program(trial: Trial, dialect: Dialect) -> None:
 def test_shorter_than_it_said(trial: Trial, dialect: Dialect) -> None:
     """A document that ends before its Content-Length does so for the caller as well: no client takes it for whole."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.head(200, "application/json", "Content-Length: 1000")
         line.send(b'{"model": "llama3.2"')
         line.close()
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         with pytest.raises(httpx.RemoteProtocolError, match=r"incomplete|closed"):
             trial.asked(dialect, stream=False)
         assert trial.ending() == "upstream_cut"
@@ -357,11 +328,11 @@ def test_longer_than_it_said(trial: Trial, dialect: Dialect) -> None:
     """Bytes behind the end of an answer reach nobody, and the connection that they came on is not used again."""
     body = b'{"done": true, "eval_count": 1}'
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.head(200, "application/json", f"Content-Length: {len(body)}")
         line.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil")
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         for _ in range(3):
             assert trial.asked(dialect, stream=False).content == body
         assert trial.row(3).about.ending == "success"
@@ -370,7 +341,7 @@ def test_longer_than_it_said(trial: Trial, dialect: Dialect) -> None:
 @each_dialect
 def test_a_refusal_passes_as_it_is(trial: Trial, dialect: Dialect) -> None:
     """What a server refuses in its own JSON passes byte for byte, with its status."""
-    with Scripted(lambda _, line: line.document({"error": "time: missing unit"}, 400), trial.port):
+    with ScriptedServer(lambda _, line: line.document({"error": "time: missing unit"}, 400), trial.port):
         response = trial.asked(dialect)
         assert (response.status_code, response.json()) == (400, {"error": "time: missing unit"})
         assert trial.ending() == "refused"
@@ -381,13 +352,13 @@ def test_a_failed_load_is_told(trial: Trial, dialect: Dialect) -> None:
     """When a server cannot load the model, its own words reach everybody who waits, and nobody tries once more."""
     said = "llama runner process has terminated: cudaMalloc failed: out of memory"
 
-    def opening(heard: Heard, line: Line) -> None:
+    def opening(heard: HeardRequest, line: Connection) -> None:
         line.document(
             {"version": "1"} if heard.path == "/api/version" else {"error": said},
             200 if heard.path == "/api/version" else 500,
         )
 
-    with Scripted(lambda _, line: dialect.play(line), trial.port, opening=opening) as server:
+    with ScriptedServer(lambda _, line: dialect.play(line), trial.port, opening=opening) as server:
         response = trial.asked(dialect)
         assert response.status_code == 500
         assert said in error_of(dialect, response)
@@ -399,10 +370,10 @@ def test_a_failed_load_is_told(trial: Trial, dialect: Dialect) -> None:
 def test_a_proxy_that_lets_nobody_in(trial: Trial) -> None:
     """A 401 of the door before the servers is the gateway's trouble, and not that of the caller's key."""
 
-    def script(_: Heard, line: Line) -> None:
+    def script(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "modal-http: missing or invalid proxy token"}, 401)
 
-    with Scripted(script, trial.port):
+    with ScriptedServer(script, trial.port):
         response = trial.asked(OPENAI)
         assert response.status_code == 502
         assert "closed to the gateway" in response.json()["error"]["message"]

@@ -1,0 +1,38 @@
+"""The shell completes the command line, once its completion is installed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.local_stack import COMMAND
+
+
+def ollama_modal(home: Path, *words: str, **environ: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "HOME": str(home), "OLLAMA_MODAL_HOME": str(home / "stack"), **environ}
+    return subprocess.run([*COMMAND, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [("pu", ["pull"]), ("pull --ra", ["--rate-limit"]), ("pull m --way re", ["registry"]), ("keys ", ["new"])],
+)
+def test_what_is_typed_is_completed(tmp_path: Path, typed: str, offered: list[str]) -> None:
+    """Commands, options and the values of an option are offered as far as they fit."""
+    words = f"ollama-modal {typed}"
+    cursor = str(len(words.split(" ")) - 1)
+    done = ollama_modal(tmp_path, _OLLAMA_MODAL_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=cursor)
+    assert (done.returncode, done.stdout.split()) == (0, offered), done.stderr
+
+
+def test_completion_is_shown_and_installed(tmp_path: Path) -> None:
+    """`--show-completion` prints what the shell needs; `--install-completion` puts it where the shell reads it."""
+    shell = {"_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}  # the tests run in no shell of a person
+    shown = ollama_modal(tmp_path, "--show-completion", "bash", **shell)
+    assert "complete -o default -F _ollama_modal_completion ollama-modal" in shown.stdout
+    installed = ollama_modal(tmp_path, "--install-completion", "bash", **shell)
+    assert installed.returncode == 0, installed.stderr
+    script = tmp_path / ".bash_completions" / "ollama-modal.sh"
+    assert shown.stdout.strip() in script.read_text("utf-8")
+    assert str(script) in (tmp_path / ".bashrc").read_text("utf-8")

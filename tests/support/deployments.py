@@ -1,0 +1,89 @@
+"""A deployment on the control plane, and what is asked of it by the real client."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import modal
+import pytest
+from modal.client import Client
+
+from app.gateway.auth.keys import hash_of, new_key
+from jobs.core.clock import SystemClock
+from jobs.ledger.job import Job
+from jobs.ledger.ledger import Ledger
+from jobs.testing.registry.server import RegistryDouble
+from jobs.weights.manifest import Manifest
+from tests.modal.platform.containers import Settings
+from tests.modal.platform.plane import Platform
+from tests.support.checkout import ROOT
+from tests.support.waiting import until
+
+APP = "ollama-service"
+ADMIN_KEY = new_key()
+KEYS = {"OLLAMA_MODAL_KEYS": f"root {hash_of(ADMIN_KEY)} chat admin\n"}
+TOKEN = {"MODAL_PROXY_TOKEN_ID": "wk-test", "MODAL_PROXY_TOKEN_SECRET": "ws-test"}
+
+
+@contextmanager
+def control_plane(registry: RegistryDouble) -> Iterator[Platform]:
+    """A control plane, and the registry as the mirror that whoever deploys or runs has named."""
+    settings = Settings(environ={"OLLAMA_MODAL_LEASE_SECONDS": "4"}, idle_seconds=20, commit_seconds=0.5)
+    with pytest.MonkeyPatch.context() as environment, Platform(settings=settings) as platform:
+        environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
+        yield platform
+
+
+def with_secrets(platform: Platform) -> None:
+    """What a deployment wants to be there."""
+    platform.create_secret("ollama-proxy-token", TOKEN)
+    platform.create_secret("ollama-api-keys", KEYS)
+
+
+def modal_command(platform: Platform, *words: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
+    command = [sys.executable, "-m", "modal", *words]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
+
+
+def ask(platform: Platform, command: str, *words: str) -> Any:
+    """The JSON that an entrypoint prints."""
+    done = modal_command(platform, "run", "-q", "-m", f"app.jobs::{command}", *words, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def published(platform: Platform) -> dict[str, bytes]:
+    """What is committed, but for what a pull gathers."""
+    files = platform.volume("ollama-model-weights").files()
+    return {path: content for path, content in files.items() if path.startswith(("blobs/", "manifests/"))}
+
+
+def has_whole(platform: Platform, path: str) -> bool:
+    """Whether the volume has this manifest, with every blob that it names."""
+    files = published(platform)
+    found = files.get(f"manifests/registry.ollama.ai/library/{path}")
+    return found is not None and all(
+        len(files.get(f"blobs/{layer.digest.replace(':', '-')}", b"")) == layer.size
+        for layer in Manifest.parse(found).blobs
+    )
+
+
+def deployed_ledger(client: Client) -> Ledger:
+    queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
+    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
+    return Ledger(queue, facts, SystemClock())
+
+
+def tick(platform: Platform) -> None:
+    platform.result(platform.fire(APP, "tick"))
+
+
+def finished(ledger: Ledger, id: str, patience: float = 60) -> Job:
+    until(lambda: ledger.reader.get(id).has_ended, patience=patience)
+    return ledger.reader.get(id)

@@ -1,0 +1,34 @@
+"""Waiting for what other threads and processes do, in real time."""
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+PATIENCE = 60.0
+"""Seconds. A busy machine stalls for many of them; what passes costs no more than it takes."""
+
+
+def until(
+    is_so: Callable[[], Any], what: str = "", *, patience: float = PATIENCE, shows: Callable[[], object] | None = None
+) -> Any:
+    """Ask again and again until the answer is true, and return it.
+
+    Fails after `patience` seconds, in words that say what was waited for: `what`, or else the question as it is
+    written; and what there was instead: what `shows` returns, or else the last answer.
+    """
+    began = time.monotonic()
+    while not (answer := is_so()):
+        waited = time.monotonic() - began
+        if waited > patience:
+            instead = answer if shows is None else shows()
+            raise AssertionError(f"not within {patience:g} s: {what or _as_written(is_so)}; instead: {instead}")
+        time.sleep(min(0.005 + waited / 20, 0.05))
+    return answer
+
+
+def _as_written(question: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(question).strip()
+    except (OSError, TypeError):  # a partial, or a method of something built in
+        return repr(question)

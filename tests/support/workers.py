@@ -1,0 +1,73 @@
+"""Workers in threads, with leases of tenths of a second."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+from jobs.core.clock import SystemClock
+from jobs.ledger.job import Backoff, Job
+from jobs.ledger.ledger import Ledger
+from jobs.worker.attempt import RunningAttempt
+from jobs.worker.worker import Timing, Worker
+from tests.support.stores import Store
+from tests.support.waiting import until
+
+AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
+QUICK = Timing(
+    lease=timedelta(seconds=3),
+    beat=timedelta(seconds=0.05),
+    sweep=timedelta(seconds=0.1),
+    poll=timedelta(seconds=0.05),
+    grace=timedelta(seconds=2),
+)
+PATIENCE = 40.0
+Work = Callable[[RunningAttempt], Mapping[str, Any]]
+
+
+def worker(ledger: Ledger, work: Work, *, timing: Timing = QUICK, concurrency: int = 2) -> Worker:
+    clock = SystemClock()
+    return Worker(ledger, "weights", work, clock=clock, concurrency=concurrency, timing=timing, backoff=AT_ONCE)
+
+
+class RunningWorker:
+    """A worker in a thread, and how it ended."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.stop = threading.Event()
+        self.failure: BaseException | None = None
+        self.worker = worker
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self) -> None:
+        try:
+            self.worker.run(self.stop)
+        except BaseException as failure:
+            self.failure = failure
+
+
+@contextmanager
+def working(worker: Worker) -> Iterator[RunningWorker]:
+    running = RunningWorker(worker)
+    running.thread.start()
+    try:
+        yield running
+    finally:
+        running.stop.set()
+        running.thread.join(PATIENCE)
+        assert not running.thread.is_alive()
+
+
+def all_answered() -> None:
+    """What hung has been answered, so wait for its threads: the store is closed after them."""
+    until(lambda: not [each for each in threading.enumerate() if each.name.startswith(("beat-", "take-", "end-"))])
+
+
+def post(store: Store, subject: str = "m:latest", attempts: int = 5) -> str:
+    return store.ledger().post("pull", subject, {"model": subject}, by="test", attempts=attempts).job.id
+
+
+def ended(store: Store, id: str) -> Job:
+    until(lambda: store.ledger().reader.get(id).has_ended)
+    return store.ledger().reader.get(id)
