@@ -155,7 +155,7 @@ class Pulls:
         """`leave` is called when a stream has ended."""
         text = _model(body)
         try:
-            name = ModelName.parse(text)
+            ModelName.parse(text)
         except BadName as error:
             raise BadRequest("invalid model name", hint=f"{error}; {error.hint}") from error
         # `insecure` only permits, and what is asked over http is known from the registries' list: over https it changes

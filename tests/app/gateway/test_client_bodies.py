@@ -11,7 +11,7 @@ from app.gateway.auth.keys import hash_of, new_key
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
 from tests.support.client_bodies import EMBEDDER, MODEL, THINKER, ClientBody, client_bodies
-from tests.support.gateways import PATIENCE, Running, Shelf, gateway, model
+from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
 from tests.support.models_directory import lay
 
 CHAT_KEY, ADMIN_KEY = new_key(), new_key()
@@ -34,8 +34,8 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaDouble]:
 
 
 @pytest.fixture(scope="module")
-def running(double: OllamaDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    shelf = Shelf([model(MODEL), model(THINKER), model(EMBEDDER)])
+def running(double: OllamaDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
+    shelf = ModelList([model(MODEL), model(THINKER), model(EMBEDDER)])
     folder, keys = (
         tmp_path_factory.mktemp("gateway"),
         f"alice {hash_of(CHAT_KEY)} chat\nroot {hash_of(ADMIN_KEY)} chat admin",
@@ -79,7 +79,7 @@ def test_each_interface_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("sent", client_bodies(), ids=str)
 def test_a_clients_request_is_answered_as_by_the_server(
-    sent: ClientBody, double: OllamaDouble, running: Running
+    sent: ClientBody, double: OllamaDouble, running: RunningGateway
 ) -> None:
     """A key that may chat is enough; status, kind and every field are the same, of a missing model only the status."""
     through, straight = answered(running.url, sent), answered(double.url, sent)
