@@ -4,37 +4,42 @@ Modal's proxy lets nobody in without a token, so an unauthorised request wakes n
 containers the first request is answered 503 at once, and whoever asks tries again. All the numbers stand in fleet.toml.
 """
 
+from typing import Any
+
 import modal
 
 from app.deployment.server_container import serve
 from app.fleet.schema import declared
-from app.image_pinning import tell_unpinned
+from app.image_pinning import warn_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights
 
 _FLEET = declared()
-_A10G = _FLEET.tier("a10g")
-_H100 = _FLEET.tier("h100")
 _FLEET.expect_tiers(set(SERVERS))
 
 if modal.is_local():
-    tell_unpinned(OLLAMA_IMAGE)
+    warn_unpinned(OLLAMA_IMAGE)
 
 
-@app.server(
-    port=PORT,
-    image=gpu_image,
-    gpu=_A10G.gpu,
-    cpu=_A10G.cpu_cores,
-    memory=_A10G.memory_mib,
-    volumes={MODELS: weights.with_mount_options(read_only=True)},
-    min_containers=_A10G.min_containers,
-    max_containers=_A10G.max_containers,
-    buffer_containers=_A10G.buffer_containers,
-    scaledown_window=_A10G.scaledown_window_seconds,
-    target_concurrency=_A10G.target_concurrency,
-    startup_timeout=_A10G.startup_timeout_seconds,
-    exit_grace_period=_A10G.exit_grace_seconds,
-)
+def _options(name: str) -> dict[str, Any]:
+    tier = _FLEET.tier(name)
+    return {
+        "port": PORT,
+        "image": gpu_image,
+        "gpu": tier.gpu,
+        "cpu": tier.cpu_cores,
+        "memory": tier.memory_mib,
+        "volumes": {MODELS: weights.with_mount_options(read_only=True)},
+        "min_containers": tier.min_containers,
+        "max_containers": tier.max_containers,
+        "buffer_containers": tier.buffer_containers,
+        "scaledown_window": tier.scaledown_window_seconds,
+        "target_concurrency": tier.target_concurrency,
+        "startup_timeout": tier.startup_timeout_seconds,
+        "exit_grace_period": tier.exit_grace_seconds,
+    }
+
+
+@app.server(**_options("a10g"))
 class OllamaA10G:
     @modal.enter()
     def start(self) -> None:
@@ -45,21 +50,7 @@ class OllamaA10G:
         self.server.stop()
 
 
-@app.server(
-    port=PORT,
-    image=gpu_image,
-    gpu=_H100.gpu,
-    cpu=_H100.cpu_cores,
-    memory=_H100.memory_mib,
-    volumes={MODELS: weights.with_mount_options(read_only=True)},
-    min_containers=_H100.min_containers,
-    max_containers=_H100.max_containers,
-    buffer_containers=_H100.buffer_containers,
-    scaledown_window=_H100.scaledown_window_seconds,
-    target_concurrency=_H100.target_concurrency,
-    startup_timeout=_H100.startup_timeout_seconds,
-    exit_grace_period=_H100.exit_grace_seconds,
-)
+@app.server(**_options("h100"))
 class OllamaH100:
     @modal.enter()
     def start(self) -> None:

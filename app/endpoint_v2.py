@@ -10,7 +10,7 @@ import modal
 
 from app.deployment.server_container import serve
 from app.fleet.schema import declared
-from app.image_pinning import tell_unpinned
+from app.image_pinning import warn_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, gpu_image, weights
 
 TIER = "a10g"
@@ -21,7 +21,7 @@ _TIER = declared().tier(TIER)
 app = modal.App("ollama-simple")
 
 if modal.is_local():
-    tell_unpinned(OLLAMA_IMAGE)
+    warn_unpinned(OLLAMA_IMAGE)
 
 
 @app.cls(

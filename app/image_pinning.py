@@ -18,18 +18,18 @@ def pinned(tag: str, digest: str) -> str:
     if not digest:
         return tag
     if not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
-        raise BadRequest(f"{digest!r} is no digest of {tag}", hint=f"it looks like sha256:4f0c…; {_how(tag)}")
+        raise BadRequest(f"{digest!r} is no digest of {tag}", hint=f"it looks like sha256:4f0c…; {_how_to_find(tag)}")
     return f"{tag}@{digest}"
 
 
-def tell_unpinned(image: str) -> None:
-    """Tell whoever deploys an image that is found by its tag alone."""
+def warn_unpinned(image: str) -> None:
+    """Warn whoever deploys an image that is found by its tag alone."""
     from jobs.cli.output import say  # noqa: PLC0415 - `app.resources` imports this file in every container, and is cheap
 
     if "@" not in image:
         say(f"warning: the image {image} is found by its tag, and a tag can be moved")
-        say(f"hint: to pin its bytes, {_how(image)}: write it into OLLAMA_DIGEST in app/resources.py")
+        say(f"hint: to pin its bytes, {_how_to_find(image)}: write it into OLLAMA_DIGEST in app/resources.py")
 
 
-def _how(tag: str) -> str:
+def _how_to_find(tag: str) -> str:
     return f"`docker buildx imagetools inspect {tag}` prints the digest"

@@ -56,11 +56,12 @@ class LineQueue:
         self._limit = limit
         self._drain_seconds = drain_seconds
         self._changed = threading.Condition()
-        #: These five belong to whoever holds `_changed`; nobody waits for anything else while holding it.
+        #: These five are guarded by `_changed`, and nobody waits for anything else while holding that. `dropped` alone
+        #: reads without it: a number that only grows.
         self._lines: deque[str] = deque()
         self._waiting = 0
         self._is_stopping = False
-        self._untold = 0
+        self._unreported = 0
         self._dropped = 0
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
@@ -96,7 +97,7 @@ class LineQueue:
                 with self._changed:
                     self._drop(len(batch))
             else:
-                self._tell_dropped()
+                self._report_dropped()
             finally:
                 with self._changed:
                     self._waiting -= sum(map(len, batch))
@@ -114,20 +115,20 @@ class LineQueue:
                 size += len(batch[-1])
             return batch
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         with self._changed:
-            untold, self._untold = self._untold, 0
-        if not untold:
+            unreported, self._unreported = self._unreported, 0
+        if not unreported:
             return
         try:
-            self._write(self._notice(untold))
+            self._write(self._notice(unreported))
         except OSError:
             with self._changed:
-                self._untold += untold
+                self._unreported += unreported
 
     def _drop(self, count: int) -> None:
         self._dropped += count
-        self._untold += count
+        self._unreported += count
 
 
 def to_descriptor(descriptor: int) -> Callable[[str], object]:

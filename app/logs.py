@@ -1,4 +1,4 @@
-"""How it is written down what happens: one JSON object a line in containers, a readable line on a terminal.
+"""Where log lines go: one JSON object a line in containers, a readable line on a terminal.
 
 Each line says what it belongs to: the container with its tier or lane, the job with its attempt, the request. None has
 the values of variables, which loguru would print with an exception: they may be keys or prompts. Whoever logs never
@@ -66,7 +66,7 @@ def _start(about: Mapping[str, str]) -> None:
     logger.remove()
     _queues.clear()
     logger.configure(extra=dict(about))
-    logging.basicConfig(handlers=[_Handed()], level=logging.WARNING, force=True)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
 
 def _add(queue: LineQueue, *, level: str, form: "Callable[[Record], str]") -> None:
@@ -75,15 +75,15 @@ def _add(queue: LineQueue, *, level: str, form: "Callable[[Record], str]") -> No
     logger.add(queue, level=level, format=form, colorize=False, diagnose=False, backtrace=False)
 
 
-class _Handed(logging.Handler):
-    """Hands what the standard library's log is told, by asyncio for one, to ours: it would write to stderr itself."""
+class _ToLoguru(logging.Handler):
+    """Passes to loguru what is logged by the standard library, as by asyncio: that would write to stderr itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            said = record.getMessage()
+            text = record.getMessage()
         except Exception:  # noqa: BLE001 - a library's wrong line harms nobody but itself, as in the standard library
-            said = f"{record.msg} % {record.args}"
-        logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, said)
+            text = f"{record.msg} % {record.args}"
+        logger.opt(exception=record.exc_info).log(record.levelno, "{}: {}", record.name, text)
 
 
 def _to_stderr(notice: Callable[[int], str]) -> LineQueue:
@@ -101,8 +101,8 @@ def _notice_text(count: int) -> str:
 
 
 def _notice_json(count: int) -> str:
-    told = {"at": isoformat(datetime.now(UTC)), "level": "WARNING", "message": _missing(count), "where": __name__}
-    return f"{json.dumps(told)}\n"
+    fields = {"at": isoformat(datetime.now(UTC)), "level": "WARNING", "message": _missing(count), "where": __name__}
+    return f"{json.dumps(fields)}\n"
 
 
 def as_text(record: "Record") -> str:
@@ -115,26 +115,26 @@ def as_text(record: "Record") -> str:
     else:
         about = ""
     extra["_about"] = f" {plain(about)}" if about else ""
-    extra["_said"] = plain(record["message"], LONGEST_LINE)
-    return "{time:HH:mm:ss} {level.name: <7} {extra[_said]}{extra[_about]}\n"
+    extra["_message"] = plain(record["message"], LONGEST_LINE)
+    return "{time:HH:mm:ss} {level.name: <7} {extra[_message]}{extra[_about]}\n"
 
 
 def as_json(record: "Record") -> str:
     """Everything about it, in plain ASCII: whatever is in a message, the line is one line and valid."""
     about = {key: _plain(value) for key, value in record["extra"].items() if not key.startswith("_")}
-    told: dict[str, object] = {
+    fields: dict[str, object] = {
         "at": isoformat(record["time"]),
         "level": record["level"].name,
         "message": record["message"],
         "where": f"{record['name']}:{record['line']}",
     }
-    told = {**told, **about, **told}
+    fields = {**fields, **about, **fields}
     if (failure := record["exception"]) is not None:
-        told["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
-    record["extra"]["_json"] = json.dumps(told)
+        fields["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))
+    record["extra"]["_json"] = json.dumps(fields)
     return "{extra[_json]}\n"
 
 
 def _plain(value: object) -> object:
-    """A word, a number or nothing stays what it is; of anything else its text is told."""
+    """A word, a number or nothing stays what it is; anything else is its text."""
     return value if value is None or isinstance(value, str | int) else str(value)

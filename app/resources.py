@@ -2,7 +2,7 @@
 
 Nothing here reaches the network: a name is looked up when something that uses it runs. It runs again in every
 container, where the images are what they already are, so it stays cheap to import. What is called goes through
-`app.platform.calls`, which limits each wait; only what is mounted or declared is Modal's own object.
+`app.platform`, which limits each wait; only what is mounted or declared is Modal's own object.
 """
 
 import atexit
@@ -15,7 +15,10 @@ import modal
 
 from app.image_pinning import pinned
 from app.image_requirements import LOCK, runtime_part
-from app.platform.calls import Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from app.platform.deployment import Deployment
+from app.platform.limits import limits_of
+from app.platform.store import LimitedDict, LimitedQueue
+from app.platform.volume import LimitedVolume
 from jobs.registry.mirror import VARIABLE as MIRROR
 
 APP = "ollama-service"

@@ -8,7 +8,7 @@
     uv run scripts/test_gpu_routing.py --url https://GATEWAY --key omk_…
 
 That an answer came proves little: any tier could have given it. So each model is asked for twice. Through llamabot
-(LiteLLM's `ollama_chat/` underneath), where the gateway's own books must show one success more on the expected tier and
+(LiteLLM's `ollama_chat/` underneath), where the gateway's own usage must show one success more on the expected tier and
 none on any other; and plainly, where the answer's `x-served-tier` and `x-served-model` must say so too. It knows a URL
 and nothing of the service's code. It wakes both tiers. Exit codes: 0 all as expected, 1 something is not, 2 a wrong
 call.
@@ -27,7 +27,7 @@ import httpx
 EXPECTED = ("llama3.2=a10g", "deepseek-r1:32b=h100")
 COLD_START_SECONDS = 1500.0
 """The slowest tier's start, with a wait for a GPU."""
-BOOKED_SECONDS = 30.0
+COUNTED_SECONDS = 30.0
 """Uses are written down every few seconds."""
 
 
@@ -55,14 +55,14 @@ def ask_with_llamabot(url: str, key: str | None, model: str) -> str:
 
 
 def served(client: httpx.Client, model: str) -> Counter[str]:
-    """Successes of a model by tier, as the gateway has booked them."""
+    """Successes of a model by tier, as the gateway has counted them."""
     answer = client.get("/ops/v1/usage")
     answer.raise_for_status()
-    told: Counter[str] = Counter()
+    successes: Counter[str] = Counter()
     for row in answer.json()["usage"]:
         if row["ending"] == "success" and short(row["model"]) == short(model):
-            told[row["tier"]] += row["count"]
-    return told
+            successes[row["tier"]] += row["count"]
+    return successes
 
 
 def short(model: str) -> str:
@@ -70,15 +70,15 @@ def short(model: str) -> str:
     return model.lower().removesuffix(":latest")
 
 
-def check_books(client: httpx.Client, model: str, tier: str, before: Counter[str]) -> None:
+def check_usage(client: httpx.Client, model: str, tier: str, before: Counter[str]) -> None:
     """One success more on the tier, and nowhere else."""
-    until = time.monotonic() + BOOKED_SECONDS
+    until = time.monotonic() + COUNTED_SECONDS
     grown: Counter[str] = Counter()
     while not grown and time.monotonic() < until:
         grown = served(client, model) - before
         time.sleep(0.5)
     if grown != Counter({tier: 1}):
-        raise Wrong(f"{model}: expected one more success on {tier}; the books show {dict(grown) or 'none'}")
+        raise Wrong(f"{model}: expected one more success on {tier}; the usage shows {dict(grown) or 'none'}")
 
 
 def check_headers(client: httpx.Client, model: str, tier: str) -> None:
@@ -98,7 +98,7 @@ def check(url: str, key: str | None, model: str, tier: str) -> None:
     with httpx.Client(base_url=url, headers=headers, timeout=COLD_START_SECONDS) as client:
         before = served(client, model)
         said = ask_with_llamabot(url, key, model)
-        check_books(client, model, tier, before)
+        check_usage(client, model, tier, before)
         check_headers(client, model, tier)
     print(f"ok    {model} was answered by {tier}: {said[:60]!r}")
 

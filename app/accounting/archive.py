@@ -57,8 +57,8 @@ def archive_jobs(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: da
 
 def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
     """The archived jobs that were posted since then, oldest first, each once."""
-    found = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
-    for record in found.values():
+    records = {str(record["id"]): record for record in archive.read(JOBS) if "id" in record}
+    for record in records.values():
         try:
             job = Job.from_json(record)
         except (KeyError, TypeError, ValueError):
@@ -87,7 +87,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
     gone = [key for old in leaving.values() for key in old]
     if gone:
         commit()
-        usage.remember(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
+        usage.keep_last_used(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
         for key in gone:
             facts.pop(key, None)
         logger.info("archived {} facts", len(gone))

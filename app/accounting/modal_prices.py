@@ -22,12 +22,12 @@ _OTHERWISE = {"A10": "a10g", "A100": "a100_40gb"}
 Rates = Mapping[str, Decimal]
 
 
-def asked() -> Rates:
+def modal_rates() -> Rates:
     """Dollars per hour, by Modal's own names for what is rented."""
     return deployment.rates()
 
 
-def priced(fleet: Fleet, today: date, ask: Callable[[], Rates] = asked) -> Fleet:
+def priced(fleet: Fleet, today: date, ask: Callable[[], Rates] = modal_rates) -> Fleet:
     """The fleet at Modal's rates; as it was, with a warning, when they cannot be had."""
     try:
         rates = dict(ask())

@@ -12,7 +12,7 @@ from itertools import takewhile
 from statistics import median
 from typing import Any
 
-from app.fleet.cron_times import due
+from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from jobs.core.clock import isoformat
 from jobs.telemetry.container_time import metered
@@ -56,7 +56,7 @@ class Offer:
 
     @property
     def break_even(self) -> int:
-        """From so many cold starts per opening on, the window is the cheaper way."""
+        """From so many cold starts per opening on, the window is cheaper."""
         awake = self.hours / self.openings * 3600 if self.openings else 0.0
         return math.ceil(awake / ((self.cold_seconds or 0.0) + self.tail_seconds))
 
@@ -133,8 +133,8 @@ def _open_hours(starts: list[datetime], length: timedelta, since: datetime, unti
 
 def _colds(entries: Mapping[str, Any]) -> dict[str, float]:
     """How long a start takes on each tier: the middle of those recorded."""
-    found: dict[str, list[float]] = {}
+    seconds: dict[str, list[float]] = {}
     for each in metered(entries):
         if each.seconds["cold"] > 0:
-            found.setdefault(each.tier, []).append(each.seconds["cold"])
-    return {tier: median(values) for tier, values in found.items()}
+            seconds.setdefault(each.tier, []).append(each.seconds["cold"])
+    return {tier: median(values) for tier, values in seconds.items()}

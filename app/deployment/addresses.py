@@ -12,21 +12,21 @@ QUEUE_FOR_A_GPU = timedelta(minutes=5)
 """On top of a server's own start: there may be none free at once."""
 
 
-def token(environ: Mapping[str, str]) -> dict[str, str]:
+def proxy_headers(environ: Mapping[str, str]) -> dict[str, str]:
     """The headers that Modal's proxy wants, from the secret's variables."""
     return {"Modal-Key": environ["MODAL_PROXY_TOKEN_ID"], "Modal-Secret": environ["MODAL_PROXY_TOKEN_SECRET"]}
 
 
 def addresses() -> dict[str, str]:
     """The address of each tier's server, as far as they are deployed."""
-    found = {}
+    urls = {}
     for tier, name in SERVERS.items():
         url = deployment.url(name)
         if url is None:
             logger.warning("tier {} is not deployed", tier)
         elif url:
-            found[tier] = url
-    return found
+            urls[tier] = url
+    return urls
 
 
 def longest_start(fleet: Fleet, tier: str) -> timedelta:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from app.deployment import status as reports
-from app.deployment.spawn_worker import ring
+from app.deployment.spawn_worker import spawn_worker
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
 from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
 from jobs.cli.output import log_warnings, say, settle_streams, show
@@ -112,7 +112,7 @@ class WorkerLauncher:
 
     def _send(self, job: Job) -> None:
         if self.deployed:
-            ring(job.lane)
+            spawn_worker(job.lane)
         elif self.follows and job.lane == WEIGHTS_LANE:
             say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
             self._call = deployment.start(self._own, WEIGHTS_WORKER)

@@ -2,13 +2,12 @@
 
 import os
 
-from app.deployment.spawn_worker import ring
+from app.deployment.spawn_worker import spawn_worker
 from app.deployment.volume_queries import actual
 from app.fleet.schema import declared
 from app.logs import in_container
 from app.resources import DELIVER_ALERTS, NIGHTLY, SERVERS, deployment, ledger, queue
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
 from jobs.telemetry.webhook import Webhook
@@ -16,24 +15,24 @@ from jobs.telemetry.webhook import Webhook
 
 def tick() -> None:
     in_container(schedule="tick")
-    shift.tick(_post(), _send_for_delivery, _keep, _call_night)
+    runs.tick(_context(), _send_for_delivery, _keep, _call_night)
 
 
 def deliver_alerts() -> None:
     in_container(schedule="tell")
     clock = SystemClock()
-    alert_check.tell(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).tell)
+    alert_check.deliver(ledger, clock, Webhook(os.environ[alert_check.WEBHOOK], clock=clock).send)
 
 
 def nightly() -> None:
     in_container(schedule="nightly")
-    post = _post()
-    shift.nightly(post, lambda memory: actual(post.book.reader, post.fleet, memory, post.clock))
+    context = _context()
+    runs.nightly(context, lambda memory: actual(context.ledger.reader, context.fleet, memory, context.clock))
 
 
-def _post() -> shift.ScheduleContext:
+def _context() -> runs.ScheduleContext:
     clock = SystemClock()
-    return shift.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, ring)
+    return runs.ScheduleContext(Ledger(queue, ledger, clock), ledger, declared(), clock, spawn_worker)
 
 
 def _send_for_delivery() -> None:

@@ -1,4 +1,4 @@
-"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, a way out."""
+"""What a Modal container hands to the server it runs: the volume, the ledger, its own name, how to end it."""
 
 import os
 import tempfile
@@ -26,23 +26,23 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSuperviso
     Args:
         tier: its name in the fleet.
         environ: the container's; OLLAMA_HOST and OLLAMA_MODAL_PROBE_SECONDS are read, so that a trial run can have a
-            port of its own and a faster pulse.
+            port of its own and probe more often.
 
     """
     in_container(environ, tier=tier)
-    server = ServerSupervisor(_wanted(tier, environ), _place(environ))
+    server = ServerSupervisor(_tier_settings(tier, environ), _server_host(environ))
     server.start()
     return server
 
 
-def _wanted(name: str, environ: Mapping[str, str]) -> TierSettings:
+def _tier_settings(name: str, environ: Mapping[str, str]) -> TierSettings:
     fleet = declared()
     tier = fleet.tier(name)
     every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
     return TierSettings(
         tier=name,
         gpu_promised=tier.gpu is not None,
-        settings=tier.ollama.environ(),
+        environ=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
@@ -50,21 +50,21 @@ def _wanted(name: str, environ: Mapping[str, str]) -> TierSettings:
     )
 
 
-def _place(environ: Mapping[str, str]) -> ServerHost:
+def _server_host(environ: Mapping[str, str]) -> ServerHost:
     return ServerHost(
         volume=Path(MODELS),
         disk=Path(tempfile.mkdtemp(prefix="ollama-")),
         container=environ.get("MODAL_TASK_ID", "local"),
         facts=ledger,
         reload=volume.reload,
-        take_out=take_out,
-        host=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
+        end_container=end_container,
+        address=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
         inherited=environ,
         clock=SystemClock(),
     )
 
 
-def take_out() -> None:
+def end_container() -> None:
     """End this process. Modal does not watch what we start, and an exit handler would end it as if all were well."""
     logger.remove()  # which writes what waits to be written, as far as somebody takes it
     os._exit(1)

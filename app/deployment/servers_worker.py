@@ -15,13 +15,14 @@ from typing import Any
 import httpx
 from loguru import logger
 
-from app.deployment.addresses import addresses, longest_start, token
+from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.worker_process import work
 from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
 from app.model_server.report import Report, ReportsOf
 from app.model_server.start_failures import refused_starts
-from app.resources import ledger, queue
+from app.resources import ledger as facts
+from app.resources import queue
 from app.scheduler.wake_budget import BY_WINDOW, SYNTHETIC, Wakes, opening
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import Refused, StoreTrouble
@@ -30,12 +31,13 @@ from jobs.core.retry import NEVER, Policy
 from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import place
+from jobs.models.placement import place_model
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.telemetry.container_time import say_warming
 from jobs.worker.attempt import RunningAttempt
 
@@ -48,57 +50,57 @@ LOOK_EVERY = timedelta(seconds=5)
 def run() -> bool:
     """Work the servers lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
-    book = Ledger(queue, ledger, clock)
-    shop = TaskContext(
+    ledger = Ledger(queue, facts, clock)
+    context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers=_servers(os.environ),
         tiers=fleet.catalog_tiers(),
-        belongs=lambda name: tier_of(name, fleet, ledger),
+        declared_tier=lambda name: tier_of(name, fleet, facts),
     )
-    warming = Warming(shop, fleet, ledger, clock)
-    return work(book, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
+    warming = Warming(context, fleet, facts, clock)
+    return work(ledger, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
 def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
     """The servers that are deployed, by tier."""
-    client = httpx.Client(headers=token(environ), limits=httpx.Limits(max_keepalive_connections=0))
+    client = httpx.Client(headers=proxy_headers(environ), limits=httpx.Limits(max_keepalive_connections=0))
     return {tier: OllamaClient(url, client=client, policy=NEVER) for tier, url in addresses().items()}
 
 
 def tier_of(name: ModelName, fleet: Fleet, facts: DictLike) -> str | None:
     """The tier that the fleet declares for a model, or the one that what is known of it on the volume leads to."""
-    if tier := fleet.belongs(name):
+    if tier := fleet.declared_tier(name):
         return tier
     known = (facts.get(keys.WEIGHTS_MODELS) or {}).get(str(name.folded()))
     if known is None:
         return None
-    return place(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
+    return place_model(int(known["size"]), fleet.catalog_tiers(), facts=MemoryFacts.from_json(known["facts"])).tier.name
 
 
 class Warming:
     """Wakes the server that a job needs, and has it do what the job asks for.
 
     Args:
-        shop: what the tasks work with.
+        context: what the tasks work with.
         fleet: declares the tiers.
         facts: where servers report, and where wakes of our own are counted.
         clock: the time.
 
     """
 
-    def __init__(self, shop: TaskContext, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
-        self._shop = shop
+    def __init__(self, context: TaskContext, fleet: Fleet, facts: DictLike, clock: Clock) -> None:
+        self._context = context
         self._fleet = fleet
         self._facts = facts
         self._clock = clock
         self._wakes = Wakes(facts, fleet)
-        self._allowing = threading.Lock()
-        """Holds what follows; warm-ups run in threads beside one another."""
-        self._waking: dict[str, datetime] = {}
-        """The tiers that a wake of our own was taken for, and until when that one counts."""
+        #: Guards the two below; warm-ups run in threads beside one another.
+        self._lock = threading.Lock()
+        #: The tiers that a wake of our own was taken for, and until when that one counts.
+        self._woken_until: dict[str, datetime] = {}
+        #: The warm-ups of each tier, and until when each may last: none of them ends what the others still need.
         self._under_way: dict[str, dict[str, datetime]] = defaultdict(dict)
-        """The warm-ups of each tier, and until when each may last: none of them ends what the others still need."""
 
     def perform(self, run: RunningAttempt) -> dict[str, Any]:
         """Wait until the server is up, then do what the job asks for.
@@ -111,18 +113,18 @@ class Warming:
 
         """
         name = ModelName.parse(run.job.request["model"])
-        tier, server = self._shop.server_of(name, run.job.request.get("tier"))
+        tier, server = self._context.server_for_model(name, run.job.request.get("tier"))
         within = longest_start(self._fleet, tier.name)
-        may_start = self._starts(run, tier.name, within)
-        may_start()
+        require_may_start = self._start_check(run, tier.name, within)
+        require_may_start()
         self._allow(run, tier.name, within)
         run.progress.begin(f"waking {tier.name}")
         waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=LOOK_EVERY)
-        with self._marked(run, tier.name, within):
-            waking.call(lambda: may_start() or server.version(), sleep=run.sleep)
-            return perform(run, self._shop)
+        with self._marked_as_warming(run, tier.name, within):
+            waking.call(lambda: require_may_start() or server.version(), sleep=run.sleep)
+            return perform(run, self._context)
 
-    def _starts(self, run: RunningAttempt, tier: str, within: timedelta) -> Callable[[], None]:
+    def _start_check(self, run: RunningAttempt, tier: str, within: timedelta) -> Callable[[], None]:
         """To be called before each request that may start a server; it raises while the tier's starts are refused.
 
         What a person posts by hand may try one at once: perhaps she has just mended it.
@@ -130,32 +132,32 @@ class Warming:
         reports, began = ReportsOf(self._facts, tier), self._clock.now()
         is_by_hand = run.job.posted_by not in SYNTHETIC and run.n == 1
 
-        def insist() -> None:
+        def require_may_start() -> None:
             now = self._clock.now()
             starts = refused_starts(reports(), now, unheard_after=within)
             tried = starts.last_at is not None and starts.last_at >= began
             if starts.must_wait(now) and (tried or not is_by_hand):
                 raise starts.trouble(tier, now)
 
-        return insist
+        return require_may_start
 
     @contextmanager
-    def _marked(self, run: RunningAttempt, tier: str, within: timedelta) -> Iterator[None]:
+    def _marked_as_warming(self, run: RunningAttempt, tier: str, within: timedelta) -> Iterator[None]:
         """Have the containers of the tier know that it is being warmed, until the last warm-up of it has ended."""
         try:
-            with self._allowing:
+            with self._lock:
                 self._under_way[tier][run.holder] = self._clock.now() + within
                 self._say_warming(tier)
             yield
         finally:
-            with self._allowing:
+            with self._lock:
                 del self._under_way[tier][run.holder]
                 if not self._under_way[tier]:
-                    self._waking.pop(tier, None)
+                    self._woken_until.pop(tier, None)
                 self._say_warming(tier)
 
     def _say_warming(self, tier: str) -> None:
-        """Accounting only: a store that fails spoils no warm-up. What is told there ends by itself."""
+        """Accounting only: a store that fails spoils no warm-up. What is written there ends by itself."""
         until = max(self._under_way[tier].values(), default=self._clock.now())
         try:
             say_warming(self._facts, tier, until)
@@ -163,12 +165,12 @@ class Warming:
             logger.warning("how long tier {} is being warmed is not told: {}", tier, trouble)
 
     def _allow(self, run: RunningAttempt, tier: str, within: timedelta) -> None:
-        """Take a place of the day's, unless the wake that this needs has one: its window's, or another warm-up's."""
+        """Take one of the wakes of this day, unless the window, or another warm-up, has taken one for it."""
         if run.job.posted_by not in SYNTHETIC:
             return
-        with self._allowing:
+        with self._lock:
             now = self._clock.now()
-            if self._is_up(tier) or now < self._waking.get(tier, now):
+            if self._is_up(tier) or now < self._woken_until.get(tier, now):
                 return
             job = run.job
             by_window = job.posted_by == BY_WINDOW
@@ -177,7 +179,7 @@ class Warming:
                 used = f"its {self._wakes.budget(tier)} wakes of our own for today are used up"
                 hint = f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed"
                 raise Refused(f"tier {tier} was not woken: {used}", hint=hint)
-            self._waking[tier] = now + within
+            self._woken_until[tier] = now + within
 
     def _is_up(self, tier: str) -> bool:
         reports = [

@@ -1,4 +1,4 @@
-"""Sends a worker of the deployed app to a lane. A bell in the queue says which job; this says that there is one."""
+"""Calls the deployed worker of a lane. The queue says which jobs there are; this starts who works on them."""
 
 from app.resources import SERVERS_WORKER, WEIGHTS_WORKER, deployment
 from jobs.core.errors import NotFound
@@ -7,11 +7,11 @@ from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 WORKERS = {WEIGHTS_LANE: WEIGHTS_WORKER, SERVERS_LANE: SERVERS_WORKER}
 
 
-def ring(lane: str) -> bool:
+def spawn_worker(lane: str) -> bool:
     """Call the lane's worker; false when nothing is deployed that could come.
 
     Raises:
-        Trouble: the platform cannot be reached. The next tick rings again.
+        Trouble: the platform cannot be reached. The next tick calls it again.
 
     """
     try:

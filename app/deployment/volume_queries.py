@@ -9,21 +9,21 @@ from pathlib import Path
 from typing import Any
 
 from app.accounting import archive, spending
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
-from app.scheduler.steps import tonight
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.retry import NEVER
-from jobs.home.status import ModelsFound, found_in
+from jobs.home.status import ModelsFound, models_in
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.tasks.table import planned
+from jobs.tasks.prune import plan_request
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
@@ -31,10 +31,10 @@ from jobs.weights.survey import Survey, survey
 from jobs.weights.trash_moves import require_models_directory
 
 
-def weights_use(book: LedgerReader, facts: DictLike) -> WeightsUse:
+def weights_use(reader: LedgerReader, facts: DictLike) -> WeightsUse:
     """Who uses the weights, by what was recorded and what the servers reported last."""
-    jobs = book.jobs()
-    return recall(facts, jobs).around(jobs, loaded(facts))
+    jobs = reader.jobs()
+    return recall(facts, jobs).weights_use(jobs, loaded(facts))
 
 
 def loaded(facts: DictLike) -> list[str]:
@@ -43,7 +43,7 @@ def loaded(facts: DictLike) -> list[str]:
     return [each.name for report in reports if report.state == "serving" for each in report.loaded]
 
 
-def on_the_volume() -> Survey:
+def survey_volume() -> Survey:
     volume.reload()
     return survey(Layout(Path(MODELS)))
 
@@ -52,19 +52,19 @@ def plan_prune(request: dict[str, Any]) -> PrunePlan:
     """What a prune that is asked for in these words would do."""
     clock = SystemClock()
     require_models_directory(Layout(Path(MODELS)))
-    here = weights_use(LedgerReader.of(ledger, clock), ledger)
-    return planned(on_the_volume(), here, declared().retention(), clock.now(), request)
+    use = weights_use(LedgerReader.of(ledger, clock), ledger)
+    return plan_request(survey_volume(), use, declared().retention(), clock.now(), request)
 
 
-def actual(book: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
+def actual(reader: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
-    return joined(on_the_volume(), book, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
+    return actual_from(survey_volume(), reader, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 
-def joined(
-    found: Survey,
-    book: LedgerReader,
+def actual_from(
+    surveyed: Survey,
+    reader: LedgerReader,
     facts: DictLike,
     *,
     fleet: Fleet,
@@ -73,27 +73,27 @@ def joined(
     now: datetime,
 ) -> Actual:
     """What is found on a volume, beside what is known of it elsewhere."""
-    jobs = book.jobs()
+    jobs = reader.jobs()
     return Actual(
-        found.known,
-        upstream(registry, asked_about(fleet, found.known)),
+        surveyed.known,
+        upstream_tags(registry, asked_about(fleet, surveyed.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(facts)), fleet.retention(), now),
-        tonight(fleet, jobs, now),
+        plan(surveyed, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
+        tonight(fleet.schedule.times, jobs, now),
     )
 
 
 def plan_night() -> Night:
     """What `nightly` would post now."""
     clock, fleet = SystemClock(), declared()
-    book = LedgerReader.of(ledger, clock)
-    return night(fleet, actual(book, fleet, recall(ledger, book.jobs()), clock), clock.now())
+    reader = LedgerReader.of(ledger, clock)
+    return night(fleet, actual(reader, fleet, recall(ledger, reader.jobs()), clock), clock.now())
 
 
 def list_models() -> ModelsFound:
     """The models, and what is wrong with those that are not whole."""
     volume.reload()
-    return found_in(survey(Layout(Path(MODELS))), "the volume")
+    return models_in(survey(Layout(Path(MODELS))), "the volume")
 
 
 def archived_jobs(since: str) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
 from app.deployment.worker_timing import COMMIT_EVERY
 from app.fleet.schema import Fleet, declared
-from app.resources import MODELS, ledger, queue, volume
+from app.resources import MODELS, queue, volume
+from app.resources import ledger as facts
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.ledger.kinds import WEIGHTS_LANE
@@ -28,7 +29,8 @@ from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ShrinkingDict
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory
 from jobs.worker.worker import Perform
@@ -42,7 +44,7 @@ takes away, the worker's own grace may have used fifteen. Whatever a job has fin
 
 
 class Commits(Protocol):
-    """What a worker asks of a volume; `modal.Volume` satisfies it, and so does `LimitedVolume`."""
+    """The part of a volume that a worker uses; `modal.Volume` has it, and so does `LimitedVolume`."""
 
     def commit(self) -> object:
         """Publish what is written here."""
@@ -67,8 +69,10 @@ class MountedWeights:
         self._volume = volume
         self._facts = facts
         self._clock = clock
+        #: Held by whoever commits: one at a time.
         self._committing = threading.Lock()
-        self._headers: dict[str, dict[str, Any] | None] = {}
+        #: What the header of each whole model says, by digest. Written under the directory's lock, or before any job.
+        self._memory_facts: dict[str, dict[str, Any] | None] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
         self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
 
@@ -86,31 +90,29 @@ class MountedWeights:
         with self._committing:
             self._volume.commit()
 
-    def tell_models(self) -> None:
-        """Tell those who do not mount the volume what decides where its models belong."""
-        found = self.weights.survey()
-        whole = found.models
-        self._headers = {each.digest: self._header(each) for each in whole}
-        known = {str(each.name.folded()): {"size": each.size, "facts": self._headers[each.digest]} for each in whole}
+    def publish_models(self) -> None:
+        """Write down, for those who do not mount the volume, what decides on which tier its models belong."""
+        surveyed = self.weights.survey()
+        facts = {each.digest: self._facts_of(each) for each in surveyed.models}
+        known = {str(each.name.folded()): {"size": each.size, "facts": facts[each.digest]} for each in surveyed.models}
+        self._memory_facts = facts
         self._facts.put(keys.WEIGHTS_MODELS, known)
-        self._facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": found.usage_bytes})
+        self._facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": surveyed.usage_bytes})
 
-    def _header(self, model: survey.SurveyedModel) -> dict[str, Any] | None:
-        if model.digest in self._headers:
-            return self._headers[model.digest]
+    def _facts_of(self, model: survey.SurveyedModel) -> dict[str, Any] | None:
+        if model.digest in self._memory_facts:
+            return self._memory_facts[model.digest]
         facts = facts_of(self.weights.layout, model.manifest)
         return facts.as_json() if facts else None
 
     def _persist(self) -> None:
         """Commit what a reader may see from now on, and only then tell the servers of it."""
         self.commit()
-        self.tell_models()
+        self.publish_models()
         self._facts.put(keys.WEIGHTS_GENERATION, secrets.token_hex(8))
 
     @contextmanager
-    def committed_often(
-        self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT
-    ) -> Iterator[None]:
+    def committing(self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT) -> Iterator[None]:
         """Commit every few seconds, so that a container that is killed loses no more; once more at the end.
 
         Not then when the platform's store has ended the work, or when a commit that runs does not end `last_within`:
@@ -151,46 +153,46 @@ class MountedWeights:
 def run() -> bool:
     """Work the weights lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
-    book = Ledger(queue, ledger, clock)
+    ledger = Ledger(queue, facts, clock)
     registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
-    shelf = MountedWeights(volume, Path(MODELS), ledger, clock)
-    with opened(book, ledger, shelf, registry=registry, fleet=fleet, clock=clock) as perform:
-        return work(book, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+    mounted = MountedWeights(volume, Path(MODELS), facts, clock)
+    with performing(ledger, facts, mounted, registry=registry, fleet=fleet, clock=clock) as perform:
+        return work(ledger, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
 
 
 @contextmanager
-def opened(
-    book: Ledger, facts: ShrinkingDict, shelf: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
+def performing(
+    ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
-    """What does the work of one attempt on the volume. Before any, what the Dict would forget is archived."""
-    shelf.open()
-    shop = TaskContext(
+    """What performs one attempt on the volume. Before any, what the Dict would forget is archived."""
+    mounted.open()
+    context = TaskContext(
         clock=clock,
         registry=registry,
-        weights=shelf.weights,
+        weights=mounted.weights,
         retention=fleet.retention(),
-        around=lambda: weights_use(book.reader, facts),
+        weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    _tell_models(shelf)
-    with shelf.committed_often():
-        _tidy(book, facts, shelf, fleet, clock)
-        yield lambda run: perform(run, shop)
+    _publish_models(mounted)
+    with mounted.committing():
+        _archive(ledger, facts, mounted, fleet, clock)
+        yield lambda run: perform(run, context)
 
 
-def _tell_models(shelf: MountedWeights) -> None:
+def _publish_models(mounted: MountedWeights) -> None:
     """Once more, because a Dict forgets in seven days what nobody touches. Whatever changes the models tells, too."""
     try:
-        shelf.tell_models()
+        mounted.publish_models()
     except StoreTrouble as trouble:
         logger.warning("what models there are is not told again: {}", trouble)
 
 
-def _tidy(book: Ledger, facts: ShrinkingDict, shelf: MountedWeights, fleet: Fleet, clock: Clock) -> None:
+def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, fleet: Fleet, clock: Clock) -> None:
     """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
-    archive = archive_at(shelf.root)
+    archive = archive_at(mounted.root)
     try:
-        archive_jobs(book, facts, archive, clock.now(), shelf.commit)
-        archive_facts(facts, archive, clock.now(), shelf.commit)
+        archive_jobs(ledger, facts, archive, clock.now(), mounted.commit)
+        archive_facts(facts, archive, clock.now(), mounted.commit)
         note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

@@ -24,30 +24,30 @@ IDLE_AFTER = timedelta(seconds=2)
 """Only the call ends then, so that the next one need not wait; the container stays for its scaledown window."""
 
 
-def timing(lease: timedelta = LEASE) -> Timing:
+def timing(length: timedelta = LEASE) -> Timing:
     """All of a worker's times from the one that counts: how long a dead worker's job waits.
 
     Twelve beats fit into a lease: each is three calls across the network, and some may be lost or late.
     """
     return Timing(
-        lease=lease,
-        beat=lease / 12,
-        sweep=lease / 6,
-        poll=min(timedelta(seconds=2), lease / 6),
+        lease=length,
+        beat=length / 12,
+        sweep=length / 6,
+        poll=min(timedelta(seconds=2), length / 6),
         grace=timedelta(seconds=15),  # of the thirty that the platform grants
     )
 
 
-def leased() -> timedelta:
-    """The lease, or what OLLAMA_MODAL_LEASE_SECONDS says, so that a trial run can have a faster pulse."""
-    said = os.environ.get("OLLAMA_MODAL_LEASE_SECONDS")
-    return timedelta(seconds=float(said)) if said else LEASE
+def lease() -> timedelta:
+    """The lease, or what OLLAMA_MODAL_LEASE_SECONDS says, so that a trial run can have shorter ones."""
+    seconds = os.environ.get("OLLAMA_MODAL_LEASE_SECONDS")
+    return timedelta(seconds=float(seconds)) if seconds else LEASE
 
 
-def day() -> timedelta:
+def longest_call() -> timedelta:
     """How long one call works, or what OLLAMA_MODAL_DAY_SECONDS says, so that a trial run can have a shorter day."""
-    said = os.environ.get("OLLAMA_MODAL_DAY_SECONDS")
-    return timedelta(seconds=float(said)) if said else LONGEST - SPARE
+    seconds = os.environ.get("OLLAMA_MODAL_DAY_SECONDS")
+    return timedelta(seconds=float(seconds)) if seconds else LONGEST - SPARE
 
 
 def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurrency: int) -> bool:
@@ -59,9 +59,9 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
     """
     in_container(lane=lane)
     stop = threading.Event()
-    with _interrupted(stop) as interrupts, _evening(stop, day()):
+    with _interrupts(stop) as interrupts, _stopped_after(stop, longest_call()):
         name = os.environ.get("MODAL_TASK_ID")  # host and process id are the same in every container
-        worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(leased()), name=name)
+        worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(lease()), name=name)
         worker.run(stop, idle_after=IDLE_AFTER)
     if interrupts:
         logger.info("this container is being taken away; what was running is handed back")
@@ -70,19 +70,19 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
 
 
 @contextmanager
-def _evening(stop: threading.Event, after: timedelta) -> Iterator[None]:
+def _stopped_after(stop: threading.Event, after: timedelta) -> Iterator[None]:
     """Stop in time before the platform ends the call."""
-    evening = threading.Timer(after.total_seconds(), stop.set)
-    evening.daemon = True
-    evening.start()
+    timer = threading.Timer(after.total_seconds(), stop.set)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        evening.cancel()
+        timer.cancel()
 
 
 @contextmanager
-def _interrupted(stop: threading.Event) -> Iterator[list[int]]:
+def _interrupts(stop: threading.Event) -> Iterator[list[int]]:
     """Have SIGINT set `stop` instead of breaking into whatever the worker does; the signals that came."""
     seen: list[int] = []
 

@@ -1,6 +1,6 @@
 """Reads `fleet.toml`, and the two times that schedules are declared with, without checking the rest of it.
 
-Whoever runs one command imports this and pays for no validation; `app.fleet` checks the whole file when it is deployed.
+Whoever runs one command imports this and pays for no validation; a deployment checks all of it in `app.fleet.schema`.
 """
 
 import tomllib
@@ -10,14 +10,14 @@ from typing import Any, Self
 
 from jobs.core.errors import Refused
 
-HERE = Path(__file__).parent.with_name("fleet.toml")
+FLEET_FILE = Path(__file__).parent.with_name("fleet.toml")
 
 
 class BadFleet(Refused, ValueError):
     """The fleet file is wrong."""
 
 
-def read(path: Path = HERE) -> dict[str, Any]:
+def read(path: Path = FLEET_FILE) -> dict[str, Any]:
     """The file as it stands.
 
     Raises:
@@ -45,11 +45,11 @@ class Times:
         return cls(f"*/{tick_minutes} * * * *", f"0 {nightly_hour} * * *", timezone)
 
     @classmethod
-    def read(cls, path: Path = HERE) -> Self:
+    def read(cls, path: Path = FLEET_FILE) -> Self:
         """The times in the file.
 
         Raises:
-            BadFleet: the file does not say all three; whether they make sense, only `app.fleet` checks.
+            BadFleet: the file does not say all three; whether they make sense, only `app.fleet.schema` checks.
 
         """
         schedule = read(path).get("schedule")

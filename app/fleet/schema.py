@@ -16,13 +16,13 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
-from app.fleet.cron_times import due
-from app.fleet.file import HERE, BadFleet, Times, read
+from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.schedule import due
 from app.fleet.values import CronLine, GpuName, ModelText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
-from jobs.models import placement as catalog
+from jobs.models.placement import Tier
 from jobs.registry.allowlist import USUAL, Registries
-from jobs.weights import prune_plan as pruning
+from jobs.weights.prune_plan import Retention
 
 GB = 1_000_000_000
 
@@ -228,16 +228,16 @@ class Fleet(_Table):
 
     def expect_tiers(self, served: set[str]) -> None:
         """Refuse a tier that no server class serves: its models would never be reached."""
-        if strangers := sorted(set(self.tiers) - served):
-            raise BadFleet(f"tiers.{strangers[0]}: no class in app/endpoint.py serves it; write one, or remove it")
+        if unserved := sorted(set(self.tiers) - served):
+            raise BadFleet(f"tiers.{unserved[0]}: no class in app/endpoint.py serves it; write one, or remove it")
 
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
 
-    def catalog_tiers(self) -> list[catalog.Tier]:
+    def catalog_tiers(self) -> list[Tier]:
         """The tiers as the jobs know them."""
         return [
-            catalog.Tier(
+            Tier(
                 name,
                 None if tier.vram_gb is None else tier.vram_gb * GB,
                 gpu_promised=tier.gpu is not None,
@@ -249,7 +249,7 @@ class Fleet(_Table):
             for name, tier in self.tiers.items()
         ]
 
-    def retention(self) -> pruning.Retention:
+    def retention(self) -> Retention:
         """What a prune may take. What the fleet wants to be there, it never takes."""
         table = self.volume.retention
         kept: dict[ModelName, str] = {}
@@ -257,7 +257,7 @@ class Fleet(_Table):
             kept |= {ModelName.parse(text).folded(): f"a window of {window.tier} loads it" for text in window.models}
         kept |= {model.parsed.folded(): "the fleet warms it" for model in self.models if model.warmed}
         kept |= {model.parsed.folded(): "the fleet pins it" for model in self.models if model.pinned}
-        return pruning.Retention(
+        return Retention(
             unused=timedelta(days=table.unused_days),
             grace=timedelta(days=table.trash_days),
             unfinished=timedelta(hours=table.unfinished_hours),
@@ -265,7 +265,7 @@ class Fleet(_Table):
             kept=kept,
         )
 
-    def belongs(self, name: ModelName) -> str | None:
+    def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
         return self.tiers_by_model.get(name.folded())
 
@@ -285,12 +285,12 @@ class Fleet(_Table):
     def misfits(self) -> Iterator[str]:
         """What each table says rightly by itself, but wrongly beside the others."""
         tiers = f"one of {', '.join(self.tiers)}"
-        for place, name in self._tiers_named():
+        for key, name in self._tiers_named():
             if name not in self.tiers:
-                yield f"{place} = {name!r}: there is no such tier; {tiers}"
-        seen: dict[ModelName, int] = {}
+                yield f"{key} = {name!r}: there is no such tier; {tiers}"
+        first_index: dict[ModelName, int] = {}
         for index, model in enumerate(self.models):
-            first = seen.setdefault(model.parsed.folded(), index)
+            first = first_index.setdefault(model.parsed.folded(), index)
             if first != index:
                 yield f"models[{index}].name = {model.name!r}: is models[{first}] again; leave one of them out"
             if not self.may_pull_from().allow(model.parsed):
@@ -313,7 +313,7 @@ class Fleet(_Table):
         yield from ((f"windows[{index}].tier", window.tier) for index, window in enumerate(self.windows))
 
 
-def load(path: Path = HERE) -> Fleet:
+def load(path: Path = FLEET_FILE) -> Fleet:
     """The fleet that the file declares.
 
     Raises:
@@ -364,11 +364,11 @@ _WORDS: dict[str, str] = {
 def _worded(detail: ErrorDetails) -> str:
     """`path.to.key = value: what is wrong; what would be right`."""
     context, value = detail.get("ctx", {}), detail["input"]
-    place = [part for part in detail["loc"] if part != "[key]"]
+    path = [part for part in detail["loc"] if part != "[key]"]
     if detail["type"] == "beside":
-        place.append(context["key"])
+        path.append(context["key"])
         value = value.get(context["key"])
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
     words = _WORDS.get(detail["type"])
     said = words.format(**context) if words else detail["msg"]
     return f"{where}: {said}" if detail["type"] == "missing" else f"{where} = {_short(value)}: {said}"

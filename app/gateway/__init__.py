@@ -1,8 +1,9 @@
 """The gateway: the ASGI app, its server, and its composition on one machine and deployed.
 
-app           who asks, what the table says about the path, and who answers
-compose       puts the gateway together from what differs between one machine and a deployment
-deployed      the gateway of a deployment: one small container that is always there
-http_server   serves the gateway from a thread of this process: uvicorn on an event loop of its own
-origin_guard  keeps web pages of others out where no key does
+app            identifies the caller, looks the path up in the table of routes, and hands on
+compose        puts the gateway together from what differs between one machine and a deployment
+deployed       the gateway of a deployment: one small container that is always there
+http_protocol  HTTP/1.1 as the server reads it: strict about heads, with limits to every wait
+http_server    serves the gateway from a thread of this process: uvicorn on an event loop of its own
+origin_guard   keeps web pages of others out where no key does
 """

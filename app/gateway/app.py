@@ -1,6 +1,7 @@
-"""The gateway as one ASGI callable: who asks, what the table says about the path, and who answers.
+"""The gateway as one ASGI callable: it identifies the caller, looks the path up in the table of routes, and hands on.
 
-Nothing is answered without a key but /healthz; with none configured, everybody is let in, which only loopback allows.
+Nothing is answered without a key but /healthz and the page's files; where no keys are configured, which only loopback
+allows, everybody is let in.
 The path that a server is asked for is the table's own, never the caller's. The ops API is an app of its own below it.
 """
 
@@ -8,10 +9,10 @@ import asyncio
 import itertools
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
 from loguru import logger
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.gateway.auth.keys import Caller, Keys
 from app.gateway.auth.rate_limits import RateLimits
@@ -21,41 +22,39 @@ from app.gateway.inference.request_log import Recorder, RequestEnding, turned_aw
 from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
-from app.gateway.protocol.exchange import Exchange, Handler, Message, Receive, Send
+from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, clean, find, speech_of
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble
 
-Scope = MutableMapping[str, Any]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
-"""What the mounted app answers."""
+"""What the ops API answers."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _PROCESS = secrets.token_hex(4)
 """Tells the ids that this process makes from those of others."""
 
 _NOBODY = Caller("", frozenset())
-"""Whoever has not been let in."""
+"""The caller of a request that was not let in."""
 
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
 class Gateway:
-    """
+    """Belongs to one event loop.
+
     Args:
         keys: who may ask.
         limits: how often.
-        passes: answers what the table calls passed.
-        handlers: answer what the table calls here, by the entry's path.
-        ops: answers below `OWN`, where it lets callers in itself, and what the table calls job.
-        page: answers at `PAGE`, whoever asks: its files tell nothing.
-        recorder: told of what should have been passed on and came no farther than here.
+        passes: answers routes whose action is `passed`.
+        handlers: answer routes whose action is `here`, by the entry's path.
+        ops: answers below `OWN`, where it lets callers in itself, and routes whose action is `job`.
+        page: answers at `PAGE` without a key: its files hold nothing secret.
+        recorder: takes the records of requests to models that are refused here.
         clock: the time.
         begin: run in the event loop before the first request.
         end: run there after the last.
-        body_seconds: how long a body may take that hardly comes.
+        body_seconds: how long a body may take beside the time for its bytes.
         budget: what all bodies may take.
 
     """
@@ -67,14 +66,14 @@ class Gateway:
         limits: RateLimits,
         passes: Handler,
         handlers: Mapping[str, Handler],
-        ops: App,
-        page: App,
+        ops: ASGIApp,
+        page: ASGIApp,
         recorder: Recorder,
         clock: Clock,
         begin: Callable[[], Awaitable[None]],
         end: Callable[[], Awaitable[None]],
-        body_seconds: float = bodies.SECONDS,
-        budget: bodies.Budget | None = None,
+        body_seconds: float,
+        budget: bodies.Budget,
     ) -> None:
         self._keys = keys
         self._limits = limits
@@ -88,7 +87,7 @@ class Gateway:
         self._begin = begin
         self._end = end
         self._body_seconds = body_seconds
-        self._budget = budget or bodies.Budget()
+        self._budget = budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         match scope["type"]:
@@ -116,14 +115,14 @@ class Gateway:
         exchange = self._exchange(scope, path, send)
         with logger.contextualize(request=exchange.id):
             if path.startswith(OWN):
-                await self._ops(_at(path, scope), receive, _naming(exchange, send))
+                await self._ops(_at(path, scope), receive, _with_request_id(exchange, send))
             elif path == PAGE or path.startswith(f"{PAGE}/"):
-                await self._page(_at(path, scope), receive, _naming(exchange, send))
+                await self._page(_at(path, scope), receive, _with_request_id(exchange, send))
             else:
-                await self._told(scope, path, exchange, receive)
+                await self._respond(scope, path, exchange, receive)
 
-    async def _told(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
-        """Answer, whatever happens; and see to the record of what came no farther than here."""
+    async def _respond(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+        """Answer, whatever happens, and record a request to a model that is refused here."""
         ending: RequestEnding = "refused"
         try:
             await self._answer(scope, path, exchange, receive)
@@ -135,35 +134,35 @@ class Gateway:
             logger.opt(exception=error).error("the request to {} failed", path)
             if not exchange.status:
                 await _refuse(exchange, Bug("the gateway failed to answer", hint=f"its log tells why: {exchange.id}"))
-        if exchange.entry.what == "passed" and not exchange.is_recorded:
+        if exchange.entry.action == "passed" and not exchange.is_recorded:
             self._recorder.add(turned_away(exchange, ending, self._clock.monotonic() - exchange.began))
 
     async def _answer(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
-        found = find(path)
-        if found is not None:
-            exchange.entry, exchange.below = found
+        entry = find(path)
+        if entry is not None:
+            exchange.entry, exchange.below = entry
         exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), SignedRequest.of(scope))
-        leave = self._limits.enter(exchange.caller)  # before all else: what ends in 404 was asked, too
+        leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
-            _refuse_wrong(exchange, path, is_known=found is not None)
-            await self._let_in(scope, path, exchange, receive)
+            _refuse_wrong(exchange, path, is_known=entry is not None)
+            await self._dispatch(scope, path, exchange, receive)
         finally:
             exchange.forget_body()
             leave()
 
-    async def _let_in(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
+    async def _dispatch(self, scope: Scope, path: str, exchange: Exchange, receive: Receive) -> None:
         entry = exchange.entry
-        if entry.what == "job":
+        if entry.action == "job":
             inner = _at(path, scope)
             inner["state"] = {**scope.get("state", {}), "caller": exchange.caller}
-            await self._ops(inner, receive, _naming(exchange, exchange.send))
+            await self._ops(inner, receive, _with_request_id(exchange, exchange.send))
             return
         if exchange.method in _WITH_BODY:
-            said = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
+            length = next((value for name, value in exchange.headers if name == b"content-length"), b"0")
             held = self._budget.hold(exchange.caller.name)
             exchange.keep, exchange.drop = held.keep, held.keep()
-            exchange.body = await bodies.whole(receive, said, held, seconds=self._body_seconds)
-        handler = self._passes if entry.what == "passed" else self._handlers[entry.path]
+            exchange.body = await bodies.whole(receive, length, held, seconds=self._body_seconds)
+        handler = self._passes if entry.action == "passed" else self._handlers[entry.path]
         await _while_present(handler(exchange), exchange, receive)
 
     def _exchange(self, scope: Scope, path: str, send: Send) -> Exchange:
@@ -183,20 +182,20 @@ class Gateway:
 
 
 def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
-    """Refuse what the table does not have, or not for this method, or not for this caller."""
+    """Refuse a path that is not in the table, or not for this method, or not for this caller."""
     entry = exchange.entry
     if not is_known:
         raise NotFound(f"{path[:200]!r} is not here")
     if exchange.method not in entry.methods:
         raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
     exchange.caller.need(*_scopes(entry))
-    if entry.what == "refused":
+    if entry.action == "refused":
         raise Forbidden(f"{entry.path} is not served here: {entry.why}")
 
 
 def _scopes(entry: RouteEntry) -> tuple[str, ...]:
-    """Any of these will do: whoever may change things may also look at them, but not infer."""
-    return ("chat", "admin") if entry.scope == "chat" and entry.what != "passed" else (entry.scope,)
+    """Any of these will do: a key that may change things may also read, but not infer."""
+    return ("chat", "admin") if entry.scope == "chat" and entry.action != "passed" else (entry.scope,)
 
 
 def _at(path: str, scope: Scope) -> Scope:
@@ -205,7 +204,7 @@ def _at(path: str, scope: Scope) -> Scope:
 
 
 async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Receive) -> None:
-    """Do it for as long as the caller is there; when he leaves, cancel it, with `gone` set."""
+    """Do it for as long as the caller is there; when the caller leaves, cancel it, with `gone` set."""
     task = asyncio.current_task()
     assert task is not None
 
@@ -228,19 +227,19 @@ async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Rec
 async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
     status, speech = status_of(trouble), speech_of(exchange.entry.path)
     more = [(name.encode(), value.encode()) for name, value in headers_of(trouble).items()]
-    # After a 413 the rest still arrives and is thrown away: closing at once would reset the caller before he can read.
+    # After a 413 the rest still arrives and is thrown away: closing at once would reset the caller before this is read.
     if status == 405:
         more.append((b"allow", ", ".join(exchange.entry.methods).encode()))
     document = dialects.error(speech, status, dialects.words_of(trouble), exchange.id)
     await exchange.answer(document, status, more=more)
 
 
-def _naming(exchange: Exchange, send: Send) -> Send:
+def _with_request_id(exchange: Exchange, send: Send) -> Send:
     """The same, with the request's id among the headers."""
 
-    async def named(message: Message) -> None:
+    async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", exchange.id.encode())]}
         await send(message)
 
-    return named
+    return send_with_id

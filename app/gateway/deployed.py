@@ -14,9 +14,9 @@ from pathlib import Path
 import modal
 from loguru import logger
 
-from app.deployment.addresses import addresses, longest_start, token
-from app.deployment.server_container import take_out
-from app.deployment.spawn_worker import ring
+from app.deployment.addresses import addresses, longest_start, proxy_headers
+from app.deployment.server_container import end_container
+from app.deployment.spawn_worker import spawn_worker
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
@@ -25,7 +25,7 @@ from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import TierUpstream
+from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.resources import (
     MODELS,
@@ -54,8 +54,8 @@ CPU_CORES = 0.25
 MEMORY_MIB = 512
 """What is kept, and so what is paid all day. More is used, and paid, when there is more to do."""
 
-LOOK_EVERY = timedelta(seconds=10)
-"""Each look reads the ledger across the network. Whoever misses a model has it looked for at once."""
+REFRESH_EVERY = timedelta(seconds=10)
+"""Each round reads the ledger across the network. A model that a request misses is looked for at once."""
 
 _FLEET = declared()
 
@@ -106,7 +106,7 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
     """The keys of the secret.
 
     Raises:
-        BadRequest: a line is wrong, or there is none: everybody who knows the address could ask.
+        BadRequest: a line is wrong, or there is none: anybody who knows the address could ask.
 
     """
     keys = Keys.parse(environ.get(VARIABLE, ""))
@@ -119,19 +119,19 @@ def keys_of(environ: Mapping[str, str]) -> Keys:
 
 
 def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstream]:
-    """The tiers, and the way to them.
+    """The tiers, and how each is reached.
 
     Raises:
         Refused: one is not deployed.
 
     """
-    found, headers = addresses(), token(environ)
-    if missing := sorted(set(fleet.tiers) - set(found)):
+    urls, headers = addresses(), proxy_headers(environ)
+    if missing := sorted(set(fleet.tiers) - set(urls)):
         raise Refused(
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
         )
     return {
-        name: TierUpstream(name, found[name], headers, longest_start(fleet, name), tier.max_containers)
+        name: TierUpstream(name, urls[name], headers, longest_start(fleet, name), tier.max_containers)
         for name, tier in fleet.tiers.items()
     }
 
@@ -139,24 +139,25 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
 class Service:
     """A gateway in its container, from its start to its end."""
 
-    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = take_out) -> None:
+    def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(MODELS), volume.reload, clock)
-        self._standing = KnownState(ledger, models, clock, every=LOOK_EVERY)
+        self._known_state = KnownState(ledger, models, clock, every=REFRESH_EVERY)
         self._leave = leave
+        #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
         composed = Composed(
             GatewayParts(
                 upstreams=upstreams(fleet, environ),
-                standing=self._standing,
-                router=Router(self._standing, fleet.catalog_tiers(), fleet.belongs),
+                known_state=self._known_state,
+                router=Router(self._known_state, fleet.catalog_tiers(), fleet.declared_tier),
                 keys=keys,
                 facts=ledger,
                 open_ledger=lambda: Ledger(queue, ledger, clock),
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
-                ring=ring,
+                ring=spawn_worker,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=models.complaints,
@@ -168,24 +169,24 @@ class Service:
                 ),
             )
         )
-        self._door = HttpServer(composed.app, _listener(environ), clock)
+        self._http_server = HttpServer(composed.app, _listener(environ), clock)
 
     def start(self) -> None:
         """Return when requests are answered."""
-        self._standing.start()
-        self._door.start()
+        self._known_state.start()
+        self._http_server.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        logger.info("the gateway answers, with {} models", len(self._standing.models()))
+        logger.info("the gateway answers, with {} models", len(self._known_state.models()))
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""
         self._stopping.set()
-        self._door.stop()
-        self._standing.stop()
+        self._http_server.stop()
+        self._known_state.stop()
 
     def _watch(self) -> None:
         """A gateway that crashed takes its container out: the platform looks at the port, and that is still bound."""
-        self._door.wait_end()
+        self._http_server.wait_end()
         if not self._stopping.is_set():
             logger.error("taking this container out: the gateway ended by itself")
             self._leave()

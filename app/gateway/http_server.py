@@ -1,22 +1,18 @@
 """Serves the gateway from a thread of this process: uvicorn on an event loop of its own.
 
-The socket is bound before anything else is started, so a port that is taken is told at once.
+The socket is bound before anything else is started, so a port that is taken is an error at once.
 """
 
-import asyncio
 import socket
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-import httptools
 import uvicorn
 from loguru import logger
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import ASGIApp
 
-from app.gateway.app import App
+from app.gateway.http_protocol import ConnectionLimits, StrictHttpProtocol
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Refused
 
@@ -26,14 +22,8 @@ KEEP_ALIVE_SECONDS = 75
 GRACE_SECONDS = 5
 """For answers that are under way when the stack is stopped."""
 
-MOST_HEAD = 64 * 1024
-"""Bytes of an address and headers. Nobody who may ask needs more, and uvicorn itself would take them without end."""
-
-MOST_LINES = 256
-"""Headers of a request, and trailers. Each costs the loop a microsecond and everybody behind it as much."""
-
 _BACKLOG = 2048
-_LOOK_SECONDS = 0.01
+_POLL_SECONDS = 0.01
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -62,280 +52,29 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-@dataclass(frozen=True)
-class ConnectionLimits:
-    """How long a connection may leave us waiting. Of bodies the gateway tells, in the caller's own shape."""
-
-    head_seconds: float = 20.0
-    """From the connection, or from the first byte of a later request, until its head is there."""
-    unread_seconds: float = 300.0
-    """So long a caller may take nothing of an answer that waits for him."""
-
-
-class _Alarm:
-    """Rings once, unless it is cleared before; to set it again while it is set changes nothing."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._seconds = seconds
-        self._ring = ring
-        self._timer: asyncio.TimerHandle | None = None
-
-    def set(self) -> None:
-        if self._timer is None:
-            self._timer = self._loop.call_later(self._seconds, self._rings)
-
-    def clear(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _rings(self) -> None:
-        self._timer = None
-        self._ring()
-
-
-def _host(text: bytes) -> bytes:
-    """A host as it is compared: in no case, and without the port that http has by itself."""
-    return text.lower().removesuffix(b":80")
-
-
-class _Parser(httptools.HttpRequestParser):
-    """llhttp stops reading at the offer of another protocol; whom it reads for is then told what it did not read."""
-
-    def __init__(self, reader: "Bounded") -> None:
-        super().__init__(reader)
-        self._reader = reader
-        # As uvicorn's: what comes behind a request with `Connection: close` is no fault of that request.
-        self.set_dangerous_leniencies(lenient_data_after_close=True)
-
-    def feed_data(self, data: Any) -> None:
-        try:
-            super().feed_data(data)
-        except httptools.HttpParserUpgrade as offer:
-            self._reader.decline(bytes(data[offer.args[0] :]))
-
-
-class Bounded(HttpToolsProtocol):
-    """uvicorn's own, but a head that does not end is refused as any other that makes no sense, and nobody holds a
-    connection by silence or by dripping. Nor can a request be read in two ways, of which a proxy might take the other.
-
-    On a connection one request is answered at a time. What comes behind one that is being answered is not read, and the
-    connection is closed after the answer: a client that sends several at once asks the rest again (RFC 9112, 9.3.2).
-
-    No other protocol is spoken. A request that offers one, as the JDK's client does each time, is answered as if it did
-    not (RFC 9110, 7.8), and as the last of its connection: a proxy may believe that the other protocol has begun.
-    """
-
-    def __init__(self, bounds: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.parser = _Parser(self)
-        self._head = 0
-        self._lines = 0
-        self._is_in_head = False
-        self._has_declined = False
-        """Another protocol was offered with this request, which is the connection's last."""
-        self._is_deaf = False
-        """Whatever else comes on this connection is thrown away."""
-        self._pieces: list[bytes] = []
-        self._no_head = _Alarm(self.loop, bounds.head_seconds, self._late)
-        self._no_reader = _Alarm(self.loop, bounds.unread_seconds, self._unread)
-
-    # How much
-
-    def on_message_begin(self) -> None:
-        if self._is_deaf or (self._is_answering and not self._is_told):
-            raise ValueError("a request came before the answer to the one before")
-        self._head = self._lines = 0
-        self._is_in_head = True
-        super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(name + value)
-        self._lines += 1
-        if self._lines > MOST_LINES:
-            raise ValueError("the head has too many lines")
-        if self._is_in_head:  # else it is a trailer, which says nothing to anybody here
-            super().on_header(name, value.strip(b" \t"))
-
-    def _count(self, part: bytes) -> None:
-        self._head += len(part)
-        if self._head > MOST_HEAD:
-            raise ValueError("the head is too long")
-
-    # What
-
-    def _require_plain(self) -> None:
-        """Insist that the head can be read in one way only, beside what llhttp refuses by itself.
-
-        Raises:
-            ValueError: it cannot.
-
-        """
-        version = self.parser.get_http_version()
-        if version not in {"1.0", "1.1"}:
-            raise ValueError("another version of HTTP")
-        codings = [value.lower() for name, value in self.headers if name == b"transfer-encoding"]
-        if codings and (version, codings) != ("1.1", [b"chunked"]):
-            raise ValueError("a body in another coding than chunked, or chunked for HTTP/1.0")
-        hosts = [value for name, value in self.headers if name == b"host"]
-        if len(hosts) > 1 or (version == "1.1" and not hosts):
-            raise ValueError("not exactly one Host")
-        _, is_absolute, rest = self.url.partition(b"://")
-        addressed = [_host(rest.partition(b"/")[0]), *map(_host, hosts)]
-        if is_absolute and not self.url.startswith(b"/") and len(set(addressed)) > 1:
-            raise ValueError("another host in the address than in Host")
-
-    def send_400_response(self, msg: str) -> None:
-        """Said of what cannot be read, but never inside the answer to the request before it."""
-        if not self._is_answering:
-            super().send_400_response(msg)
-            return
-        self._is_deaf = True
-        self.cycle.keep_alive = False
-        if not self.cycle.more_body:  # that request was whole: its answer goes on
-            return
-        if self.cycle.response_started:
-            self.transport.close()
-        else:
-            super().send_400_response(msg)
-
-    def decline(self, rest: bytes) -> None:
-        """Read the request whose head has just been read once more, without its offer of another protocol.
-
-        Args:
-            rest: what came behind the head, perhaps its body.
-
-        """
-        if self._has_declined or self.parser.get_method() == b"CONNECT":
-            raise httptools.HttpParserError("another protocol where none may be offered")
-        self._has_declined = True
-        head = self._head_without_offer()
-        self.parser = _Parser(self)
-        self.parser.feed_data(head)
-        self.parser.feed_data(rest)
-
-    def _head_without_offer(self) -> bytes:
-        """The head as llhttp has read it, so that it cannot be read in another way now."""
-        lines = [b"%b %b HTTP/%b" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())]
-        for name, value in self.headers:
-            if name == b"connection":
-                tokens = [token.strip(b" \t") for token in value.split(b",")]
-                lines.append(b"connection: " + b", ".join(each for each in tokens if each.lower() not in _OFFER))
-            elif name not in _OFFER:
-                lines.append(name + b": " + value)
-        return b"\r\n".join([*lines, b"", b""])
-
-    # A body in chunks of a byte costs by its length, and not by the square of it: its pieces are handed on together.
-
-    def on_body(self, body: bytes) -> None:
-        self._pieces.append(body)
-
-    def on_message_complete(self) -> None:
-        if self.parser.should_upgrade():  # it is read once more
-            return
-        self._hand_on()
-        super().on_message_complete()
-        if self._has_declined:
-            self._is_deaf = True
-
-    def _hand_on(self) -> None:
-        if self._pieces:
-            body = b"".join(self._pieces)
-            self._pieces.clear()
-            super().on_body(body)
-
-    # How long
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
-        super().connection_made(transport)
-        self._no_head.set()
-
-    def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        if self.parser.should_upgrade():  # it is read once more
-            return
-        self._no_head.clear()
-        self._require_plain()
-        waits = self.expect_100_continue
-        self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
-        super().on_headers_complete()
-        if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
-            self.cycle.keep_alive = False
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_deaf:
-            return
-        super().data_received(data)
-        self._hand_on()
-        # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
-        if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
-            self._no_head.set()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._no_reader.set()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._no_reader.clear()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._no_head.clear()
-        self._no_reader.clear()
-        super().connection_lost(exc)
-
-    @property
-    def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
-    @property
-    def _is_told(self) -> bool:
-        """Whether a client has all of the answer already, by its length, though we have not said so yet."""
-        cycle = self.cycle
-        return cycle.response_started and not cycle.chunked_encoding and cycle.expected_content_length == 0
-
-    def _late(self) -> None:
-        if self._is_answering:  # the head is that of a request behind the one that is being answered
-            self._no_head.set()
-            return
-        if self._is_in_head:
-            self.transport.write(_LATE)
-        self.transport.close()
-
-    def _unread(self) -> None:
-        self.transport.abort()
-
-
-_OFFER = frozenset({b"upgrade", b"http2-settings"})
-"""What offers another protocol: headers, and the options of Connection that name them."""
-
-_LATE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-
-
 class HttpServer:
     """
     Args:
         app: what is served.
         listener: where; it is closed with us.
         clock: for pauses.
-        bounds: how long a connection may leave us waiting.
+        limits: how long a connection may leave us waiting.
     """
 
-    def __init__(self, app: App, listener: socket.socket, clock: Clock, bounds: ConnectionLimits | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, listener: socket.socket, clock: Clock, limits: ConnectionLimits | None = None
+    ) -> None:
         self.url = url_of(listener)
+        #: Why the server crashed, if it did. Written by its thread as its last act, read by others once it has ended.
         self.failure: BaseException | None = None
         self._listener = listener
         self._clock = clock
+        #: Runs in the thread alone, but for two flags: the thread sets `started`, and `stop` sets `should_exit`.
         self._server = uvicorn.Server(
             uvicorn.Config(
                 cast("Any", app),  # uvicorn's types say TypedDict where the standard says mapping
                 loop="uvloop",
-                http=cast("Any", partial(Bounded, bounds or ConnectionLimits())),
+                http=cast("Any", partial(StrictHttpProtocol, limits or ConnectionLimits())),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -361,7 +100,7 @@ class HttpServer:
         while not self._server.started:
             if not self._thread.is_alive():
                 raise Bug(f"the gateway did not start: {self.failure or 'its log tells why'}")
-            self._clock.wait(_LOOK_SECONDS)
+            self._clock.wait(_POLL_SECONDS)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end."""

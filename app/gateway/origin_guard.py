@@ -8,16 +8,17 @@ once the page is open. Ollama's server refuses both (server/routes.go:1803-1839)
 import ipaddress
 import json
 import socket
-from collections.abc import Iterable, Mapping, MutableMapping
-from typing import Any
+from collections.abc import Iterable
 from urllib.parse import urlsplit
 
-from app.gateway.app import App
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from app.gateway.protocol import dialects
-from app.gateway.protocol.exchange import JSON, Header, Receive, Send
+from app.gateway.protocol.exchange import JSON
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import clean, speech_of
 
-HOME = (".localhost", ".local", ".internal")
+LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
 PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
 """Schemes of programs that show pages of their own."""
 
@@ -25,22 +26,22 @@ PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
 class OriginGuard:
     """Stands before an application, and lets through what comes from this machine."""
 
-    def __init__(self, inside: App) -> None:
+    def __init__(self, inside: ASGIApp) -> None:
         self._inside = inside
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        why = _stranger(scope["headers"]) if scope["type"] == "http" else None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        why = _foreign(scope["headers"]) if scope["type"] == "http" else None
         if why is None:
             await self._inside(scope, receive, send)
         else:
             await _refuse(scope, send, why)
 
 
-def _stranger(headers: Iterable[Header]) -> str | None:
-    """What makes a request a stranger's, if it is one."""
+def _foreign(headers: Iterable[Header]) -> str | None:
+    """Why a request comes from elsewhere; None when it may come from this machine."""
     for name, value in headers:
         text = value.decode("latin-1")
-        if name == b"host" and text and not is_home(_name(f"//{text}")):
+        if name == b"host" and text and not is_local(_name(f"//{text}")):
             return f"it was asked for by the name {text[:100]!r}"
         if name == b"origin" and text and not _is_ours(text):
             return f"a page of {text[:100]!r} asked"
@@ -64,16 +65,16 @@ def _name(address: str) -> str:
         return ""
 
 
-def is_home(name: str) -> bool:
+def is_local(name: str) -> bool:
     """Whether a name can only mean this machine or its own network: nobody else can turn it to another address."""
     try:
         address = ipaddress.ip_address(name)
     except ValueError:
-        return name in {"localhost", socket.gethostname().lower()} or name.endswith(HOME)
+        return name in {"localhost", socket.gethostname().lower()} or name.endswith(LOCAL_SUFFIXES)
     return address.is_loopback or address.is_private or address.is_unspecified
 
 
-async def _refuse(scope: Mapping[str, Any], send: Send, why: str) -> None:
+async def _refuse(scope: Scope, send: Send, why: str) -> None:
     hint = (
         "ask by the address that `up` printed; or configure keys, which let in whoever has one: `ollama-modal keys new`"
     )

@@ -17,30 +17,30 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
-from app.gateway.upstream.cold_start import TierUpstream
+from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.nightly_thread import coming_night
+from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
-from jobs.core.model_name import ModelName
 from jobs.home.home import Home
-from jobs.home.prune_preview import dry_run, stack_of
+from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
-from jobs.registry.allowlist import Registries, is_loopback
+from jobs.registry.allowlist import is_loopback
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
 
 STARTUP = timedelta(minutes=10)
 """For a load from a slow disk. The servers themselves are up before anybody can ask."""
 
-LOOK_EVERY = timedelta(seconds=1)
-"""A look at a directory of this machine takes milliseconds."""
+REFRESH_EVERY = timedelta(seconds=1)
+"""A directory of this machine is read in milliseconds."""
 
 OLLAMA_VERSION = "0.0.0"
-"""Told only for as long as no server has said its own, which the first report does."""
+"""Answered only for as long as no server has said its own, which the first report does."""
 
 
 def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
@@ -51,7 +51,7 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
         NotWritable: the file is not ours to read.
 
     """
-    keys = Keys.gather({str(home.keys): _text(home.keys), VARIABLE: environ.get(VARIABLE, "")})
+    keys = Keys.gather({str(home.keys): _read(home.keys), VARIABLE: environ.get(VARIABLE, "")})
     if keys.is_empty and not is_loopback(host):
         raise BadRequest(
             f"without keys the gateway answers this machine only, not {host!r}",
@@ -62,7 +62,7 @@ def keys_of(home: Home, environ: Mapping[str, str], host: str) -> Keys:
     return keys
 
 
-def _text(path: Path) -> str:
+def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8", errors="replace")
     except FileNotFoundError:
@@ -71,7 +71,7 @@ def _text(path: Path) -> str:
         raise os_trouble(error, doing="reading the keys") from error
 
 
-def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
+def _next_night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
     """What the next night would do.
 
     Raises:
@@ -82,23 +82,21 @@ def _night(home: Home, fleet: Fleet | None, clock: Clock) -> Night:
         raise Refused(
             "no fleet file says what should be here", hint="`ollama-modal up --fleet FILE` sees to it each night"
         )
-    return coming_night(home, stack_of(home), fleet, clock)
+    return coming_night(home, home.need_stack(), fleet, clock)
 
 
 class LocalGateway:
+    """The gateway of this machine. The main thread opens and closes it; `refresh` is any thread's to call."""
+
     def __init__(
         self,
+        plan: StackPlan,
         servers: Servers,
         keys: Keys,
         home: Home,
         clock: Clock,
         *,
-        belongs: Callable[[ModelName], str | None],
-        rate_limit: int | None,
-        registries: Registries,
-        fleet: Fleet | None,
-        quota_bytes: int | None,
-        problems: Callable[[], Sequence[str]] = tuple,
+        problems: Callable[[], Sequence[str]],
     ) -> None:
         self._clock = clock
         self._keyless = keys.is_empty
@@ -108,51 +106,52 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._standing = KnownState(self._facts, source, clock, every=LOOK_EVERY)
+        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY)
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
-                standing=self._standing,
-                router=Router(self._standing, servers.tiers, belongs),
+                known_state=self._known_state,
+                router=Router(self._known_state, servers.tiers, plan.declared_tier),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
                 clock=clock,
                 writer=f"up-{os.getpid()}",
                 version=OLLAMA_VERSION,
-                rate_limit=rate_limit,
-                registries=registries,
-                fleet=fleet,
-                quota_bytes=quota_bytes,
+                rate_limit=plan.rate_limit,
+                registries=plan.registries,
+                fleet=plan.fleet,
+                quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,
                 plans=Plans(
-                    night=lambda: _night(home, fleet, clock),
+                    night=lambda: _next_night(home, plan.fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
             )
         )
-        self._door: HttpServer | None = None
+        #: The main thread's alone.
+        self._http_server: HttpServer | None = None
 
     def open(self, listener: socket.socket) -> HttpServer:
         """Answer there."""
         self._reporter.start()
-        self._standing.start()
-        app = OriginGuard(self.composed.app) if self._keyless else self.composed.app
-        self._door = HttpServer(app, listener, self._clock)
-        self._door.start()
-        return self._door
+        self._known_state.start()
+        app = self.composed.app
+        self._http_server = HttpServer(OriginGuard(app) if self._keyless else app, listener, self._clock)
+        self._http_server.start()
+        return self._http_server
 
-    def look(self) -> None:
-        """Know of what has just changed before anybody is told that it has."""
-        self._standing.refresh()
+    def refresh(self) -> None:
+        """Read again what has just changed, before anybody is told that it has."""
+        self._known_state.refresh()
 
     def close(self) -> None:
-        if self._door is not None:
-            self._door.stop()
-        self._standing.stop()
+        if self._http_server is not None:
+            self._http_server.stop()
+        self._known_state.stop()
         self._reporter.stop()
         self._listing.close()
         self._facts.close()

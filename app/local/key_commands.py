@@ -64,7 +64,7 @@ def new(
     words += [f"models={','.join(models)}"] if models else []
     words += [f"rpm={rpm}"] if rpm is not None else []
     words += [f"concurrent={concurrent}"] if concurrent is not None else []
-    words += [f"expires={isoformat(ending(expires, SystemClock().now()))}"] if expires is not None else []
+    words += [f"expires={isoformat(expiry_of(expires, SystemClock().now()))}"] if expires is not None else []
     if any(len(word.split()) != 1 or "#" in word for word in words):
         raise BadRequest("a value holds a space or a `#`, which no line can", hint="leave it out")
     line = str(Key.parse(" ".join(words)))
@@ -84,11 +84,11 @@ def new(
 def scopes_of(asked: Iterable[str]) -> list[str]:
     """The words of the line, which says all that a key may: `admin` alone, there, is one that cannot chat."""
     words = [word for each in asked for word in each.split(",")] or [CHAT]
-    told = [CHAT] if ADMIN in words else []
-    return list(dict.fromkeys([*told, *(ADMIN if word == ADMIN_ONLY else word for word in words)]))
+    implied = [CHAT] if ADMIN in words else []
+    return list(dict.fromkeys([*implied, *(ADMIN if word == ADMIN_ONLY else word for word in words)]))
 
 
-def ending(text: str, now: datetime) -> datetime:
+def expiry_of(text: str, now: datetime) -> datetime:
     """When a key ends that is said to expire then.
 
     Raises:

@@ -45,27 +45,33 @@ def up(
     Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
     """
     from app.fleet.schema import load  # noqa: PLC0415
-    from app.local.registry_policy import allowed  # noqa: PLC0415
-    from app.local.servers import Wishes  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
-    from app.local.stack import Declared, LocalLimits, StackPlan, live  # noqa: PLC0415
+    from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415
+    from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
     from jobs.weights.prune_plan import Retention  # noqa: PLC0415
 
-    wishes = Wishes(simulate, tuple(tier or ()), models)
-    declared = Declared(load(fleet.absolute()), fleet.absolute()) if fleet is not None else None
-    retention = declared.fleet.retention() if declared else Retention()
-    limits = LocalLimits(
-        replace(retention, quota_bytes=parse_bytes(quota, "--quota")) if quota is not None else retention,
-        parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
-        concurrency,
+    fleet_file = fleet.absolute() if fleet is not None else None
+    declared = load(fleet_file) if fleet_file is not None else None
+    retention = declared.retention() if declared else Retention()
+    stack = StackPlan(
+        simulate=simulate,
+        tiers=tuple(tier or ()),
+        models=models,
+        host=host,
+        port=port,
+        registries=allowed_registries(os.environ, declared, is_loopback=is_loopback(host)),
+        retention=retention if quota is None else replace(retention, quota_bytes=parse_bytes(quota, "--quota")),
+        rate_limit=parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,
+        concurrency=concurrency,
+        fleet=declared,
+        fleet_file=fleet_file,
     )
-    registries = allowed(os.environ, declared.fleet if declared else None, is_loopback=is_loopback(host))
     clock = SystemClock()
     home = home_of(os.environ)
-    with home.held(clock), signalled() as asked:
+    with home.held(clock), stop_signals() as signals:
         on_terminal(home.logs / "up.log")
-        raise typer.Exit(live(StackPlan(wishes, limits, host, port, registries, declared), home, clock, asked))
+        raise typer.Exit(run_stack(stack, home, clock, signals))
 
 
 @app.command()
@@ -84,10 +90,9 @@ def plan(
         done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
-    from jobs.home.prune_preview import stack_of  # noqa: PLC0415
 
     at = this_machine()
-    stack = stack_of(at.home)
+    stack = at.home.need_stack()
     path = fleet or stack.fleet
     if path is None:
         raise Refused(
@@ -101,7 +106,7 @@ def plan(
 
 
 @contextmanager
-def signalled() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """The signals that asked us to stop, as they come.
 
     A handler that only notes the number cannot deadlock with whatever it interrupts, as one that sets an event could.

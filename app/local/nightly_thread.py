@@ -9,15 +9,14 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
+from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import Fleet
-from app.gateway.ops.context import nobody
-from app.local.registry_policy import allowed
+from app.gateway.ops.context import no_ring
+from app.local.plan import allowed_registries
 from app.local.windows import LocalWindows
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, asked_about, night
-from app.scheduler.steps import night_began, tonight
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Unsupported
 from jobs.core.retry import NEVER
@@ -28,13 +27,13 @@ from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
-from jobs.telemetry.night_tries import tried
+from jobs.telemetry.night_tries import tries_of
 from jobs.telemetry.webhook import Webhook
 from jobs.weights.history import Memory, recall
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey, SurveyedModel
 
-LOOK_EVERY = timedelta(minutes=1)
+CHECK_EVERY = timedelta(minutes=1)
 
 
 def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
@@ -49,14 +48,14 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     jobs, now = home.reader(clock).jobs(), clock.now()
     found = weights_of(stack.models, home, clock).survey()
     mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
-    whence = allowed(os.environ, fleet, is_loopback=True)
-    registry = Registry(clock=clock, mirrors=mirror, registries=whence, requests=NEVER)
+    registries = allowed_registries(os.environ, fleet, is_loopback=True)
+    registry = Registry(clock=clock, mirrors=mirror, registries=registries, requests=NEVER)
     return Actual(
         found.known,
-        upstream(registry, asked_about(fleet, found.known)),
+        upstream_tags(registry, asked_about(fleet, found.known)),
         memory,
-        plan(found, memory.around(jobs, loaded(stack.servers, clock)), stack.retention, now),
-        tonight(fleet, jobs, now),
+        plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
+        tonight(fleet.schedule.times, jobs, now),
         frozenset(server.tier for server in stack.servers),
     )
 
@@ -67,16 +66,17 @@ def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 
-class Nights:
+class NightlyThread:
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
         self._windows = LocalWindows(fleet, stack.servers, clock)
         self._outage = StoreOutage("the ledger of the nights", clock)
         self._stopping = threading.Event()
+        #: These two are the nightly thread's own: the night it did last, and whether it has tried none yet.
         self._done: datetime | None = None
         self._is_fresh = True
-        self._thread = threading.Thread(target=self._keep, name="nights", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="nightly", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -85,9 +85,10 @@ class Nights:
         self._stopping.set()
         self._thread.join(timeout=5)
 
-    def _keep(self) -> None:
+    def _run(self) -> None:
+        steps = {"night": self.run_if_due, "windows": self.post_warmups, "alert check": self.check_alerts}
         while True:
-            for what, do in (("night", self.look), ("windows", self.keep_windows), ("watch", self.watch)):
+            for what, do in steps.items():
                 try:
                     do()
                     self._outage.passed(what)
@@ -95,27 +96,27 @@ class Nights:
                     self._outage.met(what, trouble)
                 except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
                     logger.opt(exception=error).error("the {} failed and is tried again: {}", what, error)
-            if self._clock.wait(LOOK_EVERY.total_seconds(), self._stopping):
+            if self._clock.wait(CHECK_EVERY.total_seconds(), self._stopping):
                 return
 
-    def look(self) -> None:
-        """Do the round of this night, unless it was done, or failed just now. A start of `up` tries at once."""
+    def run_if_due(self) -> None:
+        """Run this night, unless it was done, or failed just now. A start of `up` tries at once."""
         now = self._clock.now()
-        began = night_began(self._fleet, now)
-        if began == self._done or not (self._is_fresh or tried(self._facts, began).is_due(now)):
+        began = night_began(self._fleet.schedule.times, now)
+        if began == self._done or not (self._is_fresh or tries_of(self._facts, began).is_due(now)):
             return
         self._is_fresh = False
-        # The workers of this machine hear the bells themselves, and need not be sent for.
-        post = shift.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, nobody)
-        shift.nightly(post, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
+        # The workers of this machine wait at the queue by themselves, and need not be sent for.
+        context = runs.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, no_ring)
+        runs.nightly(context, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 
-    def keep_windows(self) -> None:
+    def post_warmups(self) -> None:
         """Have loaded what an open window wants loaded."""
-        self._windows.keep(self._home.ledger(self._clock))
+        self._windows.post_warmups(self._home.ledger(self._clock))
 
-    def _tell_weights(self, found: Survey) -> None:
-        """Write down what the watch goes by: which models are whole, and how full it is."""
+    def _note_weights(self, found: Survey) -> None:
+        """Write down what the alerts go by: which models are whole, and how full it is."""
         whole = (each for each in found.known if isinstance(each, SurveyedModel))
         self._facts.put(
             keys.WEIGHTS_MODELS, {str(each.name.folded()): {"size": each.size, "facts": None} for each in whole}
@@ -124,11 +125,11 @@ class Nights:
             keys.WEIGHTS_ROOM, {"v": 1, "used": found.usage_bytes, "quota": self._stack.retention.quota_bytes}
         )
 
-    def watch(self) -> None:
+    def check_alerts(self) -> None:
         """See what is wrong, and tell OLLAMA_MODAL_WEBHOOK of it, where that is set."""
         if self._stack.models is not None:
-            self._tell_weights(weights_of(self._stack.models, self._home, self._clock).survey())
+            self._note_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        looked = alert_check.look(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
-        if looked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
-            alert_check.tell(self._facts, self._clock, Webhook(url, clock=self._clock).tell)
+        checked = alert_check.check(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
+        if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
+            alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

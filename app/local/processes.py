@@ -26,17 +26,17 @@ from jobs.store.private_files import opener
 GRACE_SECONDS = 5.0
 """For a server to end its runners; what is left then is killed."""
 
-AGAIN = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
+RESTART_BACKOFF = Backoff(first=timedelta(seconds=1), longest=timedelta(minutes=1))
 """Before one that ended by itself is started again."""
 
-STEADY = timedelta(minutes=2)
+STABLE_AFTER = timedelta(minutes=2)
 """What has run for so long is well: its earlier ends are forgotten."""
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 
 # Run between fork and exec by the child itself. What a thread of ours held at the fork could stop Python code there
 # for ever, so it is a program of its own that becomes the server.
-_TIE = """
+_DEATH_SIGNAL_PROGRAM = """
 import ctypes, os, sys
 ctypes.CDLL(None).prctl(1, 15)  # PR_SET_PDEATHSIG, SIGTERM
 if os.getppid() != int(sys.argv[1]):  # we died before it took effect
@@ -45,7 +45,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-class Child:
+class ServerProcess:
     """A process that leads a group of its own; what it says goes to `log`."""
 
     def __init__(self, name: str, argv: Sequence[str], *, env: Mapping[str, str], log: Path) -> None:
@@ -57,14 +57,14 @@ class Child:
         """
         self.name = name
         self.log = log
-        self._argv = [*_tied(os.getpid()), *argv]
+        self._argv = [*_with_death_signal(os.getpid()), *argv]
         self._env = dict(env)
         try:
             if log.exists():
                 log.replace(log.with_suffix(".log.1"))
         except OSError as error:
             raise os_trouble(error, doing=f"putting the log of {name} aside") from error
-        self._process = self._started()
+        self._process = self._spawned()
 
     def start_again(self) -> None:
         """Start it anew, what it left running killed first. From the main thread, as before.
@@ -74,9 +74,9 @@ class Child:
 
         """
         self.signal(signal.SIGKILL)
-        self._process = self._started()
+        self._process = self._spawned()
 
-    def _started(self) -> "subprocess.Popen[bytes]":
+    def _spawned(self) -> "subprocess.Popen[bytes]":
         try:
             with open(self.log, "ab", opener=opener) as out:
                 process = subprocess.Popen(
@@ -126,30 +126,30 @@ class Child:
             return
 
 
-def stop(children: Iterable[Child], clock: Clock) -> None:
+def stop(processes: Iterable[ServerProcess], clock: Clock) -> None:
     """End all of them side by side: politely, then for good."""
-    left = list(children)
-    for child in left:
-        child.signal(signal.SIGTERM)
+    left = list(processes)
+    for process in left:
+        process.signal(signal.SIGTERM)
     deadline = clock.monotonic() + GRACE_SECONDS
-    while any(not child.has_ended for child in left) and clock.monotonic() < deadline:
-        clock.wait(_LOOK_SECONDS)
-    for child in left:
-        if not child.has_ended:
-            logger.warning("{} did not end within {:.0f} s and is killed", child.name, GRACE_SECONDS)
-        child.signal(signal.SIGKILL)  # its runners, should it have left any
-        child._process.wait()  # noqa: SLF001 - ours
-        logger.info("{} has ended", child.name)
+    while any(not process.has_ended for process in left) and clock.monotonic() < deadline:
+        clock.wait(_POLL_SECONDS)
+    for process in left:
+        if not process.has_ended:
+            logger.warning("{} did not end within {:.0f} s and is killed", process.name, GRACE_SECONDS)
+        process.signal(signal.SIGKILL)  # its runners, should it have left any
+        process._process.wait()  # noqa: SLF001 - ours
+        logger.info("{} has ended", process.name)
 
 
-def _tied(parent: int) -> list[str]:
+def _with_death_signal(parent: int) -> list[str]:
     """What a command line begins with, for the process to be told when we die."""
-    return [sys.executable, "-I", "-S", "-c", _TIE, str(parent)] if sys.platform == "linux" else []
+    return [sys.executable, "-I", "-S", "-c", _DEATH_SIGNAL_PROGRAM, str(parent)] if sys.platform == "linux" else []
 
 
 @dataclass
 class _Ends:
-    """How often a child has ended by itself, since when it runs, and when it is started again, in monotonic seconds."""
+    """How often a process ended by itself, since when it runs, and when it is started again, in monotonic seconds."""
 
     began_at: float
     count: int = 0
@@ -157,58 +157,56 @@ class _Ends:
     again_at: float | None = None
 
 
-class Restarts:
+class Restarter:
     """Starts again what has ended by itself.
 
     Args:
-        children: the processes.
+        processes: the processes.
         clock: for pauses.
 
     """
 
-    def __init__(self, children: Sequence[Child], clock: Clock) -> None:
-        self._children = children
+    def __init__(self, processes: Sequence[ServerProcess], clock: Clock) -> None:
         self._clock = clock
-        self._ends = {child.name: _Ends(clock.monotonic()) for child in children}  # the main thread's alone
-        self._problems: tuple[str, ...] = ()  # the main thread replaces it whole, any thread reads it
+        #: The main thread's alone, like the processes themselves.
+        self._ends = {process: _Ends(clock.monotonic()) for process in processes}
+        #: The main thread replaces it whole, any thread reads it.
+        self._problems: tuple[str, ...] = ()
 
     def problems(self) -> tuple[str, ...]:
         """What ended by itself and has not stayed up since."""
         return self._problems
 
-    def look(self) -> None:
+    def check(self) -> None:
         """See who has ended, and start who is due. Call this from the main thread, often."""
-        for child in self._children:
-            self._look_at(child, self._ends[child.name])
-        self._problems = tuple(self._told(child, ends) for child, ends in self._known() if ends.count)
+        for process, ends in self._ends.items():
+            self._check_one(process, ends)
+        self._problems = tuple(self._problem(process, ends) for process, ends in self._ends.items() if ends.count)
 
-    def _known(self) -> list[tuple[Child, _Ends]]:
-        return [(child, self._ends[child.name]) for child in self._children]
-
-    def _look_at(self, child: Child, ends: _Ends) -> None:
+    def _check_one(self, process: ServerProcess, ends: _Ends) -> None:
         now = self._clock.monotonic()
-        if not child.has_ended:
-            if ends.count and now - ends.began_at >= STEADY.total_seconds():
+        if not process.has_ended:
+            if ends.count and now - ends.began_at >= STABLE_AFTER.total_seconds():
                 ends.count = 0
             return
         if ends.again_at is None:
-            self._put_off(child, ends, child.how_it_ended)
+            self._put_off(process, ends, process.how_it_ended)
         elif now >= ends.again_at:
             try:
-                child.start_again()
+                process.start_again()
             except Trouble as trouble:
-                self._put_off(child, ends, str(trouble))
+                self._put_off(process, ends, str(trouble))
             else:
                 ends.began_at, ends.again_at = now, None
 
-    def _put_off(self, child: Child, ends: _Ends, how: str) -> None:
+    def _put_off(self, process: ServerProcess, ends: _Ends, how: str) -> None:
         ends.count += 1
         ends.how = how
-        pause = AGAIN.delay(ends.count, 1.0).total_seconds()
+        pause = RESTART_BACKOFF.delay(ends.count, 1.0).total_seconds()
         ends.again_at = self._clock.monotonic() + pause
-        logger.error("{}; it is started again in {:.0f} s, and what it said last is in {}", how, pause, child.log)
+        logger.error("{}; it is started again in {:.0f} s, and what it said last is in {}", how, pause, process.log)
 
-    def _told(self, child: Child, ends: _Ends) -> str:
+    def _problem(self, process: ServerProcess, ends: _Ends) -> str:
         times = "" if ends.count == 1 else f", for the {ends.count}th time" if ends.count > 3 else " again"
         then = "it is being started again" if ends.again_at is not None else "it was started again"
-        return f"{ends.how}{times}; {then}, and what it said last is in {child.log}"
+        return f"{ends.how}{times}; {then}, and what it said last is in {process.log}"

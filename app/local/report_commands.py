@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.main import Json, Key, Url, app, commands_at, remote_at, this_machine
-from jobs.cli.output import put_json, put_lines, say, show
+from jobs.cli.output import say, show
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
 from jobs.home.home import home_of
@@ -22,11 +22,11 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
 
     if url:
         commands = commands_at(url, key)
-        found = remote_at(url, key).night()
+        last_night = remote_at(url, key).night()
     else:
         at = this_machine()
-        commands, found = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
-    show(found, (commands.worded(line) for line in lines(found, commands.now)), json=json)
+        commands, last_night = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
+    show(last_night, (commands.worded(line) for line in lines(last_night, commands.now)), json=json)
 
 
 @app.command()
@@ -41,17 +41,16 @@ def cost(
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
-        told = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
-        show(told, Cost.from_json(told).lines(), json=json)
+        answer = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
+        show(answer, Cost.from_json(answer).lines(), json=json)
         return
     at = this_machine()
     began = at.commands.now - parse_span(since, "--since")
     rows = usage(at.home.facts(), since=began.date())
-    found = owned(rows, began, at.commands.now)
+    owned_cost = owned(rows, began, at.commands.now)
+    show(owned_cost.as_json(), owned_cost.use_lines(), json=json)
     if json:
-        put_json(found.as_json())
         return
-    put_lines(found.use_lines())
     if not rows:
         say("nothing was asked of the gateway since then")
     say("nothing here is paid by the second: this machine is yours")
@@ -62,15 +61,12 @@ def cost(
 def windows(fleet: FleetFile = None, json: Json = False) -> None:
     """Tell what declared windows cost in a month, and from how many cold starts on they pay."""
     from app.accounting.window_cost import offers  # noqa: PLC0415
-    from app.fleet.file import HERE  # noqa: PLC0415
+    from app.fleet.file import FLEET_FILE  # noqa: PLC0415
     from app.fleet.schema import load  # noqa: PLC0415
 
     at = this_machine()
     stack = home_of(os.environ).read_stack()
-    found = offers(load(fleet or (stack.fleet if stack and stack.fleet else HERE)), {}, at.commands.clock.now())
-    if json:
-        put_json([each.as_json() for each in found])
-    else:
-        put_lines(line for each in found for line in each.lines())
-    if not found:
+    offered = offers(load(fleet or (stack.fleet if stack and stack.fleet else FLEET_FILE)), {}, at.commands.clock.now())
+    show([each.as_json() for each in offered], (line for each in offered for line in each.lines()), json=json)
+    if not offered:
         say("the fleet declares no windows")

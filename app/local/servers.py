@@ -4,19 +4,19 @@ Decided by what the person asked for and by what is here. Everything that is sta
 """
 
 import os
-import re
 import shutil
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
 from loguru import logger
 
-from app.local.processes import Child
+from app.local.plan import StackPlan
+from app.local.processes import ServerProcess
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
@@ -32,27 +32,8 @@ START = timedelta(seconds=60)
 
 GET_OLLAMA = "get Ollama from https://ollama.com/download (or `pixi run up`, which brings it), or pass --simulate"
 
-_TIER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
-_LOOK_SECONDS = 0.05
-_ASKED = timedelta(seconds=2)
-
-
-@dataclass(frozen=True)
-class Wishes:
-    """What the person asked `up` for."""
-
-    simulate: bool
-    tiers: tuple[str, ...]
-    models: Path | None
-
-    def __post_init__(self) -> None:
-        for name in self.tiers:
-            if not _TIER.fullmatch(name):
-                raise BadRequest(f"{name!r} names no tier", hint="small letters, digits and dashes, like a10g or h100")
-        if len(set(self.tiers)) < len(self.tiers):
-            raise BadRequest(
-                f"a tier is named twice: {', '.join(self.tiers)}", hint="each --tier is a server of its own"
-            )
+_POLL_SECONDS = 0.05
+_PROBE_TIMEOUT = timedelta(seconds=2)
 
 
 @dataclass(frozen=True)
@@ -66,27 +47,36 @@ class Servers:
     mirror: str | None = None
     """The registry to use instead of all others."""
     why_by_server: str | None = None
-    children: tuple[Child, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
-class Ground:
-    """Where servers are started: the home, the environment, the clock, and who takes them down again."""
+class ServerLauncher:
+    """Starts server processes.
 
+    Args:
+        plan: what was asked for.
+        home: where their logs lie.
+        environ: what they inherit.
+        clock: for waiting until they answer.
+        processes: gets each that is started, for whoever takes them down again.
+        check: raises when somebody wants us to stop.
+
+    """
+
+    plan: StackPlan
     home: Home
     environ: Mapping[str, str]
     clock: Clock
-    children: list[Child]
+    processes: list[ServerProcess]
     check: Callable[[], None]
-    """Raises when somebody wants us to stop."""
 
-    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> Child:
-        child = Child(name, argv, env={**self.environ, **env}, log=self.home.logs / f"{name}.log")
-        self.children.append(child)
-        return child
+    def start(self, name: str, argv: Sequence[str], env: Mapping[str, str]) -> ServerProcess:
+        process = ServerProcess(name, argv, env={**self.environ, **env}, log=self.home.logs / f"{name}.log")
+        self.processes.append(process)
+        return process
 
 
-def bring_up(wishes: Wishes, ground: Ground) -> Servers:
+def find_or_start(launcher: ServerLauncher) -> Servers:
     """Find or start the servers, and wait until all of them answer.
 
     Raises:
@@ -94,39 +84,39 @@ def bring_up(wishes: Wishes, ground: Ground) -> Servers:
         ServerTrouble: a server ended while it started.
 
     """
-    if wishes.simulate:
-        return _simulated(wishes, ground)
-    host = OllamaHost.parse(ground.environ.get("OLLAMA_HOST", ""))
-    if not wishes.tiers and (version := _version(host.url, ground.clock)) is not None:
-        return _found(host.url, version, wishes, ground)
-    return _started(wishes, ground, host.url)
+    if launcher.plan.simulate:
+        return _start_simulated(launcher)
+    host = OllamaHost.parse(launcher.environ.get("OLLAMA_HOST", ""))
+    if not launcher.plan.tiers and (version := _version(host.url, launcher.clock)) is not None:
+        return _running_server(host.url, version, launcher)
+    return _start_servers(launcher, host.url)
 
 
 # -- an Ollama that is there -------------------------------------------------------------------------------------------
 
 
-def _found(url: str, version: str, wishes: Wishes, ground: Ground) -> Servers:
-    models, why = _directory_of_found(url, wishes, ground)
+def _running_server(url: str, version: str, launcher: ServerLauncher) -> Servers:
+    models, why = _directory_of_running(url, launcher)
     logger.info("using the Ollama {} that runs at {}", version, url)
     if why:
         logger.info("pulls go through that server: {}", why)
     return Servers((LOCAL,), (url,), models, why_by_server=why)
 
 
-def _directory_of_found(url: str, wishes: Wishes, ground: Ground) -> tuple[Path | None, str | None]:
+def _directory_of_running(url: str, launcher: ServerLauncher) -> tuple[Path | None, str | None]:
     """The directory of a server that is not ours, when we may write it and can tell that it is the right one."""
-    named = _named_models(wishes, ground.environ)
+    named = _models_option(launcher.plan, launcher.environ)
     if named is None:
         return None, "its models directory was not named (--models, or OLLAMA_MODELS)"
-    weights = _weights(named, ground)
+    weights = _weights(named, launcher)
     if not weights.is_ours():
         return None, f"{str(named)!r} is not ours to write"
-    here = {(str(model.name.folded()), model.digest) for model in weights.models()}
-    with OllamaClient(url, clock=ground.clock, policy=NEVER) as ollama:
-        there = {(str(ModelName.parse(model.name).folded()), model.digest) for model in ollama.tags()}
-    if not here:
+    ours = {(str(model.name.folded()), model.digest) for model in weights.models()}
+    with OllamaClient(url, clock=launcher.clock, policy=NEVER) as ollama:
+        theirs = {(str(ModelName.parse(model.name).folded()), model.digest) for model in ollama.tags()}
+    if not ours:
         return None, f"{str(named)!r} holds no model yet, so nobody can tell whether it is that server's"
-    if here != there:
+    if ours != theirs:
         return None, f"{str(named)!r} is not that server's directory: they list different models"
     return named, None
 
@@ -134,18 +124,20 @@ def _directory_of_found(url: str, wishes: Wishes, ground: Ground) -> tuple[Path 
 # -- an Ollama that we start -------------------------------------------------------------------------------------------
 
 
-def _started(wishes: Wishes, ground: Ground, silent: str) -> Servers:
-    binary = shutil.which("ollama", path=ground.environ.get("PATH"))
+def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
+    binary = shutil.which("ollama", path=launcher.environ.get("PATH"))
     if binary is None:
-        asked = "no `ollama` is on PATH" if wishes.tiers else f"no Ollama answers at {silent}, and none is on PATH"
-        raise Refused(asked, hint=GET_OLLAMA)
-    models = _prepared(_named_models(wishes, ground.environ) or _default_models(ground.environ), ground)
+        why = "no `ollama` is on PATH"
+        if not launcher.plan.tiers:
+            why = f"no Ollama answers at {silent}, and none is on PATH"
+        raise Refused(why, hint=GET_OLLAMA)
+    models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     # A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
-    named = wishes.tiers or (LOCAL.name,)
-    tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), ground.environ) for name in named)
+    named = launcher.plan.tiers or (LOCAL.name,)
+    tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), launcher.environ) for name in named)
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
-    urls = _serve(tiers, ground, [binary, "serve"], own)
-    return Servers(tiers, urls, models, children=tuple(ground.children))
+    urls = _serve(tiers, launcher, [binary, "serve"], own)
+    return Servers(tiers, urls, models)
 
 
 def _default_models(environ: Mapping[str, str]) -> Path:
@@ -155,44 +147,44 @@ def _default_models(environ: Mapping[str, str]) -> Path:
 # -- simulated ones ----------------------------------------------------------------------------------------------------
 
 
-def _simulated(wishes: Wishes, ground: Ground) -> Servers:
+def _start_simulated(launcher: ServerLauncher) -> Servers:
     from jobs.testing.models import LIBRARY, SCALE  # noqa: PLC0415 - the doubles are no part of a real stack
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
     logger.info("the simulated registry has {}", ", ".join(str(model.name) for model in LIBRARY))
     # OLLAMA_MODELS names real models; noise must never come to lie among them.
-    models = _prepared(_named_models(wishes, {}) or ground.home.root / "simulated" / "models", ground)
-    mirror, *_ = _urls(1)
+    models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
+    mirror, *_ = _free_urls(1)
     port = mirror.rpartition(":")[2]
-    registry = ground.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
-    _await([(registry, mirror)], ground, _accepts)
+    registry = launcher.start("registry", [sys.executable, "-m", "jobs.testing.registry", "--port", port], {})
+    _wait_until_up([(registry, mirror)], launcher, _accepts)
     tiers = tuple(
         replace(
             tier,
             vram_bytes=tier.vram_bytes // SCALE if tier.vram_bytes else None,
             runner_bytes=tier.runner_bytes // SCALE,
         )
-        for tier in map(_tier, wishes.tiers or (LOCAL.name,))
+        for tier in map(_tier, launcher.plan.tiers or (LOCAL.name,))
     )
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1"}
-    urls = _serve(tiers, ground, argv, own)
-    return Servers(tiers, urls, models, simulated=True, mirror=mirror, children=tuple(ground.children))
+    urls = _serve(tiers, launcher, argv, own)
+    return Servers(tiers, urls, models, simulated=True, mirror=mirror)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
 
 
-def _named_models(wishes: Wishes, environ: Mapping[str, str]) -> Path | None:
-    named = wishes.models or environ.get("OLLAMA_MODELS") or None
+def _models_option(plan: StackPlan, environ: Mapping[str, str]) -> Path | None:
+    named = plan.models or environ.get("OLLAMA_MODELS") or None
     return Path(os.path.abspath(named)) if named else None  # noqa: PTH100 - resolve() would follow links
 
 
-def _weights(models: Path, ground: Ground) -> ModelsDirectory:
-    return ModelsDirectory(models, lock=ground.home.weights_lock, persist=lambda: None, clock=ground.clock)
+def _weights(models: Path, launcher: ServerLauncher) -> ModelsDirectory:
+    return ModelsDirectory(models, lock=launcher.home.weights_lock, persist=lambda: None, clock=launcher.clock)
 
 
-def _prepared(models: Path, ground: Ground) -> Path:
+def _prepared(models: Path, launcher: ServerLauncher) -> Path:
     """The directory, ready for pulls: better refused now than by every job.
 
     Raises:
@@ -200,7 +192,7 @@ def _prepared(models: Path, ground: Ground) -> Path:
 
     """
     try:
-        _weights(models, ground).prepare()
+        _weights(models, launcher).prepare()
     except Trouble as trouble:
         raise BadRequest(str(trouble), hint=trouble.hint) from trouble
     return models
@@ -210,17 +202,19 @@ def _tier(name: str) -> Tier:
     return KNOWN_TIERS.get(name) or Tier(name, None, gpu_promised=False)
 
 
-def _serve(tiers: Sequence[Tier], ground: Ground, argv: Sequence[str], own: Mapping[str, str]) -> tuple[str, ...]:
-    urls = _urls(len(tiers))
+def _serve(
+    tiers: Sequence[Tier], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
+) -> tuple[str, ...]:
+    urls = _free_urls(len(tiers))
     started = [
-        (ground.start(f"ollama-{tier.name}", argv, {**own, "OLLAMA_HOST": url.removeprefix("http://")}), url)
+        (launcher.start(f"ollama-{tier.name}", argv, {**own, "OLLAMA_HOST": url.removeprefix("http://")}), url)
         for tier, url in zip(tiers, urls, strict=True)
     ]
-    _await(started, ground, _version)
+    _wait_until_up(started, launcher, _version)
     return urls
 
 
-def _urls(count: int) -> tuple[str, ...]:
+def _free_urls(count: int) -> tuple[str, ...]:
     """Loopback addresses that are free."""
     with ExitStack() as held:
         numbers = []
@@ -232,25 +226,27 @@ def _urls(count: int) -> tuple[str, ...]:
     return tuple(f"http://127.0.0.1:{number}" for number in numbers)
 
 
-def _await(started: Sequence[tuple[Child, str]], ground: Ground, answers: Callable[[str, Clock], str | None]) -> None:
-    deadline = ground.clock.monotonic() + START.total_seconds()
-    for child, url in started:
-        while answers(url, ground.clock) is None:
-            ground.check()
-            child.require_alive()
-            if ground.clock.monotonic() > deadline:
+def _wait_until_up(
+    started: Sequence[tuple[ServerProcess, str]], launcher: ServerLauncher, answers: Callable[[str, Clock], str | None]
+) -> None:
+    deadline = launcher.clock.monotonic() + START.total_seconds()
+    for process, url in started:
+        while answers(url, launcher.clock) is None:
+            launcher.check()
+            process.require_alive()
+            if launcher.clock.monotonic() > deadline:
                 raise Unreachable(
-                    f"{child.name} did not answer at {url} within {START.total_seconds():.0f} s",
-                    hint=f"what it said is in {child.log}",
+                    f"{process.name} did not answer at {url} within {START.total_seconds():.0f} s",
+                    hint=f"what it said is in {process.log}",
                 )
-            ground.clock.wait(_LOOK_SECONDS)
-        child.require_alive()  # else somebody else took the port, and it is they who answer
+            launcher.clock.wait(_POLL_SECONDS)
+        process.require_alive()  # else somebody else took the port, and it is they who answer
 
 
 def _version(url: str, clock: Clock) -> str | None:
     """The version of the Ollama there, if there is one that answers."""
     try:
-        with OllamaClient(url, policy=NEVER, clock=clock, stall=_ASKED) as ollama:
+        with OllamaClient(url, policy=NEVER, clock=clock, stall=_PROBE_TIMEOUT) as ollama:
             return ollama.version() or "of no version"
     except Trouble:
         return None
@@ -258,8 +254,9 @@ def _version(url: str, clock: Clock) -> str | None:
 
 def _accepts(url: str, _: Clock) -> str | None:
     """Whether anybody takes connections there."""
+    address = ("127.0.0.1", int(url.rpartition(":")[2]))
     try:
-        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), timeout=_ASKED.total_seconds()):
+        with socket.create_connection(address, timeout=_PROBE_TIMEOUT.total_seconds()):
             return "yes"
     except OSError:
         return None

@@ -8,34 +8,29 @@ import os
 import signal
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
-from pathlib import Path
 
 from loguru import logger
 
-from app.fleet.schema import Fleet
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
-from app.local.nightly_thread import Nights
-from app.local.processes import Child, Restarts, stop
-from app.local.servers import Ground, Servers, Wishes, bring_up
+from app.local.nightly_thread import NightlyThread
+from app.local.plan import StackPlan
+from app.local.processes import Restarter, ServerProcess, stop
+from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
-from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.home.prune_preview import weights_use
 from jobs.ollama.client import OllamaClient
-from jobs.registry.allowlist import Registries
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import Retention
 
-LOOK_SECONDS = 0.1
+CHECK_SECONDS = 0.1
 """How soon a signal, a server that ended or a gateway that did is noticed."""
 
 
@@ -43,38 +38,7 @@ class StackStopped(Exception):
     """Somebody asked us to stop."""
 
 
-@dataclass(frozen=True)
-class LocalLimits:
-    retention: Retention
-    rate_limit: int | None
-    concurrency: int
-
-
-@dataclass(frozen=True)
-class Declared:
-    """What should be here, and the file that says so."""
-
-    fleet: Fleet
-    path: Path
-
-
-@dataclass(frozen=True)
-class StackPlan:
-    """What was asked for: servers, limits, where the gateway listens, whence models come, and what should be here."""
-
-    wishes: Wishes
-    limits: LocalLimits
-    host: str
-    port: int
-    registries: Registries
-    declared: Declared | None = None
-
-    def belongs(self, name: ModelName) -> str | None:
-        """The tier that is declared for a model, if one is."""
-        return self.declared.fleet.belongs(name) if self.declared else None
-
-
-def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int:
+def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int]) -> int:
     """Run until a signal (0), or until the gateway is lost (1).
 
     A server that ends and a worker that crashes are started again, and told of in the gateway's health: the rest of it
@@ -82,50 +46,41 @@ def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int
     """
 
     def check() -> None:
-        if asked:
-            raise StackStopped(f"stopping on {signal.Signals(asked[0]).name}")
+        if signals:
+            raise StackStopped(f"stopping on {signal.Signals(signals[0]).name}")
 
-    children: list[Child] = []
+    processes: list[ServerProcess] = []
     is_up = False
     keys = keys_of(home, os.environ, plan.host)
     try:
         with ExitStack() as ending:
             ending.callback(logger.info, "up has ended")
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
-            ending.callback(stop, children, clock)
-            servers = bring_up(plan.wishes, Ground(home, os.environ, clock, children, check))
-            restarts = Restarts(children, clock)
-            tell: list[Callable[[], tuple[str, ...]]] = [restarts.problems]
+            ending.callback(stop, processes, clock)
+            servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
+            restarter = Restarter(processes, clock)
+            problems: list[Callable[[], tuple[str, ...]]] = [restarter.problems]  # grown before the gateway opens
             gateway = LocalGateway(
-                servers,
-                keys,
-                home,
-                clock,
-                belongs=plan.belongs,
-                rate_limit=plan.limits.rate_limit,
-                registries=plan.registries,
-                fleet=plan.declared.fleet if plan.declared else None,
-                quota_bytes=plan.limits.retention.quota_bytes,
-                problems=lambda: [problem for told in tuple(tell) for problem in told()],
+                plan, servers, keys, home, clock, problems=lambda: [problem for each in problems for problem in each()]
             )
             ending.callback(gateway.close)
-            shop = task_context(servers, plan, home, clock)
-            workers = Workers(home, shop, clock, at_weights=plan.limits.concurrency, changed=gateway.look)
+            context = task_context(servers, plan, home, clock)
+            workers = Workers(home, context, clock, at_weights=plan.concurrency, changed=gateway.refresh)
             ending.callback(workers.stop)
             workers.start()
-            tell.append(workers.problems)
+            problems.append(workers.problems)
             is_up = True
-            door = gateway.open(listener)
-            stack = announce(servers, plan, door, home, clock)
-            if plan.declared is not None:
-                nights = Nights(home, stack, plan.declared.fleet, clock)
-                ending.callback(nights.stop)
-                nights.start()
+            server = gateway.open(listener)
+            stack = record_stack(servers, plan, server.url, home, clock)
+            if plan.fleet is not None:
+                nightly = NightlyThread(home, stack, plan.fleet, clock)
+                ending.callback(nightly.stop)
+                nightly.start()
             while True:
                 check()
-                restarts.look()
-                _require(door)
-                clock.wait(LOOK_SECONDS)
+                restarter.check()
+                _require_running(server)
+                clock.wait(CHECK_SECONDS)
     except StackStopped as stopped:
         logger.info("{}", stopped)
         return 0
@@ -138,15 +93,15 @@ def live(plan: StackPlan, home: Home, clock: Clock, asked: Sequence[int]) -> int
         return 1
 
 
-def _require(door: HttpServer) -> None:
+def _require_running(server: HttpServer) -> None:
     """Insist that the gateway runs: without it nobody is served, and nobody is told.
 
     Raises:
         Bug: it has ended.
 
     """
-    if door.has_ended:
-        raise Bug(f"the gateway ended by itself: {door.failure or 'the log tells why'}")
+    if server.has_ended:
+        raise Bug(f"the gateway ended by itself: {server.failure or 'the log tells why'}")
 
 
 def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) -> TaskContext:
@@ -164,38 +119,37 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
             tier.name: OllamaClient(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)
         },
         tiers=servers.tiers,
-        belongs=plan.belongs,
-        retention=plan.limits.retention,
-        around=lambda: weights_use(home, named(servers), clock),
+        declared_tier=plan.declared_tier,
+        retention=plan.retention,
+        weights_use=lambda: weights_use(home, local_servers(servers), clock),
     )
 
 
-def named(servers: Servers) -> tuple[LocalServer, ...]:
+def local_servers(servers: Servers) -> tuple[LocalServer, ...]:
     return tuple(LocalServer(tier.name, url) for tier, url in zip(servers.tiers, servers.urls, strict=True))
 
 
-def announce(servers: Servers, plan: StackPlan, door: HttpServer, home: Home, clock: Clock) -> Stack:
+def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, clock: Clock) -> Stack:
     """Write the stack down for the other commands, and say that it is ready."""
-    limits = plan.limits
     stack = Stack(
         pid=os.getpid(),
         started_at=clock.now(),
         simulated=servers.simulated,
-        servers=named(servers),
+        servers=local_servers(servers),
         models=servers.models,
-        gateway=door.url,
-        retention=limits.retention,
-        rate_limit=limits.rate_limit,
+        gateway=gateway,
+        retention=plan.retention,
+        rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
-        fleet=plan.declared.path if plan.declared else None,
+        fleet=plan.fleet_file,
         mirror=servers.mirror,
     )
     home.write_stack(stack)
-    for server in stack.servers:
-        logger.info("tier {} answers at {}", server.tier, server.url)
-    most = limits.retention.quota_bytes
+    for each in stack.servers:
+        logger.info("tier {} answers at {}", each.tier, each.url)
+    most = plan.retention.quota_bytes
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
-    logger.info("the gateway answers at {}", door.url)
-    put(f"ready {door.url}")
+    logger.info("the gateway answers at {}", gateway)
+    put(f"ready {gateway}")
     return stack

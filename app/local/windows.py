@@ -14,14 +14,14 @@ from app.scheduler.wake_budget import BY_WINDOW
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.home import LocalServer
-from jobs.home.status import asked
+from jobs.home.status import client_of
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 
-AHEAD = timedelta(minutes=5)
+RENEW_BEFORE = timedelta(minutes=5)
 """One that would be unloaded so soon is warmed again, which has it stay."""
 
-AGAIN = timedelta(minutes=15)
+RETRY_AFTER = timedelta(minutes=15)
 """One that cannot be loaded, or was pushed out by another, is tried again no sooner."""
 
 
@@ -42,13 +42,15 @@ class LocalWindows:
                 "windows of tier {} have no effect: no server here is of it; `up --tier {}` has one", tier, tier
             )
 
-    def keep(self, ledger: Ledger) -> list[str]:
-        """One round; the jobs that it posted."""
+    def post_warmups(self, ledger: Ledger) -> list[str]:
+        """Post a warm-up of each model that should be loaded and is not, or not for long; the ids of the jobs."""
         now = self._clock.now()
-        wanted = set(self._wanted(now))
-        stays = {tier: self._stays(tier, now) for tier in {tier for tier, _ in wanted}}
+        wanted = set(self._models_wanted(now))
+        stays = {tier: self._models_staying(tier, now) for tier in {tier for tier, _ in wanted}}
         tried = {
-            job.subject for job in ledger.reader.jobs() if job.posted_by == BY_WINDOW and now - job.posted_at < AGAIN
+            job.subject
+            for job in ledger.reader.jobs()
+            if job.posted_by == BY_WINDOW and now - job.posted_at < RETRY_AFTER
         }
         missing = sorted(
             (tier, str(name)) for tier, name in wanted if name not in stays[tier] and str(name) not in tried
@@ -56,13 +58,13 @@ class LocalWindows:
         requests = [KINDS["warm"].request(name, {"tier": tier}) for tier, name in missing]
         return [ledger.post(*request, by=BY_WINDOW).job.id for request in requests]
 
-    def _wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
+    def _models_wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
         for window in self._fleet.windows_open(now):
             if window.tier in self._servers:
                 yield from ((window.tier, ModelName.parse(text).folded()) for text in window.models)
 
-    def _stays(self, tier: str, now: datetime) -> set[ModelName]:
+    def _models_staying(self, tier: str, now: datetime) -> set[ModelName]:
         """What is loaded there, and for some time to come."""
-        with asked(self._servers[tier], self._clock) as server:
+        with client_of(self._servers[tier], self._clock) as server:
             running = server.ps()
-        return {ModelName.parse(each.name).folded() for each in running if each.expires_at - now > AHEAD}
+        return {ModelName.parse(each.name).folded() for each in running if each.expires_at - now > RENEW_BEFORE}

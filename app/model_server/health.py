@@ -85,17 +85,17 @@ def of_tier(tier: str, reports: Iterable[Report], now: datetime, *, is_absent: b
     reports = tuple(reports)
     starts = refused_starts(reports, now)
     recent = sorted((each for each in reports if now - each.at <= LOST_FOR), key=lambda report: report.at)
-    found = {report.container: of_container(report, now) for report in recent}
-    containers = {name: state for name, (state, _) in found.items()}
+    states = {report.container: of_container(report, now) for report in recent}
+    containers = {name: state for name, (state, _) in states.items()}
     if starts.is_broken and (is_absent or not any(_is_up(each, now) for each in recent)):
         return Health(tier, "lost", f"its starts are refused: {starts.why}", containers, starts.next_at)
     for state in ("degraded", "ready", "waking"):
-        whys = [why for said, why in found.values() if said == state]
+        whys = [why for each, why in states.values() if each == state]
         if whys:
             return Health(tier, state, next(filter(None, whys), ""), containers)
     last = recent[-1].container if recent else None
-    if last is not None and found[last][0] == "lost":
-        return Health(tier, "lost", found[last][1], containers)
+    if last is not None and states[last][0] == "lost":
+        return Health(tier, "lost", states[last][1], containers)
     return Health(tier, "asleep", "", containers)
 
 

@@ -43,7 +43,7 @@ class ModelsView:
         self._volume = Layout(volume)
 
     def names(self) -> list[ModelName]:
-        return [file.name for file in self.layout.manifest_files()[0]]
+        return [file.name for file in self.layout.manifest_files()]
 
     def blobs(self, name: str) -> frozenset[str]:
         """The file names of a served model's blobs; none for one that is not served, or no longer."""
@@ -59,7 +59,7 @@ class ModelsView:
         self._link_blobs()
         whole: dict[ModelName, bytes] = {}
         withheld: list[tuple[ModelName, str]] = []
-        for each in survey.loaded(self._volume):
+        for each in survey.read_models(self._volume):
             why = _unreadable(self._volume, each) if isinstance(each, SurveyedModel) else each.cause
             if isinstance(each, SurveyedModel) and not why:
                 whole[each.name] = each.manifest.raw
@@ -68,9 +68,10 @@ class ModelsView:
         dropped = tuple(name for name in self.names() if name not in whole)
         for name in dropped:
             self._drop(name)
-        brought = tuple(name for name, raw in sorted(whole.items()) if self._bring(name, raw))
-        self._tell(Changes(brought, dropped, tuple(withheld)))
-        return Changes(brought, dropped, tuple(withheld))
+        brought = tuple(name for name, raw in sorted(whole.items()) if self._copy_manifest(name, raw))
+        changes = Changes(brought, dropped, tuple(withheld))
+        self._log_changes(changes)
+        return changes
 
     def _link_blobs(self) -> None:
         """Link to the volume's blobs. While an empty volume has none, a folder stands there: Ollama insists on one."""
@@ -83,7 +84,7 @@ class ModelsView:
             shutil.rmtree(blobs, ignore_errors=True)
             blobs.symlink_to(self._volume.blobs, target_is_directory=True)
 
-    def _bring(self, name: ModelName, raw: bytes) -> bool:
+    def _copy_manifest(self, name: ModelName, raw: bytes) -> bool:
         target = self.layout.manifest(name)
         if target.is_file() and target.read_bytes() == raw:
             return False
@@ -101,7 +102,7 @@ class ModelsView:
                 break
             folder.rmdir()
 
-    def _tell(self, changes: Changes) -> None:
+    def _log_changes(self, changes: Changes) -> None:
         for name in changes.brought:
             logger.info("now served: {}", name)
         for name in changes.dropped:

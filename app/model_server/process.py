@@ -30,7 +30,7 @@ _ANSWER_WITHIN = timedelta(seconds=30)
 """Ollama accepts connections at once, and answers when it has found its GPUs: its own limit for that."""
 
 _ENDS_WITHIN_SECONDS = 10
-_LAST_WORDS = 20
+_LAST_LINES = 20
 
 _FOREIGN = re.compile(r"LLAMA_ARG_|MODAL_(IDENTITY_)?TOKEN$|OLLAMA_API_KEYS")
 """What is in a container's environment and not Ollama's to know: secrets, and what would change how models load."""
@@ -84,20 +84,21 @@ class Daemon:
         on_death: Callable[[int], None],
         command: Sequence[str] = COMMAND,
     ) -> None:
+        #: How many requests for inference it has answered, by its own log. Counted by the thread that reads its output;
+        #: others only read it.
         self.served = 0
-        """How many requests for inference it has answered, by its own log."""
+        #: The blobs of models that were last loaded with no layer on the GPU, because somebody asked for that. The
+        #: thread that reads the output adds and discards; others only look one up.
         self.kept_off_the_gpu: set[str] = set()
-        """The blobs of models that were last loaded with no layer on the GPU, because somebody asked for that.
-
-        The thread that listens adds and discards; others only look one up.
-        """
         self._environ = dict(environ)
         self._host = host
         self._clock = clock
         self._on_death = on_death
         self._command = list(command)
-        self._last_words: deque[str] = deque(maxlen=_LAST_WORDS)
+        #: Appended by the thread that reads the output; read, once that has ended, by whoever reports a failed start.
+        self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._stopping = threading.Event()
+        #: These two are written by `start`, before the two threads begin; all read them.
         self._child: subprocess.Popen[str] | None = None
         self._threads: list[threading.Thread] = []
 
@@ -122,7 +123,7 @@ class Daemon:
             )
         except OSError as error:
             raise ServerTrouble(f"{self._command[0]!r} cannot be started: {error.strerror}") from error
-        for work in (self._listen, self._watch):
+        for work in (self._read_output, self._await_end):
             thread = threading.Thread(target=work, args=(self._child,), name=f"ollama {work.__name__}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -131,7 +132,7 @@ class Daemon:
         """Its version, once it answers.
 
         Raises:
-            ServerTrouble: it ended, or did not answer in time; the message has its last words.
+            ServerTrouble: it ended, or did not answer in time; the message has its last lines.
 
         """
         deadline = self._clock.monotonic() + within.total_seconds()
@@ -140,8 +141,7 @@ class Daemon:
                 try:
                     return ollama.version()
                 except NetworkTrouble as trouble:
-                    if not self.is_alive:
-                        raise self._trouble(f"ollama ended with {self._code()} before it answered") from trouble
+                    self.require_alive("before it answered")
                     if self._clock.monotonic() > deadline:
                         raise self._trouble(f"ollama did not answer for {within.total_seconds():g} s") from trouble
                 self._clock.wait(_READY_POLL_SECONDS)
@@ -149,6 +149,16 @@ class Daemon:
     @property
     def is_alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
+
+    def require_alive(self, until: str) -> None:
+        """Insist that it runs.
+
+        Raises:
+            ServerTrouble: it has ended; the message has its last lines.
+
+        """
+        if not self.is_alive:
+            raise self._trouble(f"ollama ended with {self._code()} {until}")
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -185,15 +195,15 @@ class Daemon:
     def _trouble(self, what: str) -> ServerTrouble:
         for thread in self._threads:
             thread.join(timeout=0.2)
-        return ServerTrouble(": ".join([what, " / ".join(self._last_words) or "without a word"]))
+        return ServerTrouble(": ".join([what, " / ".join(self._last_lines) or "without a word"]))
 
-    def _listen(self, child: "subprocess.Popen[str]") -> None:
+    def _read_output(self, child: "subprocess.Popen[str]") -> None:
         assert child.stdout is not None
         with child.stdout as lines:
             for line in lines:
-                self._heard(line.rstrip())
+                self._read_line(line.rstrip())
 
-    def _heard(self, line: str) -> None:
+    def _read_line(self, line: str) -> None:
         if _ANSWERED.match(line):
             self.served += 1
         if load := _LOADS.search(line):
@@ -202,10 +212,10 @@ class Daemon:
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here
-        self._last_words.append(line)
+        self._last_lines.append(line)
         logger.log(_LEVELS[level[1]] if level else "INFO", "ollama: {}", line)
 
-    def _watch(self, child: "subprocess.Popen[str]") -> None:
+    def _await_end(self, child: "subprocess.Popen[str]") -> None:
         code = child.wait()
         if not self._stopping.is_set():
             self._signal(signal.SIGKILL)

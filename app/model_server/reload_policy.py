@@ -1,7 +1,7 @@
-"""When a server may take in new weights: the pure part. It looks at nothing by itself.
+"""When a server may take in new weights: the pure part. It asks nobody.
 
 The volume in a container stays as it was until it is reloaded, and a reload needs every file in it closed. So it waits
-until no request is in flight; a model in memory must have been left alone since the last look, and is unloaded for it.
+until no request is in flight; a model in memory must have been left alone since the last check, and is unloaded for it.
 
 A server that is never left alone asks for a pause once the weights have waited for long: the gateway then holds new
 requests back, those in flight end, and nobody sees an error. A pause that was too short for them is followed by a
@@ -35,7 +35,7 @@ class ReloadStep(StrEnum):
 
 @dataclass(frozen=True)
 class ServerView:
-    """What was to be seen of a server at one moment.
+    """A server at one moment.
 
     Args:
         loaded: the models in memory, each with when it expires: that moves with every request that ends.
@@ -54,13 +54,13 @@ class ServerView:
 
 
 def next_step(
-    wanted: Any, known: Any, look: ServerView, before: ServerView | None, waited: timedelta = timedelta(0)
+    wanted: Any, current: Any, view: ServerView, last_view: ServerView | None, waited: timedelta = timedelta(0)
 ) -> ReloadStep:
-    """What to do about a generation that is wanted, when another one has been known for so long."""
-    if wanted == known:
+    """What to do about a generation that is wanted, when another one has been served for so long."""
+    if wanted == current:
         return ReloadStep.NOTHING
-    left_alone = not look.loaded or look == before
-    if look.in_flight == 0 and left_alone:
+    left_alone = not view.loaded or view == last_view
+    if view.in_flight == 0 and left_alone:
         return ReloadStep.REFRESH
     return ReloadStep.PAUSE if waited >= OVERDUE else ReloadStep.LATER
 

@@ -4,13 +4,13 @@ Whoever wants to know how the servers are reads these, and asks none of them. A 
 still opens: what it does not say is empty here.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
 from app.model_server.gpu import Gpu
-from jobs.core.clock import isoformat, parse_moment
+from jobs.core import foreign
+from jobs.core.clock import isoformat
 from jobs.ollama.responses import Running
 from jobs.store import keys
 from jobs.store.protocols import DictLike
@@ -48,14 +48,14 @@ class Loaded:
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
-        wire = _mapping(document)
+        wire = foreign.fields(document)
         return cls(
-            name=_text(wire.get("name")),
-            size=_count(wire.get("size")),
-            size_vram=_count(wire.get("size_vram")),
-            context=_count(wire.get("context")),
-            digest=_text(wire.get("digest")),
-            expires_at=_moment(wire.get("expires_at")),
+            name=foreign.text(wire.get("name")),
+            size=foreign.count(wire.get("size")),
+            size_vram=foreign.count(wire.get("size_vram")),
+            context=foreign.count(wire.get("context")),
+            digest=foreign.text(wire.get("digest")),
+            expires_at=foreign.moment(wire.get("expires_at")),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -118,29 +118,29 @@ class Report:
 
     @classmethod
     def from_json(cls, document: Any) -> Self:
-        wire = _mapping(document)
-        requests = _mapping(wire.get("requests"))
+        wire = foreign.fields(document)
+        requests = foreign.fields(wire.get("requests"))
         price = wire.get("dollars_per_hour")
         return cls(
-            tier=_text(wire.get("tier")),
-            container=_text(wire.get("container")),
-            state=_text(wire.get("state")),
-            at=_moment(wire.get("at")) or _LONG_AGO,
-            why=_text(wire.get("why")),
-            started_at=_moment(wire.get("started_at")),
-            version=_text(wire.get("version")),
+            tier=foreign.text(wire.get("tier")),
+            container=foreign.text(wire.get("container")),
+            state=foreign.text(wire.get("state")),
+            at=foreign.moment(wire.get("at")) or _LONG_AGO,
+            why=foreign.text(wire.get("why")),
+            started_at=foreign.moment(wire.get("started_at")),
+            version=foreign.text(wire.get("version")),
             gpu=_gpu(wire.get("gpu")),
-            models=tuple(_text(each) for each in _list(wire.get("models"))),
-            loaded=tuple(Loaded.from_json(each) for each in _list(wire.get("loaded"))),
-            served=_count(requests.get("served")),
-            in_flight=None if requests.get("in_flight") is None else _count(requests.get("in_flight")),
+            models=foreign.texts(wire.get("models")),
+            loaded=tuple(Loaded.from_json(each) for each in foreign.items(wire.get("loaded"))),
+            served=foreign.count(requests.get("served")),
+            in_flight=None if requests.get("in_flight") is None else foreign.count(requests.get("in_flight")),
             generation=wire.get("generation"),
-            pausing_until=_moment(wire.get("pausing_until")),
+            pausing_until=foreign.moment(wire.get("pausing_until")),
             dollars_per_hour=float(price) if isinstance(price, int | float) else None,
         )
 
     def as_json(self) -> dict[str, Any]:
-        found = self.gpu
+        gpu = self.gpu
         return {
             "tier": self.tier,
             "container": self.container,
@@ -149,7 +149,7 @@ class Report:
             "at": isoformat(self.at),
             "started_at": self.started_at and isoformat(self.started_at),
             "version": self.version,
-            "gpu": found and {"name": found.name, "vram_bytes": found.vram_bytes, "count": found.count},
+            "gpu": gpu and {"name": gpu.name, "vram_bytes": gpu.vram_bytes, "count": gpu.count},
             "models": list(self.models),
             "loaded": [each.as_json() for each in self.loaded],
             "requests": {"served": self.served, "in_flight": self.in_flight},
@@ -168,40 +168,17 @@ class ReportsOf:
     def __init__(self, facts: DictLike, tier: str) -> None:
         self._facts = facts
         self._prefix = keys.server(tier, "")
+        #: The final ones, as they were read.
         self._final: dict[str, Report] = {}
 
     def __call__(self) -> tuple[Report, ...]:
         known = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
-        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
-        self._final = {key: report for key, report in found.items() if report.is_final}
-        return tuple(found.values())
+        reports = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
+        self._final = {key: report for key, report in reports.items() if report.is_final}
+        return tuple(reports.values())
 
 
 def _gpu(document: Any) -> Gpu | None:
-    wire = _mapping(document)
-    return (
-        Gpu(_text(wire.get("name")), _count(wire.get("vram_bytes")), _count(wire.get("count")) or 1) if wire else None
-    )
-
-
-def _moment(value: Any) -> datetime | None:
-    try:
-        return parse_moment(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) else 0
+    wire = foreign.fields(document)
+    name, size, count = foreign.text(wire.get("name")), foreign.count(wire.get("vram_bytes")), wire.get("count")
+    return Gpu(name, size, foreign.count(count) or 1) if wire else None

@@ -29,8 +29,8 @@ class ServerHost:
         facts: the ledger's dict.
         reload: brings in what others committed to the volume, within so long or its usual limit. RuntimeError while a
             file there is open; a `NotReloaded` that is no `FilesOpen` when the platform fails or does not answer.
-        take_out: ends this container, so that the next request gets another one.
-        host: where the server shall listen.
+        end_container: ends this container, so that the next request gets another one.
+        address: where the server shall listen.
         inherited: the container's environment.
         clock: for times and pauses.
         command: starts the server.
@@ -42,15 +42,15 @@ class ServerHost:
     container: str
     facts: DictLike
     reload: Callable[[timedelta | None], None]
-    take_out: Callable[[], None]
-    host: OllamaHost
+    end_container: Callable[[], None]
+    address: OllamaHost
     inherited: Mapping[str, str]
     clock: Clock
     command: tuple[str, ...] = COMMAND
 
     def ollama(self) -> OllamaClient:
-        """A client of the server, one try per request: whoever looks will look again."""
-        return OllamaClient(self.host.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
+        """A client of the server, one try per request: the next check asks again."""
+        return OllamaClient(self.address.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class TierSettings:
 
     tier: str
     gpu_promised: bool
-    settings: Mapping[str, str]
+    environ: Mapping[str, str]
     startup: timedelta
     dollars_per_hour: float | None = None
     warmed: tuple[ModelName, ...] = ()

@@ -1,8 +1,8 @@
-"""One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, a keeper.
+"""One server in one container, from its start to its end: a GPU, a view of the weights, `ollama serve`, and its checks.
 
-The keeper is a thread that looks every half minute: it reports to the ledger from inside, so that nobody has to wake a
-server to learn how it is; it takes in new weights when nothing is in use, and asks for a pause when that does not come
-to be; and when the server cannot do its work any more, it takes the container out. The platform is handed in.
+A thread checks every half minute: it reports to the ledger from inside, so that nobody has to wake a server to learn
+how it is; it takes in new weights when nothing is in use, and asks for a pause when that does not come to be; and when
+the server cannot do its work any more, it ends the container. The platform is handed in.
 """
 
 import threading
@@ -38,37 +38,51 @@ _PAUSE_TRY_SECONDS = 10
 
 
 class ServerSupervisor:
-    def __init__(self, wanted: TierSettings, place: ServerHost) -> None:
-        self._wanted = wanted
-        self._place = place
+    """One server.
+
+    Three threads use it: the container's own, which starts and stops it; the supervisor's, which begins when the
+    start is over and checks from then on; and one of the daemon, which says that the process has ended.
+    """
+
+    def __init__(self, settings: TierSettings, host: ServerHost) -> None:
+        self._settings = settings
+        self._host = host
         self._stopping = threading.Event()
-        self._view = ModelsView(place.volume, place.disk / "models")
-        home = place.disk / "home"
+        self._models_view = ModelsView(host.volume, host.disk / "models")
+        home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
         self._daemon = Daemon(
-            environ(place.inherited, wanted.settings, host=place.host, models=self._view.layout.root, home=home),
-            place.host,
-            place.clock,
-            on_death=self._died,
-            command=place.command,
+            environ(
+                host.inherited, settings.environ, host=host.address, models=self._models_view.layout.root, home=home
+            ),
+            host.address,
+            host.clock,
+            on_death=self._daemon_died,
+            command=host.command,
         )
-        self._weights_reload = WeightsReload(place, self._view, self._daemon, self._stopping)
+        self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
+        self._started_at = host.clock.now()
+        #: These three are written by the thread that starts the server, before the supervisor's begins; all read them.
         self._gpu: gpu.Gpu | None = None
         self._version = ""
-        self._started_at = place.clock.now()
-        self._meter = Meter(place.facts, place.clock, wanted.tier, place.container)
-        self._served_before = 0
+        self._is_ready = False
+        #: Written by the thread that starts the server, later by the supervisor's; nobody else reads it.
         self._last_running: list[Running] = []
-        self._before: ServerView | None = None
+        #: These four are the supervisor thread's own.
+        self._last_view: ServerView | None = None
         self._stale_since: float | None = None
         self._short_pauses = 0
-        self._pausing_until: datetime | None = None
         self._misses = 0
-        self._is_ready = False
-        self._leaving = threading.Lock()
+        #: Written by the supervisor's thread; read by whichever thread reports.
+        self._pausing_until: datetime | None = None
+        #: Taken once, by whoever ends the server, and never given back.
+        self._ending = threading.Lock()
+        #: Guards the three below: whoever reports holds it.
         self._reporting = threading.Lock()
-        self._has_ended = False
-        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._has_reported_end = False
+        self._served_before = 0
+        self._meter = Meter(host.facts, host.clock, settings.tier, host.container)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     # From start to end
 
@@ -82,13 +96,15 @@ class ServerSupervisor:
         """
         self._report(state="waking")
         try:
-            self._gpu = gpu.find() if self._wanted.gpu_promised else None
-            logger.info("tier {}: {}", self._wanted.tier, self._gpu or "no GPU promised")
-            self._weights_reload.begin()
+            self._gpu = gpu.find() if self._settings.gpu_promised else None
+            logger.info("tier {}: {}", self._settings.tier, self._gpu or "no GPU promised")
+            self._weights_reload.prepare()
             self._daemon.start()
-            self._version = self._daemon.wait_ready(self._wanted.startup)
-            self._weights_reload.load(list(self._wanted.warmed))
-            self._check(self._running())
+            self._version = self._daemon.wait_ready(self._settings.startup)
+            self._weights_reload.load(list(self._settings.warmed))
+            self._require_gpu(self._running())
+            self._is_ready = True
+            self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
@@ -99,64 +115,63 @@ class ServerSupervisor:
             self._daemon.stop()
             self._report(state="ended")
             raise
-        self._is_ready = True
-        logger.info("ollama {} answers; it has {} models", self._version, len(self._view.names()))
-        self._keeper.start()
+        logger.info("ollama {} answers; it has {} models", self._version, len(self._models_view.names()))
+        self._thread.start()
 
     def stop(self) -> None:
         """Let what is in flight end if it is quick, then end Ollama and all that it started."""
-        if not self._leaving.acquire(blocking=False):
+        if not self._ending.acquire(blocking=False):
             return
         self._stopping.set()
         self._drain()
         logger.info("ollama ended with {}", self._daemon.stop())
-        if self._keeper.is_alive():
-            self._keeper.join(timeout=2)
+        if self._thread.is_alive():
+            self._thread.join(timeout=2)
         self._report(state="ended")
 
     def _drain(self) -> None:
-        deadline = self._place.clock.monotonic() + _DRAIN_SECONDS
-        while self._daemon.is_alive and self._in_flight() and self._place.clock.monotonic() < deadline:
-            self._place.clock.wait(0.1)
+        deadline = self._host.clock.monotonic() + _DRAIN_SECONDS
+        while self._daemon.is_alive and self._in_flight() and self._host.clock.monotonic() < deadline:
+            self._host.clock.wait(0.1)
 
-    # Taking itself out
+    # Ending the container
 
-    def _died(self, code: int) -> None:
+    def _daemon_died(self, code: int) -> None:
         if self._is_ready:  # before, `start` itself says so
-            self._leave(f"ollama ended by itself with {code}")
+            self._end_container(f"ollama ended by itself with {code}")
 
-    def _leave(self, why: str) -> None:
-        """Say why, end everything, and take the container out; once."""
-        if not self._leaving.acquire(blocking=False):
+    def _end_container(self, why: str) -> None:
+        """Say why, end everything and the container with it; once."""
+        if not self._ending.acquire(blocking=False):
             return
         logger.error("taking this container out: {}", why)
         self._report(state="failed", why=why)
         self._stopping.set()
         self._drain()
         self._daemon.stop()
-        self._place.take_out()
+        self._host.end_container()
 
-    # The keeper
+    # The thread
 
-    def _keep(self) -> None:
-        while not self._place.clock.wait(self._wanted.probe_every.total_seconds(), self._stopping):
+    def _run(self) -> None:
+        while not self._host.clock.wait(self._settings.probe_every.total_seconds(), self._stopping):
             try:
-                self.look()
+                self.check()
             except Exception as error:  # noqa: BLE001 - one bad round must not end the thread that watches
-                logger.warning("a look at the server failed: {}: {}", type(error).__name__, error)
+                logger.warning("a check of the server failed: {}: {}", type(error).__name__, error)
 
-    def look(self) -> None:
+    def check(self) -> None:
         """One round: probe, report, and take in new weights if there are any and nothing is in use."""
         try:
             running = self._running()
-            self._check(running)
+            self._require_gpu(running)
         except CpuFallback as fallen:
-            self._leave(str(fallen))
+            self._end_container(str(fallen))
         except Trouble as trouble:
             self._missed(trouble)
         else:
             self._misses = 0
-            self._keep_fresh(self._look(running))
+            self._reload_if_due(self._server_view(running))
 
     def _missed(self, trouble: Trouble) -> None:
         self._misses += 1
@@ -167,46 +182,46 @@ class ServerSupervisor:
             self._last_running, why=f"{self._misses} probes in a row without an answer: {trouble}" if is_trouble else ""
         )
         if self._misses >= MISSES_ALLOWED:
-            self._leave(f"ollama has not answered {self._misses} probes in a row: {trouble}")
+            self._end_container(f"ollama has not answered {self._misses} probes in a row: {trouble}")
 
-    def _keep_fresh(self, look: ServerView) -> None:
-        wanted = self._weights_reload.wanted()
-        step = next_step(wanted, self._weights_reload.known, look, self._before, self._stale_for(wanted))
-        self._before = look
-        if step in {ReloadStep.REFRESH, ReloadStep.PAUSE} and self._weights_reload.is_resting:
+    def _reload_if_due(self, view: ServerView) -> None:
+        wanted = self._weights_reload.wanted_generation()
+        step = next_step(wanted, self._weights_reload.current, view, self._last_view, self._stale_for(wanted))
+        self._last_view = view
+        if step in {ReloadStep.REFRESH, ReloadStep.PAUSE} and self._weights_reload.is_backing_off:
             logger.info("new weights wait until the platform is asked for them again")
         elif step is ReloadStep.LATER:
-            logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", look.in_flight, look.names)
+            logger.info("new weights wait until nothing is in use: in flight {}, loaded {}", view.in_flight, view.names)
         elif step is ReloadStep.REFRESH:
-            self._before = None
-            self._weights_reload.refresh(wanted, look)
-            self._report(self._last_running)  # whoever waits for what is new need not wait for the next look
+            self._last_view = None
+            self._weights_reload.refresh(wanted, view)
+            self._report(self._last_running)  # whoever waits for what is new need not wait for the next check
         elif step is ReloadStep.PAUSE:
-            self._before = None
+            self._last_view = None
             self._pause(wanted)
 
     def _stale_for(self, wanted: Any) -> timedelta:
         """How long something newer than what is served has been there, or has been since the last pause."""
-        if wanted == self._weights_reload.known:
+        if wanted == self._weights_reload.current:
             self._stale_since, self._short_pauses = None, 0
             return timedelta(0)
-        now = self._place.clock.monotonic()
+        now = self._host.clock.monotonic()
         if self._stale_since is None:
             self._stale_since = now
         return timedelta(seconds=now - self._stale_since)
 
     def _pause(self, wanted: Any) -> None:
         """Ask for no new requests, and take in the weights as soon as those in flight have ended; for a while."""
-        clock, length = self._place.clock, pause(self._short_pauses)
+        clock, length = self._host.clock, pause(self._short_pauses)
         self._pausing_until = clock.now() + length
         logger.info("new weights have waited for long: asking for a pause of {:.0f} s at most", length.total_seconds())
         began = clock.monotonic()
         unloaded: set[ModelName] = set()
         try:
             self._report(self._last_running)
-            if not self._taken_in(wanted, began, began + length.total_seconds(), unloaded):
+            if not self._reloaded_within(wanted, began, began + length.total_seconds(), unloaded):
                 self._stale_since = clock.monotonic()
-                if not self._weights_reload.is_resting:
+                if not self._weights_reload.is_backing_off:
                     self._short_pauses += 1
                     logger.warning("the pause was too short for what is in flight; new weights wait for the next one")
         finally:
@@ -215,9 +230,9 @@ class ServerSupervisor:
             self._weights_reload.load(sorted(unloaded))
             self._report(self._last_running)
 
-    def _taken_in(self, wanted: Any, began: float, until: float, unloaded: set[ModelName]) -> bool:
-        clock = self._place.clock
-        every = self._wanted.probe_every.total_seconds()
+    def _reloaded_within(self, wanted: Any, began: float, until: float, unloaded: set[ModelName]) -> bool:
+        clock = self._host.clock
+        every = self._settings.probe_every.total_seconds()
         try_at, probe_at = began + _PAUSE_SEEN_SECONDS, began + every
         while not self._stopping.is_set() and (now := clock.monotonic()) < until:
             is_quiet = self._in_flight() == 0
@@ -227,25 +242,25 @@ class ServerSupervisor:
                 unloaded |= names
                 self._weights_reload.unload(names)
                 may = is_quiet or self._weights_reload.is_unloaded()
-                if may and self._weights_reload.take_in(wanted, past_connections=not is_quiet):
+                if may and self._weights_reload.reload(wanted, ignore_connections=not is_quiet):
                     return True
-                if self._weights_reload.is_resting:
+                if self._weights_reload.is_backing_off:
                     return False  # nobody is held back for what is not tried
             elif now >= probe_at:
                 probe_at = now + every
-                self._check(self._running())
+                self._require_gpu(self._running())
             clock.wait(_PAUSE_STEP_SECONDS, self._stopping)
         return False
 
-    # What is to be seen
+    # Checks and reports
 
     def _running(self) -> list[Running]:
-        with self._place.ollama() as ollama:
+        with self._host.ollama() as ollama:
             self._last_running = running = ollama.ps()
         self._report(running)
         return running
 
-    def _look(self, running: list[Running]) -> ServerView:
+    def _server_view(self, running: list[Running]) -> ServerView:
         loaded = tuple(sorted((each.name, isoformat(each.expires_at)) for each in running))
         return ServerView(loaded, self._served(), self._in_flight())
 
@@ -255,16 +270,18 @@ class ServerSupervisor:
 
     def _in_flight(self) -> int | None:
         """Callers, once our own clients are closed."""
-        return callers_of(self._place.host.port)
+        return callers_of(self._host.address.port)
 
-    def _check(self, running: list[Running]) -> None:
+    def _require_gpu(self, running: list[Running]) -> None:
         """Refuse a model that runs on the CPU alone where a GPU was promised: Ollama falls back without a word.
 
         One that was loaded so on purpose, by an option or by its own parameters, says nothing about the GPU.
         """
         beside = [each.name for each in running if each.size > 0 and each.size_vram == 0]
-        fallen = [name for name in beside if not self._daemon.kept_off_the_gpu.intersection(self._view.blobs(name))]
-        if fallen and self._wanted.gpu_promised:
+        fallen = [
+            name for name in beside if not self._daemon.kept_off_the_gpu.intersection(self._models_view.blobs(name))
+        ]
+        if fallen and self._settings.gpu_promised:
             raise CpuFallback(
                 f"{', '.join(fallen)} runs on the CPU, though a GPU was promised",
                 hint="the next container may have a GPU that works",
@@ -273,37 +290,37 @@ class ServerSupervisor:
     def _report(self, running: list[Running] | None = None, *, state: str = "serving", why: str = "") -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server."""
         report = Report(
-            tier=self._wanted.tier,
-            container=self._place.container,
+            tier=self._settings.tier,
+            container=self._host.container,
             state=state,
-            at=self._place.clock.now(),
+            at=self._host.clock.now(),
             why=why,
             started_at=self._started_at,
             version=self._version,
             gpu=self._gpu,
-            models=tuple(sorted(str(name) for name in self._view.names())),
+            models=tuple(sorted(str(name) for name in self._models_view.names())),
             loaded=tuple(map(Loaded.of, running or ())),
             served=self._served(),
             in_flight=self._in_flight(),
             generation=self._weights_reload.generation,
             pausing_until=self._pausing_until,
-            dollars_per_hour=self._wanted.dollars_per_hour,
+            dollars_per_hour=self._settings.dollars_per_hour,
         )
         with self._reporting:
-            if self._has_ended:
-                return  # a look that was under way meanwhile must not have the last word
-            self._has_ended = state in {"ended", "failed", "refused"}
+            if self._has_reported_end:
+                return  # a check that was under way meanwhile must not have the last word
+            self._has_reported_end = state in {"ended", "failed", "refused"}
             try:
-                self._place.facts.put(report.key, report.as_json())
-                self._meter.note(self._share())
+                self._host.facts.put(report.key, report.as_json())
+                self._meter.note(self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 
-    def _share(self) -> TimeShare:
+    def _time_share(self) -> TimeShare:
         """What the time since the last report went to."""
         before, self._served_before = self._served_before, self._served()
         if not self._is_ready:
             return "cold"
-        if is_warming(self._place.facts, self._wanted.tier, self._place.clock.now(), self._wanted.probe_every):
+        if is_warming(self._host.facts, self._settings.tier, self._host.clock.now(), self._settings.probe_every):
             return "warming"
         return "serving" if self._served_before > before or self._in_flight() else "idle"

@@ -32,103 +32,104 @@ _RELOAD_PAUSES = (0.0, 0.5, 1.0, 2.0)
 _FROZEN_RELOAD = timedelta(seconds=15)
 """A reload takes some seconds; callers wait as long as the server is frozen for it, and notice no more than that."""
 
-_FIRST_REST = timedelta(minutes=2)
-_LONGEST_REST = timedelta(minutes=30)
+_FIRST_BACKOFF = timedelta(minutes=2)
+_LONGEST_BACKOFF = timedelta(minutes=30)
 """Between two tries at a reload that the platform leaves unanswered: each costs the callers a frozen server."""
 
-_GONE_PAUSES = (0.1, 0.4, 1.5)
+_UNLOADED_PAUSES = (0.1, 0.4, 1.5)
 """And one to be gone from the list, if nobody uses it."""
 
 
-class _Unknown:
-    """A generation that equals no other."""
+_UNKNOWN = object()
+"""A generation that equals no other."""
 
 
 class WeightsReload:
     """The weights of one server.
 
     Args:
-        place: where it runs.
+        host: where it runs.
         view: what it sees of the weights.
         daemon: the server's process.
         stopping: set when there is no time left for any of this.
 
     """
 
-    def __init__(self, place: ServerHost, view: ModelsView, daemon: Daemon, stopping: threading.Event) -> None:
-        self.known: Any = _Unknown()
-        """The generation of the weights that are served."""
+    def __init__(self, host: ServerHost, view: ModelsView, daemon: Daemon, stopping: threading.Event) -> None:
+        #: The generation of the weights that are served. This and the next are written by the thread that starts the
+        #: server, later by the supervisor's; read by whichever thread reports.
+        self.current: Any = _UNKNOWN
+        #: How many of the server's requests were ours.
         self.own_requests = 0
-        """How many of the server's requests were ours."""
-        self._place = place
+        self._host = host
         self._view = view
         self._daemon = daemon
         self._stopping = stopping
-        # Of the thread that looks alone:
-        self._silences = 0
-        self._rests_until = 0.0
+        #: These two are the supervisor thread's own.
+        self._unanswered = 0
+        self._next_try_at = 0.0
 
     @property
-    def is_resting(self) -> bool:
+    def is_backing_off(self) -> bool:
         """Whether the platform failed at the last reload so recently that another try would only freeze the server."""
-        return self._place.clock.monotonic() < self._rests_until
+        return self._host.clock.monotonic() < self._next_try_at
 
     @property
     def generation(self) -> Any:
-        return None if isinstance(self.known, _Unknown) else self.known
+        return None if self.current is _UNKNOWN else self.current
 
-    def wanted(self) -> Any:
-        return self._place.facts.get(keys.WEIGHTS_GENERATION)
+    def wanted_generation(self) -> Any:
+        return self._host.facts.get(keys.WEIGHTS_GENERATION)
 
-    def begin(self) -> None:
+    def prepare(self) -> None:
         """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
         try:
-            wanted = self.wanted()
-        except Exception as error:  # noqa: BLE001 - it serves what it has; the keeper asks again
+            wanted = self.wanted_generation()
+        except Exception as error:  # noqa: BLE001 - it serves what it has; the thread asks again
             logger.warning("the ledger cannot be asked for the newest weights: {}: {}", type(error).__name__, error)
-            wanted = _Unknown()
+            wanted = _UNKNOWN
         try:
-            self._place.reload(None)
-            self.known = wanted
+            self._host.reload(None)
+            self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
         self._view.copy()
 
-    def refresh(self, wanted: Any, look: ServerView) -> None:
+    def refresh(self, wanted: Any, view: ServerView) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
-        loaded = [ModelName.parse(name) for name in look.names]
+        loaded = [ModelName.parse(name) for name in view.names]
         self.unload(loaded)
         try:
-            self.take_in(wanted)
+            self.reload(wanted)
         finally:
             self.load(loaded)
 
-    def take_in(self, wanted: Any, *, past_connections: bool = False) -> bool:
+    def reload(self, wanted: Any, *, ignore_connections: bool = False) -> bool:
         """Take in the generation that is wanted, with nothing in memory; false when something forbade it.
 
-        The server is frozen for one unanswered reload at most; then none is tried again for a while (`is_resting`).
+        The server is frozen for one unanswered reload at most; then none is tried again for a while (`is_backing_off`).
 
         Args:
             wanted: the generation, as it was read before.
-            past_connections: that some are open does not count, because nothing can be in use (`is_unloaded`).
+            ignore_connections: that some are open does not count, because nothing can be in use (`is_unloaded`).
 
         """
-        if self._reloaded_soon(past_connections=past_connections):
-            self.known = wanted
-        return bool(self.known == wanted)
+        if self._reloaded_with_retries(ignore_connections=ignore_connections):
+            self.current = wanted
+        return bool(self.current == wanted)
 
     def unload(self, names: Iterable[ModelName]) -> None:
         """Have these models out of memory; those in use go when their answers have ended."""
-        with self._place.ollama() as ollama:
+        with self._host.ollama() as ollama:
             for name in names:
                 ollama.unload(str(name))
                 self.own_requests += 1
 
     def is_unloaded(self) -> bool:
         """Whether nothing is in memory any more, a moment after it was told to go: what is in use stays."""
-        with self._place.ollama() as ollama:
-            for pause in _GONE_PAUSES:
-                if self._place.clock.wait(pause, self._stopping):
+        with self._host.ollama() as ollama:
+            for pause in _UNLOADED_PAUSES:
+                if self._host.clock.wait(pause, self._stopping):
                     return False
                 if not ollama.ps():
                     return True
@@ -137,52 +138,52 @@ class WeightsReload:
     def load(self, names: list[ModelName]) -> None:
         """Have those of the models in memory that are served."""
         served = {name.folded() for name in self._view.names()}
-        with self._place.ollama() as ollama:
+        with self._host.ollama() as ollama:
             for name in names:
                 if name.folded() in served:
                     self._load(ollama, name)
 
-    def _reloaded_soon(self, *, past_connections: bool) -> bool:
+    def _reloaded_with_retries(self, *, ignore_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
-            if self._place.clock.wait(pause, self._stopping) or self.is_resting:
+            if self._host.clock.wait(pause, self._stopping) or self.is_backing_off:
                 return False
-            if self._reloaded(past_connections=past_connections):
+            if self._reloaded_once(ignore_connections=ignore_connections):
                 return True
         return False
 
-    def _reloaded(self, *, past_connections: bool) -> bool:
+    def _reloaded_once(self, *, ignore_connections: bool) -> bool:
         with self._daemon.frozen():
-            if not past_connections and callers_of(self._place.host.port) != 0:
+            if not ignore_connections and callers_of(self._host.address.port) != 0:
                 logger.info("new weights wait: a request came in between")
                 return False
             try:
-                self._place.reload(_FROZEN_RELOAD)
+                self._host.reload(_FROZEN_RELOAD)
             except RuntimeError as error:
                 logger.info("new weights wait: {}", error)
                 if isinstance(error, NotReloaded) and not isinstance(error, FilesOpen):
-                    self._rest()
+                    self._back_off()
                 return False
             self._view.copy()
-        self._silences = 0
+        self._unanswered = 0
         return True
 
-    def _rest(self) -> None:
+    def _back_off(self) -> None:
         """Leave the volume alone for a while, longer each time."""
-        doublings: int = 2 ** min(self._silences, 10)
-        self._silences += 1
-        rest = min(_FIRST_REST * doublings, _LONGEST_REST).total_seconds()
-        self._rests_until = self._place.clock.monotonic() + rest
-        logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", rest)
+        doublings: int = 2 ** min(self._unanswered, 10)
+        self._unanswered += 1
+        pause = min(_FIRST_BACKOFF * doublings, _LONGEST_BACKOFF).total_seconds()
+        self._next_try_at = self._host.clock.monotonic() + pause
+        logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", pause)
 
     def _load(self, ollama: OllamaClient, name: ModelName) -> None:
         try:
-            ollama.load(str(name), check=self._go_on)
+            ollama.load(str(name), check=self._require_running)
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
             logger.warning("{} did not load: {}", name, trouble)
         else:
             self.own_requests += 1
             logger.info("loaded {}", name)
 
-    def _go_on(self) -> None:
+    def _require_running(self) -> None:
         if self._stopping.is_set():
             raise ServerTrouble("the server is stopping")

@@ -1,5 +1,9 @@
 """Modal as it is called here: each wait has a limit, and each failure is one of ours.
 
-calls   every call that `app` makes, with its limits
-errors  what Modal's exceptions mean in `jobs.core.errors`: one table
+calls       runs one call: waits within a limit, tries again while that helps
+deployment  the Functions and servers of a deployed app
+errors      what Modal's exceptions mean in `jobs.core.errors`: one table
+limits      how long each call may take, and how often it is tried: plain values
+store       Dict and Queue as the ledger wants them
+volume      the Volume in a container that mounts it: commit and reload
 """

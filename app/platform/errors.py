@@ -2,7 +2,7 @@
 
 The same failure means one thing of the store (Dict and Queue, where the ledger is kept) and another of a Function, a
 server or the Volume. Whether trying again helps follows from the class that it becomes. `modal.Dict`, `modal.Queue` and
-the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform.calls` meets any.
+the rest raise these, gRPC's own, those of sockets, and RuntimeError; nobody above `app.platform` meets any.
 """
 
 import concurrent.futures
@@ -32,7 +32,7 @@ from jobs.core.errors import (
     os_trouble,
 )
 
-Of = Literal["store", "service"]
+Part = Literal["store", "service"]
 
 
 class NotReloaded(ServerTrouble, RuntimeError):
@@ -142,7 +142,7 @@ _HINTS: dict[type[Trouble], str] = {
 }
 
 
-def trouble_of(error: BaseException, of: Of, doing: str) -> Trouble | None:
+def trouble_of(error: BaseException, of: Part, doing: str) -> Trouble | None:
     """What an exception of the platform means; None for one that is not the platform's.
 
     Args:
@@ -153,18 +153,18 @@ def trouble_of(error: BaseException, of: Of, doing: str) -> Trouble | None:
     """
     if isinstance(error, Trouble):
         return error
-    if isinstance(error, OSError) and isinstance(found := os_trouble(error, doing=doing), DiskFull):
-        return found
+    if isinstance(error, OSError) and isinstance(full := os_trouble(error, doing=doing), DiskFull):
+        return full
     meaning = _meaning(error)
     if meaning is None:
         return None
     kind = meaning[0 if of == "store" else 1]
-    said = " ".join(str(error).split())
+    text = " ".join(str(error).split())
     name = type(error).__name__
-    return kind(f"{doing}: Modal says {name}{f': {said}' if said else ''}", hint=_HINTS.get(kind))
+    return kind(f"{doing}: Modal says {name}{f': {text}' if text else ''}", hint=_HINTS.get(kind))
 
 
-def silence(of: Of, doing: str, seconds: float) -> Trouble:
+def no_answer(of: Part, doing: str, seconds: float) -> Trouble:
     """What it means that no answer came for so long."""
     kind: type[Trouble] = StoreUnavailable if of == "store" else ServerTrouble
     return kind(f"{doing}: Modal did not answer within {seconds:g} s", hint=_HINTS[kind])
@@ -176,9 +176,9 @@ def _meaning(error: BaseException) -> tuple[type[Trouble], type[Trouble]] | None
     if isinstance(error, GRPCError) and not isinstance(error, modal_exception.Error):
         return MEANINGS[_STATUSES.get(error.status, modal_exception.ServiceError)]
     for each in _with_origin(error):
-        found = next((MEANINGS[kind] for kind in type(each).__mro__ if kind in MEANINGS), None)
-        if found is not None:
-            return found
+        meaning = next((MEANINGS[kind] for kind in type(each).__mro__ if kind in MEANINGS), None)
+        if meaning is not None:
+            return meaning
     return None
 
 

@@ -1,6 +1,6 @@
-"""The watch that every tick keeps: how the tiers are, what has come up, what has passed; and telling somebody.
+"""The alert check of every tick: how the tiers are, what has come up, what has passed; and the delivery of the news.
 
-Looking writes facts and waits for nobody. Telling is apart, because a webhook may hang.
+Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,18 +10,18 @@ from typing import Any
 
 from loguru import logger
 
+from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet
 from app.model_server.health import Health, Turn, next_turn, of_tier
 from app.model_server.report import Report
 from app.scheduler.alert_rules import AlertFacts, incidents
-from app.scheduler.steps import night_began
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.protocols import DictLike
-from jobs.telemetry.incidents import AlertDelivery, Case, cases, news, note
+from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
 
 WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 
@@ -29,20 +29,20 @@ STALE = timedelta(days=1)
 """Older news is none: a webhook that is set up today need not hear of last week."""
 
 AT_ONCE = 20
-"""Messages of one round; the rest waits for the next."""
+"""Messages of one delivery; the rest waits for the next."""
 
 
 @dataclass(frozen=True)
 class AlertsChecked:
-    """What a look found: how each tier is, the cases that are open, and whether somebody is to be told."""
+    """What a check found: how each tier is, the cases that are open, and whether there is news to deliver."""
 
     health: tuple[Health, ...]
     open: tuple[Case, ...]
     has_news: bool
 
 
-def look(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
-    """See how everything is, and write down what has changed. Two looks at once write the same.
+def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+    """See how everything is, and write down what has changed. Two checks at once write the same.
 
     `rented` is false on one machine.
     """
@@ -53,12 +53,12 @@ def look(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, 
     for each in health:
         _write_turn(facts, entries, each, now)
     wakes = Wakes(facts, fleet)
-    seen = AlertFacts(
+    alert_facts = AlertFacts(
         entries=entries,
         jobs=ledger.jobs(),
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
-        night_began=night_began(fleet, now),
+        night_began=night_began(fleet.schedule.times, now),
         now=now,
         rented=rented,
     )
@@ -67,9 +67,9 @@ def look(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, 
         if case.is_open:  # what is only listed, a Dict may forget in seven days
             facts.get(keys.incident(case.id))
             facts.get(keys.told(case.id, "opened"))
-    after = note(facts, known, incidents(fleet, seen), now)
+    after = record(facts, known, incidents(fleet, alert_facts), now)
     latest = {case.id: case for case in (*known, *after)}
-    fresh = [piece for piece in news(latest.values()) if _is_fresh(piece.case, now)]
+    fresh = [alert for alert in due_alerts(latest.values()) if _is_fresh(alert.case, now)]
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
@@ -81,8 +81,8 @@ def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Hea
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
     """The history of a tier, oldest first."""
-    found = [Turn.from_json(value) for key, value in entries.items() if key.startswith(keys.health(tier, ""))]
-    return sorted(found, key=lambda turn: turn.n)
+    turns_of_tier = [Turn.from_json(value) for key, value in entries.items() if key.startswith(keys.health(tier, ""))]
+    return sorted(turns_of_tier, key=lambda turn: turn.n)
 
 
 def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now: datetime) -> None:
@@ -99,19 +99,19 @@ def _is_fresh(case: Case, now: datetime) -> bool:
     return now - (case.recovered_at or case.seen_at) < STALE
 
 
-def tell(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
-    """Tell what nobody has told yet; how many messages went out. The first that does not get through ends the round."""
-    entries, told = dict(facts.items()), 0
-    teller = AlertDelivery(facts, clock, entries)
-    for piece in list(news(cases(entries)))[:AT_ONCE]:
-        if not _is_fresh(piece.case, clock.now()):
-            teller.done(piece, "too old")
-        elif teller.may_tell(piece):
+def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
+    """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
+    entries, sent = dict(facts.items()), 0
+    delivery = AlertDelivery(facts, clock, entries)
+    for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
+        if not _is_fresh(alert.case, clock.now()):
+            delivery.settle(alert, "too old")
+        elif delivery.may_send(alert):
             try:
-                post(f"ollama-modal: {piece.text}")
+                post(f"ollama-modal: {alert.text}")
             except Trouble as trouble:
-                logger.warning("nobody could be told of {}: {}", piece.id, trouble)
-                return told
-            teller.done(piece)
-            told += 1
-    return told
+                logger.warning("nobody could be told of {}: {}", alert.id, trouble)
+                return sent
+            delivery.settle(alert)
+            sent += 1
+    return sent

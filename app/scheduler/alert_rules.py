@@ -29,7 +29,7 @@ from jobs.ledger.job_text import trouble
 from jobs.ledger.kinds import LANES
 from jobs.store import keys
 from jobs.telemetry.incidents import Incident
-from jobs.telemetry.night_tries import TOLD_FROM, tried
+from jobs.telemetry.night_tries import ALERTED_FROM, tries_of
 
 TICKS_UNWORKED = 3
 """Each tick sends a worker to a lane whose jobs wait; so many that brought none are no chance."""
@@ -59,14 +59,14 @@ class AlertFacts:
     rented: bool = True
 
 
-def incidents(fleet: Fleet, seen: AlertFacts) -> list[Incident]:
+def incidents(fleet: Fleet, facts: AlertFacts) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
-    kinds = [kind for kind in fleet.alerts.kinds if seen.rented or kind not in {"budget", "platform"}]
-    found = [each for kind in kinds for each in _WATCHES[kind](fleet, seen)]
-    return found if seen.rented else [replace(each, hint=_here(each.hint)) for each in found]
+    kinds = [kind for kind in fleet.alerts.kinds if facts.rented or kind not in {"budget", "platform"}]
+    wrong = [each for kind in kinds for each in _RULES[kind](fleet, facts)]
+    return wrong if facts.rented else [replace(each, hint=_hint_on_one_machine(each.hint)) for each in wrong]
 
 
-def _here(hint: str) -> str:
+def _hint_on_one_machine(hint: str) -> str:
     """The same for one machine, where no command of Modal's helps."""
     hint = re.sub(r"modal run -m app\.jobs::(\w+)", r"ollama-modal \1", hint)
     hint = re.sub(r"\b(ollama-modal \w+|retry) --(?:id|model)\b", r"\1", hint)
@@ -77,22 +77,22 @@ def _here(hint: str) -> str:
 _LOG_OF_MODAL = re.compile("`modal app logs ollama-service`")
 
 
-def _jobs(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    for job in dead(seen.jobs):
+def _jobs(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    for job in dead(facts.jobs):
         why = trouble(job.attempts[-1]) if job.attempts else class_of(job)
         said = f"the {job.kind} of {job.subject} failed for good: {why}"
         hint = f"`modal run -m app.jobs::job --id {job.id}` tells its story, `retry --id {job.id}` tries it again"
         yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
 
 
-def _workers(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
+def _workers(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     """One that was killed is followed by another within a tick or two; one that hangs may keep all others out."""
-    late = seen.now - TICKS_UNWORKED * timedelta(minutes=fleet.schedule.tick_minutes)
+    late = facts.now - TICKS_UNWORKED * timedelta(minutes=fleet.schedule.tick_minutes)
     for lane in LANES:
-        jobs = [job for job in seen.jobs if job.lane == lane]
-        if any(job.state is JobState.RUNNING and not job.attempts[-1].is_lost(seen.now) for job in jobs):
+        jobs = [job for job in facts.jobs if job.lane == lane]
+        if any(job.state is JobState.RUNNING and not job.attempts[-1].is_lost(facts.now) for job in jobs):
             continue
-        waiting = [since for job in jobs if (since := _waits_since(job, seen.now)) is not None and since < late]
+        waiting = [since for job in jobs if (since := _waits_since(job, facts.now)) is not None and since < late]
         attempts = [attempt for job in jobs for attempt in job.attempts]
         last = max(attempts, key=lambda attempt: attempt.ended_at or attempt.last_sign, default=None)
         heard = None if last is None else last.ended_at or last.last_sign
@@ -116,8 +116,8 @@ def _waits_since(job: Job, now: datetime) -> datetime | None:
     return max(filter(None, (last.ended_at, last.not_before)), default=job.posted_at)
 
 
-def _tiers(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    for health in seen.health:
+def _tiers(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    for health in facts.health:
         if health.is_trouble:
             why = f": {health.why}" if health.why else ""
             then = "the next request to it starts a container anew"
@@ -127,19 +127,19 @@ def _tiers(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
             yield Incident("tier", health.tier, f"tier {health.tier} is {health.state}{why}", hint)
 
 
-def _quota(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    room = seen.entries.get(keys.WEIGHTS_ROOM) or {}
+def _quota(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    room = facts.entries.get(keys.WEIGHTS_ROOM) or {}
     used, quota = room.get("used", 0), room.get("quota") or fleet.volume.quota_bytes
     if used * 100 >= quota * fleet.alerts.quota_percent:
         said = f"the weights take {human_bytes(used)} of their quota of {human_bytes(quota)}"
         yield Incident("quota", "volume", said, "delete a model, or raise volume.quota_gb")
 
 
-def _pinned(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    known = seen.entries.get(keys.WEIGHTS_MODELS)
-    if known is None:  # no worker has looked yet
+def _pinned(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    known = facts.entries.get(keys.WEIGHTS_MODELS)
+    if known is None:  # no worker has checked yet
         return
-    coming = {job.subject for job in seen.jobs if job.kind == "pull" and not job.has_ended}
+    coming = {job.subject for job in facts.jobs if job.kind == "pull" and not job.has_ended}
     for model in fleet.models:
         name = str(model.parsed.folded())
         if model.pinned and name not in known and name not in coming:
@@ -147,25 +147,25 @@ def _pinned(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
             yield Incident("pinned", name, f"{model.name} is pinned and not there", hint)
 
 
-def _budget(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
+def _budget(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     budget = fleet.alerts.monthly_budget_dollars
-    spent = month_dollars(seen.entries, fleet, seen.now)
+    spent = month_dollars(facts.entries, fleet, facts.now)
     if budget is not None and spent > budget:
-        month = f"{month_began(fleet, seen.now):%Y-%m}"
+        month = f"{month_began(fleet, facts.now):%Y-%m}"
         hint = "`modal run -m app.jobs::cost --since 30d` tells what for; it is an estimate, and leaves things out"
         yield Incident("budget", month, f"the servers have cost more than ${budget:,.0f} in {month}", hint)
 
 
-def _nightly(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    due, late = seen.night_began, timedelta(hours=fleet.alerts.nightly_late_hours)
-    ran, since = seen.entries.get(keys.NIGHT_RAN), seen.entries.get(keys.NIGHTS_SINCE)
+def _nightly(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    due, late = facts.night_began, timedelta(hours=fleet.alerts.nightly_late_hours)
+    ran, since = facts.entries.get(keys.NIGHT_RAN), facts.entries.get(keys.NIGHTS_SINCE)
     if ran is not None and parse_moment(ran["at"]) >= due:
         return
-    tries = tried(seen.entries, due)
+    tries = tries_of(facts.entries, due)
     is_missed = ran is not None or (since is not None and parse_moment(since["at"]) <= due)
-    if tries.state == "failed" and tries.count >= TOLD_FROM:
+    if tries.state == "failed" and tries.count >= ALERTED_FROM:
         said = f"has failed {tries.count} times: {tries.trouble}"
-    elif is_missed and seen.now - due > late:
+    elif is_missed and facts.now - due > late:
         said = f"has not come{f': {tries.trouble}' if tries.trouble else ''}"
     else:
         return
@@ -174,15 +174,15 @@ def _nightly(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
     yield Incident("nightly", "run", f"the night's run was due at {due:%H:%M} and {said}", hint)
 
 
-def _wakes(fleet: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    for tier in seen.refused:
+def _wakes(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    for tier in facts.refused:
         allowed = fleet.tier(tier).own_wakes_per_day
         said = f"tier {tier} was not woken: the day's {allowed} wakes by night and windows are used up"
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 
-def _platform(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
-    for outage in noted(seen.entries, seen.now):
+def _platform(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
+    for outage in noted(facts.entries, facts.now):
         said = f"the platform failed a {outage.who} at {', '.join(outage.parts)}: {outage.message}"
         if outage.who == "gap":
             said = f"the platform was away: {outage.message}"
@@ -190,7 +190,7 @@ def _platform(_: Fleet, seen: AlertFacts) -> Iterator[Incident]:
         yield Incident("platform", outage.who, said, hint)
 
 
-_WATCHES: Mapping[str, Callable[[Fleet, AlertFacts], Iterable[Incident]]] = {
+_RULES: Mapping[str, Callable[[Fleet, AlertFacts], Iterable[Incident]]] = {
     "job": _jobs,
     "worker": _workers,
     "tier": _tiers,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from app.fleet.schedule import NIGHT
 from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
@@ -19,8 +20,6 @@ from jobs.weights.history import Memory
 from jobs.weights.manifest import Manifest
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import Broken, SurveyedModel
-
-NIGHT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -134,39 +133,39 @@ def _prune(actual: Actual) -> Iterator[NightStep]:
 
 
 def _pulls(fleet: Fleet, actual: Actual, notes: list[str]) -> Iterator[NightStep]:
-    here = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
+    whole = {each.name.folded(): each for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
         request = KINDS["pull"].request(model.name)
-        if name not in here:
+        if name not in whole:
             if model.pinned:
                 yield NightStep(*request, "the fleet pins it, and it is not here in whole")
             continue
-        newer = _newer(here[name], actual, notes)
+        newer = _newer(whole[name], actual, notes)
         if newer is not None:
-            why = f"its tag moved upstream, from {here[name].digest[:12]} to {newer.digest[:12]}"
+            why = f"its tag moved upstream, from {whole[name].digest[:12]} to {newer.digest[:12]}"
             yield NightStep(*request, why, newer.size)
 
 
 def _newer(model: SurveyedModel, actual: Actual, notes: list[str]) -> Manifest | None:
     """What the tag means upstream now, when that is something else, and nobody has rolled back from it."""
     name = model.name.folded()
-    told = actual.upstream.get(name)
-    if told is None:
+    upstream = actual.upstream.get(name)
+    if upstream is None:
         return None
-    if told.manifest is None:
-        notes.append(f"whether {model.name} moved upstream could not be learnt: {told.trouble}")
+    if upstream.manifest is None:
+        notes.append(f"whether {model.name} moved upstream could not be learnt: {upstream.trouble}")
         return None
-    if _parts(told.manifest) == _parts(model.manifest):
+    if _parts(upstream.manifest) == _parts(model.manifest):
         return None
     left = actual.memory.left.get(name)
-    if left is not None and left.digest == told.manifest.digest:
+    if left is not None and left.digest == upstream.manifest.digest:
         notes.append(
             f"{model.name} stays: the newer {left.digest[:12]} was rolled back from on {left.at:%Y-%m-%d};"
             f" `ollama-modal pull {model.name}` takes that one after all"
         )
         return None
-    return told.manifest
+    return upstream.manifest
 
 
 def _parts(manifest: Manifest) -> tuple[str, ...]:
@@ -216,9 +215,9 @@ def _share(fleet: Fleet, actual: Actual, steps: Iterable[NightStep], now: dateti
 
 def _warm(fleet: Fleet, actual: Actual, coming: set[str]) -> Iterator[NightStep]:
     """One that comes tonight is left alone, or the second run of a night would do more than the first."""
-    here = {each.name.folded() for each in actual.found if isinstance(each, SurveyedModel)}
+    whole = {each.name.folded() for each in actual.found if isinstance(each, SurveyedModel)}
     for model in fleet.models:
         name = model.parsed.folded()
-        if model.warmed and name in here and str(name) not in coming:
+        if model.warmed and name in whole and str(name) not in coming:
             tier = model.tier if actual.tiers is None or model.tier in actual.tiers else None
             yield NightStep(*KINDS["warm"].request(model.name, {"tier": tier}), "the fleet warms it each night")

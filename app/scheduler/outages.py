@@ -1,7 +1,7 @@
-"""What the platform failed at, as a fact: written by whoever met it, once it can be written; read by the watch.
+"""What the platform failed at, as a fact: written by whoever met it, once it can be written; read by the alert check.
 
-The fact is `platform/<who>`, overwritten: when, which parts of a round failed, and in which words the first of them. A
-store that is away cannot be told so; but the tick that finds it again sees how long none was done before it.
+The fact is `platform/<who>`, overwritten: when, which parts of a tick or a night failed, and in which words the first
+of them. A store that is away cannot be told so; but the tick that finds it again sees how long none was done before it.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The parts of a round that do not depend on one another: each has its turn, whichever of the others fails."""
+"""The parts of a tick or a night that do not need one another: each has its turn, whichever of the others fails."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from loguru import logger
 class NightParts:
     """
     Args:
-        what: the round, as in "tick".
+        what: the whole, as in "tick".
     """
 
     def __init__(self, what: str) -> None:

@@ -1,25 +1,22 @@
-"""What the two schedules do: `tick` keeps the ledger moving, `nightly` posts what should be. Both only read and post.
+"""The steps of the two schedules: a tick keeps the ledger moving and windows open, a night posts what should be.
 
-Each may run twice, late, or beside itself: it looks at what is there first. Neither needs a volume to write, or a GPU.
+Each may run twice, late, or beside itself: it reads what is there first. Neither needs a volume to write, or a GPU.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from itertools import takewhile
+from datetime import datetime
 
 from loguru import logger
 
-from app.fleet.cron_times import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.model_server.report import REPORT_STALE, Report, ReportsOf
 from app.model_server.start_failures import RefusedStarts, refused_starts
-from app.scheduler.night_plan import NIGHT, Night
+from app.scheduler.night_plan import Night
 from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import StoreTrouble
-from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
@@ -36,7 +33,7 @@ class Ticked:
     silent: tuple[str, ...]
 
 
-def windows(
+def keep_windows(
     ledger: Ledger, fleet: Fleet, facts: DictLike, now: datetime, keep: Callable[[str, int], object]
 ) -> list[str]:
     """Keep the tiers awake whose window is open, and no longer than that; the jobs that warm its models.
@@ -94,14 +91,14 @@ def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iter
         yield ledger.post(*KINDS["warm"].request(text, {"tier": tier}), by=BY_WINDOW).job.id
 
 
-def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], object]) -> Ticked:
+def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Callable[[str], object]) -> Ticked:
     """Sweep, send a worker to every lane that has due work, and mark the servers that were not heard of for long.
 
     Args:
         ledger: where the jobs stand.
         facts: where the servers report.
         clock: the time.
-        ring: sends a worker to a lane; one too many finds nothing to do and leaves.
+        send_worker: sends one to a lane; one too many finds nothing to do and leaves.
 
     Raises:
         Exception: what went wrong with one of these, when the others have had their turn.
@@ -114,10 +111,10 @@ def tick(ledger: Ledger, facts: DictLike, clock: Clock, ring: Callable[[str], ob
     with parts.part("the sweep"):
         swept = ledger.sweep()
         lost = swept.lost
-        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.rung}))
+        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.enqueued}))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
-            ring(lane)
+            send_worker(lane)
     with parts.part("the look for silent servers"):
         silent.extend(_silent(facts, clock.now()))
     ticked = Ticked(lanes, lost, tuple(silent))
@@ -136,26 +133,13 @@ def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
             yield str(key.removeprefix(keys.SERVER))
 
 
-def nightly(ledger: Ledger, found: Night) -> list[NightJob]:
+def post_night(ledger: Ledger, night: Night) -> list[NightJob]:
     """Post what this night is for; the jobs, each with its reason."""
-    for note in found.notes:
+    for note in night.notes:
         logger.warning("night: {}", note)
     posted = []
-    for step in found.steps:
+    for step in night.steps:
         job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
         posted.append(NightJob(job.id, step.kind, step.subject, step.why, step.size))
     return posted
-
-
-def tonight(fleet: Fleet, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
-    """The jobs that were posted since the night began; not those of a clock that once ran days ahead."""
-    began = night_began(fleet, now)
-    return tuple(job for job in jobs if began <= job.posted_at <= now + NIGHT)
-
-
-def night_began(fleet: Fleet, now: datetime) -> datetime:
-    """When the schedule was last due."""
-    coming = due(fleet.schedule.times.nightly, fleet.schedule.zone, now - timedelta(days=2))
-    *_, began = takewhile(lambda moment: moment <= now, coming)
-    return began.astimezone(fleet.schedule.zone)

@@ -1,4 +1,4 @@
-"""Asks registries what the tags of some models mean now. A registry that does not answer is told, and fails nobody."""
+"""Asks registries what the tags of some models mean now. One that does not answer is noted, and fails nobody."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +11,15 @@ from jobs.registry.client import Registry
 AT_ONCE = 8
 
 
-def upstream(registry: Registry, names: Iterable[ModelName]) -> dict[ModelName, UpstreamTag]:
+def upstream_tags(registry: Registry, names: Iterable[ModelName]) -> dict[ModelName, UpstreamTag]:
     """What the registry says of each model, by folded name. Only manifests are fetched: some hundred bytes each."""
-    asked = list(names)
+    models = list(names)
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        told = pool.map(lambda name: _asked(registry, name), asked)
-        return {name.folded(): each for name, each in zip(asked, told, strict=True)}
+        tags = pool.map(lambda name: _upstream_tag(registry, name), models)
+        return {name.folded(): tag for name, tag in zip(models, tags, strict=True)}
 
 
-def _asked(registry: Registry, name: ModelName) -> UpstreamTag:
+def _upstream_tag(registry: Registry, name: ModelName) -> UpstreamTag:
     try:
         return UpstreamTag(registry.manifest(name))
     except Trouble as trouble:

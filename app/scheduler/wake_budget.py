@@ -1,6 +1,6 @@
 """How often a tier may be woken by us, of our own accord, in a day: the nightly warm-up and the windows.
 
-Each wake takes one of the day's places, a key written once, so that racing wakers never take more than there are.
+Each wake takes one of the day's numbers, a key written once, so that racing wakers never take more than there are.
 Callers and people wake a tier as often as they like.
 """
 
@@ -32,13 +32,13 @@ class Wakes:
         self._fleet = fleet
 
     def take(self, tier: str, why: str, now: datetime) -> bool:
-        """One of today's places for a wake of this tier; false when none is left.
+        """Take one of today's wakes of this tier; false when none is left.
 
         Asked again with the same `why` on the same day, it is the same wake.
         """
         token = secrets.token_hex(8)
-        for place in range(1, self.budget(tier) + 1):
-            key = keys.wake(tier, self._day(now), place)
+        for number in range(1, self.budget(tier) + 1):
+            key = keys.wake(tier, self._day(now), number)
             if self._facts.put(key, {"v": 1, "at": isoformat(now), "why": why, "token": token}, skip_if_exists=True):
                 return True
             taken: dict[str, Any] = self._facts.get(key) or {}
@@ -52,10 +52,10 @@ class Wakes:
         return self._facts.get(keys.refused_wake(tier, self._day(now))) is not None
 
     def used(self, tier: str, now: datetime) -> int:
-        """How many of today's places are taken."""
+        """How many of today's wakes are taken."""
         day = self._day(now)
-        places = range(1, self.budget(tier) + 1)
-        return sum(self._facts.get(keys.wake(tier, day, place)) is not None for place in places)
+        numbers = range(1, self.budget(tier) + 1)
+        return sum(self._facts.get(keys.wake(tier, day, number)) is not None for number in numbers)
 
     def budget(self, tier: str) -> int:
         return self._fleet.tier(tier).own_wakes_per_day

@@ -253,10 +253,10 @@ def models(url: Url = None, key: Key = None, json: Json = False) -> None:
         from jobs.cli.remote_status import remote_models  # noqa: PLC0415
 
         done(commands_at(url, key).list_models(remote_models(remote_at(url, key)), json=json))
-    from jobs.home.status import listed  # noqa: PLC0415
+    from jobs.home.status import local_models  # noqa: PLC0415
 
     at = this_machine()
-    done(at.commands.list_models(listed(at.home, at.commands.clock), json=json))
+    done(at.commands.list_models(local_models(at.home, at.commands.clock), json=json))
 
 
 @app.command("route")
@@ -300,10 +300,10 @@ def status(url: Url = None, key: Key = None, json: Json = False) -> None:
         health = {**remote.health(), "night": remote.night()}
         show(health, status_lines(health, url, commands_at(url, key).now), json=json)
         return
-    from jobs.home.status import surveyed  # noqa: PLC0415
+    from jobs.home.status import local_status  # noqa: PLC0415
 
     at = this_machine()
-    survey = surveyed(at.home, at.commands.clock, at.commands.reader.select()[0], key)
+    survey = local_status(at.home, at.commands.clock, at.commands.reader.select()[0], key)
     show(survey.as_json(), survey.lines(at.commands.now), json=json)
 
 

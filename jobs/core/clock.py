@@ -5,7 +5,7 @@
 
 import threading
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -48,7 +48,3 @@ def moment_of(timestamp: float) -> datetime:
     """The moment that a file's time names; the nearest that every timezone has, where a damaged disk names another."""
     first, last = datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
     return datetime.fromtimestamp(min(max(timestamp, first.timestamp()), last.timestamp()), UTC)
-
-
-def seconds(duration: timedelta) -> float:
-    return duration.total_seconds()

@@ -2,11 +2,15 @@
 
 What registries, servers and models say passes here before anything else reads it. A text may hold half of a surrogate
 pair, which no answer can carry; a number may be none; a document may be nested or littered beyond all measure.
+
+A field may also be of another type than it should be: `text`, `count`, `items` and their like read it as empty then.
 """
 
 import json
 import math
 import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 from jobs.core.errors import Corrupt
@@ -52,6 +56,37 @@ def document(raw: bytes, what: str, *, most_pieces: int = MOST_PIECES, is_strict
     except ValueError as error:  # not UTF-8, not JSON, a number of thousands of digits
         raise Corrupt(f"{what} is torn or no JSON: {error}") from error
     return _sound(found, what)
+
+
+def fields(value: Any) -> Mapping[str, Any]:
+    """The object that stands here; whatever else came in its place has no fields."""
+    return value if isinstance(value, dict) else {}
+
+
+def items(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    return tuple(each for each in items(value) if isinstance(each, str))
+
+
+def count(value: Any) -> int:
+    """A whole number as Go has it; whatever else came in its place is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else 0
+
+
+def moment(value: Any) -> datetime | None:
+    """The moment that a text names, in UTC where it names no zone. Of Go's nanoseconds the microseconds stay."""
+    try:
+        found = datetime.fromisoformat(text(value))
+        return found.astimezone(UTC) if found.tzinfo else found.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _nothing(_: str) -> None:

@@ -29,6 +29,8 @@ class Progress:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
+        #: These five are written by the threads that move bytes and read by the one that beats; under `_lock`, but for
+        #: `_moved_at`, which any thread may also read without it.
         self._completed = 0
         self._total = 0
         self._status = ""

@@ -31,7 +31,7 @@ class Policy:
         self,
         function: Callable[[], T],
         *,
-        sleep: Callable[[float], None],
+        sleep: Callable[[float], object],
         before_retry: Callable[[Trouble], None] = lambda _: None,
     ) -> T:
         """Call `function` until it answers or the policy gives up.
@@ -39,25 +39,28 @@ class Policy:
         Args:
             function: called without arguments.
             sleep: waits that many seconds; may raise to give up the wait (a cancelled job).
-            before_retry: told each error that will be tried again.
+            before_retry: called with each error that will be tried again.
 
         Raises:
             Trouble: the last error, when the count or the time is used up or trying again cannot help.
 
         """
 
-        def told(state: tenacity.RetryCallState) -> None:
+        def before_sleep(state: tenacity.RetryCallState) -> None:
             outcome = state.outcome
             error = outcome.exception() if outcome else None
             if isinstance(error, Trouble):
                 before_retry(error)
 
+        def wait(seconds: float) -> None:
+            sleep(seconds)
+
         retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(self.attempts) | tenacity.stop_before_delay(self.within.total_seconds()),
             wait=self._wait,
             retry=tenacity.retry_if_exception_type(self.on),
-            sleep=sleep,
-            before_sleep=told,
+            sleep=wait,
+            before_sleep=before_sleep,
             reraise=True,
         )
         return retrying(function)

@@ -105,7 +105,7 @@ class Stack:
 @dataclass(frozen=True)
 class Home:
     root: Path
-    named: str = f"{VARIABLE} is not set"
+    origin: str = f"{VARIABLE} is not set"
     """Where the path comes from, in words."""
 
     @property
@@ -185,7 +185,7 @@ class Home:
             )
         return BadRequest(
             f"the home {str(self.root)!r} cannot be used: {cause}",
-            hint=f"set {VARIABLE} to a directory that you can read and write; {self.named}",
+            hint=f"set {VARIABLE} to a directory that you can read and write; {self.origin}",
         )
 
     def read_stack(self) -> Stack | None:
@@ -194,6 +194,18 @@ class Home:
             return Stack.from_json(json.loads(self.stack_file.read_bytes()))
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def need_stack(self) -> Stack:
+        """The stack that `up` composed last.
+
+        Raises:
+            Refused: there never was one.
+
+        """
+        stack = self.read_stack()
+        if stack is None:
+            raise Refused(f"no stack was ever started in {str(self.root)!r}", hint="start one: `ollama-modal up`")
+        return stack
 
     def write_stack(self, stack: Stack) -> None:
         """Replace the file in one step: a reader sees the old stack or the new one.
@@ -279,9 +291,9 @@ def home_of(environ: Mapping[str, str], platform: str = sys.platform) -> Home:
         BadRequest: there is no home directory to put it in.
 
     """
-    if named := environ.get(VARIABLE):
-        path = Path(os.path.abspath(named))  # noqa: PTH100 - resolve() would follow links
-        return Home(path, f"{VARIABLE} is {named!r}")
+    if value := environ.get(VARIABLE):
+        path = Path(os.path.abspath(value))  # noqa: PTH100 - resolve() would follow links
+        return Home(path, f"{VARIABLE} is {value!r}")
     try:
         user = Path.home()
     except RuntimeError as error:

@@ -6,10 +6,10 @@ from typing import Any
 from loguru import logger
 
 from jobs.core.clock import Clock
-from jobs.core.errors import Refused, Trouble, Unsupported
-from jobs.home.home import Home, LocalServer, Stack
-from jobs.home.status import asked, weights_of
-from jobs.tasks.table import planned
+from jobs.core.errors import Trouble, Unsupported
+from jobs.home.home import Home, LocalServer
+from jobs.home.status import client_of, weights_of
+from jobs.tasks.prune import plan_request
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import PrunePlan, WeightsUse
 from jobs.weights.trash_moves import require_models_directory
@@ -21,30 +21,17 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
     jobs = home.reader(clock).jobs()
-    return recall(home.facts(), jobs).around(jobs, loaded(servers, clock))
+    return recall(home.facts(), jobs).weights_use(jobs, loaded(servers, clock))
 
 
 def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:
     """The models that these servers have in memory, as far as they answer."""
     for server in servers:
         try:
-            with asked(server, clock) as ollama:
+            with client_of(server, clock) as ollama:
                 yield from [each.name for each in ollama.ps()]
         except Trouble as trouble:
             logger.debug("the server of {} does not tell what it has loaded: {}", server.tier, trouble)
-
-
-def stack_of(home: Home) -> Stack:
-    """The stack that `up` composed last.
-
-    Raises:
-        Refused: there never was one.
-
-    """
-    stack = home.read_stack()
-    if stack is None:
-        raise Refused(f"no stack was ever started in {str(home.root)!r}", hint="start one: `ollama-modal up`")
-    return stack
 
 
 def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
@@ -54,9 +41,11 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
         Unsupported: the models directory is not ours.
 
     """
-    stack = stack_of(home)
+    stack = home.need_stack()
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")
     weights = weights_of(stack.models, home, clock)
     require_models_directory(weights.layout)
-    return planned(weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request)
+    return plan_request(
+        weights.survey(), weights_use(home, stack.servers, clock), stack.retention, clock.now(), request
+    )

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from jobs.core.clock import Clock, isoformat
-from jobs.core.errors import Refused, Trouble, Unauthorized
+from jobs.core.errors import Trouble, Unauthorized
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
@@ -77,26 +77,24 @@ class ModelsFound:
     complaints: tuple[str, ...] = ()
 
 
-def listed(home: Home, clock: Clock) -> ModelsFound:
+def local_models(home: Home, clock: Clock) -> ModelsFound:
     """The models of the stack that `up` composed last.
 
     Raises:
         Refused: there never was one.
 
     """
-    stack = home.read_stack()
-    if stack is None:
-        raise Refused(f"no stack was ever started in {str(home.root)!r}", hint="start one: `ollama-modal up`")
+    stack = home.need_stack()
     if stack.models is None:
         server = stack.servers[0]
-        with asked(server, clock) as ollama:
+        with client_of(server, clock) as ollama:
             return ModelsFound(
                 server.url, tuple(sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name))
             )
-    return found_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+    return models_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
 
 
-def found_in(survey: Survey, where: str) -> ModelsFound:
+def models_in(survey: Survey, where: str) -> ModelsFound:
     whole = sorted(survey.models, key=lambda model: model.name)
     return ModelsFound(where, tuple(map(ModelEntry.of, whole)), tuple(complaints(survey)))
 
@@ -105,7 +103,7 @@ def weights_of(models: Path, home: Home, clock: Clock) -> ModelsDirectory:
     return ModelsDirectory(models, lock=home.weights_lock, persist=lambda: None, clock=clock)
 
 
-def asked(server: LocalServer, clock: Clock) -> OllamaClient:
+def client_of(server: LocalServer, clock: Clock) -> OllamaClient:
     """A server that is asked once, and not for long."""
     return OllamaClient(server.url, policy=NEVER, clock=clock, stall=PATIENCE)
 
@@ -258,7 +256,7 @@ class LocalStatus:
         return [f"night    {line(self.night, now)}"] if has_nights else []
 
 
-def surveyed(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> LocalStatus:
+def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None = None) -> LocalStatus:
     """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
     queue = {str(state): counts[state] for state in JobState}
@@ -287,7 +285,7 @@ def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
 
 def _tier(server: LocalServer, clock: Clock) -> LocalTier:
     try:
-        with asked(server, clock) as ollama:
+        with client_of(server, clock) as ollama:
             return LocalTier(server, ollama.version(), tuple(ollama.ps()))
     except Trouble as trouble:
         return LocalTier(server, None, problem=str(trouble))

@@ -43,7 +43,9 @@ class Lifeline:
     """
 
     def __init__(self) -> None:
+        #: Set by the thread that sends the request; read by the one that cuts it.
         self._connection: Any = None
+        #: Set once, by the thread that cuts; read by the one that sends.
         self.is_cut = False
 
     @property
@@ -79,6 +81,7 @@ class _Reader(threading.Thread):
 
     def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
         super().__init__(name=f"reading {request.url}", daemon=True)
+        #: Filled by this thread, emptied by the caller's; nothing else is shared but the lifeline.
         self.out: queue.Queue[Head | bytes | _End | Exception] = queue.Queue(MOST_AHEAD)
         self._client = client
         self._request = request

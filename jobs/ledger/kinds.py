@@ -68,6 +68,11 @@ class Parameter:
         """The type of what a person types."""
         return str if self.parse else self.value_type
 
+    def allows(self, number: float) -> bool:
+        """Whether a number is within its limits."""
+        is_low = (self.above is not None and number <= self.above) or (self.least is not None and number < self.least)
+        return not is_low and (self.most is None or number <= self.most)
+
 
 class JobRequest(NamedTuple):
     """What is posted, in the order in which a ledger takes it."""
@@ -118,11 +123,10 @@ class Kind:
                 f"there is no {parameter.name} to {self.name} called {value!r}",
                 hint=f"{parameter.name}s are {', '.join(parameter.choices)}",
             )
-        if parameter.above is not None and not parameter.above < value <= (parameter.most or value):
-            raise BadRequest(
-                f"{parameter.option} {value:g} makes no sense",
-                hint=f"more than {parameter.above:g}, at most {parameter.most}",
-            )
+        if parameter.value_type in {int, float} and not parameter.allows(value):
+            low = f"at least {parameter.least}" if parameter.above is None else f"more than {parameter.above:g}"
+            shown = f"{typed:g}" if isinstance(typed, float) else typed
+            raise BadRequest(f"{parameter.option} {shown} makes no sense", hint=f"{low}, at most {parameter.most}")
         return value
 
     def request(

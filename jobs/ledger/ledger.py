@@ -2,13 +2,12 @@
 
 Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of
 racing writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep`
-rings again. `jobs.store.keys` lists the facts, `jobs.ledger.reader` reads them.
+fills it again. `jobs.store.keys` lists the facts, `jobs.ledger.reader` reads them.
 
 An id is `<line>-<generation>`: all jobs of one kind and subject form a line, and generation g+1 may be posted only when
 g has ended. Two posters of the same subject thus race for the same key, which is what makes one live job of them (P2).
 """
 
-import queue
 import secrets
 import threading
 from collections.abc import Callable, Mapping
@@ -22,14 +21,12 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
 from jobs.ledger.job import VERSION, Ending, Job, JobState
+from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
 from jobs.store.protocols import DictLike, QueueLike
-
-RING_AGAIN = timedelta(minutes=1)
-"""A bell may wait behind others; one that rang longer ago than this is rung again, should it have been lost."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +39,13 @@ class Posted:
 
 @dataclass
 class Claim:
-    """One attempt, held under a lease. Only its holder changes when that ends, by beating, one thread at a time."""
+    """One attempt, held under a lease, which its holder renews by beating."""
 
     job: Job
     n: int
     token: str
     lease: timedelta
+    #: Both are written by `Ledger.beat`, in one thread at a time (`RunningAttempt` sees to it); any thread reads them.
     held_until: datetime
     held_for: float
     """The same by the clock's monotonic seconds, which nobody sets."""
@@ -58,14 +56,14 @@ class Swept:
     """What a sweep did and saw.
 
     Args:
-        rung: the ids that were rung for again.
+        enqueued: the ids that were put into the queue again.
         lost: those of which an attempt was given up.
         next_due: when it is worth sweeping next, if known.
         open_lanes: the lanes that have jobs which have not ended.
 
     """
 
-    rung: tuple[str, ...]
+    enqueued: tuple[str, ...]
     lost: tuple[str, ...]
     next_due: datetime | None
     open_lanes: frozenset[str]
@@ -80,15 +78,14 @@ class Ledger:
 
     def __init__(self, queue: QueueLike, facts: DictLike, clock: Clock, kinds: Kinds = KINDS) -> None:
         self._calls = Calls(clock)
-        self._queue = PatientQueue(queue, self._calls)
+        self._queue = JobQueue(PatientQueue(queue, self._calls), clock)
         self._facts = PatientDict(facts, self._calls)
         self.reader = LedgerReader(self._facts)
         self._clock = clock
         self._kinds = kinds
         self._remembering = threading.Lock()  # never held while the store is asked
-        # Both under the lock. They only save work: to have forgotten, or to remember too little, does no harm.
+        #: Ids of jobs known to have ended. Any thread that sweeps adds to it, under `_remembering`; it only saves work.
         self._ended: set[str] = set()
-        self._rung_at: dict[tuple[str, int], float] = {}
 
     def heard(self) -> Heard:
         """When the store last answered anything, whoever asked."""
@@ -99,7 +96,7 @@ class Ledger:
     def post(
         self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
     ) -> Posted:
-        """Write a job down and ring for a worker; with one of this kind and subject alive, answer with that one.
+        """Write a job down and enqueue it; with one of this kind and subject alive, answer with that one.
 
         Once this has returned, the job ends, whatever happens to the queue or to any worker (P1).
 
@@ -130,7 +127,7 @@ class Ledger:
             if is_ours:
                 if generation != known:
                     self._point(kind, subject, line, generation)
-                self._ring(job)
+                self._queue.put(job)
             return Posted(job, attached=not is_ours)
 
     def cancel(self, id: str, *, by: str) -> Job:
@@ -162,17 +159,13 @@ class Ledger:
     # -- what workers do -----------------------------------------------------------------------------------------------
 
     def next_id(self, lane: str, timeout: timedelta) -> str | None:
-        """Wait for a bell in this lane; the id it carried, or None when none rang. Ringing twice does no harm."""
-        try:
-            rung = self._queue.get(timeout=timeout.total_seconds(), partition=lane)
-        except queue.Empty:
-            return None
-        return rung if isinstance(rung, str) else None
+        """Wait for the id of a job of this lane; None when none came. One that comes twice does no harm."""
+        return self._queue.next_id(lane, timeout)
 
-    def ring(self, id: str) -> None:
-        """Ring for a job: to give back a bell that was taken from the queue and could not be answered."""
+    def enqueue(self, id: str) -> None:
+        """Put an id back that was taken from the queue by a worker that cannot work on it."""
         if (job := self.reader.find(id)) is not None:
-            self._ring(job)
+            self._queue.put(job)
 
     def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
         """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
@@ -233,11 +226,11 @@ class Ledger:
         if not ours or job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
         if job.is_due(self._clock.now()):
-            self._ring(job)
+            self._queue.put(job)
         return job
 
     def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
-        """Give up attempts whose lease ran out, ring for jobs that are due, finish cancellations.
+        """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
 
         Safe to run any number of times at once.
 
@@ -247,9 +240,9 @@ class Ledger:
 
         """
         now = self._clock.now()
-        rung, lost, due = [], [], []
+        enqueued, lost, due = [], [], []
         lanes: set[str] = set()
-        hears = True
+        answers = True
         for job in self._open_jobs():
             current = job
             if job.state is JobState.RUNNING and (no_worker_lives or job.attempts[-1].is_lost(now)):
@@ -269,13 +262,13 @@ class Ledger:
             if not current.has_ended:
                 lanes.add(current.lane)
             if current.is_due(now):
-                # A bell that failed would fail for all of them, and each may take its time over it.
-                hears, has_rung = self._ring_if_silent(current) if hears else (False, False)
-                if has_rung:
-                    rung.append(current.id)
+                # A queue that failed would fail for all of them, and each may take its time over it.
+                answers, is_enqueued = self._queue.put_if_lost(current) if answers else (False, False)
+                if is_enqueued:
+                    enqueued.append(current.id)
             elif current.not_before is not None:
                 due.append(current.not_before)
-        return Swept(tuple(rung), tuple(lost), min(due, default=None), frozenset(lanes))
+        return Swept(tuple(enqueued), tuple(lost), min(due, default=None), frozenset(lanes))
 
     # -- what the archive does -----------------------------------------------------------------------------------------
 
@@ -387,43 +380,8 @@ class Ledger:
         )
         with self._remembering:
             self._ended.update(job.id for job in jobs if job.has_ended)
-            for bell in [bell for bell in self._rung_at if bell[0] in self._ended]:
-                del self._rung_at[bell]
+            self._queue.forget(self._ended)
         return [job for job in jobs if not job.has_ended]
-
-    def _ring_if_silent(self, job: Job) -> tuple[bool, bool]:
-        """Ring for a due job unless the bell for its next attempt may still be in the queue.
-
-        Whether the queue answers, and whether it was rung.
-        """
-        with self._remembering:
-            rung_at = self._rung_at.get((job.id, len(job.attempts)))
-        is_fresh = rung_at is not None and self._clock.monotonic() - rung_at < RING_AGAIN.total_seconds()
-        try:
-            if is_fresh and self._queue.len(partition=job.lane):
-                return True, False
-        except StoreTrouble as trouble:
-            logger.warning("the bells of lane {} cannot be counted: {}", job.lane, trouble)
-            return False, False
-        has_rung = self._ring(job)
-        return has_rung, has_rung
-
-    def _ring(self, job: Job) -> bool:
-        """Ring for a job; false when the bell is out of order.
-
-        Then nothing is lost: the job stands in the ledger, and a sweep rings later.
-        """
-        now = self._clock.monotonic()
-        try:
-            self._queue.put(job.id, block=False, partition=job.lane)
-        except queue.Full:
-            logger.warning("the queue of lane {} is full; job {} will be rung for later", job.lane, job.id)
-        except StoreTrouble as trouble:
-            logger.warning("job {} of lane {} could not be rung for; a sweep will: {}", job.id, job.lane, trouble)
-            return False
-        with self._remembering:
-            self._rung_at[job.id, len(job.attempts)] = now
-        return True
 
     def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
         """Write a fact that may be written once; true when it is ours, though the reply was lost on the way."""

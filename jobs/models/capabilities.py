@@ -75,8 +75,8 @@ class Traits:
 
     @property
     def chat_template(self) -> str:
-        found = self.header.values.get("tokenizer.chat_template")
-        return found if isinstance(found, str) else ""
+        template = self.header.values.get("tokenizer.chat_template")
+        return template if isinstance(template, str) else ""
 
     @property
     def prefers_chat_template(self) -> bool:
@@ -104,30 +104,30 @@ class Traits:
 
 def shown(traits: Traits) -> tuple[str, ...]:
     """As `/api/show` tells them."""
-    found = [*traits.declared]
+    abilities = [*traits.declared]
     if not traits.is_rendered:
-        found += _of_chat(traits.chat_template)
-    found += _of_header(traits.header)
-    found += ["vision"] if traits.has_projector else []
+        abilities += _of_chat(traits.chat_template)
+    abilities += _of_header(traits.header)
+    abilities += ["vision"] if traits.has_projector else []
     if traits.template is not None and not traits.prefers_chat_template:
-        found += _of_go(traits.go)
+        abilities += _of_go(traits.go)
     tools, thinking = PARSERS.get(traits.parser, (False, False))
-    found += (["tools"] if tools else []) + (["thinking"] if thinking else [])
-    found += ["thinking"] if traits.family in ("gptoss", "gpt-oss") else []
-    return _once(found)
+    abilities += (["tools"] if tools else []) + (["thinking"] if thinking else [])
+    abilities += ["thinking"] if traits.family in ("gptoss", "gpt-oss") else []
+    return _once(abilities)
 
 
 def listed(traits: Traits) -> tuple[str, ...]:
     """As `/api/tags` tells them: what stands after the tokenizer in the header is not looked at."""
     tools, thinking = PARSERS.get(traits.parser, (False, False))
     used = traits.go.variables
-    found = [*sorted(_of_header(traits.header), key=("vision", "audio", "embedding", "completion").index)]
-    found += traits.declared
-    found += ["tools"] if "tools" in used or tools else []
-    found += ["insert"] if "suffix" in used else []
-    found += ["thinking"] if traits.go.thinks or thinking or traits.family in ("gptoss", "gpt-oss") else []
-    found += ["vision"] if traits.has_projector else []
-    return _once(found)
+    abilities = [*sorted(_of_header(traits.header), key=("vision", "audio", "embedding", "completion").index)]
+    abilities += traits.declared
+    abilities += ["tools"] if "tools" in used or tools else []
+    abilities += ["insert"] if "suffix" in used else []
+    abilities += ["thinking"] if traits.go.thinks or thinking or traits.family in ("gptoss", "gpt-oss") else []
+    abilities += ["vision"] if traits.has_projector else []
+    return _once(abilities)
 
 
 def _of_header(header: GgufHeader) -> list[str]:
@@ -135,18 +135,18 @@ def _of_header(header: GgufHeader) -> list[str]:
     return [kind, *(what for what in ("vision", "audio") if header.get(f"{what}.block_count") is not None)]
 
 
-def _of_go(told: TemplateReading) -> list[str]:
-    found = (["tools"] if "tools" in told.variables else []) + (["insert"] if "suffix" in told.variables else [])
-    return found + (["thinking"] if told.thinks else [])
+def _of_go(go: TemplateReading) -> list[str]:
+    abilities = (["tools"] if "tools" in go.variables else []) + (["insert"] if "suffix" in go.variables else [])
+    return abilities + (["thinking"] if go.thinks else [])
 
 
 def _of_chat(template: str) -> list[str]:
-    found = ["tools"] if "tools" in template or "tool_call" in template else []
+    abilities = ["tools"] if "tools" in template or "tool_call" in template else []
     split = "content.split('</think>')" in template or 'content.split("</think>")' in template
     marked = "<think>" in template and "</think>" in template
     if marked or (split and "reasoning_content" not in template and "<SPECIAL_12>" not in template):
-        found.append("thinking")
-    return found
+        abilities.append("thinking")
+    return abilities
 
 
 def _chat_answers_tools(template: str) -> bool:
@@ -154,8 +154,8 @@ def _chat_answers_tools(template: str) -> bool:
     return called and any(answer in template for answer in _TOOL_ANSWERS)
 
 
-def _go_answers_tools(template: str, told: TemplateReading) -> bool:
-    if not {"tools", "toolcalls"} <= told.variables:
+def _go_answers_tools(template: str, go: TemplateReading) -> bool:
+    if not {"tools", "toolcalls"} <= go.variables:
         return False
     return any(answer in template for answer in ('eq .Role "tool"', "tool_response", "TOOL_RESULTS"))
 

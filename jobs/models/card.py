@@ -103,16 +103,16 @@ class KnownModel:
 
 def bytes_of(models: Iterable[KnownModel]) -> int:
     """What they take together: a blob that several of them share lies there once."""
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for model in models:
-        found |= model.blobs or {model.digest: model.size}
-    return sum(found.values())
+        sizes |= model.blobs or {model.digest: model.size}
+    return sum(sizes.values())
 
 
 def read(layout: Layout, known: Iterable[KnownModel] = ()) -> list[KnownModel]:
     """The whole models of a directory. Files of a manifest that is among the known ones are not read again."""
     cards = {model.digest: model.card for model in known if model.card}
-    whole = (each for each in survey.loaded(layout) if isinstance(each, survey.SurveyedModel))
+    whole = (each for each in survey.read_models(layout) if isinstance(each, survey.SurveyedModel))
     return [_model(each, _card(layout, each, cards.get(each.digest))) for each in whole]
 
 
@@ -126,22 +126,22 @@ def _card(layout: Layout, model: survey.SurveyedModel, known: Card | None) -> Ca
     return card
 
 
-def _model(found: survey.SurveyedModel, card: Card) -> KnownModel:
+def _model(model: survey.SurveyedModel, card: Card) -> KnownModel:
     try:
-        told, abilities = details(card) | _lengths(card), _abilities(card)
-        json.dumps([told, abilities], allow_nan=False).encode()  # they go into every list of models
+        shown_details, abilities = details(card) | _lengths(card), _abilities(card)
+        json.dumps([shown_details, abilities], allow_nan=False).encode()  # they go into every list of models
     except Exception as error:  # noqa: BLE001 - as below
         card = _bare(error)
-        told, abilities = details(card), ()
+        shown_details, abilities = details(card), ()
     return KnownModel(
-        name=found.name,
-        digest=found.digest,
-        size=found.size,
-        modified_at=found.modified_at,
-        details=told,
+        name=model.name,
+        digest=model.digest,
+        size=model.size,
+        modified_at=model.modified_at,
+        details=shown_details,
         capabilities=abilities,
         card=card,
-        blobs={blob.digest: blob.size for blob in found.manifest.blobs},
+        blobs={blob.digest: blob.size for blob in model.manifest.blobs},
     )
 
 
@@ -201,13 +201,13 @@ def _is_one_gguf(files: CardFiles, config: Mapping[str, Any]) -> bool:
 
 def _strange(files: CardFiles, config: Mapping[str, Any]) -> list[str]:
     """What a server shows of these models, we do not know how to tell."""
-    found = [] if _is_one_gguf(files, config) else ["its weights are not one GGUF file"]
+    reasons = [] if _is_one_gguf(files, config) else ["its weights are not one GGUF file"]
     if config.get("remote_host") or config.get("remote_model"):
-        found.append("it runs elsewhere")
+        reasons.append("it runs elsewhere")
     if (parser := config.get("parser")) and parser not in capabilities.PARSERS:
-        found.append(f"nobody here knows its parser {parser!r}")
+        reasons.append(f"nobody here knows its parser {parser!r}")
     kinds = ("adapter", "projector", "draft")
-    return found + [f"it has a layer of kind {kind!r}" for kind in kinds if files.layers(kind)]
+    return reasons + [f"it has a layer of kind {kind!r}" for kind in kinds if files.layers(kind)]
 
 
 # -- in Ollama's words -------------------------------------------------------------------------------------------------
@@ -232,8 +232,8 @@ def details(card: Card) -> dict[str, Any]:
 def _lengths(card: Card) -> dict[str, int]:
     """The two lengths that lists show and nothing else does, as far as they are known."""
     facts = card.facts or MemoryFacts()
-    told = {
+    lengths = {
         "context_length": card.config.get("context_length") or facts.context,
         "embedding_length": card.config.get("embedding_length") or facts.embedding,
     }
-    return {key: value for key, value in told.items() if value}
+    return {key: value for key, value in lengths.items() if value}

@@ -72,7 +72,7 @@ class CardFiles:
     def config(self) -> Mapping[str, Any]:
         """What counts of it, by Ollama's names: words, lists of words, whole numbers. What is null is left out."""
         document = self._document(self._manifest.config, is_config=True)
-        found: dict[str, Any] = {}
+        kept: dict[str, Any] = {}
         for key, value in self._object(self._manifest.config, document).items():
             if value is None or key not in (*_WORDS, *_LISTS, *_LENGTHS):
                 continue
@@ -80,11 +80,11 @@ class CardFiles:
             if read is None:
                 self.wrong.append(f"its config's {key} makes no sense")
             else:
-                found[key] = read
-        return found
+                kept[key] = read
+        return kept
 
     def header(self, weights: Layer) -> GgufHeader | None:
-        self._see(weights)
+        self._remember_stamp(weights)
         try:
             return gguf.read(self._layout.blob(weights.digest))
         except (Trouble, FileNotFoundError) as error:
@@ -103,35 +103,35 @@ class CardFiles:
                 yield decoded.setdefault(layer.digest, raw.decode(errors="replace"))
 
     def options(self) -> Mapping[str, Any]:
-        found: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         for layer in self.layers("params"):
-            found |= self._object(layer, self._document(layer))
-        return found
+            options |= self._object(layer, self._document(layer))
+        return options
 
     def messages(self) -> tuple[Mapping[str, Any], ...]:
-        found: list[Mapping[str, Any]] = []
+        messages: list[Mapping[str, Any]] = []
         for layer in self.layers("messages"):
             document = self._document(layer)
             if not isinstance(document, list):
-                self._say(f"blob {layer.digest} makes no sense: it is no list")
+                self._note(f"blob {layer.digest} makes no sense: it is no list")
                 continue
-            found += [
+            messages += [
                 {key: str(each.get(key, "")) for key in ("role", "content")}
                 for each in document
                 if isinstance(each, dict)
             ]
-        return tuple(found)
+        return tuple(messages)
 
     def parent(self) -> str:
         """The model that this one was made from, where it says so."""
         listed = foreign.document(self._manifest.raw, "the manifest").get("layers") or []
-        named = (layer.get("from") for layer in listed if layer.get("mediaType") == f"{IMAGE}model")
-        return next((each for each in named if isinstance(each, str) and len(each) <= MAX_PARENT), "")
+        parents = (layer.get("from") for layer in listed if layer.get("mediaType") == f"{IMAGE}model")
+        return next((each for each in parents if isinstance(each, str) and len(each) <= MAX_PARENT), "")
 
     def _object(self, layer: Layer, document: Any) -> Mapping[str, Any]:
         if isinstance(document, dict):
             return document
-        self._say(f"blob {layer.digest} makes no sense: it is no object")
+        self._note(f"blob {layer.digest} makes no sense: it is no object")
         return {}
 
     def _document(self, layer: Layer, *, is_config: bool = False) -> Any:
@@ -140,24 +140,24 @@ class CardFiles:
         try:
             return foreign.document(raw, f"blob {layer.digest}", most_pieces=most)
         except Corrupt as error:
-            self._say(str(error))
+            self._note(str(error))
             return None
 
     def _bytes(self, layer: Layer, *, is_config: bool = False) -> bytes:
         """Its bytes, read once; nothing, and a word about it, where they are too many or cannot be read."""
         if is_config and layer.size > MAX_CONFIG_BYTES:
-            self._say(f"its config has {layer.size:,} bytes; {MAX_CONFIG_BYTES:,} is the most that makes sense")
+            self._note(f"its config has {layer.size:,} bytes; {MAX_CONFIG_BYTES:,} is the most that makes sense")
             return b""
         if not is_config:
             if layer.size > self._left:
-                self._say(f"its licenses and other texts have more than {MAX_TEXT_BYTES:,} bytes together")
+                self._note(f"its licenses and other texts have more than {MAX_TEXT_BYTES:,} bytes together")
                 return b""
             self._left -= layer.size
         if layer.digest not in self._raw:
             if len(self._raw) >= MAX_FILES:
-                self._say(f"it has more than {MAX_FILES} small files")
+                self._note(f"it has more than {MAX_FILES} small files")
                 return b""
-            self._see(layer)
+            self._remember_stamp(layer)
             self._raw[layer.digest] = self._read(layer)
         return self._raw[layer.digest]
 
@@ -167,13 +167,13 @@ class CardFiles:
                 return file.read(layer.size)
         except OSError as error:
             self._is_unread = True
-            self._say(f"blob {layer.digest} cannot be read: {error.strerror}")
+            self._note(f"blob {layer.digest} cannot be read: {error.strerror}")
             return b""
 
-    def _see(self, layer: Layer) -> None:
+    def _remember_stamp(self, layer: Layer) -> None:
         self._seen[layer.digest] = _stamp(self._layout, layer.digest)
 
-    def _say(self, what: str) -> None:
+    def _note(self, what: str) -> None:
         if what not in self.wrong:
             self.wrong.append(what)
 

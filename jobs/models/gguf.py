@@ -84,16 +84,16 @@ _TENSOR_KINDS = (
 
 def file_type_name(number: int | None) -> str:
     """How most tensors are packed, by name; empty when it has none. Ollama takes 0 for not said."""
-    return _named(_FILE_TYPES, number or -1)
+    return _name_of(_FILE_TYPES, number or -1)
 
 
 def tensor_kind_name(number: int) -> str:
-    return _named(_TENSOR_KINDS, number) or "unknown"
+    return _name_of(_TENSOR_KINDS, number) or "unknown"
 
 
-def _named(names: str, number: int) -> str:
-    named = names.split()
-    return named[number].strip("-") if 0 <= number < len(named) else ""
+def _name_of(names: str, number: int) -> str:
+    known = names.split()
+    return known[number].strip("-") if 0 <= number < len(known) else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +126,8 @@ class GgufHeader:
 
     @property
     def architecture(self) -> str:
-        named = self.values.get("general.architecture")
-        return named if isinstance(named, str) and len(named) <= MAX_ARCHITECTURE else ""
+        name = self.values.get("general.architecture")
+        return name if isinstance(name, str) and len(name) <= MAX_ARCHITECTURE else ""
 
     def get(self, key: str) -> Value | None:
         """The value of a key, or of that key of the file's architecture."""
@@ -284,10 +284,10 @@ class _Wire:
 
     def take(self, length: int, what: str) -> bytes:
         self._advance(length, what)
-        found = self._file.read(length)
-        if len(found) < length:  # it was cut while we read
+        taken = self._file.read(length)
+        if len(taken) < length:  # it was cut while we read
             raise Corrupt(f"the GGUF header is torn at byte {self._at}, in {what}")
-        return found
+        return taken
 
     def skip(self, length: int, what: str) -> None:
         self._advance(length, what)
@@ -376,7 +376,7 @@ class _Wire:
             return Elided(count)
         self._elements += count
         self._charge(count * NUMBER_BYTES)
-        return tuple(found for (found,) in one.iter_unpack(self.take(count * one.size, "an array")))
+        return tuple(number for (number,) in one.iter_unpack(self.take(count * one.size, "an array")))
 
     def tensor(self) -> Tensor:
         self._charge(TENSOR_BYTES)

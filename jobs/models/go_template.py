@@ -1,6 +1,6 @@
-"""What a Go template tells of its model, as Ollama reads it off: which variables it uses, and whether it thinks.
+"""What a Go template says of its model, as Ollama reads it off: which variables it uses, and whether it thinks.
 
-Nothing is rendered. A template that Go would refuse tells as much as can be seen of it. It comes from outside, so it is
+Nothing is rendered. A template that Go would refuse says as much as can be seen of it. It comes from outside, so it is
 read once from its first character to its last: without recursion, however deep its blocks are, and never backwards.
 """
 
@@ -23,7 +23,7 @@ _TRIMS_LEFT = tuple(f"-{space}" for space in _SPACES)
 
 @dataclass(frozen=True)
 class TemplateReading:
-    """What a template tells.
+    """What a template says.
 
     Args:
         variables: the names that it uses, in lower case.
@@ -39,16 +39,6 @@ class TemplateReading:
 
 def read(template: str) -> TemplateReading:
     return _Reader(template).reading()
-
-
-def variables(template: str) -> frozenset[str]:
-    """The names that the template uses, in lower case."""
-    return read(template).variables
-
-
-def thinks(template: str) -> bool:
-    """Whether thoughts stand between two marks, inside a loop over the messages."""
-    return read(template).thinks
 
 
 @dataclass(slots=True)
@@ -94,10 +84,10 @@ class _Reader:
             trims_left = text.startswith(_TRIMS_LEFT, inside)
             self._add_text(at, start, left=trims, right=trims_left)
             inside += 2 if trims_left else 0
-            found = self._comment(inside) if text.startswith("/*", inside) else self._action(inside)
-            if found is None:
+            read = self._comment(inside) if text.startswith("/*", inside) else self._action(inside)
+            if read is None:
                 return
-            at, trims = found
+            at, trims = read
         self._add_text(at, len(text), left=trims, right=False)
 
     def _comment(self, inside: int) -> tuple[int, bool] | None:
@@ -147,11 +137,11 @@ class _Reader:
                 self.lists.append(_List(left.loops_over_messages))
             return
         fields = set(_FIELD.findall(code))
-        here = self.lists[-1]
-        here.add(says_something=False)
-        here.has_thoughts |= "Thinking" in fields
+        innermost = self.lists[-1]
+        innermost.add(says_something=False)
+        innermost.has_thoughts |= "Thinking" in fields
         if keyword in _OPENS:
-            over = "Messages" in fields if keyword == "range" else here.loops_over_messages
+            over = "Messages" in fields if keyword == "range" else innermost.loops_over_messages
             self.lists.append(_List(over))
 
     def _leave(self) -> _List:

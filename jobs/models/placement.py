@@ -119,16 +119,16 @@ def weigh(size_bytes: int, tier: Tier, *, facts: MemoryFacts | None = None, cont
         context: tokens that a request asks for, in place of the tier's own.
 
     """
-    told = facts or MemoryFacts()
+    known = facts or MemoryFacts()
     length = context or tier.context or _default_context(tier)
-    length = min(length, told.context) if told.context else length
-    parallel = 1 if told.pools or told.architecture.startswith(ONE_AT_A_TIME) else tier.parallel
+    length = min(length, known.context) if known.context else length
+    parallel = 1 if known.pools or known.architecture.startswith(ONE_AT_A_TIME) else tier.parallel
     weights = f"{human_bytes(size_bytes)} of weights"
-    if not told.kept_per_token and not told.pools:
+    if not known.kept_per_token and not known.pools:
         need = round(size_bytes * HEADROOM)
         return Weighed(tier, need, None, length, parallel, f"{weights} need about {human_bytes(need)} of memory")
-    cache = 0 if told.pools else round(told.kept_per_token * length * parallel * CACHE_BYTES[tier.cache_type])
-    seeing = PROJECTOR_BYTES if told.has_vision else 0
+    cache = 0 if known.pools else round(known.kept_per_token * length * parallel * CACHE_BYTES[tier.cache_type])
+    seeing = PROJECTOR_BYTES if known.has_vision else 0
     need = size_bytes + cache + seeing + tier.runner_bytes
     each = f"{parallel} contexts" if parallel > 1 else "a context"
     parts = [weights]
@@ -151,7 +151,7 @@ def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
     )
 
 
-def place(
+def place_model(
     size_bytes: int, tiers: Sequence[Tier], *, facts: MemoryFacts | None = None, context: int | None = None
 ) -> Placement:
     """The cheapest tier whose memory holds the model; the largest, with a warning, when none does.

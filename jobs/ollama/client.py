@@ -5,7 +5,7 @@ and retried by the ledger. Every error is one of ours, with the server's own wor
 """
 
 import ssl
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from datetime import timedelta
 from functools import cache
@@ -23,7 +23,7 @@ from jobs.http.errors import LOOPBACK_IS_DIRECT, as_it_is, translated
 from jobs.http.watched_stream import Head, exchange
 from jobs.ollama.errors import refusal
 from jobs.ollama.pull_progress import PullWatch
-from jobs.ollama.responses import Embedded, Frame, Listed, Running, Shown, listed_in
+from jobs.ollama.responses import Frame, Listed, Running, listed_in
 
 STALL = timedelta(seconds=60)
 """Twice the 30 s after which Ollama itself gives up a silent connection and asks again."""
@@ -93,6 +93,7 @@ class OllamaClient:
         self._clock = clock or SystemClock()
         self._stall = stall
         self._verify_budget = verify_budget
+        #: httpx clients, which any number of threads may use at once; only those that are ours are closed.
         self._own = [] if client else [_client(), _client(max_keepalive_connections=0)]
         self._client, self._watched = (client, client) if client else self._own
 
@@ -125,9 +126,6 @@ class OllamaClient:
         wanted = ModelName.parse(name)
         return next((each for each in self.ps() if wanted.is_called(each.name)), None)
 
-    def show(self, name: str) -> Shown:
-        return Shown.of(self._ask("POST", "/api/show", {"model": name}, doing=f"showing {name!r}"))
-
     def delete(self, name: str) -> None:
         """Remove the model and every blob that no other manifest on that server lists."""
         self._send("DELETE", "/api/delete", {"model": name}, doing=f"deleting {name!r}")
@@ -154,13 +152,13 @@ class OllamaClient:
 
         def idle() -> None:
             check()
-            watch.look()
+            watch.require_movement()
 
         body = {"model": name, "stream": True} | ({"insecure": True} if insecure else {})
         with closing(self._frames("/api/pull", body, doing=doing, idle=idle)) as frames:
             for frame in frames:
                 check()
-                watch.see(frame)
+                watch.take(frame)
                 if watch.succeeded:
                     return
         raise watch.cut_short()
@@ -174,12 +172,17 @@ class OllamaClient:
         patience: timedelta = PATIENCE,
     ) -> None:
         """Have the model in memory. The server drops a load when its caller leaves, so this stays until the end."""
-        body = {"model": name} | _keep_alive(keep_alive)
+        body = {"model": name, "stream": False} | _keep_alive(keep_alive)
         doing = f"loading {name!r} on {self.url}"
+
+        def ask(path: str, body: Mapping[str, Any]) -> None:
+            if not list(self._patient(path, body, doing=doing, check=check, patience=patience)):
+                raise CutShort(f"{doing}: the answer is empty")
+
         try:
-            self._last("/api/generate", body, doing=doing, check=check, patience=patience)
+            ask("/api/generate", body)
         except Unsupported:  # it only embeds
-            self._last("/api/embed", body | {"input": []}, doing=doing, check=check, patience=patience)
+            ask("/api/embed", body | {"input": []})
 
     def unload(self, name: str) -> None:
         """Have the model out of memory; it is no error when it was not in."""
@@ -197,48 +200,24 @@ class OllamaClient:
     ) -> Iterator[Frame]:
         """Continue a prompt. The iterator ends after the frame that says done, or raises CutShort."""
         body = {"model": name, "prompt": prompt} | _options(options) | _keep_alive(keep_alive)
-        return self._answer("/api/generate", body, f"generating with {name!r}", check, patience)
-
-    def chat(
-        self,
-        name: str,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        options: Mapping[str, Any] | None = None,
-        keep_alive: timedelta | None = None,
-        check: Callable[[], None] = _nothing,
-        patience: timedelta = PATIENCE,
-    ) -> Iterator[Frame]:
-        """Answer a conversation. The iterator ends after the frame that says done, or raises CutShort."""
-        body = {"model": name, "messages": list(messages)} | _options(options) | _keep_alive(keep_alive)
-        return self._answer("/api/chat", body, f"chatting with {name!r}", check, patience)
-
-    def embed(
-        self,
-        name: str,
-        texts: Sequence[str],
-        *,
-        check: Callable[[], None] = _nothing,
-        patience: timedelta = PATIENCE,
-    ) -> Embedded:
-        """One vector for each text."""
-        body = {"model": name, "input": list(texts)}
-        return Embedded.of(
-            self._last("/api/embed", body, doing=f"embedding with {name!r}", check=check, patience=patience)
-        )
+        doing = f"generating with {name!r} on {self.url}"
+        with closing(self._patient("/api/generate", body, doing=doing, check=check, patience=patience)) as frames:
+            for wire in frames:
+                frame = Frame.of(wire)
+                yield frame
+                if frame.done:
+                    return
+        raise CutShort(f"{doing}: the stream ended before it said done")
 
     # How it is asked
 
     def _ask(self, method: str, path: str, body: Any = None, *, doing: str) -> Any:
         """A short request that may safely be sent twice, and its JSON."""
-        answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._sleep)
+        answer = self._policy.call(lambda: self._send(method, path, body, doing=doing), sleep=self._clock.wait)
         try:
             return foreign.document(answer, "the answer", most_pieces=MOST_VALUES)
         except Corrupt as error:
             raise ServerTrouble(f"{doing} on {self.url}: {error}: {answer[:80]!r}") from error
-
-    def _sleep(self, seconds: float) -> None:
-        self._clock.wait(seconds)
 
     def _send(self, method: str, path: str, body: Any, *, doing: str) -> bytes:
         """The body of a good answer, which has to come within the time for a silence, and no more than makes sense."""
@@ -297,38 +276,15 @@ class OllamaClient:
                     raise refusal(500, str(frame["error"]), doing=doing)
                 yield frame
 
-    def _answer(
-        self, path: str, body: dict[str, Any], doing: str, check: Callable[[], None], patience: timedelta
-    ) -> Iterator[Frame]:
-        where = f"{doing} on {self.url}"
-        with closing(self._patient(path, body, doing=where, check=check, patience=patience)) as frames:
-            for wire in frames:
-                frame = Frame.of(wire)
-                yield frame
-                if frame.done:
-                    return
-        raise CutShort(f"{where}: the stream ended before it said done")
-
-    def _last(
-        self, path: str, body: dict[str, Any], *, doing: str, check: Callable[[], None], patience: timedelta
-    ) -> Mapping[str, Any]:
-        """The one object of an answer that is not streamed."""
-        frames = list(
-            self._patient(path, body | {"stream": False}, doing=doing, check=check, patience=patience),
-        )
-        if not frames:
-            raise CutShort(f"{doing}: the answer is empty")
-        return frames[-1]
-
 
 def _words(events: Iterator[Head | bytes]) -> str:
     """What a server says of an error, up to more than anybody would read."""
-    said = bytearray()
+    words = bytearray()
     for line in events:
-        said += line + b"\n" if isinstance(line, bytes) else b""
-        if len(said) > MAX_WORDS_BYTES:
+        words += line + b"\n" if isinstance(line, bytes) else b""
+        if len(words) > MAX_WORDS_BYTES:
             break
-    return said[:MAX_WORDS_BYTES].decode(errors="replace").removesuffix("\n")
+    return words[:MAX_WORDS_BYTES].decode(errors="replace").removesuffix("\n")
 
 
 def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> Exception:
@@ -336,8 +292,8 @@ def _refused(status: int, headers: Mapping[str, str], text: str, doing: str) -> 
         document = foreign.document(text.encode(errors="replace"), "the answer")
     except Corrupt:
         document = text
-    said = document.get("error", text) if isinstance(document, dict) else text
-    return refusal(status, str(said), doing=doing, retry_after=headers.get("retry-after"))
+    words = document.get("error", text) if isinstance(document, dict) else text
+    return refusal(status, str(words), doing=doing, retry_after=headers.get("retry-after"))
 
 
 def _parsed(line: bytes, doing: str) -> Mapping[str, Any]:

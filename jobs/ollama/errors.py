@@ -120,6 +120,6 @@ def refusal(status: int, text: str, *, doing: str, retry_after: str | None = Non
     if status in {400, 500}:
         trouble = next((each.trouble for each in MEANINGS if each.pattern.search(looked_at)), trouble)
     hint = "pull it first: ollama-modal pull NAME" if trouble is NotFound and "model" in text else None
-    told = retry_after if retry_after and retry_after.isascii() and retry_after.isdecimal() else None
-    wait = min(timedelta(seconds=int(told[:9])), _LONGEST_WAIT) if told else None  # nine digits are years
+    seconds = retry_after if retry_after and retry_after.isascii() and retry_after.isdecimal() else None
+    wait = min(timedelta(seconds=int(seconds[:9])), _LONGEST_WAIT) if seconds else None  # nine digits are years
     return trouble(said, hint=hint, retry_after=wait)

@@ -17,10 +17,10 @@ class OllamaHost:
     @classmethod
     def parse(cls, text: str) -> Self:
         """Read `host`, `host:port`, `:port`, `[v6]:port` or a URL. A port that is none gives way to the default."""
-        scheme, found, rest = text.strip().strip("\"'").partition("://")
-        if not found:
+        scheme, separator, rest = text.strip().strip("\"'").partition("://")
+        if not separator:
             scheme, rest = "http", scheme
-        default = _PORTS.get(scheme, 11434) if found else 11434
+        default = _PORTS.get(scheme, 11434) if separator else 11434
         hostport = rest.partition("/")[0]
         head, colon, tail = hostport.rpartition(":")
         if not colon or hostport.endswith("]") or (":" in head and not head.endswith("]")):

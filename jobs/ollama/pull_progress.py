@@ -10,11 +10,11 @@ from datetime import timedelta
 from typing import Any
 
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble
+from jobs.core.foreign import count
 from jobs.core.progress import Progress
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes
 from jobs.ollama.errors import pull_trouble
-from jobs.ollama.responses import count
 from jobs.weights.manifest import MAX_LAYERS
 
 VERIFYING = "verifying sha256 digest"
@@ -48,7 +48,7 @@ class PullWatch:
         self._completed = self._total = 0  # of all layers together
         self._begin("asking the server to pull")
 
-    def see(self, frame: Mapping[str, Any]) -> None:
+    def take(self, frame: Mapping[str, Any]) -> None:
         """Take in one frame.
 
         Raises:
@@ -69,9 +69,9 @@ class PullWatch:
             self._begin(status)
         if digest := frame.get("digest"):
             self._count(plain(digest, LONGEST_STATUS), frame)
-        self.look()
+        self.require_movement()
 
-    def look(self) -> None:
+    def require_movement(self) -> None:
         """Also called while no frame comes.
 
         Raises:

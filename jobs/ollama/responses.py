@@ -4,10 +4,11 @@ A field that a server leaves out is empty here; a document that is not what the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 
+from jobs.core import foreign
 from jobs.core.errors import ServerTrouble
 from jobs.weights.manifest import ModelDetails
 
@@ -33,13 +34,13 @@ class Listed:
         details = _mapping(wire.get("details") or {}, "a model's details")
         return cls(
             name=str(wire.get("name", "")),
-            modified_at=_moment(wire.get("modified_at")),
-            size=count(wire.get("size")),
+            modified_at=foreign.moment(wire.get("modified_at")) or _NEVER,
+            size=foreign.count(wire.get("size")),
             digest=str(wire.get("digest", "")),
             details=_details(details),
-            capabilities=_texts(wire.get("capabilities")),
-            context_length=count(details.get("context_length")),
-            embedding_length=count(details.get("embedding_length")),
+            capabilities=foreign.texts(wire.get("capabilities")),
+            context_length=foreign.count(details.get("context_length")),
+            embedding_length=foreign.count(details.get("embedding_length")),
         )
 
 
@@ -59,45 +60,17 @@ class Running:
         wire = _mapping(document, "a running model")
         return cls(
             name=str(wire.get("name", "")),
-            size=count(wire.get("size")),
-            size_vram=count(wire.get("size_vram")),
+            size=foreign.count(wire.get("size")),
+            size_vram=foreign.count(wire.get("size_vram")),
             digest=str(wire.get("digest", "")),
-            expires_at=_moment(wire.get("expires_at")),
-            context_length=count(wire.get("context_length")),
+            expires_at=foreign.moment(wire.get("expires_at")) or _NEVER,
+            context_length=foreign.count(wire.get("context_length")),
         )
 
     @property
     def is_on_gpu(self) -> bool:
         """Whether all of it is in GPU memory; Ollama falls back to the CPU without a word."""
         return 0 < self.size <= self.size_vram
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What a server knows about one model."""
-
-    details: ModelDetails
-    capabilities: tuple[str, ...]
-    modified_at: datetime
-    template: str = ""
-    system: str = ""
-    license: str = ""
-    parameters: str = ""
-    model_info: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, document: Any) -> Self:
-        wire = _mapping(document, "what a server shows of a model")
-        return cls(
-            details=_details(wire.get("details")),
-            capabilities=_texts(wire.get("capabilities")),
-            modified_at=_moment(wire.get("modified_at")),
-            template=str(wire.get("template", "")),
-            system=str(wire.get("system", "")),
-            license=str(wire.get("license", "")),
-            parameters=str(wire.get("parameters", "")),
-            model_info=_mapping(wire.get("model_info") or {}, "model_info"),
-        )
 
 
 @dataclass(frozen=True)
@@ -114,8 +87,8 @@ class Usage:
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> Self:
         return cls(
-            prompt_tokens=count(wire.get("prompt_eval_count")),
-            tokens=count(wire.get("eval_count")),
+            prompt_tokens=foreign.count(wire.get("prompt_eval_count")),
+            tokens=foreign.count(wire.get("eval_count")),
             total=_nanoseconds(wire.get("total_duration")),
             load=_nanoseconds(wire.get("load_duration")),
             prompt_eval=_nanoseconds(wire.get("prompt_eval_duration")),
@@ -130,42 +103,15 @@ class Usage:
 
 @dataclass(frozen=True)
 class Frame:
-    """A piece of an answer; the last one has `done`, the reason and what it cost."""
+    """A piece of what `/api/generate` answers; the last one has `done`, and what it cost."""
 
     text: str
-    thinking: str = ""
     done: bool = False
-    done_reason: str = ""
     usage: Usage = Usage()
 
     @classmethod
     def of(cls, wire: Mapping[str, Any]) -> Self:
-        """Read a frame of `/api/chat` (a message) or `/api/generate` (a response)."""
-        message = _mapping(wire.get("message") or {}, "a message")
-        return cls(
-            text=str(message.get("content") or wire.get("response") or ""),
-            thinking=str(message.get("thinking") or wire.get("thinking") or ""),
-            done=wire.get("done") is True,
-            done_reason=str(wire.get("done_reason", "")),
-            usage=Usage.of(wire),
-        )
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """One vector of length 1 for each input."""
-
-    vectors: tuple[tuple[float, ...], ...]
-    usage: Usage
-
-    @classmethod
-    def of(cls, document: Any) -> Self:
-        wire = _mapping(document, "embeddings")
-        try:
-            vectors = tuple(tuple(float(number) for number in vector) for vector in wire.get("embeddings") or ())
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ServerTrouble(f"the embeddings came as something else: {error}") from error
-        return cls(vectors, Usage.of(wire))
+        return cls(text=str(wire.get("response") or ""), done=wire.get("done") is True, usage=Usage.of(wire))
 
 
 def listed_in(document: Any) -> list[Any]:
@@ -187,28 +133,11 @@ def _details(document: Any) -> ModelDetails:
     return ModelDetails(
         format=str(wire.get("format", "")),
         family=str(wire.get("family", "")),
-        families=_texts(wire.get("families")),
+        families=foreign.texts(wire.get("families")),
         parameter_size=str(wire.get("parameter_size", "")),
         quantization_level=str(wire.get("quantization_level", "")),
     )
 
 
-def count(value: Any) -> int:
-    """A whole number as Go has it; whatever else came in its place is none."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63 else 0
-
-
-def _texts(value: Any) -> tuple[str, ...]:
-    return tuple(each for each in value if isinstance(each, str)) if isinstance(value, list) else ()
-
-
 def _nanoseconds(value: Any) -> timedelta:
-    return timedelta(microseconds=count(value) / 1000)
-
-
-def _moment(value: Any) -> datetime:
-    try:
-        moment = datetime.fromisoformat(str(value))  # Go writes nanoseconds; Python keeps microseconds of them
-        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
-        return _NEVER
+    return timedelta(microseconds=foreign.count(value) / 1000)

@@ -24,8 +24,8 @@ Origin = tuple[str, str, int]
 
 
 @dataclass(frozen=True)
-class _Made:
-    """A new connection, told to the request's `trace` as httpcore would, so that it can be cut from another thread."""
+class _NewConnection:
+    """Told to the request's `trace` as httpcore tells it, so that another thread can cut the connection."""
 
     socket: socket.socket
 
@@ -46,6 +46,7 @@ class Bulk(httpx.BaseTransport):
 
     def __init__(self, certificates: ssl.SSLContext) -> None:
         self._certificates = certificates
+        #: Connections that nobody uses; whoever takes one out has it alone; guarded by `_lock`.
         self._idle: dict[Origin, list[HTTPConnection]] = defaultdict(list)
         self._lock = threading.Lock()
 
@@ -53,10 +54,10 @@ class Bulk(httpx.BaseTransport):
         if request.method != "GET":
             raise httpx.UnsupportedProtocol(f"only GET is spoken here, not {request.method}", request=request)
         origin = _origin(request.url)
-        connection = self._known(origin) or self._made(origin, request)
+        connection = self._idle_connection(origin) or self._new_connection(origin, request)
         try:
             with _translated(request):
-                answer = _asked(connection, request)
+                answer = _send(connection, request)
         except BaseException:
             connection.close()
             raise
@@ -74,7 +75,7 @@ class Bulk(httpx.BaseTransport):
         with self._lock:
             self._idle[origin].append(connection)
 
-    def _known(self, origin: Origin) -> HTTPConnection | None:
+    def _idle_connection(self, origin: Origin) -> HTTPConnection | None:
         """A connection from before that the other side has not closed meanwhile."""
         while True:
             with self._lock:
@@ -85,7 +86,7 @@ class Bulk(httpx.BaseTransport):
                 return connection
             connection.close()
 
-    def _made(self, origin: Origin, request: httpx.Request) -> HTTPConnection:
+    def _new_connection(self, origin: Origin, request: httpx.Request) -> HTTPConnection:
         scheme, host, port = origin
         timeouts = request.extensions.get("timeout", {})
         trace = request.extensions.get("trace", lambda *_: None)
@@ -94,10 +95,10 @@ class Bulk(httpx.BaseTransport):
             made = socket.create_connection((host, port), timeouts.get("connect"))
             connection.sock = made
             made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            trace("connection.connect_tcp.complete", {"return_value": _Made(made)})
+            trace("connection.connect_tcp.complete", {"return_value": _NewConnection(made)})
             if scheme == "https":
                 made = connection.sock = self._certificates.wrap_socket(made, server_hostname=host)
-                trace("connection.start_tls.complete", {"return_value": _Made(made)})
+                trace("connection.start_tls.complete", {"return_value": _NewConnection(made)})
         except TimeoutError as error:
             connection.close()
             raise httpx.ConnectTimeout(str(error), request=request) from error
@@ -105,7 +106,7 @@ class Bulk(httpx.BaseTransport):
             OSError,
             ValueError,
             OverflowError,
-        ) as error:  # the latter two: what no resolver takes for a name or port
+        ) as error:  # the last two: no resolver takes that
             connection.close()
             raise httpx.ConnectError(str(error), request=request) from error
         except BaseException:  # whoever traces does not want it
@@ -116,7 +117,7 @@ class Bulk(httpx.BaseTransport):
 
 
 class _Body(httpx.SyncByteStream):
-    """What comes after the headers. Read to its end, it gives the connection back; else the connection is closed."""
+    """What comes after the headers, for one thread. Read to its end, it gives the connection back, else closes it."""
 
     def __init__(
         self, bulk: Bulk, origin: Origin, connection: HTTPConnection, answer: HTTPResponse, request: httpx.Request
@@ -158,7 +159,7 @@ def _origin(url: httpx.URL) -> Origin:
     return url.scheme, url.raw_host.decode("ascii"), url.port or {"http": 80, "https": 443}[url.scheme]
 
 
-def _asked(connection: HTTPConnection, request: httpx.Request) -> HTTPResponse:
+def _send(connection: HTTPConnection, request: httpx.Request) -> HTTPResponse:
     path = request.url.raw_path.decode("ascii")
     connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
     for name, value in request.headers.raw:

@@ -1,7 +1,8 @@
-"""Every model registry, as the rest of the house meets it: a name's manifest, and its blobs brought to disk.
+"""Every model registry, for the rest of the code: a name's manifest, and its blobs brought to disk.
 
-registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How they are spoken to is in `oci`, how bytes
-reach the disk in `fetch`; here stand the numbers. Nothing here knows where models are kept: paths are handed in.
+registry.ollama.ai, hf.co and any OCI registry are asked in the same way. How they are spoken to is in `session`, how
+bytes reach the disk in `download`; here stand the numbers. Where models are kept is not known here: paths are handed
+in.
 """
 
 import ssl
@@ -42,7 +43,7 @@ _READ = timedelta(seconds=15)
 
 _CONNECT = timedelta(seconds=10)
 
-WHOLE = timedelta(seconds=60)
+MANIFEST_WITHIN = timedelta(seconds=60)
 """For a manifest with all that it takes: logins, redirects, tries. What comes in drops would come for ever."""
 
 USER_AGENT = "ollama/0.32.15 (amd64 linux) ollama-modal"
@@ -60,8 +61,6 @@ class Registry:
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
         requests: for one short request.
-        whole: how long a manifest may take in all.
-        user_agent: names the Ollama version that is to run the models.
 
     """
 
@@ -77,8 +76,6 @@ class Registry:
         policy: Policy = RANGES,
         requests: Policy = REQUESTS,
         clock: Clock | None = None,
-        whole: timedelta = WHOLE,
-        user_agent: str = USER_AGENT,
     ) -> None:
         self._client = client
         self._mirrors = dict(mirrors or {})
@@ -89,8 +86,6 @@ class Registry:
         self._policy = policy
         self._requests = requests
         self._clock = clock or SystemClock()
-        self._whole = whole
-        self._user_agent = user_agent
 
     def need(self, name: ModelName) -> None:
         """Insist that this model may be pulled; every request of ours insists on it, too.
@@ -101,42 +96,26 @@ class Registry:
         """
         self._registries.need(name)
 
-    def manifest(
-        self, name: ModelName, *, reference: str | None = None, check: Callable[[], None] = lambda: None
-    ) -> Manifest:
-        """The manifest of a model, or of this repository by `sha256:<hex>`.
+    def manifest(self, name: ModelName, *, check: Callable[[], None] = lambda: None) -> Manifest:
+        """The manifest of a model.
 
         Raises:
             NotFound: no such model or tag.
             Unauthorized, NewerOllamaNeeded, Unsupported, Corrupt, NetworkTrouble: as they say.
 
         """
-        latest = self._clock.monotonic() + self._whole.total_seconds()
+        latest = self._clock.monotonic() + MANIFEST_WITHIN.total_seconds()
 
-        def look() -> None:
+        def checked() -> None:
             check()
             if self._clock.monotonic() > latest:
-                raise Stalled(
-                    f"the manifest of {str(name)!r} did not come in whole within {self._whole.total_seconds():.0f} s"
-                )
+                within = f"{MANIFEST_WITHIN.total_seconds():.0f} s"
+                raise Stalled(f"the manifest of {str(name)!r} did not come in whole within {within}")
 
-        with self._line(name) as line, ThreadPoolExecutor(1) as pool:
-            answer = pool.submit(self._requests.call, lambda: line.manifest(reference or name.tag), sleep=line.sleep)
-            attend([answer], check=look, hang_up=line.hang_up)
+        with self._session(name) as session, ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(self._requests.call, session.manifest, sleep=session.sleep)
+            attend([answer], check=checked, hang_up=session.hang_up)
             return answer.result()
-
-    def fetch(
-        self,
-        name: ModelName,
-        layer: Layer,
-        into: Path,
-        *,
-        progress: Progress,
-        check: Callable[[], None] = lambda: None,
-        limit: int | None = None,
-    ) -> None:
-        """One blob into the file `into`; see `fetch_all`."""
-        self.fetch_all(name, [layer], lambda _: into, progress=progress, check=check, limit=limit)
 
     def fetch_all(
         self,
@@ -161,9 +140,9 @@ class Registry:
             verified: told each blob whose digest matched, from another thread.
 
         """
-        with self._line(name) as line:
+        with self._session(name) as session:
             Fetch(
-                line,
+                session,
                 layers,
                 staged,
                 progress=progress,
@@ -177,7 +156,7 @@ class Registry:
             ).run(check)
 
     @contextmanager
-    def _line(self, name: ModelName) -> Iterator[RegistrySession]:
+    def _session(self, name: ModelName) -> Iterator[RegistrySession]:
         self.need(name)
         base = self._base(name)
         with ExitStack() as stack:
@@ -188,16 +167,17 @@ class Registry:
                 name,
                 clock=self._clock,
                 timeout=self._timeout(),
-                agent=self._user_agent,
+                agent=USER_AGENT,
                 egress=Egress(base, self._registries, sees_peers=bool(self._client) or not getproxies()),
             )
 
     def _new_client(self) -> httpx.Client:
-        """One that spends little on each byte; behind a proxy httpx's own, which knows the ways through."""
+        """One that spends little on each byte; behind a proxy httpx's own, which knows how to go through one."""
+        cookies = CookieJar(DefaultCookiePolicy(allowed_domains=[]))  # a registry could fill a jar, answer by answer
         if getproxies():
             limits = httpx.Limits(max_connections=None, max_keepalive_connections=2 * self._connections)
-            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT, cookies=_none())
-        return httpx.Client(transport=Bulk(self._certificates), cookies=_none())
+            return httpx.Client(verify=self._certificates, limits=limits, mounts=LOOPBACK_IS_DIRECT, cookies=cookies)
+        return httpx.Client(transport=Bulk(self._certificates), cookies=cookies)
 
     @cached_property
     def _certificates(self) -> ssl.SSLContext:
@@ -218,8 +198,3 @@ class Registry:
     def _timeout(self) -> httpx.Timeout:
         read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall
         return httpx.Timeout(read, connect=min(self._stall, _CONNECT).total_seconds())
-
-
-def _none() -> CookieJar:
-    """A jar that takes nothing: a registry could fill it, answer by answer."""
-    return CookieJar(DefaultCookiePolicy(allowed_domains=[]))

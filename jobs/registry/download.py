@@ -2,8 +2,8 @@
 
     source ──range──▶ connection threads ──pwrite──▶ keeper: fdatasync, journal ──▶ hasher: reads back, in order
 
-At most one range per connection is landed or landing without standing in the journal; that is all a SIGKILL can cost.
-Knows nothing of HTTP or registries. Memory use depends on the number of connections, never on a blob's size.
+Who does what next is for `range_queue` to say; here bytes are moved. Knows nothing of HTTP or registries. Memory use
+depends on the number of connections, never on a blob's size.
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,28 +23,24 @@ from jobs.core.progress import Progress
 from jobs.core.retry import Policy
 from jobs.registry import range_journal as journal
 from jobs.registry.range_journal import Span
+from jobs.registry.range_queue import Blob, DownloadStopped, Range, RangeQueue
+from jobs.registry.shared_rate import SharedRate
 from jobs.weights.manifest import Layer
 
-_LOOK_SECONDS = 0.1
+_CHECK_SECONDS = 0.1
 """How often the caller's `check` is asked while threads work."""
 
 _HASH_PIECE = 1 << 20
 """Large enough that hashing lets other threads run, small enough to stay in the CPU's cache."""
 
-
 LEAST_RATE = 1_000
-"""Bytes per second, over the time of a stall and all connections together: a byte now and then would hold a worker's
-place for ever. The worst lines that anybody pulls a model over bring ten times as much."""
+"""Bytes per second, over the time of a stall and all connections together: a byte now and then would keep a worker busy
+for ever. The worst lines that anybody pulls a model over bring ten times as much."""
 
 _CHUNK = 256 * 1024
 """What one read of a connection brings at most, as `jobs.registry.bulk_transport` reads."""
 
-
 _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS has the second only
-
-
-class DownloadStopped(Exception):
-    """This thread was told to stop; whoever told it knows why."""
 
 
 class BlobSource(Protocol):
@@ -74,72 +69,12 @@ def attend(futures: Sequence[Future[Any]], *, check: Callable[[], None], hang_up
         pending: set[Future[Any]] = set(futures)
         while pending:
             check()
-            done, pending = wait(pending, timeout=_LOOK_SECONDS, return_when=FIRST_EXCEPTION)
+            done, pending = wait(pending, timeout=_CHECK_SECONDS, return_when=FIRST_EXCEPTION)
             for future in done:
                 future.result()
     except BaseException:
         hang_up()
         raise
-
-
-class SharedRate:
-    """A rate in bytes per second that all connections share."""
-
-    def __init__(self, limit: int | None, clock: Clock) -> None:
-        self._limit = limit
-        self._clock = clock
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def book(self, amount: int) -> float:
-        """Take `amount` bytes from the allowance; how many seconds to wait for them."""
-        if not self._limit:
-            return 0.0
-        with self._lock:
-            now = self._clock.monotonic()
-            self._free_at = max(now, self._free_at) + amount / self._limit
-            return self._free_at - now
-
-
-@dataclass
-class _Blob:
-    layer: Layer
-    path: Path
-    pending: list[Span]
-    """To be fetched, in order."""
-    kept: dict[int, int]
-    """On disk and in the journal, start to stop; the hasher follows them from 0."""
-    is_sequential: bool = False
-    """The other side ignores ranges: one connection reads through all of it."""
-    is_busy: bool = False
-    """A connection is reading through."""
-    _fd: int = -1
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def fd(self) -> int:
-        """Opened at the first use: a model may have more blobs than a process may have files."""
-        with self._lock:
-            if self._fd < 0:
-                self._fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
-            return self._fd
-
-    def close(self) -> None:
-        with self._lock:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
-
-
-@dataclass
-class _Range:
-    """A span on its way: written up to `at`."""
-
-    blob: _Blob
-    start: int
-    stop: int
-    at: int
-    has_permit: bool
 
 
 class Fetch:
@@ -178,23 +113,21 @@ class Fetch:
         self._stall = stall
         self._range_bytes = range_bytes
         self._verified = verified
-        self._pace = SharedRate(limit, clock)
-        self._stop = threading.Event()
-        self._changed = threading.Condition()
-        self._landed: list[_Range] = []
-        self._halves: list[_Range] = []
+        self._rate = SharedRate(limit, clock)
+        #: Held by whoever takes bytes back or adds those that were found: a connection, or the hasher.
+        self._recounting = threading.Lock()
         self._blobs = [self._prepared(layer, staged(layer)) for layer in layers]
-        self._to_keep = sum(stop - start for blob in self._blobs for start, stop in blob.pending)
         if limit:  # a chunk must pass within seconds, or slowness would look like a stall
             connections = min(connections, max(1, limit // _CHUNK))
         self._connections = max(1, min(connections, sum(len(blob.pending) for blob in self._blobs)))
-        self._permits = self._connections
+        self._queue = RangeQueue(self._blobs, permits=self._connections)
+        #: Written by every connection, read by the thread that runs it; no lock, because any of the last is as good.
         self._moved_at = clock.monotonic()
-        self._came = (
-            0  # bytes; every connection adds to it, and one that is lost between two of them makes no difference
-        )
+        #: Bytes; every connection adds to it, and one that is lost between two of them makes no difference.
+        self._came = 0
         self._least = min(LEAST_RATE, (limit or LEAST_RATE) / 2) * stall.total_seconds()
-        self._seen = (self._moved_at, 0)  # when and how many, as `run` looked last; its thread's own
+        #: When the rate was looked at last, and how many bytes had come by then; for the thread that runs it alone.
+        self._last_look = (self._moved_at, 0)
 
     def run(self, check: Callable[[], None]) -> None:
         """Fetch everything, or raise with all threads ended; what came is kept for the next time.
@@ -205,17 +138,17 @@ class Fetch:
 
         """
 
-        def look() -> None:
+        def checked() -> None:
             check()
             idle = self._clock.monotonic() - self._moved_at
-            if self._to_keep and idle > self._stall.total_seconds():
+            if self._queue.bytes_left and idle > self._stall.total_seconds():
                 raise Stalled(f"no byte came for {idle:.0f} seconds", hint="what was fetched so far is kept")
             self._need_rate()
 
         with ThreadPoolExecutor(self._connections + 2, thread_name_prefix="fetch") as pool:
             threads = [pool.submit(each) for each in (self._hash, self._keep, *[self._connect] * self._connections)]
             try:
-                attend(threads, check=look, hang_up=self._hang_up)
+                attend(threads, check=checked, hang_up=self._hang_up)
             finally:
                 wait(threads)
                 self._leave()
@@ -228,79 +161,63 @@ class Fetch:
 
         """
         now, came = self._clock.monotonic(), self._came
-        since, had = self._seen
-        if came - had >= self._least or not self._to_keep:
-            self._seen = (now, came)
+        since, had = self._last_look
+        if came - had >= self._least or not self._queue.bytes_left:
+            self._last_look = (now, came)
         elif now - since > 2 * self._stall.total_seconds():
             raise Stalled(
                 f"only {came - had:,} bytes came within {now - since:.0f} seconds",
                 hint="what was fetched so far is kept",
             )
 
-    def _prepared(self, layer: Layer, path: Path) -> _Blob:
+    def _prepared(self, layer: Layer, path: Path) -> Blob:
         with _on_disk(f"preparing {layer.digest}"):
             had = journal.resume(path, layer)
         self._recount(sum(stop - start for start, stop in had))
-        return _Blob(layer, path, list(journal.missing(had, layer.size, self._range_bytes)), dict(had))
+        return Blob(layer, path, list(journal.missing(had, layer.size, self._range_bytes)), dict(had))
 
     def _hang_up(self) -> None:
-        self._stop.set()
+        self._queue.stop()
         self._source.hang_up()
-        with self._changed:
-            self._changed.notify_all()
 
     def _leave(self) -> None:
         """Keep what landed last, even halves of ranges. The trouble that led here is the one to tell."""
         with suppress(OSError):
-            self._sync([part for part in (*self._landed, *self._halves) if part.at > part.start])
+            self._sync(self._queue.unkept())
         for blob in self._blobs:
             blob.close()
 
     def _recount(self, amount: int) -> None:
         """Bytes found on disk, or taken back: no movement, and no part of the rate."""
         if amount:
-            reading = self._progress.read()
-            self._progress.begin(reading.status, completed=reading.completed + amount)
+            with self._recounting:
+                reading = self._progress.read()
+                self._progress.begin(reading.status, completed=reading.completed + amount)
 
     def _sleep(self, seconds: float) -> None:
-        if self._stop.is_set() or (seconds > 0 and self._clock.wait(seconds, self._stop)):
+        if self._queue.stopped.is_set() or (seconds > 0 and self._clock.wait(seconds, self._queue.stopped)):
             raise DownloadStopped
 
     # Connection threads: from the source to the file
 
     def _connect(self) -> None:
-        while (work := self._take()) is not None:
-            work()
+        while (work := self._queue.take()) is not None:
+            if isinstance(work, Range):
+                self._fetch(work)
+            else:
+                self._read_through(work)
 
-    def _take(self) -> Callable[[], None] | None:
-        """What to do next; waits while as many ranges as there are connections are not in the journal yet."""
-        with self._changed:
-            while self._to_keep and not self._stop.is_set():
-                for blob in self._blobs:
-                    if not blob.pending or blob.is_busy:
-                        continue
-                    if blob.is_sequential:
-                        blob.is_busy = True
-                        return partial(self._read_through, blob)
-                    if self._permits:
-                        self._permits -= 1
-                        start, stop = blob.pending.pop(0)
-                        return partial(self._fetch, _Range(blob, start, stop, start, has_permit=True))
-                self._changed.wait()
-            return None
-
-    def _fetch(self, part: _Range) -> None:
+    def _fetch(self, part: Range) -> None:
         """A range, in as many requests as it takes."""
         try:
             while part.at < part.stop and not part.blob.is_sequential:
                 self._policy.call(partial(self._request, part), sleep=self._sleep)
         except BaseException:
-            with self._changed:
-                self._halves.append(part)
+            self._queue.leave_half(part)
             raise
         self._land(part)
 
-    def _request(self, part: _Range) -> None:
+    def _request(self, part: Range) -> None:
         """One request for what is left. Being cut after some bytes is no failure: it moved, and goes on from there."""
         before = part.at
         try:
@@ -310,7 +227,7 @@ class Fetch:
                 raise
             self._sleep(self._policy.first.total_seconds())
 
-    def _pour(self, part: _Range) -> None:
+    def _pour(self, part: Range) -> None:
         layer = part.blob.layer
         asked = part.at, part.stop
         with self._source.open(layer, *asked) as (span, chunks):
@@ -324,7 +241,7 @@ class Fetch:
         if part.at < part.stop:
             raise CutShort(f"{layer.digest} ended {part.stop - part.at} bytes early")
 
-    def _read_through(self, blob: _Blob) -> None:
+    def _read_through(self, blob: Blob) -> None:
         """The whole blob on one connection, for a source that ignores ranges; writes only what is missing."""
 
         def once() -> None:
@@ -340,15 +257,12 @@ class Fetch:
             while blob.pending:
                 self._policy.call(once, sleep=self._sleep)
         finally:
-            with self._changed:
-                blob.is_busy = False
-                self._changed.notify_all()
+            self._queue.release(blob)
 
-    def _skim(self, blob: _Blob) -> None:
+    def _skim(self, blob: Blob) -> None:
         at = 0
         with self._source.open(blob.layer, 0, blob.layer.size) as (_, chunks):
-            with self._changed:
-                part = self._pop_from(blob, at)
+            part = self._queue.take_from(blob, at)
             try:
                 for chunk in chunks:
                     view = memoryview(chunk)
@@ -362,7 +276,7 @@ class Fetch:
                         view = view[skipped + len(piece) :]
                         if part.at == part.stop:
                             self._land(part)
-                            part = self._pop_from(blob, at)
+                            part = self._queue.take_from(blob, at)
                     if part is None:
                         return
             finally:
@@ -370,17 +284,8 @@ class Fetch:
                     self._land(part)
         raise CutShort(f"{blob.layer.digest} ended early")
 
-    def _pop_from(self, blob: _Blob, at: int) -> _Range | None:
-        """The next missing span at or after `at`."""
-        with self._changed:
-            for index, (start, stop) in enumerate(blob.pending):
-                if start >= at:
-                    del blob.pending[index]
-                    return _Range(blob, start, stop, start, has_permit=False)
-        return None
-
-    def _write(self, part: _Range, chunk: bytes | memoryview) -> None:
-        if self._stop.is_set():
+    def _write(self, part: Range, chunk: bytes | memoryview) -> None:
+        if self._queue.stopped.is_set():
             raise DownloadStopped
         view = memoryview(chunk)
         with _on_disk(f"writing {part.blob.layer.digest}"):
@@ -391,40 +296,22 @@ class Fetch:
         self._moved_at = self._clock.monotonic()
         self._came += len(chunk)
         self._progress.advance(len(chunk))
-        self._sleep(self._pace.book(len(chunk)))
+        self._sleep(self._rate.book(len(chunk)))
 
-    def _land(self, part: _Range) -> None:
-        """Hand the range to the keeper, or give it back when it did not get to its end."""
-        with self._changed:
-            if part.at == part.stop:
-                self._landed.append(part)
-            else:
-                self._recount(part.start - part.at)
-                part.blob.pending.append((part.start, part.stop))
-                part.blob.pending.sort()
-                self._permits += part.has_permit
-            self._changed.notify_all()
+    def _land(self, part: Range) -> None:
+        if part.at < part.stop:
+            self._recount(part.start - part.at)
+        self._queue.land(part)
 
     # The keeper: from the file to the disk and the journal
 
     def _keep(self) -> None:
-        while self._to_keep:
-            with self._changed:
-                while not self._landed and not self._stop.is_set():
-                    self._changed.wait()
-                if self._stop.is_set():
-                    return
-                landed, self._landed = self._landed, []
+        while landed := self._queue.landed():
             with _on_disk("keeping what was fetched"):
                 self._sync(landed)
-            with self._changed:
-                for part in landed:
-                    part.blob.kept[part.start] = part.stop
-                    self._permits += part.has_permit
-                    self._to_keep -= part.stop - part.start
-                self._changed.notify_all()
+            self._queue.keep(landed)
 
-    def _sync(self, landed: list[_Range]) -> None:
+    def _sync(self, landed: list[Range]) -> None:
         """One fdatasync and one line of journal for all that landed of a blob since the last time."""
         spans: dict[Path, list[Span]] = {}
         for part in landed:
@@ -442,7 +329,9 @@ class Fetch:
             sha = hashlib.sha256()
             at = 0
             while at < blob.layer.size:
-                stop = self._kept_after(blob, at)
+                stop = self._queue.kept_after(blob, at, most=self._range_bytes)
+                if not self._queue.bytes_left:
+                    self._progress.begin("verifying sha256 digest")
                 with _on_disk(f"hashing {blob.layer.digest}"):
                     while at < stop:
                         amount = os.preadv(blob.fd, [buffer[: stop - at]], at)
@@ -453,22 +342,7 @@ class Fetch:
             blob.close()
             self._compare(blob, f"sha256:{sha.hexdigest()}")
 
-    def _kept_after(self, blob: _Blob, at: int) -> int:
-        """How far bytes are kept from `at` on without a gap, a range at most; waits for them."""
-        with self._changed:
-            while at not in blob.kept and not self._stop.is_set():
-                self._changed.wait()
-            if self._stop.is_set():
-                raise DownloadStopped
-            if not self._to_keep:
-                self._progress.begin("verifying sha256 digest")
-            stop = blob.kept.pop(at)
-            middle = min(stop, at + self._range_bytes)
-            if middle < stop:
-                blob.kept[middle] = stop
-            return middle
-
-    def _compare(self, blob: _Blob, got: str) -> None:
+    def _compare(self, blob: Blob, got: str) -> None:
         layer = blob.layer
         if got == layer.digest:
             self._verified(layer)

@@ -25,15 +25,15 @@ _PORTS = {"http": 80, "https": 443}
 def is_public(address: str) -> bool:
     """Whether this is an address that anybody on the Internet could be reached by."""
     try:
-        found: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
+        ip: ipaddress.IPv4Address | ipaddress.IPv6Address = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv6Address):
-        if found in _NAT64:
-            found = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        elif found.ipv4_mapped or found.sixtofour:
-            found = found.ipv4_mapped or found.sixtofour or found
-    return found.is_global and not found.is_multicast and not found.is_reserved
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip in _NAT64:
+            ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        elif ip.ipv4_mapped or ip.sixtofour:
+            ip = ip.ipv4_mapped or ip.sixtofour or ip
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
 def flaw(url: httpx.URL) -> str:

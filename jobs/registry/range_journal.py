@@ -5,7 +5,7 @@
 
 A line that is torn counts for nothing, wherever it stands; the others hold. A torn one never claims too much: what is
 left of it is no span, or a part of the span it was to be. A journal that does not fit its blob is worth nothing: the
-blob begins again.
+blob begins again. One thread at a time writes it: the download's keeper, or whoever prepares and ends a download.
 """
 
 import os

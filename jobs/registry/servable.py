@@ -162,14 +162,14 @@ def _flaws(config: Mapping[str, Any]) -> Iterator[str]:
 
 def _document(raw: bytes, what: str, kind: type) -> Any:
     try:
-        found = foreign.document(raw, what, is_strict=True)
+        value = foreign.document(raw, what, is_strict=True)
     except Corrupt as error:
         raise Unsupported(str(error), hint=_HINT) from error
-    if found is None and kind is not dict:
+    if value is None and kind is not dict:
         return kind()
-    if not isinstance(found, kind):
+    if not isinstance(value, kind):
         raise Unsupported(f"{what} is no JSON {'object' if kind is dict else 'list'}", hint=_HINT)
-    return found
+    return value
 
 
 def _platforms(listed: Any) -> Iterator[str]:
@@ -181,22 +181,22 @@ def _platforms(listed: Any) -> Iterator[str]:
 
 def _kinds(kinds: Any) -> str:
     """The kinds that occur, the most frequent first, few enough to be read."""
-    found = Counter(plain(each)[:80] for each in kinds if each)
-    shown = [kind for kind, _ in found.most_common(4)]
-    return ", ".join([*shown, *(["…"] if len(found) > len(shown) else [])]) or "of no known kind"
+    counts = Counter(plain(each)[:80] for each in kinds if each)
+    shown = [kind for kind, _ in counts.most_common(4)]
+    return ", ".join([*shown, *(["…"] if len(counts) > len(shown) else [])]) or "of no known kind"
 
 
 def _repeated(raw: bytes) -> str | None:
     """A key that stands twice in one object, also in another case: Go takes the last in any case."""
-    found: list[str] = []
+    repeated: list[str] = []
 
-    def look(pairs: list[tuple[str, Any]]) -> None:
+    def check_pairs(pairs: list[tuple[str, Any]]) -> None:
         seen: set[str] = set()
         for key, _ in pairs:
             folded = key.casefold()
             if folded in seen:
-                found.append(key)
+                repeated.append(key)
             seen.add(folded)
 
-    json.loads(raw, object_pairs_hook=look)
-    return found[0] if found else None
+    json.loads(raw, object_pairs_hook=check_pairs)
+    return repeated[0] if repeated else None

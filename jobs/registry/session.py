@@ -1,10 +1,9 @@
-"""The registry protocol: one talk with one registry about one repository.
+"""The registry protocol: one session with one registry about one repository.
 
 A blob's address at the registry redirects to a signed one elsewhere. That one is asked for once per blob and again when
 it expires, and never sees the registry's token. Retries, disks and paths are not known here.
 
-Nothing that a registry answers is decoded, and all but blobs is read up to a bound in bytes. How long it may take is
-for the caller to say, who hangs up.
+How long an answer may take is for the caller to say, who hangs up.
 """
 
 import hashlib
@@ -13,14 +12,11 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any
 
 import httpx
 
-from jobs.core import foreign
 from jobs.core.clock import Clock
 from jobs.core.errors import (
     Corrupt,
@@ -32,27 +28,30 @@ from jobs.core.errors import (
     Unsupported,
 )
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, LOOKS_LIKE, ModelName
-from jobs.core.sanitize import plain
 from jobs.http.errors import translated
-from jobs.registry.download import DownloadStopped
-from jobs.registry.egress import Egress, flaw
+from jobs.registry.answers import (
+    MAX_TOKEN_BYTES,
+    announced_span,
+    drain,
+    error_words,
+    need_no_encoding,
+    need_one_length,
+    parsed_address,
+    read_at_most,
+    redirect_target,
+    retry_after,
+    token_in,
+)
+from jobs.registry.egress import Egress
 from jobs.registry.range_journal import Span
+from jobs.registry.range_queue import DownloadStopped
 from jobs.registry.servable import manifest_in
 from jobs.weights.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Manifest, is_digest
 
 _HOPS = 6
 """Requests for one answer: a login, and redirects."""
 
-_LONGEST_WAIT = 24 * 3600
-
-_MAX_TOKEN_BYTES = 1 << 20
-_MAX_WORDS_BYTES = 4_096
-_MAX_DRAINED_BYTES = 1 << 16
-
 _PARAMETER = re.compile(r'\b(\w++)="([^"]*+)"')
-_TOKEN = re.compile(r"[\x21-\x7e]{1,65536}")
-_LENGTH = re.compile(r"[0-9]{1,19}")
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,20})-(\d{1,20})/(\d{1,20}|\*)")
 
 _LOGIN_HINT = "a private model can be pulled through an Ollama server whose key the registry knows"
 
@@ -60,7 +59,10 @@ _ACCEPT = f"{MANIFEST_TYPE}, application/vnd.oci.image.manifest.v1+json"
 
 
 class RegistrySession:
-    """Knows the addresses, the token, and every connection made for it; a `jobs.registry.download.Source`."""
+    """Knows the addresses, the token, and every connection made for it; a `jobs.registry.download.BlobSource`.
+
+    The threads of a download ask it at once, and the thread that waits for them hangs up.
+    """
 
     def __init__(
         self,
@@ -80,12 +82,17 @@ class RegistrySession:
         self._clock = clock
         self._timeout = timeout
         self._agent = agent
+        #: Written by the thread that holds `_login_lock`; read by all without a lock, who log in again if it is old.
         self._token: str | None = None
+        self._login_lock = threading.Lock()
+        #: Of each blob, where its bytes are; written by the thread that holds the blob's lock, read by all without one.
         self._addresses: dict[str, httpx.URL] = {}
-        self._locks: dict[str, threading.Lock] = {}
-        self._lock = threading.Lock()
-        self._login = threading.Lock()
+        #: A lock for each blob; the dict is guarded by `_lock`.
+        self._blob_locks: dict[str, threading.Lock] = {}
+        #: Every connection made; each thread adds its own, `hang_up` takes all; guarded by `_lock`.
         self._streams: list[Any] = []
+        self._lock = threading.Lock()
+        #: Set once, by `hang_up`; read by all.
         self._stop = threading.Event()
 
     def sleep(self, seconds: float) -> None:
@@ -99,24 +106,23 @@ class RegistrySession:
         for stream in streams:
             _shut(stream)
 
-    def manifest(self, reference: str) -> Manifest:
-        url = self._url("manifests", reference)
+    def manifest(self) -> Manifest:
+        url = self._url("manifests", self._name.tag)
         with self._ask(url, {"Accept": _ACCEPT}) as response:
             self._refuse(response, f"{self._name}")
-            _need_no_encoding(response)
-            raw = _read(response, MAX_MANIFEST_BYTES + 1)
+            need_no_encoding(response)
+            raw = read_at_most(response, MAX_MANIFEST_BYTES + 1)
             if len(raw) > MAX_MANIFEST_BYTES:
                 raise Unsupported(f"the manifest of {str(self._name)!r} is longer than {MAX_MANIFEST_BYTES:,} bytes")
             promised = response.headers.get("Docker-Content-Digest", "")
         got = f"sha256:{hashlib.sha256(raw).hexdigest()}"
-        for wanted in (promised, reference):
-            if is_digest(wanted) and wanted != got:
-                raise Corrupt(f"the manifest of {str(self._name)!r} has digest {got}, not {wanted}")
+        if is_digest(promised) and promised != got:
+            raise Corrupt(f"the manifest of {str(self._name)!r} has digest {got}, not {promised}")
         return manifest_in(raw, str(self._name))
 
     @contextmanager
     def open(self, layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
-        """See `jobs.registry.download.Source`."""
+        """See `jobs.registry.download.BlobSource`."""
         whole = (start, stop) == (0, layer.size)
         headers = {} if whole else {"Range": f"bytes={start}-{stop - 1}"}
         with self._ask_blob(layer, headers) as response:
@@ -125,7 +131,7 @@ class RegistrySession:
                     f"{layer.digest} is shorter at the registry than the {layer.size} bytes its manifest says"
                 )
             self._refuse(response, f"blob {layer.digest} of {self._name}")
-            yield _coming(response, layer, (start, stop)), response.iter_raw()
+            yield announced_span(response, layer, (start, stop)), response.iter_raw()
 
     @contextmanager
     def _ask_blob(self, layer: Layer, headers: dict[str, str]) -> Iterator[httpx.Response]:
@@ -138,7 +144,7 @@ class RegistrySession:
                     return
         with ExitStack() as stack:
             with self._lock:
-                lock = self._locks.setdefault(layer.digest, threading.Lock())
+                lock = self._blob_locks.setdefault(layer.digest, threading.Lock())
             with lock:  # one thread asks the registry; the others wait for the address it learns
                 address = self._addresses.get(layer.digest)
                 if address is None or address == known:
@@ -166,8 +172,8 @@ class RegistrySession:
                     self._log_in(got, token)
                     has_logged_in = True
                 elif got.has_redirect_location:
-                    _drain(got)
-                    url = _target(got)
+                    drain(got)
+                    url = redirect_target(got)
                     self._egress.need(url)
                 else:
                     yield got
@@ -192,7 +198,7 @@ class RegistrySession:
         )
         got = self._client.send(request, stream=True, follow_redirects=False)
         try:
-            _need_one_length(got)
+            need_one_length(got)
         except ServerTrouble:
             got.close()
             raise
@@ -201,7 +207,7 @@ class RegistrySession:
     def _traced(self, url: httpx.URL, event: str, info: dict[str, Any]) -> None:
         """Remember each connection as httpcore makes it: closing one under a blocked read needs its socket.
 
-        Who is at its other end is looked at here, before anything is sent there.
+        Whether its other end may be asked is checked here, before anything is sent there.
         """
         if event not in {"connection.connect_tcp.complete", "connection.start_tls.complete"}:
             return
@@ -219,25 +225,25 @@ class RegistrySession:
 
     def _log_in(self, challenged: httpx.Response, used: str | None) -> None:
         """Get an anonymous token from the registry's own host, unless another thread just did."""
-        with self._login:
+        with self._login_lock:
             if self._token != used:
                 return
             scheme, _, rest = challenged.headers.get("WWW-Authenticate", "").partition(" ")
-            asked = dict(_PARAMETER.findall(rest))
-            if scheme.lower() != "bearer" or "realm" not in asked:
+            challenge = dict(_PARAMETER.findall(rest))
+            if scheme.lower() != "bearer" or "realm" not in challenge:
                 raise Unauthorized(f"{self._base.host} wants a login for {str(self._name)!r}", hint=_LOGIN_HINT)
-            realm = _address(asked.pop("realm"), f"{self._base.host} sends us for a token")
+            realm = parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
                     f"{self._base.host} sends us to {realm.host!r} for a token, which is another host",
                     hint="a token is only fetched from the registry itself",
                 )
-            _drain(challenged)
-            params = {key: asked[key] for key in ("service", "scope") if key in asked}
+            drain(challenged)
+            params = {key: challenge[key] for key in ("service", "scope") if key in challenge}
             with closing(self._send(realm, {}, params=params)) as response:
                 self._refuse(response, f"a token for {self._name}")
-                _need_no_encoding(response)
-                self._token = _token(_read(response, _MAX_TOKEN_BYTES))
+                need_no_encoding(response)
+                self._token = token_in(read_at_most(response, MAX_TOKEN_BYTES))
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return (url.scheme, url.netloc) == (self._base.scheme, self._base.netloc)
@@ -251,7 +257,7 @@ class RegistrySession:
         if response.is_success:
             return
         host = response.url.host
-        said = _words(response)
+        words = error_words(response)
         answers = f"{host} answers {status} for {what}"
         if not self._is_registry(response.url) and status in {401, 403}:
             raise ServerTrouble(f"{answers}, though the address is fresh")
@@ -262,125 +268,17 @@ class RegistrySession:
                 raise NotFound(f"{host} has no {what}", hint=_not_found_hint(self._name))
             case 412:
                 raise NewerOllamaNeeded(
-                    f"{self._name} needs a newer Ollama: {said}",
+                    f"{self._name} needs a newer Ollama: {words}",
                     hint="upgrade Ollama on the servers, then pull again",
                 )
             case 429:
-                raise TooManyRequests(answers, retry_after=self._retry_after(response))
+                raise TooManyRequests(answers, retry_after=retry_after(response, self._clock.now()))
             case 408 | 425 | 500 | 501 | 502 | 503 | 504:
-                raise ServerTrouble(f"{answers}: {said[:200]}", retry_after=self._retry_after(response))
+                raise ServerTrouble(f"{answers}: {words[:200]}", retry_after=retry_after(response, self._clock.now()))
             case _ if status >= 500 or status < 400:
-                raise ServerTrouble(f"{answers}: {said[:200]}")
+                raise ServerTrouble(f"{answers}: {words[:200]}")
             case _:
-                raise Unsupported(f"{answers}: {said[:200]}")
-
-    def _retry_after(self, response: httpx.Response) -> timedelta | None:
-        """Seconds or a date, as the other side likes; nonsense counts for nothing."""
-        text = response.headers.get("Retry-After", "").strip()
-        if text.isascii() and text.isdecimal():
-            return timedelta(seconds=min(int(text[:9]), _LONGEST_WAIT))  # nine digits are years
-        try:
-            left = parsedate_to_datetime(text[:64]) - self._clock.now()
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return None
-        return max(timedelta(0), min(left, timedelta(seconds=_LONGEST_WAIT)))
-
-
-def _target(response: httpx.Response) -> httpx.URL:
-    """Where a redirect leads.
-
-    Raises:
-        Unsupported: from HTTPS to something less.
-        ServerTrouble: nowhere.
-
-    """
-    target = _address(response.headers["Location"], f"{response.url.host} redirects us", response.url)
-    if response.url.scheme == "https" and target.scheme != "https":
-        raise Unsupported(f"{response.url.host} redirects from https to {target.scheme}://{target.host}")
-    return target
-
-
-def _address(text: str, who: str, base: httpx.URL | None = None) -> httpx.URL:
-    """The address that a header names.
-
-    Raises:
-        ServerTrouble: it is none.
-
-    """
-    try:
-        url = base.join(text) if base else httpx.URL(text)
-        why = flaw(url)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ServerTrouble(f"{who} to what is no address: {plain(error)[:200]}") from error
-    if why:
-        raise ServerTrouble(f"{who} to {plain(text)[:200]!r}, which is no address: {why}")
-    return url
-
-
-def _coming(response: httpx.Response, layer: Layer, asked: Span) -> Span:
-    """Which bytes this answer brings.
-
-    Raises:
-        Corrupt: the registry's blob has another size than its manifest says.
-        ServerTrouble: other bytes than were asked for.
-
-    """
-    if response.status_code == 206:
-        match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-        if match is None:
-            raise ServerTrouble(f"{response.url.host} does not say which bytes of {layer.digest} it sends")
-        size = layer.size if match[3] == "*" else int(match[3])
-        coming = int(match[1]), int(match[2]) + 1
-    else:
-        size = int(
-            response.headers.get("Content-Length", layer.size)
-        )  # one number, or `_need_one_length` had refused it
-        coming = 0, layer.size
-    if size != layer.size:
-        raise Corrupt(f"{layer.digest} has {size} bytes at {response.url.host}; its manifest says {layer.size}")
-    if response.status_code == 206 and coming != asked:
-        raise ServerTrouble(f"{response.url.host} sends bytes {coming} of {layer.digest} where {asked} were asked for")
-    return coming
-
-
-def _read(response: httpx.Response, most: int) -> bytes:
-    """The body's beginning as it came over the wire, `most` bytes and no piece more."""
-    raw = bytearray()
-    for chunk in response.iter_raw():
-        raw += chunk
-        if len(raw) >= most:
-            break
-    return bytes(raw[:most])
-
-
-def _words(response: httpx.Response) -> str:
-    """What a person may read of an error; an encoded one has no words."""
-    return "" if _encoding(response) else plain(_read(response, _MAX_WORDS_BYTES).decode(errors="replace"))
-
-
-def _drain(response: httpx.Response) -> None:
-    """Read a short body to its end, so that the connection can be used again."""
-    length = response.headers.get("Content-Length", "")
-    if _LENGTH.fullmatch(length) and int(length) < _MAX_DRAINED_BYTES:
-        for _ in response.iter_raw():
-            pass
-
-
-def _encoding(response: httpx.Response) -> str:
-    named: str = response.headers.get("Content-Encoding", "").strip().lower()
-    return "" if named == "identity" else named
-
-
-def _need_no_encoding(response: httpx.Response) -> None:
-    """Insist on the bytes themselves, as they were asked for: a few that are encoded may stand for any number."""
-    if named := _encoding(response):
-        raise Unsupported(f"{response.url.host} answers encoded as {plain(named)[:80]!r}, which was not asked for")
-
-
-def _need_one_length(response: httpx.Response) -> None:
-    length = response.headers.get("Content-Length")
-    if length is not None and not _LENGTH.fullmatch(length):
-        raise ServerTrouble(f"{response.url.host} answers with {plain(length)[:80]!r} for a length")
+                raise Unsupported(f"{answers}: {words[:200]}")
 
 
 def _peer(stream: Any) -> str:
@@ -391,17 +289,6 @@ def _peer(stream: Any) -> str:
     except OSError:
         return ""
     return str(peer[0]) if isinstance(peer, tuple) else ""
-
-
-def _token(raw: bytes) -> str:
-    try:
-        document = foreign.document(raw, "the registry's token answer")
-    except Corrupt as error:
-        raise ServerTrouble(str(error)) from error
-    token = (document.get("token") or document.get("access_token")) if isinstance(document, dict) else None
-    if not isinstance(token, str) or not _TOKEN.fullmatch(token):
-        raise ServerTrouble("the registry's token answer holds no token")
-    return token
 
 
 def _not_found_hint(name: ModelName) -> str:

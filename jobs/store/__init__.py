@@ -1,4 +1,4 @@
-"""Where facts and bells are kept: the shapes of a dict and a queue, SQLite, the archive in JSON lines, private files.
+"""Where facts and queued ids are kept: the shapes of a dict and a queue, SQLite, the archive, private files.
 
 files          what is asked of files and folders: that a rename lasts, and the system's refusals in our words
 jsonl_archive  what has left the ledger: files of JSON lines that only grow, rotated by size

@@ -24,7 +24,7 @@ class StoreOutage:
         self._what = what
         self._clock = clock
         self._lock = threading.Lock()
-        # Under the lock, whoever tells:
+        #: What has failed and not worked since. Any thread changes it; under `_lock`, as the two below.
         self._failing: set[str] = set()
         self._since = 0.0
         self._last: StoreTrouble | None = None

@@ -40,7 +40,7 @@ class Calls:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        # All under the lock. Of those that are under way, each caller adds and removes his own:
+        #: The calls under way, by number. Each calling thread adds and removes its own; under `_lock`, as all below.
         self._began: dict[int, str] = {}
         self._asked = 0
         self._answers = 0
@@ -112,7 +112,7 @@ class PatientDict:
 
 
 class PatientQueue:
-    """A `QueueLike`. It is only a bell: to ring twice does no harm, and one that was taken and lost is rung again."""
+    """A `QueueLike`. An id that is put in twice does no harm, and one that was taken and lost is put in again."""
 
     def __init__(self, real: QueueLike, calls: Calls) -> None:
         self._real = real
@@ -128,11 +128,11 @@ class PatientQueue:
         partition_ttl: int = 86400,
     ) -> None:
         self._calls.again(
-            "ring", lambda: self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
+            "put", lambda: self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
         )
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        return self._calls.again("wait for a bell", lambda: self._real.get(block, timeout, partition=partition))
+        return self._calls.again("get", lambda: self._real.get(block, timeout, partition=partition))
 
     def len(self, *, partition: str | None = None, total: bool = False) -> int:
-        return self._calls.again("count of bells", lambda: self._real.len(partition=partition, total=total))
+        return self._calls.again("count", lambda: self._real.len(partition=partition, total=total))

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 
 class QueueLike(Protocol):
-    """A bell, not a store: items may vanish, so nothing but an id is ever put in.
+    """It carries, and does not keep: items may vanish, so nothing but an id is ever put in.
 
     - FIFO within a partition, no order across partitions.
     - An item is gone the moment `get` returns it; there is no acknowledgement.

@@ -1,7 +1,7 @@
 """The queue and the dict on one SQLite file: what modal.Queue and modal.Dict are on the platform.
 
 Safe for many threads and processes: WAL, and every operation is one statement or one immediate transaction. Facts are
-written with `synchronous=FULL`, so what was answered survives a power cut; the queue is only a bell and need not.
+written with `synchronous=FULL`, so what was answered survives a power cut; the queue only carries ids and need not.
 SQLite's errors end here: what leaves this file is `StoreTrouble`, which says whether trying again can help.
 """
 
@@ -126,9 +126,10 @@ class _File:
     def __init__(self, path: Path, synchronous: str, busy_seconds: float) -> None:
         self._path = path
         self._busy_seconds = busy_seconds
-        self._lock = threading.Lock()  # whoever has it owns the connection
+        self._lock = threading.Lock()
         with _translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            #: Belongs to the thread that holds `_lock`; made without it, before any other thread knows of this file.
             self._connection = sqlite3.connect(
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )

@@ -1,4 +1,11 @@
-"""What each kind of job does.
+"""What each kind of job does, a file a kind. Each task may be killed at any instruction, and simply runs again.
 
-table  what each kind of job does: pull, verify, delete, prune, rollback, warm
+context   what tasks work with: the clock, the registries, the models directory, the servers
+delete    remove a model: its manifest first, then the blobs that nobody else references
+prune     delete from the trash what is due, then move to it what retention wants to go
+pull      bring a model, whole or not at all, by our own puller or through an Ollama server
+rollback  publish the version of a model that was there before, from the trash
+table     which task does the jobs of each kind
+verify    hash what is published, and fetch what is damaged again, alone
+warm      load a model, ask for one token, and tell how long it took and where it runs
 """

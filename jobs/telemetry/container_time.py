@@ -59,7 +59,8 @@ class Metered:
 
 
 class Meter:
-    """Counts in one container. What it wrote last is the whole count, so writing twice changes nothing."""
+    """Counts in one container, called by one thread. What it wrote last is the whole count, so writing twice changes
+    nothing."""
 
     def __init__(self, facts: DictLike, clock: Clock, tier: str, container: str) -> None:
         self._facts = facts
@@ -75,8 +76,8 @@ class Meter:
         now = self._clock.monotonic()
         self._seconds[share] += max(0.0, now - self._last)
         self._last = now
-        told = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
-        self._facts.put(told.key, told.as_json())
+        count = Metered(self._tier, self._container, self._started_at, self._clock.now(), self._seconds)
+        self._facts.put(count.key, count.as_json())
 
 
 def metered(entries: Mapping[str, Any]) -> list[Metered]:
@@ -101,5 +102,5 @@ def say_warming(facts: DictLike, tier: str, until: datetime) -> None:
 
 def is_warming(facts: DictLike, tier: str, now: datetime, lag: timedelta) -> bool:
     """Whether a model was being warmed on the tier within the last `lag`."""
-    told = facts.get(keys.warming(tier))
-    return told is not None and now < parse_moment(told["until"]) + lag
+    fact = facts.get(keys.warming(tier))
+    return fact is not None and now < parse_moment(fact["until"]) + lag

@@ -66,9 +66,11 @@ class TierCost:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        seconds: dict[TimeShare, float] = {share: float(told[share]["seconds"]) for share in SHARES}
-        return cls(str(told["tier"]), int(told["containers"]), Price(float(told["dollars_per_hour"])), seconds)
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        seconds: dict[TimeShare, float] = {share: float(document[share]["seconds"]) for share in SHARES}
+        return cls(
+            str(document["tier"]), int(document["containers"]), Price(float(document["dollars_per_hour"])), seconds
+        )
 
 
 @dataclass(frozen=True)
@@ -93,14 +95,14 @@ class UseCost:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
         return cls(
-            tier=str(told["tier"]),
-            model=str(told["model"] or NOBODY),
-            key=str(told["key"] or NOBODY),
-            requests=int(told["requests"]),
-            seconds=float(told["seconds"]),
-            dollars=float(told["dollars"]),
+            tier=str(document["tier"]),
+            model=str(document["model"] or NOBODY),
+            key=str(document["key"] or NOBODY),
+            requests=int(document["requests"]),
+            seconds=float(document["seconds"]),
+            dollars=float(document["dollars"]),
         )
 
 
@@ -132,15 +134,15 @@ class Cost:
         }
 
     @classmethod
-    def from_json(cls, told: Mapping[str, Any]) -> Self:
-        """The estimate that a gateway told."""
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """The estimate as a gateway answers it."""
         return cls(
-            since=parse_moment(told["since"]),
-            until=parse_moment(told["until"]),
-            prices_as_of=plain(told["prices"]["as_of"]),
-            prices_source=plain(told["prices"]["source"]),
-            tiers=tuple(map(TierCost.from_json, told["tiers"])),
-            uses=tuple(map(UseCost.from_json, told["uses"])),
+            since=parse_moment(document["since"]),
+            until=parse_moment(document["until"]),
+            prices_as_of=plain(document["prices"]["as_of"]),
+            prices_source=plain(document["prices"]["source"]),
+            tiers=tuple(map(TierCost.from_json, document["tiers"])),
+            uses=tuple(map(UseCost.from_json, document["uses"])),
         )
 
     def lines(self) -> Iterator[str]:
@@ -197,7 +199,7 @@ def cost(
     """The estimate for what happened between two moments.
 
     Args:
-        containers: what each counted; one that is told twice counts once, by its later count.
+        containers: what each counted; one that is given twice counts once, by its later count.
         rows: the usage of the days in between.
         prices: dollars per hour by tier; a tier without a price costs nothing.
         since: what was before is left out; a container that was up then counts for its part.

@@ -17,7 +17,7 @@ PASSED_AFTER = timedelta(minutes=12)
 """Without it, two ticks in a row, before it counts as passed: what flaps is told once."""
 
 TRY_AGAIN = timedelta(minutes=4)
-"""An attempt at telling has long ended by then, one way or the other."""
+"""An attempt at sending has long ended by then, one way or the other."""
 
 TRIES = 60
 """Some hours of a webhook that does not answer; then nobody is told of this any more."""
@@ -80,20 +80,20 @@ class Case:
 
 
 @dataclass(frozen=True)
-class News:
-    """Something to tell: that a case has come up, or has passed."""
+class Alert:
+    """A message that is due: that a case has come up, or has passed."""
 
     case: Case
-    what: IncidentChange
+    change: IncidentChange
 
     @property
     def id(self) -> str:
-        return f"{self.case.id}/{self.what}"
+        return f"{self.case.id}/{self.change}"
 
     @property
     def text(self) -> str:
         incident = self.case.incident
-        if self.what == "opened":
+        if self.change == "opened":
             return f"{incident.message}" + (f"\n{incident.hint}" if incident.hint else "")
         return f"passed: {incident.message}"
 
@@ -117,52 +117,52 @@ def _case(incident: Incident, id: str, fact: Mapping[str, Any], entries: Mapping
         opened_at=opened_at,
         seen_at=max(opened_at, parse_moment(seen["at"])) if seen else opened_at,
         recovered_at=parse_moment(passed["at"]) if passed else None,
-        told=frozenset(what for what in ("opened", "recovered") if keys.told(id, what) in entries),
+        told=frozenset(change for change in ("opened", "recovered") if keys.told(id, change) in entries),
     )
 
 
-def note(facts: DictLike, known: Iterable[Case], found: Iterable[Incident], now: datetime) -> list[Case]:
+def record(facts: DictLike, known: Iterable[Case], incidents: Iterable[Incident], now: datetime) -> list[Case]:
     """Write down what has come up and what has passed; the cases that are open now, or were just closed."""
     latest = {case.incident.key: case for case in known}  # oldest first, so the last one stays
-    here = {incident.key: incident for incident in found}
-    after = [_noted(facts, latest.get(key), incident, now) for key, incident in here.items()]
-    return after + [_passed(facts, case, now) for key, case in latest.items() if key not in here and case.is_open]
+    current = {incident.key: incident for incident in incidents}
+    after = [_opened(facts, latest.get(key), incident, now) for key, incident in current.items()]
+    return after + [_recovered(facts, case, now) for key, case in latest.items() if key not in current and case.is_open]
 
 
-def _noted(facts: DictLike, case: Case | None, incident: Incident, now: datetime) -> Case:
+def _opened(facts: DictLike, case: Case | None, incident: Incident, now: datetime) -> Case:
     if case is not None and case.is_open:
         facts.put(keys.seen(incident.key), {"v": 1, "at": isoformat(now)})
         return replace(case, seen_at=now)
     n = case.n + 1 if case else 1
     fact = {"v": 1, "at": isoformat(now), "kind": incident.kind, "subject": incident.subject}
-    told = {"message": incident.message, "hint": incident.hint}
-    facts.put(keys.incident(f"{incident.key}/{n}"), {**fact, **told}, skip_if_exists=True)
+    words = {"message": incident.message, "hint": incident.hint}
+    facts.put(keys.incident(f"{incident.key}/{n}"), {**fact, **words}, skip_if_exists=True)
     return Case(incident, n, now, now)
 
 
-def _passed(facts: DictLike, case: Case, now: datetime) -> Case:
+def _recovered(facts: DictLike, case: Case, now: datetime) -> Case:
     if now - case.seen_at < PASSED_AFTER:
         return case
     facts.put(keys.recovered(case.id), {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     return replace(case, recovered_at=now)
 
 
-def news(known: Iterable[Case]) -> Iterator[News]:
-    """What is to be told next, at most one thing of each key, so that a reader hears the story in its order."""
+def due_alerts(known: Iterable[Case]) -> Iterator[Alert]:
+    """What is to be sent next, at most one of each key, so that a reader hears the story in its order."""
     pending: set[str] = set()
     for case in known:
-        untold = [what for what in _things(case) if what not in case.told]
-        if untold and case.incident.key not in pending:
+        unsent = [change for change in _changes(case) if change not in case.told]
+        if unsent and case.incident.key not in pending:
             pending.add(case.incident.key)
-            yield News(case, untold[0])
+            yield Alert(case, unsent[0])
 
 
-def _things(case: Case) -> tuple[IncidentChange, ...]:
+def _changes(case: Case) -> tuple[IncidentChange, ...]:
     return ("opened",) if case.is_open else ("opened", "recovered")
 
 
 class AlertDelivery:
-    """Sees to it that each piece of news is told once, though several try.
+    """Sees to it that each alert is sent once, though several try.
 
     Args:
         facts: where tries and tellings are written down.
@@ -181,27 +181,27 @@ class AlertDelivery:
                 self._tries[id] = max(self._tries.get(id, 0), int(attempt))
         self._entries = entries
 
-    def may_tell(self, piece: News) -> bool:
-        """Whether it is ours to tell now: nobody has, nobody is at it, and it was not tried too often.
+    def may_send(self, alert: Alert) -> bool:
+        """Whether it is ours to send now: nobody has, nobody is at it, and it was not tried too often.
 
         It costs a read and a write when it is, and nothing while the last try is too young.
         """
-        tries = self._tries.get(piece.id, 0)
+        tries = self._tries.get(alert.id, 0)
         if tries:
-            last = self._entries[keys.telling(piece.case.id, piece.what, tries)]
+            last = self._entries[keys.telling(alert.case.id, alert.change, tries)]
             if self._clock.now() - parse_moment(last["at"]) < TRY_AGAIN:
                 return False
         if tries >= TRIES:
-            self.done(piece, "given up")
+            self.settle(alert, "given up")
             return False
         # Whoever began since the round did wrote the same key, and one of us loses.
-        return self._facts.get(keys.told(piece.case.id, piece.what)) is None and self._begin(
-            keys.telling(piece.case.id, piece.what, tries + 1)
-        )
+        if self._facts.get(keys.told(alert.case.id, alert.change)) is not None:
+            return False
+        return self._begin(keys.telling(alert.case.id, alert.change, tries + 1))
 
-    def done(self, piece: News, how: str = "told") -> None:
+    def settle(self, alert: Alert, how: str = "told") -> None:
         fact = {"v": 1, "at": isoformat(self._clock.now()), "how": how}
-        self._facts.put(keys.told(piece.case.id, piece.what), fact, skip_if_exists=True)
+        self._facts.put(keys.told(alert.case.id, alert.change), fact, skip_if_exists=True)
 
     def _begin(self, key: str) -> bool:
         token = secrets.token_hex(8)

@@ -22,7 +22,7 @@ FIRST, LONGEST = timedelta(minutes=5), timedelta(hours=1)
 SILENT = timedelta(minutes=15)
 """A try that said nothing for so long has ended: on a platform it is killed after ten minutes."""
 
-TOLD_FROM = 3
+ALERTED_FROM = 3
 """So many failures are no hiccough."""
 
 TryState = Literal["none", "sent", "begun", "failed", "ran"]
@@ -48,8 +48,8 @@ class Tries:
     trouble: str = ""
 
     def as_json(self) -> dict[str, Any]:
-        told = {"due": isoformat(self.due), "count": self.count, "at": self.at and isoformat(self.at)}
-        return {"v": 1, **told, "state": self.state, "trouble": self.trouble}
+        when = {"due": isoformat(self.due), "count": self.count, "at": self.at and isoformat(self.at)}
+        return {"v": 1, **when, "state": self.state, "trouble": self.trouble}
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -110,13 +110,13 @@ class Tries:
         return self.next_at is not None and not self.at <= now < self.next_at
 
 
-def tried(entries: DictLike | Mapping[str, Any], due: datetime) -> Tries:
+def tries_of(entries: DictLike | Mapping[str, Any], due: datetime) -> Tries:
     """The tries of the night that was due then."""
-    known = tries_in(entries)
+    known = last_tries(entries)
     return known if known is not None and known.due == due else Tries(due)
 
 
-def tries_in(entries: DictLike | Mapping[str, Any]) -> Tries | None:
+def last_tries(entries: DictLike | Mapping[str, Any]) -> Tries | None:
     """The tries that were written down last, of whichever night."""
     fact = entries.get(keys.NIGHT_TRIES)
     return Tries.from_json(fact) if fact else None

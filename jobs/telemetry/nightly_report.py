@@ -19,7 +19,7 @@ from jobs.ledger.job import Job, JobState
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
-from jobs.telemetry.night_tries import tries_in
+from jobs.telemetry.night_tries import last_tries
 
 BY_NIGHTLY = "nightly"
 
@@ -112,8 +112,8 @@ class Ran:
             return self
         known = {each.id: each for each in (*before.posted, *self.posted)}
         left = tuple(dict.fromkeys((*before.left, *self.left)))
-        told = replace(before, posted=tuple(known.values()), left=left)
-        return replace(told, share=before.share or self.share)
+        both = replace(before, posted=tuple(known.values()), left=left)
+        return replace(both, share=before.share or self.share)
 
 
 def ran_last(facts: DictLike | Mapping[str, Any]) -> Ran | None:
@@ -137,29 +137,29 @@ def report(entries: Mapping[str, Any], jobs: Iterable[Job]) -> dict[str, Any]:
         }
     known = {job.id: job for job in jobs}
     until = (parse_moment(failing["due"]) if failing else ran.due) + timedelta(days=1)
-    told = [_told(posted, known.get(posted.id)) for posted in _posted(ran, known.values(), until)]
-    about = cases(entries)
-    found = {
+    rows = [_row(posted, known.get(posted.id)) for posted in _posted(ran, known.values(), until)]
+    incidents = cases(entries)
+    night = {
         "due": isoformat(ran.due),
         "at": isoformat(ran.at),
-        "jobs": told,
-        "pulled_bytes": sum(each["pulled_bytes"] for each in told),
-        "freed_bytes": sum(each["freed_bytes"] for each in told),
-        "verified_bytes": sum(each["verified_bytes"] for each in told),
+        "jobs": rows,
+        "pulled_bytes": sum(each["pulled_bytes"] for each in rows),
+        "freed_bytes": sum(each["freed_bytes"] for each in rows),
+        "verified_bytes": sum(each["verified_bytes"] for each in rows),
         "share": ran.share and ran.share.as_json(),
-        "opened": [_case(case, case.opened_at) for case in about if case.opened_at >= ran.due],
-        "passed": [_case(case, case.recovered_at) for case in about if (case.recovered_at or ran.due) > ran.due],
+        "opened": [_case(case, case.opened_at) for case in incidents if case.opened_at >= ran.due],
+        "passed": [_case(case, case.recovered_at) for case in incidents if (case.recovered_at or ran.due) > ran.due],
         "left": list(ran.left),
         "tries": ran.tries,
         "trouble": ran.trouble or None,
         "failing": failing,
     }
-    return {**found, "summary": _summary(found)}
+    return {**night, "summary": _summary(night)}
 
 
 def _failing(entries: Mapping[str, Any]) -> dict[str, Any] | None:
     """The night after the one that ran last, when it was tried and has not run."""
-    ran, tries = ran_last(entries), tries_in(entries)
+    ran, tries = ran_last(entries), last_tries(entries)
     if tries is None or not tries.has_failed or (ran is not None and ran.due >= tries.due):
         return None
     return {
@@ -180,7 +180,7 @@ def _posted(ran: Ran, jobs: Iterable[Job], until: datetime) -> Iterator[NightJob
             yield NightJob(job.id, job.kind, job.subject, "posted by a run that broke off")
 
 
-def _told(posted: NightJob, job: Job | None) -> dict[str, Any]:
+def _row(posted: NightJob, job: Job | None) -> dict[str, Any]:
     last = job.attempts[-1] if job and job.attempts else None
     is_trouble = job is not None and job.state in {JobState.FAILED, JobState.WAITING}
     result = (job and job.result) or {}
@@ -197,24 +197,24 @@ def _told(posted: NightJob, job: Job | None) -> dict[str, Any]:
 
 def _case(case: Case, at: datetime | None) -> dict[str, Any]:
     incident = case.incident
-    told = {"kind": incident.kind, "subject": incident.subject, "message": incident.message}
-    return {"at": at and isoformat(at), **told}
+    about = {"kind": incident.kind, "subject": incident.subject, "message": incident.message}
+    return {"at": at and isoformat(at), **about}
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------
 
 
-def _summary(found: Mapping[str, Any]) -> str:
+def _summary(night: Mapping[str, Any]) -> str:
     """The night in one line: `5 jobs, 4 succeeded, 1 failed; pulled 3.2 GB, freed 0 B, verified 1.1 GB`."""
-    states = Counter(str(each["state"]) for each in found["jobs"])
-    count = len(found["jobs"])
+    states = Counter(str(each["state"]) for each in night["jobs"])
+    count = len(night["jobs"])
     parts = [f"{count} job{'' if count == 1 else 's'}" if count else "nothing was to be done"]
     parts += [f"{states[state]} {state}" for state in (*map(str, JobState), UNKNOWN) if states[state]]
-    moved = [f"{did} {human_bytes(found[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
+    moved = [f"{did} {human_bytes(night[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
     text = f"{', '.join(parts)}; {', '.join(moved)}" if count else parts[0]
-    since = [f"{len(found[what])} {what}" for what in ("opened", "passed") if found[what]]
+    since = [f"{len(night[what])} {what}" for what in ("opened", "passed") if night[what]]
     text = f"{text}; incidents since: {', '.join(since)}" if since else text
-    return f"{text}{_which_fails(found['failing'])}"
+    return f"{text}{_which_fails(night['failing'])}"
 
 
 def _which_fails(failing: Mapping[str, Any] | None) -> str:
@@ -226,28 +226,28 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def line(found: Mapping[str, Any], now: datetime) -> str:
+def line(night: Mapping[str, Any], now: datetime) -> str:
     """The night in one line, with its time on the reader's clock."""
-    return f"{_at(found['at'], now)}: {found['summary']}" if found["at"] else str(found["summary"])
+    return f"{_at(night['at'], now)}: {night['summary']}" if night["at"] else str(night["summary"])
 
 
-def lines(found: Mapping[str, Any], now: datetime) -> Iterator[str]:
+def lines(night: Mapping[str, Any], now: datetime) -> Iterator[str]:
     """Line by line, on the reader's clock, whose zone is that of `now`."""
-    if found["at"] is None:
-        yield f"{found['summary']}: it comes by its schedule, on one machine with `ollama-modal up --fleet FILE`"
-        yield from _fails(found.get("failing"), now)
+    if night["at"] is None:
+        yield f"{night['summary']}: it comes by its schedule, on one machine with `ollama-modal up --fleet FILE`"
+        yield from _fails(night.get("failing"), now)
         return
-    late = f", came {_at(found['at'], now)}" if found["at"][:16] != found["due"][:16] else ""
-    yield f"the night of {_at(found['due'], now)}{late}: {plain(found['summary'])}"
-    if found.get("trouble"):
-        yield f"tries    {found['tries']}; one before met: {plain(found['trouble'])}"
-    yield from _jobs(found["jobs"])
-    if found["share"]:
-        yield f"weights  {_read(found, now)}"
+    late = f", came {_at(night['at'], now)}" if night["at"][:16] != night["due"][:16] else ""
+    yield f"the night of {_at(night['due'], now)}{late}: {plain(night['summary'])}"
+    if night.get("trouble"):
+        yield f"tries    {night['tries']}; one before met: {plain(night['trouble'])}"
+    yield from _jobs(night["jobs"])
+    if night["share"]:
+        yield f"weights  {_read(night, now)}"
     for what, word in (("opened", "incident"), ("passed", "passed  ")):
-        yield from (f"{word} {_at(each['at'], now)}  {plain(each['message'])}" for each in found[what])
-    yield from (f"left     {plain(each)}" for each in found["left"])
-    yield from _fails(found.get("failing"), now)
+        yield from (f"{word} {_at(each['at'], now)}  {plain(each['message'])}" for each in night[what])
+    yield from (f"left     {plain(each)}" for each in night["left"])
+    yield from _fails(night.get("failing"), now)
 
 
 def _fails(failing: Mapping[str, Any] | None, now: datetime) -> Iterator[str]:
@@ -261,28 +261,28 @@ def _fails(failing: Mapping[str, Any] | None, now: datetime) -> Iterator[str]:
     yield f"         {again}"
 
 
-def _jobs(told: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    rows = [(each["kind"], plain(each["subject"]), each["state"], _amount(each), plain(each["why"])) for each in told]
-    troubles = [f"{each['class'] or 'bug'}: {plain(each['message'])}" if each["message"] else "" for each in told]
+def _jobs(jobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    rows = [(each["kind"], plain(each["subject"]), each["state"], _amount(each), plain(each["why"])) for each in jobs]
+    troubles = [f"{each['class'] or 'bug'}: {plain(each['message'])}" if each["message"] else "" for each in jobs]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for each, row, trouble in zip(told, rows, troubles, strict=True):
+    for each, row, trouble in zip(jobs, rows, troubles, strict=True):
         yield "  " + "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
         if trouble:
             yield f"    {trouble}"
             yield f"    more: `ollama-modal job {each['id']}`"
 
 
-def _amount(told: Mapping[str, Any]) -> str:
+def _amount(job: Mapping[str, Any]) -> str:
     """How many bytes it moved; until that is known, how many it is about."""
-    moved = sum(told[f"{did}_bytes"] for did in ("pulled", "freed", "verified"))
-    return human_bytes(moved or told["size"]) if moved or told["size"] else ""
+    moved = sum(job[f"{did}_bytes"] for did in ("pulled", "freed", "verified"))
+    return human_bytes(moved or job["size"]) if moved or job["size"] else ""
 
 
-def _read(found: Mapping[str, Any], now: datetime) -> str:
-    share = ReadShare.from_json(found["share"])
-    part = 100 * found["verified_bytes"] / share.bytes if share.bytes else 0
+def _read(night: Mapping[str, Any], now: datetime) -> str:
+    share = ReadShare.from_json(night["share"])
+    part = 100 * night["verified_bytes"] / share.bytes if share.bytes else 0
     by = f"; all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
-    if share.all_read_by <= parse_moment(found["at"]):
+    if share.all_read_by <= parse_moment(night["at"]):
         by = f": all of it within the last {share.days} days"
     return f"{human_bytes(share.bytes)}, {part:.0f} % of it read in full this night{by}"
 

@@ -2,7 +2,7 @@
 
 Counting costs the caller nothing: `add` sums up in place, and never waits and never raises. A thread writes the sums
 down; each writer has keys of its own and writes whole sums, so writing twice changes nothing. However many uses come
-between two rounds, all of them are told; what is given up after weeks without a store is counted.
+between two writes, all of them are told; what is given up after weeks without a store is counted.
 """
 
 import threading
@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from loguru import logger
 
+from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
@@ -161,19 +162,23 @@ class UsageRecorder:
         self._writer = writer
         self._every = every
         self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
+        #: What came since the last flush, by day: added by the threads of callers, taken away by the one that flushes;
+        #: under `_counting`.
         self._new: dict[str, UsageSums] = {}
-        """What came since the last flush took it, by day. Under `_counting`, as the numbers below are."""
+        #: Written likewise, under `_counting`, as `written` and `dropped`.
         self._unwritten = 0
         self._flushing = threading.Lock()
+        #: What the store has not taken yet, by day. Of the thread that flushes, which holds `_flushing`.
         self._pending: dict[str, UsageSums] = {}
-        """What the store has not taken yet, by day. Under `_flushing`, as what it is known to hold."""
+        #: What the store is known to hold; likewise.
         self._kept: dict[str, UsageSums] = {}
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="books", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="usage", daemon=True)
         self.written = 0
         """Uses that are in the store."""
         self.dropped = 0
         """Uses that nobody will hear of."""
+        #: Written under `_flushing`; any thread reads it.
         self.trouble: str | None = None
         """Why the last flush failed, if it did."""
 
@@ -216,18 +221,18 @@ class UsageRecorder:
         """What came since, to what waits for the store."""
         with self._counting:
             new, self._new = self._new, {}
-        for day, book in new.items():
+        for day, rows in new.items():
             waiting = self._pending.setdefault(day, {})
-            for about, sums in book.items():
+            for about, sums in rows.items():
                 _enter_bounded(waiting, about, sums)
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
-        key, book = keys.usage(day, self._writer), self._pending[day]
+        key, rows = keys.usage(day, self._writer), self._pending[day]
         try:
             if day not in self._kept:
                 self._kept[day] = _read(self._facts.get(key))
-            total = _bounded(_sum([self._kept[day], book]))
+            total = _bounded(_sum([self._kept[day], rows]))
             self._facts.put(key, {"v": 1, "rows": [Row(*entry).as_json() for entry in sorted(total.items())]})
         except Exception as error:  # noqa: BLE001 - a store that fails must cost no caller anything
             self._failed(f"{type(error).__name__}: {error}")
@@ -272,8 +277,8 @@ def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
     """
     known = [key for key in facts.keys() if key.startswith(keys.USAGE)]  # noqa: SIM118 - a DictLike, no dict
     first = since.isoformat() if since else _first_day(known)
-    usage_recorder = [_read(facts.get(key)) for key in known if key.removeprefix(keys.USAGE) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(usage_recorder).items())]
+    entries = [_read(facts.get(key)) for key in known if key.removeprefix(keys.USAGE) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
 
 
 def _first_day(known: Iterable[str]) -> str:
@@ -291,7 +296,7 @@ def last_used(facts: DictLike) -> Mapping[str, datetime]:
     return _newer(found, usage(facts))
 
 
-def remember(facts: DictLike, rows: Iterable[Row]) -> None:
+def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
     known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
     facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
@@ -315,8 +320,8 @@ def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, date
 
 def _read(document: Any) -> UsageSums:
     """The sums of one entry; a row that makes no sense is passed over."""
-    rows = document.get("rows") if isinstance(document, dict) else None
-    return _sum([{row.about: row.sums} for row in _rows(rows if isinstance(rows, list) else [])])
+    rows = foreign.items(foreign.fields(document).get("rows"))
+    return _sum([{row.about: row.sums} for row in _rows(rows)])
 
 
 def _rows(documents: Iterable[Any]) -> Iterator[Row]:
@@ -327,36 +332,36 @@ def _rows(documents: Iterable[Any]) -> Iterator[Row]:
             logger.warning("a row of the usage makes no sense and is passed over: {!r}", document)
 
 
-def _sum(usage_recorder: Iterable[UsageSums]) -> UsageSums:
+def _sum(entries: Iterable[UsageSums]) -> UsageSums:
     total: UsageSums = {}
-    for book in usage_recorder:
-        for about, sums in book.items():
+    for rows in entries:
+        for about, sums in rows.items():
             _enter(total, about, sums)
     return total
 
 
-def _enter(book: UsageSums, about: About, sums: Sums) -> None:
-    known = book.get(about)
-    book[about] = known + sums if known else sums
+def _enter(rows: UsageSums, about: About, sums: Sums) -> None:
+    known = rows.get(about)
+    rows[about] = known + sums if known else sums
 
 
-def _enter_bounded(book: UsageSums, about: About, sums: Sums) -> None:
+def _enter_bounded(rows: UsageSums, about: About, sums: Sums) -> None:
     """The same; beyond the most rows of a day, models without a row share one without a name."""
-    if about not in book and len(book) >= MAX_ROWS:
+    if about not in rows and len(rows) >= MAX_ROWS:
         about = replace(about, model="")
-    _enter(book, about, sums)
+    _enter(rows, about, sums)
 
 
-def _bounded(book: UsageSums) -> UsageSums:
+def _bounded(rows: UsageSums) -> UsageSums:
     """Beyond the most rows a day may have, those of the models that were asked for least are one."""
-    if len(book) <= MAX_ROWS:
-        return book
-    rows = sorted(book.items(), key=lambda entry: -entry[1].count)
+    if len(rows) <= MAX_ROWS:
+        return rows
+    ordered = sorted(rows.items(), key=lambda entry: -entry[1].count)
     rest: UsageSums = {}
-    for about, sums in rows[MAX_ROWS:]:
+    for about, sums in ordered[MAX_ROWS:]:
         _enter(rest, replace(about, model=""), sums)
-    return _sum([dict(rows[:MAX_ROWS]), rest])
+    return _sum([dict(ordered[:MAX_ROWS]), rest])
 
 
-def _count(book: UsageSums) -> int:
-    return sum(sums.count for sums in book.values())
+def _count(rows: UsageSums) -> int:
+    return sum(sums.count for sums in rows.values())

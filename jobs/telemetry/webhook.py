@@ -46,17 +46,14 @@ class Webhook:
         self._policy = policy
         self._within = within
 
-    def tell(self, text: str) -> None:
+    def send(self, text: str) -> None:
         """Post a message.
 
         Raises:
             Trouble: it did not take it.
 
         """
-        self._policy.call(lambda: self._post(text), sleep=self._sleep)
-
-    def _sleep(self, seconds: float) -> None:
-        self._clock.wait(seconds)
+        self._policy.call(lambda: self._post(text), sleep=self._clock.wait)
 
     def _post(self, text: str) -> None:
         began = self._clock.monotonic()

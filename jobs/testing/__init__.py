@@ -1,6 +1,8 @@
 """Doubles that are shipped beside the real thing: a registry, an Ollama, a clock, made-up models.
 
-clock   a clock moved by hand
-gguf    writes the headers of GGUF files, for the doubles' models and for tests
-models  small deterministic models for the doubles: the registry's stock and what the Ollama simulator knows
+clock        a clock moved by hand
+fault_list   the faults of a double that are on, each with the requests it has met
+gguf         writes the headers of GGUF files, for the doubles' models and for tests
+http_server  what the HTTP servers of both doubles share: threads that are joined, connections that can be cut
+models       small deterministic models for the doubles: the registry's stock and what the Ollama simulator knows
 """

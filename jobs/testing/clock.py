@@ -8,6 +8,7 @@ class HandClock:
     """Wall and monotonic time move together by `tick`; `wait` ticks instead of sleeping."""
 
     def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        #: Moved by any thread that ticks or waits, under `_lock`; read without it, each by itself.
         self._now = start
         self._elapsed = 0.0
         self._lock = threading.Lock()

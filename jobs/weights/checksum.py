@@ -20,6 +20,9 @@ from jobs.weights.manifest import Layer
 CHUNK = 4 * 1024 * 1024
 """Large enough that reading and hashing dominate, small enough that a stop is obeyed at once."""
 
+AT_ONCE = min(4, os.cpu_count() or 1)
+"""As many readers as there are cores, up to four: beyond that a disk is the limit."""
+
 DamageKind = Literal["missing", "short", "long", "flipped", "unreadable"]
 
 
@@ -40,15 +43,9 @@ class _Stopped(Exception):
     """Another reader has already raised what ended this."""
 
 
-def workers_here() -> int:
-    """As many readers as there are cores, up to four: beyond that a disk is the limit."""
-    return min(4, os.cpu_count() or 1)
-
-
 def verify(
     blobs: Iterable[tuple[Path, Layer]],
     *,
-    workers: int | None = None,
     progress: Progress | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[Damage]:
@@ -56,7 +53,6 @@ def verify(
 
     Args:
         blobs: each file with what it should be.
-        workers: how many to read at once.
         progress: moved by every byte read; a blob that is damaged counts in full.
         check: called between chunks, from the reading threads; what it raises stops all of them and is raised here.
 
@@ -72,7 +68,7 @@ def verify(
             raise _Stopped
         check()
 
-    pool = ThreadPoolExecutor(max_workers=workers or workers_here(), thread_name_prefix="verify")
+    pool = ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="verify")
     try:
         largest_first = sorted(range(len(wanted)), key=lambda index: -wanted[index][1].size)
         futures = {index: pool.submit(_damage, *wanted[index], progress, checked) for index in largest_first}
@@ -98,18 +94,20 @@ def _damage(path: Path, layer: Layer, progress: Progress | None, check: Callable
             progress.advance(amount)
 
     try:
-        found = _look(path, layer, moved, check)
+        damage = _hash_and_compare(path, layer, moved, check)
     except FileNotFoundError:
-        found = Damage(layer.digest, "missing", layer.size, 0)
+        damage = Damage(layer.digest, "missing", layer.size, 0)
     except OSError as error:
         if error.errno != errno.EIO:
             raise os_trouble(error, doing=f"verifying {layer.digest}") from error
-        found = Damage(layer.digest, "unreadable", layer.size, counted)
+        damage = Damage(layer.digest, "unreadable", layer.size, counted)
     moved(layer.size - counted)
-    return found
+    return damage
 
 
-def _look(path: Path, layer: Layer, moved: Callable[[int], None], check: Callable[[], None]) -> Damage | None:
+def _hash_and_compare(
+    path: Path, layer: Layer, moved: Callable[[int], None], check: Callable[[], None]
+) -> Damage | None:
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if size != layer.size:

@@ -1,8 +1,8 @@
-"""The models directory. With its staging folders it is the only thing in this house that writes there.
+"""The models directory: what is in it, whether it is ours to write, the lock that keeps writers apart, and publishing.
 
 A model is published blobs first, then manifest, each by rename, so that a reader at any instant sees the whole model or
-none of it; it is removed the other way round. Both hold one lock, and ask before each step that shows whether the work
-is still ours. It fetches nothing and schedules nothing.
+none of it; `removal` goes the other way round. Whoever writes holds the lock, and asks before each step that shows
+whether the work is still ours. It fetches nothing and schedules nothing.
 """
 
 import errno
@@ -12,39 +12,22 @@ import shutil
 import stat as modes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.core.clock import Clock
-from jobs.core.errors import Corrupt, NotEnoughRoom, NotFound, NotWritable, QuotaExceeded, Refused
+from jobs.core.errors import Corrupt, NotEnoughRoom, NotWritable, QuotaExceeded, Refused
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
 from jobs.core.units import human_bytes
 from jobs.store.files import flush_folder, translated
-from jobs.weights import staging as stagings
-from jobs.weights import survey as surveys
-from jobs.weights import trash as trashes
+from jobs.weights import trash
 from jobs.weights.checksum import Damage, verify
-from jobs.weights.layout import Layout, ManifestFile, entries, is_inside, make_folder
+from jobs.weights.layout import Layout, ManifestFile, entries, files_called, is_inside, make_folder
 from jobs.weights.manifest import Layer, Manifest
-from jobs.weights.staging import Staging
-from jobs.weights.survey import BlobState, Broken, Survey, SurveyedModel
+from jobs.weights.staging import Staging, release, take_over
+from jobs.weights.survey import BlobState, Broken, Survey, SurveyedModel, blob_state, read_model, read_models, survey
 
 _LOCK_POLL_SECONDS = 0.05
-
-
-@dataclass(frozen=True)
-class Removed:
-    """What a removal did: the blobs that went, those that others still need, and why any were kept beyond that."""
-
-    name: ModelName
-    deleted: tuple[Layer, ...]
-    kept: tuple[Layer, ...]
-    note: str = ""
-
-    @property
-    def freed_bytes(self) -> int:
-        return sum(layer.size for layer in self.deleted)
 
 
 class ModelsDirectory:
@@ -69,6 +52,8 @@ class ModelsDirectory:
         disk_counts: bool = True,
     ) -> None:
         self.layout = Layout(root)
+        #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Nothing else here is
+        #: written after this.
         self._lock = lock
         self.persist = persist
         self.clock = clock
@@ -79,47 +64,45 @@ class ModelsDirectory:
     def models(self) -> list[SurveyedModel]:
         """All whole models, by name."""
         return sorted(
-            (each for each in surveys.loaded(self.layout) if isinstance(each, SurveyedModel)),
+            (each for each in read_models(self.layout) if isinstance(each, SurveyedModel)),
             key=lambda model: model.name,
         )
 
-    def named(self, name: ModelName | None = None) -> list[SurveyedModel | Broken]:
+    def known(self, name: ModelName | None = None) -> list[SurveyedModel | Broken]:
         """What stands behind each manifest, whole or broken, by name; or behind those of one name in any case."""
         return sorted(
-            (each for each in surveys.loaded(self.layout) if name is None or each.name.folded() == name.folded()),
+            (each for each in read_models(self.layout) if name is None or each.name.folded() == name.folded()),
             key=lambda each: each.name,
         )
 
     def find(self, name: ModelName) -> SurveyedModel | None:
         """The whole model of this name in any case, under the spelling it is stored with."""
         for file in self.files_of(name):
-            model = surveys.load(self.layout, file)
+            model = read_model(self.layout, file)
             if isinstance(model, SurveyedModel):
                 return model
         return None
 
     def files_of(self, name: ModelName) -> list[ManifestFile]:
         """Manifest files of this name in any case, the exact spelling first."""
-        return spelt(self.layout.manifest_files()[0], name)
+        return files_called(self.layout.manifest_files(), name)
 
     def survey(self) -> Survey:
-        return surveys.survey(self.layout)
+        return survey(self.layout)
 
     def blob_state(self, layer: Layer) -> BlobState:
-        return surveys.blob_state(self.layout, layer)
+        return blob_state(self.layout, layer)
 
     def verify(
         self,
-        what: Manifest | Iterable[Layer],
+        layers: Iterable[Layer],
         *,
-        workers: int | None = None,
         progress: Progress | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> list[Damage]:
         """Hash these blobs where they are published; the damaged ones."""
-        layers = what.blobs if isinstance(what, Manifest) else tuple({layer.digest: layer for layer in what}.values())
-        blobs = ((self.layout.blob(layer.digest), layer) for layer in layers)
-        return verify(blobs, workers=workers, progress=progress, check=check)
+        blobs = [(self.layout.blob(layer.digest), layer) for layer in {each.digest: each for each in layers}.values()]
+        return verify(blobs, progress=progress, check=check)
 
     # Room and rights
 
@@ -141,10 +124,10 @@ class ModelsDirectory:
         root = self.layout.root
         ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
         with translated(f"preparing the models directory {str(root)!r}"):
-            for place in (root, *ours):
-                if os.path.lexists(place) and not place.is_dir():
-                    raise NotWritable(f"{str(place)!r} is no directory", hint="name another models directory")
-            if not any(folder.exists() for folder in ours[:2]) and (names := self._strangers()):
+            for folder in (root, *ours):
+                if os.path.lexists(folder) and not folder.is_dir():
+                    raise NotWritable(f"{str(folder)!r} is no directory", hint="name another models directory")
+            if not any(folder.exists() for folder in ours[:2]) and (names := self._foreign_entries()):
                 raise NotWritable(
                     f"{str(root)!r} does not look like a models directory: it has neither blobs nor manifests,"
                     f" but {', '.join(map(repr, names[:3]))}",
@@ -155,10 +138,10 @@ class ModelsDirectory:
                 make_folder(folder, below=root)
                 self.require_ours(folder)
 
-    def _strangers(self) -> list[str]:
-        passed_over = {"blobs", "manifests", "staging", "trash", "lost+found", self._lock.name}
+    def _foreign_entries(self) -> list[str]:
+        expected = {"blobs", "manifests", "staging", "trash", "lost+found", self._lock.name}
         names = (entry.name for entry in entries(self.layout.root))
-        return [name for name in names if name not in passed_over and not name.startswith(".")]
+        return [name for name in names if name not in expected and not name.startswith(".")]
 
     def require_ours(self, folder: Path) -> None:
         root = self.layout.root
@@ -189,27 +172,28 @@ class ModelsDirectory:
             NotEnoughRoom: the disk has not that much left.
 
         """
-        survey = self.survey()
+        weights = self.survey()
         free = self._free_bytes()
-        in_trash = f", {human_bytes(survey.trash_bytes)} of it in the trash" if survey.trash else ""
+        in_trash = f", {human_bytes(weights.trash_bytes)} of it in the trash" if weights.trash else ""
         on_disk = "" if free is None else f", {human_bytes(free)} free on disk"
-        if quota is not None and survey.usage_bytes + bytes_needed > quota:
+        if quota is not None and weights.usage_bytes + bytes_needed > quota:
             raise QuotaExceeded(
-                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(survey.usage_bytes)}"
+                f"{human_bytes(bytes_needed)} needed, but the weights use {human_bytes(weights.usage_bytes)}"
                 f" of a quota of {human_bytes(quota)}{in_trash}{on_disk}",
-                hint=could_go(survey) or None,
+                hint=could_go(weights) or None,
             )
         if free is not None and bytes_needed > free:
             raise NotEnoughRoom(
                 f"{human_bytes(bytes_needed)} needed, but the disk has {human_bytes(free)} free",
-                hint=could_go(survey) or None,
+                hint=could_go(weights) or None,
             )
 
     def _free_bytes(self) -> int | None:
-        place = next((each for each in (self.layout.root, *self.layout.root.parents) if each.exists()), None)
-        if not self._disk_counts or place is None:
+        root = self.layout.root
+        folder = next((each for each in (root, *root.parents) if each.exists()), None)
+        if not self._disk_counts or folder is None:
             return None
-        usage = shutil.disk_usage(place)
+        usage = shutil.disk_usage(folder)
         return usage.free if usage.total > 0 else None
 
     # Staging
@@ -226,7 +210,7 @@ class ModelsDirectory:
         self.prepare()
         with self.exclusive(still_ours), translated(f"staging {subject!r}"):
             still_ours()
-            return stagings.take_over(self.layout.staging, subject, holder)
+            return take_over(self.layout.staging, subject, holder)
 
     def release(self, subject: str) -> int:
         """Fence whoever stages this subject, and keep the bytes for the next; how many were fenced.
@@ -234,7 +218,7 @@ class ModelsDirectory:
         Takes no lock: the holder may be asleep with it.
         """
         with translated(f"releasing {subject!r}"):
-            return stagings.release(self.layout.staging, subject)
+            return release(self.layout.staging, subject)
 
     # Writing
 
@@ -254,7 +238,7 @@ class ModelsDirectory:
         with self.exclusive(still_ours), translated(f"publishing {name}"):
             still_ours()
             staging.hold()
-            target = self.place_of(name)
+            target = self.manifest_path(name)
             needed = [layer for layer in manifest.blobs if self.blob_state(layer) is not BlobState.PRESENT]
             for layer in needed:
                 self._require_staged(layer, staging)
@@ -265,7 +249,7 @@ class ModelsDirectory:
             still_ours()
             self._require_published(manifest)
             before = self.keep_before(target, manifest)
-            self._place_manifest(target, manifest, staging)
+            self._write_manifest(target, manifest, staging)
             self.persist()
             staging.discard()
             if before is not None:
@@ -287,31 +271,6 @@ class ModelsDirectory:
             self._move_in(layer, staging)
             flush_folder(self.layout.blobs)
             self.persist()
-
-    def remove(self, name: ModelName, *, still_ours: Callable[[], None]) -> Removed:
-        """Delete a model, whole or broken: its manifest first, then the blobs that no manifest refers to.
-
-        A blob that a model in the trash needs joins that one. While any other manifest is torn, nobody knows what it
-        refers to, and no blob is deleted.
-
-        Raises:
-            NotFound: there is no manifest of this name in any case.
-
-        """
-        if not self.layout.manifests.is_dir():
-            raise NotFound(f"model {str(name)!r} is not here")
-        self.prepare()
-        with self.exclusive(still_ours), translated(f"removing {name}"):
-            still_ours()
-            file, blobs = self._doomed(name)
-            self.require_inside(file.path)
-            file.path.unlink(missing_ok=True)
-            self.drop_empty_folders(file.path.parent)
-            self.persist()
-            still_ours()
-            removed = self._delete_unreferenced(file.name, blobs)
-            self.persist()
-            return removed
 
     @contextmanager
     def exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
@@ -353,7 +312,7 @@ class ModelsDirectory:
             staging.hold()
             raise
 
-    def place_of(self, name: ModelName) -> Path:
+    def manifest_path(self, name: ModelName) -> Path:
         target = self.layout.manifest(self.layout.stored_spelling(name))
         self.require_inside(target)
         return target
@@ -362,7 +321,7 @@ class ModelsDirectory:
         if not is_inside(manifest.parent, self.layout.manifests):
             raise NotWritable(f"{str(manifest)!r} is behind a link out of the models directory")
 
-    def _place_manifest(self, target: Path, manifest: Manifest, staging: Staging) -> None:
+    def _write_manifest(self, target: Path, manifest: Manifest, staging: Staging) -> None:
         draft = staging.folder / "manifest"
         try:
             draft.write_bytes(manifest.raw)
@@ -393,14 +352,14 @@ class ModelsDirectory:
 
     def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
         """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
-        before = next((file for file in self.layout.manifest_files()[0] if file.path == target), None)
+        before = next((file for file in self.layout.manifest_files() if file.path == target), None)
         if before is None:
             return None
-        known = surveys.load(self.layout, before)
+        known = read_model(self.layout, before)
         if known is None or known.manifest is None or known.manifest.raw == manifest.raw:
             return None
         self.require_trash()
-        return trashes.keep_copy(self.layout, before, known.manifest.raw, self.clock.now())
+        return trash.keep_copy(self.layout, before, known.manifest.raw, self.clock.now())
 
     def require_trash(self) -> None:
         """Make the trash's folder, which must be ours like the others."""
@@ -417,11 +376,11 @@ class ModelsDirectory:
             return 0
         moved = [
             layer.size
-            for thrown in trashes.listed(self.layout)[0]
+            for thrown in trash.folders(self.layout)
             if thrown.path in folders and thrown.manifest is not None
             for layer in thrown.manifest.blobs
             if layer.digest not in needed
-            and trashes.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
+            and trash.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
         ]
         if moved:
             self.persist()
@@ -429,17 +388,10 @@ class ModelsDirectory:
 
     def needed(self) -> frozenset[str] | None:
         """The digests that published manifests refer to; None while one is torn, because then nobody can tell."""
-        known = surveys.loaded(self.layout)
+        known = read_models(self.layout)
         if any(each.manifest is None for each in known):
             return None
         return frozenset(layer.digest for each in known if each.manifest for layer in each.manifest.blobs)
-
-    def _doomed(self, name: ModelName) -> tuple[ManifestFile, tuple[Layer, ...]]:
-        for file in self.files_of(name):
-            state = surveys.load(self.layout, file)
-            if state is not None:
-                return file, () if state.manifest is None else state.manifest.blobs
-        raise NotFound(f"model {str(name)!r} is not here")
 
     def drop_empty_folders(self, folder: Path) -> None:
         flush_folder(folder)
@@ -451,37 +403,6 @@ class ModelsDirectory:
                     raise
                 break
             folder = folder.parent
-
-    def _delete_unreferenced(self, name: ModelName, blobs: tuple[Layer, ...]) -> Removed:
-        known = surveys.loaded(self.layout)
-        torn = [each for each in known if isinstance(each, Broken) and each.is_torn]
-        if torn:
-            note = f"no blob was deleted, because the manifest of {torn[0].name} is torn: {torn[0].cause}"
-            return Removed(name, (), blobs, note)
-        needed = {layer.digest for each in known if each.manifest is not None for layer in each.manifest.blobs}
-        thrown, _ = trashes.listed(self.layout)
-        free = [layer for layer in blobs if layer.digest not in needed]
-        wanted = {layer.digest: each for each in thrown for layer in free if each.wants(layer.digest)}
-        for digest, folder in wanted.items():
-            trashes.move(self.layout.blob(digest), folder.layout.blob(digest), below=self.layout.root)
-        deleted = tuple(layer for layer in free if layer.digest not in wanted and self._delete_blob(layer))
-        flush_folder(self.layout.blobs)
-        kept = tuple(layer for layer in blobs if layer.digest in needed or layer.digest in wanted)
-        note = f"{len(wanted)} blobs lie in the trash now, because an earlier model there needs them" if wanted else ""
-        return Removed(name, deleted, kept, note)
-
-    def _delete_blob(self, layer: Layer) -> bool:
-        try:
-            self.layout.blob(layer.digest).unlink()
-        except FileNotFoundError:
-            return False
-        return True
-
-
-def spelt(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
-    """Those of this name in any case, the exact spelling first."""
-    found = [file for file in files if file.name.folded() == name.folded()]
-    return sorted(found, key=lambda file: (file.name != name, file.name))
 
 
 def _locked(descriptor: int) -> bool:

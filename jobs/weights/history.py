@@ -17,7 +17,7 @@ from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.usage import last_used, usage
 from jobs.weights.prune_plan import WeightsUse
-from jobs.weights.staging import slug
+from jobs.weights.staging import slug, staging_subject
 
 STAGING_KINDS = frozenset({"pull", "verify"})
 
@@ -46,10 +46,10 @@ class Memory:
     def as_json(self) -> dict[str, Any]:
         return {
             "v": 1,
-            "used": _told(self.used),
+            "used": _as_json(self.used),
             "used_since": isoformat(self.used_since) if self.used_since else None,
-            "came": _told(self.came),
-            "verified": _told(self.verified),
+            "came": _as_json(self.came),
+            "verified": _as_json(self.verified),
             "left": {str(name): {"digest": left.digest, "at": isoformat(left.at)} for name, left in self.left.items()},
         }
 
@@ -67,7 +67,7 @@ class Memory:
             left={ModelName.parse(name): each for name, each in left.items()},
         )
 
-    def around(self, jobs: Iterable[Job], loaded: Iterable[str] = ()) -> WeightsUse:
+    def weights_use(self, jobs: Iterable[Job], loaded: Iterable[str] = ()) -> WeightsUse:
         """What a prune has to know now: this, and who is at work. `loaded` are models in a server's memory."""
         open_jobs = [job for job in jobs if not job.has_ended]
         live = [job for job in open_jobs if job.kind in STAGING_KINDS]
@@ -76,7 +76,7 @@ class Memory:
             used_since=self.used_since,
             came=self.came,
             pulling=_names(job.subject for job in live if job.kind == "pull"),
-            staging=frozenset(slug(f"{job.kind} {job.subject}") for job in live),
+            staging=frozenset(slug(staging_subject(job)) for job in live),
             loaded=_names(loaded),
             is_pruned=any(job.kind == "prune" for job in open_jobs),
         )
@@ -100,16 +100,16 @@ def remember(facts: DictLike, memory: Memory) -> None:
 
 
 def _learned(memory: Memory, job: Job, at: datetime) -> Memory:
-    """What a job that succeeded adds to the memory. Told twice, it adds nothing more."""
-    told, subject = job.result or {}, _names([job.subject])
+    """What a job that succeeded adds to the memory; the second time, nothing more."""
+    result, subject = job.result or {}, _names([job.subject])
     match job.kind:
         case "pull":
             again = {
                 name
                 for name, left in memory.left.items()
-                if name in subject and left.digest == told.get("digest") and at > left.at
+                if name in subject and left.digest == result.get("digest") and at > left.at
             }
-            hashed = subject if told.get("way") == "registry" else frozenset()
+            hashed = subject if result.get("way") == "registry" else frozenset()
             return replace(
                 memory,
                 came=_later(memory.came, dict.fromkeys(subject, at)),
@@ -117,28 +117,30 @@ def _learned(memory: Memory, job: Job, at: datetime) -> Memory:
                 left={name: left for name, left in memory.left.items() if name not in again},
             )
         case "verify":
-            return replace(memory, verified=_later(memory.verified, dict.fromkeys(_names(told.get("models", ())), at)))
-        case "rollback" if isinstance(told.get("left"), str):
+            return replace(
+                memory, verified=_later(memory.verified, dict.fromkeys(_names(result.get("models", ())), at))
+            )
+        case "rollback" if isinstance(result.get("left"), str):
             newer = {name for name in subject if name not in memory.left or at > memory.left[name].at}
-            return replace(memory, left={**memory.left, **dict.fromkeys(newer, LeftModel(told["left"], at))})
+            return replace(memory, left={**memory.left, **dict.fromkeys(newer, LeftModel(result["left"], at))})
     return memory
 
 
 def _names(texts: Iterable[str]) -> frozenset[ModelName]:
-    found = set()
+    names = set()
     for text in texts:
         try:
-            found.add(ModelName.parse(text).folded())
+            names.add(ModelName.parse(text).folded())
         except BadName:  # a job about all models, or a server's word for something else
             continue
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _later(one: Mapping[ModelName, datetime], other: Mapping[ModelName, datetime]) -> dict[ModelName, datetime]:
     return {name: max(each[name] for each in (one, other) if name in each) for name in {*one, *other}}
 
 
-def _told(moments: Mapping[ModelName, datetime]) -> dict[str, str]:
+def _as_json(moments: Mapping[ModelName, datetime]) -> dict[str, str]:
     return {str(name): isoformat(at) for name, at in sorted(moments.items())}
 
 

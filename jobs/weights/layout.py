@@ -9,6 +9,7 @@ It finds and names; it decides nothing and deletes nothing.
 """
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,23 +56,24 @@ class Layout:
     def manifest(self, name: ModelName) -> Path:
         return self.manifests.joinpath(*name.path)
 
-    def manifest_files(self) -> tuple[list[ManifestFile], list[Path]]:
-        """Every manifest, and every file or folder below `manifests/` that Ollama would pass over."""
-        found: list[ManifestFile] = []
-        strange: list[Path] = []
-        self._walk(self.manifests, (), found, strange)
-        return found, strange
+    def manifest_files(self) -> list[ManifestFile]:
+        """Every manifest."""
+        return [each for each in self._walk(self.manifests, ()) if isinstance(each, ManifestFile)]
 
-    def _walk(self, folder: Path, parts: tuple[str, ...], found: list[ManifestFile], strange: list[Path]) -> None:
+    def strange_files(self) -> list[Path]:
+        """Every file or folder below `manifests/` that Ollama would pass over."""
+        return [each for each in self._walk(self.manifests, ()) if isinstance(each, Path)]
+
+    def _walk(self, folder: Path, above: tuple[str, ...]) -> Iterator[ManifestFile | Path]:
         for entry in entries(folder):
-            here = (*parts, entry.name)
-            name = _name_of(here)
-            if entry.is_dir() and len(here) < LEVELS:
-                self._walk(folder / entry.name, here, found, strange)
+            parts = (*above, entry.name)
+            name = _name_of(parts)
+            if entry.is_dir() and len(parts) < LEVELS:
+                yield from self._walk(folder / entry.name, parts)
             elif name is not None and entry.is_file():  # not a FIFO: reading one would never end
-                found.append(ManifestFile(name, folder / entry.name))
+                yield ManifestFile(name, folder / entry.name)
             else:
-                strange.append(folder / entry.name)
+                yield folder / entry.name
 
     def stored_spelling(self, name: ModelName) -> ModelName:
         """The name under which Ollama will look for this model, given those that are here.
@@ -79,20 +81,26 @@ class Layout:
         Ollama folds case: first a model of the same name in any spelling, else part by part over all models, where the
         exact spelling of a part wins (server/routes.go:1222-1245).
         """
-        known = [file.name for file in self.manifest_files()[0]]
+        known = [file.name for file in self.manifest_files()]
         if name in known:
             return name
         for other in known:
             if other.folded() == name.folded():
                 return other
         columns = zip(*(other.path for other in known), strict=True) if known else ((),) * LEVELS
-        return ModelName(*(_spelling(part, seen) for part, seen in zip(name.path, columns, strict=True)))
+        return ModelName(*(_spelling(part, column) for part, column in zip(name.path, columns, strict=True)))
 
 
-def _spelling(part: str, seen: tuple[str, ...]) -> str:
-    if part in seen:
+def files_called(files: Iterable[ManifestFile], name: ModelName) -> list[ManifestFile]:
+    """Those of this name in any case, the exact spelling first."""
+    called = [file for file in files if file.name.folded() == name.folded()]
+    return sorted(called, key=lambda file: (file.name != name, file.name))
+
+
+def _spelling(part: str, column: tuple[str, ...]) -> str:
+    if part in column:
         return part
-    return next((other for other in seen if other.lower() == part.lower()), part)
+    return next((other for other in column if other.lower() == part.lower()), part)
 
 
 def _name_of(parts: tuple[str, ...]) -> ModelName | None:
@@ -108,8 +116,8 @@ def _name_of(parts: tuple[str, ...]) -> ModelName | None:
 def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What is in a folder, by name; nothing when it is not there (any more) or is no folder."""
     try:
-        with os.scandir(folder) as found:
-            return sorted(found, key=lambda entry: entry.name)
+        with os.scandir(folder) as listing:
+            return sorted(listing, key=lambda entry: entry.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

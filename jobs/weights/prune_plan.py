@@ -63,7 +63,7 @@ class Retention:
 
 @dataclass(frozen=True)
 class WeightsUse:
-    """What happens around the weights, by folded name. Use is what was recorded; no file's time stands for it.
+    """What happens use the weights, by folded name. Use is what was recorded; no file's time stands for it.
 
     Args:
         used: when each model was last used.
@@ -158,7 +158,7 @@ class PrunePlan:
 
 def plan(
     survey: Survey,
-    around: WeightsUse,
+    use: WeightsUse,
     retention: Retention,
     now: datetime,
     *,
@@ -169,21 +169,21 @@ def plan(
 
     Args:
         survey: what is on disk.
-        around: who uses it, and who is at work.
+        use: who uses it, and who is at work.
         retention: what may stay.
         now: the time.
         empty_trash: do not wait for the grace of what lies in the trash.
         began: with `empty_trash`, since when what comes to the trash waits all the same; None is now.
 
     """
-    notes = list(_notes(survey, around, retention))
+    notes = list(_notes(survey, use, retention))
     throw: list[Removal] = []
     if not survey.torn:
-        orphans = () if around.pulling else survey.orphans
+        orphans = () if use.pulling else survey.orphans
         throw += [_stray("orphan", each, "no model needs it") for each in orphans]
-    throw += _unfinished(survey, around, retention, now)
+    throw += _unfinished(survey, use, retention, now)
     if not survey.torn:
-        throw += _Models(survey, around, retention, now).doomed(sum(each.size for each in throw), notes)
+        throw += _Models(survey, use, retention, now).doomed(sum(each.size for each in throw), notes)
     expired = [
         Removal("trash", folder.path.name, folder.size, _expiry(folder.thrown_at, retention, now), folder.path)
         for folder in survey.trash
@@ -204,8 +204,8 @@ def plan(
 class _Models:
     """Which models go: those nobody used, then the least recently used while they take more than the quota."""
 
-    def __init__(self, survey: Survey, around: WeightsUse, retention: Retention, now: datetime) -> None:
-        self._survey, self._around, self._retention, self._now = survey, around, retention, now
+    def __init__(self, survey: Survey, use: WeightsUse, retention: Retention, now: datetime) -> None:
+        self._survey, self._use, self._retention, self._now = survey, use, retention, now
         manifests = [each.manifest for each in survey.known if each.manifest is not None]
         self._needs = Counter(layer.digest for manifest in manifests for layer in manifest.blobs)
 
@@ -213,7 +213,7 @@ class _Models:
         """The models that go, the least recently used first; those that are safe are noted with their reason."""
         left = self._survey.usage_bytes - self._survey.trash_bytes - others
         for model in sorted(self._survey.models, key=lambda model: (self._last(model) or self._now, model.name)):
-            why, safe = self._why(model, left), spared(model.name, self._around, self._retention, self._now)
+            why, safe = self._why(model, left), spared(model.name, self._use, self._retention, self._now)
             if why is not None and safe is not None:
                 notes.append(f"{model.name} stays, though {why}: {safe}")
             elif why is not None:
@@ -229,17 +229,17 @@ class _Models:
 
     def _last(self, model: SurveyedModel) -> datetime | None:
         """When a model was last used, or came since; what was before the first record, nobody knows."""
-        name, around = model.name.folded(), self._around
-        if around.used_since is None:
+        name, use = model.name.folded(), self._use
+        if use.used_since is None:
             return None
-        used = around.used.get(name, around.used_since)
-        return max(used, model.modified_at, around.came.get(name, used))
+        used = use.used.get(name, use.used_since)
+        return max(used, model.modified_at, use.came.get(name, used))
 
     def _why(self, model: SurveyedModel, left: int) -> str | None:
         last, unused, quota = self._last(model), self._retention.unused, self._retention.quota_bytes
         if last is None:
             return None
-        ever = "last used" if self._around.used.get(model.name.folded()) == last else "never used since"
+        ever = "last used" if self._use.used.get(model.name.folded()) == last else "never used since"
         if unused is not None and self._now - last >= unused:
             return f"{ever} {last:%Y-%m-%d}, {(self._now - last).days} days ago"
         if quota is not None and left > quota:
@@ -252,16 +252,16 @@ class _Models:
         return sum(layer.size for layer in model.manifest.blobs if not self._needs[layer.digest])
 
 
-def spared(name: ModelName, around: WeightsUse, retention: Retention, now: datetime) -> str | None:
+def spared(name: ModelName, use: WeightsUse, retention: Retention, now: datetime) -> str | None:
     """Why a model is safe from every prune; None when it is not."""
     folded = name.folded()
     if folded in retention.kept:
         return retention.kept[folded]
-    if folded in around.loaded:
+    if folded in use.loaded:
         return "a server has it in memory"
-    if folded in around.pulling:
+    if folded in use.pulling:
         return "it is being pulled"
-    used = around.used.get(folded)
+    used = use.used.get(folded)
     if used is not None and now - used < IN_USE:
         return f"used at {used:%H:%M} UTC"
     return None
@@ -288,13 +288,13 @@ def could_go(survey: Survey, plan: PrunePlan) -> str:
     return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
 
 
-def _unfinished(survey: Survey, around: WeightsUse, retention: Retention, now: datetime) -> Iterator[Removal]:
+def _unfinished(survey: Survey, use: WeightsUse, retention: Retention, now: datetime) -> Iterator[Removal]:
     days = f"{retention.unfinished.total_seconds() / 3600:.0f} hours"
     for stray in (*survey.of("partial"), *survey.of("part"), *survey.of("temp")):
         if now - stray.modified_at >= retention.unfinished:
             yield _stray("unfinished", stray, f"a {stray.kind} file that nobody touched for {days}")
     for folder in survey.stagings:
-        if folder.slug not in around.staging and now - folder.modified_at >= retention.unfinished:
+        if folder.slug not in use.staging and now - folder.modified_at >= retention.unfinished:
             why = f"the staging of a pull that nobody went on with for {days}"
             yield Removal("unfinished", folder.path.name, folder.size, why, folder.path)
 
@@ -309,7 +309,7 @@ def _expiry(thrown_at: datetime, retention: Retention, now: datetime) -> str:
     return f"in the trash since {thrown_at:%Y-%m-%d}, longer than its {_days(retention.grace)}"
 
 
-def _notes(survey: Survey, around: WeightsUse, retention: Retention) -> Iterator[str]:
+def _notes(survey: Survey, use: WeightsUse, retention: Retention) -> Iterator[str]:
     for torn in survey.torn:
         yield (
             f"the manifest of {torn.name} is torn, so nobody can tell which blobs it needs: no model and no blob goes,"
@@ -317,10 +317,10 @@ def _notes(survey: Survey, around: WeightsUse, retention: Retention) -> Iterator
         )
     for broken in survey.incomplete:
         yield f"{broken.name} is broken ({broken.cause}) and left alone: pull it again, or delete it"
-    if survey.orphans and around.pulling and not survey.torn:
+    if survey.orphans and use.pulling and not survey.torn:
         yield f"{_count(survey.orphans)} of no model: left alone while something is pulled, which may need them"
     wants_use = retention.unused is not None or retention.quota_bytes is not None
-    if around.used_since is None and wants_use and survey.models:
+    if use.used_since is None and wants_use and survey.models:
         yield "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
     unknown = survey.of("unknown")
     if unknown:

@@ -5,6 +5,7 @@ up finds its paths gone, and can neither go on nor publish. Nothing here touches
 """
 
 import hashlib
+import os
 import re
 import shutil
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from jobs.core.clock import moment_of
 from jobs.core.errors import Fenced
+from jobs.ledger.job import Job
 from jobs.weights.layout import bytes_on_disk, entries, make_folder, stat_file
 from jobs.weights.manifest import Layer, is_digest
 
@@ -34,6 +36,11 @@ def slug(subject: str) -> str:
     return f"{readable}-{hashlib.sha256(subject.encode()).hexdigest()[:32]}"
 
 
+def staging_subject(job: Job) -> str:
+    """Under which name the bytes of a job are staged: the same for every attempt and for a retry."""
+    return f"{job.kind} {job.subject}"
+
+
 @dataclass(frozen=True)
 class StagingFolder:
     """A staging folder as the survey lists it; `holder` is empty when it was released or discarded."""
@@ -52,6 +59,7 @@ class Staging:
     subject: str
     holder: str
     folder: Path
+    #: Digests; the fetch's hashing thread adds, and the task's thread reads when the fetch has ended.
     _settled: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def path(self, digest: str) -> Path:
@@ -63,7 +71,7 @@ class Staging:
     def settle(self, digest: str) -> None:
         """State that this blob is staged in full and its bytes were hashed: only then it may be published.
 
-        A staged file has its full size from the first byte, so that no look from outside can tell.
+        A staged file has its full size from the first byte, so nobody can tell that from outside.
         """
         self._settled.add(digest)
 
@@ -130,27 +138,31 @@ def release(staging: Path, subject: str) -> int:
     return count
 
 
-def listed(staging: Path) -> tuple[list[StagingFolder], list[Path]]:
-    """All staging folders with what they take, and what else lies around there."""
-    folders: list[StagingFolder] = []
-    strange: list[Path] = []
-    for entry in entries(staging):
-        head, at, holder = entry.name.rpartition("@")
-        if not at or not entry.is_dir(follow_symlinks=False):
-            strange.append(staging / entry.name)
-            continue
-        is_held = not holder.startswith(_RELEASED) and not head.startswith(_DISCARDED)
-        size, changed = measured(staging / entry.name)
-        folders.append(
-            StagingFolder(
-                path=staging / entry.name,
-                slug=head.removeprefix(_DISCARDED),
-                holder=holder if is_held else "",
-                size=size,
-                modified_at=moment_of(changed),
-            )
-        )
-    return folders, strange
+def folders(staging: Path) -> list[StagingFolder]:
+    """All staging folders, with what they take."""
+    return [_folder(staging / entry.name) for entry in entries(staging) if _is_folder(entry)]
+
+
+def strange_files(staging: Path) -> list[Path]:
+    """What else lies around there."""
+    return [staging / entry.name for entry in entries(staging) if not _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    return "@" in entry.name and entry.is_dir(follow_symlinks=False)
+
+
+def _folder(path: Path) -> StagingFolder:
+    head, _, holder = path.name.rpartition("@")
+    is_held = not holder.startswith(_RELEASED) and not head.startswith(_DISCARDED)
+    size, changed = measured(path)
+    return StagingFolder(
+        path=path,
+        slug=head.removeprefix(_DISCARDED),
+        holder=holder if is_held else "",
+        size=size,
+        modified_at=moment_of(changed),
+    )
 
 
 def measured(path: Path) -> tuple[int, float]:

@@ -17,10 +17,10 @@ from jobs.core.clock import moment_of
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
 from jobs.store.files import translated
-from jobs.weights import trash
+from jobs.weights import staging, trash
 from jobs.weights.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
-from jobs.weights.staging import StagingFolder, listed, measured
+from jobs.weights.staging import StagingFolder, measured
 from jobs.weights.trash import TrashFolder
 
 STALE = timedelta(hours=1)
@@ -148,7 +148,7 @@ def blob_state(layout: Layout, layer: Layer) -> BlobState:
     return BlobState.PRESENT if stat.st_size == layer.size else BlobState.SHORT
 
 
-def load(layout: Layout, file: ManifestFile) -> SurveyedModel | Broken | None:
+def read_model(layout: Layout, file: ManifestFile) -> SurveyedModel | Broken | None:
     """What stands behind a manifest file; None when it vanished meanwhile."""
     stat = stat_file(file.path)
     if stat is None:
@@ -184,25 +184,29 @@ def _details(layout: Layout, config: Layer) -> ModelDetails:
         return ModelDetails()
 
 
-def loaded(layout: Layout) -> list[SurveyedModel | Broken]:
-    found = (load(layout, file) for file in layout.manifest_files()[0])
-    return [each for each in found if each is not None]
+def read_models(layout: Layout) -> list[SurveyedModel | Broken]:
+    """What stands behind each manifest file."""
+    models = (read_model(layout, file) for file in layout.manifest_files())
+    return [each for each in models if each is not None]
 
 
 def survey(layout: Layout) -> Survey:
     """Tell everything in the models directory apart, with the room it takes."""
-    _, strange_manifests = layout.manifest_files()
-    known = loaded(layout)
+    known = read_models(layout)
     models = tuple(each for each in known if isinstance(each, SurveyedModel))
     broken = tuple(each for each in known if isinstance(each, Broken))
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
-    stagings, strange_stagings = listed(layout.staging)
-    thrown, strange_trash = trash.listed(layout)
+    stagings, thrown = staging.folders(layout.staging), trash.folders(layout)
     elsewhere = [layout.root / entry.name for entry in entries(layout.root) if entry.name not in _OURS]
     strays += [
         stray
-        for path in (*strange_manifests, *strange_stagings, *strange_trash, *elsewhere)
+        for path in (
+            *layout.strange_files(),
+            *staging.strange_files(layout.staging),
+            *trash.strange_files(layout),
+            *elsewhere,
+        )
         if (stray := _stray("unknown", path)) is not None
     ]
     usage = (

@@ -75,34 +75,41 @@ class Decision:
         return _thrown_at(self.folder)
 
 
-def listed(layout: Layout) -> tuple[list[TrashFolder], list[Path]]:
-    """All folders of the trash, the oldest first, and what else lies around there."""
-    folders: list[TrashFolder] = []
-    strange: list[Path] = []
-    for entry in entries(layout.trash):
-        path = layout.trash / entry.name
-        thrown_at = _thrown_at(entry.name)
-        if thrown_at is not None and entry.is_dir(follow_symlinks=False):
-            folders.append(_folder(path, thrown_at))
-        elif not entry.name.startswith(_DOOMED) and not _DECISION.fullmatch(entry.name):
-            strange.append(path)
-    return sorted(folders, key=lambda folder: (folder.thrown_at, folder.path)), strange
+def folders(layout: Layout) -> list[TrashFolder]:
+    """All folders of the trash, the oldest first."""
+    thrown = [
+        _folder(layout.trash / entry.name, thrown_at)
+        for entry in entries(layout.trash)
+        if (thrown_at := _thrown_at(entry.name)) is not None and entry.is_dir(follow_symlinks=False)
+    ]
+    return sorted(thrown, key=lambda folder: (folder.thrown_at, folder.path))
+
+
+def strange_files(layout: Layout) -> list[Path]:
+    """What lies around in the trash beside its folders, what a deletion has left, and decisions."""
+    return [
+        layout.trash / entry.name
+        for entry in entries(layout.trash)
+        if not (_thrown_at(entry.name) is not None and entry.is_dir(follow_symlinks=False))
+        and not entry.name.startswith(_DOOMED)
+        and not _DECISION.fullmatch(entry.name)
+    ]
 
 
 def _thrown_at(name: str) -> datetime | None:
     return _moment(_FOLDER.fullmatch(name))
 
 
-def _moment(found: re.Match[str] | None) -> datetime | None:
+def _moment(match: re.Match[str] | None) -> datetime | None:
     try:
-        return datetime.strptime(f"{found[1]}+0000", "%Y%m%dT%H%M%S%f%z") if found else None
+        return datetime.strptime(f"{match[1]}+0000", "%Y%m%dT%H%M%S%f%z") if match else None
     except ValueError:  # digits, but no date
         return None
 
 
 def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
     size = measured(path)[0]
-    for file in Layout(path).manifest_files()[0]:
+    for file in Layout(path).manifest_files():
         try:
             with file.path.open("rb") as opened:
                 manifest = Manifest.parse(opened.read(MAX_MANIFEST_BYTES + 1))

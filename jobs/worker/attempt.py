@@ -19,12 +19,11 @@ class RunningAttempt:
         self._claim = claim
         self._ledger = ledger
         self._clock = clock
-        # Any thread may set it, by `stop`; the task's threads read it.
+        #: Set by `stop`, in any thread; read by the task's threads. Of two at once either may stay: the ledger fences.
         self._why: Interrupted | None = None
         self._stopped = threading.Event()
-        self._beating = (
-            threading.Lock()
-        )  # whoever has it changes the claim: the beater, or the task before it publishes
+        #: Held by the thread that renews the claim: the one that beats, or the task's before it publishes.
+        self._beating = threading.Lock()
 
     @property
     def job(self) -> Job:

@@ -32,14 +32,11 @@ from jobs.core.errors import (
 from jobs.ledger.job import Backoff, Ending, Job, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.store.outage import StoreOutage
-from jobs.store.patient_calls import Heard
 from jobs.worker.attempt import RunningAttempt
+from jobs.worker.silence import LedgerSilence
 
 _LONGEST_PAUSE = 5.0
 """Seconds between two tries at a ledger that fails: what waits for it should go on soon after it is back."""
-
-_LOOKS = 3
-"""So often in a row silence is seen before it is believed."""
 
 Perform = Callable[[RunningAttempt], Mapping[str, Any]]
 """Does the work of one attempt and returns the job's result; raises `Trouble` or `Interrupted` instead."""
@@ -54,7 +51,7 @@ class Timing:
     beat: timedelta = timedelta(seconds=2)
     sweep: timedelta = timedelta(seconds=5)
     poll: timedelta = timedelta(milliseconds=500)
-    """The longest wait for a bell, hence for noticing a stop."""
+    """The longest wait for an id, hence for noticing a stop."""
     grace: timedelta = timedelta(seconds=10)
     """How long a stop waits for tasks to notice; what has not by then is handed back over their heads."""
 
@@ -67,7 +64,7 @@ class Worker:
 
     Args:
         ledger: where jobs come from and go to.
-        lane: whose bells it answers.
+        lane: whose jobs it works on.
         perform: does the work of one attempt.
         before_lost: told of a job before a sweep of ours gives its attempt up for lost.
         name: under which attempts tell who worked on them; where every machine has the same name and the same process
@@ -99,17 +96,20 @@ class Worker:
         self._before_lost = before_lost
         self._outage = StoreOutage(f"the ledger of lane {lane}", clock)
         self._changed = threading.Condition()
-        # Under `_changed`, because the thread that takes, those that work and the one that runs us share them. All
-        # times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
+        # All times are seconds of the monotonic clock: a clock that is set must not stop a sweep.
+        #: Added to by the taking thread, removed from by each working one, read by the one in `run`; under `_changed`.
         self._running: dict[RunningAttempt, threading.Event] = {}
+        #: Set by the taking thread, and by a working one whose job is due again; under `_changed`.
         self._sweep_at = clock.monotonic()
+        #: Set by the taking thread and by each working one; under `_changed`.
         self._busy_at = clock.monotonic()
+        #: Set once, by the thread in `run` as it leaves; the working threads read it.
         self._give_up_at = float("inf")
-        # Of the thread that takes alone:
-        self._owed: tuple[str, str] | None = None
+        #: The three of the taking thread alone.
+        self._taken_id: tuple[str, str] | None = None
         self._has_open_jobs = True
-        self._set_by = 0.0
-        # Written by the thread that takes as it ends, read after it has:
+        self._offset = 0.0
+        #: Set by the taking thread as it ends; read by the one in `run`, which has waited for that.
         self._failure: BaseException | None = None
 
     @property
@@ -150,7 +150,7 @@ class Worker:
 
     def _attend(self, taker: threading.Thread, stop: threading.Event) -> None:
         """Stay while it is at it, and see that the ledger answers."""
-        silence = _Silence(self._timing)
+        silence = LedgerSilence(self._timing.lease, self._timing.beat)
         while taker.is_alive() and not stop.is_set():
             taker.join(self._timing.poll.total_seconds())
             for run in self._attempts():
@@ -177,7 +177,7 @@ class Worker:
     # The thread that takes
 
     def _take_until(self, stop: threading.Event, over: threading.Event, idle_after: timedelta | None) -> None:
-        self._set_by = self._clock_offset() or 0.0
+        self._offset = self._clock_offset() or 0.0
         misses = 0
         try:
             while not (stop.is_set() or over.is_set() or self._is_idle(idle_after)):
@@ -208,21 +208,21 @@ class Worker:
     def _take_one(self, stop: threading.Event, over: threading.Event) -> bool:
         with self._changed:
             if len(self._running) >= self._concurrency:
-                # A bell taken now would have nobody to answer it; others may be free.
+                # An id taken now would find nobody free; other workers may be.
                 self._changed.wait(self._timing.poll.total_seconds())
                 return False
             until_sweep = timedelta(seconds=max(0.0, self._sweep_at - self._clock.monotonic()))
-        if self._owed is None:
+        if self._taken_id is None:
             id = self._ledger.next_id(self._lane, min(self._timing.poll, until_sweep))
             if id is None:
                 return True
-            self._owed = id, secrets.token_hex(8)
-        id, token = self._owed  # kept until it is answered: the bell is out of the queue, and nobody else has heard it
+            self._taken_id = id, secrets.token_hex(8)
+        id, token = self._taken_id  # kept until it is answered: the id is out of the queue, and nobody else has it
         if stop.is_set():
-            self._ledger.ring(id)
+            self._ledger.enqueue(id)
         elif claim := self._ledger.claim(id, worker=self.name, lease=self._timing.lease, token=token):
             self._start(claim, over)
-        self._owed = None
+        self._taken_id = None
         return True
 
     def _sweep_if_due(self) -> bool:
@@ -257,7 +257,7 @@ class Worker:
         offset = self._clock_offset()
         if offset is None:
             return False
-        ahead, self._set_by = offset - self._set_by, offset
+        ahead, self._offset = offset - self._offset, offset
         return ahead > self._timing.lease.total_seconds() / 2
 
     def _clock_offset(self) -> float | None:
@@ -324,7 +324,7 @@ class Worker:
         except HandedBack:
             return self._handed_back(run)
         except (Trouble, OSError) as error:
-            return self._after(run, _told(run, error))
+            return self._after(run, _trouble_of(run, error))
         except Exception as bug:  # noqa: BLE001 - the worker's edge: whatever a task throws becomes the job's story
             logger.opt(exception=bug).error("attempt ended by a bug")
             return _by_bug(bug)
@@ -397,28 +397,7 @@ class Worker:
             self._end_now(run, self._handed_back(run))
 
 
-class _Silence:
-    """Tells a ledger that answers nothing from one that nobody has asked, as after a sleep of the machine."""
-
-    def __init__(self, timing: Timing) -> None:
-        self._lease = timing.lease.total_seconds()
-        self._since = 2 * timing.beat.total_seconds()
-        self._answers = -1
-        self._looks = 0
-        self._began = 0.0
-
-    def is_too_long(self, heard: Heard, now: float) -> bool:
-        """Looked at now and then: no answer for a lease, nor within the two beats in which somebody has asked."""
-        if heard.seconds <= self._lease:
-            self._looks = 0
-            return False
-        if heard.answers != self._answers or not self._looks:
-            self._answers, self._looks, self._began = heard.answers, 0, now
-        self._looks += 1
-        return self._looks >= _LOOKS and now - self._began >= self._since
-
-
-def _told(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
+def _trouble_of(run: RunningAttempt, error: Trouble | OSError) -> Trouble:
     """What a task met, as trouble; what the system said is to be translated nearer to where it said so."""
     if isinstance(error, StoreUnusable):  # for good only until somebody mends it, and no fault of the job
         error = StoreUnavailable(str(error), hint=error.hint)

@@ -120,12 +120,12 @@ def test_a_container_that_takes_itself_out_has_said_why() -> None:
     """All that was logged until then is written, though nothing else is done at the end of the process."""
     code = """
 from loguru import logger
-from app.deployment.server_container import take_out
+from app.deployment.server_container import end_container
 from app.logs import in_container
 in_container(tier="a10g")
 for number in range(500):
     logger.info("line {}", number)
-take_out()
+end_container()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 1
@@ -227,7 +227,7 @@ def test_no_signed_address_is_told(tmp_path: Path) -> None:
         registry.faults.add(RegistryFault("cdn", "status", 503, times=None))
         scene = Scene(tmp_path, registry.url)
         store = open_store(scene.ledger_path, SystemClock())
-        job = worked(store, scene.shop(client), post(store, attempts=2))
+        job = worked(store, scene.context(client), post(store, attempts=2))
         kept = json.dumps(dict(store.facts.items()))
         store.close()
     assert [attempt.failure_class for attempt in job.attempts] == ["network", "network"]
@@ -242,7 +242,7 @@ def test_no_signed_address_is_told(tmp_path: Path) -> None:
 def test_no_webhook_is_told() -> None:
     """A webhook that cannot be reached is told of without its address, which is all that one needs to write there."""
     with pytest.raises(Exception, match="webhook") as caught:
-        Webhook(f"http://127.0.0.1:9/{CANARY}", clock=Impatient()).tell("something")
+        Webhook(f"http://127.0.0.1:9/{CANARY}", clock=Impatient()).send("something")
     assert CANARY not in str(caught.value)
 
 

@@ -490,5 +490,5 @@ def test_unloading_what_is_not_loaded_is_no_error(asker: Asker) -> None:
 def test_the_client_names_what_is_missing(asker: Asker) -> None:
     """A model that is not there is NotFound, with how to get it."""
     with pytest.raises(NotFound, match="'x' not found") as raised:
-        list(asker.ollama.chat("x", [{"role": "user", "content": "a"}]))
+        list(asker.ollama.generate("x", "a"))
     assert "pull" in (raised.value.hint or "")

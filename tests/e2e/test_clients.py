@@ -31,7 +31,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 @dataclass(frozen=True)
-class Door:
+class RunningStack:
     """A gateway that runs, and a key for each scope."""
 
     url: str
@@ -41,7 +41,7 @@ class Door:
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
     shell = Shell(tmp_path_factory.mktemp("clients"))
     chat, admin = (shell.ask("keys", "new", name, "--scope", name) for name in ("chat", "admin"))
     home = shell.home / "om"
@@ -52,21 +52,21 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
     ) as running:
         for model in (CHAT, BIG, EMBEDDER):
             assert shell.run("pull", model).returncode == 0
-        yield Door(running.url, chat["key"], admin["key"], shell)
+        yield RunningStack(running.url, chat["key"], admin["key"], shell)
 
 
 # -- Ollama's own ------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def ollama_client(door: Door, key: str) -> Iterator[ollama.Client]:
-    with ollama.Client(host=door.url, headers={"Authorization": f"Bearer {key}"}) as client:
+def ollama_client(stack: RunningStack, key: str) -> Iterator[ollama.Client]:
+    with ollama.Client(host=stack.url, headers={"Authorization": f"Bearer {key}"}) as client:
         yield client
 
 
 @pytest.fixture
-def client(door: Door) -> Iterator[ollama.Client]:
-    with ollama_client(door, door.chat) as client:
+def client(stack: RunningStack) -> Iterator[ollama.Client]:
+    with ollama_client(stack, stack.chat) as client:
         yield client
 
 
@@ -105,11 +105,11 @@ def test_ollama_lists_and_shows(client: ollama.Client) -> None:
     assert isinstance(client.ps().models, list | tuple)
 
 
-def test_ollama_pulls_and_deletes_by_jobs(door: Door) -> None:
+def test_ollama_pulls_and_deletes_by_jobs(stack: RunningStack) -> None:
     """Ollama's own pull shows its progress to the end and is a job of the ledger; delete is one too."""
-    with ollama_client(door, door.admin) as client:
+    with ollama_client(stack, stack.admin) as client:
         frames = list(client.pull(SMALL, stream=True))
-        kinds = {(job["kind"], job["subject"], job["state"]) for job in door.shell.ask("jobs")}
+        kinds = {(job["kind"], job["subject"], job["state"]) for job in stack.shell.ask("jobs")}
         client.delete(SMALL)
         left = {str(model.model).partition(":")[0] for model in client.list().models}
 
@@ -139,7 +139,7 @@ def test_ollama_without_the_scope_is_refused(client: ollama.Client) -> None:
 @pytest.mark.skipif(
     not os.environ.get("OLLAMA_BIN"), reason="OLLAMA_BIN names no real ollama; with one this runs its own command"
 )
-def test_ollamas_own_command_signs(door: Door, tmp_path: Path) -> None:
+def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
     """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, runs and removes."""
     folder = tmp_path / ".ollama"
     folder.mkdir()
@@ -176,8 +176,8 @@ def test_ollamas_own_command_signs(door: Door, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def openai_client(door: Door) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(base_url=f"{door.url}/v1", api_key=door.chat, max_retries=0) as client:
+def openai_client(stack: RunningStack) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{stack.url}/v1", api_key=stack.chat, max_retries=0) as client:
         yield client
 
 
@@ -228,12 +228,12 @@ def test_openai_legacy_completions_and_responses(openai_client: openai.OpenAI) -
     assert openai_client.responses.create(model=CHAT, input="Hello").output_text
 
 
-def test_openai_errors_have_its_shape(door: Door, openai_client: openai.OpenAI) -> None:
+def test_openai_errors_have_its_shape(stack: RunningStack, openai_client: openai.OpenAI) -> None:
     """Its errors are the classes that its client knows: not found, not allowed in."""
     with pytest.raises(openai.NotFoundError, match="nothing-like-it"):
         openai_client.chat.completions.create(model="nothing-like-it", messages=[{"role": "user", "content": "x"}])
     with (
-        openai.OpenAI(base_url=f"{door.url}/v1", api_key="omk_wrong", max_retries=0) as stranger,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="omk_wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError, match="key"),
     ):
         stranger.models.list()
@@ -243,8 +243,8 @@ def test_openai_errors_have_its_shape(door: Door, openai_client: openai.OpenAI) 
 
 
 @pytest.fixture
-def anthropic_client(door: Door) -> Iterator[anthropic.Anthropic]:
-    with anthropic.Anthropic(base_url=door.url, api_key=door.chat, max_retries=0) as client:
+def anthropic_client(stack: RunningStack) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=stack.url, api_key=stack.chat, max_retries=0) as client:
         yield client
 
 
@@ -283,10 +283,10 @@ def test_anthropic_errors_have_its_shape(anthropic_client: anthropic.Anthropic) 
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="no curl is on PATH; with one this runs")
-def test_curl_asks_as_the_readme_says(door: Door) -> None:
+def test_curl_asks_as_the_readme_says(stack: RunningStack) -> None:
     """A stream of lines comes to curl, and the headers say who answered."""
     done = subprocess.run(
-        ["curl", "-sS", "-i", "-N", "-H", f"Authorization: Bearer {door.chat}", f"{door.url}//api/chat/", "-d",
+        ["curl", "-sS", "-i", "-N", "-H", f"Authorization: Bearer {stack.chat}", f"{stack.url}//api/chat/", "-d",
          json.dumps({"model": CHAT, "messages": HELLO})],
         capture_output=True, text=True, check=True, timeout=30,
     )  # fmt: skip
@@ -307,10 +307,10 @@ def test_curl_asks_as_the_readme_says(door: Door) -> None:
     ],
 )
 def test_each_model_is_answered_by_its_tier(
-    door: Door, model: str, tier: str, path: str, asked: dict[str, object]
+    stack: RunningStack, model: str, tier: str, path: str, asked: dict[str, object]
 ) -> None:
     """Each dialect reaches the tier that the fleet declares for a model, and the answer names tier and model."""
-    answer = httpx.post(door.url + path, json={"model": model, **asked}, headers={"x-api-key": door.chat}, timeout=30)
+    answer = httpx.post(stack.url + path, json={"model": model, **asked}, headers={"x-api-key": stack.chat}, timeout=30)
 
     assert answer.status_code == 200, answer.text
     assert answer.headers["x-served-tier"] == tier
@@ -321,11 +321,11 @@ def test_each_model_is_answered_by_its_tier(
     not os.environ.get("LLAMABOT_PYTHON"),
     reason="LLAMABOT_PYTHON names no interpreter that has llamabot and httpx; with one this runs",
 )
-def test_llamabot_reaches_the_right_gpu(door: Door) -> None:
+def test_llamabot_reaches_the_right_gpu(stack: RunningStack) -> None:
     """llamabot, over LiteLLM's `ollama_chat/`, is answered by the tier that each model belongs to."""
     done = subprocess.run(
-        [os.environ["LLAMABOT_PYTHON"], str(ROOT / "scripts/test_gpu_routing.py"), "--url", door.url],
-        env={"PATH": os.environ["PATH"], "OLLAMA_MODAL_KEY": door.admin},
+        [os.environ["LLAMABOT_PYTHON"], str(ROOT / "scripts/test_gpu_routing.py"), "--url", stack.url],
+        env={"PATH": os.environ["PATH"], "OLLAMA_MODAL_KEY": stack.admin},
         capture_output=True, text=True, check=False, timeout=150,
     )  # fmt: skip
 

@@ -79,6 +79,13 @@ def test_help_has_it(kind: Kind) -> None:
 
 
 @both
+def test_its_limits_hold_on_the_command_line(kind: Kind) -> None:
+    """A value beyond the parameter's limits is refused before anything is asked of anybody."""
+    refused = CliRunner().invoke(command_line(), [kind.name, "tiny", "--grit", "0", "--url", "http://127.0.0.1:9"])
+    assert str(refused.exception) == "--grit 0 makes no sense"
+
+
+@both
 def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: OpsApi) -> None:
     """Typed with the address of a gateway, it goes through the client and the API into the ledger."""
     with served(api) as url:

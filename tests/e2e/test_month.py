@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.accounting.archive import archived_jobs
+from app.accounting.archive import CASES, METERS, REPORTS, TURNS, USAGE, WAKES, archived_facts, archived_jobs
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
+from jobs.store.keys import TABLE
 from tests.support.checkout import ROOT
 from tests.support.month import BEGIN, DAYS, Month, foretold, played
 from tests.support.month_report import WIDTH, report
+from tests.support.stored_keys import patterns_of
 
 TIERS = ["a10g", "h100"]
 README = ROOT / "app" / "README.md"
@@ -49,13 +51,25 @@ def month(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Month]:
         yield month
 
 
+def test_every_key_is_in_the_table(month: Month) -> None:
+    """Each key that a month leaves in the ledger, or left in it before it was archived, belongs to exactly one entry of
+    the table of keys; and all entries come up but those of what did not happen."""
+    archived = [
+        key for sort in (METERS, WAKES, CASES, TURNS, REPORTS, USAGE) for key in archived_facts(month.archive, sort)
+    ]
+
+    met = patterns_of([*month.facts.keys(), *archived])
+
+    assert {entry.pattern for entry in TABLE} - met == {"cancel/<id>", "platform/<who>"}
+
+
 def test_the_weights_are_as_declared(month: Month) -> None:
     """What is pinned or in a window is there, whole and in the version that was chosen; what nobody used has gone."""
     found = month.survey()
     declared = {model.parsed.folded() for model in month.fleet.models if model.pinned}
     assert declared | {ModelName.parse("gemma3").folded()} == {model.name.folded() for model in found.models}
     first = next(job for job in month.jobs() if (job.kind, job.subject) == ("pull", "llama3.2:latest"))
-    llama = month.shelf.weights.find(ModelName.parse("llama3.2"))
+    llama = month.mounted.weights.find(ModelName.parse("llama3.2"))
     assert llama is not None
     assert first.result is not None
     assert first.result["digest"] == llama.digest  # the newer one was rolled back, and no night takes it up again

@@ -20,7 +20,7 @@ from app.accounting.modal_prices import CPU, MEMORY, priced
 from app.accounting.window_cost import offers
 from app.fleet.schema import declared
 from app.gateway.auth.keys import Key, parse_expiry
-from app.local.key_commands import ending
+from app.local.key_commands import expiry_of
 from jobs.cli.follow import Lines
 from jobs.cli.progress_bar import Bar
 from jobs.core.clock import isoformat, parse_moment
@@ -164,7 +164,7 @@ def test_an_expiry_is_a_moment_or_refused(years: int, month: int, zone: int) -> 
 def test_the_edge_of_time_is_a_plain_refusal(text: str) -> None:
     """In a key's line and on the command line alike."""
     line = f"alice sha256:{'a' * 64} expires={text}"
-    for ask in (lambda: Key.parse(line), lambda: ending(text, NOW)):
+    for ask in (lambda: Key.parse(line), lambda: expiry_of(text, NOW)):
         with pytest.raises(BadRequest, match="is no moment"):
             ask()
 

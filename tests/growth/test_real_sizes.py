@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.deployment.status import status
-from app.local.nightly_thread import Nights, coming_night
-from app.scheduler.alert_check import look
+from app.local.nightly_thread import NightlyThread, coming_night
+from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual, night
 from jobs.core.errors import QuotaExceeded
 from jobs.core.model_name import ModelName
@@ -31,7 +31,7 @@ from jobs.weights.manifest import ModelDetails
 from jobs.weights.prune_plan import Retention, WeightsUse, could_go, plan
 from jobs.weights.survey import Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
-from tests.support.large_models import GB, TB, LargeShelf, fleet_of, large_shelf, manifest_of, sizes
+from tests.support.large_models import GB, TB, LargeModels, fleet_of, large_models, manifest_of, sizes
 
 NOW = datetime(2026, 6, 1, 2, tzinfo=UTC)
 COUNT, QUOTA, WEEK = 500, 24 * TB, 7
@@ -42,102 +42,102 @@ NAMES = [f"m{n}" for n in range(COUNT)]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeShelf]:
+def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeModels]:
     """Five hundred models, 26 TB, two more than its quota, after a night."""
-    with large_shelf(
+    with large_models(
         tmp_path_factory.mktemp("large"), fleet_of(QUOTA, ["m0", "m1"], verify_days=WEEK, unused_days=3650)
-    ) as shelf:
+    ) as large:
         for name, size in zip(NAMES, sizes(COUNT), strict=True):
-            shelf.put(name, manifest_of(name, size, 1_000_000))
-        shelf.before = {name: manifest.size for name, manifest in shelf.here.items()}
+            large.put(name, manifest_of(name, size, 1_000_000))
+        large.before = {name: manifest.size for name, manifest in large.here.items()}
         for back in range(5):
-            shelf.use(*NAMES[back::5], at=shelf.clock.now() - timedelta(days=10 + back))
-        shelf.clock.wait(86_400)
-        shelf.upstream["m1:latest"] = manifest_of("m1", 20 * GB, 2_000_000)
-        shelf.night()
-        shelf.clock.wait(86_400)
-        yield shelf
+            large.use(*NAMES[back::5], at=large.clock.now() - timedelta(days=10 + back))
+        large.clock.wait(86_400)
+        large.upstream["m1:latest"] = manifest_of("m1", 20 * GB, 2_000_000)
+        large.night()
+        large.clock.wait(86_400)
+        yield large
 
 
-def test_a_night_of_terabytes_is_posted_as_planned(shelf: LargeShelf) -> None:
+def test_a_night_of_terabytes_is_posted_as_planned(large: LargeModels) -> None:
     """What `plan` prints is what is posted, a second run posts nothing, all of it is done, and the report words it."""
-    [seen] = shelf.seen
+    [seen] = large.seen
     planned = [(step.kind, step.subject) for step in seen.planned.steps]
     assert sorted((job.kind, job.subject) for job in seen.posted) == sorted(planned)
     assert {kind for kind, _ in planned} == {"prune", "pull", "verify"}
     assert seen.again == []
     assert json.loads(json.dumps(seen.planned.as_json()))["steps"]
     assert all(len(row) == 4 for row in seen.planned.rows())
-    jobs = shelf.book.reader.jobs()
+    jobs = large.book.reader.jobs()
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
-    told = "\n".join(lines(report(dict(shelf.facts.items()), jobs), shelf.clock.now()))
+    told = "\n".join(lines(report(dict(large.facts.items()), jobs), large.clock.now()))
     assert "succeeded; pulled 20 GB, freed 0 B, verified 3.5 TB" in told
     assert "weights  24 TB, 15 % of it read in full this night" in told
-    assert all(story(job, shelf.clock.now()) for job in jobs)
+    assert all(story(job, large.clock.now()) for job in jobs)
 
 
-def test_a_share_is_a_share(shelf: LargeShelf) -> None:
+def test_a_share_is_a_share(large: LargeModels) -> None:
     """A night reads a seventh of what stays, and no more than the last model above it."""
-    [seen] = shelf.seen
+    [seen] = large.seen
     share = seen.planned.share
     assert share is not None
     read = sum(step.size or 0 for step in seen.planned.steps if step.kind == "verify")
     going = {each.name for each in seen.planned.pruning.of("model")}
-    assert share.bytes == sum(size for name, size in shelf.before.items() if name not in going)
+    assert share.bytes == sum(size for name, size in large.before.items() if name not in going)
     assert share.bytes / WEEK <= read <= share.bytes / WEEK + 301 * GB
 
 
-def test_a_prune_of_terabytes_gets_under_its_quota(shelf: LargeShelf) -> None:
+def test_a_prune_of_terabytes_gets_under_its_quota(large: LargeModels) -> None:
     """The least recently used go until the rest fits; nothing is posted for what goes, and so nothing fails for it."""
-    [prune] = [job for job in shelf.book.reader.jobs() if job.kind == "prune"]
+    [prune] = [job for job in large.book.reader.jobs() if job.kind == "prune"]
     assert prune.result is not None
     thrown = {each["name"] for each in prune.result["throw"]}
     assert 10 < len(thrown) < COUNT / 2
     assert sum(each["size"] for each in prune.result["throw"]) == prune.result["thrown_bytes"] > 2 * TB
-    assert not thrown & {step.subject for step in shelf.seen[0].planned.steps}
-    found = shelf.weights.survey()
+    assert not thrown & {step.subject for step in large.seen[0].planned.steps}
+    found = large.weights.survey()
     assert {str(model.name) for model in found.models} == {f"{name}:latest" for name in NAMES} - thrown
     assert found.usage_bytes <= QUOTA
     assert len([folder for folder in found.trash if folder.manifest]) == len(thrown)
 
 
-def test_what_is_too_large_is_refused_with_what_could_go(shelf: LargeShelf) -> None:
+def test_what_is_too_large_is_refused_with_what_could_go(large: LargeModels) -> None:
     """A pull that the quota does not hold is refused, with sizes in words, and what a prune could free."""
-    hint = could_go(shelf.weights.survey(), shelf.seen[0].planned.pruning)
+    hint = could_go(large.weights.survey(), large.seen[0].planned.pruning)
     with pytest.raises(QuotaExceeded, match=r"400 GB needed, but the weights use 2\d TB of a quota of 24 TB"):
-        shelf.weights.room_for(400 * GB, QUOTA)
+        large.weights.room_for(400 * GB, QUOTA)
     assert "(300 GB)" in hint
 
 
-def test_the_watch_and_status_word_terabytes(shelf: LargeShelf) -> None:
+def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     """Near its quota, and nowhere else in trouble."""
-    now = shelf.clock.now()
-    wrong = look(shelf.book.reader, shelf.facts, shelf.fleet, now).open
+    now = large.clock.now()
+    wrong = check(large.book.reader, large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
-    assert list(status(shelf.facts, now, deployed=True, jobs=shelf.book.reader.jobs()).lines())
+    assert list(status(large.facts, now, deployed=True, jobs=large.book.reader.jobs()).lines())
 
 
-def test_one_machine_plans_the_same_directory(shelf: LargeShelf, tmp_path: Path) -> None:
+def test_one_machine_plans_the_same_directory(large: LargeModels, tmp_path: Path) -> None:
     """`plan`, the night and the watch of `up` on a directory of terabytes, with no registry to be had."""
-    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock(shelf.clock.now())
+    home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock(large.clock.now())
     stack = Stack(
         pid=1,
         started_at=clock.now(),
         simulated=True,
         servers=(),
-        models=shelf.root,
-        retention=shelf.fleet.retention(),
+        models=large.root,
+        retention=large.fleet.retention(),
         mirror="http://127.0.0.1:9",
     )
-    planned = coming_night(home, stack, shelf.fleet, clock)
+    planned = coming_night(home, stack, large.fleet, clock)
     assert {step.kind for step in planned.steps} == {"prune", "verify"}  # the weights that m1 had before
     assert any("could not be learnt" in note for note in planned.notes)
-    nights = Nights(home, stack, shelf.fleet, clock)
-    nights.look()
-    nights.watch()
+    nights = NightlyThread(home, stack, large.fleet, clock)
+    nights.run_if_due()
+    nights.check_alerts()
     jobs = home.ledger(clock).reader.jobs()
     assert sorted((job.kind, job.subject) for job in jobs) == sorted((s.kind, s.subject) for s in planned.steps)
-    assert weights_of(shelf.root, home, clock).survey().usage_bytes == shelf.weights.survey().usage_bytes
+    assert weights_of(large.root, home, clock).survey().usage_bytes == large.weights.survey().usage_bytes
 
 
 # Drawn

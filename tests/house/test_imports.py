@@ -58,7 +58,6 @@ FLOORS: dict[str, int] = {
     "app/jobs.py": 20,
 }
 
-
 HOUSE = Drawing.of(ROOT)
 
 

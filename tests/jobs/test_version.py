@@ -20,7 +20,7 @@ def test_whoever_tells_the_version_tells_the_same(tmp_path: Path) -> None:
     """What a build would write down, the command, the ops API and its document say one version."""
     built = json.loads(said(sys.executable, "-m", "hatchling", "metadata"))["version"]
     printed = said(sys.executable, "-m", "jobs", "--version")
-    with ops_api(tmp_path / "office") as here:
+    with ops_api(tmp_path / "ops") as here:
         asked = TestClient(here.app(), headers={"x-api-key": ADMIN_KEY})
         document = asked.get("/ops/v1/openapi.json").json()["info"]["version"]
         health = asked.get("/ops/v1/health").json()["version"]

@@ -11,9 +11,9 @@ import modal
 import pytest
 from modal.client import Client
 
+from app.fleet.schedule import night_began
 from app.fleet.schema import declared
 from app.resources import SERVERS
-from app.scheduler.steps import night_began
 from jobs.core.clock import SystemClock
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
@@ -26,6 +26,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deploy,
     deployed_ledger,
     finished,
     modal_command,
@@ -65,8 +66,7 @@ def deployed(hook: WebhookServer, checkout: Path) -> Iterator[Platform]:
     with RegistryDouble() as registry, control_plane(registry) as platform:
         with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
-        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=checkout)
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform, folder=checkout)
         yield platform
 
 
@@ -164,7 +164,7 @@ def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: C
     """The next tick sends a container for a night whose last try failed, and the night says that it was the second."""
     facts = modal.Dict.from_name("ollama-ledger", client=client)
     now = SystemClock().now()
-    due = night_began(declared(), now).astimezone(UTC)
+    due = night_began(declared().schedule.times, now).astimezone(UTC)
     failed = Tries(due).begun(now - timedelta(hours=2)).failed(OSError("no volume"))
     facts.put(keys.NIGHT_TRIES, failed.as_json())
     facts.pop(keys.NIGHT_RAN, None)

@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.interpreters import interpreter
 from tests.modal.platform.isolation import has_networks, unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import deployed_ledger, modal_command, with_secrets
+from tests.support.deployments import deploy, deployed_ledger, with_secrets
 from tests.support.processes import free_port, gpu_programs
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -59,8 +59,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
         with_secrets(platform)
         for module in ("app.deploy", "app.endpoint_v2"):
-            done = modal_command(platform, "deploy", "-m", module)
-            assert done.returncode == 0, done.stdout + done.stderr
+            deploy(platform, module)
         yield platform
 
 

@@ -4,8 +4,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from modal.client import Client
 from modal_proto import api_pb2
 
 from app.fleet.schema import declared
-from app.image_pinning import pinned, tell_unpinned
+from app.image_pinning import pinned, warn_unpinned
 from app.image_requirements import LOCK, runtime_part
 from app.resources import OLLAMA_DIGEST, OLLAMA_IMAGE, OLLAMA_VERSION
 from jobs.core.errors import BadRequest
@@ -25,6 +23,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
+from tests.support.deployments import modal_command
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
 from tests.support.waiting import until
 
@@ -53,16 +52,10 @@ def client(platform: Platform) -> Iterator[Client]:
         yield client
 
 
-def deploy(platform: Platform, module: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
-    command = [sys.executable, "-m", "modal", "deploy", "-m", module]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.fixture(scope="module")
 def deployed(platform: Platform) -> Platform:
     for module in ("app.endpoint", "app.endpoint_v2", "tests.modal.platform.sample_apps.publishing"):
-        done = deploy(platform, module)
+        done = modal_command(platform, "deploy", "-m", module)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (f"docker buildx imagetools inspect ollama/ollama:{OLLAMA_VERSION}" in done.stderr) == (
             module.startswith("app.") and not OLLAMA_DIGEST
@@ -111,11 +104,11 @@ def test_a_digest_pins_the_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     """With a digest the image is that one and nothing is said; without, a deployment says how the digest is found; what
     is none is refused with what one looks like."""
     tag, digest = "ollama/ollama:1.2.3", f"sha256:{'0f' * 32}"
-    tell_unpinned(pinned(tag, digest))
+    warn_unpinned(pinned(tag, digest))
     assert pinned(tag, digest) == f"{tag}@{digest}"
     assert capsys.readouterr().err == ""
 
-    tell_unpinned(pinned(tag, ""))
+    warn_unpinned(pinned(tag, ""))
     assert capsys.readouterr().err == (
         f"warning: the image {tag} is found by its tag, and a tag can be moved\n"
         f"hint: to pin its bytes, `docker buildx imagetools inspect {tag}` prints the digest: "
@@ -158,7 +151,7 @@ def test_broken_fleet_is_refused_before_anything_is_created(tmp_path: Path) -> N
     fleet = tmp_path / "app/fleet.toml"
     fleet.write_text(fleet.read_text("utf-8").replace("scaledown_window_seconds = 300", "scaledown_window_seconds = 1"))
     with Platform() as platform:
-        done = deploy(platform, "app.endpoint", tmp_path)
+        done = modal_command(platform, "deploy", "-m", "app.endpoint", folder=tmp_path)
 
         assert done.returncode != 0
         assert "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2" in done.stdout + done.stderr

@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.proxy import Proxy
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, modal_command, with_secrets
+from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, with_secrets
 from tests.support.processes import free_port, gpu_programs, nvidia_smi
 from tests.support.waiting import until
 
@@ -49,15 +49,14 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     ):
         environment.setenv("OLLAMA_MODAL_REGISTRY", registry.url)
         with_secrets(platform)
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         platform.apps.server_urls[APP, "Gateway"] = f"http://127.0.0.1:{gateway}"
         yield platform
 
 
 @pytest.fixture(scope="module")
 def servers(platform: Platform) -> Proxy:
-    """The door of the A10G's server."""
+    """Modal's proxy before the A10G's server."""
     [id_, secret] = TOKEN.values()
     port = int(platform.settings.environ["OLLAMA_HOST"].rpartition(":")[2])
     return platform.open_server(APP, "OllamaA10G", port=port, token=(id_, secret))

@@ -32,6 +32,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deploy,
     deployed_ledger,
     finished,
     has_whole,
@@ -64,8 +65,7 @@ def bare(registry: RegistryDouble) -> Iterator[Platform]:
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         yield platform
 
 
@@ -127,7 +127,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
 
 
 def test_the_gateway_is_one_small_container_with_keys_of_its_own(deployed: Platform) -> None:
-    """It has no GPU and no door of Modal's; one is kept and none added; answers in flight get the longest grace of any
+    """It has no GPU and no proxy of Modal's; one is kept and none added; answers in flight get the longest grace of any
     tier; the document tells what it costs in a month."""
     asked = deployed.function(APP, "Gateway").definition
 

@@ -24,6 +24,7 @@ from tests.modal.platform.packages import KEPT
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
+from tests.support.deployments import modal_command
 from tests.support.waiting import until
 
 SAMPLES = "tests.modal.platform.sample_apps"
@@ -47,14 +48,8 @@ def client(platform: Platform) -> Iterator[Client]:
         yield client
 
 
-def modal_command(platform: Platform, *words: str) -> subprocess.CompletedProcess[str]:
-    environ = {**os.environ, **platform.environ(), "ONLY_ON_THE_HOST": "yes"}
-    command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
-
-
 def deploy(platform: Platform, module: str) -> None:
-    done = modal_command(platform, "deploy", "-m", f"{SAMPLES}.{module}")
+    done = modal_command(platform, "deploy", "-m", f"{SAMPLES}.{module}", ONLY_ON_THE_HOST="yes")
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -23,6 +23,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deploy,
     deployed_ledger,
     finished,
     has_whole,
@@ -46,8 +47,7 @@ def registry() -> Iterator[RegistryDouble]:
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         yield platform
 
 

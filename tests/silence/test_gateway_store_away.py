@@ -17,8 +17,9 @@ from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import TierUpstream
-from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
+from app.gateway.upstream.upstream_client import TierUpstream
+from app.platform.limits import CallLimits
+from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.ledger import Ledger
@@ -34,9 +35,9 @@ from tests.support.waiting import until
 
 LIMIT = timedelta(seconds=0.5)
 LIMITS = CallLimits(
-    question=LIMIT,
+    entry=LIMIT,
     listing=LIMIT,
-    moment=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
+    retry=Policy(attempts=2, within=timedelta(seconds=5), first=timedelta(milliseconds=5)),
 )
 AWAY = {
     "unavailable": lambda: GRPCError(Status.UNAVAILABLE, "away"),
@@ -75,7 +76,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         composed = Composed(
             GatewayParts(
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
-                standing=standing,
+                known_state=standing,
                 router=Router(standing, [Tier("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
                 facts=facts,
@@ -83,17 +84,17 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
                 clock=CLOCK,
                 writer="test",
                 version="0.0.1",
-                pace=QUICK,
+                hold_timing=QUICK,
             )
         )
         standing.start()
-        door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
-        door.start()
+        front = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
+        front.start()
         try:
-            yield door.url
+            yield front.url
         finally:
             store.answer = None
-            door.stop()
+            front.stop()
             standing.stop()
 
 

@@ -10,7 +10,8 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform.calls import VARIABLE, LimitedDict, LimitedQueue, limits_of
+from app.platform.limits import VARIABLE, limits_of
+from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.clock import SystemClock
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
@@ -18,7 +19,7 @@ from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import APP, control_plane, has_whole, modal_command, with_secrets
+from tests.support.deployments import APP, control_plane, deploy, has_whole, modal_command, with_secrets
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -52,8 +53,7 @@ def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
         platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
-        done = modal_command(platform, "deploy", "-m", "app.deploy")
-        assert done.returncode == 0, done.stdout + done.stderr
+        deploy(platform)
         yield platform
 
 
@@ -126,7 +126,7 @@ def test_a_job_is_posted_though_no_bell_can_be_rung(deployed: Platform) -> None:
         done = modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "never", "--no-wait")
     assert done.returncode == 0, done.stderr
     assert re.fullmatch(r"[a-z0-9]{10}-\d+\n", done.stdout)
-    assert "could not be rung for; a sweep will" in done.stderr
+    assert "could not be put into the queue" in done.stderr
     assert "is posted, but no worker could be sent" in done.stderr
     assert "Traceback" not in done.stderr
 

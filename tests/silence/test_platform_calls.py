@@ -12,8 +12,11 @@ import pytest
 from grpclib import GRPCError, Status
 from modal.client import Client
 
-from app.platform.calls import LIMITS, CallLimits, Deployment, LimitedDict, LimitedQueue, LimitedVolume, limits_of
+from app.platform.deployment import Deployment
 from app.platform.errors import FilesOpen, NotReloaded
+from app.platform.limits import LIMITS, CallLimits, limits_of
+from app.platform.store import LimitedDict, LimitedQueue
+from app.platform.volume import LimitedVolume
 from jobs.core.errors import (
     NetworkTrouble,
     NotFound,
@@ -29,16 +32,16 @@ from tests.modal.platform.plane import Platform
 
 LIMIT = timedelta(seconds=1)
 SHORT = CallLimits(
-    question=LIMIT,
+    entry=LIMIT,
     listing=LIMIT,
     request=LIMIT,
     commit=LIMIT,
     reload=LIMIT,
-    moment=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
-    publishing=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
+    retry=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
+    commit_retry=Policy(attempts=3, within=timedelta(seconds=20), first=timedelta(milliseconds=10)),
 )
 ONCE = CallLimits(
-    question=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, moment=NEVER, publishing=NEVER
+    entry=LIMIT, listing=LIMIT, request=LIMIT, commit=LIMIT, reload=LIMIT, retry=NEVER, commit_retry=NEVER
 )
 
 
@@ -153,7 +156,7 @@ def test_a_refusal_for_good_is_asked_once(platform: Platform, facts: LimitedDict
     [
         ("DictUpdate", "writing key to the ledger", ASKED[0][1]),
         ("DictContents", "reading all of the ledger", ASKED[4][1]),
-        ("QueueGet", "waiting for a bell in lane lane", lambda _, bells: bells.get(timeout=0.1, partition="lane")),
+        ("QueueGet", "waiting for a job in lane lane", lambda _, bells: bells.get(timeout=0.1, partition="lane")),
     ],
 )
 def test_who_is_never_answered_is_let_go(
@@ -187,7 +190,7 @@ def test_a_long_list_is_waited_for_as_long_as_it_comes(platform: Platform, clien
     """The limit of a listing is for its silence, not for all of it."""
     entries = modal.Dict.from_name("long", create_if_missing=True, client=client)
     entries.update({f"key-{number}": number for number in range(400)})
-    facts = LimitedDict(entries, CallLimits(question=LIMIT, listing=timedelta(milliseconds=60), moment=NEVER))
+    facts = LimitedDict(entries, CallLimits(entry=LIMIT, listing=timedelta(milliseconds=60), retry=NEVER))
     for _ in range(40):  # a busy machine may stall for as long as that by itself
         try:
             assert len(dict(facts.items())) == 400
@@ -274,8 +277,9 @@ def test_what_is_not_deployed_is_told_from_what_is_away(platform: Platform, clie
     assert there.url("Gateway") is None
     with pytest.raises(NotFound):
         there.send("weights_worker")
-    with pytest.raises(ServerTrouble, match="calling plan_night: Modal says NotFoundError"):
+    with pytest.raises(ServerTrouble, match="calling plan_night: Modal says NotFoundError") as older:
         there.ask("plan_night")  # for somebody who is not to hear that what he asked for is not there
+    assert "deploy it again" in str(older.value.hint)
     platform.wire.meddler = lambda name, _: "never" if name == "FunctionGet" else None
     with pytest.raises(ServerTrouble, match="looking up weights_worker: Modal did not answer within 1 s"):
         Deployment("ollama-service", ONCE, client).has("weights_worker")
@@ -285,11 +289,11 @@ def test_a_trial_run_may_have_shorter_limits() -> None:
     """One variable bounds each wait; without it the limits are what they are."""
     assert limits_of({}) == LIMITS
     short = limits_of({"OLLAMA_MODAL_PLATFORM_SECONDS": "2.5"})
-    assert {short.question, short.listing, short.request, short.commit, short.reload} == {timedelta(seconds=2.5)}
+    assert {short.entry, short.listing, short.request, short.commit, short.reload} == {timedelta(seconds=2.5)}
 
 
 def test_a_beat_fits_into_a_lease_though_the_platform_hangs_once() -> None:
     """The limits leave a worker enough of its lease: one call that hangs costs no attempt."""
     from app.deployment.worker_timing import LEASE  # noqa: PLC0415 - what is compared
 
-    assert 3 * LIMITS.question < LEASE
+    assert 3 * LIMITS.entry < LEASE

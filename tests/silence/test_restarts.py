@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from app.local.processes import STEADY as STEADY_CHILD
-from app.local.processes import Child, Restarts, stop
-from app.local.workers import STEADY, WorkerProcess
+from app.local.processes import STABLE_AFTER, Restarter, ServerProcess, stop
+from app.local.workers import WorkerThread
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreFull, StoreUnavailable
 from jobs.ledger.job import JobState
@@ -67,13 +66,13 @@ def test_a_worker_that_crashes_is_followed_by_another() -> None:
 
     def stay() -> None:
         told.append(place.problem())
-        clock.tick(STEADY.total_seconds())
+        clock.tick(STABLE_AFTER.total_seconds())
         told.append(place.problem())
         crash()
 
     runs = iter([crash] * 7 + [stay, crash])
     hire: Any = lambda: Crashing(runs)  # noqa: E731
-    place = WorkerProcess("weights", hire, stopping, clock)
+    place = WorkerThread("weights", hire, stopping, clock)
     assert place.problem() is None
     place.work()
     assert clock.pauses == [1, 2, 4, 8, 16, 32, 60, 1, 2]
@@ -92,7 +91,7 @@ def test_a_worker_that_cannot_be_made_is_tried_again() -> None:
     def hire() -> Worker:
         raise StoreFull("the disk is full")
 
-    place = WorkerProcess("weights", hire, stopping, clock)
+    place = WorkerThread("weights", hire, stopping, clock)
     place.work()
     assert clock.pauses == [1, 2]
     assert place.problem() == "the worker of lane weights crashed 2 times: the disk is full; another one comes"
@@ -121,7 +120,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
         hired.append(Worker(ledger, "weights", work, clock=clock, timing=QUICK, backoff=AT_ONCE))
         return hired[-1]
 
-    place = WorkerProcess("weights", hire, stopping, clock)
+    place = WorkerThread("weights", hire, stopping, clock)
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     try:
@@ -150,7 +149,7 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     def hire() -> Worker:
         return Worker(ledger, "weights", lambda _: {}, clock=SystemClock(), timing=patient)
 
-    place = WorkerProcess("weights", hire, stopping, SystemClock())
+    place = WorkerThread("weights", hire, stopping, SystemClock())
     thread = threading.Thread(target=place.work, daemon=True)
     thread.start()
     until(place.problem)
@@ -166,56 +165,58 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
 
 
 @pytest.fixture
-def child(tmp_path: Path) -> Iterator[Child]:
+def child(tmp_path: Path) -> Iterator[ServerProcess]:
     """A process that waits for its end."""
     script = "import sys, time; print('begun', flush=True); time.sleep(600)"
-    started = Child("sleeper", [sys.executable, "-c", script], env=dict(os.environ), log=tmp_path / "sleeper.log")
+    started = ServerProcess(
+        "sleeper", [sys.executable, "-c", script], env=dict(os.environ), log=tmp_path / "sleeper.log"
+    )
     yield started
     stop([started], SystemClock())
 
 
-def test_a_server_that_ends_is_started_again(child: Child, clock: HandClock) -> None:
+def test_a_server_that_ends_is_started_again(child: ServerProcess, clock: HandClock) -> None:
     """It comes back after a pause that grows, with what it said kept, and is told of until it has stayed up."""
-    restarts = Restarts([child], clock)
-    restarts.look()
+    restarts = Restarter([child], clock)
+    restarts.check()
     assert restarts.problems() == ()
     for times, pause in enumerate((1, 2, 4), start=1):
         pid = child.pid
         until(partial(has_begun, child, times))
         os.kill(pid, signal.SIGKILL)
         until(lambda: child.has_ended)
-        restarts.look()
+        restarts.check()
         assert f"sleeper (pid {pid}) ended by SIGKILL" in restarts.problems()[0]
         assert "it is being started again" in restarts.problems()[0]
         clock.tick(pause - 0.1)
-        restarts.look()
+        restarts.check()
         assert child.pid == pid
         clock.tick(0.2)
-        restarts.look()
+        restarts.check()
         assert child.pid != pid
         assert "it was started again" in restarts.problems()[0]
     until(partial(has_begun, child, 4))
-    clock.tick(STEADY_CHILD.total_seconds() + 1)
-    restarts.look()
+    clock.tick(STABLE_AFTER.total_seconds() + 1)
+    restarts.check()
     assert restarts.problems() == ()
 
 
-def has_begun(child: Child, times: int) -> bool:
+def has_begun(child: ServerProcess, times: int) -> bool:
     return child.log.read_text().count("begun") == times
 
 
-def test_a_server_that_cannot_be_started_is_tried_again(child: Child, clock: HandClock) -> None:
+def test_a_server_that_cannot_be_started_is_tried_again(child: ServerProcess, clock: HandClock) -> None:
     """A start that the system refuses is a problem with a pause, and ends nobody else."""
-    restarts = Restarts([child], clock)
+    restarts = Restarter([child], clock)
     child.signal(signal.SIGKILL)
     until(lambda: child.has_ended)
-    restarts.look()
+    restarts.check()
     log, child.log = child.log, child.log.parent  # a folder cannot be written to
     clock.tick(2)
-    restarts.look()
+    restarts.check()
     (problem,) = restarts.problems()
     assert problem.startswith("starting sleeper: Is a directory")
     child.log = log
     clock.tick(3)
-    restarts.look()
+    restarts.check()
     assert not child.has_ended

@@ -11,11 +11,12 @@ from grpclib import GRPCError, Status
 from modal.client import Client
 
 from app.fleet.file import read
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
-from app.platform.calls import CallLimits, LimitedDict, LimitedQueue
-from app.scheduler import runs as shift
-from app.scheduler import steps as rounds
+from app.platform.limits import CallLimits
+from app.platform.store import LimitedDict, LimitedQueue
+from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from jobs.core.clock import SystemClock
 from jobs.core.errors import StoreUnavailable
@@ -31,9 +32,9 @@ from tests.modal.platform.plane import Platform
 
 LIMIT = timedelta(seconds=0.4)
 LIMITS = CallLimits(
-    question=LIMIT,
+    entry=LIMIT,
     listing=LIMIT,
-    moment=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
+    retry=Policy(attempts=5, within=timedelta(seconds=20), first=timedelta(milliseconds=5)),
 )
 
 
@@ -90,8 +91,8 @@ class Place:
         self.facts.put(self.report.key, self.report.as_json())
         self.clock.wait(600)
 
-    def post(self) -> shift.ScheduleContext:
-        return shift.ScheduleContext(
+    def post(self) -> runs.ScheduleContext:
+        return runs.ScheduleContext(
             Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append
         )
 
@@ -99,10 +100,10 @@ class Place:
         def send_for_delivery() -> None:
             self.told += 1
 
-        shift.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
+        runs.tick(self.post(), send_for_delivery, self.kept.__setitem__, lambda: None)
 
     def night(self) -> None:
-        shift.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
+        runs.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
 
     def assert_all_done(self) -> None:
         book = Ledger(self.queue, self.facts, self.clock)
@@ -119,11 +120,11 @@ class Place:
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
-def nothing_there(post: shift.ScheduleContext, memory: Memory) -> Actual:
+def nothing_there(post: runs.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
-    pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.reader.jobs(), now))
+    pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
+    return Actual((), {}, memory, pruning, tonight(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
 
 
 class EachEighth:

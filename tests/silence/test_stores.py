@@ -307,9 +307,9 @@ def test_a_bell_that_cannot_be_rung_costs_nothing(live_store: Store, said: list[
     ledger = troubled(live_store, silent)
     posted = ledger.post("pull", "m:latest", {}, by="test")
     assert not posted.attached
-    assert ledger.sweep().rung == ()
+    assert ledger.sweep().enqueued == ()
     assert "WARNING job" in said[0]
     silent.end()
-    assert ledger.sweep().rung == (posted.job.id,)
+    assert ledger.sweep().enqueued == (posted.job.id,)
     with working(worker(ledger, brief)):
         assert ended(live_store, posted.job.id).state is JobState.SUCCEEDED

@@ -118,4 +118,4 @@ def test_a_sweep_is_not_disturbed_by_bells() -> None:
             ledger.sweep()
 
     assert at_once(partial(post_more, "a"), partial(post_more, "b"), sweep, sweep, sweep) == []
-    assert len(ledger.sweep().rung) == 1700
+    assert len(ledger.sweep().enqueued) == 1700

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from app.deployment.weights_worker import MountedWeights, opened
+from app.deployment.weights_worker import MountedWeights, performing
 from app.fleet.schema import declared
 from app.platform.errors import NotReloaded
 from jobs.core.errors import ServerTrouble, StoreUnavailable
@@ -53,9 +53,9 @@ def test_a_worker_begins_though_the_platform_is_away(store: Store, tmp_path: Pat
     """With a volume that is not reloaded, and a Dict that takes nothing, it works on what it has."""
     volume = Moody()
     volume.fails = True
-    shelf = MountedWeights(volume, tmp_path / "models", facts, store.clock)
+    mounted = MountedWeights(volume, tmp_path / "models", facts, store.clock)
     registry = Registry(clock=store.clock)
-    with opened(store.ledger(), facts, shelf, registry=registry, fleet=declared(), clock=store.clock) as perform:
+    with performing(store.ledger(), facts, mounted, registry=registry, fleet=declared(), clock=store.clock) as perform:
         assert callable(perform)
     assert volume.commits >= 1
 
@@ -63,8 +63,8 @@ def test_a_worker_begins_though_the_platform_is_away(store: Store, tmp_path: Pat
 def test_how_the_work_ended_is_what_counts(store: Store, tmp_path: Path, facts: SqliteDict) -> None:
     """A last commit that fails hides nothing: a container that is taken away says so to the platform."""
     volume = Moody()
-    shelf = MountedWeights(volume, tmp_path / "models", facts, store.clock)
-    with pytest.raises(KeyboardInterrupt), shelf.committed_often():  # noqa: PT012 - what is inside is what fails
+    mounted = MountedWeights(volume, tmp_path / "models", facts, store.clock)
+    with pytest.raises(KeyboardInterrupt), mounted.committing():  # noqa: PT012 - what is inside is what fails
         volume.fails = True
         raise KeyboardInterrupt
     assert volume.commits == 1
@@ -84,10 +84,10 @@ def test_a_silent_commit_holds_up_nobody_who_leaves(
             answered.wait(20)
 
     volume = Silent()
-    shelf = MountedWeights(volume, tmp_path / "models", facts, store.clock)
+    mounted = MountedWeights(volume, tmp_path / "models", facts, store.clock)
     started = time.monotonic()
     moment = timedelta(seconds=0.01)
-    with pytest.raises(leaving), shelf.committed_often(every=moment, last_within=moment):  # noqa: PT012 - as above
+    with pytest.raises(leaving), mounted.committing(every=moment, last_within=moment):  # noqa: PT012 - as above
         until(began.is_set)
         raise leaving
     assert time.monotonic() - started < 15
@@ -98,10 +98,10 @@ def test_a_silent_commit_holds_up_nobody_who_leaves(
 def test_no_last_commit_when_the_store_has_ended_the_work(store: Store, tmp_path: Path, facts: SqliteDict) -> None:
     """A worker that takes itself out because the ledger is silent asks the same platform for nothing more."""
     volume = Moody()
-    shelf = MountedWeights(volume, tmp_path / "models", facts, store.clock)
-    with pytest.raises(StoreUnavailable), shelf.committed_often():
+    mounted = MountedWeights(volume, tmp_path / "models", facts, store.clock)
+    with pytest.raises(StoreUnavailable), mounted.committing():
         raise StoreUnavailable("the ledger has answered nothing for 61 s")
     assert volume.commits == 0
-    with shelf.committed_often():
+    with mounted.committing():
         pass
     assert volume.commits == 1

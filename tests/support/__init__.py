@@ -1,1 +1,35 @@
-"""What tests share: servers, stores, processes and models to try ours against."""
+"""What tests share: servers, stores, processes and models to try ours against.
+
+browser            a browser driven over WebDriver's own wire
+call_counts        how much something does, by the functions that it calls
+checkout           where the checkout is, whoever asks
+crash_driver       publishes and removes models in children that are killed at each step
+crash_points       ends the work of this process at its n-th change to the disk
+deployments        a deployment on the control plane, and what is asked of it by the real client
+dialects           how each kind of client asks, and the pieces of an answer to it
+disks              a small disk of one's own, and what fills it up
+document_commands  what the documents show to be run
+failing_stores     stores that fail and stores that hang, around real ones
+gateway_process    a gateway in a process of its own, to look at its memory from outside
+gateways           a gateway over real sockets, in this process
+go_answers         what Go makes of request bodies, recorded, and Go itself where it is there
+hostile_models     models that a registry may hand out to do harm
+interleaving       threads that move one at a time, in an order that the test chooses
+killed_worker      a worker in a process of its own, which kills itself at the chosen moment
+large_models       models of the sizes that people have, without their bytes
+local_stack        runs `ollama-modal` as people do
+models_directory   small models, and a models directory filled with them
+month              a month of a fleet, played in seconds
+month_report       the played month on one page, as `scripts/month` prints it
+month_servers      the servers of that month
+ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
+ops_api            an ops API on a store of its own, called directly or served
+processes          real processes: free ports, who runs, a driver that says what we like
+pull_setup         a pull from a loopback registry, through ledger and worker
+sample_history     four weeks that a deployment might have had, for the page's picture
+scripted_server    a server that does as a test says, down to the byte
+stores             a ledger on a store of its own, and what is done to it
+waiting            `until`: waiting for what other threads and processes do
+webhooks           a webhook on loopback, which hears what it is told
+workers            workers in threads, with leases of seconds
+"""

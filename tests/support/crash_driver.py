@@ -17,6 +17,7 @@ from pathlib import Path
 
 from jobs.core.errors import NotFound
 from jobs.weights.directory import ModelsDirectory
+from jobs.weights.removal import remove
 from tests.support.models_directory import Sample, fill, nothing, publish, sample, weights_at
 
 STEPS = frozenset(
@@ -66,14 +67,14 @@ def recover(weights: ModelsDirectory, model: Sample) -> None:
     weights.publish(model.name, model.manifest, fill(staging, model, but=present), still_ours=nothing)
     layout = weights.layout
     expected = {layout.manifest(model.name), *(layout.blob(digest) for digest in model.contents)}
-    if files(weights) != expected or weights.verify(model.manifest):
+    if files(weights) != expected or weights.verify(model.manifest.blobs):
         raise SystemExit(f"after recovery: {sorted(map(str, files(weights) ^ expected))}")
 
 
 def clear(weights: ModelsDirectory, model: Sample) -> None:
     """Remove what is left, as a repeated job and a later prune do."""
     try:
-        weights.remove(model.name, still_ours=nothing)
+        remove(weights, model.name, still_ours=nothing)
     except NotFound:
         for orphan in weights.survey().orphans:
             orphan.path.unlink()
@@ -104,7 +105,7 @@ def main(place: Path, random_kills: int) -> None:
 
     def removing(model: Sample) -> Callable[[], None]:
         def work() -> None:
-            weights.remove(model.name, still_ours=nothing)
+            remove(weights, model.name, still_ours=nothing)
 
         return work
 

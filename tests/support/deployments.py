@@ -45,10 +45,18 @@ def with_secrets(platform: Platform) -> None:
     platform.create_secret("ollama-api-keys", KEYS)
 
 
-def modal_command(platform: Platform, *words: str, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, **platform.environ(), "COLUMNS": "500"}
+def modal_command(
+    platform: Platform, *words: str, folder: Path = ROOT, **more: str
+) -> "subprocess.CompletedProcess[str]":
+    """What `modal` answers on that control plane, with more variables in its environment."""
+    environ = {**os.environ, **platform.environ(), "COLUMNS": "500", **more}
     command = [sys.executable, "-m", "modal", *words]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
+
+
+def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROOT) -> None:
+    done = modal_command(platform, "deploy", "-m", module, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def ask(platform: Platform, command: str, *words: str) -> Any:

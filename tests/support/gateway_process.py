@@ -113,8 +113,8 @@ def main(folder: str, keys: str, *servers: str) -> None:
     card = Card({}, HEADER, "")
     models = [KnownModel(ModelName.parse(name), "f00", size, moment, {}, (), card) for name, size in SIZES.items()]
     tiers = [tier for tier in TIERS if tier.name in urls]
-    with gateway(Path(folder), urls, keys=keys, shelf=ModelList(models), tiers=tiers) as running:
-        print(running.url, running.door._thread.native_id, flush=True)
+    with gateway(Path(folder), urls, keys=keys, source=ModelList(models), tiers=tiers) as running:
+        print(running.url, running.server._thread.native_id, flush=True)
         sys.stdin.read()
 
 

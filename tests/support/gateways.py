@@ -1,4 +1,4 @@
-"""A gateway over real sockets, and servers behind it that do what a test says, down to the byte."""
+"""A gateway over real sockets, in front of servers that a test names."""
 
 import json
 import socket
@@ -16,10 +16,11 @@ from app.gateway.auth.keys import Keys
 from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans, unknown_night
-from app.gateway.http_server import ConnectionLimits, HttpServer, listening
+from app.gateway.http_protocol import ConnectionLimits
+from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
-from app.gateway.upstream.cold_start import HoldTiming, TierUpstream
-from app.gateway.upstream.upstream_client import Patience
+from app.gateway.upstream.holding import HoldTiming
+from app.gateway.upstream.upstream_client import Patience, TierUpstream
 from jobs.cli.job_commands import Preview
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
@@ -36,13 +37,7 @@ from tests.support.waiting import until
 CLOCK = SystemClock()
 PATIENCE = 20.0
 
-QUICK = HoldTiming(first_poke_seconds=0.02, longest_poke_seconds=0.05, unseen_seconds=1.0)
-
-
-# -- a server that does as it is told ----------------------------------------------------------------------------------
-
-
-# -- the gateway -------------------------------------------------------------------------------------------------------
+QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
 
 def model(text: str) -> KnownModel:
@@ -69,7 +64,7 @@ class RunningGateway:
     url: str
     composed: Composed
     facts: SqliteDict
-    door: HttpServer
+    server: HttpServer
     standing: KnownState
 
     @property
@@ -93,7 +88,7 @@ class RunningGateway:
         return row
 
     def open_exchanges(self) -> int:
-        return sum(wire.open_exchanges for wire in self.composed.wires.values())
+        return sum(client.open_exchanges for client in self.composed.upstream_clients.values())
 
 
 @contextmanager
@@ -102,7 +97,7 @@ def gateway(
     servers: Mapping[str, str],
     *,
     keys: str = "",
-    shelf: ModelsSource | None = None,
+    source: ModelsSource | None = None,
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
@@ -112,21 +107,21 @@ def gateway(
     fleet: Fleet | None = None,
     most_containers: int = 1,
     body_seconds: float = PATIENCE,
-    bounds: ConnectionLimits | None = None,
+    limits: ConnectionLimits | None = None,
     plan: Callable[[], Preview] = unknown_night,
-    look_seconds: float = 2.0,
+    refresh_seconds: float = 2.0,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    standing = KnownState(facts, shelf or ModelList(), CLOCK)
+    standing = KnownState(facts, source or ModelList(), CLOCK)
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
             name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
             for name, url in servers.items()
         },
-        standing=standing,
+        known_state=standing,
         router=Router(standing, known),
         keys=Keys.parse(keys),
         facts=facts,
@@ -135,25 +130,22 @@ def gateway(
         writer="test",
         version="0.0.1",
         patience=patience or Patience(),
-        pace=pace,
+        hold_timing=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
         plans=Plans(night=plan),
         body_seconds=body_seconds,
-        look_seconds=look_seconds,
+        refresh_seconds=refresh_seconds,
     )
     standing.refresh()
     composed = Composed(parts)
-    door = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, bounds)
-    door.start()
+    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
+    server.start()
     try:
-        yield RunningGateway(door.url, composed, facts, door, standing)
+        yield RunningGateway(server.url, composed, facts, server, standing)
     finally:
-        door.stop()
+        server.stop()
         facts.close()
-
-
-# -- the three dialects ------------------------------------------------------------------------------------------------
 
 
 def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Response:
@@ -180,7 +172,7 @@ def caller_of(running: RunningGateway, dialect: Dialect, **more: Any) -> socket.
 
 
 def held_callers(running: RunningGateway, tier: str = "a10g") -> int:
-    return running.composed.waking.state(tier).held
+    return running.composed.cold_starts[tier].state().held
 
 
 def tier_entry(running: RunningGateway, tier: str = "a10g") -> dict[str, object]:

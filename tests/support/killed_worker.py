@@ -89,7 +89,7 @@ def work(scene: Scene, id: str, dies_at: int | None) -> None:
     queue.death = facts.death = death
     stop = threading.Event()
     threading.Thread(target=_await_end, args=(scene, id, stop), daemon=True).start()
-    worker(Ledger(queue, facts, clock), scene.shop(_CLIENT, persist=death.point)).run(stop)
+    worker(Ledger(queue, facts, clock), scene.context(_CLIENT, persist=death.point)).run(stop)
 
 
 def _await_end(scene: Scene, id: str, stop: threading.Event) -> None:

@@ -19,11 +19,11 @@ import httpx
 
 from app.accounting.archive import archive_at
 from app.deployment import weights_worker as weights_lane
-from app.deployment.volume_queries import joined
+from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.scheduler import runs as shift
+from app.scheduler import runs
 from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
@@ -108,7 +108,7 @@ class Seen:
     again: list[Job]
 
 
-class LargeShelf:
+class LargeModels:
     """A volume of large models, with the schedules, the ledger, the weights lane and all of its tasks but the hash.
 
     Args:
@@ -124,14 +124,14 @@ class LargeShelf:
         self.bells = Bells(folder / "ledger.sqlite", clock=self.clock)
         self.book = Ledger(self.bells, self.facts, self.clock)
         self.root = folder / "models"
-        self.shelf = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
-        self.shelf.open()
-        self.weights = self.shelf.weights
+        self.mounted = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
+        self.mounted.open()
+        self.weights = self.mounted.weights
         self.archive = archive_at(self.root)
         self.here: dict[str, Manifest] = {}
         self.upstream: dict[str, Manifest] = {}
         self.registry = Registry(client=httpx.Client(transport=httpx.MockTransport(self._answer)), requests=NEVER)
-        self.post = shift.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
+        self.post = runs.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
         self.seen: list[Seen] = []
         self.before: dict[str, int] = {}
         """The sizes at the beginning."""
@@ -156,7 +156,7 @@ class LargeShelf:
     def actual(self, memory: Memory) -> Actual:
         now = self.clock.now()
         found = self.weights.survey()
-        return joined(
+        return actual_from(
             found, self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
         )
 
@@ -171,13 +171,13 @@ class LargeShelf:
 
     def _posted(self) -> list[Job]:
         before = set(self.book.reader.ids())
-        shift.nightly(self.post, self.actual)
+        runs.nightly(self.post, self.actual)
         return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
 
     def work(self) -> None:
         """The weights lane, until nothing is left to do."""
-        with weights_lane.opened(
-            self.book, self.facts, self.shelf, registry=self.registry, fleet=self.fleet, clock=self.clock
+        with weights_lane.performing(
+            self.book, self.facts, self.mounted, registry=self.registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             worker = Worker(
                 self.book,
@@ -214,9 +214,9 @@ class LargeShelf:
 
 
 @contextmanager
-def large_shelf(folder: Path, fleet: Fleet) -> Iterator[LargeShelf]:
-    shelf = LargeShelf(folder, fleet, datetime(2026, 10, 5, 1, tzinfo=UTC))
+def large_models(folder: Path, fleet: Fleet) -> Iterator[LargeModels]:
+    large = LargeModels(folder, fleet, datetime(2026, 10, 5, 1, tzinfo=UTC))
     try:
-        yield shelf
+        yield large
     finally:
-        shelf.close()
+        large.close()

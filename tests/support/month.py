@@ -23,12 +23,11 @@ from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
 from app.deployment.servers_worker import Warming
-from app.deployment.volume_queries import joined
+from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
+from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, night
 from jobs.core.clock import Clock
 from jobs.core.errors import Stalled
@@ -40,7 +39,7 @@ from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
@@ -57,7 +56,7 @@ from tests.support.waiting import until
 BEGIN = datetime(2026, 10, 5, 10, tzinfo=UTC)
 DAYS = 30
 QUOTA = 500_000
-SHELF = {"llama3.2": 60_000, "deepseek-r1:32b": 90_000, "qwen3": 30_000, "gemma3": 40_000, "phi4": 50_000}
+ON_THE_VOLUME = {"llama3.2": 60_000, "deepseek-r1:32b": 90_000, "qwen3": 30_000, "gemma3": 40_000, "phi4": 50_000}
 
 
 def fleet(tick_minutes: int) -> Fleet:
@@ -160,12 +159,12 @@ class Month:
         self.root.mkdir()
         self.servers = Servers(self.facts, self.fleet, self.clock)
         self.clock.moved = self.servers.settle
-        self.shelf = weights_lane.MountedWeights(Volume(self.root, self.clock), self.root, self.facts, self.clock)
+        self.mounted = weights_lane.MountedWeights(Volume(self.root, self.clock), self.root, self.facts, self.clock)
         self.archive = archive_at(self.root)
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
         self.asked_by_pulls = Registry(clock=self.clock, mirrors=mirror, requests=AT_ONCE, policy=AT_ONCE)
-        self.post = shift.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
+        self.post = runs.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
         self.webhook_hangs = False
         self.is_interrupted = False
         self.sleeps_through = False
@@ -179,7 +178,7 @@ class Month:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def play(self, script: list[tuple[datetime, Callable[["Month"], object]]]) -> None:
-        self.shelf.open()
+        self.mounted.open()
         self.offered = offers(self.fleet, {}, self.clock.now())
         pending = sorted(script, key=lambda scene: scene[0])
         zone, end = self.fleet.schedule.zone, BEGIN + timedelta(days=DAYS)
@@ -207,11 +206,11 @@ class Month:
     # -- the schedules -------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        shift.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
+        runs.tick(self.post, self._send_for_delivery, self.servers.keep, self._call_night)
         self.most_entries = max(self.most_entries, len(list(self.facts.keys())))
         if self._news:
             self._news = False
-            alert_check.tell(self.facts, self.clock, self._tell)
+            alert_check.deliver(self.facts, self.clock, self._tell)
 
     def _call_night(self) -> None:
         """Whoever is sent for a night sleeps through as well."""
@@ -221,8 +220,8 @@ class Month:
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
         planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
-        posted = self._posted_by(lambda: shift.nightly(self.post, self._actual))
-        again = self._posted_by(lambda: shift.nightly(self.post, self._actual))
+        posted = self._posted_by(lambda: runs.nightly(self.post, self._actual))
+        again = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
@@ -232,12 +231,12 @@ class Month:
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
-        return joined(
+        return actual_from(
             self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
         )
 
     def survey(self) -> Survey:
-        return self.shelf.weights.survey()
+        return self.mounted.weights.survey()
 
     def _ring(self, lane: str) -> None:
         if lane not in self._rung:
@@ -264,8 +263,8 @@ class Month:
 
     def _at_weights(self) -> None:
         registry = self.asked_by_pulls
-        with weights_lane.opened(
-            self.book, self.facts, self.shelf, registry=registry, fleet=self.fleet, clock=self.clock
+        with weights_lane.performing(
+            self.book, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             self._worker(WEIGHTS_LANE, lambda run: self._perhaps_interrupted(run, perform))
         if self.is_interrupted and self.registry.counters()["served"]:
@@ -291,14 +290,14 @@ class Month:
         taken_away.set()
 
     def _warming(self) -> Warming:
-        shop = TaskContext(
+        context = TaskContext(
             clock=self.clock,
             registry=self.asked_by_pulls,
             servers=self.servers.ollamas(),
             tiers=self.fleet.catalog_tiers(),
-            belongs=self.fleet.belongs,
+            declared_tier=self.fleet.declared_tier,
         )
-        return Warming(shop, self.fleet, self.facts, self.clock)
+        return Warming(context, self.fleet, self.facts, self.clock)
 
     # -- what people do ------------------------------------------------------------------------------------------------
 
@@ -408,9 +407,9 @@ def _pull_is_interrupted(month: Month) -> None:
 
 
 def _byte_flips(month: Month) -> None:
-    model = month.shelf.weights.find(ModelName.parse("deepseek-r1:32b"))
+    model = month.mounted.weights.find(ModelName.parse("deepseek-r1:32b"))
     assert model is not None
-    path = month.shelf.weights.layout.blob(model.manifest.layers[0].digest)
+    path = month.mounted.weights.layout.blob(model.manifest.layers[0].digest)
     content = bytearray(path.read_bytes())
     content[1000] ^= 1
     path.write_bytes(content)
@@ -419,8 +418,8 @@ def _byte_flips(month: Month) -> None:
 @contextmanager
 def played(folder: Path, *, tick_minutes: int = 30) -> Iterator[Month]:
     """The month, after it."""
-    shelf = [*SHELF.items(), ("mixtral", 20_000), ("whale", 300_000)]
-    models = [arbitrary(name, size, layers=2) for name, size in shelf]
+    sizes = [*ON_THE_VOLUME.items(), ("mixtral", 20_000), ("whale", 300_000)]
+    models = [arbitrary(name, size, layers=2) for name, size in sizes]
     with RegistryDouble(models) as registry:
         month = Month(folder, registry, fleet(tick_minutes))
         try:
@@ -474,5 +473,6 @@ def foretold(month: Month, tier: str) -> Foretold:
 
 def _warms(month: Month, planned: Night, tier: str) -> bool:
     return any(
-        step.kind == "warm" and month.fleet.belongs(ModelName.parse(step.subject)) == tier for step in planned.steps
+        step.kind == "warm" and month.fleet.declared_tier(ModelName.parse(step.subject)) == tier
+        for step in planned.steps
     )

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from app.gateway.dashboard import nightly as nights
 from app.gateway.dashboard import overview as board
 from app.gateway.dashboard import plans
 from app.gateway.inference.metrics import Metrics, Readings
+from app.gateway.inference.request_log import RequestRecord
 from app.gateway.ops.app import create
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -80,7 +81,7 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
 
 @dataclass
 class OpsApi:
-    """A folder with a ledger in it, and an office over that. Every store that was opened is closed with it."""
+    """A folder with a ledger in it, and an ops API over it. Every store that was opened is closed with it."""
 
     folder: Path
     clock: Clock = field(default_factory=SystemClock)
@@ -108,7 +109,7 @@ class OpsApi:
                 weights_bytes=lambda: 2_019_393_189,
                 usage_dropped=lambda: 0,
                 log_dropped=lambda: 0,
-                standing_seconds=lambda: 2.0,
+                known_state_seconds=lambda: 2.0,
             )
         )
         ops_context = OpsContext(
@@ -140,7 +141,7 @@ class OpsApi:
             return dict(self.store().facts.items())
 
         def pruning(_: object = None) -> PrunePlan:
-            return plan(Survey((), (), (), (), (), 0), Memory().around([]), Retention(), self.clock.now())
+            return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), Retention(), self.clock.now())
 
         fleet = load()
         return (
@@ -186,18 +187,20 @@ def served(app: Any) -> Iterator[str]:
         assert not thread.is_alive()
 
 
-@dataclass(frozen=True)
-class EndedRequest:
-    """A request that has ended, as far as meters look at it."""
-
-    key: str = "alice"
-    model: str = "llama3.2:latest"
-    tier: str = "a10g"
-    ending: str = "success"
-    prompt_tokens: int | None = 7
-    output_tokens: int | None = 40
-    first_byte_seconds: float | None = 0.3
-
-
-def ended_request(**changes: str) -> EndedRequest:
-    return EndedRequest(**changes)  # type: ignore[arg-type]  # a test names only texts
+ENDED_REQUEST = RequestRecord(
+    request_id="r1",
+    at=datetime(2026, 9, 15, 8, tzinfo=UTC),
+    key="alice",
+    model="llama3.2:latest",
+    tier="a10g",
+    route="/api/chat",
+    dialect="ollama",
+    ending="success",
+    status=200,
+    prompt_tokens=7,
+    output_tokens=40,
+    first_byte_seconds=0.3,
+    seconds=1.0,
+    held_seconds=0.0,
+    woke=False,
+)

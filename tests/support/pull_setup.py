@@ -21,10 +21,12 @@ from jobs.ledger.job import Backoff, Job
 from jobs.ledger.kinds import LANES, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
-from jobs.tasks.table import TaskContext, perform, staging_subject
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.testing.models import arbitrary
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import Manifest
+from jobs.weights.staging import staging_subject
 from jobs.weights.survey import BlobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
@@ -70,7 +72,7 @@ class Scene:
             folder / "models", lock=folder / "weights.lock", persist=persist, clock=SystemClock(), disk_counts=False
         )
 
-    def shop(
+    def context(
         self,
         client: httpx.Client,
         *,
@@ -91,26 +93,26 @@ class Scene:
         return TaskContext(SystemClock(), registry, self.weights(persist), **more)
 
 
-def worker(ledger: Ledger, shop: TaskContext, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
+def worker(ledger: Ledger, context: TaskContext, *, lane: str = WEIGHTS_LANE, timing: Timing = TIMING) -> Worker:
     """A worker as `app.local.workers` composes it, which waits for nothing between two attempts."""
 
     def fence(job: Job) -> None:
-        if shop.weights is not None:
-            shop.weights.release(staging_subject(job))
+        if context.weights is not None:
+            context.weights.release(staging_subject(job))
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
-        return perform(run, shop)
+        return perform(run, context)
 
     return Worker(ledger, lane, work, clock=SystemClock(), timing=timing, backoff=NO_WAIT, before_lost=fence)
 
 
 @contextmanager
-def working(store: Store, shop: TaskContext) -> Iterator[None]:
+def working(store: Store, context: TaskContext) -> Iterator[None]:
     """Workers of both lanes at work, patient enough for a busy machine."""
     stop = threading.Event()
     patient = replace(TIMING, lease=timedelta(seconds=20))
     threads = [
-        threading.Thread(target=worker(store.ledger(), shop, lane=lane, timing=patient).run, args=(stop,))
+        threading.Thread(target=worker(store.ledger(), context, lane=lane, timing=patient).run, args=(stop,))
         for lane in LANES
     ]
     for thread in threads:
@@ -123,10 +125,10 @@ def working(store: Store, shop: TaskContext) -> Iterator[None]:
             thread.join()
 
 
-def worked(store: Store, shop: TaskContext, id: str) -> Job:
+def worked(store: Store, context: TaskContext, id: str) -> Job:
     """The job, after a worker has brought it to its end."""
     ledger = store.ledger()
-    with working(store, shop):
+    with working(store, context):
         until(lambda: ledger.reader.get(id).has_ended)
     return ledger.reader.get(id)
 
@@ -180,7 +182,7 @@ class Reader:
 
     def _look_at(self, weights: ModelsDirectory) -> None:
         self.looks += 1
-        for file in weights.layout.manifest_files()[0]:
+        for file in weights.layout.manifest_files():
             self.models_seen += 1
             for layer in Manifest.parse(file.path.read_bytes()).blobs:
                 if weights.blob_state(layer) is not BlobState.PRESENT or not self._is_sound(weights, layer.digest):

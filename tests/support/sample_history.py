@@ -40,7 +40,7 @@ FLEET: Fleet = parse(
     {**read(), "windows": [{"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]}]}, "fleet.toml"
 )
 
-SHELF = (
+SAMPLES = (
     ("llama3.2:latest", 2_019_393_189, "llama", "3.2B", "Q4_K_M"),
     ("deepseek-r1:32b", 19_851_337_640, "qwen2", "32.8B", "Q4_K_M"),
     ("nomic-embed-text:latest", 274_302_450, "nomic-bert", "137M", "F16"),
@@ -189,11 +189,11 @@ def lived(folder: Path, keys: str = "") -> Iterator[RunningGateway]:
             now - timedelta(days=9 + number),
             {"family": family, "parameter_size": parameters, "quantization_level": quantisation},
         )
-        for number, (name, size, family, parameters, quantisation) in enumerate(SHELF)
+        for number, (name, size, family, parameters, quantisation) in enumerate(SAMPLES)
     ]
     nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
     tiers = FLEET.catalog_tiers()
-    with gateway(folder, nowhere, keys=keys, shelf=ModelList(models), tiers=tiers, fleet=FLEET) as running:
+    with gateway(folder, nowhere, keys=keys, source=ModelList(models), tiers=tiers, fleet=FLEET) as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-"""Workers in threads, with leases of tenths of a second."""
+"""Workers in threads, with leases of seconds."""
 
 import threading
 from collections.abc import Callable, Iterator, Mapping

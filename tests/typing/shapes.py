@@ -3,7 +3,8 @@
 import modal
 
 from app.deployment.weights_worker import Commits
-from app.platform.calls import LimitedDict, LimitedQueue, LimitedVolume
+from app.platform.store import LimitedDict, LimitedQueue
+from app.platform.volume import LimitedVolume
 from jobs.core.clock import Clock, SystemClock
 from jobs.store.protocols import QueueLike, ShrinkingDict
 from jobs.store.sqlite import SqliteDict, SqliteQueue

@@ -1,6 +1,6 @@
-"""Fair shares: of whatever the gateway has only so many, one key never has all.
+"""Fair shares: of what the gateway has a limited number of, one key never has all.
 
-A place is taken at once or not at all, and given back once, however often that is told. It belongs to one event loop.
+A slot is taken at once or not at all, and given back once, however often that is called.
 """
 
 from collections import defaultdict
@@ -15,17 +15,18 @@ PARTS = 4
 
 
 def share_of(most: int, caller: Caller) -> int:
-    """How many of `most` places this caller may take, always at least one; the only one who may ask, all."""
+    """How many of `most` slots this caller may take, always at least one; the only one who may ask, all."""
     return most if caller.is_only else max(1, most // PARTS)
 
 
 class Shares:
-    """
+    """Belongs to one event loop.
+
     Args:
-        what: the places, in words, as in `followers of jobs`.
+        what: the slots, in words, as in `followers of jobs`.
         most: how many there are.
         keys: how many keys there are; the only one may have all of them.
-        hint: what whoever gets none can do instead.
+        hint: what a caller who gets none can do instead.
         retry_after: when one may be free.
     """
 
@@ -38,15 +39,11 @@ class Shares:
         self._taken: dict[str, int] = defaultdict(int)
         self._all = 0
 
-    @property
-    def taken(self) -> int:
-        return self._all
-
     def take(self, key: str) -> Callable[[], None]:
-        """Take a place for this key; call what comes back to give it back.
+        """Take a slot for this key; call what is returned to give it back.
 
         Raises:
-            TooManyRequests: the key has its share, or all places are taken.
+            TooManyRequests: the key has its share, or all slots are taken.
 
         """
         if self._taken[key] >= self.share:

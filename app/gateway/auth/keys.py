@@ -49,7 +49,7 @@ _SEND_ONE = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `ollama-modal
 
 @dataclass(frozen=True)
 class Caller:
-    """Somebody who was let in, and what he may do. `models` without a pattern allows all of them."""
+    """Who asks, and what this key may do. `models` without a pattern allows all of them."""
 
     name: str
     scopes: frozenset[str]
@@ -57,7 +57,7 @@ class Caller:
     rpm: int | None = None
     concurrent: int | None = None
     is_only: bool = field(default=False, compare=False)
-    """Nobody else may ask, so there is nobody to leave a share to."""
+    """It is the only key, so there is no other to leave a share to."""
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes
@@ -113,7 +113,7 @@ def fits(pattern: str, name: ModelName) -> bool:
     """Whether a pattern fits a name; both in small letters.
 
     The first part decides what it is about, as in an address: with a dot, a colon or by the name `localhost` it is a
-    host, and so it is where three parts are. So `llama*/*` fits nothing of a host that somebody called `llama.example`.
+    host, and so it is where three parts are. So `llama*/*` fits nothing of a host with the name `llama.example`.
     """
     model = f"{name.model}:{name.tag}"
     first, *more = pattern.split("/")
@@ -133,7 +133,7 @@ ANYONE = Caller("anyone", frozenset(SCOPES), is_only=True)
 
 @dataclass(frozen=True)
 class Key:
-    """A line: what proves somebody's right to come in, and who he is."""
+    """A line: whose key it is, and what proves it."""
 
     caller: Caller
     proof: str
@@ -307,7 +307,7 @@ class Keys:
         return tuple(key.caller.name for key in self._keys) or (ANYONE.name,)
 
     def identify(
-        self, headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: SignedRequest | None = None
+        self, headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: SignedRequest | None = None
     ) -> Caller:
         """Who sends these headers, with this request.
 
@@ -317,19 +317,19 @@ class Keys:
         """
         if self.is_empty:
             return ANYONE
-        shown = _proof(headers, now, asked)
-        found: Key | None = None
+        shown = _proof(headers, now, signed)
+        known: Key | None = None
         for key in self._keys:  # all of them, so that the time tells nothing
             if hmac.compare_digest(key.proof, shown):
-                found = key
-        if found is None:
+                known = key
+        if known is None:
             raise Unauthorized("this key is not known here", hint=_SEND_ONE)
-        if found.expires is not None and found.expires <= now:
+        if known.expires is not None and known.expires <= now:
             raise Unauthorized(
-                f"key {found.caller.name!r} expired at {isoformat(found.expires)}",
+                f"key {known.caller.name!r} expired at {isoformat(known.expires)}",
                 hint="make another: `ollama-modal keys new NAME --expires …`",
             )
-        return found.caller
+        return known.caller
 
 
 def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
@@ -342,15 +342,15 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
             )
 
 
-def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, asked: SignedRequest | None) -> str:
+def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: SignedRequest | None) -> str:
     """What came along, as lines have it: of a key, a bearer's, which wins, or in `x-api-key`; else of a signature."""
     sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
     if len({name for name, _ in sent}) != len(sent):
         raise Unauthorized("a header with a key came twice", hint="send it once")
     values = {name: value.strip().decode("utf-8", "surrogateescape") for name, value in sent}
     authorization = values.get(b"authorization", "")
-    if asked is not None and is_signature(authorization):
-        return _SIGNER + signer(authorization, asked, now)
+    if signed is not None and is_signature(authorization):
+        return _SIGNER + signer(authorization, signed, now)
     scheme, _, bearer = authorization.partition(" ")
     key = bearer.strip() if scheme.lower() == "bearer" else ""
     key = key or values.get(b"x-api-key", "")

@@ -1,4 +1,4 @@
-"""How much one key may ask for: requests in a minute, and at once. Counted in this process, on the event loop.
+"""How much one key may ask for: requests in a minute, and at once. Counted in this process.
 
 The minute slides: what counts is the last sixty seconds, so there is no edge at which twice as much gets through. With
 several gateways each counts for itself.
@@ -15,17 +15,19 @@ from jobs.core.errors import TooManyRequests
 MINUTE = 60.0
 
 BUSY = timedelta(seconds=1)
-"""When it is worth asking again while others are being answered: nobody knows, and a second is polite."""
+"""When to ask again while others are being answered. It cannot be known; a second is polite."""
 
 
 class RateLimits:
+    """Belongs to one event loop."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._recent: dict[str, deque[float]] = defaultdict(deque)
         self._present: dict[str, int] = defaultdict(int)
 
     def enter(self, caller: Caller) -> Callable[[], None]:
-        """Count a request that begins; call what comes back when it has ended, once or more often.
+        """Count a request that begins; call what is returned when it has ended, once or more often.
 
         Raises:
             TooManyRequests: the key has used up its minute, or has as many requests under way as it may.

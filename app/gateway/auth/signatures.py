@@ -2,8 +2,8 @@
 
     Authorization: <public key>:<signature>        both base64; the request's query gains `ts=<unix seconds>`
 
-It signs `METHOD,/path?ts=SECONDS` (ollama api/client.go and auth/auth.go), so neither the host nor the body: whoever
-reads the traffic can use it again for some minutes, as he could use any key that he reads. Behind TLS nobody does.
+It signs `METHOD,/path?ts=SECONDS` (ollama api/client.go and auth/auth.go), so neither the host nor the body: a
+reader of the traffic can use it again for some minutes, as any key that comes in clear. TLS is what prevents that.
 """
 
 import base64
@@ -36,7 +36,7 @@ class SignedRequest:
 
     @classmethod
     def of(cls, scope: MutableMapping[str, Any]) -> Self:
-        """From an ASGI scope, whose path nobody has cleaned."""
+        """From an ASGI scope, whose path is as it came."""
         return cls(scope["method"], scope["path"], scope.get("query_string", b"").decode("latin-1"))
 
     @property
@@ -67,18 +67,18 @@ def is_signature(authorization: str) -> bool:
     return ":" in authorization and " " not in authorization
 
 
-def signer(authorization: str, asked: SignedRequest, now: datetime) -> str:
+def signer(authorization: str, request: SignedRequest, now: datetime) -> str:
     """The public key that signed this request, just now.
 
     Raises:
-        Unauthorized: nobody did: not this request, not now, or with another key than the one that is shown.
+        Unauthorized: it is of another request, another time, or another key than the one that is shown.
 
     """
     public, _, signature = authorization.partition(":")
-    ts = asked.ts
+    ts = request.ts
     try:
         key = Ed25519PublicKey.from_public_bytes(_raw(public))
-        key.verify(base64.b64decode(signature, validate=True), f"{asked.method},{asked.path}?ts={ts}".encode())
+        key.verify(base64.b64decode(signature, validate=True), f"{request.method},{request.path}?ts={ts}".encode())
     except (ValueError, InvalidSignature) as error:
         raise Unauthorized(
             "the signature does not fit this request", hint="Ollama signs when OLLAMA_AUTH=1; or send a key"

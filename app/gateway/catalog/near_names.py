@@ -1,7 +1,7 @@
-"""Which known names come near one that nobody has: what is told with a 404. Many names cost no more than few.
+"""Which known names come near one that nobody has, for the hint of a 404. Many names cost no more than few.
 
 Names are found by the pairs of letters they share, the rarest pairs first, and only so many of those that share most
-are compared letter by letter. So somebody who asks for names that are not there holds up nobody.
+are compared letter by letter. So a caller who asks for names that are not there delays no other.
 """
 
 import difflib
@@ -44,18 +44,18 @@ class NearNames:
 
     def near(self, name: ModelName, may_see: Callable[[ModelName], bool] = lambda _: True) -> list[ModelName]:
         """Those that come nearest: other tags of the same model first, then what is spelt much the same."""
-        wanted = name.folded()
-        seen = (index for index in self._candidates(wanted) if may_see(self._known[index]))
-        scored = [(likeness(wanted, self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
+        asked_name = name.folded()
+        seen = (index for index in self._candidates(asked_name) if may_see(self._known[index]))
+        scored = [(likeness(asked_name, self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
         near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
         return [each for _, each in near[:NEAR]]
 
-    def _candidates(self, wanted: ModelName) -> Iterable[int]:
-        """By index, the likeliest first; bounded, whatever is known and whatever is wanted."""
-        same = self._by_model.get(wanted.model, ())[:LOOKED_AT]
+    def _candidates(self, asked_name: ModelName) -> Iterable[int]:
+        """By index, the likeliest first; bounded, whatever is known and whatever is asked for."""
+        same = self._by_model.get(asked_name.model, ())[:LOOKED_AT]
         shared: Counter[int] = Counter()
         left = VISITED
-        for having in sorted((self._by_pair.get(pair, ()) for pair in _pairs(wanted.model)), key=len):
+        for having in sorted((self._by_pair.get(pair, ()) for pair in _pairs(asked_name.model)), key=len):
             shared.update(having[:left])
             left -= min(len(having), left)
         others = (index for index, _ in shared.most_common(LOOKED_AT))

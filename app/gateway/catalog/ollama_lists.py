@@ -1,6 +1,6 @@
 """What the gateway answers by itself, in Ollama's exact shapes: version, lists, what is loaded, what a model is.
 
-Bodies are made from what stands in memory; no server is asked, and none wakes. Two things differ from Ollama on
+Bodies are made from what is in memory; no server is asked, and none wakes. Two things differ from Ollama on
 purpose: an empty `/v1/models` has `"data": []` where Ollama says null, on which clients break; and times are in UTC.
 """
 
@@ -36,14 +36,14 @@ def everything(_: ModelName) -> bool:
     return True
 
 
-def version(standing: KnownState, otherwise: str) -> dict[str, Any]:
-    """The version that a server told last; `otherwise` is what they would run, while none has told."""
-    told = (report.version for report in standing.reports() if report.version)
-    return {"version": next(told, otherwise)}
+def version(known: KnownState, otherwise: str) -> dict[str, Any]:
+    """The version that a server reported last; `otherwise` is what they would run, while none has."""
+    reported = (report.version for report in known.reports() if report.version)
+    return {"version": next(reported, otherwise)}
 
 
-def tags(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
-    return {"models": [_listed(model) for model in standing.models() if may_see(model.name)]}
+def tags(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
+    return {"models": [_listed(model) for model in known.models() if may_see(model.name)]}
 
 
 def _listed(model: KnownModel) -> dict[str, Any]:
@@ -58,32 +58,32 @@ def _listed(model: KnownModel) -> dict[str, Any]:
     }
 
 
-def ps(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
+def ps(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
     """What the servers that serve had in memory when they last said so, longest to stay first.
 
     A model that several have is listed once: as it is where it stays longest.
     """
-    found: dict[ModelName, tuple[Loaded, ModelName]] = {}
-    for loaded in (each for report in standing.serving() for each in report.loaded):
+    by_name: dict[ModelName, tuple[Loaded, ModelName]] = {}
+    for loaded in (each for report in known.serving() for each in report.loaded):
         try:
             name = ModelName.parse(loaded.name)
         except BadName:
             continue
-        other = found.get(name.folded())
+        other = by_name.get(name.folded())
         if may_see(name) and (other is None or _expiry(loaded) > _expiry(other[0])):
-            found[name.folded()] = (loaded, name)
-    longest = sorted(found.values(), key=lambda entry: _expiry(entry[0]), reverse=True)
-    return {"models": [_running(loaded, standing.find(name)) for loaded, name in longest]}
+            by_name[name.folded()] = (loaded, name)
+    longest = sorted(by_name.values(), key=lambda entry: _expiry(entry[0]), reverse=True)
+    return {"models": [_running(loaded, known.find(name)) for loaded, name in longest]}
 
 
 def _running(loaded: Loaded, model: KnownModel | None) -> dict[str, Any]:
-    known = dict(model.details) if model else ModelDetails().as_json() | {"families": None}
+    details_shown = dict(model.details) if model else ModelDetails().as_json() | {"families": None}
     return {
         "name": loaded.name,
         "model": loaded.name,
         "size": loaded.size,
         "digest": loaded.digest or (model.digest if model else ""),
-        "details": {key: value for key, value in known.items() if not key.endswith("_length")},
+        "details": {key: value for key, value in details_shown.items() if not key.endswith("_length")},
         "expires_at": _moment(_expiry(loaded)),
         "size_vram": loaded.size_vram,
         "context_length": loaded.context,
@@ -94,12 +94,12 @@ def _expiry(loaded: Loaded) -> datetime:
     return loaded.expires_at or _NEVER
 
 
-def openai_models(standing: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
-    data = [_openai(str(model.name), model) for model in standing.models() if may_see(model.name)]
+def openai_models(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
+    data = [_openai(str(model.name), model) for model in known.models() if may_see(model.name)]
     return {"object": "list", "data": data}
 
 
-def openai_model(standing: KnownState, id: str, may_see: MaySee = everything) -> dict[str, Any]:
+def openai_model(known: KnownState, id: str, may_see: MaySee = everything) -> dict[str, Any]:
     """One model, under the name that the caller gave it. Names with slashes are found too, which Ollama does not.
 
     Raises:
@@ -108,7 +108,7 @@ def openai_model(standing: KnownState, id: str, may_see: MaySee = everything) ->
 
     """
     name = ModelName.parse(id)
-    model = standing.find(name)
+    model = known.find(name)
     if model is None or not may_see(model.name):
         raise NotFound(f"model {str(name)!r} not found")
     return _openai(id, model)
@@ -144,9 +144,9 @@ def show(model: KnownModel, request: Mapping[str, Any]) -> dict[str, Any]:
     assert traits is not None
     header = card.header or GgufHeader(3, {}, (), 0)
     system = str(request.get("system") or card.system)
-    asked = request.get("options")
-    options = {**card.options, **(asked if isinstance(asked, Mapping) else {})}
-    told = {
+    given = request.get("options")
+    options = {**card.options, **(given if isinstance(given, Mapping) else {})}
+    shown = {
         "license": "\n".join(card.licenses),
         "modelfile": _modelfile(model, card, system, options),
         "parameters": "\n".join(f"{key:<30} {_go_syntax(value)}" for key, value in _parameters(card.options)),
@@ -163,7 +163,7 @@ def show(model: KnownModel, request: Mapping[str, Any]) -> dict[str, Any]:
         "modified_at": _moment(model.modified_at),
         "requires": card.config.get("requires", ""),
     }
-    return {key: value for key, value in told.items() if value not in ("", []) or key == "model_info"}
+    return {key: value for key, value in shown.items() if value not in ("", []) or key == "model_info"}
 
 
 def _chat_template(card: Card) -> str:

@@ -1,7 +1,7 @@
-"""What the servers of a tier reported of themselves, as far as it matters to whoever waits for them. It asks nobody.
+"""What the servers of a tier reported of themselves, as far as it matters to waiting callers. It asks no server.
 
-Reports are read anew by somebody else every few seconds; requests come all the time, so what each of them asks is
-answered from what the last reading came to. That is kept as one value, replaced as a whole: safe from any thread.
+`KnownState` reads the reports anew every few seconds; requests come all the time, so what each of them asks is answered
+from what the last reading came to. Any thread may ask.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,30 +26,28 @@ class _Read:
 class ServerReports:
     """
     Args:
-        read: what the servers of a tier said last; the same object for as long as it is the same.
-        generation: of the weights, as whoever changed them last told it.
+        reports: what the servers of a tier said last; the same object for as long as it is the same.
+        generation: of the weights, as the ledger names it.
         clock: the time.
-        fresh_for: so long a report of a server that serves counts.
     """
 
     def __init__(
         self,
-        read: Callable[[str], Sequence[Report]],
+        reports: Callable[[str], Sequence[Report]],
         generation: Callable[[], Any],
         clock: Clock,
-        *,
-        fresh_for: timedelta = FRESH,
     ) -> None:
-        self._reports = read
+        self._reports = reports
         self._generation = generation
         self._clock = clock
-        self._fresh_for = fresh_for
+        #: What the last reading came to, by tier. Any thread puts a new value where the reports are others than it was
+        #: made from; whichever comes last stays, and is made anew if its reports are old.
         self._last: dict[str, _Read] = {}
 
     def up(self, tier: str) -> list[Report]:
-        """Those of the servers that are up, as far as one may believe it."""
+        """The reports of servers that are up, as far as their age lets one believe it."""
         now = self._clock.now()
-        return [each for each in self._reports(tier) if each.state == "serving" and now - each.at < self._fresh_for]
+        return [each for each in self._reports(tier) if each.state == "serving" and now - each.at < FRESH]
 
     def up_since(self, tier: str) -> datetime | None:
         """Since when one is up."""
@@ -63,8 +61,8 @@ class ServerReports:
         """Until when the tier gets no new requests, because a server of it takes in new weights; None when it does."""
         reports, last = self._reports(tier), self._last.get(tier)
         if last is None or last.reports is not reports:
-            asked = (each.pausing_until for each in self.up(tier))
-            last = self._last[tier] = _Read(reports, max(filter(None, asked), default=None))
+            pauses = (each.pausing_until for each in self.up(tier))
+            last = self._last[tier] = _Read(reports, max(filter(None, pauses), default=None))
         until = last.pausing_until
         return until if until is not None and self._clock.now() < until else None
 

@@ -20,10 +20,11 @@ class Directory:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        #: What was read last, to read only what has changed since. Used by whichever thread refreshes `KnownState`.
         self._known: Sequence[KnownModel] = ()
 
     def stamp(self, _: Any) -> Any:
-        files = [(file.name, stat_file(file.path)) for file in self._layout.manifest_files()[0]]
+        files = [(file.name, stat_file(file.path)) for file in self._layout.manifest_files()]
         manifests = tuple((name, stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in files if stat)
         blobs = stat_file(self._layout.blobs)
         return manifests, blobs and blobs.st_mtime_ns

@@ -1,7 +1,7 @@
-"""How things stand, in memory: the whole models, what the servers reported last, the generation of the weights.
+"""What is known, in memory: the whole models, what the servers reported last, the generation of the weights.
 
-One thread keeps it fresh; everybody else only reads, at no cost. It never asks a server on a GPU. What cannot be learnt
-stays as it was known, with its age, and `trouble` says why.
+One thread keeps it fresh, and all others read at no cost. It never asks a server on a GPU. What cannot be learnt stays
+as it was known, with its age, and `trouble` says why.
 """
 
 import threading
@@ -43,8 +43,8 @@ class _Models:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """What is told in the ledger."""
+class _Reported:
+    """What the ledger says."""
 
     reports: tuple[Report, ...] = ()
     by_tier: Mapping[str, tuple[Report, ...]] = field(default_factory=dict)
@@ -53,7 +53,8 @@ class _Told:
 
 
 class KnownState:
-    """Reads are safe from any thread.
+    """Any thread may read, and `refresh`. What is known is kept in a few values that never change and are replaced as a
+    whole by the thread that refreshes, under `_refreshing`; a reader takes one of them without a lock.
 
     Args:
         facts: the ledger's dict: the reports and the generation.
@@ -68,13 +69,18 @@ class KnownState:
         self._source = source
         self._clock = clock
         self._every = every
+        #: Held by the one thread that looks things up; never by a reader.
+        self._refreshing = threading.Lock()
+        #: Replaced under `_refreshing`, read by any thread.
         self._models = _Models()
-        self._told = _Told()
+        #: Replaced under `_refreshing`, read by any thread.
+        self._reported = _Reported()
+        #: Reports that will not change any more, by key. Used under `_refreshing` alone.
         self._final: dict[str, Report] = {}
+        #: Why something could not be learnt, by what it is. Replaced under `_refreshing`, read by any thread.
         self._troubles: dict[str, str] = {}
-        self._looking = threading.Lock()
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="standing", daemon=True)
+        self._thread = threading.Thread(target=self._keep_fresh, name="known state", daemon=True)
 
     # What is known
 
@@ -91,26 +97,26 @@ class KnownState:
         return self._models.near.near(name, may_see)
 
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
-        """What the servers said last, newest first; those of one tier when it is named.
+        """What the servers said last, newest first; those of one tier if it is given.
 
-        The same object until the next look, and at no cost: it is asked for with every request.
+        The same object until the next round, and at no cost: every request asks for it.
         """
-        return self._told.reports if tier is None else self._told.by_tier.get(tier, ())
+        return self._reported.reports if tier is None else self._reported.by_tier.get(tier, ())
 
-    def serving(self, tier: str | None = None) -> tuple[Report, ...]:
+    def serving(self) -> tuple[Report, ...]:
         """The reports of servers that are up, as far as their age lets one believe it."""
         now = self._clock.now()
-        return tuple(each for each in self.reports(tier) if each.state == "serving" and now - each.at <= REPORT_STALE)
+        return tuple(each for each in self.reports() if each.state == "serving" and now - each.at <= REPORT_STALE)
 
     @property
     def generation(self) -> Any:
-        """Of the weights, as whoever changed them last told it."""
-        return self._told.generation
+        """Of the weights, as the ledger names it since they were changed last."""
+        return self._reported.generation
 
     def age(self) -> timedelta | None:
         """How old the oldest part of all this is; None before each part was learnt once."""
-        models, told = self._models.at, self._told.at
-        return None if models is None or told is None else self._clock.now() - min(models, told)
+        models_at, reported_at = self._models.at, self._reported.at
+        return None if models_at is None or reported_at is None else self._clock.now() - min(models_at, reported_at)
 
     @property
     def trouble(self) -> str | None:
@@ -120,7 +126,7 @@ class KnownState:
     # How it stays fresh
 
     def start(self) -> None:
-        """Look once, then keep looking in a thread."""
+        """One round here, then one after another in a thread."""
         self.refresh()
         self._thread.start()
 
@@ -131,11 +137,11 @@ class KnownState:
 
     def refresh(self) -> bool:
         """One round; false when a part of it failed, which then stays as it was known."""
-        with self._looking:
-            told = self._try("what the ledger tells", self._learn_told)
-            return self._try("which models there are", self._learn_models) and told
+        with self._refreshing:
+            is_reported = self._try("what the ledger tells", self._learn_reported)
+            return self._try("which models there are", self._learn_models) and is_reported
 
-    def _keep(self) -> None:
+    def _keep_fresh(self) -> None:
         while not self._stopping.is_set():
             self._clock.wait(self._every.total_seconds(), self._stopping)
             if not self._stopping.is_set():
@@ -158,7 +164,7 @@ class KnownState:
     def _learn_models(self) -> None:
         """The stamp is taken before the models are read, so it is never ahead of them."""
         at = self._clock.now()
-        stamp = self._source.stamp(self._told.generation)
+        stamp = self._source.stamp(self._reported.generation)
         if self._models.at is not None and stamp == self._models.stamp:
             self._models = replace(self._models, at=at)
             return
@@ -166,18 +172,18 @@ class KnownState:
         by_name = {model.name.folded(): model for model in models}
         self._models = _Models(models, by_name, NearNames(model.name for model in models), stamp, at)
 
-    def _learn_told(self) -> None:
+    def _learn_reported(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
         reports = self._reports()
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}
         }
-        self._told = _Told(reports, by_tier, generation, at)
+        self._reported = _Reported(reports, by_tier, generation, at)
 
     def _reports(self) -> tuple[Report, ...]:
         """Final ones are not asked for again: reading an entry of a `modal.Dict` keeps it from fading."""
         known = {key for key in self._facts.keys() if key.startswith(keys.SERVER)}  # noqa: SIM118 - a DictLike, no dict
-        found = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
-        self._final = {key: report for key, report in found.items() if report.is_final}
-        return tuple(sorted(found.values(), key=lambda report: report.at, reverse=True))
+        reports = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
+        self._final = {key: report for key, report in reports.items() if report.is_final}
+        return tuple(sorted(reports.values(), key=lambda report: report.at, reverse=True))

@@ -1,6 +1,7 @@
 """The mounted volume as the gateway reads it: models, what is wrong with the rest, and the archive.
 
-One reads at a time, because a volume cannot be brought up to date while a file of it is open. It is never written.
+One thread reads at a time, because a volume cannot be brought up to date while a file of it is open. It is never
+written.
 """
 
 import threading
@@ -39,8 +40,11 @@ class VolumeModels:
         self._models = Mounted(self._layout, reload)
         self._reload = reload
         self._clock = clock
+        #: Held by whichever thread reads the volume, from before it is brought up to date until its files are closed.
         self._reading = threading.Lock()
+        #: Made when it is first asked for after the models were read. Under `_reading`.
         self._complaints: Sequence[str] | None = None
+        #: What the archive holds, and when it was read. Under `_reading`.
         self._past: Mapping[str, Any] = {}
         self._past_at = float("-inf")
 
@@ -66,7 +70,7 @@ class VolumeModels:
     def archived(self, since: datetime) -> Sequence[Job]:
         """The jobs that have left the ledger, of those posted since then, oldest first."""
         with self._reading:
-            self._bring_up()
+            self._bring_up_to_date()
             return list(archived_jobs(self._archive, since))
 
     def past(self) -> Mapping[str, Any]:
@@ -74,12 +78,12 @@ class VolumeModels:
         with self._reading:
             now = self._clock.monotonic()
             if now - self._past_at >= PAST_EVERY.total_seconds():
-                self._bring_up()
+                self._bring_up_to_date()
                 self._past = spending.archived_usage(self._archive) | archived_facts(self._archive, TURNS)
                 self._past_at = now
             return self._past
 
-    def _bring_up(self) -> None:
+    def _bring_up_to_date(self) -> None:
         try:
             self._reload()
         except RuntimeError as error:

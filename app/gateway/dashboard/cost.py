@@ -79,16 +79,16 @@ class Costs:
     entries: Callable[[], Mapping[str, Any]]
     fleet: Fleet | None = None
 
-    def tell(self, caller: Caller, since: datetime | None) -> dict[str, Any]:
-        """From that moment on, or as far back as it goes; a key without the admin scope is told of its own uses only.
+    def as_json(self, caller: Caller, since: datetime | None) -> dict[str, Any]:
+        """From that moment on, or as far back as it goes; a key without the admin scope sees its own uses only.
 
-        It takes a moment.
+        It reads the store, in any thread.
         """
         now = self.clock.now()
         began = min(max(since or now - USUAL, now - MOST), now)
-        found = self._estimate(began.astimezone(UTC), now)
-        uses = (use for use in found.uses if sees_use(caller, use.key, use.model))
-        return replace(found, uses=tuple(uses)).as_json()
+        estimated = self._estimate(began.astimezone(UTC), now)
+        uses = (use for use in estimated.uses if sees_use(caller, use.key, use.model))
+        return replace(estimated, uses=tuple(uses)).as_json()
 
     def _estimate(self, since: datetime, until: datetime) -> Cost:
         entries = self.entries()
@@ -111,6 +111,6 @@ def router(costs: Costs) -> APIRouter:
         ] = None,
     ) -> JSONResponse:
         """Estimate what the servers cost, and what for. A key without the admin scope sees its own uses."""
-        return JSONResponse(await asyncio.to_thread(costs.tell, caller, since))
+        return JSONResponse(await asyncio.to_thread(costs.as_json, caller, since))
 
     return api

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
-from app.accounting.spending import month_dollars
+from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader, sees_use
@@ -24,7 +24,7 @@ from jobs.core.clock import Clock
 from jobs.store import keys
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import cost
-from jobs.telemetry.usage import Row, rows_of
+from jobs.telemetry.usage import Row
 
 USUAL, MOST = 28, 366
 """Days."""
@@ -78,16 +78,18 @@ class Days:
     entries: Callable[[], Mapping[str, Any]]
     fleet: Fleet | None = None
 
-    def tell(self, caller: Caller, since: date | None) -> dict[str, Any]:
-        """From that day on, or as far back as it goes; a key without the admin scope is told of its own requests only.
+    def as_json(self, caller: Caller, since: date | None) -> dict[str, Any]:
+        """From that day on, or as far back as it goes; a key without the admin scope sees its own requests only.
 
-        It takes a moment.
+        It reads the store, in any thread.
         """
         now = self.clock.now().astimezone(UTC)
         first = max(since or now.date() - (USUAL - 1) * DAY, now.date() - (MOST - 1) * DAY)
         days = [first + number * DAY for number in range((now.date() - first).days + 1)]
         entries, fleet = self.entries(), self.fleet
-        rows = [row for row in _usage(entries, first) if sees_use(caller, row.about.key, row.about.model)]
+        rows = [
+            row for row in rows_since(entries, _midnight(first)) if sees_use(caller, row.about.key, row.about.model)
+        ]
         return {
             "since": first.isoformat(),
             "requests": list(requests(rows)),
@@ -96,12 +98,6 @@ class Days:
             "budget_dollars": fleet.alerts.monthly_budget_dollars if fleet else None,
             "health": list(qualities(turns(entries), days, now)),
         }
-
-
-def _usage(entries: Mapping[str, Any], first: date) -> Iterator[Row]:
-    for key, value in entries.items():
-        if key.startswith(keys.USAGE) and key.removeprefix(keys.USAGE)[:10] >= first.isoformat():
-            yield from rows_of(value)
 
 
 def requests(rows: Sequence[Row]) -> Iterator[dict[str, Any]]:
@@ -121,20 +117,20 @@ def costs(entries: Mapping[str, Any], fleet: Fleet, days: Sequence[date], now: d
     prices = {tier: fleet.dollars_per_hour(tier) for tier in fleet.tiers}
     for day in days:
         begin = _midnight(day)
-        told = cost(containers, (), prices, since=begin, until=min(begin + DAY, now), as_of="", source="")
-        for tier in told.tiers:
+        spent = cost(containers, (), prices, since=begin, until=min(begin + DAY, now), as_of="", source="")
+        for tier in spent.tiers:
             if tier.dollars > 0:
                 yield {"day": day.isoformat(), "tier": tier.tier, "dollars": round(tier.dollars, 4)}
 
 
 def turns(entries: Mapping[str, Any]) -> Mapping[str, Sequence[Turn]]:
     """The history of each tier, oldest first."""
-    found: dict[str, list[Turn]] = defaultdict(list)
+    histories: dict[str, list[Turn]] = defaultdict(list)
     for key, value in entries.items():
         if key.startswith(keys.HEALTH):
             turn = Turn.from_json(value)
-            found[turn.health.tier].append(turn)
-    return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(found.items())}
+            histories[turn.health.tier].append(turn)
+    return {tier: sorted(history, key=lambda turn: turn.n) for tier, history in sorted(histories.items())}
 
 
 def qualities(histories: Mapping[str, Sequence[Turn]], days: Sequence[date], now: datetime) -> Iterator[dict[str, Any]]:
@@ -173,6 +169,6 @@ def router(days: Days) -> APIRouter:
         ] = None,
     ) -> JSONResponse:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""
-        return JSONResponse(await asyncio.to_thread(days.tell, caller, since))
+        return JSONResponse(await asyncio.to_thread(days.as_json, caller, since))
 
     return api

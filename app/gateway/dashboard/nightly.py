@@ -119,11 +119,11 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
     """
     Args:
         entries: the ledger's dict.
-        ledger_pool: ask the ledger.
+        ledger_pool: asks the ledger.
     """
     api = APIRouter(tags=["state"])
 
-    def found(ledger: LedgerReader) -> dict[str, Any]:
+    def last_night(ledger: LedgerReader) -> dict[str, Any]:
         return report(entries(), ledger.jobs())
 
     @api.get("/night", response_model=NightResponse)
@@ -132,10 +132,10 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
 
         A key for some models is told of the jobs about those.
         """
-        told = await ledger_pool.read(found)
+        night = await ledger_pool.read(last_night)
         if caller.models:
-            jobs = [job for job in told["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
-            told = {**told, "jobs": jobs, "left": [], "opened": [], "passed": []}
-        return JSONResponse(told)
+            jobs = [job for job in night["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
+            night = {**night, "jobs": jobs, "left": [], "opened": [], "passed": []}
+        return JSONResponse(night)
 
     return api

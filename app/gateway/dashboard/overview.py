@@ -1,6 +1,6 @@
-"""What a person who looks at the service wants to see beside jobs, models and tiers: `GET /ops/v1/board`.
+"""What the page shows beside jobs, models and tiers: `GET /ops/v1/board`.
 
-Who he is by his key, what is declared of tiers and models, what is spent at this moment, when each model was last used,
+Whose key it is, what is declared of tiers and models, what is spent at this moment, when each model was last used,
 what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
 """
 
@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.fleet.cron_times import due
+from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader
@@ -111,8 +111,8 @@ class Overview:
     rented: bool = True
     simulated: bool = False
 
-    def tell(self, caller: Caller) -> dict[str, Any]:
-        """All of it, for this caller. It may take a moment."""
+    def as_json(self, caller: Caller) -> dict[str, Any]:
+        """All of it, for this caller. It reads the store, in any thread."""
         fleet, now = self.fleet, self.clock.now()
         may_name = caller.may_name
         prices = fleet.prices if fleet and self.rented else None
@@ -123,7 +123,7 @@ class Overview:
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
             "tiers": self._tiers(now, may_name),
-            "models": {name: told for name, told in self._models().items() if may_name(name)},
+            "models": {name: each for name, each in self._models().items() if may_name(name)},
             "last_used": used,
             "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
@@ -140,10 +140,10 @@ class Overview:
     def _tier(self, name: str, up: Sequence[Report], may_name: MayName) -> dict[str, Any]:
         declared = self.fleet.tiers.get(name) if self.fleet else None
         hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
-        found = next((each.gpu for each in up if each.gpu), None)
+        reported = next((each.gpu for each in up if each.gpu), None)
         return {
-            "gpu": (declared and declared.gpu) or (found and found.name),
-            "vram_gb": declared.vram_gb if declared else found and round(found.vram_bytes / 1e9, 1),
+            "gpu": (declared and declared.gpu) or (reported and reported.name),
+            "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
             "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
             "containers": [
@@ -219,12 +219,12 @@ def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName
     return opens, f"The window of {window.tier} opens", f"awake for {window.hours} h, with {models} loaded"
 
 
-def router(board: Overview) -> APIRouter:
+def router(overview: Overview) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     @api.get("/board", response_model=OverviewResponse)
     async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
-        return JSONResponse(await asyncio.to_thread(board.tell, caller))
+        return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
 
     return api

@@ -5,10 +5,13 @@ Nothing comes from another host, nothing runs that is not one of these files, an
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from starlette.types import Receive, Scope, Send
+
+from app.gateway.protocol.headers import Header
 
 PREFIX = "/ui"
 INDEX = "index.html"
@@ -35,11 +38,6 @@ RULES: Mapping[str, str] = {
 }
 
 POLICY = "; ".join(f"{what} {where}" for what, where in RULES.items())
-
-Message = MutableMapping[str, Any]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-Header = tuple[bytes, bytes]
 
 HEADERS: tuple[Header, ...] = (
     (b"content-security-policy", POLICY.encode()),
@@ -78,7 +76,7 @@ class Page:
     def paths(self) -> tuple[str, ...]:
         return tuple(self._files)
 
-    async def __call__(self, scope: Mapping[str, Any], _: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, _: Receive, send: Send) -> None:
         """Answer a request; its body, if it has one, is left unread."""
         method = scope["method"]
         file = self._files.get(scope["path"])
@@ -97,8 +95,8 @@ _TEXT: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), *H
 
 def _has(tag: bytes, headers: Sequence[Header]) -> bool:
     """Whether the browser has these very bytes already."""
-    asked = b",".join(value for name, value in headers if name.lower() == b"if-none-match")
-    return any(each.strip().removeprefix(b"W/") in {tag, b"*"} for each in asked.split(b","))
+    tags = b",".join(value for name, value in headers if name.lower() == b"if-none-match")
+    return any(each.strip().removeprefix(b"W/") in {tag, b"*"} for each in tags.split(b","))
 
 
 async def _answer(send: Send, status: int, body: bytes, headers: Sequence[Header], method: str) -> None:

@@ -1,7 +1,7 @@
 """What would be done: `GET /ops/v1/plan` tells of the next night, `GET /ops/v1/plan/prune` of a prune now.
 
-The same plans as `ollama-modal plan` and `prune --dry-run` print where the weights are. Whoever composes the gateway
-hands in how they are made: on Modal by a function that has the volume. No server is asked, and nothing is posted.
+The same plans as `ollama-modal plan` and `prune --dry-run` print where the weights are. How they are made is
+handed in: on Modal by a function that has the volume. No server is asked, and nothing is posted.
 A plan names every model, asks registries and takes a container: it is for administrators of all models.
 """
 
@@ -27,8 +27,8 @@ from jobs.ledger.kinds import KINDS
 WAITING = 4
 """Plans that are made or wait their turn; each may take a minute."""
 
-LOOK_SECONDS = 0.5
-"""How often it is seen whether a plan's caller is still there."""
+POLL_SECONDS = 0.5
+"""How often it is checked whether a plan's caller is still there."""
 
 Planner = Annotated[Caller, Depends(changer)]
 
@@ -73,12 +73,12 @@ class PlanResponse(BaseModel):
     plan: Annotated[dict[str, Any], Field(description="As the command prints it with `--json`")]
 
 
-def told(found: Preview) -> dict[str, Any]:
+def as_json(plan: Preview) -> dict[str, Any]:
     return {
-        "summary": found.summary,
-        "notes": list(found.notes),
-        "rows": [dict(zip(("do", "what", "size", "why"), row, strict=True)) for row in found.rows()],
-        "plan": found.as_json(),
+        "summary": plan.summary,
+        "notes": list(plan.notes),
+        "rows": [dict(zip(("do", "what", "size", "why"), row, strict=True)) for row in plan.rows()],
+        "plan": plan.as_json(),
     }
 
 
@@ -90,27 +90,27 @@ def router(plans: Plans, keys: int) -> APIRouter:
     """
     api = APIRouter(tags=["state"])
     begun: set[asyncio.Task[dict[str, Any]]] = set()  # which the event loop itself would not keep
-    looking = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
-    places = Shares(
+    turn = asyncio.Lock()  # each reads all manifests, and on Modal has a container; so one after the other
+    slots = Shares(
         "plans being made", WAITING, keys=keys, hint="wait for it to come", retry_after=timedelta(seconds=10)
     )
 
     async def made(make: Callable[[], Preview], is_wanted: Callable[[], bool]) -> dict[str, Any]:
-        async with looking:
-            return await asyncio.to_thread(lambda: told(make())) if is_wanted() else {}
+        async with turn:
+            return await asyncio.to_thread(lambda: as_json(make())) if is_wanted() else {}
 
-    async def look(request: Request, caller: Caller, make: Callable[[], Preview]) -> Response:
+    async def answer(request: Request, caller: Caller, make: Callable[[], Preview]) -> Response:
         caller.need_model(None)
-        leave = places.take(caller.name)
+        leave = slots.take(caller.name)
         is_here = True
         making = asyncio.create_task(made(make, lambda: is_here), name="plan")
         begun.add(making)
-        making.add_done_callback(_seen_out)
+        making.add_done_callback(_retrieve)
         making.add_done_callback(begun.discard)
         try:
             # FastAPI goes on for a caller who is gone. A plan that is begun cannot be ended: it keeps its turn, not
-            # the place; one that only waited for its turn is not begun.
-            while not (await asyncio.wait({making}, timeout=LOOK_SECONDS))[0]:
+            # the slot; one that only waited for its turn is not begun.
+            while not (await asyncio.wait({making}, timeout=POLL_SECONDS))[0]:
                 if await request.is_disconnected():
                     return Response()
             return JSONResponse(making.result())
@@ -121,10 +121,10 @@ def router(plans: Plans, keys: int) -> APIRouter:
     @api.get("/plan", response_model=PlanResponse)
     async def night(request: Request, caller: Planner) -> Response:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
-        return await look(request, caller, plans.night)
+        return await answer(request, caller, plans.night)
 
-    async def prune(request: Request, caller: Planner, **asked: Any) -> Response:
-        return await look(request, caller, lambda: plans.prune(kind.request(None, kind.read(asked)).request))
+    async def prune(request: Request, caller: Planner, **options: Any) -> Response:
+        return await answer(request, caller, lambda: plans.prune(kind.request(None, kind.read(options)).request))
 
     kind = KINDS["prune"]
     typed = [parameter("request", Request), parameter("caller", Planner), *query_of(kind)]
@@ -134,7 +134,7 @@ def router(plans: Plans, keys: int) -> APIRouter:
     return api
 
 
-def _seen_out(making: "asyncio.Task[dict[str, Any]]") -> None:
-    """Take note of how it ended: its caller may have left, and been the only one to ask."""
+def _retrieve(making: "asyncio.Task[dict[str, Any]]") -> None:
+    """Take its failure: when its caller has left nobody else does, and asyncio complains of that."""
     if not making.cancelled():
         making.exception()

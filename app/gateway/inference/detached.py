@@ -1,7 +1,7 @@
-"""Requests that go on without their caller, until the first byte of their answer: a load may hang on them.
+"""Requests that go on after their caller has left, until the first byte of their answer: a load may hang on them.
 
 With several containers of a tier up, the one that took the request may have to load the model for it, and Ollama ends
-a load with the request that caused it. How many go on, and for how long, is limited; nobody reads what they answer.
+a load with the request that caused it. How many go on, and for how long, is limited; what they answer is thrown away.
 """
 
 import asyncio
@@ -17,10 +17,11 @@ MOST = 64
 
 
 class DetachedRequests:
-    """Belongs to one event loop."""
+    """Belongs to one event loop, but that any thread may ask how many there are."""
 
     def __init__(self, most: int = MOST, *, keys: int = 1) -> None:
-        self._places = Shares("requests without a caller", most, keys=keys, hint="", retry_after=timedelta(0))
+        self._shares = Shares("requests without a caller", most, keys=keys, hint="", retry_after=timedelta(0))
+        #: Changed by the event loop alone; its length may be read by any thread.
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -32,18 +33,18 @@ class DetachedRequests:
         Args:
             asking: what goes on.
             seconds: for how long at most.
-            key: whose it is.
-            drop: told when its body is needed no more.
+            key: the caller's.
+            drop: called when its body is needed no more.
 
         """
         try:
-            leave = self._places.take(key)
+            give_back = self._shares.take(key)
         except TooManyRequests:
-            seconds, leave = 0, _nothing
-        task = asyncio.create_task(_see_out(asking, seconds), name="lingering")
+            seconds, give_back = 0, _nothing
+        task = asyncio.create_task(_until_begun(asking, seconds), name="detached")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda _: leave())
+        task.add_done_callback(lambda _: give_back())
         task.add_done_callback(lambda _: drop())  # even if it was ended before it began
 
     async def close(self) -> None:
@@ -55,13 +56,13 @@ class DetachedRequests:
 
 
 def _nothing() -> None:
-    """It had no place."""
+    """It had no share to give back."""
 
 
-async def _see_out(asking: asyncio.Task[UpstreamAnswer], seconds: float) -> None:
+async def _until_begun(asking: asyncio.Task[UpstreamAnswer], seconds: float) -> None:
     try:
         async with asyncio.timeout(seconds):
             answer = await asking
-    except (TimeoutError, Trouble):  # whom should it be told? He has left
+    except (TimeoutError, Trouble):  # its caller has left, so nobody is told
         return
     answer.close()

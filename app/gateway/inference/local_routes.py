@@ -1,12 +1,12 @@
-"""The routes that are answered without a server: lists, versions, and what the weights themselves tell of a model."""
+"""The routes that are answered without a server: lists, versions, and what a model is by its own files."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.state import KnownState
-from app.gateway.protocol import request as asked
 from app.gateway.protocol.exchange import Exchange, Handler
+from app.gateway.protocol.request import model_in, read_document
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 
@@ -15,35 +15,35 @@ TEXT = b"text/plain; charset=utf-8"
 STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
-def handlers(standing: KnownState, passes: Handler, *, version: str) -> Mapping[str, Handler]:
-    """Who answers which path of the table.
+def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str, Handler]:
+    """The handler of each path of the table that is answered here.
 
     Args:
-        standing: what is known.
-        passes: asks a server, where what is known does not do.
-        version: of the Ollama that the servers run, while none has told its own.
+        known: what is known.
+        passes: asks a server, where what is known is not enough.
+        version: of the Ollama that the servers run, while none has reported its own.
 
     """
 
     async def root(exchange: Exchange) -> None:
         await exchange.answer_bytes(lists.RUNNING.encode(), 200, TEXT)
 
-    async def model(exchange: Exchange) -> None:
-        await exchange.answer(lists.openai_model(standing, exchange.below, exchange.caller.may_use))
+    async def openai_model(exchange: Exchange) -> None:
+        await exchange.answer(lists.openai_model(known, exchange.below, exchange.caller.may_use))
 
     async def show(exchange: Exchange) -> None:
-        request = await asked.document(exchange)
-        name = ModelName.parse(asked.model_in(request))
+        request = await read_document(exchange)
+        name = ModelName.parse(model_in(request))
         exchange.caller.need_model(name)
-        found = standing.find(name)
-        if found is None:
+        model = known.find(name)
+        if model is None:
             raise NotFound(f"model {str(name)!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
-        if lists.cannot_show(found, request):
+        if lists.cannot_show(model, request):
             await passes(exchange)
         else:
-            await exchange.answer(lists.show(found, request))
+            await exchange.answer(lists.show(model, request))
 
-    def told(document: Callable[[Exchange], Any]) -> Handler:
+    def answering(document: Callable[[Exchange], Any]) -> Handler:
         async def answer(exchange: Exchange) -> None:
             await exchange.answer(document(exchange))
 
@@ -51,11 +51,11 @@ def handlers(standing: KnownState, passes: Handler, *, version: str) -> Mapping[
 
     return {
         "/": root,
-        "/api/version": told(lambda _: lists.version(standing, version)),
-        "/api/status": told(lambda _: STATUS),
-        "/api/tags": told(lambda exchange: lists.tags(standing, exchange.caller.may_use)),
-        "/api/ps": told(lambda exchange: lists.ps(standing, exchange.caller.may_use)),
-        "/v1/models": told(lambda exchange: lists.openai_models(standing, exchange.caller.may_use)),
-        "/v1/models/{model}": model,
+        "/api/version": answering(lambda _: lists.version(known, version)),
+        "/api/status": answering(lambda _: STATUS),
+        "/api/tags": answering(lambda exchange: lists.tags(known, exchange.caller.may_use)),
+        "/api/ps": answering(lambda exchange: lists.ps(known, exchange.caller.may_use)),
+        "/v1/models": answering(lambda exchange: lists.openai_models(known, exchange.caller.may_use)),
+        "/v1/models/{model}": openai_model,
         "/api/show": show,
     }

@@ -6,7 +6,6 @@ ours. Whatever else comes is counted as `other`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from prometheus_client import (
     CollectorRegistry,
@@ -19,10 +18,15 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-# Else every counter has a second line beside it, which nobody here asks for.
+from app.gateway.inference.request_log import RequestRecord
+
+# Else every counter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
+
+CAUSES = ("request", "warm")
+"""What wakes a tier."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,36 +34,17 @@ FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
 
 
-class RequestMetrics(Protocol):
-    """What is counted of a request that has ended: the part of `record.Served` that labels are made of."""
-
-    @property
-    def key(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def tier(self) -> str: ...
-    @property
-    def ending(self) -> str: ...
-    @property
-    def prompt_tokens(self) -> int | None: ...
-    @property
-    def output_tokens(self) -> int | None: ...
-    @property
-    def first_byte_seconds(self) -> float | None: ...
-
-
 @dataclass(frozen=True)
 class Readings:
-    """What is read when somebody scrapes; every call is cheap and none waits.
+    """What is read at a scrape, in a thread; every call is cheap, and none waits or changes anything.
 
     Args:
         held: callers that wait for a tier, by tier.
-        lingering: requests that go on without their caller, because a load may hang on them.
+        detached: requests that go on without their caller, because a load may hang on them.
         weights_bytes: what the models take; None when not known.
-        usage_dropped: records of usage that nobody will hear of.
-        log_dropped: log lines that were lost because nobody took them.
-        standing_seconds: how old what we know of models and servers is; None before the first look.
+        usage_dropped: records of usage that were lost.
+        log_dropped: log lines that were lost because nothing read them.
+        known_state_seconds: how old what we know of models and servers is; None before the first round.
 
     """
 
@@ -68,30 +53,22 @@ class Readings:
     weights_bytes: Callable[[], int | None]
     usage_dropped: Callable[[], int]
     log_dropped: Callable[[], int]
-    standing_seconds: Callable[[], float | None]
+    known_state_seconds: Callable[[], float | None]
 
 
 class Metrics:
-    """All meters of one gateway.
+    """All meters of one gateway. The event loop counts, a thread renders; the meters have locks of their own.
 
     Args:
         keys: the names of the configured keys.
         tiers: the names of the tiers.
         is_known: whether a model of this name is here.
-        causes: what may wake a tier.
 
     """
 
-    def __init__(
-        self,
-        keys: Iterable[str],
-        tiers: Iterable[str],
-        is_known: Callable[[str], bool],
-        causes: Iterable[str] = ("request", "warm"),
-    ) -> None:
+    def __init__(self, keys: Iterable[str], tiers: Iterable[str], is_known: Callable[[str], bool]) -> None:
         self._keys = frozenset(keys)
         self._tiers = frozenset(tiers)
-        self._causes = tuple(causes)
         self._is_known = is_known
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -120,25 +97,25 @@ class Metrics:
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
         for tier in self._tiers:
-            for cause in self._causes:
+            for cause in CAUSES:
                 self._wakes.labels(tier, cause)  # a zero that is there can be alerted on
 
-    def add(self, served: RequestMetrics) -> None:
+    def add(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
-        model = served.model if served.model and self._is_known(served.model) else OTHER
-        key = served.key if served.key in self._keys else OTHER
-        tier = self._tier(served.tier)
-        self._requests.labels(model, tier, key, served.ending).inc()
-        if served.prompt_tokens:
-            self._tokens.labels(model, tier, key, "prompt").inc(served.prompt_tokens)
-        if served.output_tokens:
-            self._tokens.labels(model, tier, key, "output").inc(served.output_tokens)
-        if served.first_byte_seconds is not None:
-            self._first_byte.labels(tier).observe(served.first_byte_seconds)
+        model = record.model if record.model and self._is_known(record.model) else OTHER
+        key = record.key if record.key in self._keys else OTHER
+        tier = self._tier(record.tier)
+        self._requests.labels(model, tier, key, record.ending).inc()
+        if record.prompt_tokens:
+            self._tokens.labels(model, tier, key, "prompt").inc(record.prompt_tokens)
+        if record.output_tokens:
+            self._tokens.labels(model, tier, key, "output").inc(record.output_tokens)
+        if record.first_byte_seconds is not None:
+            self._first_byte.labels(tier).observe(record.first_byte_seconds)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
-        self._wakes.labels(self._tier(tier), cause if cause in self._causes else OTHER).inc()
+        self._wakes.labels(self._tier(tier), cause if cause in CAUSES else OTHER).inc()
 
     def store_up(self, is_up: bool) -> None:
         """Whether the ledger has answered just now."""
@@ -155,7 +132,7 @@ class Metrics:
 
     def watch(self, readings: Readings) -> None:
         """From now on show these, too."""
-        self._registry.register(_Read(readings))
+        self._registry.register(_ReadingsCollector(readings))
 
     def render(self, jobs: Mapping[tuple[str, str], int]) -> bytes:
         """The page; `jobs` is how many there are of each kind and state. It reads, so it belongs in a thread."""
@@ -180,7 +157,7 @@ class _Page(Collector):
         yield counted
 
 
-class _Read(Collector):
+class _ReadingsCollector(Collector):
     def __init__(self, readings: Readings) -> None:
         self._readings = readings
 
@@ -205,7 +182,7 @@ class _Read(Collector):
         yield CounterMetricFamily(
             "ollama_modal_log_lines_dropped", "Log lines that were lost", value=readings.log_dropped()
         )
-        if (age := readings.standing_seconds()) is not None:
+        if (age := readings.known_state_seconds()) is not None:
             yield GaugeMetricFamily(
                 "ollama_modal_standing_age_seconds", "How old what is known of models and servers is", value=age
             )

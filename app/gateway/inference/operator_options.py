@@ -1,7 +1,7 @@
-"""Options of a request that are the operator's to say, because they are not only about the request that brings them.
+"""Options of a request that only the operator may set, because they are not only about the request that brings them.
 
 Where a model runs, with how much of the GPU's memory and for how long is the same for all who use it: what one caller
-sets, the next ones have, since Ollama keeps a model as it is in memory for whoever does not insist on something else
+sets, the next ones have, since Ollama keeps a model as it is in memory for requests that need no other setting
 (server/sched.go:1381-1431). Bodies pass as they come, so such a request is refused, not mended. An `admin` key may say
 all of it; on one machine without keys everybody may.
 """
@@ -20,15 +20,15 @@ PLACEMENT: Mapping[str, tuple[Any, ...]] = {
     "use_mmap": (),
     "num_batch": (512,),
 }
-"""Each with what changes nothing, which some clients send with every request: Ollama's own defaults.
+"""Each with the values that change nothing, Ollama's own defaults, which some clients send with every request.
 
 `num_gpu` and `main_gpu` say where layers go, `num_thread` how many cores those on the CPU take, `use_mmap` whether
 all of the weights are read into the container's own memory, `num_batch` how much of the GPU's memory a model takes
-beside its weights and its context, which nobody who chooses a tier can know.
+beside its weights and its context, which cannot be known when a tier is chosen.
 """
 
 
-def refuse(wanted: InferenceRequest, caller: Caller) -> None:
+def refuse(request: InferenceRequest, caller: Caller) -> None:
     """Refuse what this caller may not say.
 
     Raises:
@@ -37,13 +37,13 @@ def refuse(wanted: InferenceRequest, caller: Caller) -> None:
     """
     if caller.may(ADMIN):
         return
-    for name, value in wanted.settings:
+    for name, value in request.settings:
         if name in PLACEMENT and value not in PLACEMENT[name]:
             raise BadRequest(
                 f"options.{name} is the operator's to say: a model is in memory once, for all who use it",
                 hint=f"leave {name} out; a key with the scope {ADMIN} may set it",
             )
-    if not wanted.is_kept:
+    if not request.is_kept:
         raise BadRequest(
             "keep_alive is below a minute, or no duration: that would take the model out of memory for all who use it",
             hint=f"leave keep_alive out, or let it be a minute or more; a key with the scope {ADMIN} may set less",

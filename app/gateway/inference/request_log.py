@@ -10,7 +10,6 @@ from typing import Literal, Protocol
 
 from loguru import logger
 
-from app.gateway.inference.metrics import Metrics
 from app.gateway.protocol.exchange import Exchange
 from jobs.telemetry.usage import UsageRecorder, Use
 
@@ -20,14 +19,14 @@ success       the end of the answer was seen
 client_gone   the caller left before
 upstream_cut  the server's answer ended before its end
 timeout       the server was silent for too long
-refused       answered with a status of 400 to 499, here or there, or 503 because too many wait
+refused       answered with a status of 400 to 499, by the gateway or a server, or 503 because too many wait
 error         answered with another error, or with an error inside the stream
 """
 
 
 @dataclass(frozen=True)
 class RequestRecord:
-    """One request to a model. `model` and `tier` are empty when it did not come so far."""
+    """One request to a model. `model` and `tier` are empty when it was refused before they were known."""
 
     request_id: str
     at: datetime
@@ -50,13 +49,13 @@ class RequestRecord:
 
 
 class Recorder(Protocol):
-    """Takes records, on the event loop. It must return at once, whatever becomes of them."""
+    """Takes records, on the event loop; returns at once."""
 
-    def add(self, served: RequestRecord) -> None: ...
+    def add(self, record: RequestRecord) -> None: ...
 
 
 def turned_away(exchange: Exchange, ending: RequestEnding, seconds: float) -> RequestRecord:
-    """The record of a request that came no farther than the door."""
+    """The record of a request that was refused before anything was asked of a server."""
     return RequestRecord(
         request_id=exchange.id,
         at=exchange.at,
@@ -77,40 +76,40 @@ def turned_away(exchange: Exchange, ending: RequestEnding, seconds: float) -> Re
 
 
 class Records:
-    """Where records go: the books of usage, the meters, and one line in the log. No prompt is in any of them."""
+    """Where records go: the usage, the meters, and one line in the log. No prompt is in any of them."""
 
-    def __init__(self, usage_recorder: UsageRecorder, metrics: Metrics) -> None:
+    def __init__(self, usage_recorder: UsageRecorder, metrics: Recorder) -> None:
         self._usage_recorder = usage_recorder
         self._metrics = metrics
 
-    def add(self, served: RequestRecord) -> None:
+    def add(self, record: RequestRecord) -> None:
         self._usage_recorder.add(
             Use(
-                at=served.at,
-                model=served.model,
-                key=served.key,
-                tier=served.tier,
-                ending=served.ending,
-                prompt_tokens=served.prompt_tokens or 0,
-                output_tokens=served.output_tokens or 0,
-                first_byte_seconds=served.first_byte_seconds,
-                seconds=served.seconds,
+                at=record.at,
+                model=record.model,
+                key=record.key,
+                tier=record.tier,
+                ending=record.ending,
+                prompt_tokens=record.prompt_tokens or 0,
+                output_tokens=record.output_tokens or 0,
+                first_byte_seconds=record.first_byte_seconds,
+                seconds=record.seconds,
             )
         )
-        self._metrics.add(served)
-        logger.bind(tier=served.tier, model=served.model, key=served.key).info("{}", line(served))
+        self._metrics.add(record)
+        logger.bind(tier=record.tier, model=record.model, key=record.key).info("{}", line(record))
 
 
-def line(served: RequestRecord) -> str:
+def line(record: RequestRecord) -> str:
     """The record in one line."""
     counted = ", ".join(
         f"{count} {kind} tokens"
-        for count, kind in ((served.prompt_tokens, "prompt"), (served.output_tokens, "output"))
+        for count, kind in ((record.prompt_tokens, "prompt"), (record.output_tokens, "output"))
         if count is not None
     )
-    first = "" if served.first_byte_seconds is None else f", first byte after {served.first_byte_seconds:.3f} s"
-    held = f", held {served.held_seconds:.1f} s" if served.held_seconds else ""
+    first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
+    held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
     return (
-        f"{served.route} {served.model or 'no model'} on {served.tier or 'no tier'} for {served.key}: {served.ending}"
-        f" {served.status}, {served.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
+        f"{record.route} {record.model or 'no model'} on {record.tier or 'no tier'} for {record.key}: {record.ending}"
+        f" {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
     )

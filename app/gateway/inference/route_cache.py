@@ -1,6 +1,6 @@
-"""Where requests went a moment ago, for as long as the models stay what they are: to weigh them again takes long.
+"""Where requests went a moment ago, for as long as the models stay the same: to weigh them again takes long.
 
-Only what was found is kept. A name that nobody has is looked for every time, so that it is found once it is there.
+Only routes are kept. A name without a model is looked up every time, so that it is found once it is there.
 """
 
 from collections import OrderedDict, defaultdict
@@ -11,45 +11,47 @@ from app.gateway.inference.routing import Route, Router
 from jobs.core.model_name import ModelName
 
 MOST = 256
-"""Ways that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
+"""Routes that are kept of each key, which may ask for as many contexts as it likes; the one used longest ago goes."""
 
 
 class RouteCache:
-    def __init__(self, router: Router, standing: KnownState) -> None:
+    """Belongs to one event loop."""
+
+    def __init__(self, router: Router, known: KnownState) -> None:
         self._router = router
-        self._standing = standing
+        self._known = known
         self._models: object = None
         self._names: frozenset[str] = frozenset()
-        self._found: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
+        self._routes: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
 
     def route(self, caller: Caller, text: str, context: int | None) -> Route:
         """Where a request of this caller goes.
 
         Raises:
             BadName: the text is no model's name.
-            Forbidden: his key may not use it.
+            Forbidden: the key may not use it.
             NotFound: there is no such model.
 
         """
-        self._see()
-        own = self._found[caller]
-        found = own.get((text, context))
-        if found is None:
+        self._drop_stale()
+        own = self._routes[caller]
+        route = own.get((text, context))
+        if route is None:
             caller.need_model(ModelName.parse(text))
-            found = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
+            route = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
             if len(own) > MOST:
                 own.popitem(last=False)
         else:
             own.move_to_end((text, context))
-        return found
+        return route
 
     def is_known(self, name: str) -> bool:
         """Whether a model is here under exactly this name."""
-        self._see()
+        self._drop_stale()
         return name in self._names
 
-    def _see(self) -> None:
-        models = self._standing.models()
+    def _drop_stale(self) -> None:
+        models = self._known.models()
         if models is not self._models:
             self._models, self._names = models, frozenset(str(model.name) for model in models)
-            self._found.clear()
+            self._routes.clear()

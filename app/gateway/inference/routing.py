@@ -1,4 +1,4 @@
-"""Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks nobody.
+"""Which tier answers for a model, and why, in words and numbers. It substitutes nothing and asks no server.
 
 A declared tier wins; else it is the cheapest whose memory holds the weights and the contexts. A name that is not here
 is refused with the names that come near it and how to pull it.
@@ -12,7 +12,7 @@ from app.gateway.catalog.state import KnownState
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
-from jobs.models.placement import Tier, Weighed, place, too_large, weigh
+from jobs.models.placement import Tier, Weighed, place_model, too_large, weigh
 
 
 @dataclass(frozen=True)
@@ -60,21 +60,24 @@ class Route:
 
 
 class Router:
-    """Routes by what stands at this moment.
+    """Routes by what is known at this moment. Any thread may ask.
 
     Args:
-        standing: the models.
+        known: the models.
         tiers: those that there are servers of.
-        belongs: the tier that was declared for a model, if one was.
+        declared_tier: the tier that was declared for a model, if one was.
 
     """
 
     def __init__(
-        self, standing: KnownState, tiers: Sequence[Tier], belongs: Callable[[ModelName], str | None] = lambda _: None
+        self,
+        known: KnownState,
+        tiers: Sequence[Tier],
+        declared_tier: Callable[[ModelName], str | None] = lambda _: None,
     ) -> None:
-        self._standing = standing
+        self._known = known
         self._tiers = {tier.name: tier for tier in tiers}
-        self._belongs = belongs
+        self._declared_tier = declared_tier
 
     def route(
         self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
@@ -92,15 +95,15 @@ class Router:
 
         """
         name = ModelName.parse(text)
-        model = self._standing.find(name)
+        model = self._known.find(name)
         if model is None or not may_see(model.name):
             raise self._unknown(name, may_see)
-        declared = self._belongs(model.name)
+        declared = self._declared_tier(model.name)
         if declared in self._tiers:
             return self._declared(model, self._tiers[declared], context)
-        placed = place(model.size, list(self._tiers.values()), facts=model.facts, context=context)
-        strange = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
-        return _route(model, placed.weighed, (*strange, *placed.facts), warning=placed.warning)
+        placed = place_model(model.size, list(self._tiers.values()), facts=model.facts, context=context)
+        no_server = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
+        return _route(model, placed.weighed, (*no_server, *placed.facts), warning=placed.warning)
 
     def _declared(self, model: KnownModel, tier: Tier, context: int | None) -> Route:
         weighed = weigh(model.size, tier, facts=model.facts, context=context)
@@ -108,7 +111,7 @@ class Router:
         return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
 
     def _unknown(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound:
-        near = self._standing.near(name, may_see)
+        near = self._known.near(name, may_see)
         alike = f"there is {', '.join(map(str, near))}; " if near else ""
         return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
 

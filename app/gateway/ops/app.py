@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from app.gateway.ops import jobs as jobs_api
 from app.gateway.ops import ollama_jobs as pulls
 from app.gateway.ops import state as state_api
-from app.gateway.ops.auth import OpsAuth, working
+from app.gateway.ops.auth import OpsAuth, concurrency_limit
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import FOLLOWERS, Following
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -37,25 +37,30 @@ def create(
     followers: int = FOLLOWERS,
     more: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The application. It lets callers in itself, where nobody before it has. A pool that it was handed stays open.
+    """The application. It lets callers in itself, unless the gateway has.
 
-    Whoever composes it may hand in `more` of `/ops/v1`.
+    Args:
+        ops_context: what it works with.
+        ledger_pool: asks the ledger, and stays open at the end; one of its own, closed with it, when left out.
+        followers: of jobs at once.
+        more: routes that come under `/ops/v1` as well.
+
     """
-    staff = ledger_pool or LedgerPool(ops_context.open_ledger)
+    pool = ledger_pool or LedgerPool(ops_context.open_ledger)
     following = Following(followers, len(ops_context.keys.names))
-    census = state_api.Census(ops_context, staff)  # one for all who ask how many jobs there are
+    job_counts = state_api.JobCounts(ops_context, pool)  # one for all who ask how many jobs there are
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
         if ledger_pool is None:
-            staff.close()
+            pool.close()
 
     app = FastAPI(
         title="ollama-modal",
         version=VERSION,
         description="Jobs, models, tiers and how all of it stands. A key comes as a bearer's, or in `x-api-key`.",
-        openapi_url=None,  # a route of its own, behind the door
+        openapi_url=None,  # a route of its own, which needs a key
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -66,7 +71,7 @@ def create(
         keys=ops_context.keys,
         limits=ops_context.limits,
         clock=ops_context.clock,
-        places=working(ops_context.keys),
+        concurrency=concurrency_limit(ops_context.keys),
     )
     _word_failures(app)
     documented: dict[str, Any] = {
@@ -77,10 +82,10 @@ def create(
             Security(APIKeyHeader(name="x-api-key", auto_error=False)),
         ],
     }
-    for api in (jobs_api.router(ops_context, staff, following), state_api.router(ops_context, staff, census), *more):
+    for api in (jobs_api.router(ops_context, pool, following), state_api.router(ops_context, pool, job_counts), *more):
         app.include_router(api, **documented)
-    app.include_router(state_api.probes(ops_context, staff, census), include_in_schema=False)
-    app.include_router(pulls.router(ops_context, staff, following), include_in_schema=False)
+    app.include_router(state_api.probes(ops_context, pool, job_counts), include_in_schema=False)
+    app.include_router(pulls.router(ops_context, pool, following), include_in_schema=False)
 
     @app.get("/ops/v1/openapi.json", include_in_schema=False, dependencies=[Depends(reader)])
     async def document() -> JSONResponse:
@@ -91,19 +96,19 @@ def create(
 
 def _document(app: FastAPI) -> dict[str, Any]:
     """With the examples as they are: FastAPI leaves out what is null, and a job's JSON does not."""
-    told = app.openapi()
-    schemas = told["components"]["schemas"]
+    openapi = app.openapi()
+    schemas = openapi["components"]["schemas"]
     for shape in (JobResponse, JobsResponse):
         schemas[shape.__name__]["examples"] = examples(shape)
-    return told
+    return openapi
 
 
-def _place(loc: Sequence[Any]) -> str:
+def _field_path(loc: Sequence[Any]) -> str:
     """Where in a request something is wrong. The names of its fields are whatever the caller liked."""
-    return ".".join(plain(each if len(str(each)) <= _MOST_PLACE else f"{str(each)[:_MOST_PLACE]}…") for each in loc)
+    return ".".join(plain(each if len(str(each)) <= _MOST_NAME else f"{str(each)[:_MOST_NAME]}…") for each in loc)
 
 
-_MOST_PLACE = 64
+_MOST_NAME = 64
 
 
 def _word_failures(app: FastAPI) -> None:
@@ -115,16 +120,16 @@ def _word_failures(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = "; ".join(f"{_place(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
-        return JSONResponse({"error": said, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
+        words = "; ".join(f"{_field_path(each['loc'])}: {each['msg']}" for each in error.errors()[:5])
+        return JSONResponse({"error": words, "hint": "GET /ops/v1/openapi.json tells what is expected"}, 422)
 
     @app.exception_handler(HTTPException)
     async def elsewhere(request: Request, error: HTTPException) -> JSONResponse:
-        said = {
+        words = {
             404: f"there is nothing at {request.url.path[:200]!r}",
             405: f"{request.url.path[:200]!r} does not take {request.method}",
         }.get(error.status_code, error.detail)
-        body = {"error": said, "hint": "GET /ops/v1/openapi.json tells what there is"}
+        body = {"error": words, "hint": "GET /ops/v1/openapi.json tells what there is"}
         return JSONResponse(body, error.status_code, error.headers)
 
     @app.exception_handler(Exception)

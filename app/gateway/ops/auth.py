@@ -17,19 +17,18 @@ from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 
 OPEN = frozenset({"/healthz"})
-"""What needs no key: it tells nothing but that this process answers."""
+"""What needs no key: it says nothing but that this process answers."""
 
 
 BODY_BYTES = 64 * 1024
 """What is posted here is a few names; it is read on the event loop, where more would hold up all others."""
 
-
 AT_ONCE = 64
-"""Requests that are worked on: several for each thread that reads the ledger, and no queue that makes others wait."""
+"""Requests that are worked on: several for each thread that reads the ledger, and no long queue before those."""
 
 
-def working(keys: Keys) -> Shares:
-    """The places of those whom a thread may have to work for."""
+def concurrency_limit(keys: Keys) -> Shares:
+    """How many requests threads may have to work for at once."""
     return Shares(
         "requests about the service under way",
         AT_ONCE,
@@ -41,17 +40,17 @@ def working(keys: Keys) -> Shares:
 
 @dataclass(frozen=True)
 class OpsAuth:
-    """Stands before `inside`; whoever has been let in by the gateway already (`state["caller"]`) walks through.
+    """Stands before `inside`; a caller whom the gateway has let in already (`state["caller"]`) is not asked again.
 
-    Behind it, `state["working"]` gives back the request's place among those that are worked on: a follower of a job
-    calls it when he has nothing to do but wait.
+    Behind it, `state["end_work"]` takes the request out of those that are worked on: a follower of a job calls it when
+    nothing is left to do but wait.
     """
 
     inside: ASGIApp
     keys: Keys
     limits: RateLimits
     clock: Clock
-    places: Shares
+    concurrency: Shares
     body_seconds: float = SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +63,8 @@ class OpsAuth:
                 if "caller" not in state:
                     state["caller"] = self.keys.identify(scope["headers"], self.clock.now(), SignedRequest.of(scope))
                     leaving.callback(self.limits.enter(state["caller"]))
-                state["working"] = self.places.take(state["caller"].name)
-                leaving.callback(state["working"])
+                state["end_work"] = self.concurrency.take(state["caller"].name)
+                leaving.callback(state["end_work"])
             except Trouble as trouble:
                 answer = JSONResponse(body_of(trouble), status_of(trouble), headers_of(trouble))
                 await answer(scope, receive, send)

@@ -1,6 +1,7 @@
-"""What the ops API is handed by whoever composes the gateway. Every call may take a moment, so it is made in a thread.
+"""What the ops API works with. What may take a moment is called in a thread; `tiers`, `problems` and `age`, which are
+read from memory, on the event loop.
 
-Nothing of it asks a server: what is told of servers is what they reported themselves.
+Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,12 +23,12 @@ from jobs.registry.allowlist import ANYWHERE, Registries
 Document = Mapping[str, Any]
 
 
-def nobody(_: str) -> None:
-    """The queue's own bell is enough where workers listen to it."""
+def no_ring(_: str) -> None:
+    """Workers that listen to the queue need nothing else."""
 
 
 def nothing() -> None:
-    """Nobody has to be told."""
+    """Nothing has to be done."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class OpsContext:
     """What the ops API works with.
 
     Args:
-        open_ledger: a ledger for the thread that asks.
+        open_ledger: a ledger for the thread that calls it.
         keys: who may ask.
         limits: how often.
         clock: the time.
@@ -44,12 +45,12 @@ class OpsContext:
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
-        route: on which tier a model (and a context) is answered, and why, for whoever may be told of these names.
+        route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
-        age: how old what is known of models and servers is; None before the first look.
-        ring: sends a worker to a lane.
-        changed: told when a pull or a delete that somebody waited for has ended.
+        age: how old what is known of models and servers is; None before the first round.
+        ring: starts a worker for a lane.
+        changed: called when a pull or a delete whose caller waits has ended.
         rate_limit: bytes per second for a pull that names none.
         kinds: of jobs, that may be posted.
         registries: those that may be pulled from.
@@ -69,7 +70,7 @@ class OpsContext:
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
-    ring: Callable[[str], object] = nobody
+    ring: Callable[[str], object] = no_ring
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None
     kinds: Kinds = field(default_factory=lambda: KINDS)

@@ -1,6 +1,6 @@
-"""Those who follow a job: by its events, by Ollama's frames, or by waiting for its end. Each holds a connection.
+"""The followers of jobs: by events, by Ollama's frames, or by waiting for the end. Each holds a connection.
 
-A place is taken when the request comes and is held until its answer has ended, so that no two take the last one.
+A slot is taken when the request comes and is held until its answer has ended, so that no two take the last one.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -20,31 +20,32 @@ FULL = timedelta(seconds=10)
 
 
 class Following:
-    """
+    """Belongs to one event loop.
+
     Args:
         most: followers at once.
         keys: how many keys there are.
     """
 
     def __init__(self, most: int, keys: int) -> None:
-        self.places = Shares(
+        self.slots = Shares(
             "followers of jobs", most, keys=keys, hint="ask for /ops/v1/jobs/ID now and then", retry_after=FULL
         )
 
     def begin(self, request: Request) -> Callable[[], None]:
-        """Count a follower; call what comes back when he has gone. He is none of those whom work is done for any more.
+        """Count a follower, for whom no work is done any more; call what is returned when the follower has gone.
 
         Raises:
-            TooManyRequests: his key has its share of followers, or there are too many.
+            TooManyRequests: the key has its share of followers, or there are too many.
 
         """
-        leave = self.places.take(request.state.caller.name)
-        request.state.working()
+        leave = self.slots.take(request.state.caller.name)
+        request.state.end_work()
         return leave
 
 
 class Followed(StreamingResponse):
-    """A stream that gives back its place when it has ended, begun or not."""
+    """A stream that gives back its slot when it has ended, begun or not."""
 
     leave: Callable[[], None]
 

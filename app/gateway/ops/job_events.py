@@ -47,10 +47,10 @@ class Revision:
             BadRequest: it is none.
 
         """
-        found = re.fullmatch(ID, text, re.ASCII)
-        if found is None:
+        match = re.fullmatch(ID, text, re.ASCII)
+        if match is None:
             raise BadRequest(f"Last-Event-ID {text[:40]!r} is not the id of an event", hint="leave it out to hear all")
-        return cls(int(found[1]), int(found[2]))
+        return cls(int(match[1]), int(match[2]))
 
     def __str__(self) -> str:
         return f"{self.moves}.{self.beat}"

@@ -1,7 +1,6 @@
 """The few threads that ask the ledger, which is synchronous, for the event loop, which must not wait.
 
-Each has a ledger of its own. Whoever follows the same job shares one look at it, so that a thousand followers cost as
-much as one.
+Each has a ledger of its own. All who follow a job share one read of it, so a thousand followers cost as much as one.
 """
 
 import asyncio
@@ -22,84 +21,88 @@ T = TypeVar("T")
 THREADS = 8
 
 MOST_WAITING = 256
-"""Questions for which no thread was free yet. Beyond it the ledger is not slow but away, and who asks is told so."""
+"""Questions for which no thread was free yet. With more the ledger is not slow but away, and others are refused."""
 
 AWAY_AT_MOST = timedelta(minutes=10)
 """So long a job that cannot be read is followed all the same: it goes on without us."""
 
-LOOK_EVERY = timedelta(milliseconds=500)
-"""How often a job that somebody follows is read: as often as its worker beats."""
+READ_EVERY = timedelta(milliseconds=500)
+"""How often a followed job is read: as often as its worker beats."""
 
 
 class LedgerPool:
-    def __init__(self, open_ledger: Callable[[], Ledger], *, every: timedelta = LOOK_EVERY) -> None:
+    """Belongs to one event loop; its threads share nothing with one another."""
+
+    def __init__(self, open_ledger: Callable[[], Ledger], *, every: timedelta = READ_EVERY) -> None:
         self._open_ledger = open_ledger
         self._every = every.total_seconds()
+        #: The ledger of each thread, which opens it when it is first asked.
         self._own = threading.local()
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="clerk")
-        self._looks: dict[str, asyncio.Future[Job]] = {}
-        self._asked = 0  # by the event loop alone, as all of this
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger")
+        #: The reads of followed jobs, by id, for as long as they count as new. Used by the event loop alone.
+        self._reads: dict[str, asyncio.Future[Job]] = {}
+        #: Questions that are not answered and not given up. Counted by the event loop alone.
+        self._open = 0
 
     async def do(self, work: Callable[[Ledger], T]) -> T:
-        """Let one of them do this with his ledger.
+        """Have a thread do this with its ledger.
 
         Raises:
             StoreTrouble: it cannot be asked, or too many wait for it already.
 
         """
-        if self._asked >= THREADS + MOST_WAITING:
-            raise StoreUnavailable(f"the ledger is away: {self._asked} questions wait for it")
-        about = copy_context()  # what is logged there belongs to the same request
-        self._asked += 1
-        asked = asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: about.run(lambda: work(self._ledger()))
+        if self._open >= THREADS + MOST_WAITING:
+            raise StoreUnavailable(f"the ledger is away: {self._open} questions wait for it")
+        context = copy_context()  # what is logged there belongs to the same request
+        self._open += 1
+        answer = asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: context.run(lambda: work(self._ledger()))
         )
-        asked.add_done_callback(self._answered)
-        return await asked
+        answer.add_done_callback(self._close_question)
+        return await answer
 
     async def read(self, work: Callable[[LedgerReader], T]) -> T:
         """The same for what only reads."""
         return await self.do(lambda ledger: work(ledger.reader))
 
-    def _answered(self, _: "asyncio.Future[T]") -> None:
-        self._asked -= 1
+    def _close_question(self, _: "asyncio.Future[T]") -> None:
+        self._open -= 1
 
-    async def look(self, id: str) -> Job:
-        """The job as it stands, or stood a moment ago.
+    async def job(self, id: str) -> Job:
+        """The job as it is, or was a moment ago.
 
         Raises:
             NotFound: there is no such job.
 
         """
-        look = self._looks.get(id)
-        if look is None:
-            look = asyncio.ensure_future(self.read(lambda reader: reader.get(id)))
-            self._looks[id] = look
-            look.add_done_callback(lambda done: self._looked(id, done))
-        return await asyncio.shield(look)  # whoever leaves takes nothing from the others
+        reading = self._reads.get(id)
+        if reading is None:
+            reading = self._reads[id] = asyncio.ensure_future(self.read(lambda reader: reader.get(id)))
+            reading.add_done_callback(lambda done: self._keep_for_a_while(id, done))
+        return await asyncio.shield(reading)  # a follower who leaves does not end it for the others
 
-    def _looked(self, id: str, look: "asyncio.Future[Job]") -> None:
-        asyncio.get_running_loop().call_later(self._every, self._looks.pop, id, None)
-        if not look.cancelled():
-            look.exception()  # it is for those who wait, if any still do
+    def _keep_for_a_while(self, id: str, reading: "asyncio.Future[Job]") -> None:
+        asyncio.get_running_loop().call_later(self._every, self._reads.pop, id, None)
+        if not reading.cancelled():
+            reading.exception()  # those who wait are told; asyncio complains of a failure that nobody took
 
     async def follow(self, job: Job) -> AsyncIterator[Job]:
-        """The job now, and again after each look, until it has ended; as it was while it cannot be read.
+        """The job now, and again after each read, until it has ended; as it was while it cannot be read.
 
         Raises:
             StoreTrouble: it could not be read for long.
 
         """
         loop = asyncio.get_running_loop()
-        seen_at = loop.time()
+        read_at = loop.time()
         yield job
         while not job.has_ended:
             await asyncio.sleep(self._every)
             try:
-                job = await self.look(job.id)
-                seen_at = loop.time()
+                job = await self.job(job.id)
+                read_at = loop.time()
             except StoreUnavailable:
-                if loop.time() - seen_at > AWAY_AT_MOST.total_seconds():
+                if loop.time() - read_at > AWAY_AT_MOST.total_seconds():
                     raise
             yield job
 

@@ -1,7 +1,7 @@
-"""How things stand: models, tiers, routes, usage, health; and the probes of whoever watches this process.
+"""Models, tiers, routes, usage and health; and the probes of monitoring.
 
-All of it is known here already, by what the servers reported and what the ledger holds. It may be asked as often as
-monitoring likes, and wakes nothing.
+All of it is known here already, by what the servers reported and what the ledger holds. Monitoring may ask as often as
+it likes, and wakes nothing.
 """
 
 import asyncio
@@ -43,16 +43,19 @@ STORE_SECONDS = 5.0
 """A store that has not answered a small question for so long cannot be worked with."""
 
 COUNT_EVERY = timedelta(seconds=15)
-"""Counting jobs reads them all, so whoever asks more often gets the last count."""
+"""Counting jobs reads them all, so in between the last count is given."""
 
 Reader = Annotated[Caller, Depends(reader)]
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
 
-NOWHERE = "no-such-job"
+NO_JOB = "no-such-job"
 
 
-class Census:
-    """How many jobs there are of each kind and state, counted now and then, by one for all who ask meanwhile."""
+class JobCounts:
+    """How many jobs there are of each kind and state, counted now and then, once for all who ask meanwhile.
+
+    Belongs to one event loop; a pool's thread counts, and hands over a mapping that is never changed.
+    """
 
     def __init__(self, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
         self._clock = ops_context.clock
@@ -94,48 +97,48 @@ def _counted(ledger: LedgerReader) -> Mapping[tuple[str, str], int]:
 
 async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str]:
     """Why this gateway cannot do its work, if so."""
-    found = []
+    why = []
     try:
         await asyncio.wait_for(ledger_pool.read(_reached), STORE_SECONDS)
     except TimeoutError:
-        found.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
+        why.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
         logger.warning("the ledger cannot be reached: {}: {}", type(error).__name__, error)
-        found.append(f"the ledger cannot be reached: {type(error).__name__}")
+        why.append(f"the ledger cannot be reached: {type(error).__name__}")
     age = ops_context.age()
     if age is None:
-        found.append("the models and servers have not been looked at yet")
+        why.append("the models and servers have not been looked at yet")
     elif age > STALE:
-        found.append(f"the models and servers were last looked at {age.total_seconds():.0f} s ago")
-    return found
+        why.append(f"the models and servers were last looked at {age.total_seconds():.0f} s ago")
+    return why
 
 
 def _reached(ledger: LedgerReader) -> None:
     try:
-        ledger.get(NOWHERE)
+        ledger.get(NO_JOB)
     except NotFound:
         return
 
 
-def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
+def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    def told_tiers(caller: Caller) -> list[dict[str, Any]]:
+    def tiers_for(caller: Caller) -> list[dict[str, Any]]:
         """Why a tier is as it is names the models that it loads, which are not for every key."""
         return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
 
     @api.get("/models", response_model=ModelsResponse)
     async def models(caller: Reader) -> JSONResponse:
         """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
-        found = await asyncio.to_thread(ops_context.models)
+        known = await asyncio.to_thread(ops_context.models)
         complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
-        seen = [dict(each) for each in found if caller.may_name(str(each["name"]))]
+        seen = [dict(each) for each in known if caller.may_name(str(each["name"]))]
         return JSONResponse({"models": seen, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=TiersResponse)
     async def tiers(caller: Reader) -> JSONResponse:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
-        return JSONResponse({"tiers": told_tiers(caller)})
+        return JSONResponse({"tiers": tiers_for(caller)})
 
     @api.get("/route", response_model=RouteResponse)
     async def route(
@@ -160,31 +163,31 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
     @api.get("/health", response_model=HealthResponse)
     async def health(caller: Reader) -> JSONResponse:
         """Tell how all of it stands."""
-        found = await problems(ops_context, ledger_pool)
+        why = await problems(ops_context, ledger_pool)
         counts: Counter[str] = Counter()
-        if not found:
+        if not why:
             try:
-                for (_, state), count in (await census.count()).items():
+                for (_, state), count in (await job_counts.count()).items():
                     counts[state] += count
             except StoreTrouble as trouble:
-                found.append(str(trouble))
-        found += ops_context.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
+                why.append(str(trouble))
+        why += ops_context.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
         models = await asyncio.to_thread(ops_context.models)
-        told: dict[str, Any] = {
-            "status": "trouble" if found else "ok",
-            "problems": found,
+        document: dict[str, Any] = {
+            "status": "trouble" if why else "ok",
+            "problems": why,
             "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
-            "tiers": told_tiers(caller),
+            "tiers": tiers_for(caller),
             "jobs": {str(state): counts[state] for state in JobState},
         }
-        return JSONResponse(told)
+        return JSONResponse(document)
 
     return api
 
 
-def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> APIRouter:
-    """For whoever watches this process. Only `/healthz` needs no key: it tells nothing, and touches nothing."""
+def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
+    """For monitoring. Only `/healthz` needs no key: it says that this process answers, and reads nothing."""
     api = APIRouter()
 
     @api.get("/healthz")
@@ -193,9 +196,9 @@ def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
 
     @api.get("/readyz", dependencies=[Depends(reader)])
     async def readyz() -> JSONResponse:
-        found = await problems(ops_context, ledger_pool)
-        if found:
-            return JSONResponse({"error": "; ".join(found)}, 503, {"retry-after": "5"})
+        why = await problems(ops_context, ledger_pool)
+        if why:
+            return JSONResponse({"error": "; ".join(why)}, 503, {"retry-after": "5"})
         return JSONResponse({"status": "ready"})
 
     @api.get("/metrics")
@@ -203,9 +206,9 @@ def probes(ops_context: OpsContext, ledger_pool: LedgerPool, census: Census) -> 
         caller.need_model(None)  # it names all models and all keys
         counts: Mapping[tuple[str, str], int] = {}
         try:
-            counts = await census.count()
+            counts = await job_counts.count()
             ops_context.metrics.store_up(True)
-        except StoreTrouble as trouble:  # all that this process knows by itself is told
+        except StoreTrouble as trouble:  # what this process knows by itself is shown
             logger.warning("the jobs cannot be counted: {}", trouble)
             ops_context.metrics.store_up(False)
         return Response(await asyncio.to_thread(ops_context.metrics.render, counts), media_type=CONTENT_TYPE)

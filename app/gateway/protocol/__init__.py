@@ -1,12 +1,12 @@
 """Requests, routes, the three dialects, headers and statuses.
 
 body         the body of a request: how much may come and how slowly, and what all of them may take together
-dialects     the three ways to speak: how each says what went wrong, and when an answer is whole
+dialects     the three dialects: how each words an error, and how the end of a whole answer is recognised
 errors       what goes wrong, as HTTP says it: one table of statuses
 exchange     one request and the means to answer it: what every handler is given
-forms        the one way in which a form may be written, so that nobody cuts it differently
+forms        the one way in which a form may be written, so that no two readers cut it differently
 headers      which headers pass
 json_fields  the fields of a JSON body that decide something, as Go reads them, found by one pass
-request      what a request asks for, as far as its way depends on it
+request      what a request asks for, as far as it decides where it goes
 routes       every route that Ollama's server registers, and what becomes of it here
 """

@@ -1,7 +1,7 @@
 """The body of a request: how much may come, and how slowly, and how much all of them may take together.
 
-Whoever sends too much or too slowly is told so. A body counts from its first byte until nobody needs it any more: that
-of a caller who waits for a server as well, and that of one who has left while his request goes on.
+A body that is too large or too slow is refused. It counts from its first byte until it is needed no more: also
+while its caller waits for a server, and while its request goes on after its caller has left.
 """
 
 import asyncio
@@ -11,8 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
+from starlette.types import Message, Receive
+
 from app.gateway.protocol.errors import TooLarge, TooSlow
-from app.gateway.protocol.exchange import Message, Receive
 from jobs.core.errors import NetworkTrouble
 
 MOST = 100 * 1024 * 1024
@@ -31,7 +32,7 @@ more than `MOST`: a key may have so much, and never the other half, unless it is
 """
 
 RESERVE = 32 * 1024 * 1024
-"""Bytes more that only small bodies may take, so that large ones never keep a question of two lines outside."""
+"""Bytes more that only small bodies may take, so that large ones never shut out a question of two lines."""
 
 SMALL = 64 * 1024
 
@@ -44,7 +45,7 @@ class Crowded(NetworkTrouble):
 
 
 class Budget:
-    """What all bodies take, and those of each key. Belongs to one event loop."""
+    """What all bodies take, and those of each key. Belongs to one event loop: no thread takes or gives back."""
 
     def __init__(self, most: int = BUDGET, reserve: int = RESERVE, small: int = SMALL, *, keys: int = 2) -> None:
         self._most = most
@@ -58,7 +59,7 @@ class Budget:
         """A body of this key, empty as yet."""
         return HeldBody(self, key)
 
-    def see_room(self, key: str, size: int, more: int) -> None:
+    def need_room(self, key: str, size: int, more: int) -> None:
         """
         Args:
             key: whose body it is.
@@ -89,19 +90,20 @@ class Budget:
 
 
 class HeldBody:
-    """The bytes of one body, counted for as long as somebody keeps them."""
+    """The bytes of one body, counted for as long as they are kept."""
 
     def __init__(self, budget: Budget, key: str) -> None:
         self._budget = budget
         self._key = key
         self._size = 0
         self._keepers = 0
+        #: Grows in its place: pieces that are joined at the end would be there twice, and stop all others meanwhile.
+        #: The event loop fills it before anybody reads it and empties it at the end; a thread may read it in between.
         self.data = bytearray()
-        """Grows in its place: pieces that are joined at the end would be there twice, and stop all others meanwhile."""
 
     def expect(self, size: int) -> None:
-        """Refuse a body that is said to be so long, if there is no room for it now. It takes none for that."""
-        self._budget.see_room(self._key, size, size)
+        """Refuse a body that announces this length, if there is no room for it now. Announcing takes no room."""
+        self._budget.need_room(self._key, size, size)
 
     def add(self, piece: bytes) -> None:
         """
@@ -110,13 +112,13 @@ class HeldBody:
 
         """
         if piece:
-            self._budget.see_room(self._key, self._size + len(piece), len(piece))
+            self._budget.need_room(self._key, self._size + len(piece), len(piece))
             self._budget.take(self._key, len(piece))
             self._size += len(piece)
             self.data += piece
 
     def keep(self) -> Callable[[], None]:
-        """Keep it until what comes back is called, once or more often. With the last keeper the bytes are gone."""
+        """Keep it until what is returned is called, once or more often. With the last keeper the bytes go."""
         self._keepers += 1
         is_kept = True
 
@@ -133,7 +135,7 @@ class HeldBody:
     def _end(self) -> None:
         self._budget.take(self._key, -self._size)
         self._size = 0
-        with suppress(BufferError):  # somebody is looking at it at this moment; with him it goes
+        with suppress(BufferError):  # a thread reads it at this moment, and frees it when it is done
             self.data.clear()
 
 
@@ -185,8 +187,10 @@ def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Rec
     return receive_some
 
 
-async def whole(receive: Receive, said: bytes, held: HeldBody, most: int = MOST, seconds: float = SECONDS) -> bytearray:
-    """All of it, whatever was said of its length.
+async def whole(
+    receive: Receive, length: bytes, held: HeldBody, most: int = MOST, seconds: float = SECONDS
+) -> bytearray:
+    """All of it, whatever its Content-Length says.
 
     Raises:
         TooLarge: it has more bytes than anybody may send.
@@ -195,9 +199,9 @@ async def whole(receive: Receive, said: bytes, held: HeldBody, most: int = MOST,
         Gone: the caller left in between.
 
     """
-    if not said.isdigit() or int(said) > most:
+    if not length.isdigit() or int(length) > most:
         raise too_large(most)
-    held.expect(int(said))
+    held.expect(int(length))
     receive = bounded(receive, most, seconds)
     while True:
         message = await receive()

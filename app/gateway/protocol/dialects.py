@@ -1,4 +1,4 @@
-"""The three ways to speak: how each says that something went wrong, and by what one knows that an answer is whole.
+"""The three dialects: how each words an error, and how the end of a whole answer is recognised.
 
 An answer is never parsed while it passes. What is kept of it is its tail, and that is read once, at the end: the
 terminator, and Ollama's own counts of tokens. A quoted name with a colon behind it cannot stand inside a JSON text,
@@ -45,7 +45,7 @@ _ANTHROPIC_TYPES = {
 
 
 def words_of(trouble: Trouble) -> str:
-    """What happened and what to do, in one line: the dialects have no place for a hint."""
+    """What happened and what to do, in one line: the dialects have no field for a hint."""
     return f"{trouble}; {trouble.hint}" if trouble.hint else str(trouble)
 
 
@@ -66,27 +66,27 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
 
 
 def error_in_stream(path: str, speech: Speech, status: int, text: str, request_id: str) -> bytes:
-    """The same where the status was said long ago: a last line, or an event that every client takes for an error."""
+    """The same where the status was sent long ago: a last line, or an event that every client takes for an error."""
     document = error(speech, status, text, request_id)
     if speech == "ollama":
         return _dumped(document) + b"\n"
     if speech == "anthropic":
         return b"event: error\ndata: " + _dumped(document) + b"\n\n"
     if path == "/v1/responses":
-        told = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
-        return b"event: error\ndata: " + _dumped(told) + b"\n\n"
+        event = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
+        return b"event: error\ndata: " + _dumped(event) + b"\n\n"
     return b"data: " + _dumped(document) + b"\n\n"
 
 
 def error_text(body: bytes) -> str:
     """What an error of a server says, whatever its shape."""
     try:
-        found = json.loads(body)
-        while isinstance(found, dict):
-            found = found.get("error") or found.get("message") or ""
+        text = json.loads(body)
+        while isinstance(text, dict):
+            text = text.get("error") or text.get("message") or ""
     except ValueError:
-        found = body.decode(errors="replace")
-    return str(found).strip()
+        text = body.decode(errors="replace")
+    return str(text).strip()
 
 
 def comment(text: str) -> bytes:
@@ -187,7 +187,7 @@ _KEPT = 16 * 1024
 
 
 class _Kept:
-    """The last pieces, some kilobytes of them: what came in them is not looked at before the end."""
+    """The last pieces, some kilobytes of them; they are not read before the end."""
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
@@ -216,13 +216,13 @@ class EventTail(_Kept):
         last = self.last()
         if last.endswith((b"data: [DONE]\n\n", b"data: [DONE]")):
             return "whole"
-        found = _LAST_EVENT.search(last)
-        if found is None:  # one event, longer than what is kept
+        match = _LAST_EVENT.search(last)
+        if match is None:  # one event, longer than what is kept
             return "whole" if last.rstrip().endswith(b'"type":"response.completed"}') else "cut"
-        kind = found["event"] or b""
+        kind = match["event"] or b""
         if kind in {b"message_stop", b"response.completed"}:
             return "whole"
-        is_error = kind in {b"error", b"response.failed"} or found["data"].startswith(b'{"error"')
+        is_error = kind in {b"error", b"response.failed"} or match["data"].startswith(b'{"error"')
         return "error" if is_error else "cut"
 
     def ends_inside(self) -> bool:
@@ -252,5 +252,5 @@ def _counted(tail: bytes) -> Tokens:
 
 
 def _last(tail: bytes, pattern: bytes) -> int | None:
-    found = re.findall(pattern, tail)
-    return int(found[-1]) if found else None
+    counts = re.findall(pattern, tail)
+    return int(counts[-1]) if counts else None

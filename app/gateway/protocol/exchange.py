@@ -2,29 +2,18 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from starlette.types import Send
+
 from app.gateway.auth.keys import Caller
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import RouteEntry
 
-Message = MutableMapping[str, Any]
-Header = tuple[bytes, bytes]
-Send = Callable[[Message], Awaitable[None]]
-Receive = Callable[[], Awaitable[Message]]
-
 JSON = b"application/json; charset=utf-8"
-NDJSON = b"application/x-ndjson"
-
-
-def _nothing() -> None:
-    pass
-
-
-def _keep_nothing() -> Callable[[], None]:
-    return _nothing
 
 
 @dataclass
@@ -36,7 +25,7 @@ class Exchange:
         entry: what the table says about its path.
         below: what stands in the braces of the entry's path.
         method: as the caller said it.
-        headers: the caller's, names in lower case.
+        headers: of the request, names in lower case.
         body: all of it; empty once it is not needed any more.
         caller: whose key it came with.
         at: when it came.
@@ -59,10 +48,10 @@ class Exchange:
     status: int = 0
     """What it was answered; 0 as long as it was not."""
     is_recorded: bool = False
-    """Whether somebody sees to its record."""
-    keep: Callable[[], Callable[[], None]] = field(default=_keep_nothing, repr=False)
-    """Keeps the body until what comes back is called, beyond the end of the request if need be."""
-    drop: Callable[[], None] = field(default=_nothing, repr=False)
+    """Whether the handler records it."""
+    keep: Callable[[], Callable[[], None]] = field(default=lambda: lambda: None, repr=False)
+    """Keeps the body until what is returned is called, beyond the end of the request if need be."""
+    drop: Callable[[], None] = field(default=lambda: None, repr=False)
     """Gives up the request's own hold on the body."""
 
     def forget_body(self) -> None:
@@ -83,8 +72,8 @@ class Exchange:
     async def begin(self, status: int, headers: Sequence[Header]) -> None:
         """The head of an answer."""
         self.status = status
-        named = [*headers, (b"x-request-id", self.id.encode())]
-        await self.send({"type": "http.response.start", "status": status, "headers": named})
+        with_id = [*headers, (b"x-request-id", self.id.encode())]
+        await self.send({"type": "http.response.start", "status": status, "headers": with_id})
 
     async def write(self, piece: bytes) -> None:
         """A piece of the body; returns when the caller's side has room for more."""

@@ -56,13 +56,13 @@ def field_of(body: Body, headers: Iterable[Header], field: str) -> str:
 
     """
     types = [value for name, value in headers if name == b"content-type"]
-    found = _TYPE.fullmatch(types[0]) if len(types) == 1 else None
-    if found is None:
+    form_type = _TYPE.fullmatch(types[0]) if len(types) == 1 else None
+    if form_type is None:
         raise BadRequest(
             "the body is no form", hint=f"send multipart/form-data with {field!r} and `file`, and a boundary"
         )
     values = []
-    for name, is_file, start, end in _parts(body, b"--" + (found[1] or found[2])):
+    for name, is_file, start, end in _parts(body, b"--" + (form_type[1] or form_type[2])):
         if name == field:
             if is_file or end - start > MOST_VALUE:
                 raise BadRequest(f"{field!r} of the form is a file, or too long", hint="send it as a plain field")
@@ -119,9 +119,9 @@ def _named(head: bytes) -> tuple[str, bool]:
 
 
 def _find(body: Body, what: bytes, start: int) -> int:
-    """As `bytes.find`, but nobody waits for the interpreter meanwhile for longer than a step."""
+    """As `bytes.find`, but other threads get the interpreter after each step."""
     while start < len(body):
-        if (found := body.find(what, start, start + _STEP + len(what))) >= 0:
-            return found
+        if (at := body.find(what, start, start + _STEP + len(what))) >= 0:
+            return at
         start += _STEP
     return -1

@@ -1,6 +1,6 @@
 """Which headers pass. Towards a server only those that we know to be harmless and of use there: what stops here need
 not be listed, and a credential that is invented tomorrow stops too. Towards the caller all but those of the connection
-itself, and what a door on the way might say of itself.
+itself, and what a proxy on the way might add of its own.
 """
 
 import re
@@ -36,26 +36,26 @@ HOP_BY_HOP = frozenset(
     }
 )
 
-_OF_THE_DOOR = frozenset({b"date", b"server", b"set-cookie", b"set-cookie2", b"www-authenticate", b"via", b"alt-svc"})
+_OF_A_PROXY = frozenset({b"date", b"server", b"set-cookie", b"set-cookie2", b"www-authenticate", b"via", b"alt-svc"})
 _OURS = frozenset({b"x-request-id", b"x-served-model", b"x-served-tier"})
-_SAYS_NOTHING = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def to_server(headers: Iterable[Header], request_id: str) -> list[Header]:
     """What of a caller's headers goes on to the server."""
-    found = list(headers)
-    named = _named_in_connection(found)
-    passed = [(name, value) for name, value in found if name in TO_SERVER and name not in named]
+    given = list(headers)
+    named = _named_in_connection(given)
+    passed = [(name, value) for name, value in given if name in TO_SERVER and name not in named]
     return [*passed, (b"x-request-id", request_id.encode())]
 
 
 def to_caller(headers: Sequence[Header]) -> list[Header]:
     """What of a server's headers goes on to the caller."""
-    stop = HOP_BY_HOP | _OF_THE_DOOR | _OURS | _named_in_connection(headers)
+    stop = HOP_BY_HOP | _OF_A_PROXY | _OURS | _named_in_connection(headers)
     return [
         (name, value)
         for name, value in headers
-        if name not in stop and not name.startswith(b"modal-") and not _SAYS_NOTHING.search(value)
+        if name not in stop and not name.startswith(b"modal-") and not _CONTROL.search(value)
     ]
 
 

@@ -148,8 +148,8 @@ class _Level:
         if len(self.seen) >= MOST_NAMES:
             raise BadRequest(f"the body has more than {MOST_NAMES} fields", hint="leave out what is not needed")
         self.seen.add(folded)
-        found = name if self.is_map else folded
-        return found if found in self.names else ""
+        key = name if self.is_map else folded
+        return key if key in self.names else ""
 
 
 def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
@@ -169,10 +169,10 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
                 f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
                 hint="send it in several requests",
             )
-        if around and (found := _simple.match(body, at, at + _SHORT)) is not None:
+        if around and (match := _simple.match(body, at, at + _SHORT)) is not None:
             if name and level is not None:
-                level.spans[name] = found.span(1)
-            at = found.end()
+                level.spans[name] = match.span(1)
+            at = match.end()
             mark = body[at - 1]
         else:
             at = _after_gap(body, at)
@@ -218,8 +218,8 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
 
 def _named(body: Body, at: int, level: _Level | None) -> tuple[str, int]:
     """The name before the next value, if it is looked for, and where that value begins."""
-    if (found := _name.match(body, at, at + _SHORT)) is not None:
-        return level.see(found[1]) if level is not None else "", found.end()
+    if (match := _name.match(body, at, at + _SHORT)) is not None:
+        return level.see(match[1]) if level is not None else "", match.end()
     at = _after_gap(body, at)
     if at == len(body) or body[at] != _QUOTE:
         raise _no_json(body, at, "a name is expected")
@@ -240,24 +240,24 @@ def _marked(body: Body, at: int) -> tuple[int, int]:
 
 
 def _after_gap(body: Body, at: int) -> int:
-    while (found := _gap.match(body, at, at + _STEP)) is not None and found.end() - at == _STEP:
+    while (match := _gap.match(body, at, at + _STEP)) is not None and match.end() - at == _STEP:
         at += _STEP
-    return found.end() if found is not None else at
+    return match.end() if match is not None else at
 
 
 def _end_of_text(body: Body, at: int) -> int:
     at += 1
-    while (found := _inside.match(body, at, at + _STEP)) is not None and found.end() > at:
-        at = found.end()
+    while (match := _inside.match(body, at, at + _STEP)) is not None and match.end() > at:
+        at = match.end()
     if at >= len(body) or body[at] != _QUOTE:
         raise _no_json(body, at)
     return at + 1
 
 
 def _end_of_scalar(body: Body, at: int) -> int:
-    if (found := _scalar.match(body, at, at + _STEP)) is None:
+    if (match := _scalar.match(body, at, at + _STEP)) is None:
         raise _no_json(body, at)
-    return found.end()
+    return match.end()
 
 
 def _no_json(body: Body, at: int, why: str = "") -> BadRequest:

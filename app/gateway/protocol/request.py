@@ -1,4 +1,4 @@
-"""What a request asks for, as far as its way depends on it. The body itself is passed on untouched.
+"""What a request asks for, as far as it decides where it goes. The body itself is passed on untouched.
 
 Read as Go's decoder reads it, or refused: a body that two readers could understand differently would let a key reach a
 model that it may not use. What is not small is read in a thread, one body of a key at a time, and nothing of it is
@@ -38,10 +38,12 @@ _TRUTHS = frozenset({"use_mmap"})
 LoadSettings = tuple[tuple[str, Any], ...]
 
 _readers = ThreadPoolExecutor(2, thread_name_prefix="body")
-"""Two at most take the interpreter from the event loop."""
+"""Two at most take the interpreter from the event loop. A body that one of them reads does not change until it is
+done, unless its caller leaves: then the event loop empties it, and what the thread makes of it is thrown away."""
 
 _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock] = WeakValueDictionary()
-"""By loop and key: whoever sends many large bodies waits for himself, and the other reader is there for the others."""
+"""By loop and key, used on that loop alone: a key that sends many large bodies waits for itself, and the other reader
+is free for other keys."""
 
 
 @dataclass(frozen=True)
@@ -65,27 +67,27 @@ class InferenceRequest:
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-async def read(exchange: Exchange) -> InferenceRequest:
+async def read_request(exchange: Exchange) -> InferenceRequest:
     """What the body asks for.
 
     Raises:
         BadRequest: it does not say which model, or says it twice, or is not what it claims to be.
-        Forbidden: it asks for what nobody may have here.
+        Forbidden: it asks for what is not served here.
 
     """
     path, body = exchange.entry.path, exchange.body
     if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
-        return InferenceRequest(model_in(await document(exchange)), streams=False, needs_load=False)
+        return InferenceRequest(model_in(await read_document(exchange)), streams=False, needs_load=False)
     if path == "/v1/audio/transcriptions":
         return await _in_turn(
             exchange, lambda: InferenceRequest(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
         )
-    return await _in_turn(exchange, lambda: _asked(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
+    return await _in_turn(exchange, lambda: _inference_request(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
 
 
-async def document(exchange: Exchange) -> Mapping[str, Any]:
+async def read_document(exchange: Exchange) -> Mapping[str, Any]:
     """What a request about a model says, its keys in lower case: Go reads them in any."""
     body = exchange.body
     if len(body) > MOST_SHOWN:
@@ -94,8 +96,8 @@ async def document(exchange: Exchange) -> Mapping[str, Any]:
         )
 
     def read_all() -> Mapping[str, Any]:
-        found = fields_of(body, _SHOWN, _INSIDE)
-        return {name: found.whole(name) for name in _SHOWN if found.span(name)}
+        fields = fields_of(body, _SHOWN, _INSIDE)
+        return {name: fields.whole(name) for name in _SHOWN if fields.span(name)}
 
     return await _in_turn(exchange, read_all)
 
@@ -108,14 +110,14 @@ def model_in(request: Mapping[str, Any]) -> str:
     return _text(request.get("model") or request.get("name"))
 
 
-def rename(body: bytearray, wanted: InferenceRequest, name: str) -> None:
+def rename_model(body: bytearray, request: InferenceRequest, name: str) -> None:
     """Put another model's name into the body."""
-    start, end = wanted.model_at
+    start, end = request.model_at
     body[start:end] = json.dumps(name).encode()
 
 
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
-    """Do it here where it is little, else in a thread, after what else this key has there."""
+    """Do it here where it is little, else in a thread, after what this key has there already."""
     if len(exchange.body) <= SMALL:
         return work()
     loop = asyncio.get_running_loop()
@@ -132,23 +134,23 @@ _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
 
 
-def _asked(found: Fields, entry: RouteEntry) -> InferenceRequest:
-    if found.is_set("_debug_render_only"):
+def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
+    if fields.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
-    stream = found.scalar("stream")
-    # The other dialects have neither options nor `keep_alive`: there these are fields that nobody reads.
-    keep = found.scalar("keep_alive") if is_native else None
+    stream = fields.scalar("stream")
+    # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
+    keep = fields.scalar("keep_alive") if is_native else None
     seconds = _seconds(keep)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
-    unloads = seconds == 0 and entry.path in _QUESTIONS and not found.is_set(_QUESTIONS[entry.path])
+    unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
     return InferenceRequest(
-        _text(found.scalar("model")),
+        _text(fields.scalar("model")),
         stream if isinstance(stream, bool) else is_native,
-        _settings(found.inside("options")) if is_native else (),
+        _settings(fields.inside("options")) if is_native else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
-        model_at=found.span("model") or (0, 0),
+        model_at=fields.span("model") or (0, 0),
     )
 
 
@@ -190,8 +192,8 @@ def _seconds_in(text: str) -> float | None:
     if not _DURATION.fullmatch(text):
         return None
     parts = re.findall(r"([\d.]+)([a-zµμ]+)", text)
-    found = _counted(sum(float(number) * _UNITS[unit] for number, unit in parts))
-    return -found if found is not None and text.startswith("-") else found
+    seconds = _counted(sum(float(number) * _UNITS[unit] for number, unit in parts))
+    return -seconds if seconds is not None and text.startswith("-") else seconds
 
 
 def _counted(seconds: float) -> float | None:

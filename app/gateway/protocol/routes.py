@@ -24,7 +24,7 @@ class RouteEntry:
 
     methods: tuple[str, ...]
     path: str
-    what: RouteAction
+    action: RouteAction
     scope: KeyScope = "chat"
     why: str = ""
 
@@ -34,7 +34,7 @@ class RouteEntry:
 
 
 def speech_of(path: str) -> Speech:
-    """In which of the three ways whoever asks there wants to be told what went wrong."""
+    """Which of the three dialects errors of this path are worded in."""
     if path.startswith("/v1/"):
         return "anthropic" if path.startswith("/v1/messages") else "openai"
     return "ollama"

@@ -1,8 +1,11 @@
-"""The servers of a tier: connections to them, cold starts, loads, how they stand.
+"""The servers of a tier: connections to them, cold starts, loads, and the state of the tier.
 
-cold_start       cold starts: one waker per tier, and everybody else waits with it
+cold_start       holds callers until their tier is awake and has their model loaded
+connection       one connection to a server, and the exchange that is on it
+holding          how callers are held: for how long, how many, and what ends it
 loads            the loads of one tier that are wanted or under way, and how many there may be
 server_requests  what the gateway asks of a server by itself: whether it is there, and to load a model
-tier_state       how a tier stands, by what the gateway saw and what its containers reported
+tier_state       the state of a tier, by what the gateway saw and what its containers reported
 upstream_client  HTTP/1.1 to the servers of one tier: connections that stay open, one exchange on each at a time
+waker            whether a tier is up, and waking it: one task wakes it, and everybody else waits for that one
 """

@@ -1,8 +1,8 @@
 """The loads of one tier that are wanted or under way, and the kinds of settings that its models are loaded with.
 
-A load belongs to the gateway once it has begun: then nobody's leaving ends it. Before, it is there for whoever waits,
-and goes with the last of them. How many there are is bounded, for all and for each key, and so is what is remembered of
-them: a setting is a load, so whoever asks with ever new ones would have the server load for him alone.
+A load belongs to the gateway once it has begun: then it goes on though callers leave. Before, it ends when the last
+caller who waits for it leaves. How many there are is bounded, for all and for each key, and so is what is remembered of
+them: each setting is a load, so a key that asks with ever new ones would have the server load for it alone.
 """
 
 import asyncio
@@ -61,19 +61,20 @@ class _Kind:
 
 
 class Loads:
-    """Belongs to one event loop, as all of the gateway's waiting does.
+    """Belongs to one event loop, but that any thread may go through the loads: it is given a copy of them.
 
     Args:
         tier: named in what callers are told.
-        bounds: how many.
+        limits: how many.
         now: the seconds of a clock that never goes back.
 
     """
 
-    def __init__(self, tier: str, bounds: LoadLimits, now: Callable[[], float]) -> None:
+    def __init__(self, tier: str, limits: LoadLimits, now: Callable[[], float]) -> None:
         self._tier = tier
-        self._bounds = bounds
+        self._limits = limits
         self._now = now
+        #: Changed by the event loop; `__iter__` and `__len__`, which any thread may call, are one step each.
         self._loads: dict[tuple[str, LoadSettings], Load] = {}
         self._kinds: dict[str, dict[LoadSettings, _Kind]] = defaultdict(dict)
 
@@ -95,18 +96,18 @@ class Loads:
         """A load that this caller wants and that is not there yet.
 
         Raises:
-            TooManyRequests: his key has as many loads, or kinds of settings, as it may.
+            TooManyRequests: the key has as many loads, or kinds of settings, as it may.
             TooManyLoads: all together have.
 
         """
         own = sum(load.owner == caller.name for load in self._loads.values())
-        if own >= share_of(self._bounds.most_loads, caller):
+        if own >= share_of(self._limits.most_loads, caller):
             raise TooManyRequests(
                 f"key {caller.name!r} has {own} loads before tier {self._tier!r}, as many as it may",
                 hint="wait for them; each model and each kind of options is a load of its own",
                 retry_after=AGAIN,
             )
-        if len(self._loads) >= self._bounds.most_loads:
+        if len(self._loads) >= self._limits.most_loads:
             raise TooManyLoads(
                 f"{len(self._loads)} loads wait for tier {self._tier!r} already",
                 hint="ask again soon",
@@ -118,27 +119,27 @@ class Loads:
         return load
 
     def drop(self, load: Load) -> None:
-        """It has ended, one way or the other, or is to end; another one may have taken its place."""
+        """Forget it: it has ended, or is to end. Another load of the same model and settings that came since stays."""
         if self._loads.get((load.model, load.settings)) is load:
             del self._loads[load.model, load.settings]
 
     def _note_kind(self, caller: Caller, model: str, settings: LoadSettings) -> None:
         kinds, now = self._kinds[model], self._now()
-        for old in [each for each, kind in kinds.items() if now - kind.at >= self._bounds.kind_seconds]:
+        for old in [each for each, kind in kinds.items() if now - kind.at >= self._limits.kind_seconds]:
             del kinds[old]
         if (known := kinds.get(settings)) is not None:
             known.at = now
             return
         own = [each for each, kind in kinds.items() if kind.owner == caller.name]
-        wait = timedelta(seconds=self._bounds.kind_seconds)
-        if len(own) >= share_of(self._bounds.most_kinds, caller):
+        wait = timedelta(seconds=self._limits.kind_seconds)
+        if len(own) >= share_of(self._limits.most_kinds, caller):
             raise TooManyRequests(
                 f"key {caller.name!r} has asked for {model!r} with {len(own)} kinds of options that it has to be loaded"
                 " anew for, as many as it may",
                 hint=f"use one of these again: {'; '.join(map(_shown, own[:4]))}; or none of them",
                 retry_after=wait,
             )
-        if len(kinds) >= self._bounds.most_kinds:
+        if len(kinds) >= self._limits.most_kinds:
             raise TooManyLoads(
                 f"{model!r} is asked for with {len(kinds)} kinds of options that it has to be loaded anew for already",
                 hint=f"use one of these: {'; '.join(map(_shown, list(kinds)[:4]))}; or none of them",

@@ -12,15 +12,15 @@ from jobs.core.errors import NetworkTrouble, ServerTrouble
 _MOST_TEXT = 64 * 1024
 
 
-async def absence(wire: UpstreamClient) -> str | None:
+async def absence(client: UpstreamClient) -> str | None:
     """Why the tier cannot be used yet; None when it answers. Asking is what wakes it.
 
     Raises:
-        ServerTrouble: somebody on the way lets us in to nobody, which no waiting changes.
+        ServerTrouble: a proxy in front of it refuses the gateway, which no waiting changes.
 
     """
     try:
-        answer = await wire.ask("GET", "/api/version")
+        answer = await client.ask("GET", "/api/version")
     except NetworkTrouble as trouble:
         return str(trouble)
     try:
@@ -29,26 +29,26 @@ async def absence(wire: UpstreamClient) -> str | None:
         return str(trouble)
     finally:
         answer.close()
-    said = f"it answers {answer.status} {error_text(text)[:200]}".strip()
+    why = f"it answers {answer.status} {error_text(text)[:200]}".strip()
     if answer.status in {401, 403, 407}:
         raise ServerTrouble(
-            f"the way to {wire.url} is closed to the gateway: {said}",
+            f"the way to {client.url} is closed to the gateway: {why}",
             hint="Modal's proxy wants a token that is allowed in this environment: secret `ollama-proxy-token`",
         )
-    return None if answer.status == 200 else said
+    return None if answer.status == 200 else why
 
 
-async def loaded(wire: UpstreamClient, model: str, settings: LoadSettings) -> tuple[int, str]:
+async def load(client: UpstreamClient, model: str, settings: LoadSettings) -> tuple[int, str]:
     """Ask for an answer to nothing, which loads the model; status and error of it."""
     options = {"options": dict(settings)} if settings else {}
-    status, text = await _asked(wire, "/api/generate", {"model": model, "stream": False, **options})
+    status, text = await _post(client, "/api/generate", {"model": model, "stream": False, **options})
     if status == 400 and "does not support" in text:  # it only embeds
-        status, text = await _asked(wire, "/api/embed", {"model": model, "input": [], **options})
+        status, text = await _post(client, "/api/embed", {"model": model, "input": [], **options})
     return status, text
 
 
-async def _asked(wire: UpstreamClient, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
-    answer = await wire.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
+async def _post(client: UpstreamClient, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
+    answer = await client.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
     try:
         text = await answer.whole(_MOST_TEXT)
     finally:

@@ -1,38 +1,52 @@
-"""How a tier stands, for whoever looks: what the gateway knows by asking for callers, and what its containers reported.
+"""The state of a tier: what the gateway knows by asking for callers, joined with what its containers reported.
 
-What the gateway saw itself is newer; what a container says of its own trouble, nobody else can know. Pure.
+What the gateway saw itself is newer; what a container says of its own trouble, it alone can know. Pure.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
-from app.gateway.upstream.cold_start import TierState
 from app.model_server.health import Health, of_tier
 from app.model_server.report import Report
 from jobs.core.clock import isoformat
 
+TierStateName = Literal["asleep", "waking", "ready"]
 
-def told(seen: TierState, reports: Sequence[Report], now: datetime) -> dict[str, Any]:
+
+@dataclass(frozen=True)
+class TierState:
+    """The state of a tier, as far as the gateway knows without asking it. Asleep is healthy."""
+
+    tier: str
+    state: TierStateName
+    since: datetime
+    why: str = ""
+    held: int = 0
+    """Callers that wait for it now."""
+
+
+def as_json(seen: TierState, reports: Sequence[Report], now: datetime) -> dict[str, Any]:
     """The state of the tier and why; since when is as near as the reports tell."""
-    health = of_tier(seen.tier, reports, now, is_absent=seen.temper == "asleep")
-    overruled = _overrules(health, seen)
+    health = of_tier(seen.tier, reports, now, is_absent=seen.state == "asleep")
+    from_reports = _reports_decide(health, seen)
     since = seen.since
-    if overruled and health.state in {"waking", "lost"}:  # of both nothing newer was heard
+    if from_reports and health.state in {"waking", "lost"}:  # of both nothing newer was heard
         since = max(report.at for report in reports)
     return {
         "tier": seen.tier,
-        "state": health.state if overruled else seen.temper,
+        "state": health.state if from_reports else seen.state,
         "since": isoformat(since),
-        "why": health.why if overruled else seen.why,
+        "why": health.why if from_reports else seen.why,
         "held": seen.held,
     }
 
 
-def _overrules(health: Health, seen: TierState) -> bool:
-    """Whether the containers know better."""
-    match seen.temper:
-        case "asleep":  # another one may be waking it; and to be lost is not to be asleep
+def _reports_decide(health: Health, seen: TierState) -> bool:
+    """Whether the containers know better than the gateway."""
+    match seen.state:
+        case "asleep":  # another gateway may be waking it; and a lost tier is not asleep
             return health.state in {"waking", "degraded", "lost"}
         case "ready":
             return health.state == "degraded"

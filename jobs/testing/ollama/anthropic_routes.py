@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.testing.ollama.faults import SimError, at_the_door
-from jobs.testing.ollama.generation import CHAT, Frame, frames_of, merged, until_failure
+from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged, until_failure
 from jobs.testing.ollama.go_formats import tokens
 from jobs.testing.ollama.model_output import Piece
 from jobs.testing.ollama.requests import (
@@ -51,7 +51,7 @@ def messages(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
         if not body.get("messages"):
             raise SimError("messages is required", 400)
         native = _native(body)
-    frames = frames_of(parts, request, native)
+    frames = all_frames(parts, request, native, CHAT)
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
         piece = CHAT.piece_of(whole)

@@ -70,15 +70,21 @@ class Download(threading.Thread):
 
     def __init__(self, store: Store, upstream: UpstreamRegistry, repository: str, digest: str, pause: float) -> None:
         super().__init__(name=f"pulling {digest[7:19]}", daemon=True)
+        #: Bytes of all parts; set by `prepare`, before the thread starts, and read by whoever waits.
         self.total = 0
+        #: Set as the thread ends; whoever waits reads it once the thread has ended.
         self.error: SimError | None = None
+        #: How many pulls wait for it; guarded by the puller's lock.
         self.waiters = 0
         self._target = store.blob(digest)
         self._path = f"/v2/{repository}/blobs/{digest}"
         self._upstream = upstream
         self._pause = pause
+        #: Listed by `prepare`; each part's bytes are counted by the one thread that fetches it, and read by all.
         self._parts: list[Part] = []
+        #: Set by the last one who stops waiting, from his own thread.
         self._cancelled = threading.Event()
+        #: Of each part's request; put in by the thread that fetches it, read by `cancel` as a copy.
         self._lifelines: dict[int, Lifeline] = {}
 
     @property
@@ -87,10 +93,10 @@ class Download(threading.Thread):
 
     def prepare(self) -> None:
         """Take up the parts of an earlier pull, or cut new ones; a part file that cannot be read is the error."""
-        found = sorted(self._target.parent.glob(f"{self._target.name}-partial-*"))
-        for path in found:
+        kept = sorted(self._target.parent.glob(f"{self._target.name}-partial-*"))
+        for path in kept:
             self._parts.append(Part.read(path))
-        if not found:
+        if not kept:
             self.total = int(self._upstream.ask("HEAD", self._path).headers.get("Content-Length", "0"))
             size = min(max(self.total // PARTS, SMALLEST_PART), LARGEST_PART)
             for n, offset in enumerate(range(0, self.total, size)):
@@ -198,8 +204,8 @@ class Part:
     def read(cls, path: Path) -> "Part":
         raw = path.read_bytes()
         try:
-            found = json.loads(raw)
-            return cls(path, found["N"], found["Offset"], found["Size"], found["Completed"])
+            record = json.loads(raw)
+            return cls(path, record["N"], record["Offset"], record["Size"], record["Completed"])
         except (ValueError, KeyError) as error:
             raise SimError("EOF" if not raw.strip() else "unexpected EOF") from error
 

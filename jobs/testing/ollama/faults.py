@@ -1,11 +1,11 @@
 """Things that go wrong in the Ollama simulator, switched on per route while it runs."""
 
-import threading
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
+
+from jobs.testing.fault_list import FaultList
 
 OllamaFaultKind = Literal["status", "error", "hang", "slow", "cut", "die", "digest", "full", "cpu"]
 
@@ -71,30 +71,9 @@ class OllamaFault:
         return cls(**document)
 
 
-class OllamaFaults:
-    """The faults that are on, each with the requests it has met."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._on: list[tuple[OllamaFault, Counter[str]]] = []
-
-    def add(self, fault: OllamaFault) -> None:
-        with self._lock:
-            self._on.append((fault, Counter()))
-
-    def clear(self) -> None:
-        with self._lock:
-            self._on.clear()
+class OllamaFaults(FaultList[OllamaFault]):
+    """The faults that are on."""
 
     def strike(self, route: str) -> dict[OllamaFaultKind, OllamaFault]:
         """The faults that hit this request, by kind, counted as used."""
-        struck: dict[OllamaFaultKind, OllamaFault] = {}
-        with self._lock:
-            for fault, met in self._on:
-                if fault.route not in {route, "*"}:
-                    continue
-                met["requests"] += 1
-                if met["requests"] > fault.after and (fault.times is None or met["hits"] < fault.times):
-                    met["hits"] += 1
-                    struck[fault.kind] = fault
-        return struck
+        return {fault.kind: fault for fault in self.hits(lambda fault: fault.route in {route, "*"})}

@@ -87,9 +87,9 @@ def talk(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: A
     return with_error(_frames(parts, request, model, body, shape), request.faults.get("error"))
 
 
-def frames_of(parts: SimulatorParts, request: Request, native: dict[str, Any]) -> Iterator[Frame]:
-    """The frames of a chat, also where there is but one."""
-    outcome = talk(parts, request, native, CHAT)
+def all_frames(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> Iterator[Frame]:
+    """The frames of an answer; that of a load or an unload is the only one."""
+    outcome = talk(parts, request, body, shape)
     return iter([outcome]) if isinstance(outcome, dict) else outcome
 
 

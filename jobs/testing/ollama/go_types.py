@@ -1,9 +1,10 @@
-"""The bodies that Ollama decodes, as Go types: what each field may hold, and Go's own words for what it may not.
+"""The bodies that Ollama decodes, as Go types: what each field may hold, and Go's own words for what it refuses.
 
 They follow ollama api/types.go, openai/openai.go, openai/responses.go and anthropic/anthropic.go. A null is no value,
 whatever the field; fields that are not listed are not looked at.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.go_formats import keep_alive
 
+_LITERALS = {"n": "null", "t": "true", "f": "false"}
 _KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool", dict: "object"}
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "ultra", "max", "none")
 
@@ -115,6 +117,36 @@ def _mismatch(value: Any, wanted: str, struct: str, path: str) -> SimError:
         told = f"number {value}"
     place = f"Go struct field {struct}.{path}" if path else "Go value"
     return SimError(f"json: cannot unmarshal {told} into {place} of type {wanted}", 400)
+
+
+def go_json(raw: bytes, struct: GoStruct) -> dict[str, Any]:
+    """The object in `raw`; null is an empty one.
+
+    Raises:
+        SimError: with the decoder's own text.
+
+    """
+    text = raw.decode(errors="replace").lstrip()
+    try:
+        document, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError as error:
+        raise SimError(_syntax(text)) from error
+    check(document, struct)
+    return document or {}
+
+
+def _syntax(text: str) -> str:
+    literal = _LITERALS.get(text[:1])
+    if not text:
+        return "EOF"
+    if literal is None:
+        return "unexpected EOF" if text[0] in '{["' else f"invalid character '{text[0]}' looking for beginning of value"
+    for at, expected in enumerate(literal):
+        if at >= len(text):
+            return "unexpected EOF"
+        if text[at] != expected:
+            return f"invalid character '{text[at]}' in literal {literal} (expecting '{expected}')"
+    return "unexpected EOF"
 
 
 # -- the types ---------------------------------------------------------------------------------------------------------

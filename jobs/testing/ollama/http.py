@@ -9,14 +9,12 @@ import os
 import re
 import select
 import socket
-import socketserver
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import cast
 from urllib.parse import urlsplit
 
+from jobs.testing.http_server import DoubleHandler, DoubleServer, HangUp
 from jobs.testing.ollama import anthropic_routes as anthropic
 from jobs.testing.ollama import native_routes as native
 from jobs.testing.ollama import openai_routes as openai
@@ -68,80 +66,40 @@ _LOCAL_ENDINGS = (".localhost", ".local", ".internal")
 _APP_ORIGINS = ("app://", "file://", "tauri://", "vscode-webview://", "vscode-file://")
 
 
-class SimServer(ThreadingHTTPServer):
-    daemon_threads = False  # so that server_close joins them
-    request_queue_size = 128
-
+class SimServer(DoubleServer):
     def __init__(self, address: tuple[str, int], parts: SimulatorParts) -> None:
         self.parts = parts
-        self._open: set[socket.socket] = set()
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking a name server who we are, as HTTPServer does."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[0], self.server_address[1]  # type: ignore[assignment]
 
     @property
     def is_on_loopback(self) -> bool:
         return ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
 
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def hang_up(self) -> None:
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-class _HangUp(Exception):
-    """Close this connection now."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-
-    _more: dict[str, str]
+class _Handler(DoubleHandler):
+    _headers: dict[str, str]
     """Headers of this answer beside the usual ones."""
 
     @property
     def sim(self) -> SimServer:
         return cast("SimServer", self.server)
 
-    def handle(self) -> None:
-        with suppress(ConnectionError, _HangUp):
-            super().handle()
-
-    def log_message(self, *_: Any) -> None:
-        """Who asked what is the caller's to know."""
-
-    def do_GET(self) -> None:
-        self._serve()
-
-    do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = do_GET  # noqa: N815 - as http.server names them
-
     def _serve(self) -> None:
-        self._more = {}
+        self._headers = {}
         body = self._body()
         path = urlsplit(self.path).path
         if path == "/_faults":
             self._send(self._set_faults(body))
-        elif not self._is_welcome():
+        elif not self._is_allowed():
             self._send(Reply(403, b"", ""))
         elif self.command == "OPTIONS" and "Origin" in self.headers:
             self._send(Reply(204, b"", ""))
-        elif (place := _redirect(path)) is not None:
-            self._send_redirect(place, clean=path.rstrip("/") == place)
+        elif (target := _redirect(path)) is not None:
+            self._send_redirect(target, clean=path.rstrip("/") == target)
         else:
             self._route(path, body)
+
+    do_GET = do_HEAD = do_POST = do_DELETE = do_PUT = do_PATCH = do_OPTIONS = _serve  # noqa: N815 - http.server's names
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -161,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         route = methods.get(self.command)
         if route is None:
-            self._more = {"Allow": ", ".join(methods)}
+            self._headers = {"Allow": ", ".join(methods)}
             self._send(Reply(405, b"405 method not allowed", "text/plain"))
             return
         faults = self.sim.parts.faults.strike(path)
@@ -187,14 +145,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Before any route
 
-    def _is_welcome(self) -> bool:
+    def _is_allowed(self) -> bool:
         origin = self.headers.get("Origin")
         if origin and not self._is_known_origin(origin):
             return False
         if origin:
-            self._more = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
+            self._headers = {"Access-Control-Allow-Origin": origin, "Vary": "Origin"}
             if self.command == "OPTIONS":
-                self._more |= _PREFLIGHT
+                self._headers |= _PREFLIGHT
         return not self.sim.is_on_loopback or _is_local_host(self.headers.get("Host", ""))
 
     def _is_known_origin(self, origin: str) -> bool:
@@ -221,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send_stream(answer, faults)
             return
         if self._is_silenced(faults, 0):
-            raise _HangUp
+            raise HangUp
         body = answer.body
         self._begin(answer.status, answer.content_type)
         if answer.status != 204:
@@ -230,21 +188,21 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body[: int(faults["cut"].value)] if "cut" in faults else body)
         if "cut" in faults:
-            raise _HangUp
+            raise HangUp
 
     def _begin(self, status: int, content_type: str) -> None:
         self.send_response(status)
         self.send_header("X-Simulated", SAYS)
         if content_type:
             self.send_header("Content-Type", content_type)
-        for name, value in self._more.items():
+        for name, value in self._headers.items():
             self.send_header(name, value)
 
-    def _send_redirect(self, place: str, *, clean: bool) -> None:
+    def _send_redirect(self, target: str, *, clean: bool) -> None:
         """A slash too many at the end is moved for good, one inside for now."""
         status, word = (301, "Moved Permanently") if clean and self.command == "GET" else (307, "Temporary Redirect")
-        self._more |= {"Location": place}
-        self._send(Reply(status, f'<a href="{place}">{word}</a>.\n\n'.encode(), "text/html; charset=utf-8"))
+        self._headers |= {"Location": target}
+        self._send(Reply(status, f'<a href="{target}">{word}</a>.\n\n'.encode(), "text/html; charset=utf-8"))
 
     def _send_stream(self, answer: Stream, faults: dict[OllamaFaultKind, OllamaFault]) -> None:
         self._begin(200, answer.content_type)
@@ -255,10 +213,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             for count, piece in enumerate(pieces):
                 if self._is_silenced(faults, count):
-                    raise _HangUp
+                    raise HangUp
                 if "cut" in faults and sent + len(piece) > faults["cut"].value:
                     self._chunk(piece[: max(0, int(faults["cut"].value) - sent)])
-                    raise _HangUp
+                    raise HangUp
                 self._chunk(piece)
                 sent += len(piece)
         finally:

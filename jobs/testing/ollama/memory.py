@@ -52,7 +52,7 @@ class Runner:
 
 
 class Runners:
-    """Who is in memory.
+    """The models in memory.
 
     Args:
         vram: GPU memory in bytes; None is as much as it takes, 0 is none.
@@ -83,8 +83,10 @@ class Runners:
         self._parallel = parallel
         self._clock = clock
         self._stopping = stopping
-        self._lock = threading.Lock()
+        #: Held by the one request that loads; taken before `_lock`, never while that is held.
         self._loading = threading.Lock()
+        #: Guards what follows, and every runner's users and expiry: each request has a thread of its own.
+        self._lock = threading.Lock()
         self._pending = 0
         self._loaded: dict[ModelName, Runner] = {}
 
@@ -128,7 +130,7 @@ class Runners:
 
     @contextmanager
     def slot(self, model: StoredModel) -> Iterator[None]:
-        """One of the model's places; there is no limit to how many wait for it."""
+        """One of the requests that the model answers at a time; there is no limit to how many wait."""
         with self._lock:
             runner = self._loaded.get(model.name)
         if runner is None:
@@ -174,7 +176,7 @@ class Runners:
     def _load_now(
         self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool, num_gpu: int
     ) -> Runner:
-        _tell(model, context, num_gpu)
+        _log_start(model, context, num_gpu)
         if self._load_rate:
             until = self._clock.monotonic() + model.size / self._load_rate
             while (left := until - self._clock.monotonic()) > 0:
@@ -221,7 +223,7 @@ class Runners:
                 del self._loaded[name]
 
 
-def _tell(model: StoredModel, context: int, num_gpu: int) -> None:
+def _log_start(model: StoredModel, context: int, num_gpu: int) -> None:
     weights = model.layer_of("model") or {}
     blob = str(weights.get("digest", "")).replace(":", "-")
     layers = "" if num_gpu == AS_MANY_AS_FIT else f" -ngl {num_gpu}"

@@ -9,11 +9,12 @@ import json
 import struct
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
 from jobs.testing.ollama.faults import SimError, at_the_door
-from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, embedded, merged, talk
+from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, all_frames, embedded, merged
 from jobs.testing.ollama.go_formats import short_id, unix
 from jobs.testing.ollama.go_types import think_of_effort
 from jobs.testing.ollama.model_output import Piece
@@ -71,8 +72,7 @@ def completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
 def _completion(
     parts: SimulatorParts, request: Request, body: dict[str, Any], native: dict[str, Any], shape: AnswerShape
 ) -> SimulatorAnswer:
-    outcome = talk(parts, request, native, shape)
-    frames = iter([outcome]) if isinstance(outcome, dict) else outcome
+    frames = all_frames(parts, request, native, shape)
     head = _Head(parts, str(body.get("model") or ""), shape)
     if not body.get("stream"):
         return as_line(head.whole(merged(list(frames), shape)))
@@ -235,7 +235,7 @@ def _chat_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
     role: dict[str, Any] = {"role": "assistant"}
     has_called = False
     try:
-        for frame in _chained(first, rest):
+        for frame in chain([first], rest):
             piece = CHAT.piece_of(frame)
             if not frame["done"] or role:
                 delta = role | {"content": piece.text} | _beside_the_text(piece)
@@ -255,7 +255,7 @@ def _chat_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
 def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: bool) -> Iterator[bytes]:
     zero = {"usage": usage_of({})} if usage else {}
     try:
-        for frame in _chained(first, rest):
+        for frame in chain([first], rest):
             reason = frame.get("done_reason", "stop") if frame["done"] else None
             yield dumps(head.text_chunk(GENERATE.piece_of(frame).text, reason) | zero)
             if frame["done"]:
@@ -264,11 +264,6 @@ def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
                 yield b"[DONE]"
     except SimError:
         yield dumps(head.text_chunk("", model="") | zero)
-
-
-def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
-    yield first
-    yield from rest
 
 
 def embeddings(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
@@ -317,8 +312,8 @@ def models(parts: SimulatorParts, _: Request) -> SimulatorAnswer:
 
 def model(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     name = unquote(request.path.removeprefix("/v1/models/"))
-    found = shown(parts, {"model": name})
-    created = unix(datetime.fromisoformat(found["modified_at"]))
+    details = shown(parts, {"model": name})
+    created = unix(datetime.fromisoformat(details["modified_at"]))
     document = {"id": name, "object": "model", "created": created, "owned_by": _owner(name)}
     return as_line(document)
 

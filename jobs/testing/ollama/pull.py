@@ -18,6 +18,7 @@ from jobs.testing.ollama.faults import ENOSPC, MISMATCH, OllamaFault, OllamaFaul
 from jobs.testing.ollama.store import Store, os_text
 
 FRAME_SECONDS = 0.06
+"""How often a waiting pull says where it is."""
 
 Frame = dict[str, Any]
 
@@ -30,7 +31,6 @@ class Puller:
         mirror: stands for the default registry.
         version: told to registries.
         pause: seconds before a part's second try; doubles with each.
-        frame_seconds: how often a waiting pull tells where it is.
 
     """
 
@@ -41,15 +41,14 @@ class Puller:
         mirror: str | None,
         version: str,
         pause: float = 1.0,
-        frame_seconds: float = FRAME_SECONDS,
     ) -> None:
         self._store = store
         self._mirror = mirror
         self._user_agent = f"ollama/{version} (amd64 linux) Go/simulated"
         self._pause = pause
-        self._frame_seconds = frame_seconds
         limits = httpx.Limits(max_connections=PARTS * 4, max_keepalive_connections=0)  # so that each can be cut
         self._client = httpx.Client(timeout=httpx.Timeout(30), limits=limits)
+        #: By digest; every pull's thread joins and leaves; guarded by `_lock`.
         self._running: dict[str, Download] = {}
         self._lock = threading.Lock()
 
@@ -122,7 +121,7 @@ class Puller:
         download = self._join(upstream, name, digest)
         try:
             while not gone():
-                download.join(timeout=self._frame_seconds)
+                download.join(timeout=FRAME_SECONDS)
                 if not download.is_alive():
                     break
                 yield _without_zeros({**head, "total": download.total, "completed": download.completed})

@@ -10,8 +10,7 @@ from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError, at_the_door
-from jobs.testing.ollama.go_json import go_json
-from jobs.testing.ollama.go_types import STRUCTS, GoStruct
+from jobs.testing.ollama.go_types import STRUCTS, GoStruct, go_json
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
 from jobs.testing.ollama.store import Store

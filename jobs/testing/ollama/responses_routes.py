@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs.testing.ollama.faults import SimError, at_the_door
-from jobs.testing.ollama.generation import CHAT, Frame, frames_of, merged, until_failure
+from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged, until_failure
 from jobs.testing.ollama.go_formats import short_id, unix
-from jobs.testing.ollama.go_json import go_json
-from jobs.testing.ollama.go_types import GoStruct, check, kind_of, think_of_effort
+from jobs.testing.ollama.go_types import GoStruct, check, go_json, kind_of, think_of_effort
 from jobs.testing.ollama.model_output import Piece
 from jobs.testing.ollama.openai_routes import check_image, openai_tool_calls
 from jobs.testing.ollama.requests import SSE, Request, SimulatorAnswer, SimulatorParts, Stream, as_line, event
@@ -23,7 +22,7 @@ def responses(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     with at_the_door():
         native = _native(body)
-    frames = frames_of(parts, request, native)
+    frames = all_frames(parts, request, native, CHAT)
     answer = _Response(parts, body)
     if not body.get("stream"):
         return as_line(answer.whole(merged(list(frames), CHAT)))

@@ -59,6 +59,8 @@ class Store:
         self.layout = Layout(root)
         self.no_prune = no_prune
         self._clock = clock
+        #: Capabilities by name and manifest digest; any request's thread adds, none removes, and two that add the same
+        #: at once may differ by what was on disk then: so does the real one.
         self._seen: dict[tuple[ModelName, str], tuple[str, ...]] = {}
 
     def start(self) -> None:
@@ -71,11 +73,11 @@ class Store:
 
     def models(self) -> list[StoredModel]:
         """Those with a manifest that parses, newest first."""
-        found = []
-        for file in self.layout.manifest_files()[0]:
+        models = []
+        for file in self.layout.manifest_files():
             with suppress(SimError, FileNotFoundError):
-                found.append(self._read(file.name))
-        return sorted(found, key=lambda model: model.modified_at, reverse=True)
+                models.append(self._read(file.name))
+        return sorted(models, key=lambda model: model.modified_at, reverse=True)
 
     def get(self, name: ModelName) -> StoredModel | None:
         """The model under this name in any spelling; a torn manifest is an error."""
@@ -127,8 +129,8 @@ class Store:
         if key not in self._seen:
             weights = [layer["digest"] for layer in layers if layer.get("mediaType") == f"{IMAGE}model"]
             there = bool(weights) and all(self.blob(each).exists() for each in weights)
-            named = tuple(config.get("capabilities") or ("completion",))
-            self._seen[key] = named if there else ()
+            capabilities = tuple(config.get("capabilities") or ("completion",))
+            self._seen[key] = capabilities if there else ()
         return self._seen[key]
 
     # Writing
@@ -146,8 +148,8 @@ class Store:
         self.delete_unreferenced([layer["digest"] for layer in (*model.layers, model.config_layer) if layer])
 
     def copy(self, source: ModelName, target: ModelName) -> None:
-        found = self.layout.manifest(self.layout.stored_spelling(source))
-        raw = found.read_bytes()
+        path = self.layout.manifest(self.layout.stored_spelling(source))
+        raw = path.read_bytes()
         self.write_manifest(self.layout.stored_spelling(target), raw)
 
     def delete_unreferenced(self, digests: list[str]) -> None:
@@ -168,7 +170,7 @@ class Store:
 
     def _prune(self) -> None:
         """At start-up: unreferenced blobs and leftovers older than an hour go, unless any manifest is torn."""
-        files = self.layout.manifest_files()[0]
+        files = self.layout.manifest_files()
         if len(self.models()) < len(files):
             return
         used = {digest.replace(":", "-") for digest in self._referenced()}

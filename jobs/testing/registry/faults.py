@@ -1,11 +1,9 @@
-"""What the registry double can be told to do wrong, and how fast it may answer."""
+"""What the registry double can be told to do wrong."""
 
-import threading
-from collections import Counter
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from jobs.core.clock import Clock
+from jobs.testing.fault_list import FaultList
 
 RegistryRoute = Literal["manifest", "blob", "cdn", "token"]
 RegistryFaultKind = Literal["status", "cut", "hang", "silent", "crawl", "flip", "short", "shift", "whole", "expire"]
@@ -52,50 +50,13 @@ class RegistryFault:
         return cls(**document)
 
 
-class RegistryFaults:
-    """The faults that are on, each with the requests it has met."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._on: list[tuple[RegistryFault, Counter[str]]] = []
-
-    def add(self, fault: RegistryFault) -> None:
-        with self._lock:
-            self._on.append((fault, Counter()))
-
-    def clear(self) -> None:
-        with self._lock:
-            self._on.clear()
+class RegistryFaults(FaultList[RegistryFault]):
+    """The faults that are on."""
 
     def strike(self, route: str, digest: str | None) -> dict[str, RegistryFault]:
         """The faults that hit this request, by kind, counted as used."""
-        struck: dict[str, RegistryFault] = {}
-        with self._lock:
-            for fault, met in self._on:
-                if fault.route != route or (fault.digest or digest) != digest:
-                    continue
-                met["requests"] += 1
-                if met["requests"] > fault.after and (fault.times is None or met["hits"] < fault.times):
-                    met["hits"] += 1
-                    struck[fault.kind] = fault
-        return struck
 
+        def matches(fault: RegistryFault) -> bool:
+            return fault.route == route and (fault.digest or digest) == digest
 
-class Throttle:
-    """A rate that all answers of a server share."""
-
-    def __init__(self, bytes_per_second: int | None, clock: Clock) -> None:
-        self.bytes_per_second = bytes_per_second
-        self._clock = clock
-        self._free_at = 0.0
-        self._lock = threading.Lock()
-
-    def delay(self, amount: int) -> float:
-        """Book `amount` bytes; how long to wait before they may leave."""
-        if not self.bytes_per_second:
-            return 0.0
-        with self._lock:
-            now = self._clock.monotonic()
-            start = max(now, self._free_at)
-            self._free_at = start + amount / self.bytes_per_second
-            return self._free_at - now
+        return {fault.kind: fault for fault in self.hits(matches)}

@@ -26,7 +26,7 @@ from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store.jsonl_archive import Archive
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.incidents import Incident, cases, note
+from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.usage import UsageRecorder, Use, last_used
 from tests.support.stores import Store, ended_job, pass_days
 
@@ -199,7 +199,7 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
     """History, counts, wakes, incidents and usage move to the archive when they are over; what still counts stays."""
     then = isoformat(store.clock.now())
     lost = Incident("tier", "a10g", "tier a10g is lost")
-    note(store.facts, [], [lost, Incident("quota", "volume", "full")], store.clock.now())
+    record(store.facts, [], [lost, Incident("quota", "volume", "full")], store.clock.now())
     for n in (1, 2):
         store.facts.put(f"health/a10g/{n}", {"n": n, "at": then, "tier": "a10g", "state": "lost"})
     store.facts.put("meter/a10g/ta-1", {"at": then, "tier": "a10g", "container": "ta-1", "started_at": then})
@@ -210,10 +210,10 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
     usage_recorder.add(use)
     usage_recorder.flush()
     pass_days(store, 1)
-    note(store.facts, cases(dict(store.facts.items())), [], store.clock.now())
+    record(store.facts, cases(dict(store.facts.items())), [], store.clock.now())
     known = last_used(store.facts)
     pass_days(store, 20)
-    note(store.facts, cases(dict(store.facts.items())), [Incident("quota", "volume", "full")], store.clock.now())
+    record(store.facts, cases(dict(store.facts.items())), [Incident("quota", "volume", "full")], store.clock.now())
 
     archive = archive_at(tmp_path)
     commits: list[str] = []

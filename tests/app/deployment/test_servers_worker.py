@@ -24,7 +24,7 @@ from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.telemetry.container_time import is_warming
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
@@ -47,17 +47,17 @@ class Case:
 
     def warm(self, by: str, *, wakes: int) -> Job:
         fleet = fleet_with(wakes)
-        shop = TaskContext(
+        context = TaskContext(
             clock=SystemClock(),
             registry=Registry(clock=SystemClock()),
             servers={"a10g": self.server},
             tiers=fleet.catalog_tiers(),
-            belongs=lambda _: "a10g",
+            declared_tier=lambda _: "a10g",
         )
         request = {"model": "llama3.2", "tier": "a10g"}
         ledger = self.store.ledger()
         id = ledger.post("warm", "llama3.2:latest", request, by=by, attempts=1).job.id
-        warming = Warming(shop, fleet, self.store.facts, SystemClock())
+        warming = Warming(context, fleet, self.store.facts, SystemClock())
         timing = Timing(sweep=timedelta(seconds=0.1), poll=timedelta(seconds=0.1))
         worker = Worker(ledger, SERVERS_LANE, warming.perform, clock=SystemClock(), timing=timing)
         worker.run(threading.Event(), idle_after=timedelta(seconds=0.3))
@@ -142,14 +142,14 @@ def test_two_warm_ups_of_a_tier_leave_each_other_alone(case: Case) -> None:
     names = ("llama3.2:latest", "tiny:latest")
     gate.loading = {name: threading.Event() for name in names}
     fleet, clock = fleet_with(1), SystemClock()
-    shop = TaskContext(
+    context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers={"a10g": gate},  # type: ignore[dict-item]
         tiers=fleet.catalog_tiers(),
-        belongs=lambda _: "a10g",
+        declared_tier=lambda _: "a10g",
     )
-    warming = Warming(shop, fleet, case.store.facts, clock)
+    warming = Warming(context, fleet, case.store.facts, clock)
     ledger = case.store.ledger()
 
     def started(name: str, by: str) -> threading.Thread:
@@ -201,14 +201,14 @@ class Untold(SqliteDict):
 def test_a_warm_up_succeeds_though_nobody_can_be_told(case: Case, tmp_path: Path, fails: tuple[bool, ...]) -> None:
     """A store that takes no word of it spoils no warm-up, and leaves no trace of one behind for the next."""
     facts, clock, fleet = Untold(tmp_path / "untold.sqlite"), SystemClock(), fleet_with(1)
-    shop = TaskContext(
+    context = TaskContext(
         clock=clock,
         registry=Registry(clock=clock),
         servers={"a10g": case.server},
         tiers=fleet.catalog_tiers(),
-        belongs=lambda _: "a10g",
+        declared_tier=lambda _: "a10g",
     )
-    warming = Warming(shop, fleet, facts, clock)
+    warming = Warming(context, fleet, facts, clock)
     ledger = case.store.ledger()
 
     def warm() -> Any:

@@ -13,7 +13,7 @@ from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet.file import HERE, BadFleet, Times, read
+from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.schema import WindowConfig, declared, load, parse
 from app.fleet.values import GPUS
 from jobs.core.model_name import ModelName
@@ -21,7 +21,7 @@ from jobs.models.placement import A10G, H100
 
 
 def document() -> dict[str, Any]:
-    return tomllib.loads(HERE.read_text("utf-8"))
+    return tomllib.loads(FLEET_FILE.read_text("utf-8"))
 
 
 def refused(change: Callable[[dict[str, Any]], Any]) -> list[str]:
@@ -52,8 +52,8 @@ def test_shipped_file_serves_a_model_on_each_tier() -> None:
         (16384, 4, "q8_0"),
     ]
     assert [tier.dollars_per_hour for tier in fleet.catalog_tiers()] == [1.42, 4.84]
-    assert fleet.belongs(ModelName.parse("LLAMA3.2:latest")) == "a10g"
-    assert fleet.belongs(ModelName.parse("tiny")) is None
+    assert fleet.declared_tier(ModelName.parse("LLAMA3.2:latest")) == "a10g"
+    assert fleet.declared_tier(ModelName.parse("tiny")) is None
 
 
 def test_times_are_lines_that_cron_reads() -> None:

@@ -19,7 +19,6 @@ import pytest
 
 from app.fleet.schema import WindowConfig, load
 from app.gateway.auth.keys import Caller, hash_of
-from app.gateway.catalog.near_names import LOOKED_AT, NearNames
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.metrics import Metrics
@@ -31,7 +30,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.store.keys import NIGHT_RAN
 from jobs.telemetry.nightly_report import NightJob, Ran
 from jobs.telemetry.usage import Use
-from tests.support.call_counts import calls
 from tests.support.dialects import whole_answer
 from tests.support.gateways import A10G_TIER, CLOCK, H100_TIER, PATIENCE, ModelList, RunningGateway, gateway, model
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, MODELS, OpsApi, ops_api, served
@@ -63,9 +61,9 @@ def narrow(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> 
             f"root {hash_of('omk_r')} chat admin",
         ]
     )
-    shelf = ModelList([model("llama3.2"), model(SECRET)])
+    source = ModelList([model("llama3.2"), model(SECRET)])
     folder = tmp_path_factory.mktemp("narrow")
-    with gateway(folder, {"a10g": server.url}, keys=keys, shelf=shelf, fleet=fleet) as found:
+    with gateway(folder, {"a10g": server.url}, keys=keys, source=source, fleet=fleet) as found:
         now = CLOCK.now()
         loaded = (Loaded(SECRET, 1, 1, 1), Loaded("llama3.2:latest", 1, 1, 1))
         report = Report("a10g", "c1", "serving", now, loaded=loaded)
@@ -255,48 +253,16 @@ def test_one_key_makes_one_plan_at_a_time(tmp_path: Path, server: ScriptedServer
 # -- one key asks for what nobody has, and for all kinds of it ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("asked", ["modell-12", "m", "zzzz", "model-0499", "x" * 80, "model-" * 13])
-def test_an_unknown_model_costs_the_same_among_many(asked: str) -> None:
-    """Only so many names are compared, and only so many looked at, however many are known."""
-    looked: list[ModelName] = []
-
-    def may_see(name: ModelName) -> bool:
-        looked.append(name)
-        return True
-
-    def cost(known: int) -> int:
-        names = NearNames(ModelName.parse(f"model-{number:04d}:q4") for number in range(known))
-        return calls(lambda: names.near(ModelName.parse(asked), may_see))
-
-    few, many = cost(500), cost(2_000)
-    assert many <= 1.3 * few + 50
-    assert len(looked) <= 2 * LOOKED_AT
-
-
-def test_a_declared_tier_is_looked_up() -> None:
-    """The tier of a model is found at the same cost among a thousand declared models as among ten."""
-    fleet = load()
-    kind = type(fleet.models[0])
-
-    def cost(declared: int) -> int:
-        models = [kind(name=f"m{number}", tier="a10g") for number in range(declared)]
-        many = fleet.model_copy(update={"models": models})
-        assert many.belongs(ModelName.parse("M7")) == "a10g"
-        return calls(lambda: many.belongs(ModelName.parse("nobody")))
-
-    assert cost(1_000) == cost(10)
-
-
 def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     """Of each key the ways used last are kept: who asks for thousands of contexts takes none from anybody."""
     weighed: list[ModelName] = []
 
-    def belongs(name: ModelName) -> None:
+    def declared_tier(name: ModelName) -> None:
         weighed.append(name)
 
     standing = KnownState(store.facts, ModelList([model("llama3.2")]), store.clock)
     standing.refresh()
-    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], belongs), standing)
+    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], declared_tier), standing)
     patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
     routes.route(patient, "llama3.2", None)
     for context in range(1, 3 * MOST):
@@ -306,7 +272,7 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     routes.route(patient, "llama3.2", None)
     routes.route(greedy, "llama3.2", 1)
     assert len(weighed) == before
-    assert max(map(len, routes._found.values())) == MOST
+    assert max(map(len, routes._routes.values())) == MOST
 
 
 def test_scrapes_at_once_see_all_jobs() -> None:

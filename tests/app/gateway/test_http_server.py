@@ -12,10 +12,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from app.gateway.auth.keys import Keys, hash_of
 from app.gateway.auth.rate_limits import RateLimits
-from app.gateway.http_server import ConnectionLimits
-from app.gateway.ops.auth import OpsAuth, working
+from app.gateway.http_protocol import ConnectionLimits
+from app.gateway.ops.auth import OpsAuth, concurrency_limit
 from app.gateway.protocol.body import bounded
-from app.gateway.protocol.exchange import Message as Asgi
 from tests.support.dialects import DIALECTS, OLLAMA, Dialect, error_of, whole_answer
 from tests.support.gateways import CLOCK, PATIENCE, RunningGateway, caller_of, gateway
 from tests.support.scripted_server import Connection, ScriptedServer
@@ -34,7 +33,7 @@ def server() -> Iterator[ScriptedServer]:
 def running(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
     """A gateway that waits for a head or a body no longer than a moment."""
     folder = tmp_path_factory.mktemp("gateway")
-    with gateway(folder, {"a10g": server.url}, bounds=SOON, body_seconds=0.2) as found:
+    with gateway(folder, {"a10g": server.url}, limits=SOON, body_seconds=0.2) as found:
         yield found
 
 
@@ -131,7 +130,7 @@ def test_a_slow_line_is_no_fault() -> None:
     async def trial() -> int:
         left = [5]
 
-        async def receive() -> Asgi:
+        async def receive() -> Message:
             await asyncio.sleep(0.03)
             left[0] -= 1
             return {"type": "http.request", "body": b"x" * 16 * 1024, "more_body": left[0] > 0}
@@ -160,7 +159,7 @@ def test_the_ops_api_does_not_wait_either() -> None:
             said.append(message)
 
         keys = Keys.parse("")
-        door = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, working(keys), body_seconds=0.01)
+        door = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, concurrency_limit(keys), body_seconds=0.01)
         await door({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
 
     with pytest.raises(Exception, match="too little") as caught:
@@ -176,10 +175,10 @@ def test_who_takes_nothing_of_his_answer(tmp_path: Path) -> None:
         while not line.is_left():
             line.chunk(OLLAMA.pieces[0] * 1000)
 
-    with ScriptedServer(script) as endless, gateway(tmp_path, {"a10g": endless.url}, bounds=SOON) as running:
+    with ScriptedServer(script) as endless, gateway(tmp_path, {"a10g": endless.url}, limits=SOON) as running:
         caller = caller_of(running, OLLAMA)
         until(lambda: running.open_exchanges() == 1)
-        until(lambda: not running.door._server.server_state.connections, "the connection's end")
+        until(lambda: not running.server._server.server_state.connections, "the connection's end")
         assert running.row().about.ending == "client_gone"
         assert running.open_exchanges() == 0
         caller.close()

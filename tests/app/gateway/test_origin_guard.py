@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.origin_guard import OriginGuard, is_home
+from app.gateway.origin_guard import OriginGuard, is_local
 from tests.support.local_stack import Shell, up
 
 
@@ -80,8 +80,8 @@ def test_the_refusal_has_the_shape_of_the_dialect() -> None:
 @given(st.text(max_size=60))
 def test_any_name_is_judged(name: str) -> None:
     """Whatever stands in a header is either at home or not; nothing breaks."""
-    assert is_home(name) in {True, False}
-    assert not is_home(f"{name.replace('%', '')}.example")
+    assert is_local(name) in {True, False}
+    assert not is_local(f"{name.replace('%', '')}.example")
 
 
 def test_up_without_keys_keeps_pages_of_others_out(tmp_path: Path) -> None:

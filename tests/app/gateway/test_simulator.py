@@ -37,8 +37,8 @@ def double(models: Path) -> Iterator[OllamaDouble]:
 
 @pytest.fixture
 def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
-    shelf = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
-    with gateway(tmp_path, {"local": double.url}, shelf=shelf, comment_seconds=9) as gate:
+    source = ModelList([model("tiny"), model("llama3.2"), model("nomic-embed-text")])
+    with gateway(tmp_path, {"local": double.url}, source=source, comment_seconds=9) as gate:
         yield gate
 
 
@@ -87,8 +87,8 @@ def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:
     ):
         for _ in range(3):
             with closing(caller_of(running, OPENAI)):
-                until(lambda: running.composed.waking.state("local").held == 1)
-                until(lambda: any(load.has_begun for load in running.composed.waking._tiers["local"].loads))
+                until(lambda: running.composed.cold_starts["local"].state().held == 1)
+                until(lambda: any(load.has_begun for load in running.composed.cold_starts["local"].loads))
         loaded = until(lambda: httpx.get(f"{double.url}/api/ps").json()["models"])
         assert [each["name"] for each in loaded] == ["llama3.2:latest"]
         assert running.open_exchanges() == 0

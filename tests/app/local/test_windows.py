@@ -55,7 +55,7 @@ def test_a_window_keeps_its_models_loaded(store: Store, server: OllamaDouble, cl
     for minute, before in pairwise([30, 29, 0, -1, -20, -26, -27, -45, -52, -80, -119, -121]):  # to its opening
         clock.wait((minute - before) * 60)
         windows = LocalWindows(fleet(), [LocalServer("a10g", server.url)], clock)
-        ids = windows.keep(store.ledger())
+        ids = windows.post_warmups(store.ledger())
         posted += [before for _ in ids]
         run(store, server, *ids)
     assert posted == [0, -26, -52, -80, -119]
@@ -69,7 +69,7 @@ def test_what_cannot_be_loaded_is_not_asked_for_all_the_time(
     clock.wait(31 * 60)
     ids: list[Any] = []
     for _ in range(30):
-        for id in windows.keep(store.ledger()):
+        for id in windows.post_warmups(store.ledger()):
             store.ledger().cancel(id, by="test")
             ids.append(id)
         clock.wait(60)

@@ -151,7 +151,7 @@ def test_death_is_noticed(case: Case) -> None:
     assert case.deaths == [3]
 
 
-def test_failure_to_start_has_its_last_words(case: Case) -> None:
+def test_failure_to_start_has_its_last_lines(case: Case) -> None:
     """A server that ends before it answers, never answers, or does not exist at all is trouble that says so."""
     ended = case.script("print('no such library'); raise SystemExit(1)")
     ended.start()
@@ -280,7 +280,7 @@ def test_what_was_kept_off_the_gpu_is_known(case: Case) -> None:
         time.sleep(60)
     """)
     daemon.start()
-    until(lambda: len(daemon._last_words) == len(lines))
+    until(lambda: len(daemon._last_lines) == len(lines))
     assert daemon.kept_off_the_gpu == {f"sha256-{blob}" for blob, (_, is_off) in loads.items() if is_off}
 
 

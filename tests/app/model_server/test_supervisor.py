@@ -30,6 +30,7 @@ from jobs.ollama.host import OllamaHost
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.container_time import metered, say_warming
+from jobs.weights.removal import remove
 from tests.support.models_directory import put, sample, weights_at
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi, running_with
@@ -102,27 +103,27 @@ class Case:
     def start(
         self, *, gpu: bool = False, warmed: tuple[str, ...] = (), every: float = 3600, command: Any = SIMULATOR
     ) -> ServerSupervisor:
-        wanted = TierSettings(
+        settings = TierSettings(
             tier="a10g",
             gpu_promised=gpu,
-            settings={"OLLAMA_KEEP_ALIVE": "-1"},
+            environ={"OLLAMA_KEEP_ALIVE": "-1"},
             startup=timedelta(seconds=20),
             warmed=tuple(map(ModelName.parse, warmed)),
             probe_every=timedelta(seconds=every),
         )
-        place = ServerHost(
+        host = ServerHost(
             volume=self.volume.seen,
             disk=self.folder / "disk",
             container="ta-1",
             facts=self.facts,
             reload=self.volume.reload,
-            take_out=self.taken_out.set,
-            host=self.host,
+            end_container=self.taken_out.set,
+            address=self.host,
             inherited={**os.environ, **self.variables},
             clock=self.clock,
             command=command,
         )
-        self.server = ServerSupervisor(wanted, place)
+        self.server = ServerSupervisor(settings, host)
         self.server.start()
         return self.server
 
@@ -201,15 +202,15 @@ def test_idle_server_takes_in_new_weights(case: Case) -> None:
     """With nothing loaded and nothing in flight, one look is enough: what came is served, what went is not."""
     case.publish(OTHER, generation=1)
     server = case.start()
-    case.weights.remove(OTHER.name, still_ours=lambda: None)
+    remove(case.weights, OTHER.name, still_ours=lambda: None)
     case.publish(LLAMA, generation=2)
     assert case.listed() == ["other:latest"]
 
-    server.look()
+    server.check()
 
     assert case.listed() == ["llama3.2:latest"]
     assert case.chat("llama3.2")
-    server.look()
+    server.check()
     assert case.report()["generation"] == 2
     assert case.volume.reloads == 2
 
@@ -221,12 +222,12 @@ def test_loaded_and_idle_model_is_put_aside_and_back(case: Case) -> None:
     case.chat("llama3.2")
     case.publish(OTHER, generation=2)
 
-    server.look()
+    server.check()
     assert case.listed() == ["llama3.2:latest"]
     case.chat("llama3.2")
-    server.look()
+    server.check()
     assert case.volume.reloads == 1
-    server.look()
+    server.check()
 
     assert case.volume.reloads == 2
     assert case.listed() == ["llama3.2:latest", "other:latest"]
@@ -238,14 +239,14 @@ def test_reload_that_fails_is_tried_again_and_loses_nothing(case: Case) -> None:
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     case.volume.open_files = 5
 
-    server.look()
+    server.check()
     assert case.listed() == ["llama3.2:latest"]
     assert case.loaded() == ["llama3.2:latest"]
-    server.look()
-    server.look()
+    server.check()
+    server.check()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]
@@ -271,26 +272,26 @@ def test_a_reload_that_is_not_answered_freezes_the_server_for_seconds(case: Case
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     frozen = silence(case)
 
-    server.look()
+    server.check()
     assert (len(frozen), max(frozen)) == (1, 15), f"frozen {len(frozen)} times, {sum(frozen):.0f} s in one look"
     assert case.loaded() == ["llama3.2:latest"]
     for _ in range(3):
-        server.look()
+        server.check()
     assert len(frozen) == 1
     case.clock.tick(timedelta(minutes=2))
     for _ in range(3):
-        server.look()
+        server.check()
     assert len(frozen) == 2
     case.volume.silent = None
     case.clock.tick(timedelta(minutes=3))
-    server.look()
+    server.check()
     assert case.report()["generation"] == 1  # the second rest is longer
     case.clock.tick(timedelta(minutes=1))
     for _ in range(3):
-        server.look()
+        server.check()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]
@@ -301,12 +302,12 @@ def test_a_pause_ends_with_a_reload_that_is_not_answered(case: Case) -> None:
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     case.clock.tick(OVERDUE)
     case.chat("llama3.2")
     frozen = silence(case)
 
-    server.look()
+    server.check()
 
     assert frozen == [15]
     assert (case.report()["pausing_until"], case.loaded()) == (None, ["llama3.2:latest"])
@@ -323,12 +324,12 @@ def test_request_in_flight_is_never_disturbed(case: Case) -> None:
         next(lines)
         case.publish(OTHER, generation=2)
         for _ in range(3):
-            server.look()
+            server.check()
         assert case.report()["requests"]["in_flight"] == 1
         assert case.volume.reloads == 1
         assert '"done":true' in list(lines)[-1].replace(" ", "")
     for _ in range(20):
-        server.look()
+        server.check()
         if case.volume.reloads == 2:
             break
     assert case.listed() == ["llama3.2:latest", "other:latest"]
@@ -356,13 +357,13 @@ def test_a_server_counts_its_seconds(case: Case) -> None:
         return {share: seconds for share, seconds in found.seconds.items() if seconds}
 
     assert set(counted()) == {"cold"}
-    server.look()
+    server.check()
     assert set(counted()) == {"cold", "idle"}
     with socket.create_connection((case.host.host, case.host.port)):
-        server.look()
+        server.check()
     assert set(counted()) == {"cold", "idle", "serving"}
     say_warming(case.facts, "a10g", SystemClock().now() + timedelta(minutes=1))
-    server.look()
+    server.check()
     assert set(counted()) == {"cold", "idle", "serving", "warming"}
 
 
@@ -393,6 +394,28 @@ def test_death_takes_the_container_out(case: Case) -> None:
     assert (case.report()["state"], case.report()["why"]) == ("failed", "ollama ended by itself with -9")
 
 
+def test_an_ollama_that_ends_at_the_end_of_its_start_is_no_start(case: Case, tmp_path: Path) -> None:
+    """One that ends after its last check, before anybody watches it, is refused at once: no probe need miss it."""
+
+    class Ending(SqliteDict):
+        """Has ollama end, and that noticed, before the last report of the start is written."""
+
+        def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
+            if value.get("state") == "serving":
+                for child in case.children():
+                    os.kill(child, signal.SIGKILL)
+                until(lambda: "ollama _await_end" not in {thread.name for thread in threading.enumerate()})
+            return super().put(key, value, skip_if_exists=skip_if_exists)
+
+    case.facts = Ending(tmp_path / "facts.sqlite")
+
+    with pytest.raises(ServerTrouble, match="ollama ended with -9 as soon as it had started"):
+        case.start()
+
+    assert case.report()["state"] == "refused"
+    case.facts.close()
+
+
 def test_model_on_the_cpu_takes_the_container_out(case: Case) -> None:
     """A model that runs on the CPU where a GPU was promised is no service: the container goes."""
     case.variables["OLLAMA_SIM_VRAM"] = "cpu"
@@ -421,7 +444,7 @@ def test_tier_without_a_gpu_may_run_on_the_cpu(case: Case) -> None:
     case.publish(LLAMA, generation=1)
 
     server = case.start(warmed=("llama3.2",))
-    server.look()
+    server.check()
 
     assert case.report()["gpu"] is None
     assert not case.taken_out.is_set()
@@ -465,12 +488,12 @@ def test_server_that_hangs_is_taken_out(case: Case) -> None:
     case.ask("/_faults", {"route": "/api/ps", "kind": "status", "value": 500, "times": None})
 
     for _ in range(2):
-        server.look()
+        server.check()
     assert (case.report()["state"], case.report()["why"]) == ("serving", "")  # a load may silence it for a while
-    server.look()
+    server.check()
     assert case.report()["why"].startswith("3 probes in a row without an answer")
     assert not case.taken_out.is_set()
-    server.look()
+    server.check()
 
     assert case.taken_out.is_set()
 
@@ -486,13 +509,13 @@ def test_connection_that_is_held_keeps_new_weights_waiting(case: Case) -> None:
     server = case.start()
     case.publish(LLAMA, generation=1)
     with socket.create_connection((case.host.host, case.host.port)):
-        server.look()
-        server.look()
+        server.check()
+        server.check()
         assert case.report()["requests"]["in_flight"] == 1
         assert case.listed() == []
     until(lambda: callers_of(case.host.port) == 0)
 
-    server.look()
+    server.check()
 
     assert case.listed() == ["llama3.2:latest"]
 
@@ -501,7 +524,7 @@ def test_the_end_has_the_last_word(case: Case) -> None:
     """A look that was under way while its server ended does not report it as serving."""
     server = case.start()
     server.stop()
-    server.look()
+    server.check()
     assert case.report()["state"] == "ended"
 
 
@@ -520,12 +543,12 @@ def test_a_server_in_steady_use_takes_in_new_weights(case: Case) -> None:
     case.publish(OTHER, generation=2)
     for _ in range(3):
         case.chat("llama3.2")
-        server.look()
+        server.check()
     assert case.listed() == ["llama3.2:latest"]
     case.clock.tick(OVERDUE)
     case.chat("llama3.2")
 
-    server.look()
+    server.check()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]
@@ -545,10 +568,10 @@ def test_nobody_is_held_back_while_models_are_loaded_again(case: Case, monkeypat
 
     monkeypatch.setattr(WeightsReload, "load", watched)
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     case.clock.tick(OVERDUE)
     case.chat("llama3.2")
-    server.look()
+    server.check()
     assert told == [(2, None)]
     assert case.loaded() == ["llama3.2:latest"]
 
@@ -559,13 +582,13 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     case.clock.tick(OVERDUE)
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
     with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         next(lines)
-        look = threading.Thread(target=server.look)
+        look = threading.Thread(target=server.check)
         look.start()
         until(lambda: asks_for_a_pause(case))
         assert case.volume.reloads == 1
@@ -584,13 +607,13 @@ def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> No
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
-    server.look()
+    server.check()
     case.clock.tick(OVERDUE)
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello " * 24}]}
     with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         next(lines)
-        look = threading.Thread(target=server.look)
+        look = threading.Thread(target=server.check)
         look.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(FIRST_PAUSE)
@@ -598,7 +621,7 @@ def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> No
         assert not look.is_alive()
         assert not asks_for_a_pause(case)
         assert case.volume.reloads == 1
-        server.look()
+        server.check()
         assert not asks_for_a_pause(case)  # nor at once again
         assert '"done":true' in list(lines)[-1].replace(" ", "")
     assert [pause(tried) / FIRST_PAUSE for tried in (0, 1, 2, 3, 4, 5000)] == [1, 2, 4, 8, 15, 15]
@@ -610,9 +633,9 @@ def test_a_connection_that_carries_nothing_does_not_keep_new_weights_out(case: C
     server = case.start(warmed=("llama3.2",))
     case.publish(OTHER, generation=2)
     with socket.create_connection((case.host.host, case.host.port)):
-        server.look()
+        server.check()
         case.clock.tick(OVERDUE)
-        look = threading.Thread(target=server.look)
+        look = threading.Thread(target=server.check)
         look.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(timedelta(seconds=20))
@@ -633,7 +656,7 @@ def test_who_asked_for_the_cpu_says_nothing_about_the_gpu(case: Case) -> None:
     case.ask("/api/generate", {"model": "llama3.2", "options": {"num_gpu": 0}, "stream": False})
     until(lambda: case.ask("/api/ps")["models"][0]["size_vram"] == 0)
 
-    server.look()
+    server.check()
 
     assert not case.taken_out.is_set()
     assert case.report()["loaded"][0]["size_vram"] == 0
@@ -648,7 +671,7 @@ def test_a_fallback_after_that_is_one(case: Case) -> None:
     case.ask("/_faults", {"route": "/api/generate", "kind": "cpu", "times": None})
     case.ask("/api/generate", {"model": "llama3.2", "stream": False})
 
-    server.look()
+    server.check()
 
     assert case.taken_out.is_set()
     assert case.report()["why"] == "llama3.2:latest runs on the CPU, though a GPU was promised"

@@ -7,7 +7,7 @@ from grpclib import GRPCError, Status
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception as modal_exception
 
-from app.platform.errors import MEANINGS, NOT_TROUBLE, Of, silence, trouble_of
+from app.platform.errors import MEANINGS, NOT_TROUBLE, Part, no_answer, trouble_of
 from jobs.core.errors import (
     DiskFull,
     Forbidden,
@@ -35,7 +35,7 @@ def test_no_exception_of_modal_is_missing() -> None:
 
 
 @pytest.mark.parametrize("of", ["store", "service"])
-def test_what_the_store_raises_is_told_from_the_other_side(of: Of) -> None:
+def test_what_the_store_raises_is_told_from_the_other_side(of: Part) -> None:
     """What a Dict or Queue raises for now or for good is StoreTrouble, and nothing else is."""
     for kind, (store, service) in MEANINGS.items():
         meaning = store if of == "store" else service
@@ -107,8 +107,8 @@ def test_what_takes_an_input_back_passes() -> None:
 
 def test_silence_says_how_long() -> None:
     """Who was not answered, and for how long."""
-    assert str(silence("store", "reading job/1 of the ledger", 10)) == (
+    assert str(no_answer("store", "reading job/1 of the ledger", 10)) == (
         "reading job/1 of the ledger: Modal did not answer within 10 s"
     )
-    assert type(silence("store", "x", 1)) is StoreUnavailable
-    assert type(silence("service", "x", 1)) is ServerTrouble
+    assert type(no_answer("store", "x", 1)) is StoreUnavailable
+    assert type(no_answer("service", "x", 1)) is ServerTrouble

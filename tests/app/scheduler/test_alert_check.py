@@ -9,11 +9,12 @@ import pytest
 
 from app.deployment import status as reports
 from app.fleet.file import read
+from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet, declared, parse
-from app.local.nightly_thread import Nights
+from app.local.nightly_thread import NightlyThread
 from app.model_server.report import Report
-from app.scheduler import steps as rounds
-from app.scheduler.alert_check import AlertsChecked, look, turns
+from app.scheduler.alert_check import AlertsChecked, check, turns
+from app.scheduler.steps import keep_windows
 from app.scheduler.wake_budget import Wakes, opening
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
@@ -39,7 +40,7 @@ def fleet_with(**tables: Any) -> Fleet:
 
 
 def looked(store: Store, fleet: Fleet = FLEET) -> AlertsChecked:
-    return look(store.ledger().reader, store.facts, fleet, store.clock.now())
+    return check(store.ledger().reader, store.facts, fleet, store.clock.now())
 
 
 def wrong(store: Store, fleet: Fleet = FLEET) -> dict[str, str]:
@@ -155,7 +156,7 @@ def test_a_passed_budget_is_an_incident(store: Store) -> None:
 
 def test_a_late_night_is_an_incident(store: Store) -> None:
     """A night's run that has not come hours after it was due is an incident; one that came is none."""
-    began = rounds.night_began(FLEET, store.clock.now())
+    began = night_began(FLEET.schedule.times, store.clock.now())
     store.clock.wait((began + timedelta(days=1, hours=1) - store.clock.now()).total_seconds())
     store.facts.put(keys.NIGHT_RAN, {"v": 1, "at": isoformat(began)})
     assert wrong(store) == {}
@@ -168,7 +169,7 @@ def test_a_late_night_is_an_incident(store: Store) -> None:
 
 def test_a_night_that_never_came_is_an_incident(store: Store) -> None:
     """Also where none ever came: from the first one on that was due since somebody watches, and none before."""
-    began = rounds.night_began(FLEET, store.clock.now())
+    began = night_began(FLEET.schedule.times, store.clock.now())
     store.clock.wait((began + timedelta(days=1, hours=9) - store.clock.now()).total_seconds())
     assert wrong(store) == {}
     store.clock.wait(12 * 3600)
@@ -228,9 +229,9 @@ def test_one_machine_is_watched_as_well(tmp_path: Path, monkeypatch: pytest.Monk
     ledger.end(claim, Ending("failed", "network", "cut short"), Reading())
     with webhook_server() as hook:
         monkeypatch.setenv("OLLAMA_MODAL_WEBHOOK", hook.url)
-        nights = Nights(home, stack, FLEET, clock)
+        nights = NightlyThread(home, stack, FLEET, clock)
         for _ in range(3):
-            nights.watch()
+            nights.check_alerts()
             clock.wait(60)
     [(_, heard)] = hook.heard
     assert heard["text"].startswith("ollama-modal: the pull of m:latest failed for good")
@@ -248,7 +249,7 @@ def test_one_machine_knows_its_room_and_its_models(tmp_path: Path) -> None:
     )
     spent = Metered("h100", "c", clock.now() - timedelta(hours=900), clock.now(), {"serving": 3_000_000.0})
     home.facts().put(spent.key, spent.as_json())
-    Nights(home, stack, FLEET, clock).watch()
+    NightlyThread(home, stack, FLEET, clock).check_alerts()
 
     found = {case.incident.key: case.incident for case in cases(dict(home.facts().items())) if case.is_open}
     assert set(found) == {"quota/volume", "pinned/deepseek-r1:32b"}
@@ -280,7 +281,7 @@ def test_a_redeployment_inside_a_window_restores_it(store: Store) -> None:
     """Each tick says again what a deployment made the platform forget, which is no second wake, and warms nothing."""
     fleet, kept = fleet_with(windows=window()), dict[str, int]()
     for minute in (0, 5):
-        rounds.windows(store.ledger(), fleet, store.facts, at(8, minute), kept.__setitem__)
+        keep_windows(store.ledger(), fleet, store.facts, at(8, minute), kept.__setitem__)
         assert kept == {"a10g": 1}
         kept.clear()  # the deployment
     assert Wakes(store.facts, fleet).used("a10g", at(8)) == 1
@@ -294,7 +295,7 @@ def test_a_window_does_not_start_what_cannot_start(store: Store) -> None:
     store.clock.wait((at(8).astimezone(UTC) - store.clock.now()).total_seconds())
 
     def tick() -> None:
-        rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda _, least: kept.append(least))
+        keep_windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda _, least: kept.append(least))
 
     tick()
     [opened] = store.ledger().reader.jobs()
@@ -336,7 +337,7 @@ def test_a_window_beyond_the_budget_stays_shut(store: Store) -> None:
     tiers["a10g"]["own_wakes_per_day"] = 0
     fleet, kept = fleet_with(windows=window(), tiers=tiers), list[Any]()
     store.clock.wait((at(8).astimezone(UTC) - store.clock.now()).total_seconds())
-    rounds.windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
+    keep_windows(store.ledger(), fleet, store.facts, store.clock.now(), lambda *said: kept.append(said))
     assert (kept, store.ledger().reader.jobs()) == ([], [])
     assert list(wrong(store, fleet)) == ["wakes/a10g"]
 
@@ -352,7 +353,7 @@ def test_two_openings_on_a_day_are_two_wakes(store: Store) -> None:
     for hour in (8, 9, 11, 12, 13, 15, 16, 17):
         for minute in (5, 35):
             now = at(hour, minute)
-            rounds.windows(store.ledger(), fleet, store.facts, now, lambda _, least: told.append(least))
+            keep_windows(store.ledger(), fleet, store.facts, now, lambda _, least: told.append(least))
             kept += [(hour, least) for least in told]
             told.clear()
     assert sorted({hour for hour, least in kept if least}) == [8, 9, 12, 13]
@@ -365,7 +366,7 @@ def test_two_windows_that_overlap_are_one_wake(store: Store) -> None:
     """A tier that one window keeps awake is not woken by the next that begins meanwhile."""
     fleet = fleet_with(windows=[*window(), *window(start="0 9 * * *", hours=3)])
     for hour in range(7, 14):
-        rounds.windows(store.ledger(), fleet, store.facts, at(hour), lambda *_: None)
+        keep_windows(store.ledger(), fleet, store.facts, at(hour), lambda *_: None)
     assert Wakes(store.facts, fleet).used("a10g", at(13)) == 1
 
 

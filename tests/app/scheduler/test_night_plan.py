@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.fleet.file import read
+from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet, declared, parse
-from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual, Night, UpstreamTag, asked_about, night
-from app.scheduler.upstream_tags import upstream
+from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Job, JobState
@@ -102,7 +102,7 @@ def test_a_registry_that_does_not_answer_is_told() -> None:
     assert "whether llama3.2:latest moved upstream could not be learnt: no route" in found.notes
     assert ("warm", "llama3.2:latest") in [(step.kind, step.subject) for step in found.steps]
     down = Registry(client=httpx.Client(transport=httpx.MockTransport(_refused)), requests=NEVER)
-    told = upstream(down, [LLAMA, DEEPSEEK])
+    told = upstream_tags(down, [LLAMA, DEEPSEEK])
     assert {each.manifest for each in told.values()} == {None}
     assert "registry.ollama.ai" in told[LLAMA.folded()].trouble
 
@@ -197,11 +197,11 @@ def test_a_night_that_an_hour_is_missing_from_or_comes_twice_is_one_night() -> N
     fleet = parse(document, "test")
     for month, day in ((3, 29), (10, 25)):
         noons = [datetime(2026, month, each, 12, tzinfo=UTC) for each in (day - 1, day, day + 1)]
-        began = [rounds.night_began(fleet, noon) for noon in noons]
+        began = [night_began(fleet.schedule.times, noon) for noon in noons]
         assert len(set(began)) == 3
         assert all(timedelta(hours=22) < later - earlier < timedelta(hours=26) for earlier, later in pairwise(began))
         hours = [began[1] + timedelta(minutes=30 * count) for count in range(48)]
-        assert {rounds.night_began(fleet, at) for at in hours if at < began[2]} == {began[1]}
+        assert {night_began(fleet.schedule.times, at) for at in hours if at < began[2]} == {began[1]}
 
 
 def test_a_plan_is_json_and_words() -> None:

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import declared
-from app.local.nightly_thread import LOOK_EVERY, Nights
-from app.scheduler import runs as shift
-from app.scheduler import steps as rounds
-from app.scheduler.alert_check import look
+from app.local.nightly_thread import CHECK_EVERY, NightlyThread
+from app.scheduler import runs
+from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NotFound, StoreUnavailable, Unsupported
 from jobs.home.home import Stack, home_of
 from jobs.store import keys
-from jobs.telemetry.night_tries import LONGEST, MOST, Tries, tries_in
+from jobs.telemetry.night_tries import LONGEST, MOST, Tries, last_tries
 from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -52,9 +52,7 @@ class Platform:
     """Nobody who is sent for arrives."""
 
     def __post_init__(self) -> None:
-        self.post = shift.ScheduleContext(
-            self.store.ledger(), self.store.facts, FLEET, self.store.clock, lambda _: None
-        )
+        self.post = runs.ScheduleContext(self.store.ledger(), self.store.facts, FLEET, self.store.clock, lambda _: None)
 
     def night(self) -> None:
         self.began.append(self.store.clock.now())
@@ -64,10 +62,10 @@ class Platform:
             if meets is not None:
                 raise meets
             now, nothing = self.store.clock.now(), Survey((), (), (), (), (), 0)
-            pruning = plan(nothing, memory.around([]), FLEET.retention(), now)
-            return Actual((), {}, memory, pruning, rounds.tonight(FLEET, self.post.book.reader.jobs(), now))
+            pruning = plan(nothing, memory.weights_use([]), FLEET.retention(), now)
+            return Actual((), {}, memory, pruning, tonight(FLEET.schedule.times, self.post.ledger.reader.jobs(), now))
 
-        shift.nightly(self.post, actual)
+        runs.nightly(self.post, actual)
 
     def _call_night(self) -> None:
         self.sent += 1
@@ -80,12 +78,12 @@ class Platform:
     def ticks(self, span: timedelta) -> None:
         for _ in range(span // TICK):
             self.store.clock.wait(TICK.total_seconds())
-            shift.tick(self.post, lambda: None, lambda *_: None, self._call_night)
+            runs.tick(self.post, lambda: None, lambda *_: None, self._call_night)
 
     def to_due(self) -> datetime:
         """Watch for some hours, until a night is due."""
         self.ticks(TICK)
-        due = rounds.night_began(FLEET, self.store.clock.now()) + timedelta(days=1)
+        due = night_began(FLEET.schedule.times, self.store.clock.now()) + timedelta(days=1)
         self.store.clock.wait((due - self.store.clock.now()).total_seconds())
         return due.astimezone(UTC)
 
@@ -93,10 +91,10 @@ class Platform:
         now = self.store.clock.now()
         # No tick comes here for hours, and then one does: a watch tells that, rightly, and it is not the matter here.
         entries = {key: value for key, value in self.store.facts.items() if not key.startswith("incident/platform/")}
-        return list(lines(report(entries, self.post.book.reader.jobs()), now))
+        return list(lines(report(entries, self.post.ledger.reader.jobs()), now))
 
     def incidents(self) -> dict[str, str]:
-        found = look(self.post.book.reader, self.store.facts, FLEET, self.store.clock.now()).open
+        found = check(self.post.ledger.reader, self.store.facts, FLEET, self.store.clock.now()).open
         return {case.incident.key: case.incident.message for case in found if case.incident.kind == "nightly"}
 
 
@@ -184,8 +182,8 @@ def test_a_night_that_nobody_could_be_sent_for_says_why(platform: Platform) -> N
         raise NotFound("nothing is deployed")
 
     with pytest.raises(NotFound):
-        shift.tick(platform.post, lambda: None, lambda *_: None, refuse)
-    tries = tries_in(platform.store.facts)
+        runs.tick(platform.post, lambda: None, lambda *_: None, refuse)
+    tries = last_tries(platform.store.facts)
     assert tries is not None
     assert (tries.count, tries.trouble) == (1, "nothing is deployed")
 
@@ -197,11 +195,11 @@ def test_our_own_failure_is_not_told_as_the_platforms(platform: Platform) -> Non
         raise NotFound("no such worker")
 
     platform.ticks(TICK)
-    platform.post.book.post("pull", "m:latest", {"model": "m"}, by="test")
+    platform.post.ledger.post("pull", "m:latest", {"model": "m"}, by="test")
     for _ in range(8):
         platform.store.clock.wait(TICK.total_seconds())
         with pytest.raises(NotFound):
-            shift.tick(replace(platform.post, ring=fail), lambda: None, lambda *_: None, lambda: None)
+            runs.tick(replace(platform.post, send_worker=fail), lambda: None, lambda *_: None, lambda: None)
     assert platform.store.facts.get("incident/platform/gap/1") is None
 
 
@@ -225,7 +223,7 @@ def test_trouble_that_cannot_be_written_down_is_raised_all_the_same(platform: Pl
             return put(key, value, skip_if_exists=skip_if_exists)
 
     facts = Gone(platform.store.path)
-    platform.post = shift.ScheduleContext(platform.post.book, facts, FLEET, platform.store.clock, lambda _: None)
+    platform.post = runs.ScheduleContext(platform.post.ledger, facts, FLEET, platform.store.clock, lambda _: None)
     with pytest.raises(StoreUnavailable, match=r"^away$"):
         platform.night()
     platform.ticks(timedelta(minutes=20))
@@ -239,14 +237,14 @@ def test_a_clock_that_is_set_back_breaks_no_night_off(platform: Platform) -> Non
     platform.to_due()
     platform.store.clock.wait(300)
     platform.night()
-    jobs, told = platform.post.book.reader.jobs(), platform.told()
+    jobs, told = platform.post.ledger.reader.jobs(), platform.told()
     assert jobs
     for back in (600, 3000):
         platform.store.clock.wait(-back)
         for _ in range(back // 300):
             platform.night()
             platform.ticks(TICK)
-            assert (platform.post.book.reader.jobs(), platform.told()) == (jobs, told)
+            assert (platform.post.ledger.reader.jobs(), platform.told()) == (jobs, told)
         platform.store.clock.wait(back % 300)
 
 
@@ -256,11 +254,11 @@ def test_a_clock_that_ran_ahead_is_forgotten(platform: Platform) -> None:
     platform.to_due()
     platform.night()
     platform.store.clock.wait(-365 * 86_400)
-    for job in platform.post.book.reader.jobs():
-        platform.post.book.cancel(job.id, by="test")
+    for job in platform.post.ledger.reader.jobs():
+        platform.post.ledger.cancel(job.id, by="test")
     platform.to_due()
     platform.night()
-    told = report(dict(platform.store.facts.items()), platform.post.book.reader.jobs())
+    told = report(dict(platform.store.facts.items()), platform.post.ledger.reader.jobs())
     assert told["due"].startswith("2026")
     assert {job["why"] for job in told["jobs"]} == {"the fleet pins it, and it is not here in whole"}
 
@@ -270,20 +268,20 @@ def test_one_machine_tries_its_nights_again(tmp_path: Path) -> None:
     home, clock = home_of({"OLLAMA_MODAL_HOME": str(tmp_path)}), HandClock()
     why = "the models directory is the server's"
     stack = Stack(pid=1, started_at=clock.now(), simulated=True, servers=(), models=None, why_by_server=why)
-    clock.wait((rounds.night_began(FLEET, clock.now()) + timedelta(days=1) - clock.now()).total_seconds())
+    clock.wait((night_began(FLEET.schedule.times, clock.now()) + timedelta(days=1) - clock.now()).total_seconds())
 
     def up(span: timedelta) -> list[int]:
         """In which minutes a night was tried."""
-        nights, tried = Nights(home, stack, FLEET, clock), []
-        for minute in range(span // LOOK_EVERY):
+        nights, tried = NightlyThread(home, stack, FLEET, clock), []
+        for minute in range(span // CHECK_EVERY):
             with suppress(Unsupported):
-                nights.look()
-            tries = tries_in(facts)
+                nights.run_if_due()
+            tries = last_tries(facts)
             assert tries is not None
             assert tries.trouble == f"the models directory is not ours to keep: {why}"
             if tries.at == clock.now():
                 tried.append(minute)
-            clock.wait(LOOK_EVERY.total_seconds())
+            clock.wait(CHECK_EVERY.total_seconds())
         return tried
 
     facts = home.facts()

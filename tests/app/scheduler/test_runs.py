@@ -8,10 +8,11 @@ from app.deployment import status as reports
 from app.deployment.modal_cli import worded
 from app.deployment.servers_worker import tier_of
 from app.fleet.file import read
+from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import declared, parse
 from app.scheduler import night_plan as desired
-from app.scheduler import steps as rounds
 from app.scheduler.night_plan import Actual, UpstreamTag
+from app.scheduler.steps import keep_windows, post_night, tick_ledger
 from jobs.core.clock import isoformat
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
@@ -32,7 +33,7 @@ NAMES = [ModelName.parse(model.name) for model in FLEET.models]
 
 def begin(store: Store, night: int = 0) -> datetime:
     """An hour after the night began, or one of the next nights."""
-    began = rounds.night_began(FLEET, store.clock.now())
+    began = night_began(FLEET.schedule.times, store.clock.now())
     return began + timedelta(days=night, hours=1)
 
 
@@ -42,14 +43,14 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     models = tuple(surveyed(name, now) for name in names)
     memory = recall(store.facts, jobs)
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
-    pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
+    pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
     upstream = {model.name.folded(): UpstreamTag(model.manifest) for model in models}
-    return Actual(models, upstream, memory, pruning, rounds.tonight(FLEET, jobs, now))
+    return Actual(models, upstream, memory, pruning, tonight(FLEET.schedule.times, jobs, now))
 
 
 def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:
     """The jobs of this night."""
-    return [each.id for each in rounds.nightly(ledger, desired.night(FLEET, actual, now))]
+    return [each.id for each in post_night(ledger, desired.night(FLEET, actual, now))]
 
 
 def pull(store: Store, subject: str, ending: Ending | None = None) -> str:
@@ -66,9 +67,9 @@ def test_a_night_begins_at_its_hour() -> None:
     """The night that a run belongs to began at the fleet's last nightly hour in its timezone, summer or winter."""
     for month, hour in ((1, 2), (7, 1)):  # 03:00 in Berlin
         late = datetime(2026, month, 15, 23, 30, tzinfo=UTC)
-        assert rounds.night_began(FLEET, late) == datetime(2026, month, 15, hour, tzinfo=UTC)
+        assert night_began(FLEET.schedule.times, late) == datetime(2026, month, 15, hour, tzinfo=UTC)
         early = datetime(2026, month, 15, 0, 30, tzinfo=UTC)
-        assert rounds.night_began(FLEET, early) == datetime(2026, month, 14, hour, tzinfo=UTC)
+        assert night_began(FLEET.schedule.times, early) == datetime(2026, month, 14, hour, tzinfo=UTC)
 
 
 def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
@@ -78,7 +79,7 @@ def test_a_night_begins_once_where_an_hour_comes_twice() -> None:
     fleet = parse(document, "test")
     due = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)  # 02:00, the first of the two
     moments = [due + timedelta(minutes=minutes) for minutes in (-1, 0, 35, 60, 90, 150)]
-    assert [rounds.night_began(fleet, moment).astimezone(UTC) for moment in moments] == [
+    assert [night_began(fleet.schedule.times, moment).astimezone(UTC) for moment in moments] == [
         due - timedelta(days=1),
         *[due] * 5,
     ]
@@ -111,12 +112,12 @@ def test_nightly_twice_is_nightly_once(store: Store) -> None:
 def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
     """A tick rings for the lanes that have due jobs, for no other, and once more does no harm."""
     rung: list[str] = []
-    rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
+    tick_ledger(store.ledger(), store.facts, store.clock, rung.append)
     assert rung == []
     id = pull(store, "m:latest")
     store.empty_queue()
     for _ in range(2):
-        rounds.tick(store.ledger(), store.facts, store.clock, rung.append)
+        tick_ledger(store.ledger(), store.facts, store.clock, rung.append)
     assert rung == ["weights", "weights"]
     assert store.ledger().reader.get(id).state is JobState.QUEUED
 
@@ -129,7 +130,7 @@ def test_a_window_keeps_its_tier_awake(store: Store) -> None:
     kept: list[tuple[str, int]] = []
     for hour in (6, 8, 9, 11, 12):
         now = datetime(2026, 1, 5, hour, 30, tzinfo=fleet.schedule.zone)
-        rounds.windows(store.ledger(), fleet, store.facts, now, lambda tier, least: kept.append((tier, least)))
+        keep_windows(store.ledger(), fleet, store.facts, now, lambda tier, least: kept.append((tier, least)))
 
     assert kept == [("a10g", 1), ("a10g", 1), ("a10g", 0)]
     [job] = store.ledger().reader.jobs()
@@ -143,7 +144,7 @@ def test_a_silent_server_is_marked_once(store: Store) -> None:
         report = {"tier": "a10g", "container": name, "state": state, "at": isoformat(now - timedelta(seconds=age))}
         store.facts.put(f"server/a10g/{name}", report)
 
-    ticks = [rounds.tick(store.ledger(), store.facts, store.clock, lambda _: None).silent for _ in range(2)]
+    ticks = [tick_ledger(store.ledger(), store.facts, store.clock, lambda _: None).silent for _ in range(2)]
 
     assert ticks == [("a10g/b",), ()]
     states = {name: store.facts.get(f"server/a10g/{name}")["state"] for name in "abc"}

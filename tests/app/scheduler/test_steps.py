@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.fleet.file import read
+from app.fleet.schedule import tonight
 from app.fleet.schema import Fleet, parse
-from app.scheduler import runs as shift
-from app.scheduler import steps as rounds
+from app.scheduler import runs
 from app.scheduler.night_plan import Actual
 from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 from jobs.store import keys
@@ -24,16 +24,16 @@ def fleet() -> Fleet:
     return parse(document, "test")
 
 
-def post_of(store: Store, rung: list[str]) -> shift.ScheduleContext:
-    return shift.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, rung.append)
+def post_of(store: Store, rung: list[str]) -> runs.ScheduleContext:
+    return runs.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, rung.append)
 
 
-def empty(post: shift.ScheduleContext, memory: Memory) -> Actual:
+def empty(post: runs.ScheduleContext, memory: Memory) -> Actual:
     """Nothing is there."""
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
-    pruning = plan(nothing, memory.around([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, rounds.tonight(post.fleet, post.book.reader.jobs(), now))
+    pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
+    return Actual((), {}, memory, pruning, tonight(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
 
 
 def move_to(store: Store, hour: int) -> None:
@@ -46,9 +46,9 @@ def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
     """The tick that opens a window sends a worker for its models, which are posted once."""
     rung: list[str] = []
     move_to(store, 8)
-    shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
+    runs.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
     assert rung == [SERVERS_LANE]
-    shift.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
+    runs.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
     assert [job.subject for job in store.ledger().reader.jobs()] == ["llama3.2:latest"]
 
 
@@ -62,7 +62,7 @@ def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
     move_to(store, 9)
     kept: dict[str, int] = {}
     with pytest.raises(OSError, match="no delivery"):
-        shift.tick(post_of(store, []), fail, kept.__setitem__, lambda: None)
+        runs.tick(post_of(store, []), fail, kept.__setitem__, lambda: None)
     assert kept == {"a10g": 1}
 
 
@@ -70,8 +70,8 @@ def test_a_night_sends_for_what_it_posts(store: Store) -> None:
     """The workers of a night's jobs are sent for at once, and the weights worker in any case."""
     rung: list[str] = []
     post = post_of(store, rung)
-    shift.nightly(post, lambda memory: empty(post, memory))
-    assert {job.kind for job in post.book.reader.jobs()} == {"pull"}
+    runs.nightly(post, lambda memory: empty(post, memory))
+    assert {job.kind for job in post.ledger.reader.jobs()} == {"pull"}
     assert rung == [WEIGHTS_LANE]
 
 
@@ -83,7 +83,7 @@ def test_a_night_that_broke_off_has_not_come(store: Store) -> None:
 
     post = post_of(store, [])
     with pytest.raises(OSError, match="no volume"):
-        shift.nightly(post, fail)
+        runs.nightly(post, fail)
     assert store.facts.get(keys.NIGHT_RAN) is None
-    shift.nightly(post, lambda memory: empty(post, memory))
+    runs.nightly(post, lambda memory: empty(post, memory))
     assert store.facts.get(keys.NIGHT_RAN) is not None

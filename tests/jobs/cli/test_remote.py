@@ -85,7 +85,7 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, 
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(home / "scene", registry.url)
         scene.weights().prepare()
-        with working(here.store(), scene.shop(client)):
+        with working(here.store(), scene.context(client)):
             done = remote.run("pull", NAME)
             again = remote.ask("pull", NAME)
     assert done.returncode == 0, done.stderr
@@ -138,7 +138,7 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
 
 
 def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> None:
-    """The request that reaches the ledger is the one that the desk worded."""
+    """The request that reaches the ledger is the one that the command line words here."""
     requests: dict[tuple[str, str], dict[str, Any]] = {
         ("pull", "b-model:latest"): {"model": "b-model", "way": "auto", "rate_limit": None},
         ("verify", "*"): {"model": None},

@@ -1,6 +1,7 @@
 """What a person reads, line by line: whoever's words they are, they cannot move the cursor or begin a line of ours."""
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -38,7 +39,7 @@ def harmless(line: str) -> bool:
 def test_a_visible_line_is_one_line(text: str) -> None:
     """Nothing in it but what can be seen; what could already be seen is as it was."""
     shown = visible(text)
-    assert all(character.isprintable() for character in shown if character not in "\u00a0\u2000\u3000") or not shown
+    assert all(character.isprintable() for character in shown if unicodedata.category(character) != "Zs")
     assert "\n" not in shown
     assert "\x1b" not in shown
     if text.isascii() and text.isprintable():
@@ -145,7 +146,7 @@ FRAMES: list[Mapping[str, Any]] = [
 def test_an_odd_frame_of_a_pull_is_counted_as_far_as_it_counts(frame: Mapping[str, Any]) -> None:
     """What is no number counts nothing, and what is written down of a frame's words is short and harmless."""
     watching, progress = watch()
-    watching.see(frame)
+    watching.take(frame)
     reading = progress.read()
     assert harmless(reading.status)
     assert len(reading.status) < 500
@@ -157,9 +158,9 @@ def test_layers_without_end_are_trouble() -> None:
     """A server that tells of new layers for ever is not remembered for ever."""
     watching, _ = watch()
     for number in range(20_000):
-        watching.see({"status": str(number % 2), "digest": str(number), "total": 1, "completed": 1})
+        watching.take({"status": str(number % 2), "digest": str(number), "total": 1, "completed": 1})
     with pytest.raises(ServerTrouble, match="more than 20,000 layers"):
-        watching.see({"status": "a", "digest": "another", "total": 1})
+        watching.take({"status": "a", "digest": "another", "total": 1})
 
 
 def test_an_error_of_megabytes_is_told_in_short() -> None:
@@ -167,7 +168,7 @@ def test_an_error_of_megabytes_is_told_in_short() -> None:
     watching, _ = watch()
     for text in ("realm host " * 200_000, "x" * 5_000_000, FORGED):
         with pytest.raises(Trouble) as raised:
-            watching.see({"error": text})
+            watching.take({"error": text})
         assert harmless(str(raised.value))
         assert len(str(raised.value)) < 5_000
 

@@ -22,11 +22,11 @@ LEASE = timedelta(seconds=30)
 
 
 def posted(ledger: Ledger) -> Job:
-    return ledger.post("pull", "llama3.2:latest", {"model": "llama3.2", "way": "auto"}, by="ann@desk").job
+    return ledger.post("pull", "llama3.2:latest", {"model": "llama3.2", "way": "auto"}, by="ann@laptop").job
 
 
 def claimed(ledger: Ledger, id: str) -> Claim:
-    claim = ledger.claim(id, worker="desk:7", lease=LEASE)
+    claim = ledger.claim(id, worker="laptop:7", lease=LEASE)
     assert claim is not None
     return claim
 
@@ -45,9 +45,9 @@ def test_the_story_tells_what_happened_and_what_to_do(store: Store, clock: HandC
     told = "\n".join(story(ledger.reader.get(id), clock.now()))
 
     assert told.splitlines()[0] == "pull of llama3.2:latest: failed, 9.0 s after it was posted"
-    assert "by ann@desk" in told
+    assert "by ann@laptop" in told
     assert "attempts 2 of 8 allowed" in told
-    assert "3.0 s  on desk:7  retry: network: the line went dead" in told
+    assert "3.0 s  on laptop:7  retry: network: the line went dead" in told
     assert "hint: look at the cable" in told
     assert "failed: disk: no room for 15 MB" in told
     assert f"`ollama-modal retry {id}`" in told

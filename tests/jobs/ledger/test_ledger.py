@@ -117,9 +117,9 @@ def test_a_retry_waits_until_its_time(ledger: Ledger, clock: HandClock) -> None:
     assert job.state is JobState.WAITING
     assert ledger.claim(id, worker="w", lease=LEASE) is None
     swept = ledger.sweep()
-    assert (swept.rung, swept.next_due) == ((), not_before)
+    assert (swept.enqueued, swept.next_due) == ((), not_before)
     clock.tick(10)
-    assert ledger.sweep().rung == (id,)
+    assert ledger.sweep().enqueued == (id,)
     assert claimed(ledger, id).n == 2
 
 
@@ -153,7 +153,7 @@ def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
     told = []
     swept = ledger.sweep(before_lost=lambda job: told.append((job.id, job.attempts[-1].outcome)))
     assert told == [(id, None)]
-    assert (swept.lost, swept.rung) == ((id,), (id,))
+    assert (swept.lost, swept.enqueued) == ((id,), (id,))
     attempt = ledger.reader.get(id).attempts[0]
     assert (attempt.outcome, attempt.failure_class) == ("lost", "killed")
     assert attempt.message == "worker w1 was not heard of for 31 s"
@@ -168,7 +168,7 @@ def test_a_dead_workers_attempt_waits_for_no_lease(ledger: Ledger, clock: HandCl
     clock.tick(1)
     assert ledger.sweep().lost == ()
     swept = ledger.sweep(no_worker_lives=True)
-    assert (swept.lost, swept.rung) == ((id,), (id,))
+    assert (swept.lost, swept.enqueued) == ((id,), (id,))
     assert ledger.reader.get(id).attempts[0].message == "worker w1 was not heard of for 1 s"
     with pytest.raises(Fenced):
         ledger.end(claim, Ending("succeeded"), Reading())
@@ -192,7 +192,7 @@ def test_a_wiped_queue_is_rung_again(ledger: Ledger, store: Store) -> None:
     """Emptying the queue loses nothing: the next sweep rings for every job that is due (P1)."""
     ids = {post(ledger, f"m{i}:latest") for i in range(5)}
     assert store.empty_queue() == 5
-    assert set(store.ledger().sweep().rung) == ids
+    assert set(store.ledger().sweep().enqueued) == ids
     assert store.empty_queue() == 5
 
 
@@ -201,10 +201,10 @@ def test_a_sweep_rings_once(ledger: Ledger, clock: HandClock) -> None:
     post(ledger)
     for _ in range(10):
         clock.tick(5)
-        assert ledger.sweep().rung == ()
+        assert ledger.sweep().enqueued == ()
     clock.tick(60)
-    assert len(ledger.sweep().rung) == 1
-    assert ledger.sweep().rung == ()
+    assert len(ledger.sweep().enqueued) == 1
+    assert ledger.sweep().enqueued == ()
 
 
 def test_a_full_queue_loses_nothing(store: Store) -> None:
@@ -214,7 +214,7 @@ def test_a_full_queue_loses_nothing(store: Store) -> None:
     ledger = store.ledger()
     id = post(ledger)
     assert store.empty_queue() == 5_000
-    assert ledger.sweep().rung == (id,)
+    assert ledger.sweep().enqueued == (id,)
 
 
 def test_cancelling_a_queued_job_ends_it_at_once(ledger: Ledger) -> None:
@@ -361,7 +361,7 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     assert [clear(store.facts, store.clock.now()) for _ in range(2)] == [2, 0]
     with pytest.raises(NotFound):
         ledger.reader.get(id)
-    assert ledger.sweep().rung == ()
+    assert ledger.sweep().enqueued == ()
     after = ledger.post("pull", "llama3.2:latest", {}, by="test")
     assert not after.attached
     assert after.job.id == f"{id[:-1]}2"

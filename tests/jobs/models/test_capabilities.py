@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jobs.models import capabilities
 from jobs.models.capabilities import Traits
 from jobs.models.gguf import GgufHeader
-from jobs.models.go_template import thinks, variables
+from jobs.models.go_template import read
 
 LOOP = "{{ range .Messages }}{{ if .Thinking }}<t>{{ .Thinking }}</t>{{ end }}{{ end }}"
 TOOL_LOOP = '{{ range .Messages }}{{ if eq .Role "tool" }}{{ end }}{{ .ToolCalls }}{{ end }}{{ .Tools }}'
@@ -43,7 +43,7 @@ def traits(template: str | None = None, chat: str = "", *, declared: tuple[str, 
 )
 def test_thoughts_stand_between_marks(template: str, is_so: bool) -> None:
     """A template thinks when a loop over the messages sets thoughts between two texts."""
-    assert thinks(template) == is_so
+    assert read(template).thinks == is_so
 
 
 def test_variables_are_the_names_used() -> None:
@@ -51,14 +51,14 @@ def test_variables_are_the_names_used() -> None:
     template = (
         '{{ .Tools }}{{ $.Suffix | json }}{{/* .Hidden */}}{{ print ".Quoted" `.Raw` }}{{ (index .A 0).B }} .Text'
     )
-    assert variables(template) == {"tools", "suffix", "a", "b"}
+    assert read(template).variables == {"tools", "suffix", "a", "b"}
 
 
 @given(st.text(alphabet="{}.-/*`\"' abRange$ifend\n", max_size=200))
 def test_any_template_can_be_looked_at(template: str) -> None:
     """Templates come from outside: whatever they hold, looking at them ends, and raises nothing."""
-    assert isinstance(thinks(template), bool)
-    assert isinstance(variables(template), frozenset)
+    assert isinstance(read(template).thinks, bool)
+    assert isinstance(read(template).variables, frozenset)
 
 
 def test_show_and_lists_have_orders_of_their_own() -> None:

@@ -21,6 +21,7 @@ from jobs.home.status import card_complaints, complaints
 from jobs.models import card as cards
 from jobs.weights import survey
 from jobs.weights.layout import Layout
+from jobs.weights.removal import remove
 from tests.support.hostile_models import POISONS, WEIGHTS, Poison, lay_poison
 from tests.support.models_directory import nothing, weights_at
 from tests.support.stores import NoFacts
@@ -65,7 +66,7 @@ def test_a_poisoned_model_is_listed_told_and_deletable(tmp_path: Path, poison: P
     assert all(f"ollama-modal delete {poison.name}" in line for line in lines[1::2])
     weights = weights_at(tmp_path)
     assert complaints(weights.survey()) == []
-    weights.remove(ModelName.parse(poison.name), still_ours=nothing)
+    remove(weights, ModelName.parse(poison.name), still_ours=nothing)
     assert [str(model.name) for model in cards.read(weights.layout, standing.models())] == ["good:latest"]
 
 
@@ -117,7 +118,7 @@ def test_what_nobody_foresaw_makes_a_bare_card(tmp_path: Path) -> None:
     """Where a reader of ours fails, the model has a card that says so, and nothing else is different."""
     lay_poison(tmp_path, GOOD)
     layout = Layout(tmp_path / "models")
-    (whole,) = (each for each in survey.loaded(layout) if isinstance(each, survey.SurveyedModel))
+    (whole,) = (each for each in survey.read_models(layout) if isinstance(each, survey.SurveyedModel))
     odd = replace(whole, manifest=replace(whole.manifest, raw=b"what no manifest can be once it was parsed"))
     card = cards.card_of(layout, odd)
     assert card.wrong == card.missing

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place, tuned, weigh
+from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place_model, tuned, weigh
 
 GB = 1_000_000_000
 
@@ -24,14 +24,14 @@ QWEN32 = MemoryFacts("qwen2", 64, 131_072, 5_120, 40, (8,), 128, 128)
 )
 def test_without_a_header_a_fifth_more_than_the_weights_decides(size: int, tier: Tier) -> None:
     """Weights and a fifth more decide, whatever order the tiers are named in; beyond all of them, the largest."""
-    assert place(size, [A10G, H100]).tier == tier
-    assert place(size, [H100, A10G]).tier == tier
+    assert place_model(size, [A10G, H100]).tier == tier
+    assert place_model(size, [H100, A10G]).tier == tier
 
 
 def test_the_reason_can_be_read() -> None:
     """The reason names the size, the need and what the tier has, and warns where it is not enough."""
-    assert place(20 * GB, [A10G]).reason == "20 GB of weights need about 24 GB of memory; a10g has 24 GB"
-    placed = place(100 * GB, [A10G, H100])
+    assert place_model(20 * GB, [A10G]).reason == "20 GB of weights need about 24 GB of memory; a10g has 24 GB"
+    placed = place_model(100 * GB, [A10G, H100])
     assert placed.facts == (
         "100 GB of weights need about 120 GB of memory; a10g has 24 GB",
         "100 GB of weights need about 120 GB of memory; h100 has 80 GB",
@@ -55,8 +55,8 @@ def test_contexts_take_their_share() -> None:
 
 def test_a_long_context_moves_a_model_to_a_larger_tier() -> None:
     """What a request asks for counts in place of the tier's own context, up to what the model was trained for."""
-    assert place(2 * GB, [SMALL, LARGE], facts=LLAMA).tier == SMALL
-    asked = place(2 * GB, [SMALL, LARGE], facts=LLAMA, context=120_000)
+    assert place_model(2 * GB, [SMALL, LARGE], facts=LLAMA).tier == SMALL
+    asked = place_model(2 * GB, [SMALL, LARGE], facts=LLAMA, context=120_000)
     assert asked.tier == LARGE
     assert len(asked.facts) == 2
     assert "4 contexts of 120,000 tokens" in asked.reason
@@ -65,8 +65,8 @@ def test_a_long_context_moves_a_model_to_a_larger_tier() -> None:
 
 def test_a_model_whose_weights_fit_may_not_fit_with_its_contexts() -> None:
     """A model of 32 billion parameters fits an A10G by its weights alone, and goes to the H100 with its contexts."""
-    assert place(19_851_335_840, [A10G, H100]).tier == A10G
-    assert place(19_851_335_840, [SMALL, LARGE], facts=QWEN32).tier == LARGE
+    assert place_model(19_851_335_840, [A10G, H100]).tier == A10G
+    assert place_model(19_851_335_840, [SMALL, LARGE], facts=QWEN32).tier == LARGE
 
 
 def test_some_models_have_one_context() -> None:
@@ -84,9 +84,9 @@ def test_ollamas_own_choice_of_context_depends_on_the_memory() -> None:
 def test_the_cheapest_wins_where_all_have_a_price() -> None:
     """A larger tier that costs less is taken first; while one price is missing, the smaller tier is."""
     bargain = replace(H100, dollars_per_hour=1.0)
-    assert place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).tier == bargain
-    assert "at $1.00 an hour" in place(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).reason
-    assert place(GB, [A10G, bargain]).tier == A10G
+    assert place_model(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).tier == bargain
+    assert "at $1.00 an hour" in place_model(GB, [replace(A10G, dollars_per_hour=2.0), bargain]).reason
+    assert place_model(GB, [A10G, bargain]).tier == A10G
 
 
 def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
@@ -98,7 +98,7 @@ def test_servers_of_this_machine_are_tuned_by_its_environment() -> None:
 
 def test_one_machine_takes_everything_and_promises_nothing() -> None:
     """The local tier has no limit and no GPU that a model could fall from."""
-    placed = place(900 * GB, [LOCAL])
+    placed = place_model(900 * GB, [LOCAL])
     assert placed.tier is KNOWN_TIERS["local"]
     assert not placed.tier.gpu_promised
     assert "no known limit" in placed.reason
@@ -107,7 +107,7 @@ def test_one_machine_takes_everything_and_promises_nothing() -> None:
 def test_no_tier_at_all_is_a_mistake_of_the_caller() -> None:
     """Placing on nothing says so."""
     with pytest.raises(ValueError, match="no tier"):
-        place(1, [])
+        place_model(1, [])
 
 
 @given(
@@ -120,7 +120,7 @@ def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(
     size: int, tiers: list[Tier], facts: MemoryFacts | None, context: int | None
 ) -> None:
     """No tier given is smaller than the chosen one and still large enough; where none is, a warning says so."""
-    placed = place(size, tiers, facts=facts, context=context)
+    placed = place_model(size, tiers, facts=facts, context=context)
     weighed = [weigh(size, tier, facts=facts, context=context) for tier in tiers]
     fitting = [each.tier for each in weighed if each.fits]
     wanted = min(fitting, key=memory) if fitting else max(tiers, key=memory)

@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.fleet.schema import declared, load
-from app.local.registry_policy import VARIABLE, allowed
+from app.local.plan import VARIABLE, allowed_registries
 from jobs.core.errors import BadName, BadRequest, NotFound
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries, Unlisted
 from jobs.registry.client import Registry
-from jobs.tasks.table import TaskContext, pull
+from jobs.tasks.context import TaskContext
+from jobs.tasks.pull import pull
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import ADMIN_KEY, ops_api, served
 
@@ -23,7 +24,7 @@ LISTED = Registries.of([*USUAL, "lan.example:5000", "http://plain.example"], "li
 
 REACHED = {"registry.ollama.ai", "hf.co", "huggingface.co", "lan.example:5000", "plain.example"}
 
-STRANGERS = [
+NOT_LISTED = [
     "169.254.169.254/x/y",
     "http://169.254.169.254/x/y",
     "127.0.0.1/x/y",
@@ -60,7 +61,7 @@ def test_what_is_listed_may_be_asked(text: str) -> None:
     LISTED.need(ModelName.parse(text))
 
 
-@pytest.mark.parametrize("text", STRANGERS)
+@pytest.mark.parametrize("text", NOT_LISTED)
 def test_what_is_not_listed_is_refused(text: str) -> None:
     """Another host, port or spelling is refused by name, with where it could be listed."""
     name = ModelName.parse(text)
@@ -77,7 +78,7 @@ def test_what_is_no_name_has_no_host(text: str) -> None:
         ModelName.parse(text)
 
 
-@given(st.text(alphabet="hf.co:/@xn-0127abl%[]\u3002\uff48\\", max_size=40) | st.sampled_from(STRANGERS + NO_NAMES))
+@given(st.text(alphabet="hf.co:/@xn-0127abl%[]\u3002\uff48\\", max_size=40) | st.sampled_from(NOT_LISTED + NO_NAMES))
 def test_no_text_leads_elsewhere(text: str) -> None:
     """Whatever the text, nothing but a listed host is ever asked."""
     reached: list[str] = []
@@ -139,14 +140,14 @@ def test_a_fleet_lists_the_usual_ones(tmp_path: Path) -> None:
 
 def test_one_machine_lists_what_it_is_told() -> None:
     """The environment wins over a fleet file; with neither, who can only be on this machine pulls from anywhere."""
-    told = allowed({VARIABLE: "hf.co, http://lan:5000"}, declared(), is_loopback=True)
+    told = allowed_registries({VARIABLE: "hf.co, http://lan:5000"}, declared(), is_loopback=True)
     assert (told.hosts, told.plain) == (frozenset({"hf.co", "lan:5000"}), frozenset({"lan:5000"}))
-    assert allowed({}, declared(), is_loopback=True).hosts == frozenset(USUAL)
-    assert allowed({}, None, is_loopback=True) == ANYWHERE
-    assert allowed({}, None, is_loopback=False).hosts == frozenset(USUAL)
-    assert allowed({VARIABLE: "*"}, None, is_loopback=False).hosts is None
+    assert allowed_registries({}, declared(), is_loopback=True).hosts == frozenset(USUAL)
+    assert allowed_registries({}, None, is_loopback=True) == ANYWHERE
+    assert allowed_registries({}, None, is_loopback=False).hosts == frozenset(USUAL)
+    assert allowed_registries({VARIABLE: "*"}, None, is_loopback=False).hosts is None
     with pytest.raises(BadRequest, match=f"{VARIABLE}: 'hf.co/x' is no registry"):
-        allowed({VARIABLE: "hf.co/x"}, None, is_loopback=True)
+        allowed_registries({VARIABLE: "hf.co/x"}, None, is_loopback=True)
 
 
 # -- where it is checked -----------------------------------------------------------------------------------------------

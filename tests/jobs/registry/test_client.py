@@ -98,17 +98,17 @@ def test_a_registry_that_serves_blobs_itself(double: RegistryDouble, tmp_path: P
 
 
 def test_one_blob_can_be_fetched_alone(double: RegistryDouble, tmp_path: Path) -> None:
-    """`fetch` brings one blob, and says nothing twice when it is there already."""
+    """What is there already is not fetched again."""
     layer = Layer("x", BIG, MODEL.blobs[BIG].size)
     for _ in range(2):
-        registry_of(double).fetch(NAME, layer, tmp_path / "blob", progress=Progress(SystemClock()))
+        registry_of(double).fetch_all(NAME, [layer], lambda _: tmp_path / "blob", progress=Progress(SystemClock()))
     assert double.served[BIG] == layer.size
 
 
-def test_a_manifest_by_digest_is_verified(double: RegistryDouble) -> None:
-    """A manifest asked for by digest has it; one whose bytes were changed is Corrupt."""
+def test_a_manifest_is_verified(double: RegistryDouble) -> None:
+    """A manifest has the digest that the registry says it has; one whose bytes were changed is Corrupt."""
     registry = registry_of(double)
-    assert registry.manifest(NAME, reference=f"sha256:{MODEL.digest}").digest == MODEL.digest
+    assert registry.manifest(NAME).digest == MODEL.digest
     double.faults.add(RegistryFault("manifest", "flip", 20))
     with pytest.raises(Corrupt, match="has digest"):
         registry.manifest(NAME)
@@ -229,7 +229,9 @@ def test_a_blob_of_another_size_is_corrupt(double: RegistryDouble, tmp_path: Pat
     """A manifest that is wrong about a size is found out at the first answer."""
     for size in (MODEL.blobs[BIG].size - 1, MODEL.blobs[BIG].size + 1):
         with pytest.raises(Corrupt, match=f"its manifest says {size}"):
-            registry_of(double).fetch(NAME, Layer("x", BIG, size), tmp_path / "blob", progress=Progress(SystemClock()))
+            registry_of(double).fetch_all(
+                NAME, [Layer("x", BIG, size)], lambda _: tmp_path / "blob", progress=Progress(SystemClock())
+            )
 
 
 def test_a_stall_ends_the_pull_and_slowness_does_not(double: RegistryDouble, tmp_path: Path) -> None:

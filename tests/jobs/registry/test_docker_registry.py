@@ -69,13 +69,12 @@ def push(url: str, model: SimModel) -> None:
 
 
 def test_a_model_pushed_to_dockers_registry_comes_back_whole(registry_url: str, tmp_path: Path) -> None:
-    """Manifest by tag and by digest, and blobs in ranges, are what was pushed; a second fetch brings nothing twice."""
+    """The manifest, and blobs in ranges, are what was pushed; a second fetch brings nothing twice."""
     model = arbitrary("odd:v1", 3_000_000, layers=3)
     push(registry_url, model)
     registry = Registry(mirrors={"registry.ollama.ai": registry_url}, connections=4, range_bytes=300_000)
     manifest = registry.manifest(model.name)
     assert manifest.raw == model.manifest
-    assert registry.manifest(model.name, reference=f"sha256:{manifest.digest}").raw == model.manifest
     for _ in range(2):
         progress = Progress(SystemClock())
         registry.fetch_all(model.name, manifest.blobs, lambda layer: tmp_path / layer.filename, progress=progress)

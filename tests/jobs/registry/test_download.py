@@ -17,8 +17,9 @@ from jobs.core.errors import Cancelled, CutShort, DiskFull, Fenced, ServerTroubl
 from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE
 from jobs.registry import range_journal as journal
-from jobs.registry.download import Fetch, SharedRate
+from jobs.registry.download import Fetch
 from jobs.registry.range_journal import Span
+from jobs.registry.shared_rate import SharedRate
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimLayer, weights
 from jobs.weights.manifest import Layer

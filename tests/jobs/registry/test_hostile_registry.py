@@ -250,9 +250,9 @@ def test_a_blob_in_drops_is_given_up(tmp_path: Path) -> None:
 
     layer = Layer("m", f"sha256:{'0' * 64}", size)
     with double.answering():
-        fetch = registry_of(double.url, clock=clock).fetch
+        fetch = registry_of(double.url, clock=clock).fetch_all
         with pytest.raises(Stalled, match=r"only \d+ bytes came within \d+ seconds"):
-            fetch(NAME, layer, tmp_path / "blob", progress=Progress(clock), check=pass_on)
+            fetch(NAME, [layer], lambda _: tmp_path / "blob", progress=Progress(clock), check=pass_on)
 
 
 def test_a_cancel_is_obeyed_while_it_drips() -> None:
@@ -344,7 +344,9 @@ def test_no_cookie_is_kept(tmp_path: Path) -> None:
     with Raw(sends(answer(body, "Set-Cookie: a=b", f"Docker-Content-Digest: {layer.digest}"))).answering() as double:
         for _ in range(2):
             with suppress(Trouble):
-                registry_of(double.url).fetch(NAME, layer, tmp_path / "blob", progress=Progress(SystemClock()))
+                registry_of(double.url).fetch_all(
+                    NAME, [layer], lambda _: tmp_path / "blob", progress=Progress(SystemClock())
+                )
     assert len(double.heads) == 2
     assert not [head for head in double.heads if "cookie" in head.lower()]
 
@@ -359,6 +361,6 @@ def test_a_blob_with_an_odd_length_is_trouble(tmp_path: Path, values: list[str])
     layer = Layer("m", f"sha256:{'0' * 64}", 6)
     script = sends(OK + _lengths(values) + b"Connection: close\r\n\r\nwalnut")
     with Raw(script).answering() as double, pytest.raises(Trouble) as raised:
-        registry_of(double.url).fetch(NAME, layer, tmp_path / "blob", progress=Progress(SystemClock()))
+        registry_of(double.url).fetch_all(NAME, [layer], lambda _: tmp_path / "blob", progress=Progress(SystemClock()))
     assert raised.value.failure_class in {"network", "corrupt"}
     assert json.dumps(str(raised.value)).isascii()

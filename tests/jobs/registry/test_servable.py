@@ -47,7 +47,7 @@ INDEX = {
     ],
 }
 
-STRANGERS: dict[str, tuple[Any, str]] = {
+NO_MODELS: dict[str, tuple[Any, str]] = {
     "an OCI index": (INDEX, r"but an index of 2 manifests \(linux/amd64, linux/arm64\)"),
     "an index without a kind": ({**INDEX, "mediaType": None}, "but an index of 2 manifests"),
     "a Docker list": ({**INDEX, "mediaType": "application/vnd.docker.distribution.manifest.list.v2+json"}, "an index"),
@@ -81,12 +81,12 @@ STRANGERS: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.parametrize("kind", NO_MODELS)
 def test_what_is_no_model_is_refused_as_what_it_is(kind: str) -> None:
     """The manifest alone tells; the message says what it is, in few and harmless words, and what to do."""
-    stranger, says = STRANGERS[kind]
+    foreign, says = NO_MODELS[kind]
     with pytest.raises(Unsupported, match=says) as raised:
-        manifest_in(json.dumps(stranger).encode(), "x")
+        manifest_in(json.dumps(foreign).encode(), "x")
     assert raised.value.failure_class == "refused"
     assert raised.value.hint
     assert str(raised.value).isprintable()
@@ -223,7 +223,7 @@ def pulled(tmp_path: Path) -> Callable[[SimModel], Pulled]:
             scene = Scene(tmp_path, registry.url)
             store = scene.store()
             try:
-                job = worked(store, scene.shop(client), post(store, model=str(model.name), attempts=3))
+                job = worked(store, scene.context(client), post(store, model=str(model.name), attempts=3))
             finally:
                 store.close()
             assert [path for path in (tmp_path / "models" / "staging").rglob("*") if path.is_file()] == []

@@ -222,7 +222,7 @@ def test_the_ledger_runs_on_it(place: Place, key: str) -> None:
 
     while place.queue.get(block=False, partition="servers") is not None:
         pass
-    assert id in Ledger(place.queue, place.facts, SystemClock()).sweep().rung
+    assert id in Ledger(place.queue, place.facts, SystemClock()).sweep().enqueued
     assert ledger.next_id("servers", timedelta(seconds=5)) == id
     with ThreadPoolExecutor(4) as pool:
         claims = list(pool.map(lambda n: ledger.claim(id, worker=f"w{n}", lease=timedelta(minutes=1)), range(4)))

@@ -27,7 +27,8 @@ from jobs.ledger.job_text import story
 from jobs.models.placement import LOCAL
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.errors import PARTS_HINT
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.testing.models import SimModel
 from jobs.testing.ollama.faults import OllamaFault as ServerFault
 from jobs.testing.ollama.server import OllamaDouble
@@ -69,13 +70,13 @@ class Bench:
     client: httpx.Client
     ollama: OllamaClient
 
-    def shop(self, **more: Any) -> TaskContext:
+    def context(self, **more: Any) -> TaskContext:
         servers = {"local": self.ollama}
         usual = {"stall": STALL, "policy": NEVER, "servers": servers, "tiers": (LOCAL,)}
-        return self.scene.shop(self.client, **{**usual, **more})
+        return self.scene.context(self.client, **{**usual, **more})
 
     def pull(self, way: str, **more: Any) -> Job:
-        return worked(self.store, self.shop(**more), post(self.store, way=way, attempts=ALLOWED))
+        return worked(self.store, self.context(**more), post(self.store, way=way, attempts=ALLOWED))
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +303,9 @@ def test_a_full_disk_is_tried_again_and_a_retry_goes_on(bench: Bench, tight: Cal
         job,
     )
     tight()
-    unhurried = bench.shop(stall=10)  # how long a stall lasts is tried elsewhere; here a busy machine may take its time
+    unhurried = bench.context(
+        stall=10
+    )  # how long a stall lasts is tried elsewhere; here a busy machine may take its time
     again = worked(bench.store, unhurried, bench.store.ledger().retry(job.id, by="test").job.id)
     check(Case("", "ok"), again)
     assert sum(bench.registry.served.values()) <= MODEL.size + 2 * CONNECTIONS * RANGE_BYTES
@@ -312,11 +315,11 @@ def test_a_read_only_disk_fails_at_once_and_says_so(bench: Bench) -> None:
     """On a disk that takes nothing a pull fails without fetching a byte, tells what to do, and leaves all as it was."""
     claim = bench.store.ledger().claim(post(bench.store, way="registry"), worker="w", lease=timedelta(minutes=1))
     assert claim is not None
-    shop = bench.shop()
+    context = bench.context()
     before = snapshot(bench.scene.folder / "models")
     changes = {event: code for event, code in READ_ONLY.items() if event != "open"}  # the lock lies elsewhere
     with refusing(changes), pytest.raises(NotWritable, match="Read-only file system") as refused:
-        perform(RunningAttempt(claim, bench.store.ledger(), SystemClock()), shop)
+        perform(RunningAttempt(claim, bench.store.ledger(), SystemClock()), context)
     assert refused.value.hint
     assert sum(bench.registry.served.values()) == 0
     assert snapshot(bench.scene.folder / "models") == before
@@ -331,7 +334,7 @@ def test_a_poisoned_part_file_is_named_with_its_remedy(bench: Bench) -> None:
     check(Case("", "corrupt corrupt", says=(": EOF", PARTS_HINT, AGAIN)), job)
     poison.unlink()
     again = bench.store.ledger().retry(job.id, by="test").job.id
-    check(Case("", "ok"), worked(bench.store, bench.shop(), again))
+    check(Case("", "ok"), worked(bench.store, bench.context(), again))
 
 
 def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_path: Path) -> None:
@@ -349,4 +352,4 @@ def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_
     with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:
         bench.ollama = ollama
         again = bench.store.ledger().retry(job.id, by="test").job.id
-        check(Case("", "ok"), worked(bench.store, bench.shop(), again))
+        check(Case("", "ok"), worked(bench.store, bench.context(), again))

@@ -188,7 +188,7 @@ def test_a_job_whose_bell_was_wiped_away_is_rung_again(tmp_path: Path, reader: R
         child = started(story.scene, story.id)
         until(lambda: story.job().state is JobState.WAITING)
         assert not lived(child, for_seconds=0)
-        until(lambda: story.store.ledger().sweep().rung == (story.id,))
+        until(lambda: story.store.ledger().sweep().enqueued == (story.id,))
         assert story.store.empty_queue() == 1
 
         assert story.run()

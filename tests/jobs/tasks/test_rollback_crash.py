@@ -19,9 +19,10 @@ from jobs.core.progress import Reading
 from jobs.ledger.job import Backoff, Ending, JobState, after_trouble
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.registry.client import Registry
-from jobs.tasks.table import TaskContext, perform
+from jobs.tasks.context import TaskContext
+from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
-from jobs.weights import trash_moves as trashing
+from jobs.weights import restore
 from jobs.weights.prune_plan import Retention, WeightsUse
 from jobs.worker.attempt import RunningAttempt
 from tests.support.crash_points import dies_at
@@ -47,7 +48,7 @@ class Place:
         self.persists = 0
         self.failing: int | None = None
         self.weights = weights_at(root, persist=self.persist, clock=self.clock)
-        self.shop = TaskContext(self.clock, Registry(client=client), self.weights)
+        self.context = TaskContext(self.clock, Registry(client=client), self.weights)
         for each in (OLD, NEW):
             publish(self.weights, each)
             self.clock.tick(60)
@@ -69,7 +70,7 @@ class Place:
         results: list[dict[str, Any]] = []
 
         def work() -> None:
-            results.append(perform(RunningAttempt(claim, self.ledger, self.clock), self.shop))
+            results.append(perform(RunningAttempt(claim, self.ledger, self.clock), self.context))
 
         try:
             died = dies_at(10_000 if dies is None else dies, work)
@@ -91,10 +92,10 @@ class Place:
         found = self.weights.find(TINY)
         assert found is not None
         assert found.digest == stands.manifest.digest
-        assert not self.weights.verify(found.manifest)
-        folder = trashing.thrown(self.weights, TINY)
+        assert not self.weights.verify(found.manifest.blobs)
+        folder = restore.newest_thrown(self.weights, TINY)
         assert folder.manifest == thrown.manifest
-        assert trashing.places(self.weights, folder)
+        assert restore.blob_paths(self.weights, folder)
         survey = self.weights.survey()
         assert not survey.broken
         assert not survey.strays
@@ -206,7 +207,7 @@ def test_a_prune_tried_again_spares_what_it_threw_itself(make: Make) -> None:
         place = make(str(number))
         kept = Retention(unused=timedelta(days=30))
         began = place.clock.now() - timedelta(days=300)
-        place.shop = replace(place.shop, retention=kept, around=partial(WeightsUse, used_since=began))
+        place.context = replace(place.context, retention=kept, weights_use=partial(WeightsUse, used_since=began))
         file = place.weights.layout.manifest(TINY)
         long_ago = (place.clock.now() - timedelta(days=100)).timestamp()
         os.utime(file, (long_ago, long_ago))

@@ -17,11 +17,14 @@ from jobs.core.progress import Reading
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
 from jobs.ledger.job_text import story
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import A10G, Tier
 from jobs.ollama.client import OllamaClient
-from jobs.tasks.table import TaskContext, perform, planned, staging_subject
+from jobs.tasks.context import TaskContext
+from jobs.tasks.prune import plan_request
+from jobs.tasks.table import TASKS, perform
 from jobs.testing.clock import HandClock
 from jobs.testing.models import LICENSE, SimModel, find, weights
 from jobs.testing.ollama.server import OllamaDouble
@@ -29,6 +32,8 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.weights.removal import remove
+from jobs.weights.staging import staging_subject
 from jobs.weights.trash_moves import throw_models
 from jobs.worker.attempt import RunningAttempt
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
@@ -49,11 +54,11 @@ class Bench:
     registry: RegistryDouble
     client: httpx.Client
 
-    def shop(self, **more: Any) -> TaskContext:
-        return self.scene.shop(self.client, **more)
+    def context(self, **more: Any) -> TaskContext:
+        return self.scene.context(self.client, **more)
 
-    def do(self, kind: str, shop: TaskContext | None = None, **request: Any) -> Job:
-        return worked(self.store, shop or self.shop(), post(self.store, kind, **request))
+    def do(self, kind: str, context: TaskContext | None = None, **request: Any) -> Job:
+        return worked(self.store, context or self.context(), post(self.store, kind, **request))
 
     def blob(self, digest: str) -> Path:
         return self.scene.weights().layout.blob(digest)
@@ -85,7 +90,12 @@ def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[TaskContext
         OllamaDouble(bench.scene.folder / "models", **settings) as double,
         OllamaClient(double.url, policy=NEVER) as ollama,
     ):
-        yield bench.shop(servers={tier.name: ollama}, tiers=(tier,))
+        yield bench.context(servers={tier.name: ollama}, tiers=(tier,))
+
+
+def test_each_kind_has_a_task() -> None:
+    """Whatever can be posted, somebody can do."""
+    assert set(TASKS) == set(KINDS)
 
 
 LLAMA = find(ModelName.parse("llama3.2:1b"))
@@ -96,8 +106,8 @@ def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
     assert LLAMA is not None
     with RegistryDouble([LLAMA]) as registry:
         scene = Scene(bench.scene.folder, registry.url)
-        shop = scene.shop(bench.client)
-        pulled = worked(bench.store, shop, post(bench.store, "pull", model="llama3.2:1b"))
+        context = scene.context(bench.client)
+        pulled = worked(bench.store, context, post(bench.store, "pull", model="llama3.2:1b"))
         assert pulled.result, told(pulled)
         facts = MemoryFacts.from_json(pulled.result["facts"])
         assert facts is not None
@@ -108,11 +118,11 @@ def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
         tiers = (small, large, replace(large, name="asked"))
         with ExitStack() as closing:
             servers = {tier.name: closing.enter_context(OllamaClient("http://127.0.0.1:9")) for tier in tiers}
-            shop = scene.shop(bench.client, servers=servers, tiers=tiers)
-            assert shop.server_of(LLAMA.name, None)[0] == small
-            assert shop.server_of(LLAMA.name, "asked")[0].name == "asked"
-            many = replace(shop, tiers=[replace(tier, parallel=64) for tier in tiers])
-            assert many.server_of(LLAMA.name, None)[0].name in ("large", "asked")
+            context = scene.context(bench.client, servers=servers, tiers=tiers)
+            assert context.server_for_model(LLAMA.name, None)[0] == small
+            assert context.server_for_model(LLAMA.name, "asked")[0].name == "asked"
+            many = replace(context, tiers=[replace(tier, parallel=64) for tier in tiers])
+            assert many.server_for_model(LLAMA.name, None)[0].name in ("large", "asked")
 
 
 def flipped(path: Path) -> None:
@@ -155,7 +165,9 @@ def test_a_verify_of_all_names_torn_manifests(bench: Bench) -> None:
     cut_short(layout.manifest(ONE.name))
     flipped(bench.blob(TWO.layers[0].digest))
 
-    job = worked(bench.store, bench.shop(), bench.store.ledger().post("verify", "*", {"model": None}, by="test").job.id)
+    job = worked(
+        bench.store, bench.context(), bench.store.ledger().post("verify", "*", {"model": None}, by="test").job.id
+    )
 
     assert job.result
     assert job.result["torn"] == ["one:latest"]
@@ -198,8 +210,8 @@ def test_a_damaged_blob_that_the_registry_forgot_is_told(bench: Bench) -> None:
 def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
     """Load time, tokens per second and where it runs are the job's result."""
     bench.do("pull")
-    with warmed_by(bench, A10G, load_bytes_per_second=MODEL.size * 2, tokens_per_second=40.0) as shop:
-        job = bench.do("warm", shop)
+    with warmed_by(bench, A10G, load_bytes_per_second=MODEL.size * 2, tokens_per_second=40.0) as context:
+        job = bench.do("warm", context)
     assert job.state is JobState.SUCCEEDED, told(job)
     assert job.result
     assert 0.4 < job.result["load_seconds"] < 20
@@ -211,12 +223,12 @@ def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
 def test_a_warm_up_that_lands_on_the_cpu_is_refused(bench: Bench) -> None:
     """Where a GPU was promised, running on the CPU is a failure that trying again would not change."""
     bench.do("pull")
-    with warmed_by(bench, A10G, vram=0) as shop:
-        job = bench.do("warm", shop)
+    with warmed_by(bench, A10G, vram=0) as context:
+        job = bench.do("warm", context)
     assert [each.failure_class for each in job.attempts] == ["refused"]
     assert f"tier 'a10g' promises a GPU, but 0 B of {'600 kB'}" in told(job)
-    with warmed_by(bench, ROOMY, vram=0) as shop:
-        fine = bench.do("warm", shop)
+    with warmed_by(bench, ROOMY, vram=0) as context:
+        fine = bench.do("warm", context)
     assert fine.result
     assert fine.result["on_gpu"] is False
 
@@ -232,7 +244,7 @@ def test_a_delete_leaves_what_others_share(bench: Bench) -> None:
     assert job.result["freed_bytes"] == ONE.size - LICENSE.size
     models = bench.scene.weights()
     assert [str(model.name) for model in models.models()] == ["two:latest"]
-    assert models.verify(models.models()[0].manifest) == []
+    assert models.verify(models.models()[0].manifest.blobs) == []
     assert not bench.blob(ONE.layers[0].digest).exists()
 
 
@@ -242,9 +254,9 @@ def test_a_delete_that_was_killed_counts_as_done(bench: Bench) -> None:
     id = post(bench.store, "delete", model="one")
     claim = bench.store.ledger().claim(id, worker="killed", lease=timedelta(seconds=0.1))
     assert claim
-    bench.scene.weights().remove(ONE.name, still_ours=nothing)
+    remove(bench.scene.weights(), ONE.name, still_ours=nothing)
 
-    job = worked(bench.store, bench.shop(), id)
+    job = worked(bench.store, bench.context(), id)
     assert [each.outcome for each in job.attempts] == ["lost", "succeeded"]
     assert "an earlier attempt had removed it" in told(job)
 
@@ -255,7 +267,7 @@ def test_a_delete_that_was_killed_counts_as_done(bench: Bench) -> None:
 def test_a_delete_that_could_not_be_told_is_told_by_the_next_attempt(bench: Bench) -> None:
     """A commit that fails after the manifest went is made up for before the job counts as done."""
     bench.do("pull", model="one")
-    shop, told_of = bench.shop(), list[str]()
+    context, told_of = bench.context(), list[str]()
     troubles = [ServerTrouble("the volume cannot be committed for now")]
 
     def persist() -> None:
@@ -263,9 +275,9 @@ def test_a_delete_that_could_not_be_told_is_told_by_the_next_attempt(bench: Benc
             raise troubles.pop()
         told_of.append("what is there now")
 
-    assert shop.weights
-    shop.weights.persist = persist
-    job = bench.do("delete", shop, model="one")
+    assert context.weights
+    context.weights.persist = persist
+    job = bench.do("delete", context, model="one")
     assert [each.outcome for each in job.attempts] == ["retry", "succeeded"]
     assert told_of
 
@@ -275,7 +287,7 @@ def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
     bench.registry.throttle.bytes_per_second = MODEL.size // 4
     id = post(bench.store)
     ledger = bench.store.ledger()
-    with working(bench.store, bench.shop()):
+    with working(bench.store, bench.context()):
         until(lambda: ledger.reader.get(id).progress.completed > RANGE_BYTES)
         assert bench.staging
         ledger.cancel(id, by="test")
@@ -288,7 +300,7 @@ def test_a_cancelled_pull_leaves_nothing(bench: Bench) -> None:
 def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     """A job that failed for good leaves its bytes; the same job posted again fetches the rest."""
     bench.registry.faults.add(RegistryFault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
-    failed = worked(bench.store, bench.shop(), post(bench.store, attempts=1))
+    failed = worked(bench.store, bench.context(), post(bench.store, attempts=1))
     assert failed.state is JobState.FAILED
     held = sum(bench.registry.served.values())
     assert held >= CONNECTIONS * RANGE_BYTES
@@ -296,7 +308,7 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
 
     again = bench.store.ledger().retry(failed.id, by="test").job
     assert staging_subject(replace(again, id="x")) == staging_subject(failed)
-    job = worked(bench.store, bench.shop(), again.id)
+    job = worked(bench.store, bench.context(), again.id)
 
     assert job.state is JobState.SUCCEEDED
     assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
@@ -318,30 +330,30 @@ def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
 
 
 def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> None:
-    """The job carries out what `planned` says, tells it as its result, and a second one does nothing."""
+    """The job carries out what `plan_request` says, tells it as its result, and a second one does nothing."""
     bench.do("pull", model="one")
     bench.do("pull", model="two")
     day = datetime(2026, 1, 1, tzinfo=UTC)
-    for file in bench.scene.weights().layout.manifest_files()[0]:
+    for file in bench.scene.weights().layout.manifest_files():
         os.utime(file.path, (day.timestamp(), day.timestamp()))  # a model counts from when it came
-    around = WeightsUse(used={TWO.name: day}, used_since=day)
-    shop = bench.shop(retention=Retention(kept={ONE.name: "the fleet pins it"}), around=lambda: around)
+    use = WeightsUse(used={TWO.name: day}, used_since=day)
+    context = bench.context(retention=Retention(kept={ONE.name: "the fleet pins it"}), weights_use=lambda: use)
     request = {"unused_days": 30, "empty_trash": None}
-    plan = planned(bench.scene.weights().survey(), around, shop.retention, datetime.now(UTC), request)
+    plan = plan_request(bench.scene.weights().survey(), use, context.retention, datetime.now(UTC), request)
     assert [each.name for each in plan.throw] == ["two:latest"]
 
-    job = bench.do("prune", shop, **request)
+    job = bench.do("prune", context, **request)
 
     assert job.state is JobState.SUCCEEDED, told(job)
     assert job.result == plan.as_json()
     assert "moved to the trash, with two:latest" in told(job)
     assert [str(model.name) for model in bench.scene.weights().models()] == ["one:latest"]
     before = snapshot(bench.scene.folder / "models")
-    again = bench.do("prune", shop, **request)
+    again = bench.do("prune", context, **request)
     assert again.result
     assert (again.result["throw"], again.result["delete"]) == ([], [])
     assert snapshot(bench.scene.folder / "models") == before
-    emptied = bench.do("prune", shop, unused_days=None, empty_trash=True)
+    emptied = bench.do("prune", context, unused_days=None, empty_trash=True)
     assert emptied.result
     assert emptied.result["freed_bytes"] > 0
     assert not bench.scene.weights().survey().trash
@@ -365,7 +377,9 @@ def test_a_rollback_hashes_before_it_publishes(bench: Bench) -> None:
     newer = SimModel(ONE.name, "llama", "1B", "F16", (weights("one again", 20_000), LICENSE))
     with RegistryDouble([newer]) as registry:
         scene = replace(bench.scene, registry=registry.url)
-        assert worked(bench.store, scene.shop(bench.client), post(bench.store, model="one")).state is JobState.SUCCEEDED
+        assert (
+            worked(bench.store, scene.context(bench.client), post(bench.store, model="one")).state is JobState.SUCCEEDED
+        )
     here = bench.scene.weights()
     [folder] = here.survey().trash
     path = folder.layout.blob(ONE.layers[0].digest)
@@ -390,15 +404,15 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     prune = ledger.post("prune", "*", {}, by="nightly").job
     pull = ledger.post("pull", str(MODEL.name), {"model": str(MODEL.name)}, by="nightly").job
 
-    def around() -> WeightsUse:
-        return recall(bench.store.facts, ledger.reader.jobs()).around(ledger.reader.jobs())
+    def weights_use() -> WeightsUse:
+        return recall(bench.store.facts, ledger.reader.jobs()).weights_use(ledger.reader.jobs())
 
     def met() -> Ending:
         claim = ledger.claim(pull.id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
-        shop = bench.shop(retention=Retention(quota_bytes=10), around=around)
+        context = bench.context(retention=Retention(quota_bytes=10), weights_use=weights_use)
         with pytest.raises(NoRoom) as trouble:
-            perform(RunningAttempt(claim, ledger, clock), shop)
+            perform(RunningAttempt(claim, ledger, clock), context)
         ending = after_trouble(claim.job, trouble.value, now=clock.now(), backoff=Backoff(), spread=0)
         ledger.end(claim, replace(ending, not_before=None), Reading())
         return ending

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.scheduler.alert_check import tell
+from app.scheduler.alert_check import deliver
 from jobs.core.errors import BadRequest, Refused, Stalled, Unreachable
 from jobs.core.retry import AT_ONCE, NEVER
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, news, note
+from jobs.telemetry.incidents import TRIES, AlertDelivery, Case, Incident, cases, due_alerts, record
 from jobs.telemetry.webhook import Webhook
 from jobs.testing.clock import HandClock
 from tests.support.processes import free_port
@@ -26,13 +26,13 @@ DEAD = Incident("job", "pull/llama3.2:latest", "the pull of llama3.2:latest fail
 
 
 def look(store: Store, *found: Incident) -> list[Case]:
-    return note(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
+    return record(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
 
 
 def told(store: Store) -> list[str]:
     """What a webhook hears now."""
     heard: list[str] = []
-    tell(store.facts, store.clock, heard.append)
+    deliver(store.facts, store.clock, heard.append)
     return heard
 
 
@@ -68,11 +68,11 @@ def test_two_looks_at_once_open_one_case(store: Store) -> None:
     """Two ticks that both see a new incident write one case, and so do two that see it pass."""
     entries = dict(store.facts.items())
     for _ in range(2):
-        note(store.facts, cases(entries), [LOST, DEAD], store.clock.now())
+        record(store.facts, cases(entries), [LOST, DEAD], store.clock.now())
     minutes(store, 20)
     entries = dict(store.facts.items())
     for _ in range(2):
-        note(store.facts, cases(entries), [DEAD], store.clock.now())
+        record(store.facts, cases(entries), [DEAD], store.clock.now())
     found = cases(dict(store.facts.items()))
     assert [(case.id, case.is_open) for case in found] == [("job/pull/llama3.2:latest/1", True), ("tier/a10g/1", False)]
 
@@ -96,14 +96,14 @@ def test_two_deliveries_tell_once(store: Store) -> None:
     """Of two deliveries that see the same news, one tells it."""
     look(store, LOST)
     entries = dict(store.facts.items())
-    [piece] = news(cases(entries))
+    [alert] = due_alerts(cases(entries))
     first, second = (AlertDelivery(store.facts, store.clock, entries) for _ in range(2))
-    assert first.may_tell(piece)
-    assert not second.may_tell(piece)
-    first.done(piece)
+    assert first.may_send(alert)
+    assert not second.may_send(alert)
+    first.settle(alert)
     minutes(store, 10)
-    assert not second.may_tell(piece)
-    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_tell(piece)
+    assert not second.may_send(alert)
+    assert not AlertDelivery(store.facts, store.clock, dict(store.facts.items())).may_send(alert)
 
 
 def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
@@ -113,7 +113,7 @@ def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
     def fail(_: str) -> None:
         raise Unreachable("no connection")
 
-    assert tell(store.facts, store.clock, fail) == 0
+    assert deliver(store.facts, store.clock, fail) == 0
     minutes(store, 1)
     assert told(store) == []  # somebody may still be at it
     look(store)
@@ -136,7 +136,7 @@ def test_a_dead_webhook_is_given_up(store: Store) -> None:
 
     for _ in range(TRIES + 20):
         look(store, LOST)
-        tell(store.facts, store.clock, fail)
+        deliver(store.facts, store.clock, fail)
         minutes(store, 5)
     assert tries == TRIES
 
@@ -162,7 +162,7 @@ class Counted(SqliteDict):
 @pytest.mark.parametrize("count", [5, 10, 40])
 def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Store) -> None:
     """However often it was tried and however many incidents wait: one pass over the entries, and a read and a write for
-    what is tried in this round."""
+    what is tried in this tick."""
     found = [Incident("job", f"pull/m{n}", f"the pull of m{n} failed for good") for n in range(count)]
     facts = Counted(store.path)
 
@@ -173,14 +173,14 @@ def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Stor
     for _ in range(TRIES):
         look(store, *found)
         facts.reads = facts.writes = facts.passes = 0
-        tell(facts, store.clock, fail)
+        deliver(facts, store.clock, fail)
         costs.add((facts.passes, facts.reads, facts.writes))
         minutes(store, 5)
     facts.close()
     assert costs == {(1, 1, 1)}
 
 
-def test_old_news_is_no_news(store: Store) -> None:
+def test_old_news_is_no_due_alerts(store: Store) -> None:
     """Who sets a webhook up hears of what is wrong now, and not of what passed last week."""
     look(store, LOST)
     minutes(store, 20)
@@ -190,16 +190,16 @@ def test_old_news_is_no_news(store: Store) -> None:
     assert told(store) == ["ollama-modal: the pull of llama3.2:latest failed for good"]
 
 
-ROUNDS = st.lists(
+TICKS = st.lists(
     st.tuples(st.sampled_from([(), (LOST,), (DEAD,), (LOST, DEAD)]), st.booleans(), st.sampled_from([1, 5, 30])),
     max_size=25,
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(rounds=ROUNDS)
+@given(ticks=TICKS)
 def test_no_order_doubles_or_loses_an_alert(
-    rounds: list[tuple[tuple[Incident, ...], bool, int]], tmp_path_factory: pytest.TempPathFactory
+    ticks: list[tuple[tuple[Incident, ...], bool, int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Whatever comes up and passes while the webhook fails now and then: each case is told once, then its recovery."""
     store = open_store(tmp_path_factory.mktemp("incidents") / "l", HandClock())
@@ -208,9 +208,9 @@ def test_no_order_doubles_or_loses_an_alert(
     def fail(_: str) -> None:
         raise Unreachable("no connection")
 
-    for found, fails, wait in [*rounds, *[((), False, 5)] * 8]:
+    for found, fails, wait in [*ticks, *[((), False, 5)] * 8]:
         look(store, *found)
-        tell(store.facts, store.clock, fail if fails else heard.append)
+        deliver(store.facts, store.clock, fail if fails else heard.append)
         minutes(store, wait)
     known = cases(dict(store.facts.items()))
     for incident in (LOST, DEAD):
@@ -235,7 +235,7 @@ def hook() -> Iterator[WebhookServer]:
 def test_a_webhook_hears_what_slack_understands(hook: WebhookServer) -> None:
     """A message is one JSON object with `text`; an error of the moment is tried again."""
     hook.answers = [500, 429, 200]
-    Webhook(hook.url, policy=AT_ONCE).tell("tier a10g is lost")
+    Webhook(hook.url, policy=AT_ONCE).send("tier a10g is lost")
     assert hook.heard == [("application/json", {"text": "tier a10g is lost"})] * 3
 
 
@@ -244,7 +244,7 @@ def test_a_webhook_that_drips_is_left(hook: WebhookServer) -> None:
     hook.answers = [0]
     began = time.monotonic()
     with pytest.raises(Stalled, match="the webhook has not answered for 0 s"):
-        Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).tell("hello")
+        Webhook(hook.url, policy=NEVER, within=timedelta(seconds=0.3)).send("hello")
     assert time.monotonic() - began < 5
 
 
@@ -252,10 +252,10 @@ def test_no_message_shows_the_address(hook: WebhookServer) -> None:
     """The address is a secret: neither what a webhook refuses, nor one that is not there, shows it."""
     hook.answers = [404]
     with pytest.raises(Refused, match="the webhook answered 404") as refused:
-        Webhook(hook.url, policy=NEVER).tell("hello")
+        Webhook(hook.url, policy=NEVER).send("hello")
     assert "secret" not in str(refused.value)
     with pytest.raises(Unreachable) as unreachable:
-        Webhook(f"http://127.0.0.1:{free_port()}/services/secret", policy=NEVER).tell("hello")
+        Webhook(f"http://127.0.0.1:{free_port()}/services/secret", policy=NEVER).send("hello")
     assert "secret" not in str(unreachable.value)
     with pytest.raises(BadRequest, match="does not begin with https://") as bad:
         Webhook("hooks.slack.com/services/secret")
@@ -267,7 +267,7 @@ def test_facts_of_incidents_are_plain(tmp_path: Path) -> None:
     """A case opens again from the facts that were written."""
     facts = SqliteDict(tmp_path / "l")
     clock = HandClock()
-    note(facts, [], [LOST], clock.now())
+    record(facts, [], [LOST], clock.now())
     [case] = cases(dict(facts.items()))
     assert case.incident == LOST
     facts.close()

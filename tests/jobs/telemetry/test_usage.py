@@ -156,7 +156,7 @@ def test_adding_never_waits_for_the_store() -> None:
 
 
 def test_all_uses_between_two_rounds_are_told(store: Store) -> None:
-    """Fifty thousand between two rounds, a store that fails once among them: what waits is rows, and no use is lost."""
+    """Fifty thousand between two writes, a store that fails once among them: what waits is rows, and no use is lost."""
     facts = Shaky()
     usage_recorder = UsageRecorder(facts, store.clock, "w")
     for number in range(25_000):

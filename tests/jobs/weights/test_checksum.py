@@ -23,7 +23,7 @@ def test_each_kind_of_damage_is_told_with_its_sizes(tmp_path: Path) -> None:
     put_blob(weights, long + b"x", digest_of(long))
     put_blob(weights, b"x" + flipped[1:], digest_of(flipped))
     layers = [layer_of(each) for each in (missing, sound, flipped, long, short)]
-    found = weights.verify([*layers, layers[0]], workers=3)
+    found = weights.verify([*layers, layers[0]])
     assert [(each.kind, each.want, each.got) for each in found] == [
         ("missing", 5000, 0),
         ("flipped", 5000, 5000),
@@ -41,7 +41,7 @@ def test_progress_counts_every_byte_once(tmp_path: Path) -> None:
         put_blob(weights, content)
     put_blob(weights, b"c" * 5, digest_of(b"a" * (CHUNK * 2 + 7)))
     progress = Progress(HandClock())
-    assert len(weights.verify(model.manifest, progress=progress)) == 1
+    assert len(weights.verify(model.manifest.blobs, progress=progress)) == 1
     reading = progress.read()
     assert (reading.status, reading.completed, reading.total) == ("verifying", model.manifest.size, model.manifest.size)
 
@@ -60,7 +60,7 @@ def test_a_check_that_raises_stops_every_reader(tmp_path: Path) -> None:
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        weights.verify(model.manifest, workers=2, check=check)
+        weights.verify(model.manifest.blobs, check=check)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("verify")]
 
 

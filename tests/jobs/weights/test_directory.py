@@ -13,6 +13,7 @@ from jobs.core.errors import Cancelled, Corrupt, DiskFull, Fenced, NotFound, Not
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights.directory import ModelsDirectory
+from jobs.weights.removal import remove
 from tests.support.models_directory import (
     CONFIG,
     digest_of,
@@ -67,14 +68,12 @@ def test_persist_comes_between_blobs_and_manifest_and_after_it(tmp_path: Path) -
     seen: list[tuple[int, int]] = []
     weights = weights_at(
         tmp_path,
-        persist=lambda: seen.append(
-            (len(list(weights.layout.blobs.iterdir())), len(weights.layout.manifest_files()[0]))
-        ),
+        persist=lambda: seen.append((len(list(weights.layout.blobs.iterdir())), len(weights.layout.manifest_files()))),
     )
     publish(weights, sample("tiny"))
     assert seen == [(3, 0), (3, 1)]
     seen.clear()
-    weights.remove(ModelName.parse("tiny"), still_ours=nothing)
+    remove(weights, ModelName.parse("tiny"), still_ours=nothing)
     assert seen == [(3, 0), (0, 0)]
 
 
@@ -151,7 +150,7 @@ def test_a_blob_that_vanishes_while_publishing_keeps_the_manifest_back(tmp_path:
     with pytest.raises(Corrupt, match="was missing when all was to be there") as caught:
         publish(weights, sample("tiny", b"w"))
     assert caught.value.can_retry
-    assert weights.layout.manifest_files() == ([], [])
+    assert weights.layout.manifest_files() == [] == weights.layout.strange_files()
 
 
 def test_a_model_in_another_spelling_is_replaced_where_it_stands(tmp_path: Path) -> None:
@@ -207,7 +206,7 @@ def test_a_holder_that_was_taken_over_publishes_nothing(tmp_path: Path) -> None:
         new.settle(digest)
     weights.publish(tiny.name, tiny.manifest, new, still_ours=nothing)
     assert names_in(weights) == ["tiny:latest"]
-    assert weights.verify(tiny.manifest) == []
+    assert weights.verify(tiny.manifest.blobs) == []
 
 
 def test_a_holder_released_between_blobs_and_manifest_shows_nothing(tmp_path: Path) -> None:
@@ -241,7 +240,7 @@ def test_whoever_lost_the_lease_stops_before_anything_shows(tmp_path: Path, step
     staging = fill(weights.stage("tiny", "a"), tiny)
     with pytest.raises(Fenced):
         weights.publish(tiny.name, tiny.manifest, staging, still_ours=still_ours)
-    assert weights.layout.manifest_files() == ([], [])
+    assert weights.layout.manifest_files() == [] == weights.layout.strange_files()
     assert len(list(weights.layout.blobs.iterdir())) == (0, 3)[step]
 
 
@@ -278,9 +277,9 @@ def test_whoever_waits_for_the_lock_can_still_be_stopped(tmp_path: Path) -> None
     with (tmp_path / "weights.lock").open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(Cancelled):
-            weights.remove(ModelName.parse("tiny"), still_ours=still_ours)
+            remove(weights, ModelName.parse("tiny"), still_ours=still_ours)
     assert names_in(weights) == ["tiny:latest"]
-    weights.remove(ModelName.parse("tiny"), still_ours=nothing)
+    remove(weights, ModelName.parse("tiny"), still_ours=nothing)
 
 
 def test_two_holders_that_publish_at_once_leave_one_whole_model(tmp_path: Path) -> None:
@@ -313,7 +312,7 @@ def test_two_holders_that_publish_at_once_leave_one_whole_model(tmp_path: Path) 
         assert unexpected == []
         assert None in ended
         assert names_in(weights) == ["tiny:latest"]
-        assert weights.verify(tiny.manifest) == []
+        assert weights.verify(tiny.manifest.blobs) == []
 
 
 # Mending
@@ -326,7 +325,7 @@ def test_a_damaged_blob_is_mended_alone(tmp_path: Path) -> None:
     publish(weights, tiny)
     put_blob(weights, b"weighty", digest_of(b"weights"))
     others = weights.layout.blob(digest_of(b"other")).stat()
-    (damage,) = weights.verify(tiny.manifest)
+    (damage,) = weights.verify(tiny.manifest.blobs)
     staging = weights.stage("tiny", "mender")
     layer = layer_of(b"weights")
     with pytest.raises(Corrupt):
@@ -334,7 +333,7 @@ def test_a_damaged_blob_is_mended_alone(tmp_path: Path) -> None:
     staging.path(damage.digest).write_bytes(b"weights")
     staging.settle(damage.digest)
     weights.replace_blob(layer, staging, still_ours=nothing)
-    assert weights.verify(tiny.manifest) == []
+    assert weights.verify(tiny.manifest.blobs) == []
     assert weights.layout.blob(digest_of(b"other")).stat() == others
     weights.release("tiny")
     with pytest.raises(Fenced):
@@ -349,14 +348,14 @@ def test_removing_a_model_frees_what_only_it_needed(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     publish(weights, sample("one", b"own", b"shared"))
     publish(weights, sample("user/two", b"shared"))
-    removed = weights.remove(ModelName.parse("ONE"), still_ours=nothing)
+    removed = remove(weights, ModelName.parse("ONE"), still_ours=nothing)
     assert str(removed.name) == "one:latest"
     assert removed.deleted == (layer_of(b"own"),)
     assert removed.freed_bytes == 3
     assert {layer.digest for layer in removed.kept} == {digest_of(b"shared"), digest_of(CONFIG)}
     assert names_in(weights) == ["user/two:latest"]
     assert [path.name for path in (weights.layout.manifests / "registry.ollama.ai").iterdir()] == ["user"]
-    weights.remove(ModelName.parse("user/two"), still_ours=nothing)
+    remove(weights, ModelName.parse("user/two"), still_ours=nothing)
     assert tree(weights) == set()
     assert weights.layout.manifests.is_dir()
     assert list(weights.layout.manifests.iterdir()) == []
@@ -367,7 +366,7 @@ def test_while_a_manifest_is_torn_no_blob_is_deleted(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     publish(weights, sample("one"))
     put_manifest(weights, "torn", b'{"sch')
-    removed = weights.remove(ModelName.parse("one"), still_ours=nothing)
+    removed = remove(weights, ModelName.parse("one"), still_ours=nothing)
     assert removed.deleted == ()
     assert len(removed.kept) == 3
     assert removed.note.startswith("no blob was deleted, because the manifest of torn:latest is torn")
@@ -382,8 +381,8 @@ def test_a_broken_model_can_be_removed(tmp_path: Path) -> None:
     put_manifest(weights, "torn", b"")
     put(weights, sample("gone", b"gone", b"rest"))
     weights.layout.blob(digest_of(b"gone")).unlink()
-    assert weights.remove(ModelName.parse("torn"), still_ours=nothing).deleted == ()
-    assert weights.remove(ModelName.parse("gone"), still_ours=nothing).deleted == (layer_of(b"rest"),)
+    assert remove(weights, ModelName.parse("torn"), still_ours=nothing).deleted == ()
+    assert remove(weights, ModelName.parse("gone"), still_ours=nothing).deleted == (layer_of(b"rest"),)
     assert names_in(weights) == ["one:latest"]
 
 
@@ -393,7 +392,7 @@ def test_a_blob_of_an_incomplete_model_is_not_deleted(tmp_path: Path) -> None:
     put(weights, sample("half", b"shared", b"gone"))
     weights.layout.blob(digest_of(b"gone")).unlink()
     publish(weights, sample("one", b"shared"))
-    weights.remove(ModelName.parse("one"), still_ours=nothing)
+    remove(weights, ModelName.parse("one"), still_ours=nothing)
     assert weights.layout.blob(digest_of(b"shared")).exists()
 
 
@@ -401,7 +400,7 @@ def test_what_is_not_here_cannot_be_removed(tmp_path: Path) -> None:
     """An absent model is NotFound, and asking makes nothing."""
     weights = weights_at(tmp_path)
     with pytest.raises(NotFound, match=r"'absent:latest' is not here"):
-        weights.remove(ModelName.parse("absent"), still_ours=nothing)
+        remove(weights, ModelName.parse("absent"), still_ours=nothing)
     assert not weights.layout.root.exists()
 
 
@@ -423,7 +422,7 @@ def test_nothing_is_deleted_or_written_through_a_link_out_of_the_directory(tmp_p
         put_manifest(weights, tiny.name, tiny.manifest.raw)
         assert not weights.is_ours()
     with pytest.raises(NotWritable, match="link out of the models directory"):
-        weights.remove(tiny.name, still_ours=nothing)
+        remove(weights, tiny.name, still_ours=nothing)
     with pytest.raises(NotWritable, match="link out of the models directory"):
         publish(weights, tiny)
     assert tree(elsewhere) == before
@@ -447,7 +446,7 @@ def test_removing_never_takes_a_blob_that_a_manifest_refers_to(
         put(weights, sample(name, *sorted(blobs)))
     left = set(contents)
     for name in data.draw(st.permutations(sorted(contents))):
-        weights.remove(ModelName.parse(name), still_ours=nothing)
+        remove(weights, ModelName.parse(name), still_ours=nothing)
         left.remove(name)
         assert {model.name for model in weights.models()} == {ModelName.parse(each) for each in left}
         assert weights.survey().orphans == ()

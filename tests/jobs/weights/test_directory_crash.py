@@ -17,7 +17,7 @@ def look(weights: ModelsDirectory) -> int:
     Of a model that is being removed the manifest goes first, so where a blob is missing, the manifest is gone by then.
     """
     seen = 0
-    for file in weights.layout.manifest_files()[0]:
+    for file in weights.layout.manifest_files():
         try:
             manifest = Manifest.parse(file.path.read_bytes())
         except FileNotFoundError:

@@ -92,10 +92,10 @@ def test_live_jobs_are_told_with_their_stagings() -> None:
         job("pull", "b:latest"),
         job("warm", "b:latest", state=JobState.RUNNING),
     ]
-    around = Memory().around(jobs, ["B", "not a name"])
-    assert around.pulling == {A}
-    assert around.staging == {slug("pull a:latest"), slug("verify *")}
-    assert around.loaded == {B}
+    use = Memory().weights_use(jobs, ["B", "not a name"])
+    assert use.pulling == {A}
+    assert use.staging == {slug("pull a:latest"), slug("verify *")}
+    assert use.loaded == {B}
 
 
 moments = st.dictionaries(

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import trash_moves as trashing
+from jobs.weights import restore, trash_moves
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, plan
+from jobs.weights.removal import remove
 from jobs.weights.survey import SurveyedModel
 from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, nothing, publish, put, put_blob, put_manifest, sample, weights_at
@@ -33,7 +34,7 @@ parts = st.sets(st.integers(0, 4), min_size=1)
 
 
 @dataclass(frozen=True)
-class Shelf:
+class StoredModels:
     """What a directory is filled with."""
 
     models: dict[str, set[int]]
@@ -47,7 +48,7 @@ class Shelf:
 
 
 shelves = st.builds(
-    Shelf,
+    StoredModels,
     models=st.dictionaries(st.sampled_from(NAMES), parts, max_size=4),
     older=st.dictionaries(st.sampled_from(NAMES), parts, max_size=3),
     due=st.sets(st.sampled_from(NAMES)),
@@ -63,36 +64,36 @@ def version(name: str, contents: set[int], generation: str) -> Sample:
     return sample(name, *(bytes([65 + part]) * 50 for part in sorted(contents)), config=config)
 
 
-def filled(root: Path, shelf: Shelf) -> ModelsDirectory:
+def filled(root: Path, stored: StoredModels) -> ModelsDirectory:
     clock = HandClock(NOW)
     weights = weights_at(root, clock=clock)
     weights.prepare()
-    for name, contents in shelf.older.items():
+    for name, contents in stored.older.items():
         put(weights, version(name, contents, "old"))
-        age = timedelta(days=9 if name in shelf.due else 1)
+        age = timedelta(days=9 if name in stored.due else 1)
         clock.tick(-age.total_seconds())
-        trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
+        trash_moves.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
         clock.tick(age.total_seconds())
-    for name, contents in shelf.models.items():
+    for name, contents in stored.models.items():
         os.utime(put(weights, version(name, contents, "new")), (LONG_AGO.timestamp(),) * 2)
-    for part in shelf.orphans:
+    for part in stored.orphans:
         put_blob(weights, bytes([65 + part]) * 50)
-    for part in shelf.missing:
+    for part in stored.missing:
         weights.layout.blob(f"sha256:{hashlib.sha256(bytes([65 + part]) * 50).hexdigest()}").unlink(missing_ok=True)
-    if shelf.torn:
+    if stored.torn:
         put_manifest(weights, "torn", b'{"schemaVersion":2,"config"')
     (weights.layout.blobs / "notes.txt").write_text("not ours")
     return weights
 
 
-def prune_plan(weights: ModelsDirectory, shelf: Shelf) -> PrunePlan:
+def prune_plan(weights: ModelsDirectory, stored: StoredModels) -> PrunePlan:
     retention = Retention(
         unused=timedelta(days=30),
-        kept={ModelName.parse(name): "pinned" for name in shelf.kept},
+        kept={ModelName.parse(name): "pinned" for name in stored.kept},
         grace=timedelta(days=7),
     )
-    around = WeightsUse(used_since=NOW - timedelta(days=300))
-    return plan(weights.survey(), around, retention, NOW)
+    use = WeightsUse(used_since=NOW - timedelta(days=300))
+    return plan(weights.survey(), use, retention, NOW)
 
 
 def files(weights: ModelsDirectory) -> dict[str, bytes]:
@@ -102,10 +103,10 @@ def files(weights: ModelsDirectory) -> dict[str, bytes]:
 
 def require_sound(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
     """Every published manifest has each blob that it had; a new one has all of them, with the right bytes."""
-    for file in weights.layout.manifest_files()[0]:
+    for file in weights.layout.manifest_files():
         raw = file.path.read_bytes()
         was_there = before.get(str(file.path.relative_to(weights.layout.root))) == raw
-        [found] = weights.named(file.name)
+        [found] = weights.known(file.name)
         if found.manifest is None:
             continue
         assert was_there or isinstance(found, SurveyedModel), f"{file.name} is published without {found}"
@@ -116,11 +117,13 @@ def require_sound(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
 
 
 def killed_everywhere(
-    shelf: Shelf, work: Callable[[ModelsDirectory], object], finish: Callable[[ModelsDirectory, dict[str, bytes]], None]
+    stored: StoredModels,
+    work: Callable[[ModelsDirectory], object],
+    finish: Callable[[ModelsDirectory, dict[str, bytes]], None],
 ) -> None:
     """Do the work on copies of one directory, killed a step later each time; then let `finish` end it."""
     with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as place:
-        base = filled(Path(place) / "base", shelf)
+        base = filled(Path(place) / "base", stored)
         before = files(base)
         for step in count(1):
             root = Path(place) / "work"
@@ -144,31 +147,31 @@ thorough = settings(deadline=None, max_examples=6, phases=once, suppress_health_
 
 @thorough
 @given(shelves)
-def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(shelf: Shelf) -> None:
+def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(stored: StoredModels) -> None:
     """At whatever operation it dies: every manifest keeps its blobs, nothing but expired trash is gone, the next prune
     ends with nothing to do, and the one after that changes nothing."""
 
     def work(weights: ModelsDirectory) -> None:
-        trashing.follow(weights, prune_plan(weights, shelf), still_ours=nothing)
+        trash_moves.follow(weights, prune_plan(weights, stored), still_ours=nothing)
 
     def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         work(weights)
         work(weights)  # a model in the trash may have joined with blobs that were orphans until then
         after = files(weights)
-        assert prune_plan(weights, shelf).is_empty
+        assert prune_plan(weights, stored).is_empty
         work(weights)
         assert files(weights) == after
         kept = {content for path, content in before.items() if not path.startswith("trash/")}
         assert kept <= set(after.values()), "what was not in the trash is there still, or in the trash"
         names = {str(model.name).removesuffix(":latest") for model in weights.models()}
-        assert not names - shelf.kept or shelf.torn
+        assert not names - stored.kept or stored.torn
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves, parts)
-def test_a_killed_replacement_keeps_one_of_both_whole(shelf: Shelf, contents: set[int]) -> None:
+def test_a_killed_replacement_keeps_one_of_both_whole(stored: StoredModels, contents: set[int]) -> None:
     """A pull that replaces a model and dies leaves the old one or the new one; when it is done, the other is in the
     trash, and a rollback brings it back."""
     new = version("aa", contents, "newest")
@@ -184,18 +187,20 @@ def test_a_killed_replacement_keeps_one_of_both_whole(shelf: Shelf, contents: se
         old = before.get(f"manifests/{'/'.join(TARGET.path)}")
         assert old is None or old in files(weights).values()
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves, parts, parts)
-def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], other: set[int]) -> None:
+def test_a_killed_rollback_keeps_one_of_both_whole(stored: StoredModels, one: set[int], other: set[int]) -> None:
     """At whatever operation it dies, the model is the one or the other, whole; done again, it is the earlier one."""
-    shelf = Shelf({**shelf.models, "aa": one}, {**shelf.older, "aa": other}, set(), set(), shelf.orphans, False, set())
+    stored = StoredModels(
+        {**stored.models, "aa": one}, {**stored.older, "aa": other}, set(), set(), stored.orphans, False, set()
+    )
     old = version("aa", other, "old")
 
     def work(weights: ModelsDirectory) -> None:
-        trashing.restore(weights, trashing.thrown(weights, TARGET), still_ours=nothing)
+        restore.restore(weights, restore.newest_thrown(weights, TARGET), still_ours=nothing)
 
     def finish(weights: ModelsDirectory, before: dict[str, bytes]) -> None:
         found = weights.find(TARGET)
@@ -206,23 +211,25 @@ def test_a_killed_rollback_keeps_one_of_both_whole(shelf: Shelf, one: set[int], 
             assert found is not None
         assert found.digest == old.manifest.digest
         assert before[f"manifests/{'/'.join(TARGET.path)}"] in files(weights).values()
-        trashing.follow(
-            weights, prune_plan(weights, Shelf({}, {}, set(), set(), set(), False, set(NAMES))), still_ours=nothing
+        trash_moves.follow(
+            weights,
+            prune_plan(weights, StoredModels({}, {}, set(), set(), set(), False, set(NAMES))),
+            still_ours=nothing,
         )
         work(weights)  # undone: the newer one is whole in the trash
         assert weights.find(TARGET) is not None
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)
 
 
 @thorough
 @given(shelves)
-def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
+def test_a_killed_deletion_loses_nothing_that_others_need(stored: StoredModels) -> None:
     """Neither a published model nor one in the trash misses a blob because another one was deleted."""
 
     def work(weights: ModelsDirectory) -> None:
         try:
-            weights.remove(TARGET, still_ours=nothing)
+            remove(weights, TARGET, still_ours=nothing)
         except NotFound:
             weights.prepare()
 
@@ -234,4 +241,4 @@ def test_a_killed_deletion_loses_nothing_that_others_need(shelf: Shelf) -> None:
             for layer in folder.manifest.blobs if folder.manifest else ():
                 assert layer.filename in now or layer.filename not in there
 
-    killed_everywhere(shelf, work, finish)
+    killed_everywhere(stored, work, finish)

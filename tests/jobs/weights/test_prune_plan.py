@@ -79,8 +79,8 @@ def test_a_model_that_nobody_used_goes() -> None:
 def test_a_model_never_used_counts_from_when_it_came() -> None:
     """By its pull, or by its manifest where no pull is known; never from before the first record of any use."""
     models = survey(model("early"), model("late", came=days(10)), model("pulled"))
-    around = WeightsUse(used_since=NOW - days(90), came={name("pulled"): NOW - days(20)})
-    found = plan(models, around, OLD, NOW)
+    use = WeightsUse(used_since=NOW - days(90), came={name("pulled"): NOW - days(20)})
+    found = plan(models, use, OLD, NOW)
     assert [(each.name, each.why) for each in found.throw] == [
         ("early:latest", "never used since 2026-03-03, 90 days ago")
     ]
@@ -101,16 +101,16 @@ def test_without_any_record_nothing_is_unused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("around", "retention", "why"),
+    ("use", "retention", "why"),
     [
         (WeightsUse(), Retention(OLD.unused, kept={name("old"): "the fleet pins it"}), "the fleet pins it"),
         (WeightsUse(loaded=frozenset({name("old")})), OLD, "a server has it in memory"),
         (WeightsUse(pulling=frozenset({name("old")})), OLD, "it is being pulled"),
     ],
 )
-def test_what_is_safe_stays_and_is_told(around: WeightsUse, retention: Retention, why: str) -> None:
+def test_what_is_safe_stays_and_is_told(use: WeightsUse, retention: Retention, why: str) -> None:
     """Pinned, loaded, or being pulled, in whatever spelling: it stays, and the plan says for which of these."""
-    known = WeightsUse({name("old"): NOW - days(61)}, NOW - days(300), {}, around.pulling, frozenset(), around.loaded)
+    known = WeightsUse({name("old"): NOW - days(61)}, NOW - days(300), {}, use.pulling, frozenset(), use.loaded)
     found = plan(survey(model("OLD")), known, retention, NOW)
     assert not found.throw
     assert found.notes == (f"OLD:latest stays, though last used 2026-04-01, 61 days ago: {why}",)
@@ -129,11 +129,11 @@ def test_a_model_used_today_stays_over_the_quota() -> None:
 def test_over_the_quota_the_least_recently_used_goes_first() -> None:
     """As many go as it takes, and no more; what they share with others is not counted as freed."""
     here = survey(model("aaaa", b"x" * 1000), model("bbbb", b"y" * 1000), model("cccc", b"y" * 1000, b"z" * 1000))
-    around = used(aaaa=days(3), bbbb=days(5), cccc=days(4))
-    found = plan(here, around, Retention(quota_bytes=1500), NOW)
+    use = used(aaaa=days(3), bbbb=days(5), cccc=days(4))
+    found = plan(here, use, Retention(quota_bytes=1500), NOW)
     assert [(each.name, each.size) for each in found.throw] == [("bbbb:latest", 0), ("cccc:latest", 2000)]
     assert found.throw[0].why == "over the quota of 1.5 kB, and last used 2026-05-27"
-    assert not plan(here, around, Retention(quota_bytes=4000), NOW).throw
+    assert not plan(here, use, Retention(quota_bytes=4000), NOW).throw
 
 
 def test_the_trash_is_no_reason_to_throw_more_away() -> None:
@@ -243,29 +243,29 @@ def test_a_retention_is_written_down_and_read_back() -> None:
 
 
 ages = st.timedeltas(timedelta(hours=-2), timedelta(days=400))
-usage_recorder = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
-shelves = st.lists(usage_recorder, max_size=6, unique_by=lambda each: each[0])
+drawn_model = st.tuples(st.sampled_from("abcdefgh"), st.sets(st.integers(0, 5), min_size=1), ages, ages)
+drawn_models = st.lists(drawn_model, max_size=6, unique_by=lambda each: each[0])
 
 
 @settings(deadline=None)
-@given(shelf=shelves, quota=st.none() | st.integers(0, 20_000), unused=st.none() | ages, data=st.data())
+@given(drawn=drawn_models, quota=st.none() | st.integers(0, 20_000), unused=st.none() | ages, data=st.data())
 def test_a_plan_is_minimal_safe_and_done_once(
-    shelf: Any, quota: int | None, unused: timedelta | None, data: Any
+    drawn: Any, quota: int | None, unused: timedelta | None, data: Any
 ) -> None:
     """Whatever is there: nothing safe goes, sizes are what only the thrown need, under the quota none goes for it,
     and planning again after the plan was followed finds nothing."""
-    models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in shelf]
-    around = WeightsUse({name(text): NOW - ago for text, _, _, ago in shelf if ago > days(30)}, NOW - days(300))
+    models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in drawn]
+    use = WeightsUse({name(text): NOW - ago for text, _, _, ago in drawn if ago > days(30)}, NOW - days(300))
     kept = data.draw(st.sets(st.sampled_from([each.name for each in models]))) if models else set()
     retention = Retention(unused=unused, quota_bytes=quota, kept=dict.fromkeys(kept, "kept"))
     here = survey(*models)
 
-    found = plan(here, around, retention, NOW)
+    found = plan(here, use, retention, NOW)
 
     thrown = {name(text) for text in names(found)}
     assert not thrown & kept
     left = survey(*(each for each in models if each.name not in thrown))
     assert here.usage_bytes - found.thrown_bytes == left.usage_bytes
-    assert plan(left, around, retention, NOW).is_empty
+    assert plan(left, use, retention, NOW).is_empty
     if quota is None and unused is None:
         assert not thrown

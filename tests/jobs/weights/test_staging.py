@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jobs.core.errors import Fenced
-from jobs.weights.staging import RANGES, Staging, listed, release, slug, take_over
+from jobs.weights.staging import RANGES, Staging, folders, release, slug, take_over
 from tests.support.models_directory import digest_of, layer_of
 
 A, B, C = (digest_of(letter) for letter in (b"a", b"b", b"c"))
@@ -149,7 +149,7 @@ def test_release_fences_the_holder_and_keeps_the_bytes(tmp_path: Path) -> None:
         with pytest.raises(Fenced):
             holder.hold()
         holders.append(holder)
-        (folder,), _ = listed(tmp_path)
+        (folder,) = folders(tmp_path)
         assert (folder.holder, folder.slug) == ("", slug("m"))
     new = take_over(tmp_path, "m", "next")
     assert {path.read_bytes() for path in (new.path(A), new.path(B))} == {b"half"}

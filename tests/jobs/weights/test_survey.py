@@ -70,7 +70,7 @@ def test_a_view_onto_a_volume_can_be_read(tmp_path: Path) -> None:
     put_manifest(view, tiny.name, tiny.manifest.raw)
     view.layout.blobs.symlink_to(volume.layout.blobs)
     assert [model.digest for model in view.models()] == [tiny.manifest.digest]
-    assert view.verify(tiny.manifest) == []
+    assert view.verify(tiny.manifest.blobs) == []
     assert view.survey().usage_bytes == tiny.manifest.size + len(tiny.manifest.raw)
 
 
@@ -84,7 +84,7 @@ def test_a_damaged_config_leaves_the_model_listed_without_details(tmp_path: Path
 
 
 def test_the_survey_calls_everything_by_its_name(tmp_path: Path) -> None:
-    """Orphans, partials, part files, poisoned ones, temp files, staging and strangers are told apart, with sizes."""
+    """Orphans, partials, part files, poisoned ones, temp files, staging and the rest are told apart, with sizes."""
     weights = weights_at(tmp_path)
     tiny = sample("tiny")
     put(weights, tiny)
@@ -99,11 +99,11 @@ def test_the_survey_calls_everything_by_its_name(tmp_path: Path) -> None:
     (blobs / f"sha256-{HEX}-partial-3").write_text("[" * 100_000)
     (blobs / f"sha256-{HEX}.tmp").write_text("temp")
     (blobs / "sha256-318927341").write_text("temp")
-    (blobs / "README").write_text("stranger")
+    (blobs / "README").write_text("foreign")
     (blobs / f"sha256-{'cd' * 32}").mkdir()
-    (weights.layout.manifests / ".DS_Store").write_text("stranger")
+    (weights.layout.manifests / ".DS_Store").write_text("foreign")
     (weights.layout.root / "notes").mkdir()
-    (weights.layout.root / "notes" / "n").write_text("stranger")
+    (weights.layout.root / "notes" / "n").write_text("foreign")
     os.mkfifo(weights.layout.manifest(ModelName.parse("fifo")).parent.parent / "fifo")
     staging = weights.stage("pull", "holder")
     staging.path(digest_of(b"x")).write_bytes(b"x" * 8192)

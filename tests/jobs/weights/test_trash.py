@@ -8,10 +8,10 @@ import pytest
 from jobs.core.errors import Corrupt, DiskFull, NotFound, NotWritable, Refused
 from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
-from jobs.weights import trash
-from jobs.weights import trash_moves as trashing
+from jobs.weights import restore, trash, trash_moves
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import Layout
+from jobs.weights.removal import remove
 from tests.support.crash_points import FULL, READ_ONLY, refusing
 from tests.support.models_directory import (
     digest_of,
@@ -29,12 +29,12 @@ TINY = ModelName.parse("tiny")
 
 
 def throw(weights: ModelsDirectory, name: str = "tiny") -> int:
-    return trashing.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
+    return trash_moves.throw_models(weights, [ModelName.parse(name)], still_ours=nothing)
 
 
 def empty(weights: ModelsDirectory) -> int:
     paths = [folder.path for folder in weights.survey().trash]
-    return trashing.empty(weights, paths, still_ours=nothing)
+    return trash_moves.empty(weights, paths, still_ours=nothing)
 
 
 def files(weights: ModelsDirectory) -> dict[str, bytes]:
@@ -76,7 +76,7 @@ def test_many_models_go_as_one_does(tmp_path: Path) -> None:
             put(weights, sample(name, name.encode(), b"shared"))
         put(weights, sample("stays", b"stays"))
         models = [ModelName.parse(name) for name in [*names, "gone"]]
-        assert trashing.throw_models(weights, models, still_ours=nothing) == sum(map(len, names)) + len(b"shared")
+        assert trash_moves.throw_models(weights, models, still_ours=nothing) == sum(map(len, names)) + len(b"shared")
         found = weights.survey()
         assert ([str(model.name) for model in found.models], found.orphans) == (["stays:latest"], ())
         assert len(found.trash) == count
@@ -127,8 +127,8 @@ def test_emptying_hands_on_what_a_later_one_in_the_trash_needs(tmp_path: Path) -
     throw(weights, "one")
     throw(weights, "two")
     [second] = [folder for folder in weights.survey().trash if str(folder.name) == "two:latest"]
-    trashing.empty(weights, [second.path], still_ours=nothing)
-    trashing.restore(weights, trashing.thrown(weights, ModelName.parse("one")), still_ours=nothing)
+    trash_moves.empty(weights, [second.path], still_ours=nothing)
+    restore.restore(weights, restore.newest_thrown(weights, ModelName.parse("one")), still_ours=nothing)
     assert [str(model.name) for model in weights.models()] == ["one:latest"]
 
 
@@ -137,10 +137,10 @@ def test_a_deleted_model_leaves_what_the_trash_needs(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     publish(weights, sample("tiny", b"old", b"both"))
     publish(weights, sample("tiny", b"new", b"both"))
-    removed = weights.remove(TINY, still_ours=nothing)
+    removed = remove(weights, TINY, still_ours=nothing)
     assert removed.freed_bytes == len(b"new")
     assert "an earlier model there needs them" in removed.note
-    trashing.restore(weights, trashing.thrown(weights, TINY), still_ours=nothing)
+    restore.restore(weights, restore.newest_thrown(weights, TINY), still_ours=nothing)
     assert weights.models()
 
 
@@ -151,11 +151,11 @@ def test_a_rollback_brings_the_old_one_back_and_can_be_undone(tmp_path: Path) ->
     publish(weights, old)
     publish(weights, new)
     for expected, left in ((old, new), (new, old), (old, new)):
-        folder = trashing.thrown(weights, ModelName.parse("TINY"))
-        assert trashing.restore(weights, folder, still_ours=nothing) == left.manifest.digest
+        folder = restore.newest_thrown(weights, ModelName.parse("TINY"))
+        assert restore.restore(weights, folder, still_ours=nothing) == left.manifest.digest
         [model] = weights.models()
         assert model.digest == expected.manifest.digest
-        assert not weights.verify(model.manifest)
+        assert not weights.verify(model.manifest.blobs)
         [kept] = weights.survey().trash
         assert kept.manifest == left.manifest
         assert not weights.survey().strays
@@ -166,11 +166,11 @@ def test_a_pruned_model_comes_back_as_well(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     publish(weights, tiny := sample("tiny", b"alone"))
     throw(weights)
-    assert trashing.restore(weights, trashing.thrown(weights, TINY), still_ours=nothing) is None
+    assert restore.restore(weights, restore.newest_thrown(weights, TINY), still_ours=nothing) is None
     assert [model.digest for model in weights.models()] == [tiny.manifest.digest]
     assert not weights.survey().trash
     with pytest.raises(NotFound, match="the trash holds no earlier 'tiny:latest'"):
-        trashing.thrown(weights, TINY)
+        restore.newest_thrown(weights, TINY)
 
 
 def test_a_rollback_that_lacks_a_blob_changes_nothing(tmp_path: Path) -> None:
@@ -178,11 +178,11 @@ def test_a_rollback_that_lacks_a_blob_changes_nothing(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     publish(weights, sample("tiny", b"old"))
     publish(weights, sample("tiny", b"new"))
-    folder = trashing.thrown(weights, TINY)
+    folder = restore.newest_thrown(weights, TINY)
     folder.layout.blob(digest_of(b"old")).unlink()
     before = files(weights)
     with pytest.raises(Corrupt, match=r"the earlier 'tiny:latest' cannot come back: its blob sha256:\w+ is gone"):
-        trashing.restore(weights, folder, still_ours=nothing)
+        restore.restore(weights, folder, still_ours=nothing)
     assert files(weights) == before
 
 
@@ -193,10 +193,10 @@ def test_blobs_come_back_for_a_pull(tmp_path: Path) -> None:
     publish(weights, tiny)
     throw(weights)
     put_blob(weights, b"more")
-    taken = trashing.take_back(weights, tiny.manifest.blobs, still_ours=nothing)
+    taken = trash_moves.take_back(weights, tiny.manifest.blobs, still_ours=nothing)
     assert taken == tiny.manifest.size - len(b"more")
     assert all(weights.blob_state(layer) == "present" for layer in tiny.manifest.blobs)
-    assert trashing.take_back(weights, tiny.manifest.blobs, still_ours=nothing) == 0
+    assert trash_moves.take_back(weights, tiny.manifest.blobs, still_ours=nothing) == 0
 
 
 def test_orphans_join_the_model_in_the_trash_that_needs_them(tmp_path: Path) -> None:
@@ -209,12 +209,12 @@ def test_orphans_join_the_model_in_the_trash_that_needs_them(tmp_path: Path) -> 
 
     orphans = [stray.path for stray in weights.survey().orphans]
     assert other in orphans
-    trashing.throw_orphans(weights, orphans, still_ours=nothing)
+    trash_moves.throw_orphans(weights, orphans, still_ours=nothing)
 
     survey = weights.survey()
     assert not survey.orphans
     assert len(survey.trash) == 2
-    trashing.restore(weights, trashing.thrown(weights, TINY), still_ours=nothing)
+    restore.restore(weights, restore.newest_thrown(weights, TINY), still_ours=nothing)
     assert weights.models()[0].digest == tiny.manifest.digest
 
 
@@ -223,7 +223,7 @@ def test_an_orphan_that_was_published_meanwhile_stays(tmp_path: Path) -> None:
     weights = weights_at(tmp_path)
     path = put_blob(weights, b"alone")
     publish(weights, sample("tiny", b"alone"))
-    assert trashing.throw_orphans(weights, [path], still_ours=nothing) == 0
+    assert trash_moves.throw_orphans(weights, [path], still_ours=nothing) == 0
     assert weights.models()
 
 
@@ -238,7 +238,7 @@ def test_while_a_manifest_is_torn_nothing_that_it_may_need_goes(tmp_path: Path) 
     before = files(weights)
     with pytest.raises(Refused, match="a manifest is torn, and nobody can tell which blobs that one needs"):
         throw(weights)
-    assert trashing.throw_orphans(weights, [orphan], still_ours=nothing) == 0
+    assert trash_moves.throw_orphans(weights, [orphan], still_ours=nothing) == 0
     assert empty(weights) == 0
     assert files(weights) == before
 
@@ -278,9 +278,9 @@ def test_what_is_no_models_directory_is_not_pruned(tmp_path: Path) -> None:
     """A directory without both folders of a models directory is refused with what it lacks, and stays untouched."""
     (tmp_path / "models" / "blobs").mkdir(parents=True)
     with pytest.raises(Refused, match=r"does not look like a models directory: it has no folder manifests$"):
-        trashing.require_models_directory(Layout(tmp_path / "models"))
+        trash_moves.require_models_directory(Layout(tmp_path / "models"))
     with pytest.raises(Refused, match=r"it has no folder blobs and no manifests$"):
-        trashing.require_models_directory(Layout(tmp_path / "nowhere"))
+        trash_moves.require_models_directory(Layout(tmp_path / "nowhere"))
 
 
 def test_a_trash_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -302,8 +302,8 @@ def test_times_in_the_trash_are_utc_and_told_apart(tmp_path: Path) -> None:
     first, second = (trash.make(layout, "tiny", clock.now()) for _ in range(2))
     clock.tick(timedelta(hours=-1).total_seconds())
     third = trash.make(layout, "tiny", clock.now())
-    listed, strange = trash.listed(layout)
-    assert not strange
+    listed = trash.folders(layout)
+    assert not trash.strange_files(layout)
     assert [folder.path for folder in listed] == [third, first, second]
     assert [folder.thrown_at.hour for folder in listed] == [23, 0, 0]
 
@@ -339,9 +339,9 @@ def test_a_read_only_volume_is_told_and_left_as_it_is(tmp_path: Path) -> None:
         survey = weights.survey()
         for work in (
             lambda: throw(weights),
-            lambda: trashing.throw_orphans(weights, [orphan], still_ours=nothing),
+            lambda: trash_moves.throw_orphans(weights, [orphan], still_ours=nothing),
             lambda: empty(weights),
-            lambda: trashing.restore(weights, trashing.thrown(weights, TINY), still_ours=nothing),
+            lambda: restore.restore(weights, restore.newest_thrown(weights, TINY), still_ours=nothing),
         ):
             with pytest.raises(NotWritable, match=r"trash: Read-only file system"):
                 work()

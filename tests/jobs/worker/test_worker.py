@@ -1,7 +1,7 @@
 """What a worker promises: real threads on a real store, with leases of tenths of a second."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -11,11 +11,12 @@ import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Corrupt, Fenced, NotFound, TooManyRequests, Trouble, Unreachable
-from jobs.ledger.job import Backoff, Job, JobState
+from jobs.ledger.job import JobState
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store
 from tests.support.waiting import until
+from tests.support.workers import AT_ONCE, Work, ended
 
 QUICK = Timing(
     lease=timedelta(seconds=1),
@@ -24,8 +25,6 @@ QUICK = Timing(
     poll=timedelta(seconds=0.05),
     grace=timedelta(seconds=2),
 )
-AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
-Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 
 def worker(store: Store, work: Work, *, concurrency: int = 2, timing: Timing = QUICK) -> Worker:
@@ -57,11 +56,6 @@ def working(*workers: Worker) -> Iterator[threading.Event]:
 
 def post(store: Store, subject: str = "m:latest", attempts: int = 3) -> str:
     return store.ledger().post("pull", subject, {"model": subject}, by="test", attempts=attempts).job.id
-
-
-def ended(store: Store, id: str) -> Job:
-    until(lambda: store.ledger().reader.get(id).has_ended)
-    return store.ledger().reader.get(id)
 
 
 def failing(*troubles: Exception) -> Work:

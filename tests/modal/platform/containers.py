@@ -133,7 +133,7 @@ class Containers:
     async def _live(self, container: Container) -> None:
         # As short as can be: a socket's whole path may have 107 bytes, and a checkout may lie deep.
         path = self.home / container.id[-6:] if has_own_network(container.function) else None
-        door, url = await self.wire.listen(container.id, path=path)
+        server, url = await self.wire.listen(container.id, path=path)
         try:
             container.environment = await asyncio.to_thread(self._environment, container)
             binds = await asyncio.to_thread(self._furnish, container)
@@ -142,7 +142,7 @@ class Containers:
             container.lines.append(f"{type(broken).__name__}: {broken}\n")
             self.wire.failures.append(f"container {container.id} of {container.function.name}: {broken!r}")
         finally:
-            door.close()
+            server.close()
             self.kill(container)
             container.turn("exited")
             container.done.set()

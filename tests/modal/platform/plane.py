@@ -63,7 +63,7 @@ class Platform:
             settings=self.settings,
         )
         self.calls = Calls(self.apps, self._containers)
-        self._doors: list[asyncio.Server] = []
+        self._proxies: list[asyncio.Server] = []
         self.wire.families = [
             *(
                 self.environments,
@@ -98,8 +98,8 @@ class Platform:
         for app in self.apps.apps.values():
             app.state = api_pb2.APP_STATE_STOPPED
         await self._containers.close()
-        for door in self._doors:
-            door.close()
+        for proxy in self._proxies:
+            proxy.close()
         self._server.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
@@ -232,7 +232,7 @@ class Platform:
         Which address, its `get_url()` tells. Its containers are to listen on that port.
         """
         proxy = Proxy(self.apps, self._containers, app=app, name=name, port=port, token=token)
-        self._doors.append(self._run(proxy.listen()))
+        self._proxies.append(self._run(proxy.listen()))
         return proxy
 
     def wait_for(self, function: str, state: str = "ready", patience: float = PATIENCE) -> Container:

@@ -15,7 +15,7 @@ MOST_HEAD = 64 * 1024
 
 
 class Proxy:
-    """The door of one deployed server.
+    """What stands before one deployed server.
 
     Args:
         apps: where the server is deployed.
@@ -38,10 +38,10 @@ class Proxy:
         """Requests that found no container."""
 
     async def listen(self) -> asyncio.Server:
-        door = await asyncio.start_server(self._meet, "127.0.0.1", 0, limit=MOST_HEAD)
-        host, port = door.sockets[0].getsockname()[:2]
+        server = await asyncio.start_server(self._meet, "127.0.0.1", 0, limit=MOST_HEAD)
+        host, port = server.sockets[0].getsockname()[:2]
         self._apps.server_urls[self._app, self._name] = f"http://{host}:{port}"
-        return door
+        return server
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -45,7 +45,7 @@ class Queue:
     def put(self, key: bytes, values: list[bytes], ttl: timedelta) -> None:
         partition = self.partition(key)
         if any(len(value) > MAX_ITEM_BYTES for value in values):
-            # What the client recognises as a request that the front door found too large.
+            # What the client recognises as a request that the platform found too large.
             raise GRPCError(Status.INVALID_ARGUMENT, "Received :status = '413'")
         crowded = len(partition.items) + len(values) > MAX_ITEMS or len(self.partitions) > MAX_PARTITIONS
         if crowded or partition.size + sum(map(len, values)) > MAX_PARTITION_BYTES:

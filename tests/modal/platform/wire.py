@@ -93,9 +93,9 @@ class Wire:
         if path is not None:
             await server.start(path=str(path))
             return server, f"unix://{path}"
-        door = socket.create_server(("127.0.0.1", port))
-        await server.start(sock=door)
-        return server, f"http://127.0.0.1:{door.getsockname()[1]}"
+        listener = socket.create_server(("127.0.0.1", port))
+        await server.start(sock=listener)
+        return server, f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     def __mapping__(self) -> dict[str, Handler]:
         return {f"/{SERVICE.full_name}/{rpc.name}": self._handler(rpc) for rpc in SERVICE.methods}

@@ -88,9 +88,9 @@ async function ask(path, { headers = {}, ...options }) {
 }
 
 async function failure(answer) {
-  const told = await answer.json().catch(() => ({}));
+  const body = await answer.json().catch(() => ({}));
   const seconds = Number.parseInt(answer.headers.get("retry-after") ?? "", 10);
-  const error = typeof told.error === "string" ? told.error : `The gateway answers ${answer.status}`;
-  const hint = typeof told.hint === "string" ? told.hint : null;
+  const error = typeof body.error === "string" ? body.error : `The gateway answers ${answer.status}`;
+  const hint = typeof body.hint === "string" ? body.hint : null;
   return new Trouble(answer.status, error, hint, Number.isNaN(seconds) ? null : seconds * 1000);
 }

@@ -16,7 +16,7 @@ export class Asking {
     this.#parts.yes.addEventListener("click", () => this.#do());
   }
 
-  /** `work()` is done when the answer is yes; what it throws is told, and the question stays. */
+  /** `work()` is done when the answer is yes; what it throws is shown, and the question stays. */
   ask({ title, words, yes, work }) {
     setText(this.#parts.title, title);
     setText(this.#parts.words, words);

@@ -66,10 +66,10 @@ export function keep(parent, items, keyOf, make) {
     next.set(key, part);
   }
   for (const [key, part] of known) if (!next.has(key)) part.node.remove();
-  let place = parent.firstElementChild;
+  let sibling = parent.firstElementChild;
   for (const { node } of next.values()) {
-    if (node === place) place = place.nextElementSibling;
-    else parent.insertBefore(node, place);
+    if (node === sibling) sibling = sibling.nextElementSibling;
+    else parent.insertBefore(node, sibling);
   }
   parent.kept = next;
 }

@@ -15,9 +15,9 @@ export function daysUntil(today, length) {
 }
 
 /**
- * A chart as `{ node, show(told) }`. What is told has `days`, `series` (each with a `name` and a value for each day),
- * `format` for one value, and `summary`; `draw(told, width, id)` gives the parts of the drawing, `legend(told, id)` the
- * entries of the legend, `height(told)` how tall it is.
+ * A chart as `{ node, show(data) }`, where `data` has `days`, `series` (each with a `name` and a value for each day),
+ * `format` for one value, and `summary`; `draw(data, width, id)` gives the parts of the drawing, `legend(data, id)` the
+ * entries of the legend, `height(data)` how tall it is.
  */
 export function figure(title, { draw, legend, height }) {
   figures += 1;
@@ -35,18 +35,18 @@ export function figure(title, { draw, legend, height }) {
     entries,
     el("details", { class: "story" }, el("summary", { text: "As a table" }), table),
   );
-  let told = null;
+  let data = null;
   let shown = "";
   const redraw = () => {
     const width = drawing.clientWidth;
-    if (told && width > 0) drawing.replaceChildren(...draw(told, width, id));
+    if (data && width > 0) drawing.replaceChildren(...draw(data, width, id));
   };
   new ResizeObserver(redraw).observe(drawing);
   const show = (chart) => {
     setText(words, chart.summary);
     const now = JSON.stringify([chart.days, chart.series]);
     if (now === shown) return;
-    [told, shown] = [chart, now];
+    [data, shown] = [chart, now];
     drawing.setAttribute("height", height(chart));
     entries.replaceChildren(...legend(chart, id));
     table.replaceChildren(numbers(title, chart));

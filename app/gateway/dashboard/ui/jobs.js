@@ -53,7 +53,7 @@ function row() {
   const cancel = el("button", { type: "button", text: "Cancel", on: { click: press("cancel") } });
   const retry = el("button", { type: "button", text: "Try again", on: { click: press("retry") } });
   cancel.className = "quiet-button";
-  const told = story();
+  const attempts = story();
   const node = el(
     "li",
     { class: "job" },
@@ -72,7 +72,7 @@ function row() {
       trouble,
       remedy,
       refusal,
-      told.node,
+      attempts.node,
     ),
     el("div", { class: "job-actions" }, retry, cancel),
   );
@@ -95,12 +95,12 @@ function row() {
     retry.className = job.state === "failed" && job.attempts.at(-1)?.class !== "refused" ? "" : "quiet-button";
     setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
     setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
-    told.show(job);
+    attempts.show(job);
   };
   return { node, show };
 }
 
-/** Once at a time; a refusal is told beside the button that was pressed. */
+/** Once at a time; a refusal is shown beside the button that was pressed. */
 async function act(button, refusal, work) {
   if (button.ariaBusy === "true") return;
   button.ariaBusy = "true";
@@ -187,15 +187,15 @@ function attempt() {
   const reason = el("p", { class: "attempt-why" });
   const hint = el("p", { class: "quiet" });
   const node = el("li", {}, head, reason, hint);
-  const show = (told) => {
-    const end = told.ended_at ? Date.parse(told.ended_at) : now();
-    const took = lasted(end - Date.parse(told.started_at));
-    const outcome = told.outcome === "retry" ? "failed, to be tried again" : (told.outcome ?? "goes on");
-    setText(head, `${clock(new Date(told.started_at))}, ${outcome} after ${took}, on ${told.worker}`);
-    setProse(reason, told.message ? why(told) : "");
-    setHidden(reason, !told.message);
-    setProse(hint, told.hint ? `Hint: ${told.hint}` : "");
-    setHidden(hint, !told.hint);
+  const show = (record) => {
+    const end = record.ended_at ? Date.parse(record.ended_at) : now();
+    const took = lasted(end - Date.parse(record.started_at));
+    const outcome = record.outcome === "retry" ? "failed, to be tried again" : (record.outcome ?? "goes on");
+    setText(head, `${clock(new Date(record.started_at))}, ${outcome} after ${took}, on ${record.worker}`);
+    setProse(reason, record.message ? why(record) : "");
+    setHidden(reason, !record.message);
+    setProse(hint, record.hint ? `Hint: ${record.hint}` : "");
+    setHidden(hint, !record.hint);
   };
   return { node, show };
 }

@@ -1,5 +1,5 @@
 // Asks the ops API now and then, for as long as somebody looks at the page. A look is one question: `path()` says what
-// is asked, `every()` how often, in milliseconds, `isWanted()`, where there is one, whether at all; `take(told)` keeps
+// is asked, `every()` how often, in milliseconds, `isWanted()`, where there is one, whether at all; `take(answer)` keeps
 // the answer.
 
 import * as api from "/ui/api.js";
@@ -56,11 +56,11 @@ export class Looks {
     look.busy = true;
     const path = look.path();
     try {
-      const told = await api.get(path);
+      const answer = await api.get(path);
       this.#recovered();
       look.failures = 0;
       look.due = Date.now() + look.every();
-      if (path === look.path()) look.take(told);
+      if (path === look.path()) look.take(answer);
       else look.due = 0; // the reader has chosen something else meanwhile
     } catch (error) {
       this.#failed(look, error);

@@ -37,12 +37,12 @@ const following = new Following((job) => {
 const looks = new Looks(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
-    { path: () => "night", every: () => SLOW, take: (told) => (known.night = told) },
-    { path: () => "tiers", every: pace, take: (told) => (known.tiers = told.tiers) },
+    { path: () => "night", every: () => SLOW, take: (answer) => (known.night = answer) },
+    { path: () => "tiers", every: pace, take: (answer) => (known.tiers = answer.tiers) },
     { path: () => `jobs?limit=${listed}`, every: pace, take: takeList },
     { path: failedPath, every: pace, take: takeFailed, isWanted: () => which === "failed" },
     { path: () => "models", every: () => SLOW, take: takeModels },
-    { path: () => "health", every: () => CALM, take: (told) => (known.health = told) },
+    { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
     { ...weeks.look, every: () => RARE },
   ],
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
@@ -59,19 +59,19 @@ function failedPath() {
 
 // -- taking what was learnt in ----------------------------------------------------------------------------------------
 
-function takeBoard(told) {
-  known.board = told;
-  setHidden(at("simulated"), !told.simulated);
-  weeks.setCaller(told.caller);
-  const { name, scopes, keyless } = told.caller;
+function takeBoard(answer) {
+  known.board = answer;
+  setHidden(at("simulated"), !answer.simulated);
+  weeks.setCaller(answer.caller);
+  const { name, scopes, keyless } = answer.caller;
   setText(at("caller"), keyless ? "" : `${name} (${scopes.join(", ")})`);
   setHidden(at("caller"), keyless);
   setHidden(at("forget"), keyless);
 }
 
-function takeModels(told) {
-  known.models = told.models;
-  known.complaints = told.complaints;
+function takeModels(answer) {
+  known.models = answer.models;
+  known.complaints = answer.complaints;
 }
 
 function takeList({ jobs, total }) {
@@ -288,9 +288,9 @@ at("forget").addEventListener("click", () => {
 });
 
 async function begin() {
-  let told;
+  let answer;
   try {
-    told = await api.get("board");
+    answer = await api.get("board");
   } catch (error) {
     if (error.status === 401 || error.status === 403) return signIn(error);
     setText(at("live"), "Not reached");
@@ -306,7 +306,7 @@ async function begin() {
   setHidden(at("board"), false);
   setHidden(at("nav"), false);
   if (hadForm) at("main").focus();
-  takeBoard(told);
+  takeBoard(answer);
   looks.wake();
 }
 

@@ -12,6 +12,7 @@ import httpx
 from app.gateway.catalog.sources import Directory
 from jobs.core.model_name import ModelName
 from jobs.weights.layout import Layout
+from jobs.weights.removal import remove
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import RunningGateway, gateway
 from tests.support.hostile_models import POISONS, Poison, lay_poison
@@ -78,8 +79,8 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
 
     weights = weights_at(tmp_path)
     lay_poison(tmp_path, Poison("good"))
-    shelf = Directory(Layout(tmp_path / "models"))
-    with ScriptedServer(chat) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    source = Directory(Layout(tmp_path / "models"))
+    with ScriptedServer(chat) as server, gateway(tmp_path, {"a10g": server.url}, source=source) as running:
         before = resident()
         with Watch(running.url).watching() as watch:
             until(lambda: watch.asked, "an answer")
@@ -99,7 +100,7 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
                     if not poison.says:
                         assert client.post("/api/show", json={"model": poison.name}).status_code == 200
             for poison in POISONS:
-                weights.remove(ModelName.parse(poison.name), still_ours=nothing)
+                remove(weights, ModelName.parse(poison.name), still_ours=nothing)
             assert running.standing.refresh(), running.standing.trouble
             assert names(running) == {"good:latest"}
             so_far = watch.asked

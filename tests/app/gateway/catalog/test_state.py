@@ -26,6 +26,7 @@ from jobs.testing.clock import HandClock
 from jobs.testing.models import find
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.weights.layout import Layout
+from jobs.weights.removal import remove
 from tests.support.models_directory import lay, publish, put, put_blob, put_manifest, sample, weights_at
 from tests.support.stores import Store
 from tests.support.waiting import until
@@ -86,7 +87,7 @@ def test_what_changes_on_the_disk_is_noticed(store: Store, tmp_path: Path) -> No
     assert standing.refresh()
     assert set(names(standing)) == {"one:latest", "late:latest"}
 
-    weights.remove(ModelName.parse("one"), still_ours=lambda: None)
+    remove(weights, ModelName.parse("one"), still_ours=lambda: None)
     publish(weights, replace(sample("other", b"new"), name=late.name))
     assert standing.refresh()
     assert [model.digest for model in standing.models()] == [sample("other", b"new").manifest.digest]

@@ -50,12 +50,12 @@ def days(entries: Mapping[str, Any], **changes: Any) -> Days:
 
 
 def told(entries: Mapping[str, Any], since: date | None = None, caller: Caller = ANYONE) -> dict[str, Any]:
-    return days(entries).tell(caller, since)
+    return days(entries).as_json(caller, since)
 
 
 @pytest.fixture
 def used(store: Store) -> dict[str, Any]:
-    """What two keys asked for today, and one of them yesterday, as the books write it."""
+    """What two keys asked for today, and one of them yesterday, as usage is written."""
     usage_recorder = UsageRecorder(store.facts, HandClock(NOW), "gateway-1")
     for key, ending, at in (
         ("alice", "success", NOW),
@@ -122,7 +122,7 @@ def test_no_cost_is_lost_between_the_days(lives: list[tuple[float, float]]) -> N
 
 def test_without_prices_no_cost_is_made_up(used: dict[str, Any]) -> None:
     """On one machine nothing is priced, so cost is absent, not nought; the rest is told."""
-    found = days(used, fleet=None).tell(ANYONE, None)
+    found = days(used, fleet=None).as_json(ANYONE, None)
 
     assert (found["cost"], found["month_dollars"], found["budget_dollars"]) == (None, None, None)
     assert found["requests"]

@@ -6,11 +6,10 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
+from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import declared
 from app.gateway.dashboard.nightly import NightResponse
-from app.scheduler import alert_check
-from app.scheduler import runs as shift
-from app.scheduler import steps as rounds
+from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, UpstreamTag
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
@@ -31,17 +30,17 @@ HERE, ABSENT = (ModelName.parse(model.name) for model in FLEET.models)
 
 
 def night(store: Store, *names: ModelName) -> None:
-    """A run of the night, with these models on the shelf and a registry that says nothing."""
+    """A run of the night, with these models on the volume and a registry that says nothing."""
 
     def actual(memory: Memory) -> Actual:
         now, jobs = store.clock.now(), store.ledger().reader.jobs()
         models = tuple(surveyed(name, now) for name in names)
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
-        pruning = plan(here, memory.around(jobs), FLEET.retention(), now)
-        return Actual(models, silent, memory, pruning, rounds.tonight(FLEET, jobs, now))
+        pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
+        return Actual(models, silent, memory, pruning, tonight(FLEET.schedule.times, jobs, now))
 
-    shift.nightly(shift.ScheduleContext(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
+    runs.nightly(runs.ScheduleContext(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
 
 
 def end(store: Store, kind: str, ending: Ending) -> None:
@@ -58,7 +57,9 @@ def told(store: Store) -> dict[str, Any]:
 
 def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     """Each job with its reason and its end, the bytes that moved, what it left alone, and what came up since."""
-    store.clock.wait((rounds.night_began(FLEET, store.clock.now()) + timedelta(days=1) - store.clock.now()).seconds)
+    store.clock.wait(
+        (night_began(FLEET.schedule.times, store.clock.now()) + timedelta(days=1) - store.clock.now()).seconds
+    )
     night(store, HERE)
     assert told(store)["summary"] == "3 jobs, 3 queued; pulled 0 B, freed 0 B, verified 0 B"
     size = surveyed(HERE, store.clock.now()).size
@@ -66,7 +67,7 @@ def test_a_night_is_told_with_its_jobs_as_they_stand_now(store: Store) -> None:
     end(store, "verify", Ending("succeeded", result={"models": [str(HERE)], "bytes": size}))
     end(store, "warm", Ending("failed", "refused", "tier 'a10g' was not woken", "raise own_wakes_per_day"))
     store.clock.wait(600)
-    alert_check.look(store.ledger().reader, store.facts, FLEET, store.clock.now())
+    alert_check.check(store.ledger().reader, store.facts, FLEET, store.clock.now())
 
     found = told(store)
 

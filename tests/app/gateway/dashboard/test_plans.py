@@ -24,7 +24,7 @@ NOTHING = Survey((), (), (), (), (), 0)
 
 
 def pruning() -> PrunePlan:
-    return plan(NOTHING, Memory().around([]), Retention(), HandClock().now())
+    return plan(NOTHING, Memory().weights_use([]), Retention(), HandClock().now())
 
 
 def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:

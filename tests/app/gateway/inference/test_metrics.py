@@ -1,7 +1,9 @@
 """What is counted, and under which labels."""
 
+from dataclasses import replace
+
 from app.gateway.inference.metrics import Metrics, Readings
-from tests.support.ops_api import EndedRequest
+from tests.support.ops_api import ENDED_REQUEST
 
 
 def meters() -> Metrics:
@@ -15,7 +17,7 @@ def shown(metrics: Metrics) -> list[str]:
 def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
     """By model, tier, key and ending; the time to the first byte by tier."""
     metrics = meters()
-    metrics.add(EndedRequest())
+    metrics.add(ENDED_REQUEST)
     lines = shown(metrics)
     labels = 'key="alice",kind="{kind}",model="llama3.2:latest",tier="a10g"'
     assert f"ollama_modal_tokens_total{{{labels.format(kind='prompt')}}} 7.0" in lines
@@ -28,7 +30,8 @@ def test_a_request_is_counted_once_with_its_tokens_and_first_byte() -> None:
 def test_a_request_that_came_nowhere_is_counted_all_the_same() -> None:
     """Without model, tier, tokens or a first byte."""
     metrics = meters()
-    metrics.add(EndedRequest("", "", "", "refused", None, None, None))
+    nothing = replace(ENDED_REQUEST, prompt_tokens=None, output_tokens=None, first_byte_seconds=None)
+    metrics.add(replace(nothing, key="", model="", tier="", ending="refused"))
     assert 'ollama_modal_requests_total{ending="refused",key="other",model="other",tier="other"} 1.0' in shown(metrics)
 
 
@@ -52,7 +55,7 @@ def test_what_is_not_known_is_not_shown() -> None:
             weights_bytes=lambda: None,
             usage_dropped=lambda: 2,
             log_dropped=lambda: 3,
-            standing_seconds=lambda: None,
+            known_state_seconds=lambda: None,
             detached=lambda: 0,
         )
     )

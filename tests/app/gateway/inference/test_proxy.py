@@ -131,7 +131,7 @@ def test_connections_are_kept_on_both_sides(tmp_path: Path) -> None:
         for dialect in DIALECTS * 3:
             assert client.post(running.url + dialect.path, json=dialect.body).content == b"".join(dialect.pieces)
         assert len(scripted.lines) == 1
-        assert len(running.door._server.server_state.connections) == 1
+        assert len(running.server._server.server_state.connections) == 1
 
 
 # -- callers who leave -------------------------------------------------------------------------------------------------
@@ -213,7 +213,7 @@ def test_two_hundred_leave(tmp_path: Path) -> None:
         rows = running.rows(200)
         assert {row.about.ending for row in rows} == {"client_gone"}
         assert len(scripted.loads) == 1
-        state = running.door._server.server_state
+        state = running.server._server.server_state
         until(lambda: not state.tasks and not state.connections, "the last task's end")
         until(lambda: not scripted.lines or len(scripted.lines) <= 1, "the servers' side")
         gc.collect()
@@ -316,8 +316,8 @@ def test_a_name_in_another_case(tmp_path: Path) -> None:
     def script(_: HeardRequest, line: Connection) -> None:
         line.document({"done": True, "embedding": [1.0]})
 
-    shelf = ModelList([model("Nomic-Embed:latest")])
-    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}, shelf=shelf) as running:
+    source = ModelList([model("Nomic-Embed:latest")])
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}, source=source) as running:
         for path in ("/api/chat", "/api/embeddings"):
             body = {"model": "NOMIC-embed", "prompt": "x"}
             response = httpx.post(running.url + path, json=body, timeout=PATIENCE)

@@ -31,12 +31,12 @@ from jobs.testing.clock import HandClock
 from tests.support.ops_api import (
     ADMIN_KEY,
     CHAT_KEY,
+    ENDED_REQUEST,
     LLAMA_KEY,
     MODELS,
     TIERS,
     USAGE,
     OpsApi,
-    ended_request,
     ops_api,
     served,
 )
@@ -462,7 +462,7 @@ def test_metrics_have_no_open_labels(here: OpsApi, ledger: Ledger) -> None:
     """Requests of unknown models and keys are counted as `other`; jobs, bytes and wakes are there from the start."""
     ops_context = here.ops_context()
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
-        ops_context.metrics.add(ended_request(model=model, key="alice" if model.startswith("l") else model))
+        ops_context.metrics.add(replace(ENDED_REQUEST, model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     answer = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"

@@ -249,11 +249,11 @@ def test_followers_share_their_looks(here: OpsApi, ledger: Ledger) -> None:
     async def look_together() -> None:
         ledger_pool = LedgerPool(here.ledger, every=timedelta(milliseconds=50))
         here.ledger_pool.append(ledger_pool)
-        jobs = await asyncio.gather(*(ledger_pool.look(id) for _ in range(100)))
+        jobs = await asyncio.gather(*(ledger_pool.job(id) for _ in range(100)))
         assert all(job is jobs[0] for job in jobs)
-        gone = await asyncio.gather(*(ledger_pool.look("nope-1") for _ in range(5)), return_exceptions=True)
+        gone = await asyncio.gather(*(ledger_pool.job("nope-1") for _ in range(5)), return_exceptions=True)
         assert all(isinstance(each, NotFound) for each in gone)
         await asyncio.sleep(0.3)
-        assert not ledger_pool._looks
+        assert not ledger_pool._reads
 
     asyncio.run(look_together())

@@ -24,7 +24,7 @@ from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
-from jobs.tasks.table import TaskContext
+from jobs.tasks.context import TaskContext
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.gateways import PATIENCE
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api, served
@@ -72,7 +72,7 @@ def worked(commands: Commands) -> Iterator[Scene]:
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(commands.here.folder, registry.url)
         scene.weights().prepare()
-        with working(commands.here.store(), scene.shop(client)):
+        with working(commands.here.store(), scene.context(client)):
             yield scene
 
 

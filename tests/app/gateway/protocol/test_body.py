@@ -12,10 +12,10 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.types import Message
 
 from app.gateway.auth.keys import hash_of
 from app.gateway.protocol.body import Budget, Crowded, HeldBody, whole
-from app.gateway.protocol.exchange import Message
 from tests.support.dialects import OLLAMA
 from tests.support.gateways import PATIENCE, RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
@@ -178,7 +178,7 @@ def test_a_body_is_gone_when_its_answer_begins(tmp_path: Path) -> None:
         caller = begun(running, large())
         assert caller.recv(100).startswith(b"HTTP/1.1 200 ")
         assert is_released(running)
-        assert len(running.composed.wires["a10g"]._busy) == 1
+        assert len(running.composed.upstream_clients["a10g"]._busy) == 1
         go_on.set()
         caller.close()
 
@@ -187,13 +187,13 @@ def test_who_waits_for_a_server_holds_his_body(tmp_path: Path) -> None:
     """The bodies of callers who are held count; who comes when they have used it up is told when to come again."""
     with stage(tmp_path, ScriptedServer(played, asleep=10**9)) as running:
         held = [begun(running, large(30 * MIB)) for _ in range(3)]
-        until(lambda: running.composed.waking.state("a10g").held == 3, "the three")
+        until(lambda: running.composed.cold_starts["a10g"].state().held == 3, "the three")
         assert running.composed.budget.taken > 90 * MIB
         refused = post(running, large(30 * MIB), ANN)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
         assert "the bodies of this key take" in refused.json()["error"]
         others = [begun(running, large(10), path="/api/chat") for _ in range(2)]
-        until(lambda: running.composed.waking.state("a10g").held == 5, "the small ones")
+        until(lambda: running.composed.cold_starts["a10g"].state().held == 5, "the small ones")
         for caller in (*held, *others):
             caller.close()
         assert is_released(running)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.protocol.dialects import EventTail, Tokens, error, error_in_stream, error_text, tail_of
-from app.gateway.protocol.exchange import NDJSON
+from app.gateway.protocol.dialects import NDJSON, EventTail, Tokens, error, error_in_stream, error_text, tail_of
 from tests.support.dialects import OLLAMA, Dialect, each_dialect
 
 

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from app.gateway.auth.keys import Caller
-from app.gateway.protocol import request as asked
-from app.gateway.protocol.exchange import Exchange, Message
-from app.gateway.protocol.request import InferenceRequest
+from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.request import SMALL, InferenceRequest, read_request
 from app.gateway.protocol.routes import find
 from jobs.core.errors import Refused, Trouble
 from tests.support import go_answers
@@ -57,9 +57,9 @@ def exchange_of(case: Case) -> Exchange:
 
 def read(case: Case) -> InferenceRequest | Trouble:
     """What the gateway makes of it."""
-    reading = asked.read(exchange_of(case))
+    reading = read_request(exchange_of(case))
     try:
-        if len(case.body) > asked.SMALL:  # a thread reads it
+        if len(case.body) > SMALL:  # a thread reads it
             return asyncio.run(reading)
         reading.send(None)
     except StopIteration as done:

@@ -45,12 +45,12 @@ def test_the_document_shows_the_table() -> None:
     """app/README.md shows the table as the code has it, line by line."""
     row = r"^\| ([A-Z, ]+) \| `(/[^`]*)` \| (\w+) \| (\w+) \| (.*?) ?\|$"
     told = re.findall(row, README.read_text("utf-8"), re.MULTILINE)
-    assert told == [(", ".join(entry.methods), entry.path, entry.what, entry.scope, entry.why) for entry in TABLE]
+    assert told == [(", ".join(entry.methods), entry.path, entry.action, entry.scope, entry.why) for entry in TABLE]
 
 
 def test_whatever_is_refused_says_why() -> None:
     """Each route that is refused has its reason, and whatever changes something needs the admin scope."""
-    assert all(entry.why for entry in TABLE if entry.what == "refused")
+    assert all(entry.why for entry in TABLE if entry.action == "refused")
     changing = {"/api/pull", "/api/delete", "/api/copy", "/api/create", "/api/push", "/api/blobs/{digest}"}
     assert {entry.path for entry in TABLE if entry.scope == "admin"} == changing
 
@@ -95,13 +95,13 @@ def test_every_entry_does_what_it_says(tmp_path: Path) -> None:
         for entry in TABLE:
             for method in entry.methods:
                 before = len(server.asked)
-                content = b"{}" if entry.what == "job" else body
+                content = b"{}" if entry.action == "job" else body
                 answer = asked(entry, method, "omk_a", content)
-                wanted = {"passed": 200, "here": 200, "job": 400, "refused": 403}[entry.what]
+                wanted = {"passed": 200, "here": 200, "job": 400, "refused": 403}[entry.action]
                 if entry.path == "/v1/audio/transcriptions":
                     wanted = 400  # this body is no form
                 assert answer.status_code == wanted, (entry.path, answer.text)
-                passed = entry.what == "passed" and wanted == 200
+                passed = entry.action == "passed" and wanted == 200
                 # `show` of a model whose files are not here is the one that falls back to a server.
                 assert len(server.asked) - before == (passed or entry.path == "/api/show"), entry.path
                 if entry.scope == "admin":

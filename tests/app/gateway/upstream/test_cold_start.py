@@ -78,10 +78,10 @@ def test_who_was_first_is_told_apart(tmp_path: Path) -> None:
 def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Callers of two models wake their tier once, and each model is loaded once."""
     door = HeldServer(awake=False)
-    shelf = ModelList([model("llama3.2"), model("qwen3")])
+    source = ModelList([model("llama3.2"), model("qwen3")])
     with (
         ScriptedServer(whole_answer, opening=door) as server,
-        gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running,
+        gateway(tmp_path, {"a10g": server.url}, source=source) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA, model=name) for name in ("llama3.2", "qwen3") * 3]
         until(lambda: held_callers(running) == 6)
@@ -93,8 +93,8 @@ def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> Non
 
 def test_models_side_by_side(tmp_path: Path) -> None:
     """Two models that stay in memory are each asked for once, however often their callers take turns."""
-    shelf = ModelList([model("llama3.2"), model("qwen3")])
-    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
+    source = ModelList([model("llama3.2"), model("qwen3")])
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, source=source) as running:
         for name in ("llama3.2", "qwen3") * 4:
             assert asked(running, OLLAMA, model=name).status_code == 200
         assert len(server.loads) == 2
@@ -110,10 +110,10 @@ def test_a_real_load_may_have_cost_another(tmp_path: Path) -> None:
             CLOCK.wait(0.1)
             line.document({"done": True})
 
-    shelf, pace = ModelList([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
+    source, pace = ModelList([model("llama3.2"), model("qwen3")]), replace(QUICK, real_load_seconds=0.05)
     with (
         ScriptedServer(whole_answer, opening=opening) as server,
-        gateway(tmp_path, {"a10g": server.url}, shelf=shelf, pace=pace) as running,
+        gateway(tmp_path, {"a10g": server.url}, source=source, pace=pace) as running,
     ):
         for name in ("llama3.2", "qwen3", "qwen3", "llama3.2"):
             assert asked(running, OLLAMA, model=name).status_code == 200
@@ -126,9 +126,9 @@ def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> N
     with ExitStack() as stack:
         slow = stack.enter_context(ScriptedServer(whole_answer, opening=asleep))
         quick = stack.enter_context(ScriptedServer(whole_answer))
-        shelf = ModelList([replace(model("large"), size=50_000_000_000), model("small")])
+        source = ModelList([replace(model("large"), size=50_000_000_000), model("small")])
         running = stack.enter_context(
-            gateway(tmp_path, {"h100": slow.url, "a10g": quick.url}, shelf=shelf, tiers=TIERS)
+            gateway(tmp_path, {"h100": slow.url, "a10g": quick.url}, source=source, tiers=TIERS)
         )
         waiting = many.submit(asked, running, OLLAMA, model="large")
         until(lambda: held_callers(running, "h100") == 1)
@@ -153,7 +153,7 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(3)]
         until(lambda: held_callers(running) == 3)
-        until(lambda: running.composed.waking.state("a10g").temper == "waking")
+        until(lambda: running.composed.cold_starts["a10g"].state().state == "waking")
         refused = asked(running, dialect)
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
@@ -423,11 +423,11 @@ def test_a_404_of_the_request_itself(tmp_path: Path) -> None:
 
 def test_a_model_pulled_a_moment_ago(tmp_path: Path) -> None:
     """A name that was not known is looked up once more before anybody is told that it is missing."""
-    shelf = ModelList([])
-    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running:
-        shelf.models = [model("llama3.2")]
+    source = ModelList([])
+    with ScriptedServer(whole_answer) as server, gateway(tmp_path, {"a10g": server.url}, source=source) as running:
+        source.models = [model("llama3.2")]
         assert asked(running, OLLAMA).status_code == 200
-        shelf.models = []
+        source.models = []
         assert asked(running, OLLAMA).status_code == 200  # what is known is not looked up at each request
 
 
@@ -443,10 +443,10 @@ def test_a_model_that_only_embeds(tmp_path: Path) -> None:
     def script(heard: HeardRequest, line: Connection) -> None:
         line.document({"model": "emb", "embeddings": [[1.0]] if heard.json["input"] else [], "prompt_eval_count": 2})
 
-    shelf = ModelList([model("emb")])
+    source = ModelList([model("emb")])
     with (
         ScriptedServer(script, opening=opening) as server,
-        gateway(tmp_path, {"a10g": server.url}, shelf=shelf) as running,
+        gateway(tmp_path, {"a10g": server.url}, source=source) as running,
     ):
         answer = httpx.post(f"{running.url}/api/embed", json={"model": "emb", "input": "hello"}, timeout=PATIENCE)
         assert answer.json()["embeddings"] == [[1.0]]

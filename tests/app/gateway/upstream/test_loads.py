@@ -35,7 +35,7 @@ def many() -> Iterator[ThreadPoolExecutor]:
 
 
 def loads(running: RunningGateway) -> Loads:
-    return running.composed.waking._tiers["a10g"].loads
+    return running.composed.cold_starts["a10g"].loads
 
 
 def ask(running: RunningGateway, dialect: Dialect, key: str, **more: Any) -> httpx.Response:
@@ -110,11 +110,11 @@ def test_kinds_are_forgotten_and_bounded() -> None:
 def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """A key has its share of the loads that wait for a tier, each told in its dialect; others' loads find room."""
     door = HeldServer(awake=False)
-    shelf = ModelList([model(f"m{n}") for n in range(12)])
-    pace = replace(QUICK, bounds=LoadLimits(most_loads=8))
+    source = ModelList([model(f"m{n}") for n in range(12)])
+    pace = replace(QUICK, limits=LoadLimits(most_loads=8))
     with (
         ScriptedServer(whole_answer, opening=door) as server,
-        gateway(tmp_path, {"a10g": server.url}, keys=KEYS, shelf=shelf, pace=pace) as running,
+        gateway(tmp_path, {"a10g": server.url}, keys=KEYS, source=source, pace=pace) as running,
     ):
         answers = [many.submit(ask, running, OLLAMA, ALICE, model=f"m{n}") for n in range(2)]
         until(lambda: held_callers(running) == 2)

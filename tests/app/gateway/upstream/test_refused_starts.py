@@ -139,10 +139,10 @@ def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPo
     """After some refused starts all who wait get 503 with the server's own reason, in their dialect; whoever comes then
     is told at once, and starts nothing, until it is time for one more try."""
     refusing = Refusing()
-    pace = replace(QUICK, first_poke_seconds=0.5, longest_poke_seconds=0.5)
+    pace = replace(QUICK, first_poll_seconds=0.5, longest_poll_seconds=0.5)
     with (
         ScriptedServer(whole_answer, opening=refusing) as server,
-        gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, look_seconds=0.0) as running,
+        gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, refresh_seconds=0.0) as running,
     ):
         refusing.facts = running.facts
         answers = [many.submit(asked, running, dialect, stream=False) for dialect in DIALECTS]
@@ -205,7 +205,7 @@ def test_a_server_that_asks_for_a_pause_gets_one(tmp_path: Path, many: ThreadPoo
     has seen an error."""
     with (
         ScriptedServer(whole_answer) as server,
-        gateway(tmp_path, {"a10g": server.url}, look_seconds=0.0) as running,
+        gateway(tmp_path, {"a10g": server.url}, refresh_seconds=0.0) as running,
     ):
         assert asked(running, dialect).status_code == 200
         serving(running, pausing_until=CLOCK.now() + timedelta(minutes=1))
@@ -253,7 +253,7 @@ def test_a_server_with_older_weights_is_waited_for(tmp_path: Path, many: ThreadP
     pace = replace(QUICK, sure_seconds=0.1, unseen_seconds=60)
     with (
         ScriptedServer(whole_answer, opening=unseen) as server,
-        gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, look_seconds=0.0) as running,
+        gateway(tmp_path, {"a10g": server.url}, pace=pace, startup=60, refresh_seconds=0.0) as running,
     ):
         running.facts.put("weights/generation", "g2")
         serving(running, generation="g1")

@@ -49,14 +49,14 @@ class Trial:
 
 def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
     """Trials in one gateway; each brings its own server to the port that the gateway knows."""
-    port, shelf = dead_port(), ModelList([])
-    with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, shelf=shelf, comment_seconds=9, **how) as running:
+    port, source = dead_port(), ModelList([])
+    with gateway(folder, {"a10g": f"http://127.0.0.1:{port}"}, source=source, comment_seconds=9, **how) as running:
 
         def trial() -> Trial:
-            name = f"m{len(shelf.models)}"
-            shelf.models = [*shelf.models, model(name)]
+            name = f"m{len(source.models)}"
+            source.models = [*source.models, model(name)]
             running.standing.refresh()
-            running.composed.waking.lost("a10g", "another server is there now")
+            running.composed.cold_starts["a10g"].lost("another server is there now")
             return Trial(running, port, name)
 
         yield trial
@@ -368,7 +368,7 @@ def test_a_failed_load_is_told(trial: Trial, dialect: Dialect) -> None:
 
 
 def test_a_proxy_that_lets_nobody_in(trial: Trial) -> None:
-    """A 401 of the door before the servers is the gateway's trouble, and not that of the caller's key."""
+    """A 401 of Modal's proxy is the gateway's trouble, and not that of the caller's key."""
 
     def script(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "modal-http: missing or invalid proxy token"}, 401)

@@ -5,8 +5,7 @@ from typing import Any
 
 import pytest
 
-from app.gateway.upstream.cold_start import TierState, TierStateName
-from app.gateway.upstream.tier_state import told
+from app.gateway.upstream.tier_state import TierState, TierStateName, as_json
 from app.model_server.report import Report
 
 NOW = datetime(2026, 9, 15, 8, 30, tzinfo=UTC)
@@ -14,13 +13,13 @@ BEFORE = NOW - timedelta(minutes=1)
 HOUR_AGO = "2026-09-15T07:30:00.000Z"
 
 
-def tier(temper: TierStateName, state: str | None = None, why: str = "") -> dict[str, Any]:
-    seen = TierState("a10g", temper, NOW - timedelta(hours=1), "as seen", held=3)
-    return told(seen, [Report("a10g", "ta-1", state, BEFORE, why=why)] if state else [], NOW)
+def tier(known: TierStateName, state: str | None = None, why: str = "") -> dict[str, Any]:
+    seen = TierState("a10g", known, NOW - timedelta(hours=1), "as seen", held=3)
+    return as_json(seen, [Report("a10g", "ta-1", state, BEFORE, why=why)] if state else [], NOW)
 
 
 @pytest.mark.parametrize(
-    ("temper", "reported", "why", "state"),
+    ("known", "reported", "why", "state"),
     [
         ("asleep", None, "", "asleep"),
         ("asleep", "ended", "", "asleep"),
@@ -32,9 +31,9 @@ def tier(temper: TierStateName, state: str | None = None, why: str = "") -> dict
         ("ready", "failed", "that was another container", "ready"),
     ],
 )
-def test_whoever_knows_better_is_believed(temper: TierStateName, reported: str | None, why: str, state: str) -> None:
+def test_whoever_knows_better_is_believed(known: TierStateName, reported: str | None, why: str, state: str) -> None:
     """A tier that answered is ready and one that is asked for is waking, but of its own trouble a container tells."""
-    assert tier(temper, reported, why)["state"] == state
+    assert tier(known, reported, why)["state"] == state
 
 
 def test_why_and_since_go_with_the_state() -> None:

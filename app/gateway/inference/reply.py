@@ -1,0 +1,148 @@
+"""What the caller of a passed request is sent: a server's answer as it comes, or an error in the caller's own shape.
+
+An answer that has begun cannot take its status back: what goes wrong then is its last event or line, where the dialect
+has one. `ending` is what was seen of its end.
+"""
+
+from app.gateway.inference.request_log import RequestEnding
+from app.gateway.inference.routing import Route
+from app.gateway.protocol import dialects
+from app.gateway.protocol.errors import headers_of, status_of
+from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.headers import Header, to_caller
+from app.gateway.upstream.holding import Expired, LoadFailed
+from app.gateway.upstream.upstream_client import UpstreamAnswer
+from app.model_server.start_failures import CannotStart
+from jobs.core.clock import Clock
+from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
+
+MOST_ERROR = 1024 * 1024
+"""Bytes that are read of a server's error."""
+
+
+class Reply:
+    """The answer to one request."""
+
+    def __init__(self, exchange: Exchange, clock: Clock) -> None:
+        self.ending: RequestEnding = "error"
+        self.first_byte_seconds: float | None = None
+        self._exchange = exchange
+        self._clock = clock
+        self._tail: dialects.Tail | None = None
+        self._content_type = b""
+
+    @property
+    def tokens(self) -> dialects.Tokens:
+        return self._tail.tokens() if self._tail else dialects.Tokens()
+
+    def caller_left(self) -> None:
+        """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
+        is_whole = self._tail is not None and self._tail.verdict() == "whole"
+        self.ending = "success" if is_whole else "client_gone"
+
+    async def comment(self, text: str, route: Route) -> None:
+        """A comment line of an event stream, which begins with it if need be."""
+        await self._begin(200, [(b"content-type", dialects.SSE)], route)
+        await self._exchange.write(dialects.comment(text))
+
+    async def pass_on(self, answer: UpstreamAnswer, route: Route) -> None:
+        """Pass on what a server answers.
+
+        Raises:
+            ServerTrouble: it is not what an Ollama answers.
+            CutShort: it ended before its end.
+
+        """
+        if answer.status >= 400:
+            await self._refuse(answer, route)
+        else:
+            await self._relay(answer, route)
+
+    async def fail(self, trouble: Trouble) -> None:
+        """Say what went wrong."""
+        self.ending = _ending_of(trouble)
+        status = trouble.status if isinstance(trouble, LoadFailed) else status_of(trouble)
+        more = [(name.encode(), value.encode()) for name, value in headers_of(trouble).items()]
+        await self._error(status, dialects.words_of(trouble), more)
+
+    async def _begin(self, status: int, headers: list[Header], route: Route) -> None:
+        """The head, unless it has been sent already."""
+        if self._exchange.status:
+            return
+        self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
+        served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
+        await self._exchange.begin(status, [*headers, *served])
+
+    async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
+        """Pass an answer on as it comes, then look at how it ended."""
+        content_type, path = answer.header(b"content-type"), self._exchange.entry.path
+        if not _is_ollamas(content_type, path) or (self._exchange.status and not content_type.startswith(dialects.SSE)):
+            shown = content_type.decode("latin-1") or "no type"
+            raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
+        tail = self._tail = dialects.tail_of(path, content_type)
+        await self._begin(answer.status, to_caller(answer.headers), route)
+        while piece := await answer.read():
+            if self.first_byte_seconds is None:
+                self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
+            tail.feed(piece)
+            if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
+                await self._exchange.end(piece)
+                return
+            await self._exchange.write(piece)
+        if not self._is_ended(tail):
+            raise CutShort("the server ended its answer before the end")
+        await self._exchange.end()
+
+    def _is_ended(self, tail: dialects.Tail) -> bool:
+        """Whether the answer ended as its protocol wants it to, well or not; and notes which."""
+        verdict = tail.verdict()
+        self.ending = "success" if verdict == "whole" else "error"
+        return verdict != "cut"
+
+    async def _refuse(self, answer: UpstreamAnswer, route: Route) -> None:
+        """Pass a server's own refusal on as it is, where it is in the caller's shape."""
+        body = await answer.whole(MOST_ERROR)
+        text = dialects.error_text(body) or f"the server answered {answer.status}"
+        if answer.status in {401, 407}:  # meant for us, from a proxy on the way
+            raise ServerTrouble(f"the way to the server is closed to the gateway: {text[:200]}")
+        self.ending = "refused" if answer.status < 500 else "error"
+        if self._exchange.status or not answer.header(b"content-type").startswith(dialects.JSON):
+            await self._error(answer.status, text[:500])
+            return
+        headers = [header for header in to_caller(answer.headers) if header[0] != b"content-length"]
+        await self._begin(answer.status, [*headers, (b"content-length", b"%d" % len(body))], route)
+        await self._exchange.write(body)
+        await self._exchange.end()
+
+    async def _error(self, status: int, text: str, more: list[Header] | None = None) -> None:
+        """An error in the caller's own shape: as the answer, or as the end of one that has begun."""
+        exchange, entry = self._exchange, self._exchange.entry
+        if not exchange.status:
+            await exchange.answer(dialects.error(entry.speech, status, text, exchange.id), status, more=more or ())
+        elif self._content_type.startswith((dialects.SSE, dialects.NDJSON)):
+            if self._tail is not None and self._tail.ends_inside():
+                await exchange.write(b"\n\n" if self._content_type.startswith(dialects.SSE) else b"\n")
+            await exchange.write(dialects.error_in_stream(entry.path, entry.speech, status, text, exchange.id))
+            await exchange.end()
+        # else one document was cut: nothing can be added to it, and its missing end shows it
+
+
+def _ending_of(trouble: Trouble) -> RequestEnding:
+    match trouble:
+        case Stalled() | Expired():
+            return "timeout"
+        case CutShort():
+            return "upstream_cut"
+        case LoadFailed():
+            return "refused" if trouble.status < 500 else "error"
+        case Unreachable() | ServerTrouble() | CannotStart():
+            return "error"
+        case _:
+            return "refused"
+
+
+def _is_ollamas(content_type: bytes, path: str) -> bool:
+    """Whether Ollama answers so; else it is some other program's page."""
+    if path == "/v1/audio/transcriptions" and content_type.startswith(b"text/"):
+        return True
+    return content_type.startswith((dialects.JSON, dialects.NDJSON, dialects.SSE))

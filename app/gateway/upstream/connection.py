@@ -1,0 +1,235 @@
+"""One connection to a server, and the exchange that is on it: HTTP/1.1 as bytes, fed to and from llhttp.
+
+Belongs to one event loop, which its transport, its parser and the readers of its answers all run on.
+"""
+
+import asyncio
+from typing import cast
+
+import httptools
+
+from jobs.core.errors import CutShort, NetworkTrouble, ServerTrouble
+
+HIGH_WATER = 64 * 1024
+"""So much of an answer is kept for a caller who does not read, before we stop reading too."""
+
+MOST_HEAD = 64 * 1024
+"""Bytes of headers; more is no answer of an Ollama."""
+
+SLICE = 256 * 1024
+"""Bytes of a body that are handed on at a time, when the last are on their way: each slice is a copy, and encrypted by
+one call on the event loop.
+"""
+
+_STALE_SECONDS = 1.0
+"""A connection that was used a moment ago is not closed for being idle."""
+
+_NO_BODY = frozenset({204, 304})
+
+
+class Connection(asyncio.Protocol):
+    """One connection, and the exchange that is on it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self.transport: asyncio.Transport
+        self.is_lost = False
+        self.quiet_since = self._loop.time()
+        self._is_busy = False
+        self._unsent: bytes | bytearray = b""
+        self._sent = 0
+        self._is_full = False
+        self._is_send_scheduled = False
+
+    # One exchange
+
+    def ask(self, head: bytes, body: bytes | bytearray) -> None:
+        """Send a request. The body must stay as it is until all of it `is_sent`, or the exchange has ended."""
+        self._parser = httptools.HttpResponseParser(self)
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.has_head = False
+        self.is_complete = False
+        self.is_paused = False
+        self._failure: NetworkTrouble | None = CutShort("the server hung up at once") if self.is_lost else None
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._head_size = 0
+        self._is_interim = False
+        self._ends_with_connection = False
+        self._is_busy = True
+        self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
+        self.quiet_since = self._loop.time()
+        self.transport.write(head)
+        self._unsent, self._sent = body, 0
+        self._send()
+
+    @property
+    def is_sent(self) -> bool:
+        return not self._unsent
+
+    def _send(self) -> None:
+        """The next slice, and the others in later turns of the loop, as the server takes them."""
+        self._is_send_scheduled = False
+        if not self._unsent or self._is_full or self.is_lost:
+            return
+        piece = self._unsent[self._sent : self._sent + SLICE]
+        self._sent += len(piece)
+        if self._sent >= len(self._unsent):
+            self._unsent = b""
+        else:
+            self._is_send_scheduled = True
+            self._loop.call_soon(self._send)
+        self.transport.write(piece)
+
+    @property
+    def heard_nothing(self) -> bool:
+        return not self.has_head and not self._head_size
+
+    async def head(self) -> None:
+        """Wait for status and headers.
+
+        Raises:
+            NetworkTrouble: they did not come.
+
+        """
+        while not self.has_head:
+            if self._failure is not None:
+                raise self._failure
+            await self._wait()
+
+    async def read(self) -> bytes:
+        """What has come since the last time, as soon as there is something; empty at the end.
+
+        Raises:
+            NetworkTrouble: the answer ended before its end.
+
+        """
+        while not self._pieces:
+            if self._failure is not None:
+                raise self._failure
+            if self.is_complete:
+                return b""
+            await self._wait()
+        piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        self._pieces.clear()
+        self._size = 0
+        if self.is_paused:
+            self.is_paused = False
+            self.quiet_since = self._loop.time()
+            self.transport.resume_reading()
+        return piece
+
+    @property
+    def is_over(self) -> bool:
+        return self.is_complete and not self._pieces
+
+    def release(self) -> bool:
+        """End the exchange; true when the connection is good for another one."""
+        good = self.is_complete and self.is_sent and not self._failure and not self.is_lost and self._parser_keeps_alive
+        self._is_busy = False
+        self._unsent = b""
+        self.quiet_since = self._loop.time()
+        if not good:
+            self.transport.abort()
+        return good
+
+    def fail(self, trouble: NetworkTrouble) -> None:
+        self._failure = self._failure or trouble
+        self.transport.abort()
+        self._notify()
+
+    # What the transport calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if not self._is_send_scheduled:
+            self._send()
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet_since = self._loop.time()
+        if not self._is_busy or self.is_complete:
+            self._parser_keeps_alive = False  # bytes that nobody asked for
+            self.transport.abort()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if not self.is_complete:
+                self.fail(ServerTrouble(f"the server's answer makes no sense: {error}"))
+            self._parser_keeps_alive = False
+        if self._size > HIGH_WATER and not self.is_paused:
+            self.is_paused = True
+            self.transport.pause_reading()
+        self._notify()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        if not self._is_busy or self.is_complete:
+            return
+        if self._ends_with_connection and exc is None:
+            self.is_complete = True
+        elif self._failure is None:
+            why = f": {exc}" if exc else ""
+            self._failure = CutShort(f"the server closed the connection{why}")
+        self._notify()
+
+    # What the parser calls. After the end of the answer, whatever comes was not asked for.
+
+    def on_message_begin(self) -> None:
+        if self.is_complete:
+            raise ValueError("an answer that nobody asked for")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_size += len(name) + len(value)
+        if self._head_size > MOST_HEAD:
+            raise ValueError("too many headers")
+        self.headers.append((name.lower(), value))
+
+    def on_status(self, status: bytes) -> None:
+        self._head_size += len(status)
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._is_interim = True
+            self.headers.clear()
+            return
+        self.status = status
+        names = {name for name, _ in self.headers}
+        framed = b"content-length" in names or b"transfer-encoding" in names or status in _NO_BODY
+        self._ends_with_connection = not framed
+        self._parser_keeps_alive = framed and self._parser.should_keep_alive()
+        self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self._pieces.append(body)
+        self._size += len(body)
+
+    def on_message_complete(self) -> None:
+        if self._is_interim:
+            self._is_interim = False
+        else:
+            self.is_complete = True
+
+    _parser_keeps_alive = False
+
+    # Waiting
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _notify(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

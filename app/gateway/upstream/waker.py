@@ -1,0 +1,140 @@
+"""Whether a tier is up, and waking it: one task wakes it, and all who need it wait for that one.
+
+A tier whose starts are refused is left alone for as long as `app.model_server.start_failures` says.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime
+
+from loguru import logger
+
+from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext
+from app.gateway.upstream.server_requests import absence
+from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
+
+
+class TierWaker:
+    """Written by the event loop alone. Any thread may read whether the tier is up: see the attributes.
+
+    Args:
+        upstream: the tier.
+        client: the connections to its servers.
+        context: what all tiers share.
+
+    """
+
+    def __init__(self, upstream: TierUpstream, client: UpstreamClient, context: HoldContext) -> None:
+        self._upstream = upstream
+        self._client = client
+        self._context = context
+        self._clock = context.clock
+        self._servers = context.servers
+        self._timing = context.timing
+        #: When the tier began to wake or ceased to. Written by the event loop, before `task`, so that a thread
+        #: that sees a task sees when it began; read by any thread.
+        self.since = context.clock.now()
+        #: Wakes the tier, as long as that takes. Written by the event loop, read by any thread.
+        self.task: asyncio.Task[None] | None = None
+        #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
+        #: thread.
+        self.why = ""
+        #: When it answered last, on the clock that never goes back. Written by the event loop, read by any thread.
+        self._answered_at = float("-inf")
+
+    # In any thread
+
+    @property
+    def has_answered_lately(self) -> bool:
+        return self._clock.monotonic() - self._answered_at < self._timing.trust_seconds
+
+    def up_since(self) -> datetime | None:
+        """Since when the tier is up, by what it answered or reported lately; None when it is not."""
+        if self.has_answered_lately:
+            return self.since
+        if self.why:  # it was asked, and was not there
+            return None
+        return self._servers.up_since(self._upstream.tier)
+
+    # On the event loop
+
+    def answered(self) -> None:
+        """It has just answered."""
+        self._answered_at = self._clock.monotonic()
+
+    def lost(self, why: str) -> None:
+        """It turned out not to be there; the next request finds out whether it has to be woken."""
+        self._answered_at = float("-inf")
+        self.why = why or "it is gone"
+
+    def insist_on_starts(self) -> None:
+        """Leave a tier alone whose starts are refused.
+
+        Raises:
+            CannotStart: the next start has to wait.
+
+        """
+        self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
+
+    async def wake(self) -> None:
+        """Return when the tier answers. One task wakes it for all, and goes on though callers leave.
+
+        Raises:
+            CannotStart: its servers refuse to start, and none may be tried now.
+            Expired: it did not wake in time.
+            ServerTrouble: a proxy in front of it refuses the gateway.
+
+        """
+        if self.up_since() is not None:
+            return
+        if self.task is None:
+            self.since = self._clock.now()
+            self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
+            self.task.add_done_callback(_retrieve)
+        await asyncio.shield(self.task)
+
+    async def _wake(self) -> None:
+        """Ask until it answers. Each time the reports are read before: to ask is to start another server."""
+        tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
+        until = _now() + startup
+        polls = self.pauses()
+        is_first = True
+        try:
+            self.insist_on_starts()
+            while (why := await absence(self._client)) is not None:
+                self.why = why
+                if is_first:
+                    self._context.woke(tier, "request")
+                    logger.info("waking tier {}: {}", tier, why)
+                    is_first = False
+                if _now() > until:
+                    raise Expired(
+                        f"tier {tier!r} did not wake within {startup:.0f} s: {why}",
+                        hint="ask again; its log tells what it does: `modal app logs ollama-service`",
+                        retry_after=RETRY_AFTER,
+                    )
+                await asyncio.sleep(next(polls))
+                await self._context.refresh()
+                self.insist_on_starts()
+            self.why = ""
+            self.answered()
+        finally:
+            self.since = self._clock.now()
+            self.task = None
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds between two questions, growing up to a limit."""
+        pause = self._timing.first_poll_seconds
+        while True:
+            yield pause
+            pause = min(2 * pause, self._timing.longest_poll_seconds)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Take its failure, which those who wait are told; asyncio complains of one that nobody took."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,116 @@
+"""Modal's Dict and Queue as the ledger wants them, each call with a limit."""
+
+from collections.abc import Callable, Coroutine, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import modal
+
+from app.platform.calls import run
+from app.platform.limits import LIMITS, CallLimits
+from jobs.core.retry import NEVER, Policy
+
+T = TypeVar("T")
+
+
+class LimitedDict:
+    """A `modal.Dict` as the ledger wants it. All raise `StoreTrouble`; `put` and `pop` may have taken effect even so.
+
+    What is tried again may be done twice: a conditional put says False the second time, and whoever wants to know reads
+    its own token back; a `pop` says that nothing was there. Modal's own client does the same.
+    """
+
+    def __init__(self, entries: modal.Dict, limits: CallLimits = LIMITS) -> None:
+        self._entries = entries
+        self._limits = limits
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        return self._run(
+            f"writing {key} to the ledger",
+            lambda: self._entries.put.aio(key, value, skip_if_exists=skip_if_exists),
+        )
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self._run(f"reading {key} of the ledger", lambda: self._entries.get.aio(key, default))
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        return self._run(f"removing {key} from the ledger", lambda: self._entries.pop.aio(key, default))
+
+    def keys(self) -> Iterator[Any]:
+        return iter(self._all("listing the ledger", self._entries.keys.aio))
+
+    def items(self) -> Iterator[tuple[Any, Any]]:
+        return iter(self._all("reading all of the ledger", self._entries.items.aio))
+
+    def _run(self, doing: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        return run(call, of="store", doing=doing, within=self._limits.entry, retry=self._limits.retry)
+
+    def _all(self, doing: str, stream: Callable[[], Any]) -> list[Any]:
+        count = 0  # over all tries; grown by the thread that runs the calls, read by whoever waits
+
+        async def gather() -> list[Any]:
+            nonlocal count
+            entries = []
+            async for each in stream():
+                entries.append(each)
+                count += 1
+            return entries
+
+        return run(
+            gather,
+            of="store",
+            doing=doing,
+            within=self._limits.listing,
+            retry=self._limits.retry,
+            moved=lambda: count,
+        )
+
+
+class LimitedQueue:
+    """A `modal.Queue` as the ledger wants it. All raise `StoreTrouble`, beside `queue.Full` and `queue.Empty`.
+
+    A `get` that was given up may have taken an entry with it, and a `put` may put it twice: a sweep puts it again, and
+    a worker that gets one too many finds nothing to do.
+    """
+
+    def __init__(self, entries: modal.Queue, limits: CallLimits = LIMITS) -> None:
+        self._entries = entries
+        self._limits = limits
+
+    def put(
+        self,
+        v: Any,
+        block: bool = True,
+        timeout: float | None = None,
+        *,
+        partition: str | None = None,
+        partition_ttl: int = 86400,
+    ) -> None:
+        self._run(
+            f"putting a job into lane {partition}",
+            lambda: self._entries.put.aio(v, block, timeout, partition=partition, partition_ttl=partition_ttl),
+            waits=timeout if block else 0,
+            retry=NEVER if block else self._limits.retry,
+        )
+
+    def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
+        """Once: whoever waits for an entry asks again by himself."""
+        return self._run(
+            f"waiting for a job in lane {partition}",
+            lambda: self._entries.get.aio(block, timeout, partition=partition),
+            waits=timeout if block else 0,
+            retry=NEVER,
+        )
+
+    def len(self, *, partition: str | None = None, total: bool = False) -> int:
+        return self._run(
+            f"counting the jobs in lane {partition}",
+            lambda: self._entries.len.aio(partition=partition, total=total),
+            waits=0,
+            retry=self._limits.retry,
+        )
+
+    def _run(self, doing: str, call: Callable[[], Coroutine[Any, Any, T]], *, waits: float | None, retry: Policy) -> T:
+        """`waits`: the seconds for which the call itself is meant to wait; None is a day, which is for ever here."""
+        meant = timedelta(days=1) if waits is None else timedelta(seconds=max(0.0, waits))
+        return run(call, of="store", doing=doing, within=self._limits.entry + meant, retry=retry)

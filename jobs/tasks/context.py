@@ -1,0 +1,90 @@
+"""What tasks work with: the clock, the registries, the models directory, the servers, and where models go."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.core.clock import Clock
+from jobs.core.errors import BadRequest, Unsupported
+from jobs.core.model_name import ModelName
+from jobs.models.card import facts_of
+from jobs.models.gguf import MemoryFacts
+from jobs.models.placement import Tier, place_model
+from jobs.ollama.client import OllamaClient
+from jobs.registry.client import Registry
+from jobs.weights.directory import ModelsDirectory
+from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.worker.attempt import RunningAttempt
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What tasks work with. Where the models directory is not ours, `weights` is None and pulls go through a server."""
+
+    clock: Clock
+    registry: Registry
+    weights: ModelsDirectory | None = None
+    servers: Mapping[str, OllamaClient] = field(default_factory=dict)
+    tiers: Sequence[Tier] = ()
+    retention: Retention = field(default_factory=Retention)
+    weights_use: Callable[[], WeightsUse] = WeightsUse
+    """Who uses the weights, and who is at work on them; asked when a prune plans."""
+    declared_tier: Callable[[ModelName], str | None] = lambda _: None
+    """The tier that was declared for a model, whatever its size."""
+    server_pull_lock: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one attempt whose server pulls: two pulls that share a blob can crash it (ollama
+    server/download.go:442). Every thread of a worker shares it."""
+
+    def require_weights(self) -> ModelsDirectory:
+        """The models directory.
+
+        Raises:
+            Unsupported: it is not ours.
+
+        """
+        if self.weights is None:
+            raise Unsupported(
+                "the models directory is not ours to read", hint="start `up` with --models DIR and a directory you own"
+            )
+        return self.weights
+
+    def choose_server(
+        self, model: str, size: int, tier: str | None, *, facts: MemoryFacts | None = None
+    ) -> tuple[Tier, OllamaClient]:
+        """The tier that is asked for, or the cheapest one whose memory holds the model; and its server.
+
+        Raises:
+            Unsupported: there is no server at all.
+            BadRequest: there is no such tier.
+
+        """
+        served = [each for each in self.tiers if each.name in self.servers]
+        if not served:
+            raise Unsupported("no Ollama server is part of this stack", hint="start one: `ollama-modal up`")
+        if tier is None:
+            chosen = place_model(size, served, facts=facts).tier
+        else:
+            asked_for = next((each for each in served if each.name == tier), None)
+            if asked_for is None:
+                raise BadRequest(
+                    f"there is no tier {tier!r} for {model!r}", hint=f"tiers are {', '.join(t.name for t in served)}"
+                )
+            chosen = asked_for
+        return chosen, self.servers[chosen.name]
+
+    def server_for_model(self, name: ModelName, tier: str | None) -> tuple[Tier, OllamaClient]:
+        """The server for a model: on the tier that is asked for, else the declared one, else by the memory it takes."""
+        known = self.weights.find(name) if self.weights else None
+        facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None
+        declared = self.declared_tier(name)
+        if tier is None and declared in self.servers:
+            tier = declared
+        return self.choose_server(str(name), known.size if known else 0, tier, facts=facts)
+
+
+Result = dict[str, Any]
+"""What a job that succeeded says it did."""
+
+Task = Callable[[RunningAttempt, TaskContext], Result]
+"""Does what the attempt's job asks for. It may be killed at any instruction, and simply runs again."""
