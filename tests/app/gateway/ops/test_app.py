@@ -154,7 +154,7 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: OpsApi, ledger: Ledger) -
     def broken(_: str) -> None:
         raise RuntimeError("the platform is away")
 
-    ask = TestClient(here.app(here.ops_context(ring=broken)), headers={"x-api-key": ADMIN_KEY})
+    ask = TestClient(here.app(here.ops_context(send_worker=broken)), headers={"x-api-key": ADMIN_KEY})
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"})
     assert answer.status_code == 201
     assert ledger.reader.get(answer.json()["id"]).kind == "pull"
