@@ -383,7 +383,7 @@ def test_over_the_limit_is_429(here: OpsApi, hand: HandClock) -> None:
 
 
 def test_whoever_the_gateway_let_in_is_not_asked_again(here: OpsApi) -> None:
-    """A caller that stands in the scope walks through the door; no header can put one there."""
+    """A caller that stands in the scope is let in; no header can put one there."""
     app = here.app()
 
     async def let_in(scope: Any, receive: Any, send: Any) -> None:
