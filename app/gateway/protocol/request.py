@@ -202,9 +202,9 @@ def _counted(seconds: float) -> float | None:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise BadRequest("model is required", hint='the body is a JSON object with a "model"')
-    name = value.removesuffix(":local")
+    name = value.strip().removesuffix(":local")  # Ollama trims it as well (internal/modelref)
     if name.endswith((":cloud", "-cloud")):
         raise Forbidden("ollama cloud is disabled: remote model is unavailable", hint="choose a model that is here")
     return name
