@@ -15,10 +15,11 @@ from app.gateway.protocol.refusals import FIELDS
 from app.gateway.protocol.routes import TABLE
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.server import OllamaDouble
-from tests.app.gateway.inference.test_proxy import played
 from tests.doubles.test_ollama import put
 from tests.doubles.test_ollama_requests import NULLS, USER, WRONG_OPTIONS, WRONG_TYPES
-from tests.support.gateways import DIALECTS, PATIENCE, Heard, Line, Running, Scripted, Shelf, gateway, model
+from tests.support.dialects import DIALECTS, whole_answer
+from tests.support.gateways import PATIENCE, ModelList, RunningGateway, gateway, model
+from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 
 MODEL = next(each for each in LIBRARY if str(each.name) == "qwen3:0.6b")
 NAME = str(MODEL.name)
@@ -77,8 +78,8 @@ def shallow() -> Iterator[tuple[str, dict[str, Any]]]:
 class Both:
     """The gateway, the server behind it, and an Ollama beside it that is asked the same."""
 
-    running: Running
-    server: Scripted
+    running: RunningGateway
+    server: ScriptedServer
     ollama: str
 
     def answers(self, path: str, body: dict[str, Any]) -> list[httpx.Response]:
@@ -86,9 +87,9 @@ class Both:
         return [httpx.post(url + path, json=asked, timeout=PATIENCE) for url in (self.running.url, self.ollama)]
 
 
-def _plays(heard: Heard, line: Line) -> None:
+def _plays(heard: HeardRequest, line: Connection) -> None:
     if heard.path in {dialect.path for dialect in DIALECTS}:
-        played(heard, line)
+        whole_answer(heard, line)
     else:
         line.document({"passed": True})
 
@@ -99,8 +100,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     put(folder, MODEL)
     with (
         OllamaDouble(folder) as ollama,
-        Scripted(_plays) as server,
-        gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, shelf=Shelf([model(NAME)])) as running,
+        ScriptedServer(_plays) as server,
+        gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, shelf=ModelList([model(NAME)])) as running,
     ):
         yield Both(running, server, ollama.url)
 
