@@ -83,6 +83,7 @@ class GatewayParts:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
+        simulated: the servers only pretend, which the page says.
         complaints: what is wrong with models that are not whole, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
@@ -112,6 +113,7 @@ class GatewayParts:
     fleet: Fleet | None = None
     quota_bytes: int | None = None
     rented: bool = True
+    simulated: bool = False
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
@@ -247,6 +249,7 @@ class Composed:
             quota_bytes=parts.quota_bytes,
             keyless=parts.keys.is_empty,
             rented=parts.rented,
+            simulated=parts.simulated,
         )
 
     def _more(self) -> tuple[APIRouter, ...]:

@@ -125,6 +125,7 @@ class LocalGateway:
                 fleet=plan.fleet,
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
+                simulated=servers.simulated,
                 plans=Plans(
                     night=lambda: _next_night(home, plan.fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),

@@ -148,9 +148,10 @@ def _default_models(environ: Mapping[str, str]) -> Path:
 
 
 def _start_simulated(launcher: ServerLauncher) -> Servers:
-    from jobs.testing.models import SCALE  # noqa: PLC0415 - the doubles are no part of a real stack
+    from jobs.testing.models import LIBRARY, SCALE  # noqa: PLC0415 - the doubles are no part of a real stack
 
     logger.warning("SIMULATED: no real Ollama takes part, the models are noise, and every answer says so")
+    logger.info("the simulated registry has {}", ", ".join(str(model.name) for model in LIBRARY))
     # OLLAMA_MODELS names real models; noise must never come to lie among them.
     models = _prepared(_models_option(launcher.plan, {}) or launcher.home.root / "simulated" / "models", launcher)
     mirror, *_ = _free_urls(1)

@@ -69,21 +69,6 @@ class Registries:
         if not self.allow(name):
             raise Unlisted(f"nothing is pulled from {name.host!r}: it is not listed", hint=self.remedy or None)
 
-    def need_plain(self, name: ModelName) -> None:
-        """Insist that it may be asked over http.
-
-        Raises:
-            Unlisted: it may not be asked at all.
-            BadRequest: not without https.
-
-        """
-        self.need(name)
-        if not self.is_plain(name):
-            raise BadRequest(
-                f"insecure pulls are made from loopback and from what is listed with http://, not from {name.host!r}",
-                hint="leave `insecure` out",
-            )
-
     def is_plain(self, name: ModelName) -> bool:
         """Whether this model's registry is asked over http."""
         host = name.host.lower()

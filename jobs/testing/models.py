@@ -200,20 +200,39 @@ _F16, _Q4_K_M = 1, 15  # llama.cpp's numbers for how most tensors are packed
 
 LICENSE = text("license", "Simulated weights for tests and demonstrations; they answer nothing.\n" * 20)
 _TEMPLATE = text("template", "{{ if .System }}{{ .System }}\n{{ end }}{{ .Prompt }}\n{{ .Response }}")
+_TOOLS_TEMPLATE = text(
+    "template",
+    "{{ if .System }}{{ .System }}\n{{ end }}{{ range .Tools }}{{ . }}\n{{ end }}{{ range .Messages }}"
+    '{{ if eq .Role "tool" }}{{ .Content }}{{ else }}{{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }}'
+    "{{ end }}{{ end }}\n{{ end }}",
+)
+_THINKING_TEMPLATE = text(
+    "template",
+    "{{ if .System }}{{ .System }}\n{{ end }}{{ range .Tools }}{{ . }}\n{{ end }}{{ range .Messages }}"
+    '{{ if eq .Role "tool" }}{{ .Content }}{{ else }}{{ if .Thinking }}<think>{{ .Thinking }}</think>{{ end }}'
+    "{{ .Content }}{{ range .ToolCalls }}{{ .Function.Name }}{{ end }}{{ end }}\n{{ end }}",
+)
+_CAN = {
+    _TEMPLATE: ("completion",),
+    _TOOLS_TEMPLATE: ("completion", "tools"),
+    _THINKING_TEMPLATE: ("completion", "tools", "thinking"),
+}
+"""What Ollama reads off each template."""
 _PARAMS = text("params", json.dumps({"stop": ["<|eot_id|>"]}))
 
 
-def _chat(name: str, parameters: str, real_bytes: int, shape: ModelShape) -> SimModel:
+def _chat(name: str, parameters: str, real_bytes: int, shape: ModelShape, template: SimLayer = _TEMPLATE) -> SimModel:
     parsed = ModelName.parse(name)
     seed = f"{parsed.model} {parameters}"  # two tags of one size are one blob, as in the real library
     size = real_bytes // SCALE
-    layers = (weights(seed, size, head=shape.header(size)), _TEMPLATE, LICENSE, _PARAMS)
+    layers = (weights(seed, size, head=shape.header(size)), template, LICENSE, _PARAMS)
     return SimModel(
         parsed,
         shape.family,
         parameters,
         "Q4_K_M",
         layers,
+        _CAN[template],
         context_length=shape.context,
         embedding_length=shape.embedding,
     )
@@ -230,16 +249,18 @@ _LLAMA_3B = ModelShape("llama", 28, 3_072, 24, 8, 131_072, _Q4_K_M)
 _LLAMA_1B = ModelShape("llama", 16, 2_048, 32, 8, 131_072, _Q4_K_M)
 _QWEN_32B = ModelShape("qwen2", 64, 5_120, 40, 8, 131_072, _Q4_K_M)
 _QWEN_500M = ModelShape("qwen2", 24, 896, 14, 2, 32_768, _Q4_K_M)
+_QWEN3_600M = ModelShape("qwen3", 28, 1_024, 16, 8, 40_960, _Q4_K_M)
 _TINY_LLAMA = ModelShape("llama", 22, 2_048, 32, 4, 2_048, _Q4_K_M)
 _NOMIC = ModelShape("nomic-bert", 12, 768, 12, 12, 2_048, _F16, pools=True)
 
 
 LIBRARY: tuple[SimModel, ...] = (
-    _chat("llama3.2:latest", "3.2B", 2_019_377_376, _LLAMA_3B),
-    _chat("llama3.2:3b", "3.2B", 2_019_377_376, _LLAMA_3B),
-    _chat("llama3.2:1b", "1.2B", 1_321_082_688, _LLAMA_1B),
+    _chat("llama3.2:latest", "3.2B", 2_019_377_376, _LLAMA_3B, _TOOLS_TEMPLATE),
+    _chat("llama3.2:3b", "3.2B", 2_019_377_376, _LLAMA_3B, _TOOLS_TEMPLATE),
+    _chat("llama3.2:1b", "1.2B", 1_321_082_688, _LLAMA_1B, _TOOLS_TEMPLATE),
     _chat("deepseek-r1:32b", "32.8B", 19_851_335_840, _QWEN_32B),
-    _chat("qwen2.5:0.5b", "494.03M", 397_807_936, _QWEN_500M),
+    _chat("qwen2.5:0.5b", "494.03M", 397_807_936, _QWEN_500M, _TOOLS_TEMPLATE),
+    _chat("qwen3:0.6b", "751.63M", 522_653_526, _QWEN3_600M, _THINKING_TEMPLATE),
     SimModel(
         ModelName.parse("nomic-embed-text"),
         "nomic-bert",

@@ -1,118 +1,20 @@
-"""What we rely on in an Ollama server, asked of the simulator always and of a real one where OLLAMA_BIN names it.
-
-Nothing here needs inference or the internet: models come from the registry double, through `localhost`, because the
-real one fetches parts only after a redirect to another host name.
-"""
+"""What we rely on in an Ollama server, asked of the simulator always and of a real one where OLLAMA_BIN names it."""
 
 import hashlib
 import json
-import os
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import Corrupt, NotFound, PartsDamaged
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
-from jobs.ollama.client import OllamaClient
-from jobs.testing.models import LIBRARY, SimLayer, SimModel, text
+from jobs.testing.models import LIBRARY, SimModel
 from jobs.testing.registry.faults import RegistryFault
-from jobs.testing.registry.server import RegistryDouble
-from tests.support.ollama_servers import Server, serving, simulator_command
-
-
-def _gguf(architecture: str) -> SimLayer:
-    """The smallest file that Ollama takes for weights: a header and one key."""
-
-    def string(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
-
-    header = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
-    body = header + string("general.architecture") + struct.pack("<I", 8) + string(architecture)
-    return SimLayer("application/vnd.ollama.image.model", len(body), text=body)
-
-
-def _real_enough(name: str, *layers: SimLayer) -> SimModel:
-    return SimModel(ModelName.parse(name), "llama", "1B", "Q4_K_M", (_gguf("llama"), *layers))
-
-
-SMALL = _real_enough("small", text("license", "free"), text("params", '{"stop":["<end>"]}'))
-OTHER = _real_enough("small:other", text("license", "free"), text("system", "speak up"))
-MODELS = (*LIBRARY, SMALL, OTHER)
-
-
-@pytest.fixture(scope="module")
-def registry() -> Iterator[RegistryDouble]:
-    with RegistryDouble(MODELS) as double:
-        yield double
-
-
-@pytest.fixture(scope="module", params=["simulator", "real"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    home = tmp_path_factory.mktemp("home")
-    binary = os.environ.get("OLLAMA_BIN")
-    if request.param == "real" and not binary:
-        pytest.skip("no real Ollama: set OLLAMA_BIN to the path of an `ollama` binary")
-    command = [str(binary)] if request.param == "real" else simulator_command()
-    with serving(command, home, is_real=request.param == "real", OLLAMA_NOPRUNE="1") as running:
-        yield running
-
-
-@dataclass(frozen=True)
-class Asker:
-    """Raw HTTP, and names of models in the registry double."""
-
-    http: httpx.Client
-    registry: RegistryDouble
-    server: Server
-    ollama: OllamaClient
-
-    def name(self, model: str) -> str:
-        return f"localhost:{urlsplit(self.registry.url).port}/library/{model}"
-
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        content = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
-        answer = self.http.request(method, path, content=content, headers=headers)
-        return answer.status_code, _decoded(answer)
-
-    def pull(self, model: str, *, stream: bool = True) -> httpx.Response:
-        body = {"model": self.name(model), "insecure": True, "stream": stream}
-        return self.http.post("/api/pull", json=body)
-
-    def frames(self, model: str) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.pull(model).text.splitlines()]
-
-    def blob(self, layer: SimLayer) -> Path:
-        return self.server.models / "blobs" / layer.digest.replace(":", "-")
-
-    def forget(self) -> None:
-        """Empty the models directory behind the server's back."""
-        for path in sorted(self.server.models.rglob("*"), reverse=True):
-            if path.is_file():
-                path.unlink()
-
-
-def _decoded(answer: httpx.Response) -> Any:
-    if "json" in answer.headers.get("content-type", ""):
-        return answer.json()
-    return answer.text
-
-
-@pytest.fixture
-def asker(server: Server, registry: RegistryDouble) -> Iterator[Asker]:
-    with httpx.Client(base_url=server.url, timeout=60) as http, OllamaClient(server.url) as ollama:
-        asker = Asker(http, registry, server, ollama)
-        asker.forget()
-        registry.faults.clear()
-        yield asker
-
+from tests.doubles.conftest import SMALL, Asker, gguf
 
 # -- pulling -----------------------------------------------------------------------------------------------------------
 
@@ -358,7 +260,7 @@ def test_show_tells_what_the_layers_hold(asker: Asker) -> None:
 
 def test_a_missing_blob_is_remembered_as_a_model_that_cannot(asker: Asker) -> None:
     """A manifest seen before its weights stays "does not support" for generating, also after the weights came."""
-    bare = SimModel(ModelName.parse("early"), "llama", "1B", "Q4_K_M", (_gguf("llama"),), capabilities=())
+    bare = SimModel(ModelName.parse("early"), "llama", "1B", "Q4_K_M", (gguf("llama"),), capabilities=())
     target = asker.server.models / "manifests/registry.ollama.ai/library/early/latest"
     target.parent.mkdir(parents=True, exist_ok=True)
     asker.blob(bare.config).write_bytes(bare.config.read())

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -303,6 +304,15 @@ def test_on_loopback_without_keys_none_is_asked_for(past: Browser) -> None:
     assert not past.is_shown("#key-form")
     assert not past.is_shown("#forget")
     assert past.is_shown("#pull-form")
+
+
+def test_simulated_servers_are_told_at_the_top(window: Browser, past: Browser, tmp_path: Path) -> None:
+    """Whoever looks at a stack whose servers only pretend reads so before all else; nobody else does."""
+    assert not past.is_shown("#simulated")
+    with up(Shell(tmp_path), "--simulate") as running:
+        window.open(f"{running.url}/ui")
+        window.until(lambda: window.is_shown("#simulated"), "nothing said that it is simulated")
+        assert window.text("#simulated").startswith("SIMULATED")
 
 
 def test_tiers_are_shown_with_state_and_price(past: Browser) -> None:

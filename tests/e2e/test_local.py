@@ -36,11 +36,13 @@ def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
     """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
+        assert httpx.get(f"{running.url}/ops/v1/board").json()["simulated"] is True
         pids = family(running.process.pid)
         assert len(pids) == 3  # itself, a registry, a server
         code, said = running.stop()
     assert code == 0, said
     assert "SIMULATED" in said
+    assert "the simulated registry has llama3.2:latest" in said
     until(lambda: not any(map(is_running, pids)))
 
 
@@ -51,6 +53,7 @@ def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
         talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
         answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=60)
         assert "You said: hello" in answer.json()["message"]["content"]
+        assert answer.headers["x-simulated"].startswith("SIMULATED")
         assert (answer.headers["x-served-model"], answer.headers["x-served-tier"]) == ("tiny:latest", "a10g")
         [model] = httpx.get(f"{running.url}/v1/models").json()["data"]
         assert model["id"] == "tiny:latest"

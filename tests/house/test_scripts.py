@@ -30,6 +30,7 @@ def python_scripts() -> list[str]:
     return sorted(
         path.name
         for path in (ROOT / "scripts").iterdir()
+        if path.is_file()
         if path.suffix == ".py" or path.read_text("utf-8").startswith("#!/usr/bin/env python3")
     )
 

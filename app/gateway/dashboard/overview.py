@@ -69,6 +69,7 @@ class PricesEntry(BaseModel):
 class OverviewResponse(BaseModel):
     """What stands beside jobs, models and tiers on the page."""
 
+    simulated: Annotated[bool, Field(description="The servers only pretend: nothing that they answer is of use")]
     caller: CallerEntry
     prices: PricesEntry | None
     quota_bytes: int | None
@@ -97,6 +98,7 @@ class Overview:
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
         rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        simulated: the servers only pretend.
     """
 
     clock: Clock
@@ -107,6 +109,7 @@ class Overview:
     quota_bytes: int | None = None
     keyless: bool = False
     rented: bool = True
+    simulated: bool = False
 
     def as_json(self, caller: Caller) -> dict[str, Any]:
         """All of it, for this caller. It reads the store, in any thread."""
@@ -115,6 +118,7 @@ class Overview:
         prices = fleet.prices if fleet and self.rented else None
         used = {name: isoformat(at) for name, at in self.last_used().items() if may_name(name)}
         return {
+            "simulated": self.simulated,
             "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,

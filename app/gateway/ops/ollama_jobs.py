@@ -155,12 +155,12 @@ class Pulls:
         """`leave` is called when a stream has ended."""
         text = _model(body)
         try:
-            name = ModelName.parse(text)
+            ModelName.parse(text)
         except BadName as error:
             raise BadRequest("invalid model name", hint=f"{error}; {error.hint}") from error
-        if body.get("insecure"):
-            self.ops_context.registries.need_plain(name)
-        # A user's name and password may come along; Ollama ignores them too, and here they must not reach the ledger.
+        # `insecure` only permits, and what is asked over http is known from the registries' list: over https it changes
+        # nothing. A user's name and password may come along; Ollama ignores them too, and here they must not reach the
+        # ledger.
         job = (await self.poster.post(caller, "pull", text)).job
         if body.get("stream") is not False:
             return Followed.held(self._stream(job), leave, media_type="application/x-ndjson")
@@ -220,7 +220,7 @@ class Pulls:
                 yield _line(last)
 
 
-_FIELDS = frozenset({"model", "name", "insecure", "stream"})
+_FIELDS = frozenset({"model", "name", "stream"})
 
 
 async def _body(request: Request) -> Mapping[str, Any]:

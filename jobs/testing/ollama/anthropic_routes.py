@@ -1,12 +1,13 @@
-"""The simulator's Anthropic route `/v1/messages` and OpenAI's `/v1/responses`. Failures inside a stream just end it."""
+"""The simulator's Anthropic route, `/v1/messages`. Failures inside a stream just end it."""
 
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.testing.ollama.faults import SimError
-from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged
-from jobs.testing.ollama.go_formats import short_id, tokens, unix
+from jobs.testing.ollama.faults import SimError, at_the_door
+from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged, until_failure
+from jobs.testing.ollama.go_formats import tokens
+from jobs.testing.ollama.model_output import Piece
 from jobs.testing.ollama.requests import (
     SSE,
     Reply,
@@ -17,6 +18,7 @@ from jobs.testing.ollama.requests import (
     as_json,
     as_line,
     dumps,
+    event,
 )
 
 _TYPES = {
@@ -41,26 +43,115 @@ def anthropic_error(error: SimError) -> Reply:
 
 def messages(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
-    if not body.get("model"):
-        raise SimError("model is required", 400, at_the_door=True)
-    if not isinstance(body.get("max_tokens"), int) or body["max_tokens"] <= 0:
-        raise SimError("max_tokens is required and must be positive", 400, at_the_door=True)
-    if not body.get("messages"):
-        raise SimError("messages is required", 400, at_the_door=True)
-    native = {
-        "model": body["model"],
-        "messages": [{"role": each.get("role"), "content": _text(each.get("content"))} for each in body["messages"]],
-        "options": {"num_predict": body["max_tokens"]},
-    }
+    with at_the_door():
+        if not body.get("model"):
+            raise SimError("model is required", 400)
+        if (body.get("max_tokens") or 0) <= 0:
+            raise SimError("max_tokens is required and must be positive", 400)
+        if not body.get("messages"):
+            raise SimError("messages is required", 400)
+        native = _native(body)
     frames = all_frames(parts, request, native, CHAT)
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
+        piece = CHAT.piece_of(whole)
         usage = {"input_tokens": whole["prompt_eval_count"], "output_tokens": whole["eval_count"]}
-        content = [{"type": "text", "text": CHAT.text_of(whole)[0]}]
-        return as_line(_message(body["model"], content, _STOPS.get(whole["done_reason"]), usage))
+        reason = _stop_reason(str(whole["done_reason"]), has_called=bool(piece.tool_calls))
+        return as_line(_message(body["model"], _content(piece), reason, usage))
     estimate = sum(len(tokens(each["content"])) for each in native["messages"])
     events = _message_events(str(body["model"]), estimate, next(frames), frames)
-    return Stream((_event(each) for each in events), SSE)
+    return Stream((event(each) for each in events), SSE)
+
+
+def _native(body: dict[str, Any]) -> dict[str, Any]:
+    """The native request that the middleware makes of it. Thoughts that a model does not have are no error here."""
+    options = {
+        ours: body[theirs]
+        for theirs, ours in (
+            ("max_tokens", "num_predict"),
+            ("temperature", "temperature"),
+            ("top_p", "top_p"),
+            ("top_k", "top_k"),
+            ("stop_sequences", "stop"),
+        )
+        if body.get(theirs)
+    }
+    tools = [
+        {"type": "function", "function": {"name": tool.get("name"), "parameters": tool.get("input_schema")}}
+        for tool in body.get("tools") or ()
+    ]
+    return {
+        "model": body["model"],
+        "messages": [said for each in body["messages"] for said in _messages(each)],
+        "options": options,
+        "tools": tools,
+        "think": _think(body),
+        "relaxes_thinking": True,
+    }
+
+
+def _think(body: dict[str, Any]) -> bool | str | None:
+    kind = (body.get("thinking") or {}).get("type")
+    if kind in ("enabled", "disabled"):
+        return bool(kind == "enabled")
+    effort = str((body.get("output_config") or {}).get("effort") or "").strip().lower()
+    effort = "high" if effort == "xhigh" else effort
+    return effort if effort in ("high", "medium", "low", "max") else None
+
+
+def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
+    """One message is several: each result of a tool, and the texts of its blocks as one."""
+    content, role = message.get("content"), str(message.get("role") or "").lower()
+    if "content" not in message:
+        raise SimError("unexpected end of JSON input", 400)
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
+    for block in blocks:
+        _check_block(block)
+    text = "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
+    results = [
+        {"role": "tool", "content": _text(block.get("content"))}
+        for block in blocks
+        if block.get("type") in ("tool_result", "web_search_tool_result")
+    ]
+    kinds = {block.get("type") for block in blocks}
+    own = [{"role": role, "content": text}] if text or kinds & {"image", "tool_use", "thinking"} else []
+    return [*results, *own] if role == "user" else [*own, *results]
+
+
+def _check_block(block: dict[str, Any]) -> None:
+    kind = block.get("type")
+    if kind == "image":
+        source = block.get("source")
+        if not source:
+            raise SimError("invalid image source", 400)
+        if source.get("type") != "base64":
+            told = f"invalid image source type: {source.get('type')}. Only base64 images are supported."
+            raise SimError(told, 400)
+    if kind == "tool_use":
+        for name in ("id", "name"):
+            if not block.get(name):
+                raise SimError(f"tool_use block missing required '{name}' field", 400)
+
+
+def _text(content: Any) -> str:
+    """What a tool told: a text, or blocks of which some hold text."""
+    if isinstance(content, str):
+        return content
+    return " ".join(str(block.get("text", "")) for block in content or [] if isinstance(block, dict))
+
+
+def _stop_reason(reason: str, *, has_called: bool) -> str:
+    return "tool_use" if has_called else _STOPS.get(reason, "stop_sequence")
+
+
+def _content(piece: Piece) -> list[dict[str, Any]]:
+    thoughts = [{"type": "thinking", "thinking": piece.thinking}] if piece.thinking else []
+    text = [{"type": "text", "text": piece.text}] if piece.text else []
+    return [*thoughts, *text, *(_tool_use(call, call["function"]["arguments"]) for call in piece.tool_calls)]
+
+
+def _tool_use(call: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "tool_use", "id": call["id"], "name": call["function"]["name"], "input": arguments}
 
 
 def _message(model: str, content: list[Any], reason: str | None, usage: dict[str, int]) -> dict[str, Any]:
@@ -78,114 +169,50 @@ def _message(model: str, content: list[Any], reason: str | None, usage: dict[str
 def _message_events(model: str, estimate: int, first: Frame, rest: Iterator[Frame]) -> Iterator[dict[str, Any]]:
     start = _message(model, [], None, {"input_tokens": estimate, "output_tokens": 0})
     yield {"type": "message_start", "message": start}
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
-    for frame in _until_failure(first, rest):
-        text = CHAT.text_of(frame)[0]
-        if text:
-            yield {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
+    blocks = _Blocks()
+    for frame in until_failure(first, rest):
+        yield from blocks.events(CHAT.piece_of(frame))
         if frame["done"]:
+            yield from blocks.closed()
             usage = {"input_tokens": frame["prompt_eval_count"], "output_tokens": frame["eval_count"]}
-            yield {"type": "content_block_stop", "index": 0}
-            yield {
-                "type": "message_delta",
-                "delta": {"stop_reason": _STOPS.get(frame["done_reason"], "end_turn")},
-                "usage": usage,
-            }
+            reason = _stop_reason(str(frame["done_reason"]), has_called=blocks.has_called)
+            yield {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
             yield {"type": "message_stop"}
 
 
-def responses(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
-    body = request.json()
-    given = body.get("input") or ""
-    turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
-    native = {
-        "model": body.get("model", ""),
-        "messages": [{"role": each.get("role", "user"), "content": _text(each.get("content"))} for each in turns],
-        "options": {"num_predict": body["max_output_tokens"]} if body.get("max_output_tokens") else {},
-    }
-    frames = all_frames(parts, request, native, CHAT)
-    answer = _Response(parts, str(body.get("model", "")))
-    if not body.get("stream"):
-        whole = merged(list(frames), CHAT)
-        document = answer.document("completed", CHAT.text_of(whole)[0], whole)
-        return as_line(document)
-    events = _numbered(answer.events(next(frames), frames))
-    return Stream((_event(each, sort_keys=True) for each in events), SSE)
+class _Blocks:
+    """The blocks of a streamed message: one is open at a time, and is closed when another kind of content comes."""
 
+    def __init__(self) -> None:
+        self._index = 0
+        self._open = ""
+        self.has_called = False
 
-class _Response:
-    """One answer of `/v1/responses`: never incomplete, stateless, its keys in alphabetical order on the wire."""
-
-    def __init__(self, parts: SimulatorParts, model: str) -> None:
-        self._id = short_id("resp", 999_999).replace("-", "_")
-        self._item = short_id("msg", 999_999).replace("-", "_")
-        self._created = unix(parts.clock.now())
-        self._model = model
-
-    def document(self, status: str, text: str | None, frame: Frame | None = None) -> dict[str, Any]:
-        usage = None
-        if frame:
-            prompt, said = frame["prompt_eval_count"], frame["eval_count"]
-            usage = {"input_tokens": prompt, "output_tokens": said, "total_tokens": prompt + said}
-        return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._created,
-            "model": self._model,
-            "status": status,
-            "output": [] if text is None else [self._message("completed", text)],
-            "usage": usage,
-            "store": False,
-        }
-
-    def _message(self, status: str, text: str | None) -> dict[str, Any]:
-        content = [] if text is None else [_part(text)]
-        return {"id": self._item, "type": "message", "role": "assistant", "status": status, "content": content}
-
-    def events(self, first: Frame, rest: Iterator[Frame]) -> Iterator[dict[str, Any]]:
-        at = {"item_id": self._item, "output_index": 0, "content_index": 0}
-        yield {"type": "response.created", "response": self.document("in_progress", None)}
-        yield {"type": "response.in_progress", "response": self.document("in_progress", None)}
-        added = self._message("in_progress", None)
-        yield {"type": "response.output_item.added", "output_index": 0, "item": added}
-        yield {"type": "response.content_part.added", **at, "part": _part("")}
-        said = ""
-        for frame in _until_failure(first, rest):
-            text = CHAT.text_of(frame)[0]
-            said += text
+    def events(self, piece: Piece) -> Iterator[dict[str, Any]]:
+        for kind, text in (("thinking", piece.thinking), ("text", piece.text)):
             if text:
-                yield {"type": "response.output_text.delta", **at, "delta": text}
-            if frame["done"]:
-                yield {"type": "response.output_text.done", **at, "text": said}
-                yield {"type": "response.content_part.done", **at, "part": _part(said)}
-                item = self._message("completed", said)
-                yield {"type": "response.output_item.done", "output_index": 0, "item": item}
-                yield {"type": "response.completed", "response": self.document("completed", said, frame)}
+                if self._open != kind:
+                    yield from self.closed()
+                    yield self._start({"type": kind, kind: ""})
+                    self._open = kind
+                yield self._delta({"type": f"{kind}_delta", kind: text})
+        for call in piece.tool_calls:
+            yield from self.closed()
+            yield self._start(_tool_use(call, {}))
+            arguments = dumps(call["function"]["arguments"]).decode()
+            yield self._delta({"type": "input_json_delta", "partial_json": arguments})
+            self._open = "tool_use"
+            self.has_called = True
+            yield from self.closed()
 
+    def closed(self) -> Iterator[dict[str, Any]]:
+        if self._open:
+            yield {"type": "content_block_stop", "index": self._index}
+            self._index += 1
+            self._open = ""
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    def _start(self, block: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_start", "index": self._index, "content_block": block}
 
-
-def _until_failure(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
-    """An error inside the stream is swallowed: the frames just end."""
-    yield first
-    try:
-        yield from rest
-    except SimError:
-        return
-
-
-def _numbered(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    return (each | {"sequence_number": number} for number, each in enumerate(events))
-
-
-def _event(event: dict[str, Any], *, sort_keys: bool = False) -> bytes:
-    return f"event: {event['type']}\ndata: ".encode() + dumps(event, sort_keys=sort_keys) + b"\n\n"
-
-
-def _text(content: Any) -> str:
-    """Content is a text, or blocks of which some hold text."""
-    if isinstance(content, str):
-        return content
-    return " ".join(str(block.get("text", "")) for block in content or [] if isinstance(block, dict))
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self._index, "delta": delta}

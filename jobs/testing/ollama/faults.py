@@ -1,5 +1,7 @@
 """Things that go wrong in the Ollama simulator, switched on per route while it runs."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -21,6 +23,15 @@ class SimError(Exception):
         self.status = status
         self.at_the_door = at_the_door
         """Refused before the native route was reached, which shows in the Content-Type of `/v1` answers."""
+
+
+@contextmanager
+def at_the_door() -> Iterator[None]:
+    """What is refused in here is refused before the native route is reached."""
+    try:
+        yield
+    except SimError as error:
+        raise SimError(error.text, 400, at_the_door=True) from error
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,20 @@
 """Answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream frames, count."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from jobs.core.model_name import ModelName
 from jobs.testing.ollama.faults import SimError
-from jobs.testing.ollama.go_formats import checked_options, keep_alive, nanoseconds, paced, reply, stamp, tokens, vector
+from jobs.testing.ollama.go_formats import checked_options, keep_alive, nanoseconds, stamp, tokens, vector
 from jobs.testing.ollama.memory import AS_MANY_AS_FIT
+from jobs.testing.ollama.model_output import Output, Piece, logprobs, output, paced
 from jobs.testing.ollama.requests import Request, SimulatorParts, with_error
 from jobs.testing.ollama.store import StoredModel, parsed_name
 
 NO_CLOUD = "ollama cloud is disabled: "
-UNTHINKING = "The simulator does not think."
+MOST_LOGPROBS = 20
 
 Frame = dict[str, Any]
 
@@ -33,16 +34,18 @@ class AnswerShape:
         said = [str(each.get("content") or "") for each in messages if isinstance(each, dict)]
         return (said[-1] or "(nothing)") if said else ""
 
-    def piece(self, text: str, thinking: str = "") -> Frame:
-        thought = {"thinking": thinking} if thinking else {}
-        if self.is_chat:
-            return {"message": {"role": "assistant", "content": text, **thought}}
-        return {"response": text, **thought}
+    def frame(self, piece: Piece) -> Frame:
+        """The fields of a frame that hold what the model says."""
+        more: Frame = {"thinking": piece.thinking} if piece.thinking else {}
+        if not self.is_chat:
+            return {"response": piece.text, **more}
+        calls = {"tool_calls": list(piece.tool_calls)} if piece.tool_calls else {}
+        return {"message": {"role": "assistant", "content": piece.text, **more, **calls}}
 
-    def text_of(self, frame: Frame) -> tuple[str, str]:
-        """What a frame adds to the answer, and to the thoughts."""
+    def piece_of(self, frame: Frame) -> Piece:
         at: Frame = frame["message"] if self.is_chat else frame
-        return str(at["content" if self.is_chat else "response"]), str(at.get("thinking", ""))
+        text = str(at["content" if self.is_chat else "response"])
+        return Piece(text, str(at.get("thinking", "")), tuple(at.get("tool_calls", ())))
 
 
 GENERATE = AnswerShape("generate", SimError("model '' not found", 404), is_chat=False)
@@ -66,11 +69,13 @@ def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote mod
 def talk(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> Frame | Iterator[Frame]:
     """The frames of an answer; or the one object that says a model was loaded or unloaded."""
     alive = keep_alive(body.get("keep_alive"))  # the body is decoded before anything is looked up
+    if not 0 <= (body.get("top_logprobs") or 0) <= MOST_LOGPROBS:
+        raise SimError(f"top_logprobs must be between 0 and {MOST_LOGPROBS}", 400)
     asked = str(body.get("model") or "")
     name = checked_name(asked, empty=shape.empty_model)
     model = parts.store.get(name)
     if model is None:
-        raise SimError(f"model '{asked}' not found", 404)
+        raise SimError(f"model '{asked}' not found{parts.store.those_here()}", 404)
     prompt = shape.prompt(body)
     if not prompt and alive is not None and not alive:
         parts.runners.unload(model.name)
@@ -86,6 +91,13 @@ def all_frames(parts: SimulatorParts, request: Request, body: dict[str, Any], sh
     """The frames of an answer; that of a load or an unload is the only one."""
     outcome = talk(parts, request, body, shape)
     return iter([outcome]) if isinstance(outcome, dict) else outcome
+
+
+def until_failure(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    """An error inside the stream is swallowed: the frames just end."""
+    yield first
+    with suppress(SimError):
+        yield from rest
 
 
 def load_only(parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any]) -> None:
@@ -112,9 +124,14 @@ def using(
 
 def merged(frames: list[Frame], shape: AnswerShape) -> Frame:
     """One object for an answer that is not streamed."""
-    said = [shape.text_of(frame) for frame in frames]
-    whole = shape.piece("".join(text for text, _ in said), "".join(thought for _, thought in said))
-    return {**frames[-1], **whole}
+    said = [shape.piece_of(frame) for frame in frames]
+    whole = Piece(
+        "".join(piece.text for piece in said),
+        "".join(piece.thinking for piece in said),
+        tuple(call for piece in said for call in piece.tool_calls),
+    )
+    likely = [each for frame in frames for each in frame.get("logprobs", ())]
+    return {**frames[-1], **shape.frame(whole), **({"logprobs": likely} if likely else {})}
 
 
 def embedded(parts: SimulatorParts, request: Request, body: dict[str, Any]) -> Frame:
@@ -122,13 +139,13 @@ def embedded(parts: SimulatorParts, request: Request, body: dict[str, Any]) -> F
     keep_alive(body.get("keep_alive"))
     asked = str(body.get("model") or "")
     given = body.get("input")
-    texts = [given] if isinstance(given, str) else [] if given is None else given
+    texts = [] if given is None or given == "" else [given] if isinstance(given, str) else given
     if not isinstance(texts, list) or not all(isinstance(each, str) for each in texts):
         raise SimError("invalid input type", 400)
     name = checked_name(asked, empty=SimError("model '' not found", 404))
     model = parts.store.get(name)
     if model is None:
-        raise SimError(f'model "{asked}" not found, try pulling it first', 404)
+        raise SimError(f'model "{asked}" not found, try pulling it first{parts.store.those_here()}', 404)
     started = parts.clock.monotonic()
     with using(parts, request, model, body) as load_seconds:
         if not texts:
@@ -149,12 +166,14 @@ def vector_for(model: StoredModel, text: str, dimensions: Any = None) -> list[fl
 
 
 def _check(model: StoredModel, body: dict[str, Any], asked: str, shape: AnswerShape) -> None:
-    if body.get("think") and "thinking" not in model.capabilities:
+    if body.get("think") and "thinking" not in model.capabilities and not body.get("relaxes_thinking"):
         raise SimError(f'"{asked}" does not support thinking', 400)
     if "completion" not in model.capabilities:
         raise SimError(f'"{asked}" does not support {shape.verb}', 400)
     if body.get("tools") and "tools" not in model.capabilities:
         raise SimError(f"{'/'.join(model.name.path[:3])}:{model.name.tag} does not support tools", 400)
+    if body.get("suffix") and "insert" not in model.capabilities:
+        raise SimError(f"{'/'.join(model.name.path[:3])}:{model.name.tag} does not support insert", 400)
     checked_options(body.get("options"))
 
 
@@ -162,7 +181,7 @@ def _marker(parts: SimulatorParts, shape: AnswerShape, asked: str, reason: str) 
     return {
         "model": asked,
         "created_at": stamp(parts.clock),
-        **shape.piece(""),
+        **shape.frame(Piece()),
         "done": True,
         "done_reason": reason,
     }
@@ -173,32 +192,28 @@ def _frames(
 ) -> Iterator[Frame]:
     prompt = shape.prompt(body)
     started = parts.clock.monotonic()
-    asked = str(body["model"])
-    words = reply(prompt)
-    limit = checked_options(body.get("options")).get("num_predict") or -1
-    reason = "length" if 0 < limit < len(words) else "stop"
-    words = words[:limit] if reason == "length" else words
-
-    def frame(text: str, thinking: str = "") -> Frame:
-        piece = shape.piece(text, thinking)
-        return {"model": asked, "created_at": stamp(parts.clock), **piece, "done": False}
-
     with using(parts, request, model, body) as load_seconds, parts.runners.slot(model):
         begun = parts.clock.monotonic()
-        if "thinking" in model.capabilities and body.get("think") is not False:
-            yield frame("", UNTHINKING)
-        for word in paced(words, parts.settings.tokens_per_second, parts.clock, parts.stopping):
-            yield frame(word)
+        thinks = "thinking" in model.capabilities and body.get("think") is not False
+        said: Output = output(body, prompt, thinks=thinks)
+
+        def frame(piece: Piece) -> Frame:
+            return {"model": str(body["model"]), "created_at": stamp(parts.clock), **shape.frame(piece), "done": False}
+
+        for piece in paced(said.pieces, parts.settings.tokens_per_second, parts.clock, parts.stopping):
+            token = piece.text or piece.thinking
+            likely = logprobs(token, int(body.get("top_logprobs") or 0)) if body.get("logprobs") else []
+            yield frame(piece) | ({"logprobs": likely} if likely else {})
         done = parts.clock.monotonic()
         yield {
-            **frame(""),
+            **frame(Piece()),
             "done": True,
-            "done_reason": reason,
-            **({} if shape.is_chat else {"context": [len(word) for word in words]}),
+            "done_reason": said.reason,
+            **({} if shape.is_chat else {"context": [len(piece.text) for piece in said.pieces]}),
             "total_duration": nanoseconds(done - started),
             "load_duration": nanoseconds(load_seconds),
             "prompt_eval_count": max(1, len(tokens(prompt))),
             "prompt_eval_duration": nanoseconds((done - begun) / 10),
-            "eval_count": len(words),
+            "eval_count": len(said.pieces),
             "eval_duration": nanoseconds(done - begun),
         }

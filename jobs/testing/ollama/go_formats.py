@@ -1,46 +1,37 @@
-"""What the simulator says, how it counts, and Go's formats and JSON as far as Ollama's users see them."""
+"""What the simulator says of itself, how it counts, and the odd formats of Go that it has to speak."""
 
 import hashlib
-import json
 import math
 import random
 import re
 import struct
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.testing.ollama.faults import SimError
 
-SAYS = "This is the ollama-modal simulator, not inference."
+SAYS = "SIMULATED: this is the ollama-modal simulator, not inference."
 LONGEST = timedelta(days=106_751)
 
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|ms|s|m|h))+")
 _PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|ms|s|m|h)")
 
-_OPTIONS: dict[str, tuple[type, ...]] = {
-    "temperature": (int, float),
-    "top_p": (int, float),
-    "min_p": (int, float),
-    "repeat_penalty": (int, float),
-    "top_k": (int,),
-    "seed": (int,),
-    "num_ctx": (int,),
-    "num_predict": (int,),
-    "num_gpu": (int,),
-}
-
-_KINDS = {list: "array", str: "string", int: "number", float: "number", bool: "bool", dict: "object"}
-_STRINGS = ("model", "name", "prompt", "source", "destination", "system")
-_LITERALS = {"n": "null", "t": "true", "f": "false"}
-
-
-def reply(prompt: str) -> list[str]:
-    """The answer in tokens. What it is stands in the first, so that no limit cuts it away."""
-    return [SAYS, *tokens(f" You said: {' '.join(prompt.split())}")]
+_OPTIONS: dict[str, str] = {
+    **dict.fromkeys(
+        ("num_keep", "seed", "num_predict", "top_k", "repeat_last_n", "num_ctx", "num_batch", "num_gpu", "main_gpu",
+         "num_thread", "draft_num_predict"),
+        "integer",
+    ),
+    **dict.fromkeys(
+        ("top_p", "min_p", "typical_p", "temperature", "repeat_penalty", "presence_penalty", "frequency_penalty"),
+        "float32",
+    ),
+    "use_mmap": "boolean",
+    "stop": "array",
+}  # fmt: skip
+"""The options that Ollama knows, and the words for their types (ollama api/types.go, Options.FromMap)."""
 
 
 def tokens(text: str) -> list[str]:
@@ -109,66 +100,25 @@ def go_seconds(text: str) -> float:
 
 
 def checked_options(options: Any) -> dict[str, Any]:
-    """Known names must have the right type; unknown ones are only logged by the real one."""
-    given: dict[str, Any] = options if isinstance(options, dict) else {}
-    for name, value in given.items():
-        kinds = _OPTIONS.get(name)
-        if kinds and (isinstance(value, bool) or not isinstance(value, int | float)):  # fractions are cut off
-            raise SimError(f'option "{name}" must be of type {"float32" if float in kinds else "integer"}')
-    return given
-
-
-def paced(words: list[str], per_second: float, clock: Clock, stopping: threading.Event) -> Iterator[str]:
-    """The words, one by one, at a model's speed; 0 is as fast as it goes. They end when the server stops."""
-    for word in words:
-        if per_second and clock.wait(1 / per_second, stopping):
-            raise SimError("context canceled")
-        yield word
-
-
-def go_json(raw: bytes, go_type: str) -> dict[str, Any]:
-    """The object in `raw`; null is an empty one.
+    """Those that say something: a null is no option. Unknown names are only logged by the real one.
 
     Raises:
-        SimError: with the decoder's own text.
+        SimError: a known name has a value of another type; fractions of whole numbers are cut off.
 
     """
-    text = raw.decode(errors="replace").lstrip()
-    try:
-        document, _ = json.JSONDecoder().raw_decode(text)
-    except ValueError as error:
-        raise SimError(_syntax(text)) from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise SimError(f"json: cannot unmarshal {_KINDS[type(document)]} into Go value of type {go_type}")
-    _check_fields(document, go_type)
-    return document
+    given: dict[str, Any] = options if isinstance(options, dict) else {}
+    said = {name: value for name, value in given.items() if value is not None}
+    for name, value in said.items():
+        wanted = _OPTIONS.get(name)
+        if wanted and not _is_of(wanted, value):
+            raise SimError(f'option "{name}" must be of type {wanted}')
+        if wanted == "array" and not all(isinstance(each, str) for each in value):
+            raise SimError(f'option "{name}" must be of an array of strings')
+    return said
 
 
-def _syntax(text: str) -> str:
-    literal = _LITERALS.get(text[:1])
-    if not text:
-        return "EOF"
-    if literal is None:
-        return "unexpected EOF" if text[0] in '{["' else f"invalid character '{text[0]}' looking for beginning of value"
-    for at, expected in enumerate(literal):
-        if at >= len(text):
-            return "unexpected EOF"
-        if text[at] != expected:
-            return f"invalid character '{text[at]}' in literal {literal} (expecting '{expected}')"
-    return "unexpected EOF"
-
-
-def _check_fields(document: dict[str, Any], go_type: str) -> None:
-    struct = go_type.rpartition(".")[2]
-    for key, value in document.items():
-        name = key.lower()
-        if name in _STRINGS and value is not None and not isinstance(value, str | list | dict):
-            raise SimError(_mismatch(value, struct, name, "string"))
-        if name == "messages" and value is not None and not isinstance(value, list):
-            raise SimError(_mismatch(value, struct, name, f"[]{go_type.partition('.')[0]}.Message"))
-
-
-def _mismatch(value: Any, struct: str, name: str, wanted: str) -> str:
-    return f"json: cannot unmarshal {_KINDS[type(value)]} into Go struct field {struct}.{name} of type {wanted}"
+def _is_of(wanted: str, value: Any) -> bool:
+    if wanted == "array":
+        return isinstance(value, list)
+    is_truth = isinstance(value, bool)
+    return is_truth if wanted == "boolean" else isinstance(value, int | float) and not is_truth

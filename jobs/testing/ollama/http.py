@@ -18,7 +18,9 @@ from jobs.testing.http_server import DoubleHandler, DoubleServer, HangUp
 from jobs.testing.ollama import anthropic_routes as anthropic
 from jobs.testing.ollama import native_routes as native
 from jobs.testing.ollama import openai_routes as openai
+from jobs.testing.ollama import responses_routes as responses
 from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, SimError
+from jobs.testing.ollama.go_formats import SAYS
 from jobs.testing.ollama.requests import Reply, Request, SimulatorAnswer, SimulatorParts, Stream, as_json
 
 SimulatorRoute = Callable[[SimulatorParts, Request], SimulatorAnswer]
@@ -48,7 +50,7 @@ ROUTES: dict[str, dict[str, SimulatorRoute]] = {
     "/v1/chat/completions": {"POST": openai.chat_completions},
     "/v1/completions": {"POST": openai.completions},
     "/v1/embeddings": {"POST": openai.embeddings},
-    "/v1/responses": {"POST": anthropic.responses},
+    "/v1/responses": {"POST": responses.responses},
     "/v1/messages": {"POST": anthropic.messages},
 }
 _BELOW: dict[str, dict[str, SimulatorRoute]] = {
@@ -190,6 +192,7 @@ class _Handler(DoubleHandler):
 
     def _begin(self, status: int, content_type: str) -> None:
         self.send_response(status)
+        self.send_header("X-Simulated", SAYS)
         if content_type:
             self.send_header("Content-Type", content_type)
         for name, value in self._headers.items():

@@ -5,6 +5,7 @@ stream cleanly, without `finish_reason` and without `[DONE]`; so does this one.
 """
 
 import base64
+import json
 import struct
 from collections.abc import Iterator
 from datetime import datetime
@@ -12,9 +13,11 @@ from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
-from jobs.testing.ollama.faults import SimError
+from jobs.testing.ollama.faults import SimError, at_the_door
 from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, all_frames, embedded, merged
 from jobs.testing.ollama.go_formats import short_id, unix
+from jobs.testing.ollama.go_types import think_of_effort
+from jobs.testing.ollama.model_output import Piece
 from jobs.testing.ollama.native_routes import listed, shown
 from jobs.testing.ollama.requests import (
     SSE,
@@ -28,6 +31,8 @@ from jobs.testing.ollama.requests import (
     dumps,
 )
 
+_PICTURES = ("jpeg", "jpg", "png", "webp")
+
 
 def error_reply(error: SimError) -> Reply:
     """Every status in OpenAI's shape; only 400 and 404 have types of their own."""
@@ -38,19 +43,37 @@ def error_reply(error: SimError) -> Reply:
 
 def chat_completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
-    if not body.get("messages"):
-        raise SimError("[] is too short - 'messages'", 400, at_the_door=True)
-    return _completion(parts, request, body, CHAT)
+    with at_the_door():
+        if not body.get("messages"):
+            raise SimError("[] is too short - 'messages'", 400)
+        native = {
+            **_native(body, [each for each in _listed(body.get("stop")) if isinstance(each, str)]),
+            "messages": [_message(each) for each in body["messages"]],
+            "tools": body.get("tools"),
+            "format": _format(body.get("response_format") or {}),
+            "think": think_of_effort(_effort(body)),
+            "logprobs": body.get("logprobs"),
+            "top_logprobs": body.get("top_logprobs"),
+        }
+    return _completion(parts, request, body, native, CHAT)
 
 
 def completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
-    return _completion(parts, request, request.json(), GENERATE)
+    body = request.json()
+    stops = _listed(body.get("stop"))
+    with at_the_door():
+        for each in stops:
+            if not isinstance(each, str):
+                raise SimError(f"invalid type for 'stop' field: {go_type_of(each)}", 400)
+    native = {**_native(body, stops), "prompt": body.get("prompt"), "suffix": body.get("suffix")}
+    return _completion(parts, request, body, native, GENERATE)
 
 
-def _completion(parts: SimulatorParts, request: Request, body: dict[str, Any], shape: AnswerShape) -> SimulatorAnswer:
-    native = _native(body)
+def _completion(
+    parts: SimulatorParts, request: Request, body: dict[str, Any], native: dict[str, Any], shape: AnswerShape
+) -> SimulatorAnswer:
     frames = all_frames(parts, request, native, shape)
-    head = _Head(parts, str(body.get("model", "")), shape)
+    head = _Head(parts, str(body.get("model") or ""), shape)
     if not body.get("stream"):
         return as_line(head.whole(merged(list(frames), shape)))
     usage = bool((body.get("stream_options") or {}).get("include_usage"))
@@ -63,18 +86,94 @@ def _completion(parts: SimulatorParts, request: Request, body: dict[str, Any], s
     return Stream((b"data: " + chunk + b"\n\n" for chunk in chunks), SSE)
 
 
-def _native(body: dict[str, Any]) -> dict[str, Any]:
+def _native(body: dict[str, Any], stops: list[Any]) -> dict[str, Any]:
     """The native request that the middleware makes of it; `keep_alive` cannot be carried."""
-    names = {
-        "max_tokens": "num_predict",
-        "seed": "seed",
-        "temperature": "temperature",
-        "top_p": "top_p",
-        "stop": "stop",
-    }
+    names = {"max_tokens": "num_predict", "seed": "seed", "temperature": "temperature", "top_p": "top_p"}
     options = {ours: body[theirs] for theirs, ours in names.items() if body.get(theirs) is not None}
-    kept = {key: body[key] for key in ("model", "messages", "prompt", "tools") if key in body}
-    return kept | {"options": options}
+    return {"model": body.get("model"), "options": options | ({"stop": stops} if stops else {})}
+
+
+def _listed(stop: Any) -> list[Any]:
+    return stop if isinstance(stop, list) else [stop] if isinstance(stop, str) else []
+
+
+def _effort(body: dict[str, Any]) -> str:
+    reasoning = body.get("reasoning")
+    return str((reasoning.get("effort") if reasoning is not None else body.get("reasoning_effort")) or "")
+
+
+def _format(response_format: dict[str, Any]) -> Any:
+    kind = str(response_format.get("type") or "").strip().lower()
+    if kind == "json_object":
+        return "json"
+    return (response_format.get("json_schema") or {}).get("schema") if kind == "json_schema" else None
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as the native route takes it; the texts of its parts stand together, pictures are looked at."""
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, list):
+        text = " ".join(filter(None, map(_text_of_part, content)))
+    elif isinstance(content, str) or calls is not None:
+        text = content or ""
+    else:
+        raise SimError(f"invalid message content type: {go_type_of(content)}", 400)
+    for call in calls or ():
+        _check_arguments((call.get("function") or {}).get("arguments") or "")
+    return {"role": str(message.get("role") or "").lower(), "content": text}
+
+
+def _text_of_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return str(part["text"])
+    if kind == "image_url":
+        image = part.get("image_url")
+        check_image(image.get("url") if isinstance(image, dict) else image)
+        return ""
+    raise SimError("invalid message format", 400)
+
+
+def check_image(url: Any) -> None:
+    """Pictures come with the request; none is fetched."""
+    if not isinstance(url, str):
+        raise SimError("invalid message format", 400)
+    if url.startswith(("http://", "https://")):
+        text = "image URLs are not currently supported, please use base64 encoded data instead"
+        raise SimError(text, 400)
+    if not url.startswith(("data:;base64,", *(f"data:image/{kind};base64," for kind in _PICTURES))):
+        raise SimError("invalid image input", 400)
+
+
+def _check_arguments(text: str) -> None:
+    try:
+        fits = isinstance(json.loads(text), dict)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise SimError("invalid tool call arguments", 400)
+
+
+def go_type_of(value: Any) -> str:
+    """How Go prints the type of a JSON value."""
+    names = {bool: "bool", int: "float64", float: "float64", str: "string", list: "[]interface {}"}
+    return "<nil>" if value is None else names.get(type(value), "map[string]interface {}")
+
+
+def openai_tool_calls(piece: Piece) -> list[dict[str, Any]]:
+    """Arguments are a text here."""
+    return [
+        {
+            "id": call["id"],
+            "index": call["function"]["index"],
+            "type": "function",
+            "function": {
+                "name": call["function"]["name"],
+                "arguments": dumps(call["function"]["arguments"]).decode(),
+            },
+        }
+        for call in piece.tool_calls
+    ]
 
 
 class _Head:
@@ -97,22 +196,34 @@ class _Head:
             "choices": choices,
         }
 
-    def chunk(self, delta: dict[str, Any], reason: str | None = None, model: str | None = None) -> dict[str, Any]:
-        choice = {"index": 0, "delta": delta, "finish_reason": reason}
+    def chunk(
+        self, delta: dict[str, Any], reason: str | None = None, model: str | None = None, likely: Any = None
+    ) -> dict[str, Any]:
+        choice = {"index": 0, "delta": delta, "finish_reason": reason} | _logprobs(likely)
         return self.document("chat.completion.chunk", [choice], model)
 
     def text_chunk(self, text: str, reason: str | None = None, model: str | None = None) -> dict[str, Any]:
         return self.document("text_completion", [{"text": text, "index": 0, "finish_reason": reason}], model)
 
     def whole(self, frame: Frame) -> dict[str, Any]:
-        text, thoughts = self._shape.text_of(frame)
+        piece = self._shape.piece_of(frame)
         reason = frame.get("done_reason", "stop")
         if not self._shape.is_chat:
-            choice: dict[str, Any] = {"text": text, "index": 0, "finish_reason": reason}
+            choice: dict[str, Any] = {"text": piece.text, "index": 0, "finish_reason": reason}
         else:
-            message = {"role": "assistant", "content": text, **({"reasoning": thoughts} if thoughts else {})}
-            choice = {"index": 0, "message": message, "finish_reason": reason}
+            reason = "tool_calls" if piece.tool_calls and reason == "stop" else reason
+            message = {"role": "assistant", "content": piece.text, **_beside_the_text(piece)}
+            choice = {"index": 0, "message": message, "finish_reason": reason} | _logprobs(frame.get("logprobs"))
         return self.document(self._object, [choice]) | {"usage": usage_of(frame)}
+
+
+def _beside_the_text(piece: Piece) -> dict[str, Any]:
+    thoughts = {"reasoning": piece.thinking} if piece.thinking else {}
+    return thoughts | ({"tool_calls": openai_tool_calls(piece)} if piece.tool_calls else {})
+
+
+def _logprobs(likely: Any) -> dict[str, Any]:
+    return {"logprobs": {"content": likely}} if likely else {}
 
 
 def usage_of(frame: Frame) -> dict[str, int]:
@@ -122,14 +233,18 @@ def usage_of(frame: Frame) -> dict[str, int]:
 
 def _chat_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: bool) -> Iterator[bytes]:
     role: dict[str, Any] = {"role": "assistant"}
+    has_called = False
     try:
         for frame in chain([first], rest):
-            text, thoughts = CHAT.text_of(frame)
+            piece = CHAT.piece_of(frame)
             if not frame["done"] or role:
-                yield dumps(head.chunk(role | {"content": text} | ({"reasoning": thoughts} if thoughts else {})))
+                delta = role | {"content": piece.text} | _beside_the_text(piece)
+                yield dumps(head.chunk(delta, likely=frame.get("logprobs")))
                 role = {}
+            has_called = has_called or bool(piece.tool_calls)
             if frame["done"]:
-                yield dumps(head.chunk({}, frame.get("done_reason", "stop")))
+                reason = frame.get("done_reason", "stop")
+                yield dumps(head.chunk({}, "tool_calls" if has_called and reason == "stop" else reason))
                 if usage:
                     yield dumps(head.document("chat.completion.chunk", []) | {"usage": usage_of(frame)})
                 yield b"[DONE]"
@@ -142,7 +257,7 @@ def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
     try:
         for frame in chain([first], rest):
             reason = frame.get("done_reason", "stop") if frame["done"] else None
-            yield dumps(head.text_chunk(GENERATE.text_of(frame)[0], reason) | zero)
+            yield dumps(head.text_chunk(GENERATE.piece_of(frame).text, reason) | zero)
             if frame["done"]:
                 if usage:
                     yield dumps(head.document("text_completion", []) | {"usage": usage_of(frame)})
@@ -153,10 +268,16 @@ def _text_chunks(head: _Head, first: Frame, rest: Iterator[Frame], *, usage: boo
 
 def embeddings(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
-    if not body.get("input"):
+    encoding = str(body.get("encoding_format") or "")
+    if encoding.lower() not in {"", "float", "base64"}:
+        told = f"Invalid value for 'encoding_format' = {encoding}. Supported values: ['float', 'base64']."
+        raise SimError(told, 400, at_the_door=True)
+    given = body.get("input")
+    if given is None or given == []:
         raise SimError("invalid input", 400, at_the_door=True)
-    answer = embedded(parts, request, body)
-    encode = _base64 if body.get("encoding_format") == "base64" else list
+    native = {"model": body.get("model"), "dimensions": body.get("dimensions"), "input": [""] if given == "" else given}
+    answer = embedded(parts, request, native)
+    encode = _base64 if encoding.lower() == "base64" else list
     data = [
         {"object": "embedding", "embedding": encode(each), "index": index}
         for index, each in enumerate(answer["embeddings"])

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.core.clock import Clock
-from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError
-from jobs.testing.ollama.go_formats import go_json
+from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError, at_the_door
+from jobs.testing.ollama.go_types import STRUCTS, GoStruct, go_json
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
 from jobs.testing.ollama.store import Store
@@ -90,10 +90,8 @@ class Request:
         if not self.body:
             empty = "EOF" if self.path.startswith("/v1/") else "missing request body"
             raise SimError(empty, 400, at_the_door=True)
-        try:
-            document = go_json(self.body, _GO_TYPES.get(self.path, "api.Request"))
-        except SimError as error:
-            raise SimError(error.text, 400, at_the_door=True) from error
+        with at_the_door():
+            document = go_json(self.body, STRUCTS.get(_GO_TYPES.get(self.path, ""), GoStruct("api.Request", {})))
         return {key.lower(): value for key, value in document.items()}
 
 
@@ -132,6 +130,11 @@ def dumps(document: Any, *, sort_keys: bool = False) -> bytes:
 def as_line(document: Any, status: int = 200) -> Reply:
     """How `/v1` answers are written: by an encoder that ends the line and names no charset."""
     return Reply(status, dumps(document) + b"\n", "application/json")
+
+
+def event(said: dict[str, Any], *, sort_keys: bool = False) -> bytes:
+    """One event of a stream, under the name of its type."""
+    return f"event: {said['type']}\ndata: ".encode() + dumps(said, sort_keys=sort_keys) + b"\n\n"
 
 
 def with_error(frames: Iterator[dict[str, Any]], fault: OllamaFault | None) -> Iterator[dict[str, Any]]:

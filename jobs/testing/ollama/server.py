@@ -56,6 +56,7 @@ class OllamaDouble:
         self._clock = clock or SystemClock()
         self._closing = ExitStack()
         self.faults = OllamaFaults()
+        self.those_here = ""
         self.stopping = threading.Event()
 
     @property
@@ -72,6 +73,7 @@ class OllamaDouble:
             folder = self._closing.enter_context(tempfile.TemporaryDirectory(prefix="ollama-double-"))
             self.settings = replace(self._given, models=Path(folder))
         parts = self._parts(self.settings)
+        self.those_here = parts.store.those_here()
         self._closing.callback(parts.puller.close)
         self._server = SimServer(self._address, parts)
         self._closing.callback(self._server.server_close)
@@ -178,6 +180,6 @@ def main() -> None:
     settings["registry"] = given.registry or settings["registry"]
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     with OllamaDouble(**settings, host=at.host or "0.0.0.0", port=at.port) as double:  # noqa: S104 - as OLLAMA_HOST asks
-        print(f"the ollama-modal simulator listens on {double.url}", file=sys.stderr, flush=True)
+        print(f"the ollama-modal simulator listens on {double.url}{double.those_here}", file=sys.stderr, flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
     os._exit(0)  # threads that wait for a client need not be waited for

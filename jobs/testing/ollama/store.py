@@ -91,6 +91,11 @@ class Store:
             return self._read(name)
         return None
 
+    def those_here(self) -> str:
+        """What a program may ask for instead, behind the real one's words."""
+        names = ", ".join(str(model.name) for model in self.models())
+        return f" (SIMULATED: {f'here are {names}' if names else 'no model is here; pull one'})"
+
     def blob(self, digest: str) -> Path:
         return self.layout.blobs / digest.replace(":", "-")
 

@@ -61,6 +61,7 @@ function failedPath() {
 
 function takeBoard(answer) {
   known.board = answer;
+  setHidden(at("simulated"), !answer.simulated);
   weeks.setCaller(answer.caller);
   const { name, scopes, keyless } = answer.caller;
   setText(at("caller"), keyless ? "" : `${name} (${scopes.join(", ")})`);
