@@ -101,7 +101,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     with (
         OllamaDouble(folder) as ollama,
         ScriptedServer(_plays) as server,
-        gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, shelf=ModelList([model(NAME)])) as running,
+        gateway(tmp_path_factory.mktemp("gateway"), {"a10g": server.url}, source=ModelList([model(NAME)])) as running,
     ):
         yield Both(running, server, ollama.url)
 
