@@ -64,7 +64,6 @@ class _Parser(httptools.HttpRequestParser):
     def __init__(self, reader: "StrictHttpProtocol") -> None:
         super().__init__(reader)
         self._reader = reader
-        self.has_unknown_method = False
         # As uvicorn's: what comes behind a request with `Connection: close` is no fault of that request.
         self.set_dangerous_leniencies(lenient_data_after_close=True)
 
@@ -74,7 +73,7 @@ class _Parser(httptools.HttpRequestParser):
         except httptools.HttpParserUpgrade as offer:
             self._reader.decline(bytes(data[offer.args[0] :]))
         except httptools.HttpParserInvalidMethodError:
-            self.has_unknown_method = _REQUEST_LINE.match(data) is not None
+            self._reader.has_unknown_method = _REQUEST_LINE.match(data) is not None
             raise
 
 
@@ -97,6 +96,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._has_declined = False
         """Another protocol was offered with this request, which is the connection's last."""
+        self.has_unknown_method = False
+        """What cannot be read is a request, but for its method."""
         self._discards = False
         """Whatever else comes on this connection is thrown away."""
         self._pieces: list[bytes] = []
@@ -155,7 +156,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The answer to what cannot be read, but never inside the answer to the request before it."""
         if not self._is_answering:
-            if self.parser.has_unknown_method:
+            if self.has_unknown_method:
                 self.transport.write(_UNKNOWN_METHOD)
                 self.transport.close()
             else:
@@ -231,7 +232,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
         super().on_headers_complete()
         if self.parser.get_http_version() == "1.0":
-            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[method-assign] # its class is named in uvicorn
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[assignment, method-assign] # its class is named in uvicorn
         if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
             self.cycle.keep_alive = False
 

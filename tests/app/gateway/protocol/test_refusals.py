@@ -152,16 +152,10 @@ def test_what_the_simulator_lets_pass_is_refused_as_well(
 @pytest.mark.parametrize("path", sorted(FIELDS))
 def test_a_model_that_is_not_here_is_told_first(both: Both, path: str) -> None:
     """What Ollama looks at after it has found the model, as options and formats, is not told of an unknown one."""
-    good = {
-        GENERATE: {"prompt": "a"},
-        CHAT: {"messages": [USER]},
-        EMBED: {"input": "a"},
-        EMBEDDINGS: {"prompt": "a"},
-        COMPLETIONS: {"prompt": "a"},
-        RESPONSES: {"input": "a"},
-        VECTORS: {"input": "a"},
-        OPENAI: {"messages": [USER]},
-        ANTHROPIC: {"messages": [USER], "max_tokens": 9},
+    good: dict[str, dict[str, Any]] = {
+        **{key: {"prompt": "a"} for key in (GENERATE, EMBEDDINGS, COMPLETIONS)},
+        **{key: {"input": "a"} for key in (EMBED, VECTORS, RESPONSES)},
+        **{key: {"messages": [USER], "max_tokens": 9} for key in (CHAT, OPENAI, ANTHROPIC)},
     }
     body = {"model": "nothing", "options": {"stop": 5}, "format": "xml", **good[path]}
     assert httpx.post(both.running.url + path, json=body, timeout=PATIENCE).status_code == 404
