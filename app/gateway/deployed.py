@@ -158,7 +158,7 @@ class Service:
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
-                ring=spawn_worker,
+                send_worker=spawn_worker,
                 registries=fleet.may_pull_from(),
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,

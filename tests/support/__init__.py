@@ -3,6 +3,7 @@
 browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks
+client_bodies      what real client libraries send, recorded
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk
 deployments        a deployment on the control plane, and what is asked of it by the real client
@@ -28,6 +29,7 @@ processes          real processes: free ports, who runs, a driver that says what
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
+stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
 waiting            `until`: waiting for what other threads and processes do
 webhooks           a webhook on loopback, which hears what it is told

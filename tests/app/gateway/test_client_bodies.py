@@ -35,12 +35,12 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OllamaDouble]:
 
 @pytest.fixture(scope="module")
 def running(double: OllamaDouble, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
-    shelf = ModelList([model(MODEL), model(THINKER), model(EMBEDDER)])
+    models = ModelList([model(MODEL), model(THINKER), model(EMBEDDER)])
     folder, keys = (
         tmp_path_factory.mktemp("gateway"),
         f"alice {hash_of(CHAT_KEY)} chat\nroot {hash_of(ADMIN_KEY)} chat admin",
     )
-    with gateway(folder, {"local": double.url}, shelf=shelf, keys=keys, comment_seconds=9) as gate:
+    with gateway(folder, {"local": double.url}, source=models, keys=keys, comment_seconds=9) as gate:
         yield gate
 
 
