@@ -297,8 +297,8 @@ def _without_chunks(cycle: RequestResponseCycle) -> Send:
     return send_plain
 
 
-_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64} [^\x00-\x20\x7f]+ HTTP/1\.[01]\r?\n")
-"""A request whose method we may not know, rather than another protocol."""
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Z-]{1,64} [^\x00-\x20\x7f]+ HTTP/1\.[01]\r?\n")
+"""A request whose method nobody knows, rather than another protocol, or a method that some would read as another."""
 
 _UNKNOWN_METHOD = (
     b"HTTP/1.1 405 Method Not Allowed\r\nallow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\nconnection: close\r\n"
