@@ -6,6 +6,7 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ from tests.app.gateway.test_origin_guard import inside
 from tests.support.browser import MISSING, Browser, browser
 from tests.support.dialects import OLLAMA, OPENAI, whole_answer
 from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.local_stack import Shell, up
 from tests.support.scripted_server import ScriptedServer
 
 KEY = "omk_k"
@@ -210,6 +212,15 @@ def test_without_keys_a_listed_page_may_ask() -> None:
 
     assert asyncio.run(asked_by(LISTED)) == 200
     assert asyncio.run(asked_by("https://evil.example")) == 403
+
+
+def test_up_reads_the_variable(tmp_path: Path) -> None:
+    """`ollama-modal up` without keys lets in the pages that OLLAMA_ORIGINS lists, and lets them read."""
+    with up(Shell(tmp_path, {"OLLAMA_ORIGINS": LISTED}), "--simulate") as running:
+        answer = httpx.get(f"{running.url}/api/tags", headers={"origin": LISTED}, timeout=PATIENCE)
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, LISTED)
+        assert preflight(f"{running.url}/api/chat", LISTED).status_code == 204
+        assert preflight(f"{running.url}/api/chat", "https://evil.example").status_code == 403
 
 
 # -- a real browser ----------------------------------------------------------------------------------------------------
