@@ -10,7 +10,7 @@ from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
@@ -47,7 +47,7 @@ class StackPlan:
     port: int
     registries: Registries
     origins: Origins
-    retention: Retention
+    retention: RetentionRules
     rate_limit: int | None
     concurrency: int
     fleet: Fleet | None
