@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.schedule import due
-from app.fleet.values import CronLine, GpuName, ModelText, RegistryText, TickMinutes, TimezoneName
+from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
@@ -158,6 +158,13 @@ class SourcesConfig(_Table):
     allowed: Annotated[list[RegistryText], Field(min_length=1)] = list(USUAL)
 
 
+class GatewayConfig(_Table):
+    """Who may ask the gateway beside those who always may."""
+
+    origins: list[OriginText] = []
+    """Of pages, beside those of the machine that shows them and programs with pages."""
+
+
 class ScheduleConfig(_Table):
     timezone: TimezoneName
     nightly_hour: Annotated[int, Field(ge=0, le=23)]
@@ -212,6 +219,7 @@ class Fleet(_Table):
     models: list[ModelConfig] = []
     windows: list[WindowConfig] = []
     registries: SourcesConfig = SourcesConfig()
+    gateway: GatewayConfig = GatewayConfig()
     volume: VolumeConfig
     schedule: ScheduleConfig
     alerts: AlertsConfig

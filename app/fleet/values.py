@@ -1,5 +1,6 @@
 """Values of a fleet file that a type alone cannot check: GPUs, names, cron lines. Refusals say what would be right."""
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from zoneinfo import available_timezones
@@ -69,9 +70,21 @@ def _known(names: tuple[str, ...]) -> dict[str, Any]:
     return {"known": ", ".join(names)}
 
 
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        raise PydanticCustomError("origin", "no origin; {looks_like}", {"looks_like": ORIGIN_LOOKS_LIKE})
+    return text
+
+
+ORIGIN = re.compile(r"(?=[^*]*\*?[^*]*\Z)(?:\*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/,]{1,253})")
+"""A page's origin as browsers send it; a `*` may stand in it once, for anything, or alone for every page there is."""
+
+ORIGIN_LOOKS_LIKE = "as in https://chat.example.com, https://*.example.com, chrome-extension://* or *"
+
 GpuName = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]
 RegistryText = Annotated[str, AfterValidator(_registry)]
+OriginText = Annotated[str, AfterValidator(_origin)]
 CronLine = Annotated[str, AfterValidator(_cron)]
 TimezoneName = Annotated[str, AfterValidator(_timezone)]
 TickMinutes = Annotated[int, Field(ge=1, le=30), AfterValidator(_minutes_of_an_hour)]

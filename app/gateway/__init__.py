@@ -1,6 +1,7 @@
 """The gateway: the ASGI app, its server, and its composition on one machine and deployed.
 
 app            identifies the caller, looks the path up in the table of routes, and hands on
+cross_origin   lets pages of other origins ask the gateway: which may, and what browsers are told of it
 compose        puts the gateway together from what differs between one machine and a deployment
 deployed       the gateway of a deployment: one small container that is always there
 http_protocol  HTTP/1.1 as the server reads it: strict about heads, with limits to every wait

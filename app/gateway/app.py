@@ -10,6 +10,7 @@ import itertools
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 
 from loguru import logger
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -23,7 +24,7 @@ from app.gateway.protocol import body as bodies
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
-from app.gateway.protocol.routes import RouteEntry, clean, find, speech_of
+from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Forbidden, NotFound, Trouble
 
@@ -115,7 +116,7 @@ class GatewayApp:
         exchange = self._exchange(scope, path, send)
         with logger.contextualize(request=exchange.id):
             if path.startswith(OWN):
-                await self._ops(_at(path, scope), receive, _with_request_id(exchange, send))
+                await _with_head(self._ops, _at(path, scope), receive, _with_request_id(exchange, send))
             elif path == PAGE or path.startswith(f"{PAGE}/"):
                 await self._page(_at(path, scope), receive, _with_request_id(exchange, send))
             else:
@@ -185,12 +186,15 @@ def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
     """Refuse a path that is not in the table, or not for this method, or not for this caller."""
     entry = exchange.entry
     if not is_known:
-        raise NotFound(f"{path[:200]!r} is not here")
+        meant = meant_by(path)
+        if meant:
+            exchange.entry = replace(exchange.entry, path=meant)  # so that the client can read the answer
+        raise NotFound(f"{path[:200]!r} is not here", hint=base_url_hint(meant) if meant else None)
     if exchange.method not in entry.methods:
         raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
-    exchange.caller.need(*_scopes(entry))
-    if entry.action == "refused":
+    if entry.action == "refused":  # to any caller: another key would not help
         raise Forbidden(f"{entry.path} is not served here: {entry.why}")
+    exchange.caller.need(*_scopes(entry))
 
 
 def _scopes(entry: RouteEntry) -> tuple[str, ...]:
@@ -201,6 +205,25 @@ def _scopes(entry: RouteEntry) -> tuple[str, ...]:
 def _at(path: str, scope: Scope) -> Scope:
     """The request for another app, at the clean path."""
     return {**scope, "path": path, "raw_path": path.encode()}
+
+
+async def _with_head(inside: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+    """Have an application that only knows GET answer HEAD as well."""
+    if scope["method"] != "HEAD":
+        await inside(scope, receive, send)
+        return
+    is_begun = False
+
+    async def send_head(message: Message) -> None:
+        """The head and an empty body; with that the answer has ended, which also ends a stream that would go on."""
+        nonlocal is_begun
+        if message["type"] == "http.response.start":
+            await send(message)
+        elif not is_begun:
+            is_begun = True
+            await send({"type": "http.response.body", "body": b""})
+
+    await inside({**scope, "method": "GET"}, receive, send_head)
 
 
 async def _while_present(work: Awaitable[None], exchange: Exchange, receive: Receive) -> None:

@@ -20,6 +20,7 @@ from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
+from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import cost, daily, nightly, overview, plans
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
@@ -76,6 +77,7 @@ class GatewayParts:
         send_worker: starts a worker for a lane.
         rate_limit: bytes per second for a pull that names none.
         registries: those that may be pulled from.
+        origins: of pages that may ask.
         patience: how long a server may be silent.
         hold_timing: how callers wait for a server.
         fleet: what is declared; None where nothing is.
@@ -105,6 +107,7 @@ class GatewayParts:
     send_worker: Callable[[str], object] = send_none
     rate_limit: int | None = None
     registries: Registries = ANYWHERE
+    origins: Origins = field(default_factory=Origins)
     patience: Patience = field(default_factory=Patience)
     hold_timing: HoldTiming = field(default_factory=HoldTiming)
     fleet: Fleet | None = None
@@ -158,7 +161,7 @@ class Composed:
             detached=self.detached,
             comment_seconds=parts.comment_seconds,
         )
-        self.app = GatewayApp(
+        gateway = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
             passes=proxy.pass_on,
@@ -172,6 +175,7 @@ class Composed:
             body_seconds=parts.body_seconds,
             budget=self.budget,
         )
+        self.app = CrossOrigin(gateway, parts.origins)
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))

@@ -23,6 +23,7 @@ from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
 from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
+from app.gateway.cross_origin import allowed_origins
 from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
@@ -145,6 +146,7 @@ class Service:
                 version=resources.OLLAMA_VERSION,
                 send_worker=spawn_worker,
                 registries=fleet.may_pull_from(),
+                origins=allowed_origins(environ, fleet),
                 fleet=fleet,
                 complaints=models.complaints,
                 archived=models.archived,

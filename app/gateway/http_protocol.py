@@ -4,12 +4,14 @@ A head that can be read in two ways is refused, and no caller holds a connection
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 MOST_HEAD = 64 * 1024
 """Bytes of an address and headers. No caller needs more, and uvicorn itself would take them without end."""
@@ -70,6 +72,9 @@ class _Parser(httptools.HttpRequestParser):
             super().feed_data(data)
         except httptools.HttpParserUpgrade as offer:
             self._reader.decline(bytes(data[offer.args[0] :]))
+        except httptools.HttpParserInvalidMethodError:
+            self._reader.has_unknown_method = _REQUEST_LINE.match(data) is not None
+            raise
 
 
 class StrictHttpProtocol(HttpToolsProtocol):
@@ -91,6 +96,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         self._has_declined = False
         """Another protocol was offered with this request, which is the connection's last."""
+        self.has_unknown_method = False
+        """What cannot be read is a request, but for its method."""
         self._discards = False
         """Whatever else comes on this connection is thrown away."""
         self._pieces: list[bytes] = []
@@ -149,7 +156,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """The answer to what cannot be read, but never inside the answer to the request before it."""
         if not self._is_answering:
-            super().send_400_response(msg)
+            if self.has_unknown_method:
+                self.transport.write(_UNKNOWN_METHOD)
+                self.transport.close()
+            else:
+                super().send_400_response(msg)
             return
         self._discards = True
         self.cycle.keep_alive = False
@@ -220,6 +231,8 @@ class StrictHttpProtocol(HttpToolsProtocol):
         waits = self.expect_100_continue
         self.expect_100_continue = waits and self.parser.get_http_version() == "1.1"
         super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0":
+            self.cycle.send = _without_chunks(self.cycle)  # type: ignore[assignment, method-assign] # its class is named in uvicorn
         if waits or self._has_declined:  # a body that was not asked for may never come, and what comes then is no body
             self.cycle.keep_alive = False
 
@@ -266,6 +279,31 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def _reader_expired(self) -> None:
         self.transport.abort()
 
+
+def _without_chunks(cycle: RequestResponseCycle) -> Send:
+    """The sending of an answer of HTTP/1.0, which has no chunks: what has no length ends with the connection."""
+    send = cycle.send
+    has_length = False
+
+    async def send_plain(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            cycle.chunked_encoding = None if has_length else False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))  # each piece has its own, for uvicorn's check
+        await send(message)
+
+    return send_plain
+
+
+_REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Z-]{1,64} [^\x00-\x20\x7f]+ HTTP/1\.[01]\r?\n")
+"""A request whose method nobody knows, rather than another protocol, or a method that some would read as another."""
+
+_UNKNOWN_METHOD = (
+    b"HTTP/1.1 405 Method Not Allowed\r\nallow: GET, HEAD, POST, PUT, DELETE, OPTIONS\r\nconnection: close\r\n"
+    b"content-length: 0\r\n\r\n"
+)
 
 _OFFER = frozenset({b"upgrade", b"http2-settings"})
 """What offers another protocol: headers, and the options of Connection that name them."""

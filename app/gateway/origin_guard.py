@@ -9,60 +9,42 @@ import ipaddress
 import json
 import socket
 from collections.abc import Iterable
-from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.gateway.cross_origin import Origins, host_name
 from app.gateway.protocol import dialects
 from app.gateway.protocol.exchange import JSON
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.routes import clean, speech_of
 
 LOCAL_SUFFIXES = (".localhost", ".local", ".internal")
-PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
-"""Schemes of programs that show pages of their own."""
 
 
 class OriginGuard:
-    """Stands before an application, and lets through what comes from this machine."""
+    """Stands before an application, and lets through what comes from this machine or from a listed origin."""
 
-    def __init__(self, inside: ASGIApp) -> None:
+    def __init__(self, inside: ASGIApp, origins: Origins) -> None:
         self._inside = inside
+        self._origins = origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        why = _foreign(scope["headers"]) if scope["type"] == "http" else None
+        why = _foreign(scope["headers"], self._origins) if scope["type"] == "http" else None
         if why is None:
             await self._inside(scope, receive, send)
         else:
             await _refuse(scope, send, why)
 
 
-def _foreign(headers: Iterable[Header]) -> str | None:
+def _foreign(headers: Iterable[Header], origins: Origins) -> str | None:
     """Why a request comes from elsewhere; None when it may come from this machine."""
     for name, value in headers:
         text = value.decode("latin-1")
-        if name == b"host" and text and not is_local(_name(f"//{text}")):
+        if name == b"host" and text and not is_local(host_name(f"//{text}")):
             return f"it was asked for by the name {text[:100]!r}"
-        if name == b"origin" and text and not _is_ours(text):
+        if name == b"origin" and text and not origins.allow(text):
             return f"a page of {text[:100]!r} asked"
     return None
-
-
-def _is_ours(origin: str) -> bool:
-    """Whether a page came from this very machine: the others of its network may show what they like."""
-    name = _name(origin)
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return origin.partition("://")[0] in PROGRAMS or name == "localhost" or name.endswith(".localhost")
-    return address.is_loopback or address.is_unspecified
-
-
-def _name(address: str) -> str:
-    try:
-        return urlsplit(address).hostname or ""
-    except ValueError:
-        return ""
 
 
 def is_local(name: str) -> bool:

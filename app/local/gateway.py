@@ -100,6 +100,7 @@ class LocalGateway:
     ) -> None:
         self._clock = clock
         self._keyless = keys.is_empty
+        self._origins = plan.origins
         self._facts = home.facts()
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = OllamaClient(servers.urls[0], clock=clock)
@@ -120,6 +121,7 @@ class LocalGateway:
                 version=OLLAMA_VERSION,
                 rate_limit=plan.rate_limit,
                 registries=plan.registries,
+                origins=plan.origins,
                 fleet=plan.fleet,
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
@@ -140,7 +142,7 @@ class LocalGateway:
         self._reporter.start()
         self._known_state.start()
         app = self.composed.app
-        self._http_server = HttpServer(OriginGuard(app) if self._keyless else app, listener, self._clock)
+        self._http_server = HttpServer(OriginGuard(app, self._origins) if self._keyless else app, listener, self._clock)
         self._http_server.start()
         return self._http_server
 

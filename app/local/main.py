@@ -45,6 +45,7 @@ def up(
     Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
     """
     from app.fleet.schema import load  # noqa: PLC0415
+    from app.gateway.cross_origin import allowed_origins  # noqa: PLC0415
     from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415
     from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
@@ -60,6 +61,7 @@ def up(
         models=models,
         host=host,
         port=port,
+        origins=allowed_origins(os.environ, declared),
         registries=allowed_registries(os.environ, declared, is_loopback=is_loopback(host)),
         retention=retention if quota is None else replace(retention, quota_bytes=parse_bytes(quota, "--quota")),
         rate_limit=parse_bytes(rate_limit, "--rate-limit") if rate_limit is not None else None,

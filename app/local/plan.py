@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.fleet.schema import Fleet
+from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
@@ -27,6 +28,7 @@ class StackPlan:
         host: where the gateway listens.
         port: and at which port.
         registries: that may be pulled from.
+        origins: of pages that may ask the gateway.
         retention: what stays of the weights.
         rate_limit: of pulls that name none, in bytes a second.
         concurrency: pulls side by side.
@@ -44,6 +46,7 @@ class StackPlan:
     host: str
     port: int
     registries: Registries
+    origins: Origins
     retention: RetentionRules
     rate_limit: int | None
     concurrency: int

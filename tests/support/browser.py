@@ -10,7 +10,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -148,7 +148,7 @@ class Browser:
 
 
 @contextmanager
-def browser(width: int = 1200, height: int = 900) -> Iterator[Browser]:
+def browser(width: int = 1200, height: int = 900, *, arguments: Sequence[str] = ()) -> Iterator[Browser]:
     """A fresh browser with nothing in its memory; gone afterwards, with all that it started."""
     with (
         tempfile.TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder,
@@ -156,7 +156,7 @@ def browser(width: int = 1200, height: int = 900) -> Iterator[Browser]:
     ):
         options = {
             "binary": CHROMIUM,
-            "args": [*ARGUMENTS, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"],
+            "args": [*ARGUMENTS, *arguments, f"--user-data-dir={folder}/profile", f"--window-size={width},{height}"],
         }
         always = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         answer = client.post("/session", json={"capabilities": {"alwaysMatch": always}})

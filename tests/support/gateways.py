@@ -15,6 +15,7 @@ from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Keys
 from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
+from app.gateway.cross_origin import Origins
 from app.gateway.dashboard.plans import Plans, unknown_night
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.http_server import HttpServer, listening
@@ -110,6 +111,7 @@ def gateway(
     limits: ConnectionLimits | None = None,
     plan: Callable[[], Preview] = unknown_night,
     refresh_seconds: float = 2.0,
+    origins: Sequence[str] = (),
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -136,6 +138,7 @@ def gateway(
         plans=Plans(night=plan),
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
+        origins=Origins(origins),
     )
     known_state.refresh()
     composed = Composed(parts)

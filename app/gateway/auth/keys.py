@@ -14,6 +14,7 @@ A plain SHA-256 is enough, because a key is 256 random bits: nobody can try them
 against, and a slow one would cost each request more than the gateway does.
 """
 
+import base64
 import hashlib
 import hmac
 import re
@@ -44,7 +45,10 @@ _HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGNER = f"{KIND}:"
 _PATTERN = re.compile(r"[A-Za-z0-9_.:/*?\[\]!-]{1,200}")
 _MAKE_ANEW = "make the line anew: `ollama-modal keys new NAME`"
-_SEND_ONE = "send `Authorization: Bearer KEY` or `x-api-key: KEY`; `ollama-modal keys new NAME` makes one"
+_SEND_ONE = (
+    "send `Authorization: Bearer KEY`, `x-api-key: KEY`, or the key as a password (`https://user:KEY@host`);"
+    " `ollama-modal keys new NAME` makes one"
+)
 
 
 @dataclass(frozen=True)
@@ -343,7 +347,7 @@ def _refuse_doubles(key: Key, others: Iterable[Key]) -> None:
 
 
 def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: SignedRequest | None) -> str:
-    """What came along, as lines have it: of a key, a bearer's, which wins, or in `x-api-key`; else of a signature."""
+    """What came along, as lines have it: of a signature, or of a key: a bearer's, else `x-api-key`, else of Basic."""
     sent = [(name.lower(), value) for name, value in headers if name.lower() in {b"authorization", b"x-api-key"}]
     if len({name for name, _ in sent}) != len(sent):
         raise Unauthorized("a header with a key came twice", hint="send it once")
@@ -351,9 +355,23 @@ def _proof(headers: Iterable[tuple[bytes, bytes]], now: datetime, signed: Signed
     authorization = values.get(b"authorization", "")
     if signed is not None and is_signature(authorization):
         return _SIGNER + signer(authorization, signed, now)
-    scheme, _, bearer = authorization.partition(" ")
-    key = bearer.strip() if scheme.lower() == "bearer" else ""
+    scheme, _, credentials = authorization.partition(" ")
+    key = credentials.strip() if scheme.lower() == "bearer" else ""
     key = key or values.get(b"x-api-key", "")
+    key = key or (_password(credentials) if scheme.lower() == "basic" else "")
     if not key:
         raise Unauthorized("no key was sent", hint=_SEND_ONE)
     return hash_of(key)
+
+
+def _password(credentials: str) -> str:
+    """The key in Basic credentials: the password, or the user where there is none, as in `https://KEY@host`.
+
+    Clients make them of `https://user:KEY@host`. No answer asks for them, so a browser never keeps any for other pages.
+    """
+    try:
+        text = base64.b64decode(credentials.strip(), validate=True).decode("utf-8", "surrogateescape")
+    except ValueError:
+        return ""
+    user, colon, password = text.partition(":")
+    return password or (user if colon else "")

@@ -29,7 +29,7 @@ def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str
         await exchange.answer_bytes(lists.RUNNING.encode(), 200, TEXT)
 
     async def openai_model(exchange: Exchange) -> None:
-        await exchange.answer(lists.openai_model(known, exchange.below, exchange.caller.may_use))
+        await exchange.answer(lists.openai_model(known, exchange.below.strip(), exchange.caller.may_use))
 
     async def show(exchange: Exchange) -> None:
         request = await read_document(exchange)

@@ -89,6 +89,8 @@ class _ProxiedRequest:
         request = await read_request(self._exchange)
         operator_options.refuse(request, self._exchange.caller)
         route = self._route = await self._routed(request)
+        if request.refusal is not None:
+            raise request.refusal
         answer = await self._answered(request, route)
         try:
             if answer.is_request_sent:  # and the answer may take minutes

@@ -233,7 +233,7 @@ def _model(body: Mapping[str, Any]) -> str:
     text = body.get("model") or body.get("name") or ""
     if not isinstance(text, str):
         raise BadRequest("the model is no text", hint='as in {"model": "llama3.2"}')
-    return text
+    return text.strip()
 
 
 def _line(frame: Frame) -> bytes:

@@ -56,7 +56,8 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
     """The body of an answer that is an error."""
     match speech:
         case "ollama":
-            return {"error": text}
+            # Of a 401 Ollama's own command reads `status` and nothing else (api/client.go, checkError).
+            return {"error": text, "status": text} if status == 401 else {"error": text}
         case "openai":
             kind = _OPENAI_TYPES.get(status, "api_error")
             return {"error": {"message": text, "type": kind, "param": None, "code": None}}

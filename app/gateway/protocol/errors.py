@@ -36,6 +36,10 @@ class WrongMethod(BadRequest):
     """The path is there, but not for this method."""
 
 
+class InvalidOption(BadRequest):
+    """A value of the request means nothing, which Ollama answers with 500."""
+
+
 STATUS: dict[type[Trouble], int] = {
     Unauthorized: 401,
     Forbidden: 403,
@@ -44,6 +48,7 @@ STATUS: dict[type[Trouble], int] = {
     BadRequest: 400,
     Unlisted: 403,
     WrongMethod: 405,
+    InvalidOption: 500,
     TooSlow: 408,
     TooLarge: 413,
     Unsupported: 501,

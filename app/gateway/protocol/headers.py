@@ -38,6 +38,9 @@ HOP_BY_HOP = frozenset(
 
 _OF_A_PROXY = frozenset({b"date", b"server", b"set-cookie", b"set-cookie2", b"www-authenticate", b"via", b"alt-svc"})
 _OURS = frozenset({b"x-request-id", b"x-served-model", b"x-served-tier"})
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
+"""A header's name."""
+
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 

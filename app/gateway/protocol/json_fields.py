@@ -82,6 +82,22 @@ class Fields:
             return _after_gap(self._body, start + 1) < end - 1
         return self.scalar(name) not in (None, False, 0)
 
+    def kind(self, name: str) -> str:
+        """What JSON calls the value: object, array, string, number, bool, or null, which also stands for none."""
+        return _kind(self._body[span[0]]) if (span := self._spans.get(name)) is not None else "null"
+
+    def kind_of_first(self, name: str) -> str:
+        """The same of the first value in a list; empty for anything else and for an empty list."""
+        if (span := self._spans.get(name)) is None or self._body[span[0]] != _LIST:
+            return ""
+        first = self._body[_after_gap(self._body, span[0] + 1)]
+        return "" if first == _END_OF_LIST else _kind(first)
+
+    def text(self, name: str) -> bytes:
+        """The value as it stands in the body, its first bytes; empty for none."""
+        start, end = self._spans.get(name, (0, 0))
+        return bytes(self._body[start : min(end, start + MOST_TEXT)])
+
     def scalar(self, name: str) -> Any:
         """A text, number or truth; None for null and for what is not there, lists and objects included.
 
@@ -105,6 +121,14 @@ class Fields:
         if (span := self._spans.get(name)) is None:
             return None
         return _built(bytes(self._body[span[0] : span[1]]))
+
+
+def _kind(first: int) -> str:
+    """The kind of a value that begins with this byte."""
+    return _KINDS.get(first, "number")
+
+
+_KINDS = {_OBJECT: "object", _LIST: "array", _QUOTE: "string", **dict.fromkeys(b"tf", "bool"), ord("n"): "null"}
 
 
 def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[str]] | None = None) -> Fields:

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from app.gateway.protocol import forms
+from app.gateway.protocol import forms, refusals
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.json_fields import Fields, ValueSpan, fields_of
 from app.gateway.protocol.routes import RouteEntry
-from jobs.core.errors import BadRequest, Forbidden
+from jobs.core.errors import BadRequest, Forbidden, Trouble
 
 T = TypeVar("T")
 
@@ -60,6 +60,8 @@ class InferenceRequest:
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
     model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
+    refusal: Trouble | None = None
+    """Why Ollama would not do it, once it has found the model."""
 
     @property
     def context(self) -> int | None:
@@ -84,7 +86,8 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
         return await _in_turn(
             exchange, lambda: InferenceRequest(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
         )
-    return await _in_turn(exchange, lambda: _inference_request(fields_of(body, _WATCHED, _INSIDE), exchange.entry))
+    names = _WATCHED | refusals.FIELDS.get(path, frozenset())
+    return await _in_turn(exchange, lambda: _inference_request(fields_of(body, names, _INSIDE), exchange.entry))
 
 
 async def read_document(exchange: Exchange) -> Mapping[str, Any]:
@@ -128,7 +131,7 @@ async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
 _WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
-_INSIDE = {"options": frozenset(RELOADS)}
+_INSIDE = {"options": frozenset(refusals.OPTIONS)}
 
 _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
@@ -139,19 +142,42 @@ def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
     stream = fields.scalar("stream")
+    model = _text(fields.scalar("model"))
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
-    keep = fields.scalar("keep_alive") if is_native else None
+    keep = _keep_alive(fields) if is_native else None
     seconds = _seconds(keep)
+    refusal = refusals.refuse(fields, entry.path)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
     return InferenceRequest(
-        _text(fields.scalar("model")),
+        model,
         stream if isinstance(stream, bool) else is_native,
         _settings(fields.inside("options")) if is_native else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
         model_at=fields.span("model") or (0, 0),
+        refusal=None if unloads else refusal,
     )
+
+
+def _keep_alive(fields: Fields) -> Any:
+    """How long the model shall stay, as the request says it.
+
+    Raises:
+        BadRequest: in Ollama's words: it is no duration.
+
+    """
+    keep, kind = fields.scalar("keep_alive"), fields.kind("keep_alive")
+    if kind in _NO_DURATIONS:
+        raise BadRequest(f"Unsupported type: '{_NO_DURATIONS[kind]}'")
+    if isinstance(keep, str) and _seconds(keep) is None:
+        is_number = re.fullmatch(r"[-+]?\d+\.?\d*", keep, re.ASCII)
+        raise BadRequest(f"time: {'missing unit in' if is_number else 'invalid'} duration {json.dumps(keep[:100])}")
+    return keep
+
+
+_NO_DURATIONS = {"bool": "bool", "array": "[]interface {}", "object": "map[string]interface {}"}
+"""Go's names for them."""
 
 
 def _settings(options: Fields) -> LoadSettings:
@@ -202,9 +228,9 @@ def _counted(seconds: float) -> float | None:
 
 
 def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
+    if not isinstance(value, str) or not value.strip():
         raise BadRequest("model is required", hint='the body is a JSON object with a "model"')
-    name = value.removesuffix(":local")
+    name = value.strip().removesuffix(":local")  # Ollama trims it as well (internal/modelref)
     if name.endswith((":cloud", "-cloud")):
         raise Forbidden("ollama cloud is disabled: remote model is unavailable", hint="choose a model that is here")
     return name

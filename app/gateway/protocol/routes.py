@@ -1,7 +1,7 @@
 """Every route that Ollama's server registers (server/routes.go:1876-1926), and what becomes of it here.
 
 passed    goes to the tier that the model belongs to, byte for byte
-here      is answered by the gateway; no server is asked
+here      is answered by the gateway; no server is asked. What answers GET answers HEAD, also where Ollama does not
 job       becomes a job of the ledger
 refused   is answered 403 with the reason
 
@@ -40,15 +40,16 @@ def speech_of(path: str) -> Speech:
     return "ollama"
 
 
-_CLOUD = "it would send this service's own Ollama account to ollama.com"
-_MAKES = "models come from registries by a pull, hashed and whole; the servers' weights are read-only"
+_ACCOUNT = "this service has no account at ollama.com: nobody signs in to it, and nothing is pushed from it"
+_CLOUD = "nothing is asked of ollama.com from here"
+_MAKES = "no model is made, saved or copied here; models come from registries by a pull, whole and hashed"
 
 TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("GET", "HEAD"), "/", "here"),
     RouteEntry(("GET", "HEAD"), "/api/version", "here"),
     RouteEntry(("GET", "HEAD"), "/api/tags", "here"),
-    RouteEntry(("GET",), "/api/ps", "here", why="from the servers' own reports"),
-    RouteEntry(("GET",), "/api/status", "here", why="the cloud is switched off, always"),
+    RouteEntry(("GET", "HEAD"), "/api/ps", "here", why="from the servers' own reports"),
+    RouteEntry(("GET", "HEAD"), "/api/status", "here", why="the cloud is switched off, always"),
     RouteEntry(
         ("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"
     ),
@@ -60,16 +61,22 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("DELETE",), "/api/delete", "job", scope="admin"),
     RouteEntry(("POST",), "/api/copy", "refused", scope="admin", why=_MAKES),
     RouteEntry(("POST",), "/api/create", "refused", scope="admin", why=_MAKES),
-    RouteEntry(("POST",), "/api/push", "refused", scope="admin", why="nothing is published from here"),
+    RouteEntry(
+        ("POST",),
+        "/api/push",
+        "refused",
+        scope="admin",
+        why="nothing is pushed from here",
+    ),
     RouteEntry(("POST", "HEAD"), "/api/blobs/{digest}", "refused", scope="admin", why=_MAKES),
-    RouteEntry(("POST",), "/api/me", "refused", why=_CLOUD),
-    RouteEntry(("POST",), "/api/signout", "refused", why=_CLOUD),
-    RouteEntry(("DELETE",), "/api/user/keys/{key}", "refused", why=_CLOUD),
+    RouteEntry(("POST",), "/api/me", "refused", why=_ACCOUNT),
+    RouteEntry(("POST",), "/api/signout", "refused", why=_ACCOUNT),
+    RouteEntry(("DELETE",), "/api/user/keys/{key}", "refused", why=_ACCOUNT),
     RouteEntry(("POST",), "/api/experimental/web_search", "refused", why=_CLOUD),
     RouteEntry(("POST",), "/api/experimental/web_fetch", "refused", why=_CLOUD),
     RouteEntry(("GET",), "/api/experimental/model-recommendations", "refused", why=_CLOUD),
-    RouteEntry(("GET",), "/v1/models", "here"),
-    RouteEntry(("GET",), "/v1/models/{model}", "here", why="names with a slash work too"),
+    RouteEntry(("GET", "HEAD"), "/v1/models", "here"),
+    RouteEntry(("GET", "HEAD"), "/v1/models/{model}", "here", why="names with a slash work too"),
     RouteEntry(("POST",), "/v1/chat/completions", "passed"),
     RouteEntry(("POST",), "/v1/completions", "passed"),
     RouteEntry(("POST",), "/v1/embeddings", "passed"),
@@ -97,3 +104,28 @@ def find(path: str) -> tuple[RouteEntry, str] | None:
         if path.startswith(prefix):
             return entry, path.removeprefix(prefix)
     return None
+
+
+def meant_by(path: str) -> str:
+    """The path that a client meant whose base URL is wrong, as `/api/chat` by `/v1/api/chat`; empty if none is likely.
+
+    It is the longest end of the path that is a path of the table, or is one behind `/v1`.
+    """
+    parts = path.split("/")[1:]
+    if len(parts) > _MOST_PARTS:
+        return ""
+    ends = ["/" + "/".join(parts[at:]) for at in range(len(parts))]
+    return next((each for end in ends for each in (end, f"/v1{end}") if each in _EXACT), "")
+
+
+_MOST_PARTS = 12
+
+
+def base_url_hint(meant: str) -> str:
+    """What the base URL of that client should be."""
+    api, base = {
+        "ollama": ("Ollama's API", "the address alone, as in http://HOST:PORT"),
+        "openai": ("OpenAI's API", "the address and /v1 once, as in http://HOST:PORT/v1"),
+        "anthropic": ("Anthropic's API", "the address alone, as in http://HOST:PORT"),
+    }[speech_of(meant)]
+    return f"{meant} is; the base URL of clients of {api} is {base}"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.gateway.cross_origin import Origins
 from app.gateway.origin_guard import OriginGuard, is_local
 from tests.support.local_stack import Shell, up
 
@@ -21,7 +22,7 @@ async def inside(_: MutableMapping[str, Any], __: Any, send: Any) -> None:
 
 def ask(path: str = "/api/pull", method: str = "POST", **headers: str) -> httpx.Response:
     async def once() -> httpx.Response:
-        transport = httpx.ASGITransport(app=OriginGuard(inside))
+        transport = httpx.ASGITransport(app=OriginGuard(inside, Origins()))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:11500") as client:
             return await client.request(method, path, headers=headers)
 

@@ -1,5 +1,6 @@
 """Keys: what a line may say, who is let in by which header, and how much one key may ask for."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -195,10 +196,29 @@ def test_a_key_comes_as_a_bearers_or_in_x_api_key(headers: list[tuple[bytes, byt
     assert Keys.parse(LINE).identify(headers, NOW).name == "alice"
 
 
+def basic(text: str) -> tuple[bytes, bytes]:
+    return (b"authorization", b"Basic " + base64.b64encode(text.encode()))
+
+
+@pytest.mark.parametrize("text", [f"alice:{KEY}", f"whoever:{KEY}", f":{KEY}", f"{KEY}:"])
+def test_a_key_comes_as_the_password_of_basic_credentials(text: str) -> None:
+    """Many clients have one field, for a URL: whatever the user is called, the password is the key."""
+    assert Keys.parse(LINE).identify([basic(text)], NOW).name == "alice"
+
+
+def test_credentials_for_something_else_are_in_nobodys_way() -> None:
+    """A key in `x-api-key` wins over Basic credentials, which may be for a proxy before the gateway."""
+    assert Keys.parse(LINE).identify([basic("proxy:its password"), (b"x-api-key", KEY.encode())], NOW).name == "alice"
+
+
 @pytest.mark.parametrize(
     ("headers", "said"),
     [
         ([], "no key was sent"),
+        ([(b"authorization", b"Basic !")], "no key was sent"),
+        ([basic(":")], "no key was sent"),
+        ([basic(f"{KEY}:{OTHER}")], "not known here"),
+        ([basic(f"alice:{KEY}:")], "not known here"),
         ([(b"authorization", b"Bearer")], "no key was sent"),
         ([(b"authorization", b"Basic b29w")], "no key was sent"),
         ([(b"cookie", KEY.encode())], "no key was sent"),

@@ -467,6 +467,9 @@ def test_bad_bodies_reach_nobody(
 ) -> None:
     """A body that names no model, or two, or is no JSON as Go reads it, is a 400 that says what is wrong."""
     before = len(server.heard)
+    if told in {"slashes", "is not a model name", "pins a digest"}:  # all else is as it should be
+        more = {name: value for name, value in dialect.body.items() if name != "model"}
+        body = body.removesuffix(b"}") + b"," + json.dumps(more).encode().removeprefix(b"{")
     response = httpx.post(shared.url + dialect.path, content=body, timeout=PATIENCE)
     assert response.status_code == 400
     assert told in response.text

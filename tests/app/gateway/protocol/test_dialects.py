@@ -98,7 +98,7 @@ def test_a_last_frame_with_all_its_numbers() -> None:
 )
 def test_errors_have_the_dialects_words(status: int, openai: str, anthropic: str) -> None:
     """Each status has the type by which clients of OpenAI and Anthropic know it."""
-    assert error("ollama", status, "no", "r") == {"error": "no"}
+    assert error("ollama", status, "no", "r") == {"error": "no", **({"status": "no"} if status == 401 else {})}
     assert error("openai", status, "no", "r")["error"]["type"] == openai
     assert error("anthropic", status, "no", "r")["error"]["type"] == anthropic
 

@@ -17,7 +17,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.request import SMALL, InferenceRequest, read_request
 from app.gateway.protocol.routes import find
-from jobs.core.errors import Refused, Trouble
+from jobs.core.errors import BadRequest, Refused, Trouble
 from tests.support import go_answers
 from tests.support.go_answers import END, FORM, GOOD, HIDDEN, OTHER, Case, part
 
@@ -77,7 +77,7 @@ def differences(case: Case, go: dict[str, Any], ours: InferenceRequest) -> dict[
     """Where a request that passes is not what the gateway took it for; empty where Go refuses it."""
     if go.get("error"):
         return {}
-    model = go["model"].removesuffix(":local") if "model" in go else ""
+    model = go["model"].strip().removesuffix(":local") if "model" in go else ""  # Ollama trims it, as we do
     found = {"model": (model, ours.model), "debug": (go.get("debug", False), False)}
     if case.kind in {"generate", "chat", "openai"}:
         found["stream"] = (go.get("stream", True), ours.streams)
@@ -109,7 +109,7 @@ PLAIN = [
     Case("chat", b'{"model":"llama3.2","options":null,"keep_alive":null,"stream":null,"format":null,"tools":null}'),
     Case("chat", b'{"MODEL":"llama3.2","Messages":[{"role":"user","content":"\\ud83d\\ude00"}]}'),
     Case("show", b'{"name":"llama3.2"}'),
-    Case("openai", b'{"model":"llama3.2","messages":[],"options":{"x":1},"stream":false}'),
+    Case("openai", b'{"model":"llama3.2","messages":[{"role":"user"}],"options":{"x":1},"stream":false}'),
     *(
         Case("form", body.encode(), content_type)
         for content_type in (FORM, 'multipart/form-data; boundary="B"')
@@ -144,8 +144,8 @@ def test_no_duration_takes_long_to_read(keep: str) -> None:
     began = time.process_time()
     ours = read(Case("generate", b'{"model":"llama3.2","keep_alive":"%b"}' % keep.encode()))
     assert time.process_time() - began < 0.2
-    assert isinstance(ours, InferenceRequest)
-    assert not ours.is_kept
+    assert isinstance(ours, BadRequest)
+    assert "duration" in str(ours)
 
 
 @needs_go
