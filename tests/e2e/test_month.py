@@ -109,7 +109,7 @@ def test_no_alert_is_missing_or_doubled(month: Month) -> None:
     heard = [text.splitlines()[0] for text in month.heard]
     assert len(heard) == len(HEARD), heard
     assert [text for text, begin in zip(heard, HEARD, strict=True) if not text.startswith(begin)] == []
-    assert {case.told for case in month.cases()} == {frozenset({"opened", "recovered"})}
+    assert {case.delivered for case in month.cases()} == {frozenset({"opened", "recovered"})}
 
 
 def test_the_dict_stays_small(month: Month) -> None:
