@@ -132,8 +132,8 @@ def window(tier: str) -> str:
     return f"{WINDOW}{tier}"
 
 
-def wake(tier: str, day: str, place: object) -> str:
-    return f"{WAKE}{tier}/{day}/{place}"
+def wake(tier: str, day: str, n: object) -> str:
+    return f"{WAKE}{tier}/{day}/{n}"
 
 
 def refused_wake(tier: str, day: str) -> str:
@@ -220,14 +220,14 @@ TABLE = (
     ),
     Entry(WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
     Entry(UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
-    Entry(TICK_DONE, "when a tick last did all of its round", "the tick", False, _STAYS),
+    Entry(TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
     Entry(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
     Entry(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
     Entry(NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
     Entry(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
     Entry(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
     Entry(
-        wake("<tier>", "<day>", "<place>"),
+        wake("<tier>", "<day>", "<n>"),
         "one of a day's wakes of our own, and why",
         "whoever wakes",
         True,
