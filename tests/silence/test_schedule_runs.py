@@ -200,7 +200,7 @@ def test_a_round_does_the_rest_when_a_part_of_it_fails(platform: Platform, clien
     place.assert_all_done()
     if away == "DictContents":
         told = place.facts.get("incident/platform/tick/1")
-        assert told["message"].startswith("the platform failed a tick at the round of the ledger, the watch: ")
+        assert told["message"].startswith("the platform failed a tick at the sweep of the ledger, the watch: ")
 
 
 def test_a_store_that_was_away_is_told_of_afterwards(platform: Platform, client: Client) -> None:
