@@ -25,7 +25,7 @@ from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id
 from tests.modal.platform.packages import Environment, built, declared
 from tests.modal.platform.volumes import View, Volumes
-from tests.modal.platform.wire import Bell, Wire, caller, not_found
+from tests.modal.platform.wire import Bell, ModalService, caller, not_found
 
 #: Longer than any line a program may print in one piece.
 LINE_LIMIT = 1 << 20
@@ -102,7 +102,7 @@ class Containers:
     def __init__(
         self,
         home: Path,
-        wire: Wire,
+        wire: ModalService,
         apps: Apps,
         *,
         images: Images,

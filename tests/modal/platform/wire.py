@@ -62,7 +62,7 @@ class Bell:
             await asyncio.wait_for(event.wait(), seconds)
 
 
-class Wire:
+class ModalService:
     """Serves the families' methods as the `ModalClient` service."""
 
     def __init__(self) -> None:
