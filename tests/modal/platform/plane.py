@@ -204,7 +204,7 @@ class Platform:
 
         async def answered() -> None:
             while call.unfinished:
-                await call.bell.wait(patience)
+                await call.changed.wait(patience)
 
         self._until(answered(), f"the end of {call.function.name!r}", patience)
         result = call.outputs[0].result
@@ -247,7 +247,7 @@ class Platform:
     def wait_ready(self, container: Container, patience: float = PATIENCE) -> None:
         async def ready() -> None:
             while container.state == "starting":
-                await container.bell.wait(patience)
+                await container.changed.wait(patience)
 
         self._until(ready(), f"the start of {container.function.name!r}", patience)
         if container.state == "exited":
