@@ -117,7 +117,7 @@ def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, cl
     assert calls <= set(meddler.seen) == {name for name, _ in meddler.met}
 
 
-def test_a_job_is_posted_though_no_bell_can_be_rung(deployed: Platform) -> None:
+def test_a_job_is_posted_though_the_queue_is_away(deployed: Platform) -> None:
     """`pull --no-wait` prints the job's id and ends well, with the queue away and nobody to be sent."""
     away = {"QueuePut", "QueueGetOrCreate", "FunctionMap"}
     deployed.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None

@@ -1,4 +1,4 @@
-"""A tick and a night on the real client, with each of their calls failing once: all of the round is done, and once."""
+"""A tick and a night on the real client, with each of their calls failing once: all that is due is done, and once."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -155,8 +155,8 @@ FAILURES: dict[str, Callable[[], Any]] = {
 def test_a_tick_or_night_outlives_the_failure_of_its_calls(
     platform: Platform, client: Client, schedule: str, failure: str
 ) -> None:
-    """Whichever calls of a tick or a night fail once, or are never answered, it does all that it is for, and nothing twice. What
-    it calls is counted, so that a new call is among them."""
+    """Whichever calls of a tick or a night fail once, or are never answered, it does all its work, and nothing twice.
+    What it calls is counted, so that a new call is among them."""
     name = f"{schedule}-{failure}".replace(" ", "-")
     setup = LedgerOnPlane(client, name)
     setup.prepare()

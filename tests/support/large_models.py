@@ -41,7 +41,7 @@ from jobs.weights.manifest import Manifest
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.support.models_directory import digest_of
-from tests.support.month import Bells, MonthClock
+from tests.support.month import ImpatientQueue, MonthClock
 
 GB, TB = 10**9, 10**12
 
@@ -121,8 +121,8 @@ class LargeModels:
     def __init__(self, folder: Path, fleet: Fleet, begin: datetime) -> None:
         self.fleet, self.clock = fleet, MonthClock(begin)
         self.facts = SqliteDict(folder / "ledger.sqlite")
-        self.bells = Bells(folder / "ledger.sqlite", clock=self.clock)
-        self.book = Ledger(self.bells, self.facts, self.clock)
+        self.queue = ImpatientQueue(folder / "ledger.sqlite", clock=self.clock)
+        self.book = Ledger(self.queue, self.facts, self.clock)
         self.root = folder / "models"
         self.mounted = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
         self.mounted.open()
@@ -137,7 +137,7 @@ class LargeModels:
         """The sizes at the beginning."""
 
     def close(self) -> None:
-        self.bells.close()
+        self.queue.close()
         self.facts.close()
 
     def put(self, name: str, manifest: Manifest) -> None:
@@ -187,8 +187,8 @@ class LargeModels:
                 concurrency=1,  # a pull that came before the prune would find no room
                 timing=timing(timedelta(hours=1)),
             )
-            self.bells.goes_home = threading.Event()
-            worker.run(self.bells.goes_home)
+            self.queue.goes_home = threading.Event()
+            worker.run(self.queue.goes_home)
 
     def _performed(self, run: RunningAttempt, perform: Perform) -> Any:
         """What reads weights through is told as done; all else is done."""

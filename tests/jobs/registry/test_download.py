@@ -220,8 +220,8 @@ def test_a_full_disk_is_told_as_such() -> None:
             blocked.run(go_on)
 
 
-def test_a_rate_is_shared_by_whoever_books() -> None:
-    """Bytes booked by any connection push the next one's turn back; idle time is not saved up."""
+def test_a_rate_is_shared_by_whoever_reserves() -> None:
+    """Bytes reserved by any connection push the next one's turn back; idle time is not saved up."""
     clock = HandClock()
     pace = SharedRate(1000, clock)
     assert pace.book(500) == pytest.approx(0.5)
