@@ -149,7 +149,7 @@ def test_a_check_that_raises_ends_the_fetch_and_keeps_what_came(tmp_path: Path) 
 
 
 def test_bytes_beyond_what_was_asked_for_are_refused(tmp_path: Path) -> None:
-    """A source that sends too much cannot write over its neighbours."""
+    """A source that sends too much cannot write over the ranges beside its own."""
     blob = weights("greedy", 10_000)
     source = MemorySource(blob)
 
