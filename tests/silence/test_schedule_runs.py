@@ -81,10 +81,10 @@ class LedgerOnPlane:
 
     def prepare(self) -> None:
         """A job that is due, one whose worker died, a server that went silent."""
-        book = Ledger(self.queue, self.facts, self.clock)
-        self.due = book.post("pull", "due:latest", {"model": "due"}, by="test").job.id
-        self.lost = book.post("pull", "lost:latest", {"model": "lost"}, by="test").job.id
-        assert book.claim(self.lost, worker="dead", lease=timedelta(minutes=1)) is not None
+        ledger = Ledger(self.queue, self.facts, self.clock)
+        self.due = ledger.post("pull", "due:latest", {"model": "due"}, by="test").job.id
+        self.lost = ledger.post("pull", "lost:latest", {"model": "lost"}, by="test").job.id
+        assert ledger.claim(self.lost, worker="dead", lease=timedelta(minutes=1)) is not None
         while self.queue.get(block=False, partition="weights") is not None:
             pass
         self.report = Report("a10g", "ta-1", "serving", self.clock.now())
@@ -106,8 +106,8 @@ class LedgerOnPlane:
         runs.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
 
     def assert_all_done(self) -> None:
-        book = Ledger(self.queue, self.facts, self.clock)
-        due, lost = book.reader.get(self.due), book.reader.get(self.lost)
+        ledger = Ledger(self.queue, self.facts, self.clock)
+        due, lost = ledger.reader.get(self.due), ledger.reader.get(self.lost)
         assert due.state is JobState.QUEUED
         assert [each.outcome for each in lost.attempts] == ["lost"]
         assert lost.is_due(self.clock.now())
@@ -116,7 +116,7 @@ class LedgerOnPlane:
         assert self.facts.get(self.report.key)["state"] == "silent"
         assert self.facts.get(keys.window("a10g")) is True
         assert self.kept == {"a10g": 1}
-        warmed = [job for job in book.reader.jobs() if job.kind == "warm"]
+        warmed = [job for job in ledger.reader.jobs() if job.kind == "warm"]
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 

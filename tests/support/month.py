@@ -154,7 +154,7 @@ class Month:
         self.clock = MonthClock(BEGIN)
         self.facts = SqliteDict(path)
         self.queue = ImpatientQueue(path, clock=self.clock)
-        self.book = Ledger(self.queue, self.facts, self.clock)
+        self.ledger = Ledger(self.queue, self.facts, self.clock)
         self.root = self.folder / "models"
         self.root.mkdir()
         self.servers = Servers(self.facts, self.fleet, self.clock)
@@ -164,7 +164,7 @@ class Month:
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
         self.asked_by_pulls = Registry(clock=self.clock, mirrors=mirror, requests=AT_ONCE, policy=AT_ONCE)
-        self.post = runs.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._send_worker)
+        self.post = runs.ScheduleContext(self.ledger, self.facts, self.fleet, self.clock, self._send_worker)
         self.webhook_hangs = False
         self.is_interrupted = False
         self.sleeps_through = False
@@ -219,20 +219,20 @@ class Month:
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
-        planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
+        planned = night(self.fleet, self._actual(recall(self.facts, self.ledger.reader.jobs())), self.clock.now())
         posted = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         again = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
-        before = set(self.book.reader.ids())
+        before = set(self.ledger.reader.ids())
         act()
-        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
+        return [self.ledger.reader.get(id) for id in set(self.ledger.reader.ids()) - before]
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
         return actual_from(
-            self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
+            self.survey(), self.ledger.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
         )
 
     def survey(self) -> Survey:
@@ -264,7 +264,7 @@ class Month:
     def _at_weights(self) -> None:
         registry = self.asked_by_pulls
         with weights_lane.performing(
-            self.book, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
+            self.ledger, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             self._worker(WEIGHTS_LANE, lambda run: self._perhaps_interrupted(run, perform))
         if self.is_interrupted and self.registry.counters()["served"]:
@@ -274,7 +274,7 @@ class Month:
     def _worker(self, lane: str, perform: Perform) -> None:
         self.queue.goes_home = threading.Event()
         patient = replace(timing(timedelta(hours=1)), grace=timedelta(hours=1))
-        worker = Worker(self.book, lane, perform, clock=self.clock, concurrency=1, timing=patient)
+        worker = Worker(self.ledger, lane, perform, clock=self.clock, concurrency=1, timing=patient)
         worker.run(self.queue.goes_home)
 
     def _perhaps_interrupted(self, run: RunningAttempt, perform: Perform) -> Any:
@@ -303,7 +303,7 @@ class Month:
 
     def ask(self, kind: str, *names: str) -> None:
         for name in names:
-            self.book.post(kind, str(ModelName.parse(name).folded()), {"model": name}, by="alice")
+            self.ledger.post(kind, str(ModelName.parse(name).folded()), {"model": name}, by="alice")
         self._send_worker(WEIGHTS_LANE)
 
     def use(self, *names: str) -> None:
@@ -316,8 +316,8 @@ class Month:
 
     def retry(self, failure_class: str) -> None:
         """`retry --all --class`, after an outage."""
-        for job in of_class(self.book.reader.jobs(), failure_class):
-            self.book.again(job, by="alice")
+        for job in of_class(self.ledger.reader.jobs(), failure_class):
+            self.ledger.again(job, by="alice")
         self._send_worker(WEIGHTS_LANE)
 
     def publish(self, model: SimModel) -> None:
@@ -336,7 +336,7 @@ class Month:
     def jobs(self) -> list[Job]:
         """All that ever were, oldest first, the archived ones among them."""
         known = {job.id: job for job in archived_jobs(self.archive, BEGIN - timedelta(days=1))}
-        known |= {job.id: job for job in self.book.reader.jobs()}
+        known |= {job.id: job for job in self.ledger.reader.jobs()}
         return sorted(known.values(), key=lambda job: job.posted_at)
 
     def cases(self) -> list[Case]:
