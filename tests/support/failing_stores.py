@@ -49,11 +49,11 @@ class TroubledQueue:
         partition: str | None = None,
         partition_ttl: int = 86400,
     ) -> None:
-        self._meet("ring")
+        self._meet("enqueue")
         self._real.put(v, block, timeout, partition=partition, partition_ttl=partition_ttl)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        self._meet("hear")
+        self._meet("dequeue")
         return self._real.get(block, timeout, partition=partition)
 
     def len(self, *, partition: str | None = None, total: bool = False) -> int:
@@ -136,7 +136,7 @@ class MemoryDict:
 
 
 class DeafQueue:
-    """Whatever is rung is lost."""
+    """Whatever is put is lost."""
 
     def put(
         self,

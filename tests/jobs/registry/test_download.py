@@ -149,7 +149,7 @@ def test_a_check_that_raises_ends_the_fetch_and_keeps_what_came(tmp_path: Path) 
 
 
 def test_bytes_beyond_what_was_asked_for_are_refused(tmp_path: Path) -> None:
-    """A source that sends too much cannot write over what lies beside it."""
+    """A source that sends too much cannot write over the ranges beside its own."""
     blob = weights("greedy", 10_000)
     source = MemorySource(blob)
 
@@ -220,7 +220,7 @@ def test_a_full_disk_is_told_as_such() -> None:
             blocked.run(go_on)
 
 
-def test_a_rate_is_shared_by_whoever_books() -> None:
+def test_a_rate_is_shared_by_whoever_reserves() -> None:
     """Bytes reserved by any connection push the next one's turn back; idle time is not saved up."""
     clock = HandClock()
     pace = SharedRate(1000, clock)
