@@ -55,11 +55,11 @@ class HoldContext:
     timing: HoldTiming
 
 
-class HeldCaller(NetworkTrouble):
+class NotReadyYet(NetworkTrouble):
     """The tier or the model is not ready yet; the caller may wait."""
 
 
-class Expired(HeldCaller):
+class Expired(NotReadyYet):
     """It was not ready in time."""
 
 
