@@ -43,7 +43,7 @@ class Ollama:
 
     @modal.web_server(PORT, requires_proxy_auth=True)
     def web(self) -> None:
-        """Nothing is left to start: Ollama listens on the port since `start`."""
+        """The port that Ollama listens on since `start`."""
 
     @modal.exit()
     def stop(self) -> None:

@@ -195,7 +195,7 @@ def scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def look_around() -> Kind:
+def available_kind() -> Kind:
     """What there is on this machine to show it with."""
     if shutil.which("ollama") is not None:
         return "started"
@@ -225,7 +225,7 @@ def main() -> int:
     given = parser.parse_args()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
-    kind: Kind = "simulated" if given.simulate else look_around()
+    kind: Kind = "simulated" if given.simulate else available_kind()
     say(INTRODUCTIONS[kind])
     started = time.monotonic()
     with scratch() as folder:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
 
-LOOK_EVERY = timedelta(seconds=1)
+POLL_EVERY = timedelta(seconds=1)
 """A look is four calls across the network."""
 
 CHECK_EVERY = timedelta(seconds=5)
@@ -52,7 +52,7 @@ def worded(text: str) -> str:
 
 
 class WorkerLauncher:
-    """Who works on what was posted."""
+    """Sends a worker to a posted job: the deployed one, or one in this command's own app. Used by one thread."""
 
     def __init__(self, own: "modal.Function[..., Any, Any]", clock: Clock) -> None:
         self._own = own
@@ -229,7 +229,7 @@ def modal_commands(
         is_worked=launcher.is_worked,
         idle=IDLE,
         log=f"`modal app logs {APP}`, or above where nothing is deployed",
-        look_every=LOOK_EVERY,
+        poll_every=POLL_EVERY,
         posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
         worded=worded,

@@ -43,7 +43,7 @@ from jobs.worker.attempt import RunningAttempt
 
 AT_ONCE = 4
 
-LOOK_EVERY = timedelta(seconds=5)
+POLL_EVERY = timedelta(seconds=5)
 """Between two requests that may start a server, once it does not come at once; the reports are read before each."""
 
 
@@ -119,7 +119,7 @@ class Warming:
         require_may_start()
         self._allow(run, tier.name, within)
         run.progress.begin(f"waking {tier.name}")
-        waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=LOOK_EVERY)
+        waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=POLL_EVERY)
         with self._marked_as_warming(run, tier.name, within):
             waking.call(lambda: require_may_start() or server.version(), sleep=run.sleep)
             return perform(run, self._context)

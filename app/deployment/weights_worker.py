@@ -180,7 +180,7 @@ def performing(
 
 
 def _publish_models(mounted: MountedWeights) -> None:
-    """Once more, because a Dict forgets in seven days what nobody touches. Whatever changes the models tells, too."""
+    """Once more, because a Dict forgets in seven days what nobody touches. Every change of them writes it, too."""
     try:
         mounted.publish_models()
     except StoreTrouble as trouble:

@@ -258,7 +258,7 @@ async def _refuse(exchange: Exchange, trouble: Trouble) -> None:
 
 
 def _with_request_id(exchange: Exchange, send: Send) -> Send:
-    """The same, with the request's id among the headers."""
+    """`send`, with the request's id among the headers of the answer."""
 
     async def send_with_id(message: Message) -> None:
         if message["type"] == "http.response.start":

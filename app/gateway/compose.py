@@ -91,7 +91,7 @@ class GatewayParts:
         plans: what would be done, by a night or a prune.
         comment_seconds: between two comment lines for callers who wait with an event stream.
         body_seconds: how long a body may take beside the time for its bytes.
-        refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next round.
+        refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next refresh.
 
     """
 

@@ -42,7 +42,7 @@ MEMORY_MIB = 512
 """What is kept, and so what is paid all day. More is used, and paid, when there is more to do."""
 
 REFRESH_EVERY = timedelta(seconds=10)
-"""Each round reads the ledger across the network. A model that a request misses is looked for at once."""
+"""Each refresh reads the ledger across the network. A model that a request misses is looked for at once."""
 
 _FLEET = declared()
 

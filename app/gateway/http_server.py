@@ -53,12 +53,14 @@ def url_of(listener: socket.socket) -> str:
 
 
 class HttpServer:
-    """
+    """One server on one socket, from `start` to `stop`, in a thread of its own.
+
     Args:
         app: what is served.
         listener: where; it is closed with us.
         clock: for pauses.
         limits: how long a connection may leave us waiting.
+
     """
 
     def __init__(

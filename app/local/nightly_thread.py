@@ -67,6 +67,8 @@ def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
 
 
 class NightlyThread:
+    """Runs each night that is due, warms what open windows want, and checks for alerts, in a thread of its own."""
+
     def __init__(self, home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> None:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()

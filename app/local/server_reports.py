@@ -29,11 +29,13 @@ _TIMEOUT = timedelta(seconds=5)
 
 
 class ServerReporter:
-    """
+    """Writes down what each server of this machine has loaded, from a thread of its own.
+
     Args:
         urls: where each tier's server answers.
         facts: the ledger's dict.
         clock: for times and pauses.
+
     """
 
     def __init__(self, urls: Mapping[str, str], facts: SqliteDict, clock: Clock) -> None:

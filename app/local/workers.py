@@ -98,13 +98,15 @@ class WorkerThread:
 
 
 class Workers:
-    """
+    """Runs a worker of each lane in a thread, and starts another one where it crashes.
+
     Args:
         home: where the ledger is.
         context: what the tasks work with.
         clock: the time.
         at_weights: jobs on weights, side by side.
         changed: called when a job has done its work, before it ends.
+
     """
 
     def __init__(

@@ -37,7 +37,7 @@ def is_of_platform(error: Exception) -> bool:
 
 
 def note(facts: DictLike, who: str, failed: Mapping[str, Exception], now: datetime) -> None:
-    """Write down what failed of somebody's round because of the platform. A store that is away does not hear of it."""
+    """Write down what failed of a tick or a night because of the platform. A store that is away does not hear of it."""
     ours = {name: error for name, error in failed.items() if is_of_platform(error)}
     if not ours:
         return
@@ -52,7 +52,7 @@ def note_gap(facts: DictLike, every: timedelta, now: datetime) -> None:
     """Write down that no tick was done for longer than it takes three of them to come."""
     done = facts.get(keys.TICK_DONE)
     if done is not None and 3 * every < now - (at := parse_moment(done["at"])) < LONG_AGO:
-        message = f"no tick did all of its round between {isoformat(at)} and {isoformat(now)}"
+        message = f"no tick did all of its work between {isoformat(at)} and {isoformat(now)}"
         facts.put(keys.platform("gap"), {"v": 1, "at": isoformat(now), "parts": ["a whole round"], "message": message})
 
 

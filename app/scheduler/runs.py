@@ -65,7 +65,7 @@ def tick(
     every = timedelta(minutes=context.fleet.schedule.tick_minutes)
     with parts.part("the look at the tick before"):
         outages.note_gap(context.facts, every, context.clock.now())
-    with parts.part("the round of the ledger"):
+    with parts.part("the sweep of the ledger"):
         tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
     with parts.part("the windows"):
         _keep_windows(context, keep)
@@ -115,7 +115,7 @@ def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) 
 def _send(context: ScheduleContext, posted: Sequence[NightJob]) -> None:
     """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
     parts = NightParts("night")
-    with parts.part("the round of the ledger"):
+    with parts.part("the sweep of the ledger"):
         tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
     # A sweep sends nobody for a job that was posted just now; and the weights worker always comes, to archive.
     for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:

@@ -16,8 +16,8 @@ from jobs.core.units import human_span
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import headline, trouble
 
-LOOK_EVERY = timedelta(milliseconds=200)
-"""Smooth enough for a bar; a look reads four small entries."""
+POLL_EVERY = timedelta(milliseconds=200)
+"""Smooth enough for a bar; a poll reads four small entries."""
 
 
 AWAY_AT_MOST = timedelta(minutes=10)
@@ -30,7 +30,7 @@ class View(Protocol):
     def show(self, job: Job) -> None:
         """The job has changed."""
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         """A line that stays."""
 
 
@@ -40,7 +40,7 @@ def follow(
     clock: Clock,
     is_worked: Callable[[], bool],
     idle: Sequence[str],
-    every: timedelta = LOOK_EVERY,
+    every: timedelta = POLL_EVERY,
 ) -> Job:
     """Show the job until it has ended, and answer with it.
 
@@ -64,10 +64,10 @@ def follow(
             except StoreUnavailable as trouble:
                 if clock.monotonic() - seen_at > AWAY_AT_MOST.total_seconds():
                     raise
-                announcer.tell_away(trouble)
+                announcer.announce_away(trouble)
             else:
                 seen_at = clock.monotonic()
-                announcer.tell(job, clock.now(), is_worked)
+                announcer.announce(job, clock.now(), is_worked)
                 if job.has_ended:
                     return job
             clock.wait(every.total_seconds())
@@ -84,16 +84,16 @@ class _Announcer:
         self._idle = False
         self._is_away = False
 
-    def tell_away(self, trouble: StoreUnavailable) -> None:
+    def announce_away(self, trouble: StoreUnavailable) -> None:
         if not self._is_away:
-            self._view.tell(f"how it stands cannot be read now, and is asked for again: {plain(trouble)}")
+            self._view.print_line(f"how it stands cannot be read now, and is asked for again: {plain(trouble)}")
         self._is_away = True
 
-    def tell(self, job: Job, now: datetime, is_worked: Callable[[], bool]) -> None:
+    def announce(self, job: Job, now: datetime, is_worked: Callable[[], bool]) -> None:
         self._is_away = False
         if self._idle != (not job.has_ended and not is_worked()):
             self._idle = not self._idle
-            self._tell_idle()
+            self._announce_idle()
         if job == self._seen:
             return
         for attempt in job.attempts[self._attempts :]:
@@ -104,18 +104,18 @@ class _Announcer:
                 left = attempt.not_before - now if attempt.not_before else timedelta(0)
                 after = f"next try in {human_span(left)}" if left > timedelta(0) else "next try now"
                 again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
-                self._view.tell(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
+                self._view.print_line(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
                 if attempt.hint:
-                    self._view.tell(f"hint: {plain(attempt.hint)}")
+                    self._view.print_line(f"hint: {plain(attempt.hint)}")
         self._view.show(job)
         self._seen = job
 
-    def _tell_idle(self) -> None:
+    def _announce_idle(self) -> None:
         if self._idle:
             for line in self._idle_lines:
-                self._view.tell(line)
+                self._view.print_line(line)
         else:
-            self._view.tell("the queue is being worked now")
+            self._view.print_line("the queue is being worked now")
 
 
 @contextmanager
@@ -147,5 +147,5 @@ class Lines:
         self._state, self._status, self._tenth = job.state, reading.status, tenth
         self._write("  ".join(headline(job)))
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self._write(line)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from jobs.cli.follow import LOOK_EVERY, follow
+from jobs.cli.follow import POLL_EVERY, follow
 from jobs.cli.output import complain, put, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
@@ -48,7 +48,7 @@ LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def nothing(_: Job) -> None:
-    """Nobody has to be told."""
+    """Send no worker: those here wait at the queue."""
 
 
 def no_archive(_: datetime) -> Iterable[Job]:
@@ -98,7 +98,7 @@ class JobCommands:
         archived: the jobs that have left the ledger, of those posted since a moment.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
-        look_every: how often a job that is followed is looked at.
+        poll_every: how often a job that is followed is read.
 
     """
 
@@ -111,7 +111,7 @@ class JobCommands:
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    look_every: timedelta = LOOK_EVERY
+    poll_every: timedelta = POLL_EVERY
 
     @property
     def reader(self) -> JobsReader:
@@ -187,7 +187,7 @@ class JobCommands:
                 clock=self.clock,
                 is_worked=self.is_worked,
                 idle=self.idle,
-                every=self.look_every,
+                every=self.poll_every,
             )
         except KeyboardInterrupt:
             say()

@@ -36,7 +36,7 @@ IDLE = (
     "hint: start it: `ollama-modal up`",
 )
 
-REMOTE_LOOK_EVERY = timedelta(seconds=1)
+REMOTE_POLL_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""
 
 app = typer.Typer(
@@ -94,7 +94,7 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
         idle=IDLE,
         log=f"with whoever runs {url}",
         worded=lambda text: text if os.environ.get("OLLAMA_MODAL_URL") else with_url(text, url),
-        look_every=REMOTE_LOOK_EVERY,
+        poll_every=REMOTE_POLL_EVERY,
     )
 
 

@@ -30,7 +30,7 @@ class Bar:
             tail=plain("  ".join(word for word in (share(job), *amounts(reading), what) if word)),
         )
 
-    def tell(self, line: str) -> None:
+    def print_line(self, line: str) -> None:
         self._progress.console.print(Text(visible(line)), soft_wrap=True)
 
 

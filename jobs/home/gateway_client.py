@@ -39,13 +39,15 @@ _PLAN_SECONDS = 150.0
 
 
 class GatewayClient:
-    """
+    """Posts, reads and changes the jobs of one gateway.
+
     Args:
         url: where the gateway answers.
         key: opens it; not needed on loopback without keys.
         clock: for waiting between two tries.
         client: instead of our own.
         policy: how often to try.
+
     """
 
     def __init__(

@@ -30,9 +30,9 @@ from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_HOME"
 
-_LOOKS = 25
-_LOOK_SECONDS = 0.02
-"""Whoever asks whether `up` runs holds its lock for an instant, so a starting `up` looks again for half a second."""
+_TRIES = 25
+_PAUSE_SECONDS = 0.02
+"""Whoever asks whether `up` runs holds its lock for an instant, so a starting `up` tries again for half a second."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Stack:
     """The registry that stands for all others."""
 
     @property
-    def ways(self) -> tuple[str, ...]:
+    def pull_ways(self) -> tuple[str, ...]:
         """The ways to pull that this stack has."""
         return ("registry", "server") if self.models else ("server",)
 
@@ -157,7 +157,7 @@ class Home:
         return Ledger(SqliteQueue(self._ledger_file, clock=clock), facts, clock)
 
     def reader(self, clock: Clock) -> LedgerReader:
-        """The same for whoever only reads."""
+        """The ledger, for whoever only reads it."""
         return LedgerReader.of(self.facts(), clock)
 
     def facts(self) -> SqliteDict:
@@ -271,11 +271,11 @@ class Home:
         yield from (path for path in self.logs.glob("*.log*") if path.is_file())
 
     def _flock(self, descriptor: int, clock: Clock) -> None:
-        for _ in range(_LOOKS):
+        for _ in range(_TRIES):
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                clock.wait(_LOOK_SECONDS)
+                clock.wait(_PAUSE_SECONDS)
             else:
                 return
         raise Refused(

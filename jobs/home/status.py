@@ -187,7 +187,7 @@ class LocalStatus:
             "problems": list(self.problems),
             "simulated": stack.simulated if stack else None,
             "tiers": [tier.as_json() for tier in self.tiers],
-            "ways": list(stack.ways) if stack else [],
+            "ways": list(stack.pull_ways) if stack else [],
             "models": {
                 "directory": str(stack.models) if stack and stack.models else None,
                 "count": self.models,
@@ -237,7 +237,7 @@ class LocalStatus:
         )
         return [
             f"models   {self.models} in {plain(stack.models)}, {human_bytes(self.usage_bytes or 0)}{quota}",
-            f"ways     {', '.join(stack.ways)}",
+            f"ways     {', '.join(stack.pull_ways)}",
         ]
 
     def _queue(self) -> str:

@@ -16,7 +16,7 @@ import httpx
 
 from jobs.http.errors import as_it_is, translated
 
-LOOK_EVERY_SECONDS = 0.2
+POLL_EVERY_SECONDS = 0.2
 """How often the caller is called back while nothing comes: soon enough for a person who cancels, and cheap."""
 
 
@@ -113,7 +113,7 @@ class _StreamThread(threading.Thread):
         """
         while not self._lifeline.is_cut:
             with suppress(queue.Full):
-                self.out.put(event, timeout=LOOK_EVERY_SECONDS)
+                self.out.put(event, timeout=POLL_EVERY_SECONDS)
                 return
         raise _Left
 
@@ -152,7 +152,7 @@ def exchange(
 def _events(reader: _StreamThread, doing: str, idle: Callable[[], None]) -> Iterator[Head | bytes]:
     while True:
         try:
-            event = reader.out.get(timeout=LOOK_EVERY_SECONDS)
+            event = reader.out.get(timeout=POLL_EVERY_SECONDS)
         except queue.Empty:
             idle()
             continue

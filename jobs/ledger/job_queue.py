@@ -17,7 +17,10 @@ AGAIN = timedelta(minutes=1)
 
 
 class JobQueue:
-    """A queue that fails loses nothing: the job stands in the ledger, and a sweep puts its id in later."""
+    """Puts the ids of due jobs in, by lane, and takes them out. Any thread may use it.
+
+    A queue that fails loses nothing: the job stands in the ledger, and a sweep puts its id in later.
+    """
 
     def __init__(self, queue: QueueLike, clock: Clock) -> None:
         self._queue = queue

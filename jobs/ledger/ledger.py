@@ -334,13 +334,13 @@ class Ledger:
         """
         now = self._clock.now()
         late = now - claim.held_until
-        if late > timedelta(0) and (self._clock.monotonic() > claim.held_for or not self._stands(claim)):
+        if late > timedelta(0) and (self._clock.monotonic() > claim.held_for or not self._still_in_store(claim)):
             raise Fenced(
                 f"the lease of attempt {claim.n} of job {claim.job.id!r} ran out {late.total_seconds():.1f} s ago"
             )
         return now
 
-    def _stands(self, claim: Claim) -> bool:
+    def _still_in_store(self, claim: Claim) -> bool:
         """Whether the store still has the claim, and neither its end nor the mark that it will be removed."""
         id, n = claim.job.id, claim.n
         fact = self._facts.get(keys.claim(id, n)) or {}

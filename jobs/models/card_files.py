@@ -42,10 +42,12 @@ _LENGTHS = ("context_length", "embedding_length")
 
 
 class CardFiles:
-    """
+    """Reads the files of one model, each within its limit.
+
     Args:
         layout: where the blobs lie.
         manifest: of the model.
+
     """
 
     def __init__(self, layout: Layout, manifest: Manifest) -> None:

@@ -8,8 +8,8 @@ download        bring blobs to disk in ranges over several connections, hashed a
                 of death
 egress          where a registry may send us: to itself, to what is listed, to the public Internet
 mirror          one registry in place of all others, named by an environment variable
-range_queue     what a download has still to do, shared by all of its threads under one lock
 range_journal   which parts of a half-fetched blob are on disk: a text file beside it that only grows
+range_queue     what a download has still to do, shared by all of its threads under one lock
 servable        whether Ollama could serve what a registry hands out, told before its weights are fetched
 session         the registry protocol: one session with one registry about one repository
 shared_rate     a rate in bytes per second that several threads share

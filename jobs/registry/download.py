@@ -126,8 +126,8 @@ class Fetch:
         #: Bytes; every connection adds to it, and one that is lost between two of them makes no difference.
         self._came = 0
         self._least = min(LEAST_RATE, (limit or LEAST_RATE) / 2) * stall.total_seconds()
-        #: When the rate was looked at last, and how many bytes had come by then; for the thread that runs it alone.
-        self._last_look = (self._moved_at, 0)
+        #: When the rate was measured last, and how many bytes had come by then; for the thread that runs it alone.
+        self._last_measured = (self._moved_at, 0)
 
     def run(self, check: Callable[[], None]) -> None:
         """Fetch everything, or raise with all threads ended; what came is kept for the next time.
@@ -161,9 +161,9 @@ class Fetch:
 
         """
         now, came = self._clock.monotonic(), self._came
-        since, had = self._last_look
+        since, had = self._last_measured
         if came - had >= self._least or not self._queue.bytes_left:
-            self._last_look = (now, came)
+            self._last_measured = (now, came)
         elif now - since > 2 * self._stall.total_seconds():
             raise Stalled(
                 f"only {came - had:,} bytes came within {now - since:.0f} seconds",
@@ -296,7 +296,7 @@ class Fetch:
         self._moved_at = self._clock.monotonic()
         self._came += len(chunk)
         self._progress.advance(len(chunk))
-        self._sleep(self._rate.book(len(chunk)))
+        self._sleep(self._rate.reserve(len(chunk)))
 
     def _land(self, part: Range) -> None:
         if part.at < part.stop:

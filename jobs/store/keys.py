@@ -132,8 +132,8 @@ def window(tier: str) -> str:
     return f"{WINDOW}{tier}"
 
 
-def wake(tier: str, day: str, place: object) -> str:
-    return f"{WAKE}{tier}/{day}/{place}"
+def wake(tier: str, day: str, n: object) -> str:
+    return f"{WAKE}{tier}/{day}/{n}"
 
 
 def refused_wake(tier: str, day: str) -> str:
@@ -237,7 +237,7 @@ TABLE = (
     KeyPattern(
         UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS
     ),
-    KeyPattern(TICK_DONE, "when a tick last did all of its round", "the tick", False, _STAYS),
+    KeyPattern(TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
     KeyPattern(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
     KeyPattern(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
     KeyPattern(
@@ -246,7 +246,7 @@ TABLE = (
     KeyPattern(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
     KeyPattern(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
     KeyPattern(
-        wake("<tier>", "<day>", "<place>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER
+        wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER
     ),
     KeyPattern(
         refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER

@@ -56,7 +56,7 @@ class Case:
     opened_at: datetime
     seen_at: datetime
     recovered_at: datetime | None = None
-    told: frozenset[str] = frozenset()
+    delivered: frozenset[str] = frozenset()
 
     @property
     def id(self) -> str:
@@ -72,7 +72,7 @@ class Case:
             **asdict(self.incident),
             "opened_at": isoformat(self.opened_at),
             "recovered_at": isoformat(self.recovered_at) if self.recovered_at else None,
-            "told": sorted(self.told),
+            "told": sorted(self.delivered),
         }
 
 
@@ -114,7 +114,7 @@ def _case(incident: Incident, id: str, fact: Mapping[str, Any], entries: Mapping
         opened_at=opened_at,
         seen_at=max(opened_at, parse_moment(seen["at"])) if seen else opened_at,
         recovered_at=parse_moment(passed["at"]) if passed else None,
-        told=frozenset(change for change in ("opened", "recovered") if keys.told(id, change) in entries),
+        delivered=frozenset(change for change in ("opened", "recovered") if keys.told(id, change) in entries),
     )
 
 
@@ -147,7 +147,7 @@ def due_alerts(known: Iterable[Case]) -> Iterator[Alert]:
     """What is to be sent next, at most one of each key, so that a reader hears the story in its order."""
     pending: set[str] = set()
     for case in known:
-        unsent = [change for change in _changes(case) if change not in case.told]
+        unsent = [change for change in _changes(case) if change not in case.delivered]
         if unsent and case.incident.key not in pending:
             pending.add(case.incident.key)
             yield Alert(case, unsent[0])
@@ -163,7 +163,7 @@ class AlertDelivery:
     Args:
         facts: where tries and tellings are written down.
         clock: the time.
-        entries: what was in `facts` when the round began: which tries there were is not read one by one.
+        entries: what was in `facts` when the delivery began: which tries there were is not read one by one.
 
     """
 
@@ -190,7 +190,7 @@ class AlertDelivery:
         if tries >= TRIES:
             self.settle(alert, "given up")
             return False
-        # Whoever began since the round did wrote the same key, and one of us loses.
+        # Whoever has begun since then wrote the same key, and one of us loses.
         if self._facts.get(keys.told(alert.case.id, alert.change)) is not None:
             return False
         return self._begin(keys.telling(alert.case.id, alert.change, tries + 1))

@@ -65,20 +65,20 @@ def is_done(weights: ModelsDirectory, decision: Decision) -> bool:
         Refused: neither, because somebody replaced the model or emptied the trash since.
 
     """
-    now = _standing(weights, decision.name)
+    now = _published_digest(weights, decision.name)
     if now == decision.digest:
         return True
     if now == decision.left and _source(weights, decision).is_file():
         return False
-    stands = f"{now[:12]} stands there now" if now else "nothing stands there now"
+    published = f"{now[:12]} stands there now" if now else "nothing stands there now"
     raise Refused(
         f"{decision.model!r} was to be digest {decision.digest[:12]} again, but it was changed or left the trash since"
-        f" this rollback began: {stands}, and nothing was touched",
+        f" this rollback began: {published}, and nothing was touched",
         hint=f"if that is the wrong one, ask again: `ollama-modal rollback {decision.model}`",
     )
 
 
-def _standing(weights: ModelsDirectory, name: ModelName) -> str | None:
+def _published_digest(weights: ModelsDirectory, name: ModelName) -> str | None:
     """The digest of the manifest in this model's place; None when there is none, or a torn one."""
     target = weights.manifest_path(name)
     file = next((file for file in weights.files_of(name) if file.path == target), None)
@@ -157,7 +157,7 @@ def restore(
         if not source.is_file():
             raise NotFound(f"{str(name)!r} has left the trash meanwhile")
         blobs = blob_paths(weights, folder)
-        decision = Decision(str(name), manifest.digest, _standing(weights, name), folder.path.name)
+        decision = Decision(str(name), manifest.digest, _published_digest(weights, name), folder.path.name)
         if job and decision != before:
             trash.decide(layout, job, decision, weights.clock.now())
         for path, layer in blobs:

@@ -423,14 +423,14 @@ def test_a_wrong_method_is_told_the_right_ones(asker: Asker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "place"),
+    ("path", "status", "location"),
     [("/api/tags/", 301, "/api/tags"), ("/api//tags", 307, "/api/tags"), ("/v1/models/", 301, "/v1/models")],
 )
-def test_a_path_that_is_not_clean_is_moved(asker: Asker, path: str, status: int, place: str) -> None:
+def test_a_path_that_is_not_clean_is_moved(asker: Asker, path: str, status: int, location: str) -> None:
     """A slash too many leads to the clean path, with a redirect that not every client follows."""
     answer = asker.http.get(path)
 
-    assert (answer.status_code, answer.headers["location"]) == (status, place)
+    assert (answer.status_code, answer.headers["location"]) == (status, location)
 
 
 def test_a_known_origin_is_echoed(asker: Asker) -> None:

@@ -68,7 +68,7 @@ def test_blobs_are_redirected_to_a_signed_address_elsewhere(double: RegistryDoub
 
 
 def test_a_token_is_asked_for_when_so_told(double: RegistryDouble, client: httpx.Client) -> None:
-    """Without a token the answer is 401 with a challenge, and the token from its realm opens the door."""
+    """Without a token the answer is 401 with a challenge, and the token from its realm lets the request in."""
     double.wants_token = True
     refused = client.get(MANIFEST)
     assert refused.status_code == 401

@@ -233,10 +233,10 @@ def test_openai_errors_have_its_shape(stack: RunningStack, openai_client: openai
     with pytest.raises(openai.NotFoundError, match="nothing-like-it"):
         openai_client.chat.completions.create(model="nothing-like-it", messages=[{"role": "user", "content": "x"}])
     with (
-        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="omk_wrong", max_retries=0) as stranger,
+        openai.OpenAI(base_url=f"{stack.url}/v1", api_key="omk_wrong", max_retries=0) as unknown_key,
         pytest.raises(openai.AuthenticationError, match="key"),
     ):
-        stranger.models.list()
+        unknown_key.models.list()
 
 
 # -- Anthropic ---------------------------------------------------------------------------------------------------------

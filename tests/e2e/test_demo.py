@@ -1,4 +1,4 @@
-"""The demo, as a stranger runs it."""
+"""The demo, as somebody new runs it."""
 
 import signal
 import subprocess

@@ -262,7 +262,7 @@ def test_a_real_ollama_serves_what_we_published(tmp_path: Path, registry: Regist
 
 
 def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
-    """With --fleet the night's round is made as `up` starts: pinned models come, warmed ones are loaded the next night,
+    """With --fleet the night runs as `up` starts: pinned models come, warmed ones are loaded the next night,
     pins are safe from prune, and `plan` has nothing left to say. Without one, `plan` says how to name it."""
     declared = FLEET_FILE.read_text("utf-8").replace("llama3.2", "tiny")
     declared = declared.replace("pinned = true\nwarmed = true", "pinned = false\nwarmed = false")

@@ -40,19 +40,19 @@ both = pytest.mark.parametrize("kind", [POLISH, WARM], ids=lambda kind: kind.nam
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[OpsApi]:
-    with ops_api(tmp_path) as here:
-        yield here
+def api(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as api:
+        yield api
 
 
 @pytest.fixture
-def api(here: OpsApi) -> Any:
+def gateway_app(api: OpsApi) -> Any:
     """A gateway's API that knows the table."""
-    return here.app(here.ops_context(open_ledger=lambda: ledger_of(here), kinds=TABLE))
+    return api.app(api.ops_context(open_ledger=lambda: ledger_of(api), kinds=TABLE))
 
 
-def ledger_of(here: OpsApi) -> Ledger:
-    store = here.store()
+def ledger_of(api: OpsApi) -> Ledger:
+    store = api.store()
     return Ledger(store.queue, store.facts, store.clock, TABLE)
 
 
@@ -62,9 +62,9 @@ def command_line() -> typer.Typer:
     return application
 
 
-def posted(here: OpsApi, id: str, kind: Kind) -> None:
+def posted(api: OpsApi, id: str, kind: Kind) -> None:
     """The job is stored as the kind's record says."""
-    job = ledger_of(here).reader.get(id)
+    job = ledger_of(api).reader.get(id)
     assert (job.kind, job.subject, job.request) == (kind.name, "tiny:latest", REQUESTS[kind.name])
     assert (job.lane, job.attempts_allowed) == (kind.lane, kind.attempts)
 
@@ -86,19 +86,19 @@ def test_its_limits_hold_on_the_command_line(kind: Kind) -> None:
 
 
 @both
-def test_the_command_line_posts_it_to_a_gateway(kind: Kind, api: Any, here: OpsApi) -> None:
+def test_the_command_line_posts_it_to_a_gateway(kind: Kind, gateway_app: Any, api: OpsApi) -> None:
     """Typed with the address of a gateway, it goes through the client and the API into the ledger."""
-    with served(api) as url:
+    with served(gateway_app) as url:
         words = [kind.name, "Tiny", "--grit", "1200", "--no-wait", "--url", url, "--key", ADMIN_KEY]
         done = CliRunner().invoke(command_line(), words)
     assert done.exit_code == 0, done.output
-    posted(here, done.stdout.strip(), kind)
+    posted(api, done.stdout.strip(), kind)
 
 
 @both
-def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: OpsApi) -> None:
+def test_the_api_documents_and_takes_it(kind: Kind, gateway_app: Any, api: OpsApi) -> None:
     """The document has a body for it with the parameter's limits; what is within them is posted, the rest refused."""
-    ask = TestClient(api, headers={"x-api-key": ADMIN_KEY})
+    ask = TestClient(gateway_app, headers={"x-api-key": ADMIN_KEY})
     body = {"kind": kind.name, "model": "Tiny", "grit": 1_200}
 
     shape = ask.get("/ops/v1/openapi.json").json()["components"]["schemas"][f"{kind.name.capitalize()}Body"]
@@ -107,24 +107,30 @@ def test_the_api_documents_and_takes_it(kind: Kind, api: Any, here: OpsApi) -> N
     assert shape["properties"]["grit"]["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 9_000}
 
     assert ask.post("/ops/v1/jobs", json=body | {"grit": 0}).status_code == 422
-    posted(here, ask.post("/ops/v1/jobs", json=body).json()["id"], kind)
+    posted(api, ask.post("/ops/v1/jobs", json=body).json()["id"], kind)
     assert [job["kind"] for job in ask.get("/ops/v1/jobs", params={"kind": kind.name}).json()["jobs"]] == [kind.name]
 
 
+class DeployedLauncher(WorkerLauncher):
+    """One that knows of a deployment and need not ask the platform."""
+
+    @property
+    def deployed(self) -> bool:
+        return True
+
+
 @both
-def test_an_entry_point_of_modal_posts_it(kind: Kind, here: OpsApi, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_entry_point_of_modal_posts_it(kind: Kind, api: OpsApi, capsys: pytest.CaptureFixture[str]) -> None:
     """`modal run` has an entry point for it, whose options are those of the record."""
     app = modal.App("made-up")
-    launcher = WorkerLauncher(app.function(name="worker", serialized=True)(print), SystemClock())
-    commands = JobCommands(ledger_of(here), SystemClock(), is_worked=lambda: True, idle=("", ""), log="")
-    launcher._deployed = True  # nothing is asked of the platform
-
+    launcher = DeployedLauncher(app.function(name="worker", serialized=True)(print), SystemClock())
+    commands = JobCommands(ledger_of(api), SystemClock(), is_worked=lambda: True, idle=("", ""), log="")
     at = ModalCommands(commands, launcher, preview=lambda _: pytest.fail("nothing is to be previewed"))
     points = job_entry_points(app, lambda: at, TABLE)
     given = {"tier": ""} if kind is WARM else {}
     points[kind.name](model="Tiny", grit=1_200, wait=False, attempts=0, json=True, **given)
 
-    posted(here, json.loads(capsys.readouterr().out)["id"], kind)
+    posted(api, json.loads(capsys.readouterr().out)["id"], kind)
 
 
 def test_modal_shows_its_options(tmp_path: Path) -> None:
@@ -143,7 +149,7 @@ def test_modal_shows_its_options(tmp_path: Path) -> None:
 
 
 @both
-def test_its_story_words_it(kind: Kind, here: OpsApi) -> None:
+def test_its_story_words_it(kind: Kind, api: OpsApi) -> None:
     """A job's story tells the parameter as the record words it."""
-    job = ledger_of(here).post(*kind.request("Tiny", {"grit": 1_200}), by="ann").job
+    job = ledger_of(api).post(*kind.request("Tiny", {"grit": 1_200}), by="ann").job
     assert "  asked    model 'Tiny', grit 1,200 grains" in story(job, datetime.now(UTC), TABLE)

@@ -109,13 +109,13 @@ def test_no_alert_is_missing_or_doubled(month: Month) -> None:
     heard = [text.splitlines()[0] for text in month.heard]
     assert len(heard) == len(HEARD), heard
     assert [text for text, begin in zip(heard, HEARD, strict=True) if not text.startswith(begin)] == []
-    assert {case.told for case in month.cases()} == {frozenset({"opened", "recovered"})}
+    assert {case.delivered for case in month.cases()} == {frozenset({"opened", "recovered"})}
 
 
 def test_the_dict_stays_small(month: Month) -> None:
     """The Dict holds some days at any time; the archive holds the rest, and jobs are read across both."""
     assert month.most_entries < 600
-    in_dict, archived = month.book.reader.jobs(), archived_jobs(month.archive, BEGIN - timedelta(days=1))
+    in_dict, archived = month.ledger.reader.jobs(), archived_jobs(month.archive, BEGIN - timedelta(days=1))
     assert min(job.posted_at for job in in_dict) > month.clock.now() - timedelta(days=8)
     assert len({job.id for job in archived}) > len(in_dict)
     posted = {job.id for seen in month.nights for job in seen.posted}

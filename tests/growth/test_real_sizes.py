@@ -49,7 +49,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LargeModels]:
     ) as large:
         for name, size in zip(NAMES, sizes(COUNT), strict=True):
             large.put(name, manifest_of(name, size, 1_000_000))
-        large.before = {name: manifest.size for name, manifest in large.here.items()}
+        large.before = {name: manifest.size for name, manifest in large.manifests.items()}
         for back in range(5):
             large.use(*NAMES[back::5], at=large.clock.now() - timedelta(days=10 + back))
         large.clock.wait(86_400)
@@ -68,7 +68,7 @@ def test_a_night_of_terabytes_is_posted_as_planned(large: LargeModels) -> None:
     assert seen.again == []
     assert json.loads(json.dumps(seen.planned.as_json()))["steps"]
     assert all(len(row) == 4 for row in seen.planned.rows())
-    jobs = large.book.reader.jobs()
+    jobs = large.ledger.reader.jobs()
     assert {job.state for job in jobs} == {JobState.SUCCEEDED}
     told = "\n".join(lines(report(dict(large.facts.items()), jobs), large.clock.now()))
     assert "succeeded; pulled 20 GB, freed 0 B, verified 3.5 TB" in told
@@ -89,7 +89,7 @@ def test_a_share_is_a_share(large: LargeModels) -> None:
 
 def test_a_prune_of_terabytes_gets_under_its_quota(large: LargeModels) -> None:
     """The least recently used go until the rest fits; nothing is posted for what goes, and so nothing fails for it."""
-    [prune] = [job for job in large.book.reader.jobs() if job.kind == "prune"]
+    [prune] = [job for job in large.ledger.reader.jobs() if job.kind == "prune"]
     assert prune.result is not None
     thrown = {each["name"] for each in prune.result["throw"]}
     assert 10 < len(thrown) < COUNT / 2
@@ -112,9 +112,9 @@ def test_what_is_too_large_is_refused_with_what_could_go(large: LargeModels) -> 
 def test_the_watch_and_status_word_terabytes(large: LargeModels) -> None:
     """Near its quota, and nowhere else in trouble."""
     now = large.clock.now()
-    wrong = check(large.book.reader, large.facts, large.fleet, now).open
+    wrong = check(large.ledger.reader, large.facts, large.fleet, now).open
     assert [case.incident.message for case in wrong] == ["the weights take 24 TB of their quota of 24 TB"]
-    assert list(status(large.facts, now, deployed=True, jobs=large.book.reader.jobs()).lines())
+    assert list(status(large.facts, now, deployed=True, jobs=large.ledger.reader.jobs()).lines())
 
 
 def test_one_machine_plans_the_same_directory(large: LargeModels, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tests.support.waiting import until
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
 
 LISTS = ("/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/readyz", "/metrics", "/ui", "/ops/v1/jobs")
-LOOKS = tuple(f"/ops/v1/{name}" for name in ("models", "tiers", "health", "usage", "board", "days", "cost"))
+READ_PATHS = tuple(f"/ops/v1/{name}" for name in ("models", "tiers", "health", "usage", "board", "days", "cost"))
 CHAT = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
 
 
@@ -130,7 +130,7 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
     until(lambda: told(ask, f"/ops/v1/jobs/{posted.json()['id']}")["state"] == "succeeded")
     until(lambda: [each["name"] for each in told(ask, "/api/tags")["models"]] == ["llama3.2:latest"])
     for _ in range(5):
-        for path in (*LISTS, *LOOKS, "/ops/v1/route?model=llama3.2"):
+        for path in (*LISTS, *READ_PATHS, "/ops/v1/route?model=llama3.2"):
             assert ask.get(path).status_code == 200, path
     assert told(ask, "/ops/v1/models")["complaints"] == []
     assert told(ask, "/ops/v1/route?model=llama3.2")["tier"] == "a10g"

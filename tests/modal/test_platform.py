@@ -68,7 +68,7 @@ def serving(platform: Platform, client: Client) -> Platform:
 
 
 @pytest.fixture
-def bell(request: pytest.FixtureRequest, client: Client) -> modal.Queue:
+def modal_queue(request: pytest.FixtureRequest, client: Client) -> modal.Queue:
     return modal.Queue.from_name(request.node.name[:60], create_if_missing=True, client=client)
 
 
@@ -77,61 +77,61 @@ def facts(request: pytest.FixtureRequest, client: Client) -> modal.Dict:
     return modal.Dict.from_name(request.node.name[:60], create_if_missing=True, client=client)
 
 
-def test_queue_removes_what_it_hands_out(bell: modal.Queue) -> None:
+def test_queue_removes_what_it_hands_out(modal_queue: modal.Queue) -> None:
     """A queue is first in first out, `get` removes, `iterate` does not, and an empty one says so in two ways."""
-    bell.put("a")
-    bell.put_many(["b", "c", "d"])
+    modal_queue.put("a")
+    modal_queue.put_many(["b", "c", "d"])
 
-    assert list(bell.iterate()) == ["a", "b", "c", "d"]
-    assert bell.get() == "a"
-    assert bell.get_many(2) == ["b", "c"]
-    assert bell.len() == 1
-    bell.clear()
-    assert bell.get(block=False) is None
+    assert list(modal_queue.iterate()) == ["a", "b", "c", "d"]
+    assert modal_queue.get() == "a"
+    assert modal_queue.get_many(2) == ["b", "c"]
+    assert modal_queue.len() == 1
+    modal_queue.clear()
+    assert modal_queue.get(block=False) is None
     with pytest.raises(queue.Empty):
-        bell.get(timeout=0.05)
+        modal_queue.get(timeout=0.05)
 
 
-def test_queue_partitions_are_apart_and_fade(bell: modal.Queue, clock: HandClock) -> None:
+def test_queue_partitions_are_apart_and_fade(modal_queue: modal.Queue, clock: HandClock) -> None:
     """Partitions do not see each other's items, and a whole partition is gone its time to live after the last put."""
-    bell.put(1, partition="pull", partition_ttl=60)
+    modal_queue.put(1, partition="pull", partition_ttl=60)
     clock.tick(50)
-    bell.put(2, partition="pull", partition_ttl=60)
-    bell.put(3, partition="warm")
+    modal_queue.put(2, partition="pull", partition_ttl=60)
+    modal_queue.put(3, partition="warm")
     clock.tick(50)
-    assert (bell.len(partition="pull"), bell.len(total=True), bell.len()) == (2, 3, 0)
+    assert (modal_queue.len(partition="pull"), modal_queue.len(total=True), modal_queue.len()) == (2, 3, 0)
     clock.tick(10)
-    assert (bell.len(partition="pull"), bell.len(total=True)) == (0, 1)
+    assert (modal_queue.len(partition="pull"), modal_queue.len(total=True)) == (0, 1)
 
 
-def test_queue_full_refuses(bell: modal.Queue) -> None:
+def test_queue_full_refuses(modal_queue: modal.Queue) -> None:
     """The 5,001st item of a partition is refused, and an item over 1 MiB is too large."""
-    bell.put_many(list(range(5_000)))
+    modal_queue.put_many(list(range(5_000)))
     with pytest.raises(queue.Full):
-        bell.put(0, block=False)
+        modal_queue.put(0, block=False)
     with pytest.raises(queue.Full):
-        bell.put(0, timeout=0.3)
+        modal_queue.put(0, timeout=0.3)
     with pytest.raises(modal.exception.RequestSizeError):
-        bell.put(b"x" * (1 << 20), partition="other")
+        modal_queue.put(b"x" * (1 << 20), partition="other")
 
 
-def test_queue_get_waits_for_a_put(bell: modal.Queue) -> None:
+def test_queue_get_waits_for_a_put(modal_queue: modal.Queue) -> None:
     """A blocked `get` returns as soon as something is put, and each item goes to one of the many who wait."""
     with ThreadPoolExecutor(8) as pool:
-        takers = [pool.submit(bell.get, timeout=20) for _ in range(8)]
+        takers = [pool.submit(modal_queue.get, timeout=20) for _ in range(8)]
         started = time.monotonic()
-        bell.put_many(list(range(8)))
+        modal_queue.put_many(list(range(8)))
         taken = sorted(int(taker.result() or 0) for taker in takers)
     assert taken == list(range(8))
     assert time.monotonic() - started < 10
 
 
-def test_lost_reply_of_a_put_puts_twice(platform: Platform, bell: modal.Queue) -> None:
+def test_lost_reply_of_a_put_puts_twice(platform: Platform, modal_queue: modal.Queue) -> None:
     """A put whose reply is lost is repeated by the client, and then the item is there twice."""
-    bell.put("once")
+    modal_queue.put("once")
     platform.wire.lose_replies("QueuePut")
-    bell.put("twice")
-    assert bell.get_many(10) == ["once", "twice", "twice"]
+    modal_queue.put("twice")
+    assert modal_queue.get_many(10) == ["once", "twice", "twice"]
 
 
 def test_dict_first_writer_wins_among_threads(facts: modal.Dict) -> None:
@@ -167,13 +167,13 @@ def test_dict_forgets_after_seven_idle_days(facts: modal.Dict, clock: HandClock)
     assert facts.put("idle", 3, skip_if_exists=True)
 
 
-def test_async_twins_reach_the_same_objects(bell: modal.Queue, facts: modal.Dict) -> None:
+def test_async_twins_reach_the_same_objects(modal_queue: modal.Queue, facts: modal.Dict) -> None:
     """`.aio` methods and plain ones meet in the same queue and the same dict."""
 
     async def story() -> tuple[object, object]:
-        await bell.put.aio("hello")
+        await modal_queue.put.aio("hello")
         await facts.put.aio("k", "v")
-        return await bell.get.aio(), await facts.get.aio("k")
+        return await modal_queue.get.aio(), await facts.get.aio("k")
 
     assert asyncio.run(story()) == ("hello", "v")
     assert facts["k"] == "v"
@@ -196,8 +196,8 @@ def test_names_live_in_environments(client: Client) -> None:
 RACER = """
 import modal, sys
 facts = modal.Dict.from_name("race", create_if_missing=True)
-bell = modal.Queue.from_name("race", create_if_missing=True)
-bell.get(timeout=30)
+modal_queue = modal.Queue.from_name("race", create_if_missing=True)
+modal_queue.get(timeout=30)
 print(sum(facts.put(f"claim/{n}", sys.argv[1], skip_if_exists=True) for n in range(50)))
 """
 
@@ -205,7 +205,7 @@ print(sum(facts.put(f"claim/{n}", sys.argv[1], skip_if_exists=True) for n in ran
 def test_two_processes_share_one_truth(platform: Platform, client: Client) -> None:
     """Two client processes race for fifty claims; each is won once, and both processes see the same winner."""
     facts = modal.Dict.from_name("race", create_if_missing=True, client=client)
-    bell = modal.Queue.from_name("race", create_if_missing=True, client=client)
+    modal_queue = modal.Queue.from_name("race", create_if_missing=True, client=client)
     racers = [
         subprocess.Popen(
             [sys.executable, "-c", RACER, name],
@@ -215,25 +215,25 @@ def test_two_processes_share_one_truth(platform: Platform, client: Client) -> No
         )
         for name in ("left", "right")
     ]
-    bell.put_many(["go", "go"])
+    modal_queue.put_many(["go", "go"])
     won = [int(racer.communicate(timeout=60)[0]) for racer in racers]
     assert sum(won) == 50
     assert sorted(facts.values()) == ["left"] * won[0] + ["right"] * won[1]
 
 
-def test_killed_waiter_takes_nothing_with_it(platform: Platform, bell: modal.Queue) -> None:
+def test_killed_waiter_takes_nothing_with_it(platform: Platform, modal_queue: modal.Queue) -> None:
     """A process killed while it waits in `get` loses no item that is put afterwards."""
     waiter = subprocess.Popen(
-        [sys.executable, "-c", f"import modal; modal.Queue.from_name({bell.name!r}).get()"],
+        [sys.executable, "-c", f"import modal; modal.Queue.from_name({modal_queue.name!r}).get()"],
         env={**os.environ, **platform.environ()},
     )
-    bell.len()
+    modal_queue.len()
     before = platform.wire.counts["QueueGet"]
     until(lambda: platform.wire.counts["QueueGet"] > before)
     waiter.kill()
     waiter.wait()
-    bell.put("still here")
-    assert bell.get(timeout=5) == "still here"
+    modal_queue.put("still here")
+    assert modal_queue.get(timeout=5) == "still here"
 
 
 def function(client: Client, name: str) -> modal.Function[..., Any, Any]:

@@ -119,7 +119,7 @@ def test_a_redeployment_under_a_pull_loses_nothing(
 
 def test_a_pull_outlives_its_workers_day(deployed: Platform, client: Client, registry: RegistryDouble) -> None:
     """A worker whose time is up hands its pull back and calls a fresh one, which goes on from the bytes that are there,
-    as often as it takes; nobody else rings."""
+    as often as it takes; nobody else sends a worker."""
     deployed.settings.environ["OLLAMA_MODAL_DAY_SECONDS"] = "3"
     end_all(deployed)
     calls = len(deployed.calls.calls)

@@ -35,7 +35,7 @@ class SetClock(SystemClock):
 
 
 def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
-    """After the clock was set back by a day a worker still rings for a job whose bell was lost."""
+    """After the clock was set back by a day a worker still puts in the id of a job that the queue lost."""
     clock = SetClock()
     ledger = Ledger(live_store.queue, live_store.facts, clock)
     ran = threading.Event()
@@ -56,7 +56,7 @@ def test_a_clock_set_back_stops_no_sweep(live_store: Store) -> None:
 
 
 def silently_posted(store: Store) -> str:
-    """A job whose bell is lost before anybody hears it."""
+    """A job whose id is lost before anybody takes it."""
     return Ledger(DeafQueue(), store.facts, SystemClock()).post("pull", "lost:latest", {}, by="test").job.id
 
 

@@ -70,7 +70,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         ScriptedServer(lambda _, line: OLLAMA.play(line)) as server,
     ):
         facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LIMITS)
-        bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), LIMITS)
+        queue = LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), LIMITS)
         platform.wire.meddler = store
         known_state = KnownState(facts, ModelList(), CLOCK, every=timedelta(seconds=0.2))
         composed = Composed(
@@ -80,7 +80,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
                 router=Router(known_state, [TierCapacity("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
                 facts=facts,
-                open_ledger=lambda: Ledger(bells, facts, CLOCK),
+                open_ledger=lambda: Ledger(queue, facts, CLOCK),
                 clock=CLOCK,
                 writer="test",
                 version="0.0.1",
@@ -143,12 +143,12 @@ def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
             return super().items()
 
     clock = HandClock()
-    with ops_api(tmp_path, clock) as here:
+    with ops_api(tmp_path, clock) as api:
         facts = Moody(tmp_path / "moody.sqlite")
-        bells = SqliteQueue(tmp_path / "moody.sqlite", clock=clock)
-        Ledger(bells, facts, clock).post("pull", "m:latest", {"model": "m"}, by="t")
-        ops_context = here.ops_context(open_ledger=lambda: Ledger(bells, facts, clock))
-        ask = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY})
+        queue = SqliteQueue(tmp_path / "moody.sqlite", clock=clock)
+        Ledger(queue, facts, clock).post("pull", "m:latest", {"model": "m"}, by="t")
+        ops_context = api.ops_context(open_ledger=lambda: Ledger(queue, facts, clock))
+        ask = TestClient(api.app(ops_context), headers={"x-api-key": ADMIN_KEY})
         for is_away in (False, True, False):
             facts.is_away = is_away
             clock.wait(120)
@@ -158,4 +158,4 @@ def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
             assert ('ollama_modal_jobs{kind="pull",state="queued"} 1.0' in told.text) is not is_away
             assert "ollama_modal_weights_bytes" in told.text
         facts.close()
-        bells.close()
+        queue.close()

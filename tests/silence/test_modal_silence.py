@@ -87,7 +87,7 @@ class OnceEach:
         return self.answer()
 
 
-def book(client: Client) -> Ledger:
+def ledger_of(client: Client) -> Ledger:
     limits = limits_of({VARIABLE: "20"})
     queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
     facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
@@ -106,9 +106,9 @@ def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, cl
     for worker in deployed.containers("weights_worker"):
         deployed.kill(worker)
     deployed.wire.meddler = meddler = OnceEach(FAILURES[failure])
-    id = book(client).post("pull", failure, {"model": failure}, by="test").job.id
+    id = ledger_of(client).post("pull", failure, {"model": failure}, by="test").job.id
     modal.Function.from_name(APP, "weights_worker", client=client).spawn()
-    job = ended(book(client), id)
+    job = ended(ledger_of(client), id)
 
     assert job.state is JobState.SUCCEEDED
     assert [attempt.outcome for attempt in job.attempts] == ["succeeded"]
@@ -117,7 +117,7 @@ def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, cl
     assert calls <= set(meddler.seen) == {name for name, _ in meddler.met}
 
 
-def test_a_job_is_posted_though_no_bell_can_be_rung(deployed: Platform) -> None:
+def test_a_job_is_posted_though_the_queue_is_away(deployed: Platform) -> None:
     """`pull --no-wait` prints the job's id and ends well, with the queue away and nobody to be sent."""
     away = {"QueuePut", "QueueGetOrCreate", "FunctionMap"}
     deployed.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None

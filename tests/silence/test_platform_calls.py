@@ -69,8 +69,8 @@ def facts(client: Client) -> LimitedDict:
 
 
 @pytest.fixture
-def bells(client: Client) -> LimitedQueue:
-    return LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), SHORT)
+def limited(client: Client) -> LimitedQueue:
+    return LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), SHORT)
 
 
 class Answers:
@@ -94,8 +94,8 @@ ASKED: list[tuple[str, Callable[[LimitedDict, LimitedQueue], object]]] = [
     ("DictPop", lambda facts, _: facts.pop("no such key", None)),
     ("DictContents", lambda facts, _: list(facts.keys())),
     ("DictContents", lambda facts, _: dict(facts.items())),
-    ("QueuePut", lambda _, bells: bells.put("id", block=False, partition="lane")),
-    ("QueueLen", lambda _, bells: bells.len(partition="lane")),
+    ("QueuePut", lambda _, limited: limited.put("id", block=False, partition="lane")),
+    ("QueueLen", lambda _, limited: limited.len(partition="lane")),
 ]
 FAILURES: dict[str, list[Any]] = {
     "never": ["never"],
@@ -107,7 +107,7 @@ FAILURES: dict[str, list[Any]] = {
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_fails_for_a_moment_is_asked_again(
-    platform: Platform, facts: LimitedDict, bells: LimitedQueue, failure: str
+    platform: Platform, facts: LimitedDict, limited: LimitedQueue, failure: str
 ) -> None:
     """A call that is refused for now, or never answered, is made again, and whoever asked hears nothing of it."""
     for name, ask in ASKED:
@@ -115,7 +115,7 @@ def test_what_fails_for_a_moment_is_asked_again(
             continue  # this is how a full queue is told
         tried = 2 if name == "DictContents" else 5  # the client itself tries only what is no stream
         platform.wire.meddler = answers = Answers(name, *FAILURES[failure][:tried])
-        ask(facts, bells)
+        ask(facts, limited)
         assert answers.left == [], name
 
 
@@ -156,7 +156,11 @@ def test_a_refusal_for_good_is_asked_once(platform: Platform, facts: LimitedDict
     [
         ("DictUpdate", "writing key to the ledger", ASKED[0][1]),
         ("DictContents", "reading all of the ledger", ASKED[4][1]),
-        ("QueueGet", "waiting for a job in lane lane", lambda _, bells: bells.get(timeout=0.1, partition="lane")),
+        (
+            "QueueGet",
+            "waiting for a job in lane lane",
+            lambda _, limited: limited.get(timeout=0.1, partition="lane"),
+        ),
     ],
 )
 def test_who_is_never_answered_is_let_go(
@@ -164,15 +168,15 @@ def test_who_is_never_answered_is_let_go(
 ) -> None:
     """The wait ends at its limit and says so; meanwhile and afterwards others are answered."""
     facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), ONCE)
-    bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), ONCE)
-    bells.len()
+    limited = LimitedQueue(modal.Queue.from_name("queue", create_if_missing=True, client=client), ONCE)
+    limited.len()
     facts.put("other", "here")
     platform.wire.meddler = Answers(name, "never")
     caught: list[Exception] = []
 
     def wait() -> None:
         try:
-            ask(facts, bells)
+            ask(facts, limited)
         except StoreUnavailable as error:
             caught.append(error)
 
@@ -201,23 +205,23 @@ def test_a_long_list_is_waited_for_as_long_as_it_comes(platform: Platform, clien
     raise AssertionError("never whole")
 
 
-def test_an_empty_queue_is_no_trouble(bells: LimitedQueue) -> None:
+def test_an_empty_queue_is_no_trouble(limited: LimitedQueue) -> None:
     """`get` keeps its own meaning: Empty after its own timeout, which may be longer than the limit; None at once."""
     began = time.monotonic()
     with pytest.raises(queue.Empty):
-        bells.get(timeout=1.5, partition="empty")
+        limited.get(timeout=1.5, partition="empty")
     assert time.monotonic() - began >= 1.4
-    assert bells.get(block=False, partition="empty") is None
-    bells.put("id", block=False, partition="empty")
-    assert bells.get(timeout=5, partition="empty") == "id"
+    assert limited.get(block=False, partition="empty") is None
+    limited.put("id", block=False, partition="empty")
+    assert limited.get(timeout=5, partition="empty") == "id"
 
 
-def test_a_full_queue_is_full(platform: Platform, bells: LimitedQueue) -> None:
+def test_a_full_queue_is_full(platform: Platform, limited: LimitedQueue) -> None:
     """RESOURCE_EXHAUSTED of a put is how a full queue is told."""
-    bells.len()
+    limited.len()
     platform.wire.meddler = Answers("QueuePut", refused(Status.RESOURCE_EXHAUSTED))
     with pytest.raises(queue.Full):
-        bells.put("id", block=False, partition="lane")
+        limited.put("id", block=False, partition="lane")
 
 
 def test_a_conditional_write_whose_answer_was_lost_is_not_made_twice(platform: Platform, facts: LimitedDict) -> None:

@@ -65,22 +65,25 @@ def test_a_worker_that_crashes_is_followed_by_another() -> None:
     told: list[str | None] = []
 
     def stay() -> None:
-        told.append(place.problem())
+        told.append(lane_thread.problem())
         clock.tick(STABLE_AFTER.total_seconds())
-        told.append(place.problem())
+        told.append(lane_thread.problem())
         crash()
 
     runs = iter([crash] * 7 + [stay, crash])
     hire: Any = lambda: Crashing(runs)  # noqa: E731
-    place = WorkerThread("weights", hire, stopping, clock)
-    assert place.problem() is None
-    place.work()
+    lane_thread = WorkerThread("weights", hire, stopping, clock)
+    assert lane_thread.problem() is None
+    lane_thread.work()
     assert clock.pauses == [1, 2, 4, 8, 16, 32, 60, 1, 2]
     assert told == [
         "the worker of lane weights crashed 7 times: ZeroDivisionError: oops; another one has come",
         None,
     ]
-    assert place.problem() == "the worker of lane weights crashed 2 times: ZeroDivisionError: oops; another one comes"
+    assert (
+        lane_thread.problem()
+        == "the worker of lane weights crashed 2 times: ZeroDivisionError: oops; another one comes"
+    )
 
 
 def test_a_worker_that_cannot_be_made_is_tried_again() -> None:
@@ -91,10 +94,10 @@ def test_a_worker_that_cannot_be_made_is_tried_again() -> None:
     def hire() -> Worker:
         raise StoreFull("the disk is full")
 
-    place = WorkerThread("weights", hire, stopping, clock)
-    place.work()
+    lane_thread = WorkerThread("weights", hire, stopping, clock)
+    lane_thread.work()
     assert clock.pauses == [1, 2]
-    assert place.problem() == "the worker of lane weights crashed 2 times: the disk is full; another one comes"
+    assert lane_thread.problem() == "the worker of lane weights crashed 2 times: the disk is full; another one comes"
 
 
 def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> None:
@@ -120,13 +123,13 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
         hired.append(Worker(ledger, "weights", work, clock=clock, timing=QUICK, backoff=AT_ONCE))
         return hired[-1]
 
-    place = WorkerThread("weights", hire, stopping, clock)
-    thread = threading.Thread(target=place.work, daemon=True)
+    lane_thread = WorkerThread("weights", hire, stopping, clock)
+    thread = threading.Thread(target=lane_thread.work, daemon=True)
     thread.start()
     try:
         until(lambda: live_store.ledger().reader.get(id).state is JobState.SUCCEEDED)
         assert len(hired) == 2
-        problem = place.problem()
+        problem = lane_thread.problem()
         assert problem is not None
         assert "takes itself out" in problem
         assert problem.endswith("another one has come")
@@ -139,7 +142,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
 
 
 def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> None:
-    """A worker that waits for its ledger has not crashed, and its place says what it waits for."""
+    """A worker that waits for its ledger has not crashed, and its thread says what it waits for."""
     away = While(trouble=StoreUnavailable("nobody answers"))
     away.begin()
     ledger = Ledger(TroubledQueue(live_store.queue, away), TroubledDict(live_store.facts, away), SystemClock())
@@ -149,13 +152,13 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     def hire() -> Worker:
         return Worker(ledger, "weights", lambda _: {}, clock=SystemClock(), timing=patient)
 
-    place = WorkerThread("weights", hire, stopping, SystemClock())
-    thread = threading.Thread(target=place.work, daemon=True)
+    lane_thread = WorkerThread("weights", hire, stopping, SystemClock())
+    thread = threading.Thread(target=lane_thread.work, daemon=True)
     thread.start()
-    until(place.problem)
-    assert place.problem() == "the worker of lane weights goes on once its ledger does: nobody answers"
+    until(lane_thread.problem)
+    assert lane_thread.problem() == "the worker of lane weights goes on once its ledger does: nobody answers"
     away.end()
-    until(lambda: place.problem() is None)
+    until(lambda: lane_thread.problem() is None)
     stopping.set()
     thread.join(20)
     assert not thread.is_alive()

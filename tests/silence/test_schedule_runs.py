@@ -1,4 +1,4 @@
-"""A tick and a night on the real client, with each of their calls failing once: all of the round is done, and once."""
+"""A tick and a night on the real client, with each of their calls failing once: all that is due is done, and once."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -63,14 +63,14 @@ def fleet() -> Fleet:
     return parse(document, "test")
 
 
-class Place:
-    """A ledger of its own on the plane, with something to do for every part of a round."""
+class LedgerOnPlane:
+    """A ledger of its own on the plane, with something to do for every part of a tick."""
 
     def __init__(self, client: Client, name: str) -> None:
-        self.facts_name, self.queue_name = f"facts-{name}", f"bells-{name}"
+        self.facts_name, self.queue_name = f"facts-{name}", f"queue-{name}"
         self.again(client)
         self.clock = HandClock(SystemClock().now())
-        self.rung: list[str] = []
+        self.sent_lanes: list[str] = []
         self.told = 0
         self.kept: dict[str, int] = {}
 
@@ -81,10 +81,10 @@ class Place:
 
     def prepare(self) -> None:
         """A job that is due, one whose worker died, a server that went silent."""
-        book = Ledger(self.queue, self.facts, self.clock)
-        self.due = book.post("pull", "due:latest", {"model": "due"}, by="test").job.id
-        self.lost = book.post("pull", "lost:latest", {"model": "lost"}, by="test").job.id
-        assert book.claim(self.lost, worker="dead", lease=timedelta(minutes=1)) is not None
+        ledger = Ledger(self.queue, self.facts, self.clock)
+        self.due = ledger.post("pull", "due:latest", {"model": "due"}, by="test").job.id
+        self.lost = ledger.post("pull", "lost:latest", {"model": "lost"}, by="test").job.id
+        assert ledger.claim(self.lost, worker="dead", lease=timedelta(minutes=1)) is not None
         while self.queue.get(block=False, partition="weights") is not None:
             pass
         self.report = Report("a10g", "ta-1", "serving", self.clock.now())
@@ -93,7 +93,7 @@ class Place:
 
     def post(self) -> runs.ScheduleContext:
         return runs.ScheduleContext(
-            Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.rung.append
+            Ledger(self.queue, self.facts, self.clock), self.facts, fleet(), self.clock, self.sent_lanes.append
         )
 
     def tick(self) -> None:
@@ -106,17 +106,17 @@ class Place:
         runs.nightly(self.post(), lambda memory: nothing_there(self.post(), memory))
 
     def assert_all_done(self) -> None:
-        book = Ledger(self.queue, self.facts, self.clock)
-        due, lost = book.reader.get(self.due), book.reader.get(self.lost)
+        ledger = Ledger(self.queue, self.facts, self.clock)
+        due, lost = ledger.reader.get(self.due), ledger.reader.get(self.lost)
         assert due.state is JobState.QUEUED
         assert [each.outcome for each in lost.attempts] == ["lost"]
         assert lost.is_due(self.clock.now())
-        assert self.rung.count("weights") >= 1
+        assert self.sent_lanes.count("weights") >= 1
         assert {self.due, self.lost} <= set(iter(lambda: self.queue.get(block=False, partition="weights"), None))
         assert self.facts.get(self.report.key)["state"] == "silent"
         assert self.facts.get(keys.window("a10g")) is True
         assert self.kept == {"a10g": 1}
-        warmed = [job for job in book.reader.jobs() if job.kind == "warm"]
+        warmed = [job for job in ledger.reader.jobs() if job.kind == "warm"]
         assert [(job.subject, job.posted_by) for job in warmed] == [("llama3.2:latest", "window")]
 
 
@@ -151,18 +151,18 @@ FAILURES: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("failure", FAILURES)
-@pytest.mark.parametrize("round_", ["tick", "night"])
-def test_a_round_outlives_the_failure_of_its_calls(
-    platform: Platform, client: Client, round_: str, failure: str
+@pytest.mark.parametrize("schedule", ["tick", "night"])
+def test_a_tick_or_night_outlives_the_failure_of_its_calls(
+    platform: Platform, client: Client, schedule: str, failure: str
 ) -> None:
-    """Whichever calls of a round fail once, or are never answered, it does all that it is for, and nothing twice. What
-    it calls is counted, so that a new call is among them."""
-    name = f"{round_}-{failure}".replace(" ", "-")
-    place = Place(client, name)
-    place.prepare()
-    place.again(client)
+    """Whichever calls of a tick or a night fail once, or are never answered, it does all its work, and nothing twice.
+    What it calls is counted, so that a new call is among them."""
+    name = f"{schedule}-{failure}".replace(" ", "-")
+    setup = LedgerOnPlane(client, name)
+    setup.prepare()
+    setup.again(client)
     platform.wire.meddler = meddler = EachEighth(FAILURES[failure])
-    getattr(place, round_)()
+    getattr(setup, schedule)()
     platform.wire.meddler = lambda *_: None
 
     assert set(meddler.met) == set(meddler.seen)
@@ -170,53 +170,53 @@ def test_a_round_outlives_the_failure_of_its_calls(
         meddler.met
     )
     assert meddler.met["DictGet"] > 2
-    if round_ == "night":
-        assert place.facts.get(keys.NIGHT_RAN) is not None
-        place.tick()
-    place.assert_all_done()
+    if schedule == "night":
+        assert setup.facts.get(keys.NIGHT_RAN) is not None
+        setup.tick()
+    setup.assert_all_done()
 
 
 @pytest.mark.parametrize("away", ["DictContents", "QueuePut", "DictUpdate"])
-def test_a_round_does_the_rest_when_a_part_of_it_fails(platform: Platform, client: Client, away: str) -> None:
+def test_a_scheduledoes_the_rest_when_a_part_of_it_fails(platform: Platform, client: Client, away: str) -> None:
     """Where a call fails for as long as a tick lasts, what needs it fails by name, and everything else is done; the
     next tick does what was left, and opens an incident that names the platform."""
-    place = Place(client, f"away-{away}")
-    place.prepare()
-    place.again(client)
+    setup = LedgerOnPlane(client, f"away-{away}")
+    setup.prepare()
+    setup.again(client)
     platform.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name == away else None
-    if away == "QueuePut":  # only a bell: a sweep rings
-        place.tick()
+    if away == "QueuePut":  # only an id: a sweep puts it again
+        setup.tick()
     else:
         with pytest.raises(StoreUnavailable) as caught:
-            place.tick()
+            setup.tick()
         assert "tick did all but this: " in "".join(caught.value.__notes__)
     platform.wire.meddler = lambda *_: None
     if away == "DictContents":
-        assert place.kept == {"a10g": 1}
-        assert place.facts.get(keys.window("a10g")) is True
+        assert setup.kept == {"a10g": 1}
+        assert setup.facts.get(keys.window("a10g")) is True
 
-    place.clock.wait(120)
-    place.tick()
-    place.assert_all_done()
+    setup.clock.wait(120)
+    setup.tick()
+    setup.assert_all_done()
     if away == "DictContents":
-        told = place.facts.get("incident/platform/tick/1")
-        assert told["message"].startswith("the platform failed a tick at the round of the ledger, the watch: ")
+        told = setup.facts.get("incident/platform/tick/1")
+        assert told["message"].startswith("the platform failed a tick at the sweep of the ledger, the watch: ")
 
 
 def test_a_store_that_was_away_is_told_of_afterwards(platform: Platform, client: Client) -> None:
     """The tick that finds it again opens an incident that says since when no tick was done; one that comes in its time
     says nothing."""
-    place = Place(client, "gap")
-    place.tick()
-    place.clock.wait(5 * 60)
-    place.tick()
-    assert place.facts.get("incident/platform/gap/1") is None
+    setup = LedgerOnPlane(client, "gap")
+    setup.tick()
+    setup.clock.wait(5 * 60)
+    setup.tick()
+    assert setup.facts.get("incident/platform/gap/1") is None
     platform.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "gone") if "Dict" in name else None
-    place.clock.wait(5 * 60)
+    setup.clock.wait(5 * 60)
     with pytest.raises(StoreUnavailable):
-        place.tick()
+        setup.tick()
     platform.wire.meddler = lambda *_: None
-    place.clock.wait(11 * 60)
-    place.tick()
-    told = place.facts.get("incident/platform/gap/1")
-    assert told["message"].startswith("the platform was away: no tick did all of its round between ")
+    setup.clock.wait(11 * 60)
+    setup.tick()
+    told = setup.facts.get("incident/platform/gap/1")
+    assert told["message"].startswith("the platform was away: no tick did all of its work between ")

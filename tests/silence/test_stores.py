@@ -278,10 +278,10 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     assert live_store.ledger().reader.get(id).attempts[0].outcome in {None, "retry"}
 
 
-def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Store) -> None:
+def test_a_stop_is_told_to_attempts_though_the_queue_does_not_answer(live_store: Store) -> None:
     """What runs hands itself back at once, though the thread that takes jobs waits for an answer that does not come."""
     id = post(live_store)
-    silent = While(lambda doing: doing == "hear")
+    silent = While(lambda doing: doing == "dequeue")
 
     def work(run: RunningAttempt) -> Mapping[str, Any]:
         silent.begin()
@@ -300,9 +300,9 @@ def test_a_stop_is_told_to_attempts_though_no_bell_can_be_heard(live_store: Stor
     assert not running.thread.is_alive()
 
 
-def test_a_bell_that_cannot_be_rung_costs_nothing(live_store: Store, said: list[str]) -> None:
-    """A job is posted, and ends, though the queue is away; a sweep rings for it when the queue is back."""
-    silent = While(lambda doing: doing in {"ring", "count"}, StoreUnavailable("no bell"))
+def test_an_id_that_cannot_be_put_costs_nothing(live_store: Store, said: list[str]) -> None:
+    """A job is posted, and ends, though the queue is away; a sweep puts its id in when the queue is back."""
+    silent = While(lambda doing: doing in {"enqueue", "count"}, StoreUnavailable("no queue"))
     silent.begin()
     ledger = troubled(live_store, silent)
     posted = ledger.post("pull", "m:latest", {}, by="test")

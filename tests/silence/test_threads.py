@@ -101,8 +101,8 @@ def test_threads_share_a_ledger(live_store: Store) -> None:
 
 
 @pytest.mark.usefixtures("hasty")
-def test_a_sweep_is_not_disturbed_by_bells() -> None:
-    """While some threads sweep a ledger with many open jobs, others post and ring: none of them stumbles."""
+def test_a_sweep_is_not_disturbed_by_posts() -> None:
+    """While some threads sweep a ledger with many open jobs, others post: none of them stumbles."""
     ledger = Ledger(DeafQueue(), MemoryDict(), SystemClock())
     for n in range(300):
         ledger.post("pull", f"open{n}", {}, by="test")

@@ -1,6 +1,6 @@
 """Publishes and removes models in children that are SIGKILLed, at each file system step and at random moments.
 
-Run as a program with the place and the number of random kills; prints how many children died where, as JSON. Whoever
+Run as a program with the folder and the number of random kills; prints how many children died where, as JSON. Whoever
 started it may watch the models directory all the while: no name is ever published again after it was removed.
 """
 
@@ -92,8 +92,8 @@ def killed_at_random(pid: int) -> bool:
     return not ended(pid)
 
 
-def main(place: Path, random_kills: int) -> None:
-    weights = weights_at(place)
+def main(root: Path, random_kills: int) -> None:
+    weights = weights_at(root)
     numbers = count()
     told: dict[str, int] = {}
 

@@ -41,11 +41,11 @@ class TroubledQueue:
         self._meet = meet
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
-        self._meet("ring")
+        self._meet("enqueue")
         self._real.put(v, block, partition=partition)
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        self._meet("hear")
+        self._meet("dequeue")
         return self._real.get(block, timeout, partition=partition)
 
     def len(self, *, partition: str | None = None) -> int:
@@ -128,7 +128,7 @@ class MemoryDict:
 
 
 class DeafQueue:
-    """Whatever is rung is lost."""
+    """Whatever is put is lost."""
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None: ...
 

@@ -63,7 +63,7 @@ class MortalDict(SqliteDict):
 
 
 class MortalQueue(SqliteQueue):
-    """Each bell is a point before it is put, after that, and after it was taken."""
+    """Each id is a point before it is put, after that, and after it was taken."""
 
     death: Death
 

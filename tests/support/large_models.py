@@ -41,7 +41,7 @@ from jobs.weights.manifest import Manifest
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Perform, Worker
 from tests.support.models_directory import digest_of
-from tests.support.month import Bells, MonthClock
+from tests.support.month import ImpatientQueue, MonthClock
 
 GB, TB = 10**9, 10**12
 
@@ -121,28 +121,28 @@ class LargeModels:
     def __init__(self, folder: Path, fleet: Fleet, begin: datetime) -> None:
         self.fleet, self.clock = fleet, MonthClock(begin)
         self.facts = SqliteDict(folder / "ledger.sqlite")
-        self.bells = Bells(folder / "ledger.sqlite", clock=self.clock)
-        self.book = Ledger(self.bells, self.facts, self.clock)
+        self.queue = ImpatientQueue(folder / "ledger.sqlite", clock=self.clock)
+        self.ledger = Ledger(self.queue, self.facts, self.clock)
         self.root = folder / "models"
         self.mounted = weights_lane.MountedWeights(Still(), self.root, self.facts, self.clock)
         self.mounted.open()
         self.weights = self.mounted.weights
         self.archive = archive_at(self.root)
-        self.here: dict[str, Manifest] = {}
+        self.manifests: dict[str, Manifest] = {}
         self.upstream: dict[str, Manifest] = {}
         self.registry = Registry(client=httpx.Client(transport=httpx.MockTransport(self._answer)), requests=NEVER)
-        self.post = runs.ScheduleContext(self.book, self.facts, fleet, self.clock, lambda _: None)
+        self.post = runs.ScheduleContext(self.ledger, self.facts, fleet, self.clock, lambda _: None)
         self.seen: list[Seen] = []
         self.before: dict[str, int] = {}
         """The sizes at the beginning."""
 
     def close(self) -> None:
-        self.bells.close()
+        self.queue.close()
         self.facts.close()
 
     def put(self, name: str, manifest: Manifest) -> None:
         """Here, and upstream."""
-        self.upstream[str(ModelName.parse(name))] = self.here[str(ModelName.parse(name))] = manifest
+        self.upstream[str(ModelName.parse(name))] = self.manifests[str(ModelName.parse(name))] = manifest
         lay(self.weights, name, manifest, self.clock.now())
 
     def use(self, *names: str, at: datetime) -> None:
@@ -157,12 +157,12 @@ class LargeModels:
         now = self.clock.now()
         found = self.weights.survey()
         return actual_from(
-            found, self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
+            found, self.ledger.reader, self.facts, fleet=self.fleet, memory=memory, registry=self.registry, now=now
         )
 
     def night(self) -> Seen:
         """The night as `plan` tells it, as it is posted, and once more; then its jobs are done."""
-        planned = night(self.fleet, self.actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
+        planned = night(self.fleet, self.actual(recall(self.facts, self.ledger.reader.jobs())), self.clock.now())
         posted = self._posted()
         again = self._posted()
         self.seen.append(Seen(self.clock.now(), planned, posted, again))
@@ -170,32 +170,32 @@ class LargeModels:
         return self.seen[-1]
 
     def _posted(self) -> list[Job]:
-        before = set(self.book.reader.ids())
+        before = set(self.ledger.reader.ids())
         runs.nightly(self.post, self.actual)
-        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
+        return [self.ledger.reader.get(id) for id in set(self.ledger.reader.ids()) - before]
 
     def work(self) -> None:
         """The weights lane, until nothing is left to do."""
         with weights_lane.performing(
-            self.book, self.facts, self.mounted, registry=self.registry, fleet=self.fleet, clock=self.clock
+            self.ledger, self.facts, self.mounted, registry=self.registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             worker = Worker(
-                self.book,
+                self.ledger,
                 WEIGHTS_LANE,
                 lambda run: self._performed(run, perform),
                 clock=self.clock,
                 concurrency=1,  # a pull that came before the prune would find no room
                 timing=timing(timedelta(hours=1)),
             )
-            self.bells.goes_home = threading.Event()
-            worker.run(self.bells.goes_home)
+            self.queue.goes_home = threading.Event()
+            worker.run(self.queue.goes_home)
 
     def _performed(self, run: RunningAttempt, perform: Perform) -> Any:
         """What reads weights through is told as done; all else is done."""
         name = str(ModelName.parse(run.job.request.get("model") or "none"))
         match run.job.kind:
             case "verify":
-                blobs = self.here[name].blobs
+                blobs = self.manifests[name].blobs
                 assert self.weights.layout.manifest(ModelName.parse(name)).exists()
                 told = {"models": [name], "blobs": len(blobs), "bytes": sum(blob.size for blob in blobs)}
                 return {**told, "mended": [], "torn": []}

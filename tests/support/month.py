@@ -90,17 +90,17 @@ class MonthClock(HandClock):
         return wake is not None and wake.is_set()
 
 
-class Bells(SqliteQueue):
-    """The queue, for a worker that goes home when no bell rings: the next tick sends another one."""
+class ImpatientQueue(SqliteQueue):
+    """The queue, for a worker that goes home when no id waits: the next tick sends another one."""
 
     goes_home: threading.Event
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
-        rung = super().get(block=False, partition=partition)
-        if rung is None:
+        id = super().get(block=False, partition=partition)
+        if id is None:
             self.goes_home.set()
             raise queue.Empty
-        return rung
+        return id
 
 
 @dataclass
@@ -153,8 +153,8 @@ class Month:
         path = self.folder / "ledger.sqlite"
         self.clock = MonthClock(BEGIN)
         self.facts = SqliteDict(path)
-        self.bells = Bells(path, clock=self.clock)
-        self.book = Ledger(self.bells, self.facts, self.clock)
+        self.queue = ImpatientQueue(path, clock=self.clock)
+        self.ledger = Ledger(self.queue, self.facts, self.clock)
         self.root = self.folder / "models"
         self.root.mkdir()
         self.servers = Servers(self.facts, self.fleet, self.clock)
@@ -164,15 +164,15 @@ class Month:
         mirror = {"*": self.registry.url}
         self.asked_at_night = Registry(clock=self.clock, mirrors=mirror, requests=NEVER)
         self.asked_by_pulls = Registry(clock=self.clock, mirrors=mirror, requests=AT_ONCE, policy=AT_ONCE)
-        self.post = runs.ScheduleContext(self.book, self.facts, self.fleet, self.clock, self._ring)
+        self.post = runs.ScheduleContext(self.ledger, self.facts, self.fleet, self.clock, self._send_worker)
         self.webhook_hangs = False
         self.is_interrupted = False
         self.sleeps_through = False
-        self._rung: list[str] = []
+        self._sent_lanes: list[str] = []
         self._news = False
 
     def close(self) -> None:
-        self.bells.close()
+        self.queue.close()
         self.facts.close()
 
     # -- time ----------------------------------------------------------------------------------------------------------
@@ -219,28 +219,28 @@ class Month:
 
     def _nightly(self) -> None:
         """The night, as `plan` tells it before, and once more."""
-        planned = night(self.fleet, self._actual(recall(self.facts, self.book.reader.jobs())), self.clock.now())
+        planned = night(self.fleet, self._actual(recall(self.facts, self.ledger.reader.jobs())), self.clock.now())
         posted = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         again = self._posted_by(lambda: runs.nightly(self.post, self._actual))
         self.nights.append(NightSeen(self.clock.now(), planned, posted, again))
 
     def _posted_by(self, act: Callable[[], object]) -> list[Job]:
-        before = set(self.book.reader.ids())
+        before = set(self.ledger.reader.ids())
         act()
-        return [self.book.reader.get(id) for id in set(self.book.reader.ids()) - before]
+        return [self.ledger.reader.get(id) for id in set(self.ledger.reader.ids()) - before]
 
     def _actual(self, memory: Memory) -> Actual:
         now, registry = self.clock.now(), self.asked_at_night
         return actual_from(
-            self.survey(), self.book.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
+            self.survey(), self.ledger.reader, self.facts, fleet=self.fleet, memory=memory, registry=registry, now=now
         )
 
     def survey(self) -> Survey:
         return self.mounted.weights.survey()
 
-    def _ring(self, lane: str) -> None:
-        if lane not in self._rung:
-            self._rung.append(lane)
+    def _send_worker(self, lane: str) -> None:
+        if lane not in self._sent_lanes:
+            self._sent_lanes.append(lane)
 
     def _send_for_delivery(self) -> None:
         self._news = True
@@ -254,8 +254,8 @@ class Month:
     # -- the workers ---------------------------------------------------------------------------------------------------
 
     def _work(self) -> None:
-        while self._rung:
-            lane = self._rung.pop(0)
+        while self._sent_lanes:
+            lane = self._sent_lanes.pop(0)
             if lane == WEIGHTS_LANE:
                 self._at_weights()
             else:
@@ -264,7 +264,7 @@ class Month:
     def _at_weights(self) -> None:
         registry = self.asked_by_pulls
         with weights_lane.performing(
-            self.book, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
+            self.ledger, self.facts, self.mounted, registry=registry, fleet=self.fleet, clock=self.clock
         ) as perform:
             self._worker(WEIGHTS_LANE, lambda run: self._perhaps_interrupted(run, perform))
         if self.is_interrupted and self.registry.counters()["served"]:
@@ -272,17 +272,17 @@ class Month:
             self.is_interrupted = False
 
     def _worker(self, lane: str, perform: Perform) -> None:
-        self.bells.goes_home = threading.Event()
+        self.queue.goes_home = threading.Event()
         patient = replace(timing(timedelta(hours=1)), grace=timedelta(hours=1))
-        worker = Worker(self.book, lane, perform, clock=self.clock, concurrency=1, timing=patient)
-        worker.run(self.bells.goes_home)
+        worker = Worker(self.ledger, lane, perform, clock=self.clock, concurrency=1, timing=patient)
+        worker.run(self.queue.goes_home)
 
     def _perhaps_interrupted(self, run: RunningAttempt, perform: Perform) -> Any:
         """The container of a pull is taken away while bytes move, when a scene wants it."""
         if self.is_interrupted and run.job.kind == "pull":
             self.registry.faults.add(RegistryFault("cdn", "hang", value=1000, times=None))
             self.registry.reset()
-            threading.Thread(target=self._interrupt, args=(self.bells.goes_home,), daemon=True).start()
+            threading.Thread(target=self._interrupt, args=(self.queue.goes_home,), daemon=True).start()
         return perform(run)
 
     def _interrupt(self, taken_away: threading.Event) -> None:
@@ -303,8 +303,8 @@ class Month:
 
     def ask(self, kind: str, *names: str) -> None:
         for name in names:
-            self.book.post(kind, str(ModelName.parse(name).folded()), {"model": name}, by="alice")
-        self._ring(WEIGHTS_LANE)
+            self.ledger.post(kind, str(ModelName.parse(name).folded()), {"model": name}, by="alice")
+        self._send_worker(WEIGHTS_LANE)
 
     def use(self, *names: str) -> None:
         """Callers, through a gateway that counts them."""
@@ -316,9 +316,9 @@ class Month:
 
     def retry(self, failure_class: str) -> None:
         """`retry --all --class`, after an outage."""
-        for job in of_class(self.book.reader.jobs(), failure_class):
-            self.book.again(job, by="alice")
-        self._ring(WEIGHTS_LANE)
+        for job in of_class(self.ledger.reader.jobs(), failure_class):
+            self.ledger.again(job, by="alice")
+        self._send_worker(WEIGHTS_LANE)
 
     def publish(self, model: SimModel) -> None:
         """A newer version of a model, upstream."""
@@ -336,7 +336,7 @@ class Month:
     def jobs(self) -> list[Job]:
         """All that ever were, oldest first, the archived ones among them."""
         known = {job.id: job for job in archived_jobs(self.archive, BEGIN - timedelta(days=1))}
-        known |= {job.id: job for job in self.book.reader.jobs()}
+        known |= {job.id: job for job in self.ledger.reader.jobs()}
         return sorted(known.values(), key=lambda job: job.posted_at)
 
     def cases(self) -> list[Case]:

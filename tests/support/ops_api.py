@@ -85,7 +85,7 @@ class OpsApi:
 
     folder: Path
     clock: Clock = field(default_factory=SystemClock)
-    rung: list[str] = field(default_factory=list)
+    sent_lanes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     age: timedelta | None = timedelta(seconds=2)
     stores: list[Store] = field(default_factory=list)
@@ -123,7 +123,7 @@ class OpsApi:
             tiers=lambda: TIERS,
             usage=lambda since: [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)],
             age=lambda: self.age,
-            send_worker=self.rung.append,
+            send_worker=self.sent_lanes.append,
             changed=lambda: self.changes.append("changed"),
         )
         return replace(ops_context, **changes)

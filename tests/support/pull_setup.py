@@ -151,7 +151,7 @@ class Reader:
     """Looks at models directories all the time: whatever is listed must be whole, byte for byte."""
 
     def __init__(self) -> None:
-        self.looks = 0
+        self.reads = 0
         self.models_seen = 0
         self._watched: list[ModelsDirectory] = []
         self._hashed: set[tuple[str, int, int]] = set()
@@ -181,7 +181,7 @@ class Reader:
                 self._look_at(weights)
 
     def _look_at(self, weights: ModelsDirectory) -> None:
-        self.looks += 1
+        self.reads += 1
         for file in weights.layout.manifest_files():
             self.models_seen += 1
             for layer in Manifest.parse(file.path.read_bytes()).blobs:

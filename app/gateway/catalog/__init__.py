@@ -3,7 +3,7 @@
 near_names      which known names come near one that nobody has, at a cost that does not grow with them
 ollama_lists    what the gateway answers by itself, in Ollama's exact shapes
 server_reports  what the servers of a tier reported of themselves, as far as it matters to callers who wait for them
-shared_refresh  what is known, looked up at once, for all who cannot wait for the next round
+shared_refresh  what is known, looked up at once, for all who cannot wait for the next refresh
 sources         where the gateway's models come from: a directory, a volume, or the server on loopback
 state           what is known, in memory: models, reports, the generation of the weights
 volume          the mounted volume as the gateway reads it

@@ -24,11 +24,13 @@ class _Read:
 
 
 class ServerReports:
-    """
+    """Answers what waiting callers want to know of a tier's servers, from their reports.
+
     Args:
         reports: what the servers of a tier said last; the same object for as long as it is the same.
         generation: of the weights, as the ledger names it.
         clock: the time.
+
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is known, looked up at once for callers who cannot wait for the next round: one time for all, and not often."""
+"""What is known, looked up at once for callers who cannot wait for the next refresh: once for all, and not often."""
 
 import asyncio
 from collections.abc import Callable

@@ -60,7 +60,7 @@ class KnownState:
         facts: the ledger's dict: the reports and the generation.
         source: where the models come from.
         clock: for ages and pauses.
-        every: how long a round may wait for the next.
+        every: how long a refresh may wait for the next.
 
     """
 
@@ -99,7 +99,7 @@ class KnownState:
     def reports(self, tier: str | None = None) -> tuple[Report, ...]:
         """What the servers said last, newest first; those of one tier if it is given.
 
-        The same object until the next round, and at no cost: every request asks for it.
+        The same object until the next refresh, and at no cost: every request asks for it.
         """
         return self._reported.reports if tier is None else self._reported.by_tier.get(tier, ())
 
@@ -120,13 +120,13 @@ class KnownState:
 
     @property
     def trouble(self) -> str | None:
-        """Why the last round did not learn everything, if it did not."""
+        """Why the last refresh did not learn everything, if it did not."""
         return "; ".join(self._troubles.values()) or None
 
     # How it stays fresh
 
     def start(self) -> None:
-        """One round here, then one after another in a thread."""
+        """Refresh here once, then again and again in a thread."""
         self.refresh()
         self._thread.start()
 
@@ -136,7 +136,7 @@ class KnownState:
             self._thread.join(timeout=5)
 
     def refresh(self) -> bool:
-        """One round; false when a part of it failed, which then stays as it was known."""
+        """Look everything up; false when a part of it failed, which then stays as it was known."""
         with self._refreshing:
             is_reported = self._try("what the ledger tells", self._learn_reported)
             return self._try("which models there are", self._learn_models) and is_reported

@@ -68,11 +68,13 @@ class CostResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Costs:
-    """
+    """Estimates what the servers cost, for one caller.
+
     Args:
         clock: the time.
         entries: the ledger's dict, and what has left it, by key.
         fleet: the prices; None where nothing is rented.
+
     """
 
     clock: Clock
@@ -100,8 +102,8 @@ class Costs:
 def router(costs: Costs) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/cost", response_model=CostResponse)
-    async def tell(
+    @api.get("/cost", response_model=CostResponse, operation_id="tell_ops_v1_cost_get")
+    async def cost(
         caller: Annotated[Caller, Depends(reader)],
         since: Annotated[
             Moment | Left,

@@ -67,11 +67,13 @@ class DaysResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Days:
-    """
+    """Sums up requests, cost and health by day, for one caller.
+
     Args:
         clock: the time.
         entries: the ledger's dict, and what has left it, by key.
         fleet: the prices and the budget; None where none are declared.
+
     """
 
     clock: Clock
@@ -160,8 +162,8 @@ def _midnight(day: date) -> datetime:
 def router(days: Days) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/days", response_model=DaysResponse)
-    async def tell(
+    @api.get("/days", response_model=DaysResponse, operation_id="tell_ops_v1_days_get")
+    async def by_day(
         caller: Annotated[Caller, Depends(reader)],
         since: Annotated[
             date | None,

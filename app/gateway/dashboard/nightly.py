@@ -123,16 +123,16 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
     """
     api = APIRouter(tags=["state"])
 
-    def last_night(ledger: LedgerReader) -> dict[str, Any]:
+    def report_of(ledger: LedgerReader) -> dict[str, Any]:
         return report(entries(), ledger.jobs())
 
-    @api.get("/night", response_model=NightResponse)
-    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+    @api.get("/night", response_model=NightResponse, operation_id="tell_ops_v1_night_get")
+    async def last_night(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
         """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
 
         A key for some models is told of the jobs about those.
         """
-        night = await ledger_pool.read(last_night)
+        night = await ledger_pool.read(report_of)
         if caller.models:
             jobs = [job for job in night["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
             night = {**night, "jobs": jobs, "left": [], "opened": [], "passed": []}

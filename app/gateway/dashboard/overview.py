@@ -88,7 +88,8 @@ class OverviewResponse(BaseModel):
 
 @dataclass(frozen=True)
 class Overview:
-    """
+    """Collects what the page shows beside jobs, models and tiers, for one caller.
+
     Args:
         clock: the time.
         reports: what the servers said last.
@@ -99,6 +100,7 @@ class Overview:
         keyless: no keys are configured.
         rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
         simulated: the servers only pretend.
+
     """
 
     clock: Clock
@@ -222,8 +224,8 @@ def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName
 def router(overview: Overview) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    @api.get("/board", response_model=OverviewResponse)
-    async def tell(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+    @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
+    async def board(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
         return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
 

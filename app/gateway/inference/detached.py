@@ -56,7 +56,7 @@ class DetachedRequests:
 
 
 def _nothing() -> None:
-    """It had no share to give back."""
+    """For a request that holds no share."""
 
 
 async def _until_begun(asking: asyncio.Task[UpstreamAnswer], seconds: float) -> None:

@@ -44,7 +44,7 @@ class Readings:
         weights_bytes: what the models take; None when not known.
         usage_dropped: records of usage that were lost.
         log_dropped: log lines that were lost because nothing read them.
-        known_state_seconds: how old what we know of models and servers is; None before the first round.
+        known_state_seconds: how old what we know of models and servers is; None before the first refresh.
 
     """
 

@@ -73,7 +73,7 @@ class OpsAuth:
 
 
 def _bounded(receive: Receive, seconds: float) -> Receive:
-    """The same, but a body that is too long or too slow ends with 413 or 408 as soon as it is."""
+    """`receive`, but a body that is too long or too slow ends with 413 or 408 as soon as it is."""
     body = bounded(receive, BODY_BYTES, seconds)
 
     async def receive_some() -> Message:

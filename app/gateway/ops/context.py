@@ -28,7 +28,7 @@ def send_none(_: str) -> None:
 
 
 def nothing() -> None:
-    """Nothing has to be done."""
+    """For a gateway that need not be refreshed after a pull or a delete."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class OpsContext:
         route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
-        age: how old what is known of models and servers is; None before the first round.
+        age: how old what is known of models and servers is; None before the first refresh.
         send_worker: starts a worker for a lane.
         changed: called when a pull or a delete whose caller waits has ended.
         rate_limit: bytes per second for a pull that names none.

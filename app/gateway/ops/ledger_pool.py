@@ -62,7 +62,7 @@ class LedgerPool:
         return await answer
 
     async def read(self, work: Callable[[LedgerReader], T]) -> T:
-        """The same for what only reads."""
+        """Like `do`, for what only reads."""
         return await self.do(lambda ledger: work(ledger.reader))
 
     def _close_question(self, _: "asyncio.Future[T]") -> None:

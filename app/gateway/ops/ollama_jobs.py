@@ -208,15 +208,15 @@ class Pulls:
         frames, loop = Frames(), asyncio.get_running_loop()
         yield _line(MANIFEST)
         last: Frame = MANIFEST
-        told_at = loop.time()
+        sent_at = loop.time()
         async for now in self.ledger_pool.follow(job):
             if now.has_ended:
                 await asyncio.to_thread(self.ops_context.changed)
             for frame in frames.see(now):
-                last, told_at = frame, loop.time()
+                last, sent_at = frame, loop.time()
                 yield _line(frame)
-            if loop.time() - told_at > REPEAT_SECONDS:
-                told_at = loop.time()
+            if loop.time() - sent_at > REPEAT_SECONDS:
+                sent_at = loop.time()
                 yield _line(last)
 
 

@@ -158,7 +158,7 @@ class Gone(Exception):
 
 
 def bounded(receive: Receive, most: int = MOST, seconds: float = SECONDS) -> Receive:
-    """The same, for as long as the body comes as it should.
+    """`receive`, for as long as the body comes as it should.
 
     Raises:
         TooLarge: more has come than may.

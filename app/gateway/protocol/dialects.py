@@ -67,7 +67,7 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
 
 
 def error_in_stream(path: str, speech: Speech, status: int, text: str, request_id: str) -> bytes:
-    """The same where the status was sent long ago: a last line, or an event that every client takes for an error."""
+    """An error where the status was sent long ago: a last line, or an event that every client takes for an error."""
     document = error(speech, status, text, request_id)
     if speech == "ollama":
         return _dumped(document) + b"\n"

@@ -56,7 +56,7 @@ class HoldContext:
 
 
 class NotReadyYet(NetworkTrouble):
-    """It is not ready yet."""
+    """The tier or the model is not ready yet; the caller may wait."""
 
 
 class Expired(NotReadyYet):

@@ -64,7 +64,7 @@ class SimulatorSettings:
 
 @dataclass(frozen=True)
 class SimulatorParts:
-    """One server, as its routes see it."""
+    """One server, as its routes see it. Every connection's thread uses it; each part guards what it shares."""
 
     settings: SimulatorSettings
     store: Store

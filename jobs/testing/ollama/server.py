@@ -30,7 +30,7 @@ DISCOVERING = "waiting for GPU discovery"
 
 
 class OllamaDouble:
-    """One simulated server. Start it, or use it as a context manager.
+    """One simulated server. Start it, or use it as a context manager; whoever starts it stops it, in one thread.
 
     Args:
         models: its models directory; None is a temporary one.
@@ -54,6 +54,7 @@ class OllamaDouble:
         self._is_temporary = models is None
         self._address = (host, port)
         self._clock = clock or SystemClock()
+        #: Filled by `start`, emptied by `stop`.
         self._closing = ExitStack()
         self.faults = OllamaFaults()
         self.those_here = ""
@@ -78,6 +79,7 @@ class OllamaDouble:
         self._server = SimServer(self._address, parts)
         self._closing.callback(self._server.server_close)
         parts.store.start()
+        #: Started by `_starter`, which `stop` joins first.
         self._thread = serving(self._server)
         starter = threading.Thread(target=self._discover, daemon=True, name=DISCOVERING)
         starter.start()

@@ -183,7 +183,7 @@ class _RegistryHandler(DoubleHandler):
             return
         sent = 0
         for chunk in self._spoilt(layer.chunks(start, stop), faults):
-            self.stock.clock.wait(self.stock.throttle.book(len(chunk)), self.stock.stopping)
+            self.stock.clock.wait(self.stock.throttle.reserve(len(chunk)), self.stock.stopping)
             self.wfile.write(chunk)
             sent += len(chunk)
             self.stock.count(served=(digest, len(chunk)))

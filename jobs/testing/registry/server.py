@@ -21,6 +21,7 @@ from jobs.testing.registry.stock import RegistryStock
 class RegistryDouble(RegistryStock):
     """The registry and its CDN, each on a port of its own. Start it, or use it as a context manager."""
 
+    #: Both are replaced by `start`, and read by `stop` and `hang_up`: one thread calls them all.
     _servers: tuple[RegistryServer, ...] = ()
     _threads: tuple[threading.Thread, ...] = ()
 

@@ -125,14 +125,14 @@ def test_a_key_for_some_models_asks_for_no_other(narrow: RunningGateway, key: st
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[OpsApi]:
+def api(tmp_path: Path) -> Iterator[OpsApi]:
     with ops_api(tmp_path) as found:
         yield found
 
 
 @pytest.fixture
-def ledger(here: OpsApi) -> Ledger:
-    return here.ledger()
+def ledger(api: OpsApi) -> Ledger:
+    return api.ledger()
 
 
 def follow(stack: ExitStack, url: str, id: str, key: str) -> httpx.Response:
@@ -141,10 +141,10 @@ def follow(stack: ExitStack, url: str, id: str, key: str) -> httpx.Response:
     return stack.enter_context(client.stream("GET", f"{url}/ops/v1/jobs/{id}/events"))
 
 
-def test_one_key_never_follows_in_all_places(here: OpsApi, ledger: Ledger) -> None:
+def test_one_key_never_follows_in_all_places(api: OpsApi, ledger: Ledger) -> None:
     """Of eight places one of three keys has two, by events or by pulls; then it is told when to come again."""
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t").job.id
-    with served(here.app(followers=8)) as url, ExitStack() as stack:
+    with served(api.app(followers=8)) as url, ExitStack() as stack:
         assert follow(stack, url, id, ADMIN_KEY).status_code == 200
         puller = stack.enter_context(httpx.Client(headers={"x-api-key": ADMIN_KEY}, timeout=PATIENCE))
         pull = stack.enter_context(puller.stream("POST", f"{url}/api/pull", json={"model": "qwen3"}))
@@ -160,7 +160,7 @@ def test_one_key_never_follows_in_all_places(here: OpsApi, ledger: Ledger) -> No
         assert follow(stack, url, id, CHAT_KEY).status_code == 200
 
 
-def test_no_two_followers_take_the_last_place(here: OpsApi, ledger: Ledger) -> None:
+def test_no_two_followers_take_the_last_place(api: OpsApi, ledger: Ledger) -> None:
     """Of twelve who come at once for one key's two places two get one, and each of the others hears so."""
     id = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t").job.id
 
@@ -179,12 +179,12 @@ def test_no_two_followers_take_the_last_place(here: OpsApi, ledger: Ledger) -> N
             await asyncio.wait_for(asyncio.gather(*(one() for _ in range(12))), PATIENCE)
             return sorted(seen)
 
-    with served(here.app(followers=8)) as url:
+    with served(api.app(followers=8)) as url:
         assert asyncio.run(all_at_once(url)) == [200] * 2 + [429] * 10
         until(lambda: asyncio.run(all_at_once(url)) == [200] * 2 + [429] * 10, "the places given back")
 
 
-def test_one_key_never_has_all_who_work(here: OpsApi) -> None:
+def test_one_key_never_has_all_who_work(api: OpsApi) -> None:
     """A key with its share of requests under way is told to wait; others are worked for meanwhile."""
     gate = threading.Event()
 
@@ -195,7 +195,7 @@ def test_one_key_never_has_all_who_work(here: OpsApi) -> None:
     def asked(key: str, path: str) -> httpx.Response:
         return httpx.get(f"{url}/ops/v1{path}", headers={"x-api-key": key}, timeout=PATIENCE)
 
-    app = here.app(here.ops_context(models=slow))
+    app = api.app(api.ops_context(models=slow))
     with served(app) as url, ThreadPoolExecutor(40) as callers:
         answers = [callers.submit(asked, CHAT_KEY, "/models") for _ in range(40)]
         try:
@@ -290,14 +290,14 @@ def test_scrapes_at_once_see_all_jobs() -> None:
 # -- what has left the ledger ------------------------------------------------------------------------------------------
 
 
-def test_an_archived_job_is_as_good_as_another(here: OpsApi, ledger: Ledger) -> None:
+def test_an_archived_job_is_as_good_as_another(api: OpsApi, ledger: Ledger) -> None:
     """Over HTTP it is told, followed to its end, tried again, and stays as it is when it is cancelled."""
     job = ledger.cancel(
         ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="t", attempts=5).job.id, by="t"
     )
     old = replace(job, id="old-1", posted_at=job.posted_at - timedelta(days=40))
-    ops_context = here.ops_context(archived=lambda _: [old])
-    with served(here.app(ops_context)) as url:
+    ops_context = api.ops_context(archived=lambda _: [old])
+    with served(api.app(ops_context)) as url:
 
         def ask(method: str, path: str, key: str = ADMIN_KEY) -> httpx.Response:
             return httpx.request(method, f"{url}/ops/v1/jobs/{path}", headers={"x-api-key": key}, timeout=PATIENCE)

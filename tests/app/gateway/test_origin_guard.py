@@ -71,11 +71,11 @@ def test_pages_of_others_stay_outside(headers: dict[str, str]) -> None:
 
 def test_the_refusal_has_the_shape_of_the_dialect() -> None:
     """Whoever asks like OpenAI or Anthropic is refused in that shape; HEAD has no body."""
-    stranger = {"host": "evil.example"}
+    foreign_origin = {"host": "evil.example"}
 
-    assert ask("/v1/chat/completions", **stranger).json()["error"]["message"]
-    assert ask("/v1/messages", **stranger).json()["type"] == "error"
-    assert ask("/", "HEAD", **stranger).content == b""
+    assert ask("/v1/chat/completions", **foreign_origin).json()["error"]["message"]
+    assert ask("/v1/messages", **foreign_origin).json()["type"] == "error"
+    assert ask("/", "HEAD", **foreign_origin).content == b""
 
 
 @given(st.text(max_size=60))

@@ -289,7 +289,7 @@ LOADED = ServerView(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), serve
 
 
 @pytest.mark.parametrize(
-    ("look", "before", "step"),
+    ("view", "before", "step"),
     [
         (IDLE, None, ReloadStep.REFRESH),
         (IDLE, LOADED, ReloadStep.REFRESH),
@@ -304,16 +304,16 @@ LOADED = ServerView(loaded=(("llama3.2:latest", "2026-11-01T10:00:00Z"),), serve
         (ServerView(LOADED.loaded, 3, 2), LOADED, ReloadStep.LATER),
     ],
 )
-def test_new_weights_wait_for_nothing_in_use(look: ServerView, before: ServerView | None, step: ReloadStep) -> None:
+def test_new_weights_wait_for_nothing_in_use(view: ServerView, before: ServerView | None, step: ReloadStep) -> None:
     """New weights wait until nothing is in flight, and until a loaded model was left alone since the last look."""
-    assert next_step(2, 1, look, before) is step
-    assert next_step(1, 1, look, before) is ReloadStep.NOTHING
+    assert next_step(2, 1, view, before) is step
+    assert next_step(1, 1, view, before) is ReloadStep.NOTHING
 
 
 def test_new_weights_do_not_wait_for_ever() -> None:
     """What was never left alone for some minutes asks for a pause; what is left alone needs none."""
-    for look in (LOADED, ServerView(LOADED.loaded, 3, 1), ServerView((), 3, 1), ServerView((), 3, None)):
-        assert next_step(2, 1, look, None, OVERDUE) is ReloadStep.PAUSE
-        assert next_step(2, 1, look, None, OVERDUE - timedelta(seconds=1)) is ReloadStep.LATER
+    for view in (LOADED, ServerView(LOADED.loaded, 3, 1), ServerView((), 3, 1), ServerView((), 3, None)):
+        assert next_step(2, 1, view, None, OVERDUE) is ReloadStep.PAUSE
+        assert next_step(2, 1, view, None, OVERDUE - timedelta(seconds=1)) is ReloadStep.LATER
     assert next_step(2, 1, LOADED, LOADED, OVERDUE) is ReloadStep.REFRESH
     assert next_step(1, 1, LOADED, None, OVERDUE) is ReloadStep.NOTHING

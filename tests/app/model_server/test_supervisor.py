@@ -588,13 +588,13 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
     with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         next(lines)
-        look = threading.Thread(target=server.check)
-        look.start()
+        check = threading.Thread(target=server.check)
+        check.start()
         until(lambda: asks_for_a_pause(case))
         assert case.volume.reloads == 1
         assert '"done":true' in list(lines)[-1].replace(" ", "")
-    look.join(timeout=30)
-    assert not look.is_alive()
+    check.join(timeout=30)
+    assert not check.is_alive()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]
@@ -613,12 +613,12 @@ def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> No
     with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
         lines = answer.iter_lines()
         next(lines)
-        look = threading.Thread(target=server.check)
-        look.start()
+        check = threading.Thread(target=server.check)
+        check.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(FIRST_PAUSE)
-        look.join(timeout=30)
-        assert not look.is_alive()
+        check.join(timeout=30)
+        assert not check.is_alive()
         assert not asks_for_a_pause(case)
         assert case.volume.reloads == 1
         server.check()
@@ -635,12 +635,12 @@ def test_a_connection_that_carries_nothing_does_not_keep_new_weights_out(case: C
     with socket.create_connection((case.host.host, case.host.port)):
         server.check()
         case.clock.tick(OVERDUE)
-        look = threading.Thread(target=server.check)
-        look.start()
+        check = threading.Thread(target=server.check)
+        check.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(timedelta(seconds=20))
-        look.join(timeout=30)
-        assert not look.is_alive()
+        check.join(timeout=30)
+        assert not check.is_alive()
         assert case.report()["generation"] == 2
     assert case.listed() == ["llama3.2:latest", "other:latest"]
     assert case.loaded() == ["llama3.2:latest"]

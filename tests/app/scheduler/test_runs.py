@@ -110,15 +110,15 @@ def test_nightly_twice_is_nightly_once(store: Store) -> None:
 
 
 def test_a_tick_sends_workers_where_work_is_due(store: Store) -> None:
-    """A tick rings for the lanes that have due jobs, for no other, and once more does no harm."""
-    rung: list[str] = []
-    tick_ledger(store.ledger(), store.facts, store.clock, rung.append)
-    assert rung == []
+    """A tick sends workers to the lanes that have due jobs, for no other, and once more does no harm."""
+    sent_lanes: list[str] = []
+    tick_ledger(store.ledger(), store.facts, store.clock, sent_lanes.append)
+    assert sent_lanes == []
     id = pull(store, "m:latest")
     store.empty_queue()
     for _ in range(2):
-        tick_ledger(store.ledger(), store.facts, store.clock, rung.append)
-    assert rung == ["weights", "weights"]
+        tick_ledger(store.ledger(), store.facts, store.clock, sent_lanes.append)
+    assert sent_lanes == ["weights", "weights"]
     assert store.ledger().reader.get(id).state is JobState.QUEUED
 
 

@@ -24,8 +24,8 @@ def fleet() -> Fleet:
     return parse(document, "test")
 
 
-def post_of(store: Store, rung: list[str]) -> runs.ScheduleContext:
-    return runs.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, rung.append)
+def post_of(store: Store, sent_lanes: list[str]) -> runs.ScheduleContext:
+    return runs.ScheduleContext(store.ledger(), store.facts, fleet(), store.clock, sent_lanes.append)
 
 
 def empty(post: runs.ScheduleContext, memory: Memory) -> Actual:
@@ -44,11 +44,11 @@ def move_to(store: Store, hour: int) -> None:
 
 def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
     """The tick that opens a window sends a worker for its models, which are posted once."""
-    rung: list[str] = []
+    sent_lanes: list[str] = []
     move_to(store, 8)
-    runs.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
-    assert rung == [SERVERS_LANE]
-    runs.tick(post_of(store, rung), lambda: None, lambda *_: None, lambda: None)
+    runs.tick(post_of(store, sent_lanes), lambda: None, lambda *_: None, lambda: None)
+    assert sent_lanes == [SERVERS_LANE]
+    runs.tick(post_of(store, sent_lanes), lambda: None, lambda *_: None, lambda: None)
     assert [job.subject for job in store.ledger().reader.jobs()] == ["llama3.2:latest"]
 
 
@@ -68,11 +68,11 @@ def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:
 
 def test_a_night_sends_for_what_it_posts(store: Store) -> None:
     """The workers of a night's jobs are sent for at once, and the weights worker in any case."""
-    rung: list[str] = []
-    post = post_of(store, rung)
+    sent_lanes: list[str] = []
+    post = post_of(store, sent_lanes)
     runs.nightly(post, lambda memory: empty(post, memory))
     assert {job.kind for job in post.ledger.reader.jobs()} == {"pull"}
-    assert rung == [WEIGHTS_LANE]
+    assert sent_lanes == [WEIGHTS_LANE]
 
 
 def test_a_night_that_broke_off_has_not_come(store: Store) -> None:

@@ -51,15 +51,15 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def here(home: Path) -> Iterator[OpsApi]:
+def api(home: Path) -> Iterator[OpsApi]:
     """A gateway's ledger, which a command without a URL reads as that of its own home."""
-    with ops_api(home / "om") as found:
-        yield found
+    with ops_api(home / "om") as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
-def url(here: OpsApi) -> Iterator[str]:
-    with served(here.app()) as address:
+def url(api: OpsApi) -> Iterator[str]:
+    with served(api.app()) as address:
         yield address
 
 
@@ -76,16 +76,16 @@ def remote(tmp_path_factory: pytest.TempPathFactory, url: str) -> Shell:
 
 
 @pytest.fixture(scope="module")
-def ledger(here: OpsApi) -> Ledger:
-    return here.ledger()
+def ledger(api: OpsApi) -> Ledger:
+    return api.ledger()
 
 
-def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, remote: Shell) -> None:
+def test_a_pull_from_elsewhere_is_followed_to_its_end(api: OpsApi, home: Path, remote: Shell) -> None:
     """Posted, followed and concluded in the words of the local command, with its JSON and exit code."""
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
         scene = Scene(home / "scene", registry.url)
         scene.weights().prepare()
-        with working(here.store(), scene.context(client)):
+        with working(api.store(), scene.context(client)):
             done = remote.run("pull", NAME)
             again = remote.ask("pull", NAME)
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_a_pull_from_elsewhere_is_followed_to_its_end(here: OpsApi, home: Path, 
 
 
 def test_whatever_is_read_reads_the_same_on_both_sides(
-    here: OpsApi, ledger: Ledger, local: Shell, remote: Shell
+    api: OpsApi, ledger: Ledger, local: Shell, remote: Shell
 ) -> None:
     """Lists, stories, beginnings of ids, filters and what is not there: stdout, stderr and code are equal."""
     failed = ledger.post("delete", "gone:latest", {"model": "gone"}, by="somebody", attempts=2).job.id
@@ -105,7 +105,7 @@ def test_whatever_is_read_reads_the_same_on_both_sides(
     ran = Ran(
         claim.held_until, claim.held_until, (NightJob(failed, "delete", "gone:latest", "for a test"),), ("a note",)
     )
-    here.store().facts.put(keys.NIGHT_RAN, ran.as_json())
+    api.store().facts.put(keys.NIGHT_RAN, ran.as_json())
     for words in (
         ["jobs", "--since", "1h", "--json"], ["jobs", "--state", "waiting", "--limit", "1"],
         ["jobs", "--state", "lost"], ["job", failed[:6]], ["jobs", "--dead"],
@@ -137,7 +137,7 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
     assert (ledger.reader.get(again).request, again) == (job.request, f"{id[:-1]}2")
 
 
-def test_every_kind_is_posted_as_a_desk_here_would(url: str, ledger: Ledger) -> None:
+def test_every_kind_is_posted_as_on_this_machine(url: str, ledger: Ledger) -> None:
     """The request that reaches the ledger is the one that the command line words here."""
     requests: dict[tuple[str, str], dict[str, Any]] = {
         ("pull", "b-model:latest"): {"model": "b-model", "way": "auto", "rate_limit": None},

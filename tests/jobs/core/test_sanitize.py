@@ -111,7 +111,7 @@ def test_a_bar_tells_no_raw_words() -> None:
     """A line above the bar is as harmless as any other."""
     console = Console(record=True, width=400, highlight=False)
     progress = RichProgress(console=console)
-    Bar(progress, progress.add_task("")).tell(FORGED)
+    Bar(progress, progress.add_task("")).print_line(FORGED)
     assert harmless(console.export_text().removesuffix("\n").rstrip())
 
 

@@ -180,7 +180,7 @@ def test_foreign_text_is_one_harmless_line(text: str) -> None:
 def test_a_subject_cannot_pretend(store: Store) -> None:
     """Neither a headline nor a story passes on control characters of a subject."""
     ledger = store.ledger()
-    job = ledger.post("pull", "a\x1b[2J\u202eb", {"model": "x\n\ny"}, by="\x07bell").job
+    job = ledger.post("pull", "a\x1b[2J\u202eb", {"model": "x\n\ny"}, by="\x07ann").job
     for line in (*headline(job), *story(job, store.clock.now())):
         assert line.isprintable()
 

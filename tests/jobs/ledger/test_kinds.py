@@ -31,11 +31,11 @@ def test_what_is_typed_is_what_is_stored(
     assert (posted.kind, posted.subject, list(posted.request.items())) == (kind, expected[0], list(expected[1].items()))
 
 
-def test_a_place_has_defaults_of_its_own() -> None:
-    """What is left out is as the place has it; what is given is not changed by that."""
-    pull, place = KINDS["pull"], {"rate_limit": 7}
-    assert pull.request("tiny", defaults=place).request["rate_limit"] == 7
-    assert pull.request("tiny", {"rate_limit": 9}, place).request["rate_limit"] == 9
+def test_defaults_fill_what_is_left_out() -> None:
+    """What is left out is as the defaults say; what is given is not changed by them."""
+    pull, defaults = KINDS["pull"], {"rate_limit": 7}
+    assert pull.request("tiny", defaults=defaults).request["rate_limit"] == 7
+    assert pull.request("tiny", {"rate_limit": 9}, defaults).request["rate_limit"] == 9
 
 
 def test_what_makes_no_sense_is_refused() -> None:

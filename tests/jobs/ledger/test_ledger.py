@@ -35,7 +35,7 @@ def claimed(ledger: Ledger, id: str) -> Claim:
     return claim
 
 
-def test_a_posted_job_is_queued_and_rung_for(ledger: Ledger) -> None:
+def test_a_posted_job_is_queued_for_a_worker(ledger: Ledger) -> None:
     """`post` answers with a queued job and puts its id into the lane of its kind."""
     posted = ledger.post("warm", "llama3.2:latest", {"model": "llama3.2"}, by="shell")
     assert not posted.attached
@@ -109,7 +109,7 @@ def test_a_claim_is_for_one(ledger: Ledger) -> None:
 
 
 def test_a_retry_waits_until_its_time(ledger: Ledger, clock: HandClock) -> None:
-    """An attempt that ends with `retry` leaves the job waiting; from its time on it can be claimed, and is rung for."""
+    """An attempt that ends with `retry` leaves the job waiting; from its time on it is queued and can be claimed."""
     id = post(ledger)
     ledger.next_id("weights", timedelta(0))
     not_before = clock.now() + timedelta(seconds=10)
@@ -145,7 +145,7 @@ def test_a_beating_attempt_is_never_lost(ledger: Ledger, clock: HandClock) -> No
 
 
 def test_a_silent_attempt_is_given_up(ledger: Ledger, clock: HandClock) -> None:
-    """An attempt whose lease ran out is ended as lost, its holder is told of first, and the job is rung for again."""
+    """An attempt whose lease ran out is ended as lost, its holder is told of first, and the job is queued again."""
     id = post(ledger)
     ledger.next_id("weights", timedelta(0))
     claimed(ledger, id)
@@ -188,16 +188,16 @@ def test_losing_the_last_attempt_fails_the_job(ledger: Ledger, clock: HandClock)
     assert ledger.claim(id, worker="w", lease=LEASE) is None
 
 
-def test_a_wiped_queue_is_rung_again(ledger: Ledger, store: Store) -> None:
-    """Emptying the queue loses nothing: the next sweep rings for every job that is due (P1)."""
+def test_a_wiped_queue_is_filled_again(ledger: Ledger, store: Store) -> None:
+    """Emptying the queue loses nothing: the next sweep puts in the id of every job that is due (P1)."""
     ids = {post(ledger, f"m{i}:latest") for i in range(5)}
     assert store.empty_queue() == 5
     assert set(store.ledger().sweep().enqueued) == ids
     assert store.empty_queue() == 5
 
 
-def test_a_sweep_rings_once(ledger: Ledger, clock: HandClock) -> None:
-    """Sweeping again and again does not fill the queue; a bell that may be lost is rung again after a minute."""
+def test_a_sweep_puts_an_id_in_once(ledger: Ledger, clock: HandClock) -> None:
+    """Sweeping again and again does not fill the queue; an id that may be lost is put in again after a minute."""
     post(ledger)
     for _ in range(10):
         clock.tick(5)
@@ -208,7 +208,7 @@ def test_a_sweep_rings_once(ledger: Ledger, clock: HandClock) -> None:
 
 
 def test_a_full_queue_loses_nothing(store: Store) -> None:
-    """With the lane's partition full a job can be posted all the same; it is rung for when there is room."""
+    """With the lane's partition full a job can be posted all the same; its id is put in when there is room."""
     for number in range(5_000):
         store.queue.put(f"x{number}", partition="weights")
     ledger = store.ledger()
@@ -333,7 +333,7 @@ def test_real_threads_post_one_job(live_store: Store) -> None:
     assert sum(not posted.attached for posted in ids) == 1
 
 
-def test_a_waiting_worker_hears_the_bell(live_store: Store) -> None:
+def test_a_waiting_worker_takes_the_id(live_store: Store) -> None:
     """A worker that waits on an empty lane gets the id when it is posted, not only when it looks again."""
     heard: list[str | None] = []
     ledger = live_store.ledger()

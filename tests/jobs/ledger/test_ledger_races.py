@@ -36,8 +36,8 @@ class World:
     def __init__(self, home: Path) -> None:
         self.clock = HandClock()
         self.facts = SqliteDict(home / "ledger.sqlite")
-        self.bells = SqliteQueue(home / "ledger.sqlite", clock=self.clock)
-        self.watcher = Ledger(self.bells, self.facts, self.clock)
+        self.queue = SqliteQueue(home / "ledger.sqlite", clock=self.clock)
+        self.watcher = Ledger(self.queue, self.facts, self.clock)
         self.posted: list[str] = []
         self.holder: dict[str, str] = {}
         self.published: list[str] = []
@@ -53,7 +53,7 @@ class World:
         ]
 
     def ledger(self) -> Ledger:
-        return Ledger(TurnQueue(self.bells), TurnDict(self.facts), self.clock)
+        return Ledger(TurnQueue(self.queue), TurnDict(self.facts), self.clock)
 
     def as_poster(self) -> None:
         ledger = self.ledger()
@@ -151,13 +151,13 @@ class World:
         """All processes are gone and the queue is empty; one healthy worker starts."""
         for actor in self.actors:
             actor.kill()
-        while self.bells.get(block=False, partition="weights") is not None:
+        while self.queue.get(block=False, partition="weights") is not None:
             pass
-        ledger = Ledger(self.bells, self.facts, self.clock)
+        ledger = Ledger(self.queue, self.facts, self.clock)
         for _ in range(ALLOWED + 2):
             self.clock.tick(LEASE.total_seconds() + 1)
             ledger.sweep()
-            while (id := self.bells.get(block=False, partition="weights")) is not None:
+            while (id := self.queue.get(block=False, partition="weights")) is not None:
                 claim = ledger.claim(id, worker="healthy", lease=LEASE)
                 if claim is not None:
                     ledger.end(claim, Ending("succeeded"), Reading())
@@ -167,7 +167,7 @@ class World:
         for actor in self.actors:
             actor.kill()
         self.facts.close()
-        self.bells.close()
+        self.queue.close()
 
 
 @contextmanager
@@ -204,7 +204,7 @@ def test_no_order_of_steps_breaks_the_ledger(steps: list[tuple[str, int, int]], 
             if what == "tick":
                 world.clock.tick(whom)
             elif what == "wipe":
-                while world.bells.get(block=False, partition="weights") is not None:
+                while world.queue.get(block=False, partition="weights") is not None:
                     pass
             elif what == "kill":
                 world.actors[whom].kill()
@@ -230,11 +230,11 @@ def test_racing_posters_share_one_job(turns: list[int]) -> None:
     """Of any number of posters of one subject, in any order, one makes the job and the others attach to it (P2)."""
     with tempfile.TemporaryDirectory() as home:
         clock = HandClock()
-        facts, bells = SqliteDict(Path(home) / "l"), SqliteQueue(Path(home) / "l", clock=clock)
+        facts, queue = SqliteDict(Path(home) / "l"), SqliteQueue(Path(home) / "l", clock=clock)
         answers = []
 
         def post() -> None:
-            answers.append(Ledger(TurnQueue(bells), TurnDict(facts), clock).post("pull", "m", {}, by="x"))
+            answers.append(Ledger(TurnQueue(queue), TurnDict(facts), clock).post("pull", "m", {}, by="x"))
 
         actors = [Actor(f"poster {i}", post) for i in range(4)]
         for turn in turns:
@@ -246,7 +246,7 @@ def test_racing_posters_share_one_job(turns: list[int]) -> None:
         assert len({posted.job.id for posted in answers}) == 1
         assert sum(not posted.attached for posted in answers) == 1
         facts.close()
-        bells.close()
+        queue.close()
 
 
 @pytest.mark.parametrize("allowed", [1, ALLOWED])
@@ -325,7 +325,7 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
         def get(self, key: Any, default: Any = None) -> Any:
             if key.startswith("end/") and not asleep:
                 asleep.append(key)
-                others = Ledger(bells, self, clock)
+                others = Ledger(queue, self, clock)
                 clock.tick(31)
                 others.sweep()
                 others.retire(job.id)
@@ -334,8 +334,8 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
             return super().get(key, default)
 
     asleep: list[str] = ["not yet"]
-    facts, bells = Sleepy(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
-    ledger = Ledger(bells, facts, clock)
+    facts, queue = Sleepy(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(queue, facts, clock)
     job = ledger.post("pull", "m", {}, by="x", attempts=1).job
     claim = ledger.claim(job.id, worker="w", lease=LEASE)
     assert claim is not None
@@ -344,7 +344,7 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
         ledger.beat(claim, Reading())
     assert asleep
     facts.close()
-    bells.close()
+    queue.close()
 
 
 def test_an_id_is_given_up_at_last() -> None:
@@ -398,22 +398,22 @@ def test_a_lost_reply_is_recognised(sort: str, tmp_path: Path) -> None:
             return written and not key.startswith(f"{sort}/")
 
     clock = HandClock()
-    facts, bells = Deaf(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
-    ledger = Ledger(bells, facts, clock)
+    facts, queue = Deaf(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(queue, facts, clock)
     posted = ledger.post("pull", "m", {}, by="x")
     claim = ledger.claim(posted.job.id, worker="w", lease=LEASE)
     assert not posted.attached
     assert claim is not None
     assert ledger.end(claim, Ending("succeeded"), Reading()).state is JobState.SUCCEEDED
     facts.close()
-    bells.close()
+    queue.close()
 
 
 def test_a_sleeper_that_wakes_after_its_lease_cannot_end(tmp_path: Path) -> None:
     """A holder that slept past its lease can neither beat nor end, though nobody swept yet (P4)."""
     clock = HandClock()
-    facts, bells = SqliteDict(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
-    ledger = Ledger(bells, facts, clock)
+    facts, queue = SqliteDict(tmp_path / "l"), SqliteQueue(tmp_path / "l", clock=clock)
+    ledger = Ledger(queue, facts, clock)
     job = ledger.post("pull", "m", {}, by="x").job
     claim = ledger.claim(job.id, worker="w", lease=LEASE)
     assert claim is not None
@@ -426,7 +426,7 @@ def test_a_sleeper_that_wakes_after_its_lease_cannot_end(tmp_path: Path) -> None
     assert ledger.sweep().lost == (job.id,)
     assert ledger.reader.get(job.id).attempts[0].outcome == "lost"
     facts.close()
-    bells.close()
+    queue.close()
 
 
 def is_all_lost(job: Job) -> bool:

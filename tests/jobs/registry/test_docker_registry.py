@@ -62,8 +62,8 @@ def push(url: str, model: SimModel) -> None:
     with httpx.Client(timeout=20) as client:
         for digest, layer in model.blobs.items():
             begun = client.post(f"{base}/blobs/uploads/").raise_for_status()
-            place = begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": digest})
-            client.put(place, content=layer.read()).raise_for_status()
+            location = begun.url.join(begun.headers["Location"]).copy_merge_params({"digest": digest})
+            client.put(location, content=layer.read()).raise_for_status()
         headers = {"Content-Type": MANIFEST_TYPE}
         client.put(f"{base}/manifests/{model.name.tag}", content=model.manifest, headers=headers).raise_for_status()
 

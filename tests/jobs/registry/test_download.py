@@ -149,7 +149,7 @@ def test_a_check_that_raises_ends_the_fetch_and_keeps_what_came(tmp_path: Path) 
 
 
 def test_bytes_beyond_what_was_asked_for_are_refused(tmp_path: Path) -> None:
-    """A source that sends too much cannot write over its neighbours."""
+    """A source that sends too much cannot write over the ranges beside its own."""
     blob = weights("greedy", 10_000)
     source = MemorySource(blob)
 
@@ -220,12 +220,12 @@ def test_a_full_disk_is_told_as_such() -> None:
             blocked.run(go_on)
 
 
-def test_a_rate_is_shared_by_whoever_books() -> None:
-    """Bytes booked by any connection push the next one's turn back; idle time is not saved up."""
+def test_a_rate_is_shared_by_whoever_reserves() -> None:
+    """Bytes reserved by any connection push the next one's turn back; idle time is not saved up."""
     clock = HandClock()
     pace = SharedRate(1000, clock)
-    assert pace.book(500) == pytest.approx(0.5)
-    assert pace.book(500) == pytest.approx(1.0)
+    assert pace.reserve(500) == pytest.approx(0.5)
+    assert pace.reserve(500) == pytest.approx(1.0)
     clock.tick(10)
-    assert pace.book(100) == pytest.approx(0.1)
-    assert SharedRate(None, clock).book(10**9) == 0
+    assert pace.reserve(100) == pytest.approx(0.1)
+    assert SharedRate(None, clock).reserve(10**9) == 0

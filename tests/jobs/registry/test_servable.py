@@ -233,7 +233,7 @@ def pulled(tmp_path: Path) -> Callable[[SimModel], Pulled]:
     return pull
 
 
-def test_a_stranger_ends_its_job_at_once(pulled: Callable[[SimModel], Pulled]) -> None:
+def test_a_file_that_is_no_model_ends_its_job_at_once(pulled: Callable[[SimModel], Pulled]) -> None:
     """One attempt of the class `refused`, not a byte of a blob, and nothing is listed or staged."""
     odd = Odd(MODEL.name, "llama", "1B", "F16", MODEL.layers)
     object.__setattr__(odd, "answer", json.dumps(INDEX).encode())

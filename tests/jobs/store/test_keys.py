@@ -42,7 +42,7 @@ STORED = {
     "told/<key>/<n>/<change>": "once",
     "upkeep/memory": "overwritten",
     "usage/<day>/<writer>": "overwritten",
-    "wake/<tier>/<day>/<place>": "once",
+    "wake/<tier>/<day>/<n>": "once",
     "warming/<tier>": "overwritten",
     "weights/generation": "overwritten",
     "weights/models": "overwritten",
@@ -116,5 +116,5 @@ def test_what_goes_wrong_is_in_the_table(store: Store) -> None:
         pass
 
     assert patterns_of(store.facts.keys()) == {
-        *("platform/<who>", "tick/done", "wake/<tier>/<day>/<place>", "refused_wake/<tier>/<day>")
+        *("platform/<who>", "tick/done", "wake/<tier>/<day>/<n>", "refused_wake/<tier>/<day>")
     }

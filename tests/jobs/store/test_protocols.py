@@ -30,7 +30,7 @@ ON_MODAL = "OLLAMA_MODAL_TEST_ON_MODAL"
 
 
 @dataclass
-class Place:
+class StorePair:
     """A queue and a dict of one make, and what belongs to it."""
 
     queue: QueueLike
@@ -43,54 +43,54 @@ class Place:
 
 
 @contextmanager
-def sqlite_place(home: Path) -> Iterator[Place]:
+def sqlite_pair(home: Path) -> Iterator[StorePair]:
     clock = HandClock()
-    bells, facts = SqliteQueue(home / "store.sqlite", clock=clock), SqliteDict(home / "store.sqlite")
+    queue, facts = SqliteQueue(home / "store.sqlite", clock=clock), SqliteDict(home / "store.sqlite")
     try:
-        yield Place(bells, facts, BadRequest, clock.tick, lambda count, key: filled(bells, count, key))
+        yield StorePair(queue, facts, BadRequest, clock.tick, lambda count, key: filled(queue, count, key))
     finally:
-        bells.close()
+        queue.close()
         facts.close()
 
 
 @contextmanager
-def local_modal_place(home: Path) -> Iterator[Place]:
+def local_modal_pair(home: Path) -> Iterator[StorePair]:
     clock = HandClock()
     with Platform(clock=clock) as platform, platform.client() as client:
-        bells = modal.Queue.from_name("bells", create_if_missing=True, client=client)
+        queue = modal.Queue.from_name("queue", create_if_missing=True, client=client)
         facts = modal.Dict.from_name("facts", create_if_missing=True, client=client)
-        yield modal_place(bells, facts, clock.tick)
+        yield modal_pair(queue, facts, clock.tick)
 
 
 @contextmanager
-def real_modal_place(home: Path) -> Iterator[Place]:
-    with modal.Queue.ephemeral() as bells, modal.Dict.ephemeral() as facts:
-        yield modal_place(bells, facts, None)
+def real_modal_pair(home: Path) -> Iterator[StorePair]:
+    with modal.Queue.ephemeral() as queue, modal.Dict.ephemeral() as facts:
+        yield modal_pair(queue, facts, None)
 
 
-def modal_place(bells: modal.Queue, facts: modal.Dict, pass_time: Callable[[float], None] | None) -> Place:
-    return Place(
-        bells,
+def modal_pair(queue: modal.Queue, facts: modal.Dict, pass_time: Callable[[float], None] | None) -> StorePair:
+    return StorePair(
+        queue,
         facts,
         modal.exception.RequestSizeError,
         pass_time,
-        lambda count, key: bells.put_many(list(range(count)), partition=key),
+        lambda count, key: queue.put_many(list(range(count)), partition=key),
     )
 
 
-def filled(bells: SqliteQueue, count: int, key: str) -> None:
+def filled(queue: SqliteQueue, count: int, key: str) -> None:
     for number in range(count):
-        bells.put(number, partition=key)
+        queue.put(number, partition=key)
 
 
-PLACES = {"sqlite": sqlite_place, "modal, local": local_modal_place, "modal": real_modal_place}
+PAIRS = {"sqlite": sqlite_pair, "modal, local": local_modal_pair, "modal": real_modal_pair}
 
 
-@pytest.fixture(params=PLACES, scope="module")
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+@pytest.fixture(params=PAIRS, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorePair]:
     if request.param == "modal" and not os.environ.get(ON_MODAL):
         pytest.skip(f"runs on Modal itself where {ON_MODAL}=1 is set and `modal token new` has been run")
-    with PLACES[request.param](tmp_path_factory.mktemp("place")) as opened:
+    with PAIRS[request.param](tmp_path_factory.mktemp("store")) as opened:
         yield opened
 
 
@@ -100,128 +100,128 @@ def key() -> str:
     return f"t{uuid.uuid4().hex[:12]}"
 
 
-def test_items_come_first_in_first_out(place: Place, key: str) -> None:
+def test_items_come_first_in_first_out(pair: StorePair, key: str) -> None:
     """Within a partition items come in the order in which they were put, each once."""
     for number in range(5):
-        place.queue.put(number, partition=key)
-    assert place.queue.len(partition=key) == 5
-    assert [place.queue.get(partition=key) for _ in range(5)] == [0, 1, 2, 3, 4]
-    assert place.queue.len(partition=key) == 0
+        pair.queue.put(number, partition=key)
+    assert pair.queue.len(partition=key) == 5
+    assert [pair.queue.get(partition=key) for _ in range(5)] == [0, 1, 2, 3, 4]
+    assert pair.queue.len(partition=key) == 0
 
 
-def test_partitions_do_not_mix(place: Place, key: str) -> None:
+def test_partitions_do_not_mix(pair: StorePair, key: str) -> None:
     """What is put into one partition is not seen in another."""
-    place.queue.put("here", partition=key)
-    assert place.queue.get(block=False, partition=f"{key}-other") is None
-    assert place.queue.get(block=False, partition=key) == "here"
+    pair.queue.put("here", partition=key)
+    assert pair.queue.get(block=False, partition=f"{key}-other") is None
+    assert pair.queue.get(block=False, partition=key) == "here"
 
 
-def test_an_empty_queue_says_so_twice(place: Place, key: str) -> None:
+def test_an_empty_queue_says_so_twice(pair: StorePair, key: str) -> None:
     """Not blocking, an empty queue answers None; blocking, it raises `queue.Empty` when the time is up."""
-    assert place.queue.get(block=False, partition=key) is None
+    assert pair.queue.get(block=False, partition=key) is None
     with pytest.raises(queue.Empty):
-        place.queue.get(timeout=0.05, partition=key)
+        pair.queue.get(timeout=0.05, partition=key)
 
 
-def test_a_full_partition_says_so(place: Place, key: str) -> None:
+def test_a_full_partition_says_so(pair: StorePair, key: str) -> None:
     """The 5,001st item is refused with `queue.Full`, and there is room again when one was taken."""
-    place.fill(5_000, key)
+    pair.fill(5_000, key)
     with pytest.raises(queue.Full):
-        place.queue.put("one more", block=False, partition=key)
-    place.queue.get(partition=key)
-    place.queue.put("one more", block=False, partition=key)
+        pair.queue.put("one more", block=False, partition=key)
+    pair.queue.get(partition=key)
+    pair.queue.put("one more", block=False, partition=key)
 
 
-def test_an_item_over_a_mebibyte_is_refused(place: Place, key: str) -> None:
+def test_an_item_over_a_mebibyte_is_refused(pair: StorePair, key: str) -> None:
     """An item that is too large is refused, and nothing is put."""
-    with pytest.raises(place.too_large):
-        place.queue.put("x" * (1 << 20), partition=key)
-    assert place.queue.len(partition=key) == 0
+    with pytest.raises(pair.too_large):
+        pair.queue.put("x" * (1 << 20), partition=key)
+    assert pair.queue.len(partition=key) == 0
 
 
-def test_a_partition_fades(place: Place, key: str) -> None:
+def test_a_partition_fades(pair: StorePair, key: str) -> None:
     """A partition is emptied a day after the last put into it."""
-    if place.pass_time is None:
+    if pair.pass_time is None:
         pytest.skip("nobody can move the clock of the real platform; the local places show the same")
     day = 24 * 3600
-    place.queue.put("old", partition=key)
-    place.pass_time(day - 1)
-    place.queue.put("new", partition=key)
-    place.pass_time(day - 1)
-    assert place.queue.len(partition=key) == 2
-    place.pass_time(2)
-    assert place.queue.len(partition=key) == 0
-    assert place.queue.get(block=False, partition=key) is None
+    pair.queue.put("old", partition=key)
+    pair.pass_time(day - 1)
+    pair.queue.put("new", partition=key)
+    pair.pass_time(day - 1)
+    assert pair.queue.len(partition=key) == 2
+    pair.pass_time(2)
+    assert pair.queue.len(partition=key) == 0
+    assert pair.queue.get(block=False, partition=key) is None
 
 
-def test_one_writer_wins(place: Place, key: str) -> None:
+def test_one_writer_wins(pair: StorePair, key: str) -> None:
     """Of many writers of one key with `skip_if_exists` exactly one gets True, and its value stands."""
     with ThreadPoolExecutor(8) as pool:
-        won = list(pool.map(lambda n: place.facts.put(key, {"n": n}, skip_if_exists=True), range(24)))
+        won = list(pool.map(lambda n: pair.facts.put(key, {"n": n}, skip_if_exists=True), range(24)))
     assert won.count(True) == 1
-    assert place.facts.get(key) == {"n": won.index(True)}
+    assert pair.facts.get(key) == {"n": won.index(True)}
 
 
-def test_an_entry_is_removed(place: Place, key: str) -> None:
+def test_an_entry_is_removed(pair: StorePair, key: str) -> None:
     """`pop` answers with the entry and removes it, and with the default where there is none."""
-    place.facts.put(key, {"a": 1})
-    assert place.facts.pop(key, None) == {"a": 1}
-    assert place.facts.pop(key, None) is None
-    assert place.facts.get(key) is None
-    assert place.facts.put(key, 2, skip_if_exists=True)
+    pair.facts.put(key, {"a": 1})
+    assert pair.facts.pop(key, None) == {"a": 1}
+    assert pair.facts.pop(key, None) is None
+    assert pair.facts.get(key) is None
+    assert pair.facts.put(key, 2, skip_if_exists=True)
 
 
-def test_each_item_goes_to_one_getter(place: Place, key: str) -> None:
+def test_each_item_goes_to_one_getter(pair: StorePair, key: str) -> None:
     """Of many getters each item reaches exactly one."""
     for number in range(24):
-        place.queue.put(number, partition=key)
+        pair.queue.put(number, partition=key)
     with ThreadPoolExecutor(8) as pool:
-        got = list(pool.map(lambda _: place.queue.get(block=False, partition=key), range(30)))
+        got = list(pool.map(lambda _: pair.queue.get(block=False, partition=key), range(30)))
     assert sorted(item for item in got if item is not None) == list(range(24))
     assert got.count(None) == 6
 
 
-def test_values_are_copies(place: Place, key: str) -> None:
+def test_values_are_copies(pair: StorePair, key: str) -> None:
     """Changing what was read, or what was put, changes nothing that is stored."""
     value = {"list": [1], "text": "ü"}
-    place.facts.put(key, value)
+    pair.facts.put(key, value)
     value["list"] = [2]
-    read = place.facts.get(key)
+    read = pair.facts.get(key)
     read["list"].append(3)
-    assert place.facts.get(key) == {"list": [1], "text": "ü"}
+    assert pair.facts.get(key) == {"list": [1], "text": "ü"}
 
 
-def test_put_overwrites_unless_told_not_to(place: Place, key: str) -> None:
+def test_put_overwrites_unless_told_not_to(pair: StorePair, key: str) -> None:
     """A plain put replaces and answers True; an absent key reads as the default."""
-    assert place.facts.get(key) is None
-    assert place.facts.get(key, "nothing") == "nothing"
-    assert place.facts.put(key, 1) is True
-    assert place.facts.put(key, 2) is True
-    assert place.facts.put(key, 3, skip_if_exists=True) is False
-    assert place.facts.get(key) == 2
+    assert pair.facts.get(key) is None
+    assert pair.facts.get(key, "nothing") == "nothing"
+    assert pair.facts.put(key, 1) is True
+    assert pair.facts.put(key, 2) is True
+    assert pair.facts.put(key, 3, skip_if_exists=True) is False
+    assert pair.facts.get(key) == 2
 
 
-def test_keys_and_items_tell_all(place: Place, key: str) -> None:
+def test_keys_and_items_tell_all(pair: StorePair, key: str) -> None:
     """`keys` and `items` tell every entry, in no order."""
     wanted = {f"{key}/{number}": {"n": number} for number in range(20)}
     for each, value in wanted.items():
-        place.facts.put(each, value)
-    assert {each for each in place.facts.keys() if each.startswith(key)} == set(wanted)  # noqa: SIM118 - modal's Dict
-    assert {each: value for each, value in place.facts.items() if each.startswith(key)} == wanted
+        pair.facts.put(each, value)
+    assert {each for each in pair.facts.keys() if each.startswith(key)} == set(wanted)  # noqa: SIM118 - modal's Dict
+    assert {each: value for each, value in pair.facts.items() if each.startswith(key)} == wanted
 
 
-def test_the_ledger_runs_on_it(place: Place, key: str) -> None:
+def test_the_ledger_runs_on_it(pair: StorePair, key: str) -> None:
     """A job is posted once by many, claimed by one, beats, is retried, ends, and tells its story; a wiped queue is
-    rung again."""
-    ledger = Ledger(place.queue, place.facts, SystemClock())
+    filled again."""
+    ledger = Ledger(pair.queue, pair.facts, SystemClock())
     with ThreadPoolExecutor(6) as pool:
         posted = list(pool.map(lambda _: ledger.post("warm", key, {"model": key}, by="suite"), range(6)))
     (id,) = {each.job.id for each in posted}
     assert sum(not each.attached for each in posted) == 1
 
-    while place.queue.get(block=False, partition="servers") is not None:
+    while pair.queue.get(block=False, partition="servers") is not None:
         pass
-    assert id in Ledger(place.queue, place.facts, SystemClock()).sweep().enqueued
+    assert id in Ledger(pair.queue, pair.facts, SystemClock()).sweep().enqueued
     assert ledger.next_id("servers", timedelta(seconds=5)) == id
     with ThreadPoolExecutor(4) as pool:
         claims = list(pool.map(lambda n: ledger.claim(id, worker=f"w{n}", lease=timedelta(minutes=1)), range(4)))
@@ -239,22 +239,22 @@ def test_the_ledger_runs_on_it(place: Place, key: str) -> None:
 
 def test_what_is_no_json_is_refused_here(tmp_path: Path) -> None:
     """SQLite refuses values that are not plain JSON and keys that are not strings, before writing anything."""
-    with sqlite_place(tmp_path) as place:
+    with sqlite_pair(tmp_path) as pair:
         for value in ({"at": object()}, float("nan"), {1, 2}):
             with pytest.raises(BadRequest, match="not plain JSON"):
-                place.facts.put("k", value)
+                pair.facts.put("k", value)
         with pytest.raises(BadRequest, match="is not a string"):
-            place.facts.put(1, "v")
+            pair.facts.put(1, "v")
         with pytest.raises(BadRequest, match="the partition"):
-            place.queue.put("v", partition="x" * 65)
-        assert list(place.facts.items()) == []
+            pair.queue.put("v", partition="x" * 65)
+        assert list(pair.facts.items()) == []
 
 
 def test_sqlite_survives_its_process(tmp_path: Path) -> None:
     """What was written is there for the next process that opens the file."""
-    with sqlite_place(tmp_path) as place:
-        place.facts.put("k", {"v": 1})
-        place.queue.put("id", partition="weights")
-    with sqlite_place(tmp_path) as place:
-        assert place.facts.get("k") == {"v": 1}
-        assert place.queue.get(block=False, partition="weights") == "id"
+    with sqlite_pair(tmp_path) as pair:
+        pair.facts.put("k", {"v": 1})
+        pair.queue.put("id", partition="weights")
+    with sqlite_pair(tmp_path) as pair:
+        assert pair.facts.get("k") == {"v": 1}
+        assert pair.queue.get(block=False, partition="weights") == "id"

@@ -69,18 +69,18 @@ def test_a_file_that_is_no_ledger_is_unusable(path: Path) -> None:
 
 def test_a_file_that_somebody_else_holds_is_unavailable(path: Path) -> None:
     """A file that somebody else writes to for too long is away for now: the write fails, and the next one goes well."""
-    with closing(SqliteDict(path, busy_seconds=0.05)) as facts, closing(SqliteQueue(path, busy_seconds=0.05)) as bells:
+    with closing(SqliteDict(path, busy_seconds=0.05)) as facts, closing(SqliteQueue(path, busy_seconds=0.05)) as queue:
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable, match="database is locked"):
                 facts.put("k", 1)
             with pytest.raises(StoreUnavailable, match="database is locked"):
-                bells.put("id", partition="weights")
+                queue.put("id", partition="weights")
             assert facts.get("k") is None
             other.execute("ROLLBACK")
         assert facts.put("k", 1)
-        bells.put("id", partition="weights")
-        assert bells.get(block=False, partition="weights") == "id"
+        queue.put("id", partition="weights")
+        assert queue.get(block=False, partition="weights") == "id"
 
 
 @NEEDS_MOUNT
@@ -90,13 +90,13 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, what: str) -> None:
     was written is there, and once there is space the same connection writes again."""
     with small_disk(tmp_path / "disk", 2) as disk:
         path = disk / "ledger.sqlite"
-        with closing(SqliteDict(path)) as facts, closing(SqliteQueue(path)) as bells:
+        with closing(SqliteDict(path)) as facts, closing(SqliteQueue(path)) as queue:
 
             def write(n: int) -> None:
                 if what == "dict":
                     facts.put(f"k{n}", "x" * 5000)
                 else:
-                    bells.put("x" * 5000, partition="weights")
+                    queue.put("x" * 5000, partition="weights")
 
             write(0)
             ballast = fill(disk)
@@ -107,7 +107,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path, what: str) -> None:
             assert facts.get("k0") == ("x" * 5000 if what == "dict" else None)
             ballast.unlink()
             write(501)
-            assert (bells.len(partition="weights") > 1) == (what == "queue")
+            assert (queue.len(partition="weights") > 1) == (what == "queue")
 
 
 @NEEDS_MOUNT

@@ -117,7 +117,7 @@ def test_killed_at_every_write_a_pull_ends_once(tmp_path: Path, reader: Reader, 
             kills += batch
             if not any(batch):
                 break
-    print(f"{sum(kills)} kills at {len(kills) - AT_ONCE} points, {reader.looks} looks")
+    print(f"{sum(kills)} kills at {len(kills) - AT_ONCE} points, {reader.reads} reads")
     assert sum(kills) > 60
     assert reader.models_seen
 
@@ -143,7 +143,7 @@ def test_killed_at_random_moments_a_pull_ends_once(tmp_path: Path, reader: Reade
     base = random.SystemRandom().randrange(1 << 30)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         kills = list(pool.map(story, range(base, base + 2 * AT_ONCE)))
-    print(f"{sum(kills)} kills, {reader.looks} looks")
+    print(f"{sum(kills)} kills, {reader.reads} reads")
     assert sum(kills) > 30
     assert reader.models_seen
 
@@ -174,12 +174,12 @@ def test_two_workers_at_once_end_a_pull_once(tmp_path: Path, reader: Reader, exp
     base = random.SystemRandom().randrange(1 << 30)
     with ThreadPoolExecutor(AT_ONCE // 2) as pool:
         kills = list(pool.map(story, range(base, base + AT_ONCE)))
-    print(f"{sum(kills)} kills, {reader.looks} looks")
+    print(f"{sum(kills)} kills, {reader.reads} reads")
     assert sum(kills) > 10
     assert reader.models_seen
 
 
-def test_a_job_whose_bell_was_wiped_away_is_rung_again(tmp_path: Path, reader: Reader) -> None:
+def test_a_job_whose_id_was_wiped_away_is_queued_again(tmp_path: Path, reader: Reader) -> None:
     """The queue is emptied by hand under a queued job, and again under one that waits for its next try; it ends."""
     with told(tmp_path / "story", reader) as story:
         story.double.faults.add(RegistryFault("manifest", "status", 503, retry_after=1))

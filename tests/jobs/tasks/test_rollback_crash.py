@@ -36,7 +36,7 @@ OLD, NEW, NEWEST = (
 )
 
 
-class Place:
+class RollbackSetup:
     """A models directory with two versions of one model, and a ledger, on a clock that is moved by hand."""
 
     def __init__(self, root: Path, client: httpx.Client, closing: ExitStack) -> None:
@@ -106,119 +106,119 @@ def require_told(result: dict[str, Any] | None) -> None:
     assert (result["digest"], result["left"]) == (OLD.manifest.digest, NEW.manifest.digest)
 
 
-Make = Callable[[str], Place]
+Make = Callable[[str], RollbackSetup]
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     with httpx.Client() as client, ExitStack() as closing:
-        yield lambda name: Place(tmp_path / name, client, closing)
+        yield lambda name: RollbackSetup(tmp_path / name, client, closing)
 
 
 def test_a_rollback_whose_commit_fails_brings_back_what_it_was_to_bring(make: Make) -> None:
     """Whichever commit fails, the next attempt ends at the version that the first one chose, commits it, and answers
     with it; asked anew, the newer one is back."""
-    place = make("whole")
-    place.attempt(place.post())
-    commits = place.persists
+    setup = make("whole")
+    setup.attempt(setup.post())
+    commits = setup.persists
     assert commits > 2
     for number in range(1, commits + 1):
-        place = make(str(number))
-        place.failing, id = number, place.post()
+        setup = make(str(number))
+        setup.failing, id = number, setup.post()
         with pytest.raises(ServerTrouble):
-            place.attempt(id)
-        before = place.persists
-        require_told(place.attempt(id))
-        assert place.persists > before
-        place.require(OLD, NEW)
-        place.attempt(place.post())
-        place.require(NEW, OLD)
+            setup.attempt(id)
+        before = setup.persists
+        require_told(setup.attempt(id))
+        assert setup.persists > before
+        setup.require(OLD, NEW)
+        setup.attempt(setup.post())
+        setup.require(NEW, OLD)
 
 
 def test_a_rollback_that_is_killed_brings_back_what_it_was_to_bring(make: Make) -> None:
     """Killed before any change to the disk, and its next attempt as well: the version asked for stands in the end."""
     for step in count(1):
-        place = make(str(step))
-        id = place.post()
-        if place.attempt(id, dies=step) is not None:
+        setup = make(str(step))
+        id = setup.post()
+        if setup.attempt(id, dies=step) is not None:
             break
-        require_told(place.attempt(id, dies=step) or place.attempt(id))
-        place.require(OLD, NEW)
+        require_told(setup.attempt(id, dies=step) or setup.attempt(id))
+        setup.require(OLD, NEW)
     assert step > 10
 
 
 def test_a_rollback_that_was_done_but_not_recorded_is_told_as_done(make: Make) -> None:
     """Killed between its last step and the ledger, the next attempt answers with what was done and changes nothing."""
-    place = make("one")
-    id = place.post()
-    place.attempt(id, records=False)
-    before = snapshot(place.weights.layout.root)
-    require_told(place.attempt(id))
-    assert snapshot(place.weights.layout.root) == before
-    place.require(OLD, NEW)
+    setup = make("one")
+    id = setup.post()
+    setup.attempt(id, records=False)
+    before = snapshot(setup.weights.layout.root)
+    require_told(setup.attempt(id))
+    assert snapshot(setup.weights.layout.root) == before
+    setup.require(OLD, NEW)
 
 
 @pytest.mark.parametrize(("commit", "pulled"), [(1, NEWEST), (2, NEWEST), (2, NEW), (3, NEWEST), (3, NEW)])
 def test_a_rollback_goes_not_on_over_a_pull(make: Make, commit: int, pulled: Sample) -> None:
     """What was pulled between two attempts stays: the job is refused with what stands there, and nothing changes."""
-    place = make("one")
-    place.failing, id = commit, place.post()
+    setup = make("one")
+    setup.failing, id = commit, setup.post()
     with pytest.raises(ServerTrouble):
-        place.attempt(id)
-    publish(place.weights, pulled)
-    before = snapshot(place.weights.layout.root)
+        setup.attempt(id)
+    publish(setup.weights, pulled)
+    before = snapshot(setup.weights.layout.root)
     with pytest.raises(Refused, match=rf"{pulled.manifest.digest[:12]} stands there now, and nothing was touched"):
-        place.attempt(id)
-    assert snapshot(place.weights.layout.root) == before
-    assert place.ledger.reader.get(id).state is JobState.FAILED
+        setup.attempt(id)
+    assert snapshot(setup.weights.layout.root) == before
+    assert setup.ledger.reader.get(id).state is JobState.FAILED
 
 
 def test_what_a_rollback_decided_is_no_file_of_anybody_elses(make: Make) -> None:
     """A survey, a prune and an emptied trash pass it over; 30 days later the next of them removes it."""
-    place = make("one")
-    place.attempt(place.post())
-    [note] = place.weights.layout.trash.glob("*-rollback@*.json")
-    place.require(OLD, NEW)
-    place.attempt(place.post("prune", unused_days=None, empty_trash=True))
-    assert not place.weights.survey().trash
-    assert [path.name for path in place.weights.layout.trash.iterdir()] == [note.name]
-    place.clock.tick(timedelta(days=30).total_seconds())
-    place.attempt(place.post("prune", unused_days=None, empty_trash=None))
-    assert not list(place.weights.layout.trash.iterdir())
-    assert [model.digest for model in place.weights.models()] == [OLD.manifest.digest]
+    setup = make("one")
+    setup.attempt(setup.post())
+    [note] = setup.weights.layout.trash.glob("*-rollback@*.json")
+    setup.require(OLD, NEW)
+    setup.attempt(setup.post("prune", unused_days=None, empty_trash=True))
+    assert not setup.weights.survey().trash
+    assert [path.name for path in setup.weights.layout.trash.iterdir()] == [note.name]
+    setup.clock.tick(timedelta(days=30).total_seconds())
+    setup.attempt(setup.post("prune", unused_days=None, empty_trash=None))
+    assert not list(setup.weights.layout.trash.iterdir())
+    assert [model.digest for model in setup.weights.models()] == [OLD.manifest.digest]
 
 
 def test_a_note_of_a_rollback_that_cannot_be_read_is_told(make: Make) -> None:
     """Nobody guesses what the attempt before decided: the job fails, and nothing changes."""
-    place = make("one")
-    id = place.post()
-    place.attempt(id, records=False)
-    [note] = place.weights.layout.trash.glob("*-rollback@*.json")
+    setup = make("one")
+    id = setup.post()
+    setup.attempt(id, records=False)
+    [note] = setup.weights.layout.trash.glob("*-rollback@*.json")
     note.write_text("{")
     with pytest.raises(Corrupt, match=f"what rollback {id} decided cannot be read"):
-        place.attempt(id)
-    place.require(OLD, NEW)
+        setup.attempt(id)
+    setup.require(OLD, NEW)
 
 
 def test_a_prune_tried_again_spares_what_it_threw_itself(make: Make) -> None:
     """With --empty-trash as well: what an attempt moved to the trash has its grace before it, whichever commit of it
     failed; what lay there before it began is deleted."""
     for number in count(1):
-        place = make(str(number))
+        setup = make(str(number))
         kept = RetentionRules(unused=timedelta(days=30))
-        began = place.clock.now() - timedelta(days=300)
-        place.context = replace(place.context, retention=kept, weights_use=partial(WeightsUse, used_since=began))
-        file = place.weights.layout.manifest(TINY)
-        long_ago = (place.clock.now() - timedelta(days=100)).timestamp()
+        began = setup.clock.now() - timedelta(days=300)
+        setup.context = replace(setup.context, retention=kept, weights_use=partial(WeightsUse, used_since=began))
+        file = setup.weights.layout.manifest(TINY)
+        long_ago = (setup.clock.now() - timedelta(days=100)).timestamp()
         os.utime(file, (long_ago, long_ago))
-        place.failing, id = number, place.post("prune", unused_days=None, empty_trash=True)
+        setup.failing, id = number, setup.post("prune", unused_days=None, empty_trash=True)
         try:
-            place.attempt(id)
+            setup.attempt(id)
         except ServerTrouble:
-            place.attempt(id)
+            setup.attempt(id)
         else:
             break
-        [thrown] = place.weights.survey().trash
+        [thrown] = setup.weights.survey().trash
         assert thrown.manifest == NEW.manifest, f"commit {number}"
-        assert not place.weights.models()
+        assert not setup.weights.models()
     assert number > 2

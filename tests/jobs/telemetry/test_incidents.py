@@ -25,7 +25,7 @@ LOST = Incident("tier", "a10g", "tier a10g is lost", "look at its log")
 DEAD = Incident("job", "pull/llama3.2:latest", "the pull of llama3.2:latest failed for good")
 
 
-def look(store: Store, *found: Incident) -> list[Case]:
+def check(store: Store, *found: Incident) -> list[Case]:
     return record(store.facts, cases(dict(store.facts.items())), found, store.clock.now())
 
 
@@ -47,7 +47,7 @@ def test_an_incident_is_told_once_with_its_recovery(store: Store) -> None:
     """However many ticks see it, an incident is told once when it comes up and once when it has passed."""
     heard = []
     for found in [(LOST,)] * 5 + [()] * 8:
-        look(store, *found)
+        check(store, *found)
         heard += told(store)
         minutes(store, 5)
     assert heard == ["ollama-modal: tier a10g is lost\nlook at its log", "ollama-modal: passed: tier a10g is lost"]
@@ -57,7 +57,7 @@ def test_what_flaps_is_one_incident(store: Store) -> None:
     """What comes and goes from one tick to the next is told once; a new one, hours later, is told again."""
     heard = []
     for found in [(LOST,), (), (LOST,), (), (LOST,), (), (), (), (), (LOST,)]:
-        look(store, *found)
+        check(store, *found)
         heard += told(store)
         minutes(store, 5)
     assert [line.split()[1] for line in heard] == ["tier", "passed:", "tier"]
@@ -79,10 +79,10 @@ def test_two_looks_at_once_open_one_case(store: Store) -> None:
 
 def test_a_case_tells_its_life(store: Store) -> None:
     """A case as JSON says since when, until when, and of what somebody was told."""
-    look(store, LOST)
+    check(store, LOST)
     told(store)
     minutes(store, 30)
-    look(store)
+    check(store)
     [case] = cases(dict(store.facts.items()))
     document = case.as_json()
     assert (document["opened_at"], document["recovered_at"]) == ("2026-01-01T00:00:00.000Z", "2026-01-01T00:30:00.000Z")
@@ -94,7 +94,7 @@ def test_a_case_tells_its_life(store: Store) -> None:
 
 def test_two_deliveries_tell_once(store: Store) -> None:
     """Of two deliveries that see the same news, one tells it."""
-    look(store, LOST)
+    check(store, LOST)
     entries = dict(store.facts.items())
     [alert] = due_alerts(cases(entries))
     first, second = (AlertDelivery(store.facts, store.clock, entries) for _ in range(2))
@@ -107,8 +107,8 @@ def test_two_deliveries_tell_once(store: Store) -> None:
 
 
 def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
-    """A webhook that fails hears of it at a later round, each thing once, recoveries after what they recover from."""
-    look(store, LOST)
+    """A webhook that fails hears of it later, each thing once, recoveries after what they recover from."""
+    check(store, LOST)
 
     def fail(_: str) -> None:
         raise Unreachable("no connection")
@@ -116,9 +116,9 @@ def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
     assert deliver(store.facts, store.clock, fail) == 0
     minutes(store, 1)
     assert told(store) == []  # somebody may still be at it
-    look(store)
+    check(store)
     minutes(store, 20)
-    look(store)
+    check(store)
     assert [line.split()[1] for line in told(store)] == ["tier"]
     assert [line.split()[1] for line in told(store)] == ["passed:"]
     assert told(store) == []
@@ -126,7 +126,7 @@ def test_what_did_not_get_through_is_tried_again(store: Store) -> None:
 
 def test_a_dead_webhook_is_given_up(store: Store) -> None:
     """After many tries nobody is told any more, so that no incident is tried for ever."""
-    look(store, LOST)
+    check(store, LOST)
     tries = 0
 
     def fail(_: str) -> None:
@@ -135,7 +135,7 @@ def test_a_dead_webhook_is_given_up(store: Store) -> None:
         raise Unreachable("no connection")
 
     for _ in range(TRIES + 20):
-        look(store, LOST)
+        check(store, LOST)
         deliver(store.facts, store.clock, fail)
         minutes(store, 5)
     assert tries == TRIES
@@ -171,7 +171,7 @@ def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Stor
 
     costs = set()
     for _ in range(TRIES):
-        look(store, *found)
+        check(store, *found)
         facts.reads = facts.writes = facts.passes = 0
         deliver(facts, store.clock, fail)
         costs.add((facts.passes, facts.reads, facts.writes))
@@ -182,11 +182,11 @@ def test_a_webhook_that_is_down_costs_the_same_each_tick(count: int, store: Stor
 
 def test_old_news_is_no_due_alerts(store: Store) -> None:
     """Who sets a webhook up hears of what is wrong now, and not of what passed last week."""
-    look(store, LOST)
+    check(store, LOST)
     minutes(store, 20)
-    look(store)
+    check(store)
     minutes(store, 60 * 24 * 2)
-    look(store, DEAD)
+    check(store, DEAD)
     assert told(store) == ["ollama-modal: the pull of llama3.2:latest failed for good"]
 
 
@@ -209,7 +209,7 @@ def test_no_order_doubles_or_loses_an_alert(
         raise Unreachable("no connection")
 
     for found, fails, wait in [*ticks, *[((), False, 5)] * 8]:
-        look(store, *found)
+        check(store, *found)
         deliver(store.facts, store.clock, fail if fails else heard.append)
         minutes(store, wait)
     known = cases(dict(store.facts.items()))

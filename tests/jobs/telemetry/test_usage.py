@@ -137,7 +137,7 @@ def test_last_use_of_each_model(store: Store) -> None:
 
 
 def test_adding_never_waits_for_the_store() -> None:
-    """While a write hangs, uses are taken and summed up at once, and the next round writes them."""
+    """While a write hangs, uses are taken and summed up at once, and the next flush writes them."""
     facts = Shaky()
     usage_recorder = UsageRecorder(facts, SystemClock(), "w", every=timedelta(milliseconds=1))
     facts.held.clear()
@@ -155,7 +155,7 @@ def test_adding_never_waits_for_the_store() -> None:
     assert count(usage(facts)) == 26
 
 
-def test_all_uses_between_two_rounds_are_told(store: Store) -> None:
+def test_all_uses_between_two_flushes_are_counted(store: Store) -> None:
     """Fifty thousand between two writes, a store that fails once among them: what waits is rows, and no use is lost."""
     facts = Shaky()
     usage_recorder = UsageRecorder(facts, store.clock, "w")
@@ -165,7 +165,7 @@ def test_all_uses_between_two_rounds_are_told(store: Store) -> None:
     assert not usage_recorder.flush()
     for number in range(25_000):
         usage_recorder.add(use(model=f"m{number % 7}", prompt_tokens=1))
-    assert [len(book) for book in (*usage_recorder._new.values(), *usage_recorder._pending.values())] == [7, 7]
+    assert [len(sums) for sums in (*usage_recorder._new.values(), *usage_recorder._pending.values())] == [7, 7]
     facts.fails = ""
 
     assert usage_recorder.flush()
@@ -210,7 +210,7 @@ def held_for(rows: int) -> list[int]:
     return lock.held
 
 
-def test_a_round_holds_up_nobody() -> None:
+def test_a_flush_holds_up_nobody() -> None:
     """What keeps callers from counting is one use, or taking the sums away: as little for many rows as for few."""
     for rows in (10, 500, 1_000):
         assert max(held_for(rows)) <= 12

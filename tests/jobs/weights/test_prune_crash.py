@@ -122,12 +122,12 @@ def killed_everywhere(
     finish: Callable[[ModelsDirectory, dict[str, bytes]], None],
 ) -> None:
     """Do the work on copies of one directory, killed a step later each time; then let `finish` end it."""
-    with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as place:
-        base = filled(Path(place) / "base", stored)
+    with TemporaryDirectory(dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as temporary:
+        base = filled(Path(temporary) / "base", stored)
         before = files(base)
         for step in count(1):
-            root = Path(place) / "work"
-            shutil.copytree(Path(place) / "base", root)
+            root = Path(temporary) / "work"
+            shutil.copytree(Path(temporary) / "base", root)
             weights = weights_at(root, clock=HandClock(NOW))
             died = dies_at(step, lambda weights=weights: work(weights))  # type: ignore[misc]
             require_sound(weights, before)

@@ -221,9 +221,9 @@ def test_exactly_the_whole_models_are_listed(
         elif end == SHORT:
             weights.layout.blob(digest_of(own)).write_bytes(b"")
     for path in litter:
-        place = weights.layout.root / path
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(b"litter")
+        file = weights.layout.root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"litter")
     expected = {end: {ModelName.parse(name) for name, e in fate.items() if e == end} for end in fate.values()}
     survey = weights.survey()
     assert {model.name for model in weights.models()} == expected.get(WHOLE, set())

@@ -10,7 +10,7 @@ from grpclib import GRPCError, Status
 from modal_proto import api_pb2
 
 from tests.modal.platform.named import Environments, new_id
-from tests.modal.platform.wire import Bell, not_found
+from tests.modal.platform.wire import Wakeup, not_found
 
 #: What the smallest plan allows in one workspace.
 MAX_SCHEDULES = 5
@@ -43,7 +43,7 @@ class App:
     function_ids: dict[str, str] = field(default_factory=dict)
     class_ids: dict[str, str] = field(default_factory=dict)
     logs: list[api_pb2.TaskLogsBatch] = field(default_factory=list)
-    bell: Bell = field(default_factory=Bell)
+    changed: Wakeup = field(default_factory=Wakeup)
     last_heard: float = field(default_factory=time.monotonic)
     logs_complete: bool = False
 
@@ -247,7 +247,7 @@ class Apps:
 
     def complete_logs(self, app: App) -> None:
         app.logs_complete = True
-        app.bell.ring()
+        app.changed.notify()
 
     # Logs
 
@@ -259,7 +259,7 @@ class Apps:
                 task_id=task_id, function_id=function.id, entry_id=str(len(app.logs) + 1), items=[line]
             )
         )
-        app.bell.ring()
+        app.changed.notify()
 
     async def app_get_logs(self, request: api_pb2.AppGetLogsRequest) -> AsyncIterator[api_pb2.TaskLogsBatch]:
         """What was logged since the entry the caller saw last, then what comes, until the app and its logs are done."""
@@ -275,4 +275,4 @@ class Apps:
                 return
             if time.monotonic() >= deadline:
                 return
-            await app.bell.wait(deadline - time.monotonic())
+            await app.changed.wait(deadline - time.monotonic())

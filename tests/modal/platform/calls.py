@@ -16,7 +16,7 @@ from modal_proto import api_pb2
 from tests.modal.platform.apps import GONE, Apps, Function
 from tests.modal.platform.containers import Container, Containers
 from tests.modal.platform.named import new_id
-from tests.modal.platform.wire import Bell, not_found
+from tests.modal.platform.wire import Wakeup, not_found
 
 #: An idle container looks up this often, and so learns of a deployment or of its own idleness.
 LOOK_UP_SECONDS = 0.5
@@ -44,7 +44,7 @@ class Call:
     how: int
     inputs: dict[str, Input] = field(default_factory=dict)
     outputs: list[api_pb2.FunctionGetOutputsItem] = field(default_factory=list)
-    bell: Bell = field(default_factory=Bell)
+    changed: Wakeup = field(default_factory=Wakeup)
 
     @property
     def unfinished(self) -> int:
@@ -55,7 +55,7 @@ class Call:
 class Pool:
     function: Function
     waiting: deque[Input] = field(default_factory=deque)
-    bell: Bell = field(default_factory=Bell)
+    changed: Wakeup = field(default_factory=Wakeup)
     start_failures: int = 0
     override: api_pb2.AutoscalerSettings = field(default_factory=api_pb2.AutoscalerSettings)
 
@@ -135,7 +135,7 @@ class Calls:
                 fresh = [one for one in fresh if request.start_idx <= one.idx <= request.end_idx]
             if fresh or time.monotonic() >= deadline:
                 break
-            await call.bell.wait(deadline - time.monotonic())
+            await call.changed.wait(deadline - time.monotonic())
         return api_pb2.FunctionGetOutputsResponse(
             outputs=fresh,
             idxs=[one.idx for one in fresh],
@@ -161,7 +161,7 @@ class Calls:
                 self.containers.kill(one.container)
             else:
                 one.container.cancelled.append(one.id)
-                one.container.bell.ring()
+                one.container.changed.notify()
         return Empty()
 
     # Containers
@@ -174,7 +174,7 @@ class Calls:
         while free < len(pool.waiting) and len(alive) < pool.max_containers:
             alive.append(self.containers.start(pool.function))
             free += pool.function.slots
-        pool.bell.ring()
+        pool.changed.notify()
 
     async def function_get_inputs(self, request: api_pb2.FunctionGetInputsRequest) -> api_pb2.FunctionGetInputsResponse:
         """The next input, or the order to end: when idle for long, outdated by a deployment, or told to stop."""
@@ -192,8 +192,8 @@ class Calls:
                 return KILL_SWITCH
             if pool.waiting:
                 return self.hand_out(pool.waiting.popleft(), container)
-            patience = asyncio.ensure_future(pool.bell.wait(LOOK_UP_SECONDS))
-            told = asyncio.ensure_future(container.bell.wait(3600))
+            patience = asyncio.ensure_future(pool.changed.wait(LOOK_UP_SECONDS))
+            told = asyncio.ensure_future(container.changed.wait(3600))
             try:
                 await asyncio.wait([patience, told], return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -258,7 +258,7 @@ class Calls:
                 retry_count=one.retries,
             )
         )
-        one.call.bell.ring()
+        one.call.changed.notify()
 
     def requeue(self, one: Input) -> None:
         pool = self.pool(one.call.function)

@@ -25,7 +25,7 @@ from tests.modal.platform.isolation import Bind, isolated, unshare
 from tests.modal.platform.named import new_id
 from tests.modal.platform.packages import Environment, built, declared
 from tests.modal.platform.volumes import View, Volumes
-from tests.modal.platform.wire import Bell, Wire, caller, not_found
+from tests.modal.platform.wire import ModalService, Wakeup, caller, not_found
 
 #: Longer than any line a program may print in one piece.
 LINE_LIMIT = 1 << 20
@@ -78,7 +78,7 @@ class Container:
     failure: api_pb2.GenericResult | None = None
     inputs: set[str] = field(default_factory=set)
     cancelled: list[str] = field(default_factory=list)
-    bell: Bell = field(default_factory=Bell)
+    changed: Wakeup = field(default_factory=Wakeup)
     done: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -95,14 +95,14 @@ class Container:
         if self.state != "exited":
             self.state = state
             self.was_ready = self.was_ready or state == "ready"
-            self.bell.ring()
+            self.changed.notify()
 
 
 class Containers:
     def __init__(
         self,
         home: Path,
-        wire: Wire,
+        wire: ModalService,
         apps: Apps,
         *,
         images: Images,
@@ -348,7 +348,7 @@ class Containers:
         container = self.current()
         deadline = asyncio.get_running_loop().time() + HEARTBEAT_SECONDS
         while not container.cancelled and (left := deadline - asyncio.get_running_loop().time()) > 0:
-            await container.bell.wait(left)
+            await container.changed.wait(left)
         if not container.cancelled:
             return api_pb2.ContainerHeartbeatResponse()
         event = api_pb2.CancelInputEvent(input_ids=container.cancelled)

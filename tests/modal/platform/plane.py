@@ -25,7 +25,7 @@ from tests.modal.platform.named import Environments
 from tests.modal.platform.proxy import Proxy
 from tests.modal.platform.queues import Queues
 from tests.modal.platform.volumes import Volume, Volumes
-from tests.modal.platform.wire import Wire
+from tests.modal.platform.wire import ModalService
 from tests.modal.platform.workspace import Workspace
 from tests.support.waiting import until
 
@@ -46,7 +46,7 @@ class Platform:
         self.settings = settings or Settings()
         self.url = ""
         clock = clock or SystemClock()
-        self.wire = Wire()
+        self.wire = ModalService()
         self.environments, self.workspace = Environments(), Workspace()
         self.queues, self.dicts = Queues(self.environments, clock), Dicts(self.environments, clock)
         self.volumes = Volumes(self.environments, self.home)
@@ -204,7 +204,7 @@ class Platform:
 
         async def answered() -> None:
             while call.unfinished:
-                await call.bell.wait(patience)
+                await call.changed.wait(patience)
 
         self._until(answered(), f"the end of {call.function.name!r}", patience)
         result = call.outputs[0].result
@@ -247,7 +247,7 @@ class Platform:
     def wait_ready(self, container: Container, patience: float = PATIENCE) -> None:
         async def ready() -> None:
             while container.state == "starting":
-                await container.bell.wait(patience)
+                await container.changed.wait(patience)
 
         self._until(ready(), f"the start of {container.function.name!r}", patience)
         if container.state == "exited":

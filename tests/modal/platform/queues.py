@@ -10,7 +10,7 @@ from modal_proto import api_pb2
 
 from jobs.core.clock import Clock
 from tests.modal.platform.named import Environments, Named
-from tests.modal.platform.wire import Bell
+from tests.modal.platform.wire import Wakeup
 
 MAX_ITEMS = 5_000
 MAX_PARTITIONS = 100_000
@@ -33,7 +33,7 @@ class Queue:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.partitions: dict[bytes, Partition] = {}
-        self.bell = Bell()
+        self.changed = Wakeup()
 
     def partition(self, key: bytes) -> Partition:
         """The partition with what is still alive in it."""
@@ -54,7 +54,7 @@ class Queue:
             partition.entries += 1
             partition.items.append((partition.entries, value))
         partition.expires = self.clock.now() + ttl
-        self.bell.ring()
+        self.changed.notify()
 
     def take(self, key: bytes, count: int) -> list[bytes]:
         items = self.partition(key).items
@@ -99,7 +99,7 @@ class Queues:
         deadline = loop.time() + request.timeout
         values = queue.take(request.partition_key, request.n_values)
         while not values and (left := deadline - loop.time()) > 0:
-            await queue.bell.wait(left)
+            await queue.changed.wait(left)
             values = queue.take(request.partition_key, request.n_values)
         return api_pb2.QueueGetResponse(values=values)
 
@@ -107,7 +107,7 @@ class Queues:
         queue = self.named.find(request.queue_id)
         seen = int(request.last_entry_id or 0)
         if not any(entry > seen for entry, _ in queue.partition(request.partition_key).items):
-            await queue.bell.wait(request.item_poll_timeout)
+            await queue.changed.wait(request.item_poll_timeout)
         return api_pb2.QueueNextItemsResponse(
             items=[
                 api_pb2.QueueItem(value=value, entry_id=str(entry))

@@ -43,18 +43,18 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
 
 
-class Bell:
-    """Wakes everyone who waits at the moment it rings."""
+class Wakeup:
+    """Wakes everyone who waits at this moment."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
 
     def wait(self, seconds: float) -> Coroutine[Any, Any, None]:
-        """Returns at the next ring, counted from this call and not from when it is first awaited."""
+        """Returns at the next `notify`, counted from this call and not from when it is first awaited."""
         return self._wait(self._event, seconds)
 
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
@@ -62,7 +62,7 @@ class Bell:
             await asyncio.wait_for(event.wait(), seconds)
 
 
-class Wire:
+class ModalService:
     """Serves the families' methods as the `ModalClient` service."""
 
     def __init__(self) -> None:

@@ -52,11 +52,11 @@ export async function follow(path, { signal, lastId, onEvent }) {
     if (done) return;
     const blocks = (rest + value).split(/\r?\n\r?\n/);
     rest = blocks.pop();
-    for (const block of blocks) tell(block, onEvent);
+    for (const block of blocks) dispatch(block, onEvent);
   }
 }
 
-function tell(block, onEvent) {
+function dispatch(block, onEvent) {
   const fields = { id: null, data: [] };
   for (const line of block.split(/\r?\n/)) {
     const [, name, value] = /^([^:]*):? ?(.*)$/.exec(line);

@@ -6,26 +6,26 @@ import { day } from "/ui/words.js";
 
 const HEIGHT = 150;
 const EDGE = { top: 10, right: 4, bottom: 20, left: 44 };
-const LOOKS = 4;
+const STYLES = 4;
 
-/** A series has a `look`, the number of its colour and pattern, beside its `name` and `values`. */
+/** A series has a `style`, the number of its colour and pattern, beside its `name` and `values`. */
 export function dailyBars(title) {
   return figure(title, {
     draw: bars,
-    legend: ({ series }, id) => series.map(({ name, look }) => entry(name, look, id)),
+    legend: ({ series }, id) => series.map(({ name, style }) => entry(name, style, id)),
     height: () => HEIGHT,
   });
 }
 
-function entry(name, look, id) {
-  const square = filled(svg("rect", { width: 12, height: 12, rx: 2 }), look, id);
+function entry(name, style, id) {
+  const square = filled(svg("rect", { width: 12, height: 12, rx: 2 }), style, id);
   const swatch = svg("svg", { class: "swatch", viewBox: "0 0 12 12", "aria-hidden": "true" }, ...square);
   return el("li", {}, swatch, el("bdi", { text: name }));
 }
 
-/** A shape in a look: its colour, and but for the first a pattern over it. */
-function filled(shape, look, id) {
-  const number = look % LOOKS;
+/** A shape in a style: its colour, and but for the first a pattern over it. */
+function filled(shape, style, id) {
+  const number = style % STYLES;
   shape.classList.add(`series-${number}`);
   if (number === 0) return [shape];
   const over = shape.cloneNode();
@@ -58,7 +58,7 @@ function bars({ days, series, format }, width, id) {
       const box = { x: EDGE.left + at * step + step * 0.14, width: step * 0.72 };
       return svg("g", {}, title, ...stack(series, { at, box, y, id }));
     }),
-    ...dates(days, { place: (at) => EDGE.left + (at + 0.5) * step, right: width - EDGE.right, y: HEIGHT - 5 }),
+    ...dates(days, { xOf: (at) => EDGE.left + (at + 0.5) * step, right: width - EDGE.right, y: HEIGHT - 5 }),
   ];
 }
 
@@ -74,11 +74,11 @@ function stack(series, { at, box, y, id }) {
   let base = 0;
   return series
     .filter(({ values }) => values[at] > 0)
-    .flatMap(({ look, values }) => {
+    .flatMap(({ style, values }) => {
       const from = y(base);
       base += values[at];
       const height = Math.max(1, from - y(base));
-      return filled(svg("rect", { ...box, y: y(base), height }), look, id);
+      return filled(svg("rect", { ...box, y: y(base), height }), style, id);
     });
 }
 

@@ -70,8 +70,8 @@ function numbers(title, { days, series, format }) {
   );
 }
 
-/** The dates below a drawing, one for each week; `place(at)` is the middle of a day, `right` the drawing's end. */
-export function dates(days, { place, right, y }) {
+/** The dates below a drawing, one for each week; `xOf(at)` is the middle of a day, `right` the drawing's end. */
+export function dates(days, { xOf, right, y }) {
   const last = days.length - 1;
   return days
     .map((date, at) => ({ date, at }))
@@ -79,6 +79,6 @@ export function dates(days, { place, right, y }) {
     .map(({ date, at }) =>
       at === last
         ? svg("text", { class: "axis", x: right, y, "text-anchor": "end", text: "today" })
-        : svg("text", { class: "axis", x: place(at), y, "text-anchor": "middle", text: day(date) }),
+        : svg("text", { class: "axis", x: xOf(at), y, "text-anchor": "middle", text: day(date) }),
     );
 }

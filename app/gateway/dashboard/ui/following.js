@@ -1,18 +1,18 @@
-// Follows jobs that run, live, over a few streams. What has no stream is still seen by the looks at the whole list.
+// Follows jobs that run, live, over a few streams. What has no stream is still seen by the polls of the whole list.
 
 import { follow } from "/ui/api.js";
 
-const STREAMS = 3; // a browser opens six connections to one host; the looks need some of them
+const STREAMS = 3; // a browser opens six connections to one host; the polls need some of them
 const REST = 10000; // after a stream that broke
 
 export class Following {
   #open = new Map();
   #heard = new Map();
   #rested = new Map();
-  #tell;
+  #onJob;
 
-  constructor(tell) {
-    this.#tell = tell;
+  constructor(onJob) {
+    this.#onJob = onJob;
   }
 
   /** From now on follow these, and no others. */
@@ -40,11 +40,11 @@ export class Following {
         lastId: this.#heard.get(id),
         onEvent: (event, job) => {
           this.#heard.set(id, event);
-          this.#tell(job);
+          this.#onJob(job);
         },
       });
     } catch {
-      // The looks tell whoever reads if the gateway is gone.
+      // The polls show it if the gateway is gone.
       if (!stream.signal.aborted) this.#rested.set(id, Date.now() + REST);
     } finally {
       this.#open.delete(id);

@@ -7,7 +7,7 @@ import { count, dollars, now } from "/ui/words.js";
 const DAY = 24 * 3600 * 1000;
 
 /** Says in one line how it stands; the lines below say what is wrong. */
-export function headline({ section, title, list, standing }, known) {
+export function headline({ section, title, list, summary }, known) {
   const { health, tiers, jobs } = known;
   if (health === null || tiers === null || jobs === null) return;
   const wrong = problemsOf(known);
@@ -17,7 +17,7 @@ export function headline({ section, title, list, standing }, known) {
   const needs = `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you`;
   setText(title.lastElementChild, wrong.length ? needs : "All is well");
   keep(list, wrong, ({ words }) => words, problem);
-  setText(standing, factsOf(known));
+  setText(summary, factsOf(known));
 }
 
 function problem({ job }) {
@@ -43,8 +43,8 @@ function unmended(jobs) {
 function factsOf({ tiers, jobs, health, board }) {
   const states = new Map();
   for (const { state } of tiers) states.set(state, (states.get(state) ?? 0) + 1);
-  const standing = [...states].map(([state, number]) => `${number} ${state}`).join(", ");
-  const parts = [`${count(tiers.length, "tier")}${standing ? `: ${standing}` : ""}`];
+  const counts = [...states].map(([state, number]) => `${number} ${state}`).join(", ");
+  const parts = [`${count(tiers.length, "tier")}${counts ? `: ${counts}` : ""}`];
   parts.push(count(health.models.count, "model"));
   const open = jobs.filter((job) => !hasEnded(job)).length;
   parts.push(open ? `${count(open, "job")} under way` : "no job under way");

@@ -1,11 +1,11 @@
-// The page: signs in, looks at the ops API now and then while somebody looks at the page, and shows what it learns.
+// The page: signs in, polls the ops API while somebody looks at the page, and shows what it learns.
 
 import * as api from "/ui/api.js";
 import { Asking } from "/ui/asking.js";
 import { el, keep, setHidden, setText } from "/ui/dom.js";
 import { Following } from "/ui/following.js";
 import { hasEnded, newestOf, showJobs, titleOf } from "/ui/jobs.js";
-import { Looks } from "/ui/looks.js";
+import { Polling } from "/ui/polling.js";
 import { showModels } from "/ui/models.js";
 import { headline } from "/ui/now.js";
 import { showLastNight, showRuns } from "/ui/runs.js";
@@ -34,7 +34,7 @@ const following = new Following((job) => {
   takeJobs(known.jobs.map((each) => (each.id === job.id && moves(job) >= moves(each) ? job : each)));
 });
 
-const looks = new Looks(
+const polling = new Polling(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
     { path: () => "night", every: () => SLOW, take: (answer) => (known.night = answer) },
@@ -43,7 +43,7 @@ const looks = new Looks(
     { path: failedPath, every: pace, take: takeFailed, isWanted: () => which === "failed" },
     { path: () => "models", every: () => SLOW, take: takeModels },
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
-    { ...weeks.look, every: () => RARE },
+    { ...weeks.poll, every: () => RARE },
   ],
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
 );
@@ -90,7 +90,7 @@ function takeJobs(jobs) {
     const was = before.get(job.id);
     if (was && was !== job.state && hasEnded(job)) {
       announce(`${titleOf(job)}: ${job.state}`);
-      looks.again("models", "health", "tiers");
+      polling.again("models", "health", "tiers");
     }
   }
   following.follow(jobs.filter((job) => job.state === "running"));
@@ -116,7 +116,7 @@ function announce(text) {
 function show() {
   const mayChange = known.board?.caller.scopes.includes("admin") ?? false;
   showConnection();
-  headline({ section: at("now"), title: at("now-title"), list: at("problems"), standing: at("standing") }, known);
+  headline({ section: at("now"), title: at("now-title"), list: at("problems"), summary: at("standing") }, known);
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
   showJobList(mayChange);
@@ -134,7 +134,7 @@ function show() {
 }
 
 function showConnection() {
-  const trouble = looks.trouble;
+  const trouble = polling.trouble;
   at("live").dataset.state = trouble ? "lost" : known.tiers ? "live" : "starting";
   setText(at("live"), trouble ? "Not up to date" : known.tiers ? "Live" : "Connecting");
   setHidden(at("offline"), trouble === null);
@@ -194,7 +194,7 @@ async function act(verb, job) {
   const { document: now } = await api.post(`jobs/${encodeURIComponent(job.id)}/${verb}`).catch(refused);
   announce(verb === "cancel" ? `${titleOf(job)} is asked to stop` : `${titleOf(job)} is tried again`);
   takeJob(now);
-  looks.again("jobs");
+  polling.again("jobs");
 }
 
 /** Ask whether this is to be done with a model, and post it as a job. */
@@ -203,14 +203,14 @@ function ask({ kind, model, ...question }) {
     const { document: job } = await api.post("jobs", { kind, model }).catch(refused);
     announce(`${titleOf(job)} is posted; how it ends is under Jobs`);
     takeJob(job);
-    looks.again("jobs");
+    polling.again("jobs");
   };
   asking.ask({ ...question, work });
 }
 
 function refused(error) {
   if (error.status === 401) signIn(error);
-  if (error.status === 0) looks.wake(); // the looks will say the same, and when it is over
+  if (error.status === 0) polling.wake(); // the polls will say the same, and when it is over
   throw error;
 }
 
@@ -226,7 +226,7 @@ at("pull-form").addEventListener("submit", async (event) => {
     const news = isNew ? "is posted; its progress is under Jobs" : "is under way already; you share it";
     announce(`The pull of ${short(job.subject)} ${news}`);
     takeJob(job);
-    looks.again("jobs");
+    polling.again("jobs");
     form.reset();
   } catch (error) {
     setText(at("pull-trouble"), error.message);
@@ -238,7 +238,7 @@ at("pull-form").addEventListener("submit", async (event) => {
 
 at("more-jobs").addEventListener("click", () => {
   listed += LISTED * 2;
-  looks.again("jobs");
+  polling.again("jobs");
 });
 
 for (const choice of document.querySelectorAll('input[name="which"]')) {
@@ -246,7 +246,7 @@ for (const choice of document.querySelectorAll('input[name="which"]')) {
     which = choice.value;
     listed = LISTED;
     known.failed = null;
-    looks.again("jobs");
+    polling.again("jobs");
     show();
   });
 }
@@ -307,16 +307,16 @@ async function begin() {
   setHidden(at("nav"), false);
   if (hadForm) at("main").focus();
   takeBoard(answer);
-  looks.wake();
+  polling.wake();
 }
 
 window.addEventListener("online", () => {
-  if (!at("board").hidden) looks.wake();
+  if (!at("board").hidden) polling.wake();
 });
 
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) following.stop();
-  else if (!at("board").hidden) looks.wake();
+  else if (!at("board").hidden) polling.wake();
 });
 
 begin();

@@ -34,18 +34,18 @@ function entry(state) {
 function strips({ days, series }, width) {
   const step = (width - LEFT - RIGHT) / days.length;
   const size = Math.min(MARK, step - 1.5);
-  const place = (at) => LEFT + (at + 0.5) * step;
+  const xOf = (at) => LEFT + (at + 0.5) * step;
   const rows = series.map(({ name, values }, line) => {
     const y = 16 + line * LINE;
     const short = name.length > 8 ? `${name.slice(0, 7)}…` : name;
     const label = svg("text", { class: "axis", x: 0, y: y + 4, text: short });
     const marks = values.map((state, at) => {
       const title = svg("title", { text: `${name}, ${day(days[at])}: ${WORDS[state]}` });
-      return svg("g", {}, title, mark(state, place(at), y, size));
+      return svg("g", {}, title, mark(state, xOf(at), y, size));
     });
     return svg("g", {}, label, ...marks);
   });
-  return [...rows, ...dates(days, { place, right: width - RIGHT, y: series.length * LINE + 18 })];
+  return [...rows, ...dates(days, { xOf, right: width - RIGHT, y: series.length * LINE + 18 })];
 }
 
 /** A square, a triangle, a cross, a dot. */

@@ -20,18 +20,18 @@ const sum = (rows, of) => rows.reduce((total, row) => total + of(row), 0);
 const tiersOf = (rows) => [...new Set(rows.map(({ tier }) => tier))].sort();
 
 export class Weeks {
-  #place;
+  #container;
   #note;
   #whose = "";
   #charts = new Map();
 
-  constructor(place, note) {
-    this.#place = place;
+  constructor(container, note) {
+    this.#container = container;
     this.#note = note;
   }
 
-  get look() {
-    return { path: () => `days?since=${days()[0]}`, take: (told) => this.#show(told) };
+  get poll() {
+    return { path: () => `days?since=${days()[0]}`, take: (answer) => this.#show(answer) };
   }
 
   /** A key without the admin scope is told of its own requests only, and the page says so. */
@@ -51,7 +51,7 @@ export class Weeks {
     setText(this.#note, missing.filter(Boolean).join(" "));
   }
 
-  #chart(title, make, isThere, tell) {
+  #chart(title, make, isThere, dataOf) {
     const known = this.#charts.get(title);
     if (!isThere) {
       known?.node.remove();
@@ -59,15 +59,15 @@ export class Weeks {
       return;
     }
     const chart = known ?? make(title);
-    chart.show(tell());
+    chart.show(dataOf());
     if (known) return;
     this.#charts.set(title, chart);
-    this.#place.append(chart.node);
+    this.#container.append(chart.node);
   }
 
   #ofRequests(rows) {
     const all = days();
-    const series = ENDINGS.map(([name], look) => ({ name, look, values: all.map(() => 0) }));
+    const series = ENDINGS.map(([name], style) => ({ name, style, values: all.map(() => 0) }));
     for (const row of rows) {
       const kind = ENDINGS.findIndex(([, fits]) => fits(row.ending));
       const at = all.indexOf(row.day);
@@ -79,7 +79,7 @@ export class Weeks {
     const share = Math.floor((1000 * answered) / total) / 10;
     return {
       days: all,
-      series: series.filter(({ look, values }) => look === 0 || values.some((value) => value > 0)),
+      series: series.filter(({ style, values }) => style === 0 || values.some((value) => value > 0)),
       format: (value) => Math.round(value).toLocaleString("en"),
       summary: `${count(total, "request")}${this.#whose}, ${share} % answered to their end, ${tokens} written.`,
     };
@@ -90,7 +90,7 @@ function ofCost(rows, month, budget) {
   const all = days();
   const spent = (tier, date) => rows.find((row) => row.tier === tier && row.day === date)?.dollars ?? 0;
   const values = (tier) => all.map((date) => spent(tier, date));
-  const series = tiersOf(rows).map((tier, look) => ({ name: tier, look, values: values(tier) }));
+  const series = tiersOf(rows).map((tier, style) => ({ name: tier, style, values: values(tier) }));
   const limit = budget === null ? "" : ` of a budget of ${dollars(budget)}`;
   const total = dollars(sum(rows, (row) => row.dollars));
   const summary = `${total} in four weeks; ${dollars(month)}${limit} this month. An estimate.`;

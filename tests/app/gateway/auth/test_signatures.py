@@ -105,7 +105,7 @@ def test_a_line_with_a_public_key_lets_its_owner_in() -> None:
         keys.identify([(b"authorization", f"Bearer {PUBLIC}".encode())], NOW, asked("DELETE", "/api/delete"))
 
 
-def test_a_stranger_who_signs_is_refused() -> None:
+def test_an_unknown_key_that_signs_is_refused() -> None:
     """A signature that fits, by a key that no line names, opens nothing."""
     keys = Keys.parse(f"alice sha256:{'0' * 64}")
 

@@ -71,7 +71,7 @@ def test_only_whole_models_stand(store: Store, tmp_path: Path) -> None:
 
 
 def test_what_changes_on_the_disk_is_noticed(store: Store, tmp_path: Path) -> None:
-    """A model that comes, goes or is replaced is seen at the next round, and one whose last blob comes late too."""
+    """A model that comes, goes or is replaced is seen at the next refresh, and one whose last blob comes late too."""
     weights = weights_at(tmp_path)
     known_state = known_state_on(store, directory(tmp_path))
     assert names(known_state) == []
@@ -156,7 +156,7 @@ def test_on_a_volume_the_generation_tells_when_to_read(store: Store, tmp_path: P
 
 
 def test_a_volume_that_cannot_be_reloaded_is_tried_again(store: Store, tmp_path: Path) -> None:
-    """While a file is open the models stay as known, and the round after it succeeds brings the new ones."""
+    """While a file is open the models stay as known, and the refresh after it brings the new ones."""
     is_open = False
 
     def reload() -> None:
@@ -309,7 +309,7 @@ def test_any_report_opens(document: Any) -> None:
 
 
 def test_age_grows_until_all_was_learnt_again(store: Store, clock: HandClock, tmp_path: Path) -> None:
-    """Before the first round there is no age; while one part fails, the age is that part's, and the rest goes on."""
+    """Before the first refresh there is no age; while one part fails, the age is that part's, and the rest goes on."""
     put(weights_at(tmp_path), sample("one"))
     source = Counted(directory(tmp_path))
     known_state = KnownState(store.facts, source, clock)

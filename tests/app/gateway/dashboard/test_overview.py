@@ -34,7 +34,7 @@ def fleet(**windows: Any) -> Fleet:
     return parse({**DECLARED, **windows}, "fleet.toml")
 
 
-OFFICE_HOURS = {"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]}
+WORK_HOURS = {"tier": "a10g", "start": "0 8 * * 1-5", "hours": 10, "models": ["llama3.2"]}
 """In the fleet's timezone, two hours ahead of UTC in September."""
 
 
@@ -79,7 +79,7 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
 
 def test_servers_of_ones_own_have_no_price() -> None:
     """With a fleet file on one machine pins and nights are told, and neither prices nor what only a platform does."""
-    windows = fleet(windows=[OFFICE_HOURS])
+    windows = fleet(windows=[WORK_HOURS])
 
     told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE)
 
@@ -150,12 +150,12 @@ def test_next_runs_are_those_of_the_schedules() -> None:
 )
 def test_a_window_opens_or_closes_next(now: str, what: str, at: str) -> None:
     """Of a window the next edge is told: its closing while it is open, else its opening, in the fleet's own time."""
-    runs = upcoming(fleet(windows=[OFFICE_HOURS]), parse_moment(now))
+    runs = upcoming(fleet(windows=[WORK_HOURS]), parse_moment(now))
 
     assert [(run["what"], run["at"]) for run in runs if "window" in run["what"]] == [(what, at)]
 
 
-WITH_WINDOW = fleet(windows=[OFFICE_HOURS])
+WITH_WINDOW = fleet(windows=[WORK_HOURS])
 
 
 @given(st.datetimes(datetime(2026, 1, 1), datetime(2027, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds

@@ -170,9 +170,9 @@ def test_what_the_page_refers_to_is_served() -> None:
     for _, attributes in parsed.found:
         for name in ("src", "href"):
             if reference := attributes.get(name):
-                place, _, part = reference.partition("#")
-                assert not place or place in Page().paths, reference
-                assert place or part in ids, reference
+                page, _, part = reference.partition("#")
+                assert not page or page in Page().paths, reference
+                assert page or part in ids, reference
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -46,46 +46,46 @@ LEASE = timedelta(seconds=30)
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[OpsApi]:
+def api(tmp_path: Path) -> Iterator[OpsApi]:
     """A ledger whose clock is moved by hand, and an ops API over it."""
-    with ops_api(tmp_path, HandClock()) as found:
-        yield found
+    with ops_api(tmp_path, HandClock()) as opened:
+        yield opened
 
 
 @pytest.fixture
-def hand(here: OpsApi) -> HandClock:
-    assert isinstance(here.clock, HandClock)
-    return here.clock
+def hand(api: OpsApi) -> HandClock:
+    assert isinstance(api.clock, HandClock)
+    return api.clock
 
 
 @pytest.fixture
-def ledger(here: OpsApi) -> Ledger:
-    return here.ledger()
+def ledger(api: OpsApi) -> Ledger:
+    return api.ledger()
 
 
 @pytest.fixture
-def ask(here: OpsApi) -> TestClient:
+def ask(api: OpsApi) -> TestClient:
     """A client with the key of an administrator."""
-    return client(here, ADMIN_KEY)
+    return client(api, ADMIN_KEY)
 
 
-def client(here: OpsApi, key: str | None) -> TestClient:
+def client(api: OpsApi, key: str | None) -> TestClient:
     headers = {"authorization": f"Bearer {key}"} if key else {}
-    return TestClient(here.app(), headers=headers, raise_server_exceptions=False)
+    return TestClient(api.app(), headers=headers, raise_server_exceptions=False)
 
 
 # -- posting -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_post_is_a_job_as_the_command_line_tells_it(ask: TestClient, here: OpsApi, ledger: Ledger) -> None:
-    """201 with the job's own JSON, posted in the key's name; its lane is rung, and Location says where it is."""
+def test_a_post_is_a_job_as_the_command_line_tells_it(ask: TestClient, api: OpsApi, ledger: Ledger) -> None:
+    """201 with the job's own JSON, posted in the key's name, and where it is in Location; its lane gets a worker."""
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "Llama3.2"})
     assert answer.status_code == 201
     job = ledger.reader.get(answer.json()["id"])
     assert answer.json() == job.as_json()
     assert (job.subject, job.posted_by) == ("llama3.2:latest", "root")
     assert job.request == {"model": "Llama3.2", "way": "auto", "rate_limit": None}
-    assert here.rung == ["weights"]
+    assert api.sent_lanes == ["weights"]
     assert ask.get(answer.headers["location"]).json() == answer.json()
 
 
@@ -119,23 +119,23 @@ def test_the_second_post_shares_the_first(ask: TestClient) -> None:
     ],
 )
 def test_each_kind_is_posted_as_the_command_line_does(
-    ask: TestClient, here: OpsApi, body: dict[str, Any], expected: tuple[str, dict[str, Any], str]
+    ask: TestClient, api: OpsApi, body: dict[str, Any], expected: tuple[str, dict[str, Any], str]
 ) -> None:
     """The request in the ledger is the same, so that workers and retries cannot tell who posted."""
     job = ask.post("/ops/v1/jobs", json=body).json()
     subject, request, lane = expected
     assert (job["kind"], job["subject"], job["request"]) == (body["kind"], subject, request)
     assert job["attempts_allowed"] == body.get("attempts", KINDS[body["kind"]].attempts)
-    assert here.rung == [lane]
+    assert api.sent_lanes == [lane]
 
 
-def test_archived_jobs_are_told_too(ask: TestClient, here: OpsApi) -> None:
+def test_archived_jobs_are_told_too(ask: TestClient, api: OpsApi) -> None:
     """`since` lists what has left the ledger among the rest, newest first, each once; by its id it is told as well."""
     id = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"}).json()["id"]
-    new = here.ledger().reader.get(id)
+    new = api.ledger().reader.get(id)
     old = replace(new, id="old-1", posted_at=new.posted_at - timedelta(days=40))
-    ops_context = here.ops_context(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
-    then = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY})
+    ops_context = api.ops_context(archived=lambda since: [job for job in (old, new) if job.posted_at >= since])
+    then = TestClient(api.app(ops_context), headers={"x-api-key": ADMIN_KEY})
 
     def listed(**query: str | int) -> list[str]:
         return [job["id"] for job in then.get("/ops/v1/jobs", params=query).json()["jobs"]]
@@ -148,13 +148,13 @@ def test_archived_jobs_are_told_too(ask: TestClient, here: OpsApi) -> None:
     assert then.get("/ops/v1/jobs/nonesuch-1").status_code == 404
 
 
-def test_a_bell_that_cannot_be_rung_loses_no_job(here: OpsApi, ledger: Ledger) -> None:
+def test_a_worker_that_cannot_be_sent_loses_no_job(api: OpsApi, ledger: Ledger) -> None:
     """What is posted is posted, though the platform refuses to send a worker now."""
 
     def broken(_: str) -> None:
         raise RuntimeError("the platform is away")
 
-    ask = TestClient(here.app(here.ops_context(send_worker=broken)), headers={"x-api-key": ADMIN_KEY})
+    ask = TestClient(api.app(api.ops_context(send_worker=broken)), headers={"x-api-key": ADMIN_KEY})
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"})
     assert answer.status_code == 201
     assert ledger.reader.get(answer.json()["id"]).kind == "pull"
@@ -177,14 +177,14 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: OpsApi, ledger: Ledger) -
     ],
 )
 def test_a_wrong_post_is_refused_with_what_is_wrong(
-    ask: TestClient, here: OpsApi, body: dict[str, Any], status: int, said: str
+    ask: TestClient, api: OpsApi, body: dict[str, Any], status: int, said: str
 ) -> None:
     """The failure's one shape, and nothing in the ledger."""
     answer = ask.post("/ops/v1/jobs", json=body)
     assert answer.status_code == status, answer.text
     assert said in answer.json()["error"]
     assert answer.json()["hint"]
-    assert here.ledger().reader.ids() == []
+    assert api.ledger().reader.ids() == []
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_a_job_is_told_with_its_whole_story(ask: TestClient, ledger: Ledger) -> 
     assert told["attempts"][0]["class"] == "network"
 
 
-def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, here: OpsApi) -> None:
+def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, api: OpsApi) -> None:
     """Cancel answers with the job as it is then; retry posts it anew, and only when it has ended."""
     id = ledger.post("pull", "a:latest", {"model": "a", "way": "registry"}, by="t", attempts=5).job.id
     early = ask.post(f"/ops/v1/jobs/{id}/retry")
@@ -286,7 +286,7 @@ def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, her
     assert again.json()["id"] != id
     assert again.json()["request"] == {"model": "a", "way": "registry"}
     assert again.json()["attempts_allowed"] == 5
-    assert here.rung == ["weights"]
+    assert api.sent_lanes == ["weights"]
 
 
 @pytest.mark.parametrize("path", ["nope-1", "nope-1/events", "nope-1/cancel", "nope-1/retry"])
@@ -313,51 +313,51 @@ CHANGES = [
 
 @pytest.mark.parametrize("path", [*READS, *ADMINS, "/ops/v1/jobs/x-1/events", "/nowhere", "/docs", "/ops/v1/jobs/"])
 @pytest.mark.parametrize("key", [None, "omk_wrong", "root"])
-def test_without_a_good_key_nothing_is_told(here: OpsApi, key: str | None, path: str) -> None:
+def test_without_a_good_key_nothing_is_told(api: OpsApi, key: str | None, path: str) -> None:
     """Not even which paths there are: 401, and how to send a key."""
-    answer = client(here, key).get(path)
+    answer = client(api, key).get(path)
     assert answer.status_code == 401
     assert set(answer.json()) == {"error", "hint"}
     assert "Bearer" in answer.headers["www-authenticate"]
 
 
-def test_healthz_needs_no_key_and_touches_nothing(here: OpsApi) -> None:
+def test_healthz_needs_no_key_and_touches_nothing(api: OpsApi) -> None:
     """It answers though there is no ledger to ask."""
 
     def gone() -> Ledger:
         raise AssertionError("nobody may open the ledger for this")
 
-    answer = TestClient(here.app(here.ops_context(open_ledger=gone))).get("/healthz")
+    answer = TestClient(api.app(api.ops_context(open_ledger=gone))).get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("path", READS)
-def test_chat_may_read(here: OpsApi, path: str) -> None:
+def test_chat_may_read(api: OpsApi, path: str) -> None:
     """A key for chat sees how things stand."""
-    assert client(here, CHAT_KEY).get(path).status_code == 200
+    assert client(api, CHAT_KEY).get(path).status_code == 200
 
 
 @pytest.mark.parametrize("path", ADMINS)
-def test_what_names_everything_is_for_administrators_of_all(here: OpsApi, path: str) -> None:
+def test_what_names_everything_is_for_administrators_of_all(api: OpsApi, path: str) -> None:
     """Meters and plans name all models and keys: 403 for a key for chat, and for an administrator of some models."""
-    assert client(here, ADMIN_KEY).get(path).status_code == 200
+    assert client(api, ADMIN_KEY).get(path).status_code == 200
     for key, said in ((CHAT_KEY, "this needs admin"), (LLAMA_KEY, "all models at once")):
-        answer = client(here, key).get(path)
+        answer = client(api, key).get(path)
         assert (answer.status_code, said in answer.json()["error"]) == (403, True)
 
 
 @pytest.mark.parametrize(("method", "path"), CHANGES)
-def test_chat_may_change_nothing(here: OpsApi, method: str, path: str) -> None:
+def test_chat_may_change_nothing(api: OpsApi, method: str, path: str) -> None:
     """403 before anything of the request is looked at, and the ledger stays empty."""
-    answer = client(here, CHAT_KEY).request(method, path, content=b"nonsense")
+    answer = client(api, CHAT_KEY).request(method, path, content=b"nonsense")
     assert answer.status_code == 403
     assert "key 'alice' has the scope chat; this needs admin" in answer.json()["error"]
-    assert here.ledger().reader.ids() == []
+    assert api.ledger().reader.ids() == []
 
 
-def test_a_key_for_some_models_changes_only_those(here: OpsApi, ledger: Ledger) -> None:
+def test_a_key_for_some_models_changes_only_those(api: OpsApi, ledger: Ledger) -> None:
     """Posting, cancelling and retrying a job about another model, or about all, is refused."""
-    ask = client(here, LLAMA_KEY)
+    ask = client(api, LLAMA_KEY)
     other = ledger.post("pull", "qwen3:latest", {"model": "qwen3"}, by="t").job.id
     assert ask.post("/ops/v1/jobs", json={"kind": "delete", "model": "llama3.2"}).status_code == 201
     for refused in (
@@ -372,9 +372,9 @@ def test_a_key_for_some_models_changes_only_those(here: OpsApi, ledger: Ledger) 
     assert not ledger.reader.get(other).cancel_asked
 
 
-def test_over_the_limit_is_429(here: OpsApi, hand: HandClock) -> None:
+def test_over_the_limit_is_429(api: OpsApi, hand: HandClock) -> None:
     """With when to come again; then it passes."""
-    app = here.app(here.ops_context(keys=f"bob {hash_of(CHAT_KEY)} rpm=2"))
+    app = api.app(api.ops_context(keys=f"bob {hash_of(CHAT_KEY)} rpm=2"))
     ask = TestClient(app, headers={"x-api-key": CHAT_KEY})
     assert [ask.get("/ops/v1/tiers").status_code for _ in range(3)] == [200, 200, 429]
     wait = int(ask.get("/nowhere").headers["retry-after"])
@@ -382,9 +382,9 @@ def test_over_the_limit_is_429(here: OpsApi, hand: HandClock) -> None:
     assert ask.get("/ops/v1/tiers").status_code == 200
 
 
-def test_whoever_the_gateway_let_in_is_not_asked_again(here: OpsApi) -> None:
+def test_whoever_the_gateway_let_in_is_not_asked_again(api: OpsApi) -> None:
     """A caller that stands in the scope is let in; no header can put one there."""
-    app = here.app()
+    app = api.app()
 
     async def let_in(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
@@ -398,7 +398,7 @@ def test_whoever_the_gateway_let_in_is_not_asked_again(here: OpsApi) -> None:
 # -- how things stand --------------------------------------------------------------------------------------------------
 
 
-def test_what_stands_is_told(ask: TestClient, here: OpsApi) -> None:
+def test_what_stands_is_told(ask: TestClient, api: OpsApi) -> None:
     """Models, tiers, routes and usage, as they are known here, in the shapes of the document."""
     models = ask.get("/ops/v1/models").json()
     tiers = ask.get("/ops/v1/tiers").json()
@@ -416,9 +416,9 @@ def test_what_stands_is_told(ask: TestClient, here: OpsApi) -> None:
     assert ask.get("/ops/v1/usage", params={"since": "2026-09-16"}).json() == {"usage": []}
 
 
-def test_a_key_for_chat_sees_its_own_usage(here: OpsApi) -> None:
+def test_a_key_for_chat_sees_its_own_usage(api: OpsApi) -> None:
     """What others use is for administrators."""
-    assert [row["key"] for row in client(here, CHAT_KEY).get("/ops/v1/usage").json()["usage"]] == ["alice"]
+    assert [row["key"] for row in client(api, CHAT_KEY).get("/ops/v1/usage").json()["usage"]] == ["alice"]
 
 
 def test_an_unknown_model_has_no_route(ask: TestClient) -> None:
@@ -428,7 +428,7 @@ def test_an_unknown_model_has_no_route(ask: TestClient) -> None:
     assert ask.get("/ops/v1/route", params={"model": "a b"}).status_code == 400
 
 
-def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: OpsApi, ledger: Ledger) -> None:
+def test_health_says_ok_or_what_is_wrong(ask: TestClient, api: OpsApi, ledger: Ledger) -> None:
     """It counts jobs and models; what is known being too old is trouble, and not ready."""
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
     told = ask.get("/ops/v1/health").json()
@@ -436,35 +436,35 @@ def test_health_says_ok_or_what_is_wrong(ask: TestClient, here: OpsApi, ledger: 
     assert (told["status"], told["problems"], told["jobs"]["queued"]) == ("ok", [], 1)
     assert told["models"] == {"count": 1, "bytes": MODELS[0]["size"]}
     assert ask.get("/readyz").json() == {"status": "ready"}
-    here.age = timedelta(minutes=3)
+    api.age = timedelta(minutes=3)
     assert ask.get("/ops/v1/health").json()["problems"] == ["the models and servers were last looked at 180 s ago"]
     answer = ask.get("/readyz")
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-    here.age = None
+    api.age = None
     assert "not been looked at yet" in ask.get("/readyz").json()["error"]
 
 
-def test_a_ledger_that_cannot_be_reached_is_not_ready(here: OpsApi) -> None:
+def test_a_ledger_that_cannot_be_reached_is_not_ready(api: OpsApi) -> None:
     """The probe says so instead of failing itself, and a request is 503 or 500, never silence."""
 
     def away() -> Ledger:
         raise ConnectionError("the store is away")
 
-    ops_context = here.ops_context(open_ledger=away)
-    ask = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}, raise_server_exceptions=False)
+    ops_context = api.ops_context(open_ledger=away)
+    ask = TestClient(api.app(ops_context), headers={"x-api-key": ADMIN_KEY}, raise_server_exceptions=False)
     answer = ask.get("/readyz")
     assert (answer.status_code, answer.json()["error"]) == (503, "the ledger cannot be reached: ConnectionError")
     broken = ask.get("/ops/v1/jobs")
     assert (broken.status_code, broken.json()) == (500, {"error": "this is our mistake; the log tells more"})
 
 
-def test_metrics_have_no_open_labels(here: OpsApi, ledger: Ledger) -> None:
+def test_metrics_have_no_open_labels(api: OpsApi, ledger: Ledger) -> None:
     """Requests of unknown models and keys are counted as `other`; jobs, bytes and wakes are there from the start."""
-    ops_context = here.ops_context()
+    ops_context = api.ops_context()
     for model in ("llama3.2:latest", *(f"made-up-{n}" for n in range(50))):
         ops_context.metrics.add(replace(ENDED_REQUEST, model=model, key="alice" if model.startswith("l") else model))
     ledger.post("pull", "a:latest", {"model": "a"}, by="t")
-    answer = TestClient(here.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
+    answer = TestClient(api.app(ops_context), headers={"x-api-key": ADMIN_KEY}).get("/metrics")
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     lines = answer.text.splitlines()
     ok = 'ollama_modal_requests_total{ending="success",key="alice",model="llama3.2:latest",tier="a10g"} 1.0'
@@ -510,19 +510,19 @@ def test_a_wrong_method_is_405(ask: TestClient) -> None:
     assert "POST" in answer.headers["allow"] or "GET" in answer.headers["allow"]
 
 
-def test_no_trouble_shows_a_key(here: OpsApi) -> None:
+def test_no_trouble_shows_a_key(api: OpsApi) -> None:
     """Whatever is refused, the answer does not repeat what was sent as a key."""
     secret = "omk_" + "s" * 43
     for path in (*READS, "/nowhere"):
-        assert secret not in client(here, secret).get(path).text
+        assert secret not in client(api, secret).get(path).text
     with pytest.raises(Trouble) as refused:
-        here.ops_context(keys=f"alice {secret}")
+        api.ops_context(keys=f"alice {secret}")
     assert secret not in f"{refused.value}{refused.value.hint}"
 
 
-def test_it_is_served_on_a_socket(here: OpsApi) -> None:
+def test_it_is_served_on_a_socket(api: OpsApi) -> None:
     """Under uvicorn it answers as it does in tests, sixty thousand deep body included."""
-    with served(here.app()) as url, httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as ask:
+    with served(api.app()) as url, httpx.Client(base_url=url, headers={"x-api-key": ADMIN_KEY}) as ask:
         assert ask.get("/healthz").status_code == 200
         assert ask.get("/ops/v1/tiers").json() == {"tiers": TIERS}
         deep = ask.post("/ops/v1/jobs", content=b"[" * 60_000, headers={"content-type": "application/json"})

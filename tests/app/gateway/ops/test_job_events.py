@@ -111,14 +111,14 @@ def test_no_move_is_missed_or_told_twice_wherever_a_client_is_cut_off(looks: lis
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Iterator[OpsApi]:
-    with ops_api(tmp_path) as found:
-        yield found
+def api(tmp_path: Path) -> Iterator[OpsApi]:
+    with ops_api(tmp_path) as opened:
+        yield opened
 
 
 @pytest.fixture
-def ledger(here: OpsApi) -> Ledger:
-    return here.ledger()
+def ledger(api: OpsApi) -> Ledger:
+    return api.ledger()
 
 
 def posted(ledger: Ledger) -> str:
@@ -147,10 +147,10 @@ def follow(url: str, id: str, after: str | None = None) -> Any:
     return httpx.stream("GET", f"{url}/ops/v1/jobs/{id}/events", headers=headers, timeout=20)
 
 
-def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(here: OpsApi, ledger: Ledger) -> None:
+def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(api: OpsApi, ledger: Ledger) -> None:
     """Queued, running, how far, done: each while it is so, each as the job's own JSON; then the stream is over."""
     id = posted(ledger)
-    with served(here.app()) as url, follow(url, id) as stream:
+    with served(api.app()) as url, follow(url, id) as stream:
         assert stream.headers["content-type"].startswith("text/event-stream")
         assert stream.headers["cache-control"] == "no-store"
         lines = stream.iter_lines()
@@ -169,15 +169,15 @@ def test_a_stream_tells_each_move_as_it_comes_and_ends_with_the_job(here: OpsApi
     assert done["data"] == ledger.reader.get(id).as_json()
 
 
-def test_a_client_goes_on_after_a_restart_of_the_gateway(here: OpsApi, ledger: Ledger) -> None:
+def test_a_client_goes_on_after_a_restart_of_the_gateway(api: OpsApi, ledger: Ledger) -> None:
     """The ids mean the same to another process: with the last one, only what came after it is told."""
     id = posted(ledger)
     ledger.end(claimed(ledger, id), Ending("retry", "network", "cut"), Reading())
-    with served(here.app()) as url, follow(url, id) as stream:
+    with served(api.app()) as url, follow(url, id) as stream:
         heard = events(stream.iter_lines(), 2)
     assert [each["id"] for each in heard] == ["0.0", "1.0"]
     ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
-    with served(here.app()) as url:
+    with served(api.app()) as url:
         with follow(url, id, heard[-1]["id"]) as stream:
             rest = events(stream.iter_lines())
         assert [each["id"] for each in rest] == ["2.0", "3.0", "4.0"]
@@ -188,10 +188,10 @@ def test_a_client_goes_on_after_a_restart_of_the_gateway(here: OpsApi, ledger: L
             assert stream.status_code == 400
 
 
-def test_only_so_many_follow_at_once(here: OpsApi, ledger: Ledger) -> None:
+def test_only_so_many_follow_at_once(api: OpsApi, ledger: Ledger) -> None:
     """One too many is told when to come again; when somebody leaves, there is room."""
     id = posted(ledger)
-    with served(here.app(followers=1)) as url:
+    with served(api.app(followers=1)) as url:
         with follow(url, id) as first:
             lines = first.iter_lines()  # which ends the stream when nobody holds it
             assert len(events(lines, 1)) == 1
@@ -205,7 +205,7 @@ def _is_let_in(url: str, id: str) -> bool:
         return bool(stream.status_code == 200)
 
 
-def test_whoever_leaves_leaves_nothing_behind(here: OpsApi, ledger: Ledger) -> None:
+def test_whoever_leaves_leaves_nothing_behind(api: OpsApi, ledger: Ledger) -> None:
     """Forty followers of one job come and go: it is read no more often than for one, and every stream is given back."""
     id = posted(ledger)
     reads: list[str] = []
@@ -217,10 +217,10 @@ def test_whoever_leaves_leaves_nothing_behind(here: OpsApi, ledger: Ledger) -> N
             return super().get(key, default)
 
     def counted() -> Ledger:
-        store = here.store()
-        return Ledger(store.queue, Counting(store.path), here.clock)
+        store = api.store()
+        return Ledger(store.queue, Counting(store.path), api.clock)
 
-    app = here.app(here.ops_context(open_ledger=counted))
+    app = api.app(api.ops_context(open_ledger=counted))
     with served(app) as url:
         for _ in range(2):
             streams = [follow(url, id) for _ in range(20)]
@@ -242,13 +242,13 @@ def _settled(reads: list[str]) -> bool:
     return len(reads) == before
 
 
-def test_followers_share_their_looks(here: OpsApi, ledger: Ledger) -> None:
+def test_followers_share_their_looks(api: OpsApi, ledger: Ledger) -> None:
     """A hundred that look at once read the ledger once, and each is told when there is no such job."""
     id = posted(ledger)
 
     async def look_together() -> None:
-        ledger_pool = LedgerPool(here.ledger, every=timedelta(milliseconds=50))
-        here.ledger_pool.append(ledger_pool)
+        ledger_pool = LedgerPool(api.ledger, every=timedelta(milliseconds=50))
+        api.ledger_pool.append(ledger_pool)
         jobs = await asyncio.gather(*(ledger_pool.job(id) for _ in range(100)))
         assert all(job is jobs[0] for job in jobs)
         gone = await asyncio.gather(*(ledger_pool.job("nope-1") for _ in range(5)), return_exceptions=True)

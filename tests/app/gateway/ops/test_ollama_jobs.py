@@ -44,7 +44,7 @@ class Commands:
     """A served gateway for jobs, and the ledger behind it."""
 
     url: str
-    here: OpsApi
+    api: OpsApi
     ledger: Ledger
     clients: list[Any] = field(default_factory=list)
 
@@ -59,8 +59,8 @@ class Commands:
 
 @pytest.fixture
 def commands(tmp_path: Path) -> Iterator[Commands]:
-    with ops_api(tmp_path) as here, served(here.app()) as url:
-        commands = Commands(url, here, here.ledger())
+    with ops_api(tmp_path) as api, served(api.app()) as url:
+        commands = Commands(url, api, api.ledger())
         yield commands
         for client in commands.clients:
             client.close()
@@ -70,9 +70,9 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
 def worked(commands: Commands) -> Iterator[Scene]:
     """A registry with one model, a models directory, and workers that pull from the one to the other."""
     with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
-        scene = Scene(commands.here.folder, registry.url)
+        scene = Scene(commands.api.folder, registry.url)
         scene.weights().prepare()
-        with working(commands.here.store(), scene.context(client)):
+        with working(commands.api.store(), scene.context(client)):
             yield scene
 
 
@@ -98,8 +98,8 @@ def test_ollamas_python_client_pulls_with_a_bar(commands: Commands) -> None:
         assert scene.weights().find(MODEL.name) is not None
     (job,) = commands.ledger.reader.jobs()
     assert (job.state, job.posted_by, job.result and job.result["way"]) == (JobState.SUCCEEDED, "root", "registry")
-    assert commands.here.changes == ["changed"]
-    assert "weights" in commands.here.rung
+    assert commands.api.changes == ["changed"]
+    assert "weights" in commands.api.sent_lanes
 
 
 def test_a_pull_without_a_stream_is_one_answer(commands: Commands) -> None:
@@ -224,7 +224,7 @@ def test_a_delete_is_waited_for(commands: Commands) -> None:
         answer = commands.ask("DELETE", "/api/delete", json={"model": NAME})
         assert (answer.status_code, answer.content) == (200, b"")
         assert scene.weights().find(MODEL.name) is None
-        assert commands.here.changes == ["changed", "changed"]
+        assert commands.api.changes == ["changed", "changed"]
         with pytest.raises(ollama.ResponseError) as refused:
             commands.client().delete(NAME)
     assert (refused.value.status_code, refused.value.error) == (404, f"model '{NAME}' not found")
@@ -246,9 +246,9 @@ def test_a_wrong_delete_is_refused(commands: Commands, body: bytes, said: str) -
 
 def test_a_delete_is_not_waited_for_for_ever(commands: Commands) -> None:
     """Behind long pulls its caller is told, in time, that it goes on, and as which job; it does."""
-    ops_context = commands.here.ops_context()
+    ops_context = commands.api.ops_context()
     ledger_pool = LedgerPool(ops_context.open_ledger)
-    commands.here.ledger_pool.append(ledger_pool)
+    commands.api.ledger_pool.append(ledger_pool)
     work = Pulls(ops_context, ledger_pool, Poster(ops_context, ledger_pool), delete_waits=timedelta(seconds=0.01))
     with pytest.raises(Stalled, match="the delete has waited for") as stalled:
         asyncio.run(work.delete(ANYONE, {"model": NAME}, stays))
@@ -260,7 +260,7 @@ def test_a_delete_is_not_waited_for_for_ever(commands: Commands) -> None:
 
 def test_a_delete_that_fails_says_why(commands: Commands) -> None:
     """500 with the reason of the job's last attempt."""
-    with httpx.Client() as client, working(commands.here.store(), TaskContext(SystemClock(), Registry(client=client))):
+    with httpx.Client() as client, working(commands.api.store(), TaskContext(SystemClock(), Registry(client=client))):
         answer = commands.ask("DELETE", "/api/delete", json={"model": NAME})
     assert answer.status_code == 500
     assert "no Ollama server is part of this stack" in answer.json()["error"]
@@ -275,8 +275,8 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
     """Who gives up on one answer neither fills the followers' places nor his key's own; the job goes on."""
     keys = f"root {hash_of(ADMIN_KEY)} admin concurrent=1"
     with (
-        ops_api(tmp_path) as here,
-        served(here.app(here.ops_context(keys), followers=1)) as url,
+        ops_api(tmp_path) as api,
+        served(api.app(api.ops_context(keys), followers=1)) as url,
         httpx.Client() as client,
     ):
 
@@ -293,7 +293,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
 
         until(leaves)
         until(leaves, "room for another")
-        (job,) = here.ledger().reader.jobs()
+        (job,) = api.ledger().reader.jobs()
         assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
 
 

@@ -17,9 +17,9 @@ FEW = settings(max_examples=12, derandomize=True, database=None, deadline=None, 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The document as an administrator gets it, with the application behind it."""
-    with ops_api(tmp_path_factory.mktemp("document")) as here:
+    with ops_api(tmp_path_factory.mktemp("document")) as api:
         config = Config.from_dict({"auth": {"openapi": {"HTTPBearer": {"bearer": ADMIN_KEY}}}})
-        yield schemathesis.openapi.from_asgi("/ops/v1/openapi.json", here.app(), config=config, headers=KEY)
+        yield schemathesis.openapi.from_asgi("/ops/v1/openapi.json", api.app(), config=config, headers=KEY)
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)

@@ -489,8 +489,8 @@ def test_to_unload_is_not_to_load(tmp_path: Path) -> None:
         assert (server.loads, [heard.json for heard in server.asked]) == ([], [body])
 
 
-def test_a_door_that_lets_nobody_in(tmp_path: Path) -> None:
-    """When the way to a tier is closed, waiting would change nothing: callers are told at once, as of our trouble."""
+def test_a_proxy_that_lets_nobody_in(tmp_path: Path) -> None:
+    """Where the proxy before a tier refuses the gateway, nobody waits: callers are told at once, as of our trouble."""
 
     def opening(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "modal-http: invalid proxy token"}, 401)
@@ -516,7 +516,7 @@ def test_a_tier_that_fell_asleep(tmp_path: Path) -> None:
 
 # -- who only looks ----------------------------------------------------------------------------------------------------
 
-LOOKS = (
+READ_PATHS = (
     "/",
     "/api/version",
     "/api/tags",
@@ -541,7 +541,7 @@ def test_looking_wakes_nobody(tmp_path: Path) -> None:
     with ScriptedServer(whole_answer, asleep=10_000) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         with httpx.Client(base_url=running.url) as client:
             for _ in range(60):
-                for path in LOOKS:
+                for path in READ_PATHS:
                     assert client.get(path).status_code == 200, path
         assert server.heard == []
         assert running.composed.metrics.wakes() == 0
