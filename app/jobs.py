@@ -153,12 +153,20 @@ def retry(
     id: str = "",
     all: bool = False,  # noqa: A002 - the name is the option
     failure_class: str = "",
+    *,
+    yes: bool = False,
+    anyway: bool = False,
     wait: bool = True,
     json: bool = False,
 ) -> None:
-    """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
+    """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not.
+
+    On a terminal `--all` asks first, unless `--yes`. A delete or rollback is posted after those weights were changed
+    only with `--anyway`.
+    """
+    chosen: dict[str, Any] = {"every": all, "failure_class": failure_class or None, "yes": yes, "anyway": anyway}
     _commands().run(
-        lambda commands: commands.retry(id, wait=wait, every=all, failure_class=failure_class or None, json=json),
+        lambda commands: commands.retry(id, **chosen, wait=wait, json=json),
         follows=wait and not all,
     )
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import LOOK_EVERY, follow
-from jobs.cli.output import complain, put, put_json, put_table, say
+from jobs.cli.output import complain, confirmed, put, put_json, put_table, say
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.sanitize import plain
@@ -79,8 +79,8 @@ class Jobs(Protocol):
     def post(
         self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
     ) -> Posted: ...
-    def retry(self, id: str, *, by: str) -> Posted: ...
-    def again(self, job: Job, *, by: str) -> Posted: ...
+    def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted: ...
+    def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted: ...
     def cancel(self, id: str, *, by: str) -> Job: ...
 
 
@@ -99,6 +99,7 @@ class JobCommands:
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
         look_every: how often a job that is followed is looked at.
+        confirmed: whether the person who asked says yes to a question.
 
     """
 
@@ -112,6 +113,7 @@ class JobCommands:
     worded: Callable[[str], str] = str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     look_every: timedelta = LOOK_EVERY
+    confirmed: Callable[[str], bool] = confirmed
 
     @property
     def reader(self) -> JobsReader:
@@ -134,23 +136,46 @@ class JobCommands:
         return self._see_through(posted, wait, json)
 
     def retry(
-        self, id: str = "", *, wait: bool, every: bool = False, failure_class: str | None = None, json: bool
+        self,
+        id: str = "",
+        *,
+        wait: bool,
+        every: bool = False,
+        failure_class: str | None = None,
+        yes: bool = False,
+        anyway: bool = False,
+        json: bool,
     ) -> int:
-        """Post an ended job again, exactly as it was posted; or every one that failed for good, of a class or not."""
+        """Post an ended job again, exactly as it was posted; or every one that failed for good, of a class or not.
+
+        What takes weights away is posted by its id alone; after something else changed those weights, only `anyway`.
+        """
         if bool(id) == every:
             raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
         if every:
-            return self._retry_all(failure_class, json=json)
+            if anyway:
+                raise BadRequest("--anyway goes with the id of one job", hint="`ollama-modal retry ID --anyway`")
+            return self._retry_all(failure_class, yes=yes, json=json)
         if failure_class is not None:
             raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
         job = self.find(id)
-        posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
-        return self._see_through(posted, wait, json)
+        retry = self.ledger.again(job, by=who(), anyway=anyway) if job.has_ended else self.ledger.retry(id, by=who())
+        return self._see_through(retry, wait, json)
 
-    def _retry_all(self, failure_class: str | None, *, json: bool) -> int:
+    def _retry_all(self, failure_class: str | None, *, yes: bool, json: bool) -> int:
         """Nobody is followed."""
         failed = dead_letters.of_class(self.reader.select()[0], failure_class)
-        again = [self.ledger.again(job, by=who()).job for job in failed]
+        chosen = [job for job in failed if not dead_letters.takes_away(job)]
+        for job in failed:
+            if job in chosen:
+                say(f"to post again: {job.kind} {job.subject}")
+            else:
+                alone = self.worded(f"`ollama-modal retry {job.id}`")
+                say(f"left out, because it takes weights away: {job.kind} {job.subject}; by itself: {alone}")
+        if chosen and not yes and not self.confirmed(f"post {len(chosen):,} again?"):
+            say("nothing was posted")
+            return 1
+        again = [self.ledger.again(job, by=who()).job for job in chosen]
         for job in again:
             self.posted(job)
         if json:

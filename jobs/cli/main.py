@@ -233,13 +233,21 @@ def retry(
     failure_class: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help=f"Of those, only {', '.join(FAILURE_CLASSES)}")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Post all of them without being asked on a terminal")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="A delete or rollback, though those weights were changed since")
+    ] = False,
     wait: Wait = True,
     url: Url = None,
     key: Key = None,
     json: Json = False,
 ) -> None:
-    """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
-    done(commands_at(url, key).retry(id, every=every, failure_class=failure_class, wait=wait, json=json))
+    """Post an ended job again, exactly as it was posted; or all that failed, after an outage.
+
+    With `--all`, nothing that takes weights away is posted.
+    """
+    chosen: dict[str, Any] = {"every": every, "failure_class": failure_class, "yes": yes, "anyway": anyway}
+    done(commands_at(url, key).retry(id, **chosen, wait=wait, json=json))
 
 
 # -- commands about what is there --------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -254,6 +255,20 @@ def test_a_model_is_deleted_only_after_one_more_yes(board: Browser, house: House
     board.until(lambda: state(board, "qwen2.5:0.5b") == "succeeded" and "delete" in board.text(row("qwen2.5:0.5b")))
     board.until(lambda: "qwen2.5:0.5b" not in board.text("#model-list"))
     assert not board.is_shown("#asking")
+
+
+def test_a_pull_supersedes_a_delete_that_failed(board: Browser, house: House) -> None:
+    """A delete that failed needs nobody, and cannot be tried again, once its model was pulled after it."""
+    with closing(house.shell.store()) as store:
+        id = store.ledger().post("delete", "nomic-embed-text:latest", {"model": "nomic-embed-text"}, by="test").job.id
+    again = '[aria-label="Try again: delete nomic-embed-text:latest"]'
+    board.until(lambda: board.is_shown(f"#job-{id} {again}"), "it never failed")
+    board.until_text("#problems", "Delete nomic-embed-text:latest failed")
+    pull(board, "nomic-embed-text")
+    board.until(lambda: state(board, "nomic-embed-text:latest") == "succeeded")
+    board.until(lambda: "nomic-embed-text" not in board.text("#problems"))
+    assert board.is_shown(f"#job-{id}")
+    assert not board.is_shown(again)
 
 
 def test_a_rollback_says_what_it_does(board: Browser) -> None:

@@ -22,6 +22,7 @@ from app.gateway.ops.post_jobs import reader
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
 from jobs.ledger.job_text import REMEDIES
+from jobs.ledger.kinds import KINDS
 
 MayName = Callable[[str], bool]
 
@@ -83,6 +84,9 @@ class OverviewResponse(BaseModel):
         dict[str, str],
         Field(description="What to do about a failed job, by class; {id} and {subject} are to be filled in"),
     ]
+    changing: Annotated[
+        list[str], Field(description="The kinds of jobs that change weights, and so supersede what was posted before")
+    ]
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Overview:
             "last_used": used,
             "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
+            "changing": [kind.name for kind in KINDS.values() if kind.changes_weights],
         }
 
     def _tiers(self, now: datetime, may_name: MayName) -> dict[str, Any]:

@@ -148,9 +148,16 @@ def _changing(api: APIRouter, poster: Poster) -> None:
         return JSONResponse((await poster.cancel(caller, id)).as_json())
 
     @api.post("/{id}/retry", status_code=201, response_model=JobResponse, responses=_POSTED)
-    async def retry(id: Id, caller: Changer) -> JSONResponse:
+    async def retry(
+        id: Id,
+        caller: Changer,
+        *,
+        anyway: Annotated[
+            bool, Query(description="Also a delete or rollback of weights that something else changed since")
+        ] = False,
+    ) -> JSONResponse:
         """Post an ended job again, exactly as it was posted."""
-        return _answer(await poster.retry(caller, id))
+        return _answer(await poster.retry(caller, id, anyway=anyway))
 
 
 def _answer(posted: Posted) -> JSONResponse:

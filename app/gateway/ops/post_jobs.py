@@ -57,14 +57,20 @@ class Poster:
             lambda ledger: self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
         )
 
-    async def retry(self, caller: Caller, id: str) -> Posted:
-        """Post an ended job again, archived or not."""
+    async def retry(self, caller: Caller, id: str, *, anyway: bool = False) -> Posted:
+        """Post an ended job again, archived or not.
+
+        Raises:
+            Refused: it takes weights away that something else changed since, and it is not to be done `anyway`.
+
+        """
 
         def retry(ledger: Ledger) -> Posted:
             job = find_job(ledger.reader, self.ops_context, caller, id)
             self._need_registry(job.kind, model_of(job))
-            again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
-            return self._send_worker(again)
+            if not job.has_ended:
+                return self._send_worker(ledger.retry(id, by=caller.name))
+            return self._send_worker(ledger.again(job, by=caller.name, anyway=anyway))
 
         return await self.ledger_pool.do(retry)
 

@@ -21,7 +21,7 @@ from jobs.ledger.job import Ending
 from jobs.testing.models import SimModel, find
 from jobs.weights.manifest import Manifest
 from tests.support.local_stack import COMMAND, Shell, Up, both, up
-from tests.support.stores import Store
+from tests.support.stores import Store, ended_job
 from tests.support.waiting import until
 
 LEASE = timedelta(seconds=30)
@@ -222,6 +222,26 @@ def test_interrupting_leaves_the_job(shell: Shell) -> None:
     assert cancelled.returncode == 0
     assert shell.run("job", id, "--follow").returncode == 1
     assert shell.ask("job", id)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(("answer", "code", "open_jobs"), [("n\n", 1, 0), ("y\n", 0, 1)])
+def test_a_bulk_retry_asks_on_a_terminal(
+    quiet: Shell, quiet_store: Store, answer: str, code: int, open_jobs: int
+) -> None:
+    """`retry --all` says what it posts and asks, where somebody sits at a terminal; no posts nothing."""
+    ended_job(quiet_store, "a:latest", Ending("failed", "network", "cut"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "retry", "--all"], env=quiet.environ, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.write(ours, answer.encode())
+    assert process.wait(timeout=60) == code
+    seen = os.read(ours, 65_536).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert "to post again: pull a:latest" in seen
+    assert "post 1 again? [y/N]" in seen
+    assert sum(not job.has_ended for job in quiet_store.ledger().reader.jobs()) == open_jobs
 
 
 def test_a_terminal_gets_a_bar(shell: Shell) -> None:

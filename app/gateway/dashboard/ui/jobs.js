@@ -19,22 +19,28 @@ export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all 
 
 const about = ({ kind, subject }) => `${kind}/${subject}`;
 
-/** The newest job of each kind about each model, of jobs that come newest first. */
-export function newestOf(jobs) {
-  const newest = new Map();
-  for (const job of jobs) if (!newest.has(about(job))) newest.set(about(job), job);
-  return newest;
+/** The jobs that no later one supersedes: one of their kind about the same model, or of a kind that is `changing` it. */
+export function currentOf(jobs, changing = []) {
+  const seen = new Set();
+  const changed = new Set();
+  return jobs
+    .toSorted((one, other) => Date.parse(other.posted_at) - Date.parse(one.posted_at))
+    .filter((job) => {
+      const isCurrent = !seen.has(about(job)) && !changed.has(job.subject);
+      seen.add(about(job));
+      if (changing.includes(job.kind)) changed.add(job.subject);
+      return isCurrent;
+    });
 }
 
 /**
- * `context` has `remedies` by class of failure, `mayChange`, `act(verb, job)` that cancels or retries, and the `newest`
- * job about each model: only that one can be tried again.
+ * `context` has `remedies` by class of failure, the kinds that are `changing` weights, `mayChange`, `act(verb, job)`
+ * that cancels or retries, and all `jobs` that are known: only what nothing supersedes can be tried again.
  */
 export function showJobs(list, jobs, context) {
-  const own = newestOf(jobs);
-  const newestAbout = (job) => context.newest.get(about(job)) ?? own.get(about(job));
-  const known = jobs.map((job) => ({ job, context, isNewest: newestAbout(job).id === job.id }));
-  keep(list, known, ({ job }) => job.id, row);
+  const every = [...new Map([...jobs, ...context.jobs].map((job) => [job.id, job])).values()];
+  const current = new Set(currentOf(every, context.changing).map(({ id }) => id));
+  keep(list, jobs.map((job) => ({ job, context, isCurrent: current.has(job.id) })), ({ job }) => job.id, row);
 }
 
 function row() {
@@ -78,7 +84,7 @@ function row() {
   );
   const show = (known) => {
     latest = known;
-    const { job, context, isNewest } = known;
+    const { job, context, isCurrent } = known;
     node.dataset.state = job.state;
     node.id = `job-${job.id}`;
     subject.dataset.subject = job.subject;
@@ -89,7 +95,7 @@ function row() {
     posted.show(new Date(job.posted_at), ago(Date.parse(job.posted_at)));
     showProgress(bar, numbers, job);
     showTrouble(trouble, remedy, job, context);
-    setHidden(retry, !(context.mayChange && isNewest && (job.state === "failed" || job.state === "cancelled")));
+    setHidden(retry, !(context.mayChange && isCurrent && (job.state === "failed" || job.state === "cancelled")));
     setHidden(cancel, !(context.mayChange && !hasEnded(job)));
     cancel.disabled = job.cancel_asked;
     retry.className = job.state === "failed" && job.attempts.at(-1)?.class !== "refused" ? "" : "quiet-button";

@@ -126,6 +126,11 @@ def test_remedies_fit_a_page() -> None:
         text.format(id="k7m2p9x4qd-1", subject="llama3.2:latest")
 
 
+def test_the_kinds_that_change_weights_are_told() -> None:
+    """The page hears from the record of kinds which jobs supersede what was posted about the same model before."""
+    assert board().as_json(ANYONE)["changing"] == ["pull", "delete", "prune", "rollback"]
+
+
 def test_next_runs_are_those_of_the_schedules() -> None:
     """The next tick and the next night are told in their order, as moments, with what they will do."""
     runs = list(upcoming(FLEET, NOW))

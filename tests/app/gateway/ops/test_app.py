@@ -289,6 +289,19 @@ def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, her
     assert here.rung == ["weights"]
 
 
+def test_a_superseded_delete_is_posted_only_anyway(ask: TestClient, ledger: Ledger) -> None:
+    """A retry of a delete is refused with what was done since to that model; with `anyway` it is posted."""
+    deleted = ledger.post("delete", "a:latest", {"model": "a"}, by="t").job.id
+    ledger.end(claimed(ledger, deleted), Ending("failed", "network", "cut"), Reading())
+    pulled = ledger.post("pull", "a:latest", {"model": "a"}, by="t").job.id
+    refused = ask.post(f"/ops/v1/jobs/{deleted}/retry")
+    assert refused.status_code == 400
+    assert f"since then came pull a:latest (queued, job {pulled})" in refused.json()["error"]
+    assert "--anyway" in refused.json()["hint"]
+    again = ask.post(f"/ops/v1/jobs/{deleted}/retry", params={"anyway": "true"})
+    assert (again.status_code, again.json()["kind"]) == (201, "delete")
+
+
 @pytest.mark.parametrize("path", ["nope-1", "nope-1/events", "nope-1/cancel", "nope-1/retry"])
 def test_a_job_that_is_not_there_is_404(ask: TestClient, path: str) -> None:
     """In the one shape, with what to do."""
