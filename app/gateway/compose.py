@@ -31,7 +31,7 @@ from app.gateway.inference.request_log import Records
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Router
 from app.gateway.ops import app as ops
-from app.gateway.ops.context import Document, OpsContext, no_ring
+from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
 from app.gateway.upstream import tier_state
@@ -73,7 +73,7 @@ class GatewayParts:
         clock: the time.
         writer: names this process among all that write usage.
         version: of the Ollama that the servers run, while none has reported its own.
-        ring: starts a worker for a lane.
+        send_worker: starts a worker for a lane.
         rate_limit: bytes per second for a pull that names none.
         registries: those that may be pulled from.
         patience: how long a server may be silent.
@@ -101,7 +101,7 @@ class GatewayParts:
     clock: Clock
     writer: str
     version: str
-    ring: Callable[[str], object] = no_ring
+    send_worker: Callable[[str], object] = send_none
     rate_limit: int | None = None
     registries: Registries = ANYWHERE
     patience: Patience = field(default_factory=Patience)
@@ -222,7 +222,7 @@ class Composed:
             complaints=lambda: [*parts.complaints(), *card_complaints(parts.known_state.models())],
             problems=parts.problems,
             archived=parts.archived,
-            ring=parts.ring,
+            send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
             rate_limit=parts.rate_limit,
             registries=parts.registries,

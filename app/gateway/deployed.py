@@ -157,7 +157,7 @@ class Service:
                 clock=clock,
                 writer=environ.get("MODAL_TASK_ID", "gateway"),
                 version=OLLAMA_VERSION,
-                ring=spawn_worker,
+                send_worker=spawn_worker,
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=models.complaints,

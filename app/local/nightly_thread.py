@@ -11,7 +11,7 @@ from loguru import logger
 
 from app.fleet.schedule import night_began, tonight
 from app.fleet.schema import Fleet
-from app.gateway.ops.context import no_ring
+from app.gateway.ops.context import send_none
 from app.local.plan import allowed_registries
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
@@ -107,7 +107,7 @@ class NightlyThread:
             return
         self._is_fresh = False
         # The workers of this machine wait at the queue by themselves, and need not be sent for.
-        context = runs.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, no_ring)
+        context = runs.ScheduleContext(self._home.ledger(self._clock), self._facts, self._fleet, self._clock, send_none)
         runs.nightly(context, lambda memory: actual(self._home, self._stack, self._fleet, memory, self._clock))
         self._done = began
 

@@ -18,11 +18,11 @@ from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName
 from jobs.models import capabilities, card_files, gguf
 from jobs.models.capabilities import Traits
-from jobs.models.card_files import IMAGE, CardFiles, FilesSeen
+from jobs.models.card_files import CardFiles, FilesSeen
 from jobs.models.gguf import GgufHeader, MemoryFacts
 from jobs.weights import survey
 from jobs.weights.layout import Layout
-from jobs.weights.manifest import Manifest
+from jobs.weights.manifest import IMAGE, Manifest
 
 _NO_HEADER = GgufHeader(3, {}, (), 0)
 

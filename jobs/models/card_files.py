@@ -13,7 +13,7 @@ from jobs.core.errors import Corrupt, Trouble
 from jobs.models import gguf
 from jobs.models.gguf import GgufHeader
 from jobs.weights.layout import Layout
-from jobs.weights.manifest import Layer, Manifest, word, words
+from jobs.weights.manifest import IMAGE, Layer, Manifest, word, words
 
 MAX_TEXT_BYTES = 1 << 20
 """Of all texts of a model together: licenses, template, prompt, options, messages. Large ones have 50 kB."""
@@ -29,8 +29,6 @@ MAX_PIECES = 20_000
 
 MAX_PARENT = 4_096
 """Characters of the path of a model that this one was made from."""
-
-IMAGE = "application/vnd.ollama.image."
 
 FilesSeen = tuple[tuple[str, int, int], ...]
 """Digest, inode and time of change of each file that was read."""

@@ -14,15 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from jobs.weights.manifest import Layer
+from jobs.weights.staging import RANGES
 
 Span = tuple[int, int]
 """From the first byte to the one after the last."""
 
-SUFFIX = ".ranges"
-
 
 def journal_of(staged: Path) -> Path:
-    return staged.with_name(staged.name + SUFFIX)
+    return staged.with_name(staged.name + RANGES)
 
 
 def resume(staged: Path, layer: Layer) -> list[Span]:

@@ -13,10 +13,7 @@ from jobs.core import foreign
 from jobs.core.errors import Corrupt, Unsupported
 from jobs.core.sanitize import plain
 from jobs.models import go_template as go_templates
-from jobs.weights.manifest import Layer, Manifest, word, words
-
-IMAGE = "application/vnd.ollama.image."
-"""How the kinds of Ollama's own layers begin."""
+from jobs.weights.manifest import IMAGE, Layer, Manifest, word, words
 
 MAX_CONFIG_BYTES = 4 << 20
 MAX_TEXT_BYTES = 4 << 20

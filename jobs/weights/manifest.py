@@ -16,6 +16,9 @@ from jobs.core.errors import Corrupt
 
 MANIFEST_TYPE = "application/vnd.docker.distribution.manifest.v2+json"
 
+IMAGE = "application/vnd.ollama.image."
+"""How the kinds of Ollama's own layers begin."""
+
 MAX_MANIFEST_BYTES = 8 * 1024 * 1024
 """Far above any real one: a thousand tensor layers take some 200 kB."""
 

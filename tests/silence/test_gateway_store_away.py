@@ -72,12 +72,12 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         facts = LimitedDict(modal.Dict.from_name("facts", create_if_missing=True, client=client), LIMITS)
         bells = LimitedQueue(modal.Queue.from_name("bells", create_if_missing=True, client=client), LIMITS)
         platform.wire.meddler = store
-        standing = KnownState(facts, ModelList(), CLOCK, every=timedelta(seconds=0.2))
+        known_state = KnownState(facts, ModelList(), CLOCK, every=timedelta(seconds=0.2))
         composed = Composed(
             GatewayParts(
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
-                known_state=standing,
-                router=Router(standing, [Tier("a10g", None, gpu_promised=False)]),
+                known_state=known_state,
+                router=Router(known_state, [Tier("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
                 facts=facts,
                 open_ledger=lambda: Ledger(bells, facts, CLOCK),
@@ -87,7 +87,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
                 hold_timing=QUICK,
             )
         )
-        standing.start()
+        known_state.start()
         front = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK)
         front.start()
         try:
@@ -95,7 +95,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
         finally:
             store.answer = None
             front.stop()
-            standing.stop()
+            known_state.stop()
 
 
 @pytest.mark.parametrize("away", AWAY)

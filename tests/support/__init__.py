@@ -28,6 +28,7 @@ processes          real processes: free ports, who runs, a driver that says what
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
+stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
 waiting            `until`: waiting for what other threads and processes do
 webhooks           a webhook on loopback, which hears what it is told

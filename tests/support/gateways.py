@@ -65,7 +65,7 @@ class RunningGateway:
     composed: Composed
     facts: SqliteDict
     server: HttpServer
-    standing: KnownState
+    known_state: KnownState
 
     @property
     def port(self) -> int:
@@ -114,15 +114,15 @@ def gateway(
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    standing = KnownState(facts, source or ModelList(), CLOCK)
+    known_state = KnownState(facts, source or ModelList(), CLOCK)
     known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
             name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
             for name, url in servers.items()
         },
-        known_state=standing,
-        router=Router(standing, known),
+        known_state=known_state,
+        router=Router(known_state, known),
         keys=Keys.parse(keys),
         facts=facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
@@ -137,12 +137,12 @@ def gateway(
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
     )
-    standing.refresh()
+    known_state.refresh()
     composed = Composed(parts)
     server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
     server.start()
     try:
-        yield RunningGateway(server.url, composed, facts, server, standing)
+        yield RunningGateway(server.url, composed, facts, server, known_state)
     finally:
         server.stop()
         facts.close()

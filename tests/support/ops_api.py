@@ -123,7 +123,7 @@ class OpsApi:
             tiers=lambda: TIERS,
             usage=lambda since: [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)],
             age=lambda: self.age,
-            ring=self.rung.append,
+            send_worker=self.rung.append,
             changed=lambda: self.changes.append("changed"),
         )
         return replace(ops_context, **changes)

@@ -69,11 +69,14 @@ class Lived:
         """Requests in office hours, and the containers that answered them."""
         scale = 0.2 if day.weekday() >= 5 else dice.uniform(0.6, 1.2)
         usage_recorder = UsageRecorder(self.facts, HandClock(day), f"gateway-{number}")
+        last = self.now - timedelta(minutes=3)
         for ending, usual in (("success", 260), ("client_gone", 16), ("refused", 6), ("upstream_cut", 4)):
             for _ in range(round(usual * scale * dice.uniform(0.7, 1.1))):
                 model, tier = ("deepseek-r1:32b", "h100") if dice.random() < 0.15 else ("llama3.2:latest", "a10g")
-                at = min(day + timedelta(hours=dice.uniform(7, 19)), self.now - timedelta(minutes=3))
+                at = min(day + timedelta(hours=dice.uniform(7, 19)), last)
                 usage_recorder.add(Use(at, model, "alice", tier, ending, 300, 420, 0.4, 9.0))
+        if last.date() == day.date():  # somebody works late, whatever the hour
+            usage_recorder.add(Use(last, "llama3.2:latest", "alice", "a10g", "success", 300, 420, 0.4, 9.0))
         usage_recorder.flush()
         for tier, hours in (("a10g", 5.2 * scale), ("h100", 0.9 * scale)):
             began = day + timedelta(hours=8)

@@ -182,7 +182,7 @@ def upcoming(
     times, zone = fleet.schedule.times, fleet.schedule.zone
     runs = [(next(due(times.nightly, zone, now)), "Nightly", _nightly(fleet, rented=rented))]
     if rented:
-        does = "ends attempts that went silent, and rings for work that is due"
+        does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
         runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):

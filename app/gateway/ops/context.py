@@ -23,7 +23,7 @@ from jobs.registry.allowlist import ANYWHERE, Registries
 Document = Mapping[str, Any]
 
 
-def no_ring(_: str) -> None:
+def send_none(_: str) -> None:
     """Workers that listen to the queue need nothing else."""
 
 
@@ -49,7 +49,7 @@ class OpsContext:
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first round.
-        ring: starts a worker for a lane.
+        send_worker: starts a worker for a lane.
         changed: called when a pull or a delete whose caller waits has ended.
         rate_limit: bytes per second for a pull that names none.
         kinds: of jobs, that may be posted.
@@ -70,7 +70,7 @@ class OpsContext:
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
-    ring: Callable[[str], object] = no_ring
+    send_worker: Callable[[str], object] = send_none
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None
     kinds: Kinds = field(default_factory=lambda: KINDS)

@@ -93,9 +93,9 @@ class Poster:
         logger.info("job {} {}: {} {}", job.id, "joined" if posted.attached else "posted", job.kind, job.subject)
         if not job.has_ended:
             try:
-                self.ops_context.ring(job.lane)
+                self.ops_context.send_worker(job.lane)
             except Exception as error:  # noqa: BLE001 - the job is posted, whatever the platform says now
-                logger.warning("lane {} could not be rung: {}: {}", job.lane, type(error).__name__, error)
+                logger.warning("lane {} could not be sent a worker: {}: {}", job.lane, type(error).__name__, error)
         return posted
 
 

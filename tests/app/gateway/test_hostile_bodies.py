@@ -310,7 +310,7 @@ def test_a_large_body_is_renamed_in_its_place(target: Target) -> None:
 @pytest.mark.parametrize(
     ("path", "status"), [("/api/show", 413), ("/ops/v1/jobs", 413), ("/api/chat", 400), ("/api/pull", 403)]
 )
-def test_other_doors_are_as_narrow(target: Target, path: str, status: int) -> None:
+def test_other_routes_are_as_narrow(target: Target, path: str, status: int) -> None:
     """Wherever a body is read, a megabyte of structure costs the others nothing."""
     body = b'{"model":"llama3.2","kind":"pull","x":[' + b"[]," * 350_000 + b"[]}"
     with unharmed(target, loop=1.5, peak=20 * len(body)):

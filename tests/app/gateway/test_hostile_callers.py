@@ -68,7 +68,7 @@ def narrow(server: ScriptedServer, tmp_path_factory: pytest.TempPathFactory) -> 
         loaded = (Loaded(SECRET, 1, 1, 1), Loaded("llama3.2:latest", 1, 1, 1))
         report = Report("a10g", "c1", "serving", now, loaded=loaded)
         found.facts.put(report.key, report.as_json())
-        found.standing.refresh()
+        found.known_state.refresh()
         store = open_store(folder / "gateway.sqlite", CLOCK)
         ledger = store.ledger()
         jobs = [ledger.post("pull", name, {"model": name}, by="root").job for name in (SECRET, "llama3.2:latest")]
@@ -260,9 +260,9 @@ def test_one_key_never_makes_another_wait_for_its_way(store: Store) -> None:
     def declared_tier(name: ModelName) -> None:
         weighed.append(name)
 
-    standing = KnownState(store.facts, ModelList([model("llama3.2")]), store.clock)
-    standing.refresh()
-    routes = RouteCache(Router(standing, [A10G_TIER, H100_TIER], declared_tier), standing)
+    known_state = KnownState(store.facts, ModelList([model("llama3.2")]), store.clock)
+    known_state.refresh()
+    routes = RouteCache(Router(known_state, [A10G_TIER, H100_TIER], declared_tier), known_state)
     patient, greedy = (Caller(name, frozenset()) for name in ("patient", "greedy"))
     routes.route(patient, "llama3.2", None)
     for context in range(1, 3 * MOST):

@@ -159,8 +159,8 @@ def test_the_ops_api_does_not_wait_either() -> None:
             said.append(message)
 
         keys = Keys.parse("")
-        door = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, concurrency_limit(keys), body_seconds=0.01)
-        await door({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
+        ops_auth = OpsAuth(inside, keys, RateLimits(CLOCK), CLOCK, concurrency_limit(keys), body_seconds=0.01)
+        await ops_auth({"type": "http", "path": "/ops/v1/jobs", "headers": [], "method": "POST"}, never, send)
 
     with pytest.raises(Exception, match="too little") as caught:
         asyncio.run(trial())

@@ -31,16 +31,16 @@ MOST_KEPT_BYTES = 24 << 20
 """Of any one model: what a card keeps, what it takes to read it, and the manifest."""
 
 
-def standing_of(root: Path) -> KnownState:
-    standing = KnownState(NoFacts(), Directory(Layout(root / "models")), SystemClock())
-    assert standing.refresh(), standing.trouble
-    return standing
+def known_state_of(root: Path) -> KnownState:
+    known_state = KnownState(NoFacts(), Directory(Layout(root / "models")), SystemClock())
+    assert known_state.refresh(), known_state.trouble
+    return known_state
 
 
-def told(standing: KnownState) -> bytes:
+def told(known_state: KnownState) -> bytes:
     """All that the gateway tells of models, as bytes on a wire."""
-    shown = [lists.show(model, {}) for model in standing.models()]
-    document = [lists.tags(standing), lists.openai_models(standing), shown]
+    shown = [lists.show(model, {}) for model in known_state.models()]
+    document = [lists.tags(known_state), lists.openai_models(known_state), shown]
     return json.dumps(document, allow_nan=False, ensure_ascii=False).encode()
 
 
@@ -51,15 +51,15 @@ def test_a_poisoned_model_is_listed_told_and_deletable(tmp_path: Path, poison: P
     said: list[str] = []
     handler = logger.add(said.append, level="WARNING", format="{message}")
     try:
-        standing = standing_of(tmp_path)
+        known_state = known_state_of(tmp_path)
         (tmp_path / "models" / "manifests" / "anew").touch()
-        assert standing.refresh()
+        assert known_state.refresh()
     finally:
         logger.remove(handler)
 
-    assert {str(model.name) for model in standing.models()} == {"good:latest", f"{poison.name}:latest"}
-    told(standing)
-    lines = card_complaints(standing.models())
+    assert {str(model.name) for model in known_state.models()} == {"good:latest", f"{poison.name}:latest"}
+    told(known_state)
+    lines = card_complaints(known_state.models())
     assert len(lines) == 2 * bool(poison.says), lines
     assert poison.says in "".join(lines)
     assert len([each for each in said if poison.name in each]) == bool(poison.says), said
@@ -67,7 +67,7 @@ def test_a_poisoned_model_is_listed_told_and_deletable(tmp_path: Path, poison: P
     weights = weights_at(tmp_path)
     assert complaints(weights.survey()) == []
     remove(weights, ModelName.parse(poison.name), still_ours=nothing)
-    assert [str(model.name) for model in cards.read(weights.layout, standing.models())] == ["good:latest"]
+    assert [str(model.name) for model in cards.read(weights.layout, known_state.models())] == ["good:latest"]
 
 
 @pytest.mark.parametrize("name", ["listed-again", "fewer-arrays", "littered-config"])
@@ -166,7 +166,7 @@ def test_no_files_spoil_an_answer(tmp_path: Path, files: dict[str, Any]) -> None
     odd = Poison("odd", layers, raw(files["config"]), lambda document: document["layers"][0].update({"from": parent}))
     lay_poison(tmp_path, GOOD, odd)
 
-    standing = standing_of(tmp_path)
+    known_state = known_state_of(tmp_path)
 
-    assert {str(model.name) for model in standing.models()} == {"good:latest", "odd:latest"}
-    assert b'"name": "good:latest"' in told(standing)
+    assert {str(model.name) for model in known_state.models()} == {"good:latest", "odd:latest"}
+    assert b'"name": "good:latest"' in told(known_state)

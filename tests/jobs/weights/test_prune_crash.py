@@ -47,7 +47,7 @@ class StoredModels:
     kept: set[str]
 
 
-shelves = st.builds(
+stored_models = st.builds(
     StoredModels,
     models=st.dictionaries(st.sampled_from(NAMES), parts, max_size=4),
     older=st.dictionaries(st.sampled_from(NAMES), parts, max_size=3),
@@ -146,7 +146,7 @@ thorough = settings(deadline=None, max_examples=6, phases=once, suppress_health_
 
 
 @thorough
-@given(shelves)
+@given(stored_models)
 def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(stored: StoredModels) -> None:
     """At whatever operation it dies: every manifest keeps its blobs, nothing but expired trash is gone, the next prune
     ends with nothing to do, and the one after that changes nothing."""
@@ -170,7 +170,7 @@ def test_a_killed_prune_loses_nothing_referenced_and_the_next_one_finishes(store
 
 
 @thorough
-@given(shelves, parts)
+@given(stored_models, parts)
 def test_a_killed_replacement_keeps_one_of_both_whole(stored: StoredModels, contents: set[int]) -> None:
     """A pull that replaces a model and dies leaves the old one or the new one; when it is done, the other is in the
     trash, and a rollback brings it back."""
@@ -191,7 +191,7 @@ def test_a_killed_replacement_keeps_one_of_both_whole(stored: StoredModels, cont
 
 
 @thorough
-@given(shelves, parts, parts)
+@given(stored_models, parts, parts)
 def test_a_killed_rollback_keeps_one_of_both_whole(stored: StoredModels, one: set[int], other: set[int]) -> None:
     """At whatever operation it dies, the model is the one or the other, whole; done again, it is the earlier one."""
     stored = StoredModels(
@@ -223,7 +223,7 @@ def test_a_killed_rollback_keeps_one_of_both_whole(stored: StoredModels, one: se
 
 
 @thorough
-@given(shelves)
+@given(stored_models)
 def test_a_killed_deletion_loses_nothing_that_others_need(stored: StoredModels) -> None:
     """Neither a published model nor one in the trash misses a blob because another one was deleted."""
 

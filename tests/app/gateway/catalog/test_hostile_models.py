@@ -85,7 +85,7 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
         with Watch(running.url).watching() as watch:
             until(lambda: watch.asked, "an answer")
             lay_poison(tmp_path, *POISONS)
-            assert running.standing.refresh(), running.standing.trouble
+            assert running.known_state.refresh(), running.known_state.trouble
             expected = {"good:latest", *(f"{each.name}:latest" for each in POISONS)}
             assert names(running) == expected
             grown = resident() - before
@@ -101,7 +101,7 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
                         assert client.post("/api/show", json={"model": poison.name}).status_code == 200
             for poison in POISONS:
                 remove(weights, ModelName.parse(poison.name), still_ours=nothing)
-            assert running.standing.refresh(), running.standing.trouble
+            assert running.known_state.refresh(), running.known_state.trouble
             assert names(running) == {"good:latest"}
             so_far = watch.asked
             until(lambda: watch.asked > so_far, "another answer")

@@ -88,7 +88,7 @@ class Beside:
     """A server, and what stands in memory of the same directory."""
 
     server: Server
-    standing: KnownState
+    known_state: KnownState
 
     def asked(self, path: str, body: Any = None) -> Any:
         answer = httpx.request("GET" if body is None else "POST", self.server.url + path, json=body, timeout=30)
@@ -106,13 +106,13 @@ def beside(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     lay(home / "models", *SMALL, *(MADE if is_real else ()))
     command = [str(binary)] if is_real else simulator_command()
     with serving(command, home, is_real=is_real, OLLAMA_NOPRUNE="1") as server:
-        yield Beside(server, standing_of(home / "models"))
+        yield Beside(server, known_state_of(home / "models"))
 
 
-def standing_of(models: Path) -> KnownState:
-    standing = KnownState(NoFacts(), Directory(Layout(models)), SystemClock())
-    assert standing.refresh(), standing.trouble
-    return standing
+def known_state_of(models: Path) -> KnownState:
+    known_state = KnownState(NoFacts(), Directory(Layout(models)), SystemClock())
+    assert known_state.refresh(), known_state.trouble
+    return known_state
 
 
 def instant(answer: dict[str, Any]) -> dict[str, Any]:
@@ -123,19 +123,19 @@ def test_tags_are_those_of_a_server(beside: Beside) -> None:
     """Names, sizes, digests, details, capabilities and their order are what the server lists."""
     theirs = [instant(each) for each in beside.asked("/api/tags")["models"]]
 
-    assert [instant(each) for each in lists.tags(beside.standing)["models"]] == theirs
+    assert [instant(each) for each in lists.tags(beside.known_state)["models"]] == theirs
     assert len(theirs) >= len(SMALL)
 
 
 def test_openais_list_is_that_of_a_server(beside: Beside) -> None:
     """Ids, times and owners are what the server lists; one model is what it tells of that one."""
-    assert lists.openai_models(beside.standing) == beside.asked("/v1/models")
-    assert lists.openai_model(beside.standing, "tiny") == beside.asked("/v1/models/tiny")
+    assert lists.openai_models(beside.known_state) == beside.asked("/v1/models")
+    assert lists.openai_model(beside.known_state, "tiny") == beside.asked("/v1/models/tiny")
 
 
 def test_show_is_that_of_a_server(beside: Beside) -> None:
     """Every key that the server shows of a model is shown alike, and no other."""
-    for model in beside.standing.models():
+    for model in beside.known_state.models():
         request = {"model": str(model.name)}
         assert lists.cannot_show(model, request) == ""
         ours, theirs = instant(lists.show(model, request)), instant(beside.asked("/api/show", request))
@@ -147,7 +147,7 @@ def test_show_is_that_of_a_server(beside: Beside) -> None:
 
 def test_show_takes_a_requests_own_words(beside: Beside) -> None:
     """A system prompt in the request stands in the answer, as at the server."""
-    model = beside.standing.find(ModelName.parse("tiny"))
+    model = beside.known_state.find(ModelName.parse("tiny"))
     assert model is not None
     request = {"model": "tiny", "system": "Another."}
 
@@ -156,15 +156,15 @@ def test_show_takes_a_requests_own_words(beside: Beside) -> None:
 
 def test_the_version_is_what_a_server_told(store: Store) -> None:
     """Until a server has told its version, it is the one that they would run."""
-    standing = KnownState(store.facts, Directory(Layout(store.path.parent / "none")), store.clock)
-    standing.refresh()
-    assert lists.version(standing, "1.2.3") == {"version": "1.2.3"}
+    known_state = KnownState(store.facts, Directory(Layout(store.path.parent / "none")), store.clock)
+    known_state.refresh()
+    assert lists.version(known_state, "1.2.3") == {"version": "1.2.3"}
 
     for name, version, age in (("a", "0.32.1", 60), ("b", "0.32.2", 30), ("c", "", 0)):
         put(store, "a10g", name, version=version, at=store.clock.now() - timedelta(seconds=age))
-    standing.refresh()
+    known_state.refresh()
 
-    assert lists.version(standing, "1.2.3") == {"version": "0.32.2"}
+    assert lists.version(known_state, "1.2.3") == {"version": "0.32.2"}
     assert lists.RUNNING == "Ollama is running"
 
 
@@ -262,12 +262,12 @@ def test_a_shared_blob_weighs_once(tmp_path: Path) -> None:
 
 def test_an_empty_list_is_a_list(store: Store, tmp_path: Path) -> None:
     """With no model, OpenAI's list has an empty list of data: its clients take no null."""
-    standing = KnownState(store.facts, Directory(Layout(tmp_path / "none")), store.clock)
-    standing.refresh()
+    known_state = KnownState(store.facts, Directory(Layout(tmp_path / "none")), store.clock)
+    known_state.refresh()
 
-    assert lists.openai_models(standing) == {"object": "list", "data": []}
-    assert lists.tags(standing) == {"models": []}
-    assert lists.ps(standing) == {"models": []}
+    assert lists.openai_models(known_state) == {"object": "list", "data": []}
+    assert lists.tags(known_state) == {"models": []}
+    assert lists.ps(known_state) == {"models": []}
 
 
 ANYTHING = st.recursive(
@@ -297,18 +297,18 @@ def test_no_model_spoils_the_answers_about_others(
     )
     lay(tmp_path / "models", made("plain"), odd)
 
-    standing = standing_of(tmp_path / "models")
+    known_state = known_state_of(tmp_path / "models")
 
-    assert {str(model.name) for model in standing.models()} == {"plain:latest", "odd:latest"}
-    told = [lists.show(model, {"system": "s", "options": {"a": params}}) for model in standing.models()]
-    json.dumps([told, lists.tags(standing), lists.openai_models(standing)], allow_nan=False)
+    assert {str(model.name) for model in known_state.models()} == {"plain:latest", "odd:latest"}
+    told = [lists.show(model, {"system": "s", "options": {"a": params}}) for model in known_state.models()]
+    json.dumps([told, lists.tags(known_state), lists.openai_models(known_state)], allow_nan=False)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400, -(10**400), 0, -0.0, 1e-300])
 def test_any_number_is_an_option(tmp_path: Path, value: float) -> None:
     """A number that Go could not read is shown all the same."""
     lay(tmp_path / "models", made("odd", text("params", json.dumps({"num_ctx": value}))))
-    (model,) = standing_of(tmp_path / "models").models()
+    (model,) = known_state_of(tmp_path / "models").models()
     assert "num_ctx" in lists.show(model, {})["parameters"]
 
 
@@ -321,10 +321,10 @@ def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:
     parser = made("future", parser="from-the-future")
     remote = made("remote", remote_host="ollama.com")
     lay(tmp_path / "models", made("plain"), strange, adapted, parser, remote)
-    standing = standing_of(tmp_path / "models")
+    known_state = known_state_of(tmp_path / "models")
 
     def why(name: str, **request: Any) -> str:
-        model = standing.find(ModelName.parse(name))
+        model = known_state.find(ModelName.parse(name))
         assert model is not None
         return lists.cannot_show(model, request)
 

@@ -32,18 +32,18 @@ from tests.support.stores import Store
 from tests.support.waiting import until
 
 
-def names(standing: KnownState) -> list[str]:
-    return [str(model.name) for model in standing.models()]
+def names(known_state: KnownState) -> list[str]:
+    return [str(model.name) for model in known_state.models()]
 
 
 def directory(tmp_path: Path) -> Directory:
     return Directory(Layout(tmp_path / "models"))
 
 
-def standing_on(store: Store, source: Any) -> KnownState:
-    standing = KnownState(store.facts, source, store.clock)
-    assert standing.refresh(), standing.trouble
-    return standing
+def known_state_on(store: Store, source: Any) -> KnownState:
+    known_state = KnownState(store.facts, source, store.clock)
+    assert known_state.refresh(), known_state.trouble
+    return known_state
 
 
 def report(store: Store, name: str, **fields: Any) -> None:
@@ -61,36 +61,36 @@ def test_only_whole_models_stand(store: Store, tmp_path: Path) -> None:
     put_manifest(weights, "half", sample("half").manifest.raw)
     put_manifest(weights, "torn", b"{")
 
-    standing = standing_on(store, directory(tmp_path))
+    known_state = known_state_on(store, directory(tmp_path))
 
-    assert names(standing) == ["Mixed:Case"]
-    found = standing.find(ModelName.parse("mixed:CASE"))
+    assert names(known_state) == ["Mixed:Case"]
+    found = known_state.find(ModelName.parse("mixed:CASE"))
     assert found is not None
     assert str(found.name) == "Mixed:Case"
-    assert standing.find(ModelName.parse("half")) is None
+    assert known_state.find(ModelName.parse("half")) is None
 
 
 def test_what_changes_on_the_disk_is_noticed(store: Store, tmp_path: Path) -> None:
     """A model that comes, goes or is replaced is seen at the next round, and one whose last blob comes late too."""
     weights = weights_at(tmp_path)
-    standing = standing_on(store, directory(tmp_path))
-    assert names(standing) == []
+    known_state = known_state_on(store, directory(tmp_path))
+    assert names(known_state) == []
 
     publish(weights, sample("one"))
     late = sample("late", b"late weights")
     put_manifest(weights, late.name, late.manifest.raw)
-    assert standing.refresh()
-    assert names(standing) == ["one:latest"]
+    assert known_state.refresh()
+    assert names(known_state) == ["one:latest"]
 
     for content in late.contents.values():
         put_blob(weights, content)
-    assert standing.refresh()
-    assert set(names(standing)) == {"one:latest", "late:latest"}
+    assert known_state.refresh()
+    assert set(names(known_state)) == {"one:latest", "late:latest"}
 
     remove(weights, ModelName.parse("one"), still_ours=lambda: None)
     publish(weights, replace(sample("other", b"new"), name=late.name))
-    assert standing.refresh()
-    assert [model.digest for model in standing.models()] == [sample("other", b"new").manifest.digest]
+    assert known_state.refresh()
+    assert [model.digest for model in known_state.models()] == [sample("other", b"new").manifest.digest]
 
 
 class Counted:
@@ -112,13 +112,13 @@ class Counted:
 
 
 def test_an_unchanged_directory_is_not_read_again(store: Store, tmp_path: Path) -> None:
-    """Rounds in which nothing changed read no manifest and no blob."""
+    """Refreshes in which nothing changed read no manifest and no blob."""
     put(weights_at(tmp_path), sample("one"))
     source = Counted(directory(tmp_path))
-    standing = standing_on(store, source)
+    known_state = known_state_on(store, source)
 
     for _ in range(5):
-        standing.refresh()
+        known_state.refresh()
 
     assert source.reads == 1
 
@@ -129,7 +129,7 @@ def test_a_card_is_read_once_for_each_manifest(store: Store, tmp_path: Path) -> 
     assert tiny is not None
     lay(tmp_path / "models", tiny)
     source = directory(tmp_path)
-    (known,) = standing_on(store, source).models()
+    (known,) = known_state_on(store, source).models()
     assert known.card is not None
     put(weights_at(tmp_path), sample("two"))
 
@@ -143,16 +143,16 @@ def test_on_a_volume_the_generation_tells_when_to_read(store: Store, tmp_path: P
     """The volume is reloaded and read at the start and when the generation moved, and never in between."""
     reloads: list[int] = []
     weights = weights_at(tmp_path)
-    standing = standing_on(store, Mounted(Layout(tmp_path / "models"), lambda: reloads.append(1)))
+    known_state = known_state_on(store, Mounted(Layout(tmp_path / "models"), lambda: reloads.append(1)))
     put(weights, sample("one"))
-    standing.refresh()
-    assert (names(standing), len(reloads)) == ([], 1)
+    known_state.refresh()
+    assert (names(known_state), len(reloads)) == ([], 1)
 
     store.facts.put(keys.WEIGHTS_GENERATION, "g2")
-    standing.refresh()
-    standing.refresh()
+    known_state.refresh()
+    known_state.refresh()
 
-    assert (names(standing), len(reloads), standing.generation) == (["one:latest"], 2, "g2")
+    assert (names(known_state), len(reloads), known_state.generation) == (["one:latest"], 2, "g2")
 
 
 def test_a_volume_that_cannot_be_reloaded_is_tried_again(store: Store, tmp_path: Path) -> None:
@@ -163,18 +163,18 @@ def test_a_volume_that_cannot_be_reloaded_is_tried_again(store: Store, tmp_path:
         if is_open:
             raise RuntimeError("there are open files")
 
-    standing = standing_on(store, Mounted(Layout(tmp_path / "models"), reload))
+    known_state = known_state_on(store, Mounted(Layout(tmp_path / "models"), reload))
     put(weights_at(tmp_path), sample("one"))
     store.facts.put(keys.WEIGHTS_GENERATION, "g2")
     is_open = True
-    assert not standing.refresh()
-    assert names(standing) == []
-    assert standing.trouble == "which models there are cannot be learnt: RuntimeError: there are open files"
+    assert not known_state.refresh()
+    assert names(known_state) == []
+    assert known_state.trouble == "which models there are cannot be learnt: RuntimeError: there are open files"
     is_open = False
 
-    assert standing.refresh()
-    assert names(standing) == ["one:latest"]
-    assert not standing.trouble
+    assert known_state.refresh()
+    assert names(known_state) == ["one:latest"]
+    assert not known_state.trouble
 
 
 def test_models_of_a_server_that_is_not_ours_come_from_its_list(tmp_path: Path, store: Store) -> None:
@@ -182,13 +182,13 @@ def test_models_of_a_server_that_is_not_ours_come_from_its_list(tmp_path: Path, 
     with OllamaDouble(tmp_path / "models") as double:
         put(weights_at(tmp_path), sample("one"))
         with OllamaClient(double.url) as client:
-            standing = standing_on(store, Listing(client))
-            (model,) = standing.models()
+            known_state = known_state_on(store, Listing(client))
+            (model,) = known_state.models()
             assert (str(model.name), model.digest) == ("one:latest", sample("one").manifest.digest)
             assert (model.card, model.facts) == (None, None)
             put(weights_at(tmp_path), sample("two"))
-            standing.refresh()
-            assert set(names(standing)) == {"one:latest", "two:latest"}
+            known_state.refresh()
+            assert set(names(known_state)) == {"one:latest", "two:latest"}
 
 
 def test_a_name_that_is_none_is_left_out(store: Store) -> None:
@@ -196,8 +196,8 @@ def test_a_name_that_is_none_is_left_out(store: Store) -> None:
     listed = {"models": [{"name": "a b"}, {"name": "fine:latest", "size": 7}]}
     transport = httpx.MockTransport(lambda _: httpx.Response(200, json=listed))
     with httpx.Client(transport=transport) as http:
-        standing = standing_on(store, Listing(OllamaClient("http://there", client=http)))
-    assert names(standing) == ["fine:latest"]
+        known_state = known_state_on(store, Listing(OllamaClient("http://there", client=http)))
+    assert names(known_state) == ["fine:latest"]
 
 
 # -- reports -----------------------------------------------------------------------------------------------------------
@@ -212,11 +212,11 @@ def test_reports_are_those_of_the_ledger(store: Store, tmp_path: Path) -> None:
     store.facts.put("server/h100/d", {"tier": "h100", "container": "d", "state": "serving", "at": "nonsense"})
     store.facts.put("job/1", {"kind": "pull"})
 
-    standing = standing_on(store, directory(tmp_path))
+    known_state = known_state_on(store, directory(tmp_path))
 
-    assert [each.container for each in standing.reports()] == ["c", "a", "b", "d"]
-    assert [each.container for each in standing.reports("h100")] == ["d"]
-    assert [each.container for each in standing.serving()] == ["a"]
+    assert [each.container for each in known_state.reports()] == ["c", "a", "b", "d"]
+    assert [each.container for each in known_state.reports("h100")] == ["d"]
+    assert [each.container for each in known_state.serving()] == ["a"]
 
 
 class Watched:
@@ -246,15 +246,15 @@ def test_reports_that_are_final_are_read_once(store: Store, tmp_path: Path) -> N
     report(store, "gone", state="ended")
     store.facts.put("job/1", {"kind": "pull"})
     facts = Watched(store)
-    standing = KnownState(facts, directory(tmp_path), store.clock)
+    known_state = KnownState(facts, directory(tmp_path), store.clock)
 
     for _ in range(3):
-        assert standing.refresh()
+        assert known_state.refresh()
 
     assert facts.read.count("server/a10g/gone") == 1
     assert facts.read.count("server/a10g/up") == 3
     assert set(facts.read) == {keys.WEIGHTS_GENERATION, "server/a10g/gone", "server/a10g/up"}
-    assert len(standing.reports()) == 2
+    assert len(known_state.reports()) == 2
 
 
 TEXTS = st.text(max_size=20)
@@ -312,25 +312,25 @@ def test_age_grows_until_all_was_learnt_again(store: Store, clock: HandClock, tm
     """Before the first round there is no age; while one part fails, the age is that part's, and the rest goes on."""
     put(weights_at(tmp_path), sample("one"))
     source = Counted(directory(tmp_path))
-    standing = KnownState(store.facts, source, clock)
-    assert standing.age() is None
-    assert standing.refresh()
-    assert standing.age() == timedelta(0)
+    known_state = KnownState(store.facts, source, clock)
+    assert known_state.age() is None
+    assert known_state.refresh()
+    assert known_state.age() == timedelta(0)
 
     clock.tick(7)
     source.fails = True
     os.utime(tmp_path / "models" / "blobs", (1, 1))
     report(store, "new")
-    assert not standing.refresh()
+    assert not known_state.refresh()
 
-    assert standing.age() == timedelta(seconds=7)
-    assert names(standing) == ["one:latest"]
-    assert [each.container for each in standing.reports()] == ["new"]
-    assert standing.trouble is not None
-    assert "the disk is gone" in standing.trouble
+    assert known_state.age() == timedelta(seconds=7)
+    assert names(known_state) == ["one:latest"]
+    assert [each.container for each in known_state.reports()] == ["new"]
+    assert known_state.trouble is not None
+    assert "the disk is gone" in known_state.trouble
     source.fails = False
-    assert standing.refresh()
-    assert standing.age() == timedelta(0)
+    assert known_state.refresh()
+    assert known_state.age() == timedelta(0)
 
 
 def test_a_ledger_that_fails_leaves_everything_as_it_was(store: Store, tmp_path: Path) -> None:
@@ -338,16 +338,16 @@ def test_a_ledger_that_fails_leaves_everything_as_it_was(store: Store, tmp_path:
     report(store, "up")
     facts = Failing(store)
     put(weights_at(tmp_path), sample("one"))
-    standing = KnownState(facts, directory(tmp_path), store.clock)
-    assert standing.refresh()
+    known_state = KnownState(facts, directory(tmp_path), store.clock)
+    assert known_state.refresh()
     facts.fails = True
     put(weights_at(tmp_path), sample("two"))
 
-    assert not standing.refresh()
+    assert not known_state.refresh()
 
-    assert set(names(standing)) == {"one:latest", "two:latest"}
-    assert [each.container for each in standing.reports()] == ["up"]
-    assert standing.trouble == "what the ledger tells cannot be learnt: ConnectionError: no ledger"
+    assert set(names(known_state)) == {"one:latest", "two:latest"}
+    assert [each.container for each in known_state.reports()] == ["up"]
+    assert known_state.trouble == "what the ledger tells cannot be learnt: ConnectionError: no ledger"
 
 
 class Failing(Watched):
@@ -360,30 +360,30 @@ class Failing(Watched):
 
 
 @contextmanager
-def running(standing: KnownState) -> Iterator[KnownState]:
-    standing.start()
+def running(known_state: KnownState) -> Iterator[KnownState]:
+    known_state.start()
     try:
-        yield standing
+        yield known_state
     finally:
-        standing.stop()
+        known_state.stop()
 
 
 def test_a_thread_keeps_it_fresh(live_store: Store, tmp_path: Path) -> None:
     """Started, it knows at once what is there, and soon what came; stopped, its thread is gone."""
     put(weights_at(tmp_path), sample("one"))
     source = directory(tmp_path)
-    with running(KnownState(live_store.facts, source, SystemClock(), every=timedelta(milliseconds=20))) as standing:
-        assert names(standing) == ["one:latest"]
+    with running(KnownState(live_store.facts, source, SystemClock(), every=timedelta(milliseconds=20))) as known_state:
+        assert names(known_state) == ["one:latest"]
         put(weights_at(tmp_path), sample("two"))
-        until(lambda: len(names(standing)) == 2)
-    assert not standing._thread.is_alive()
+        until(lambda: len(names(known_state)) == 2)
+    assert not known_state._thread.is_alive()
 
 
 @pytest.mark.parametrize("started", [False, True])
 def test_stopping_twice_or_unstarted_is_fine(live_store: Store, tmp_path: Path, *, started: bool) -> None:
     """Whoever tidies up need not know how far it came."""
-    standing = KnownState(live_store.facts, directory(tmp_path), SystemClock())
+    known_state = KnownState(live_store.facts, directory(tmp_path), SystemClock())
     if started:
-        standing.start()
-    standing.stop()
-    standing.stop()
+        known_state.start()
+    known_state.stop()
+    known_state.stop()

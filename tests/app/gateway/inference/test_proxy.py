@@ -229,7 +229,7 @@ def every_task() -> list[str]:
 
 
 def test_headers_that_stop_here(shared: RunningGateway, server: ScriptedServer) -> None:
-    """Of a caller's headers only harmless ones go on, Host and the door's token are ours, and the body is all his."""
+    """Of a caller's headers only harmless ones go on, Host and the proxy's token are ours, and the body is all his."""
     body = b'{ "model" : "llama3.2","messages":[{"role":"user","content":"\\u00e9"}], "stream":false }'
     sent = {
         "Authorization": "Bearer omk_secret",
@@ -267,7 +267,7 @@ def test_headers_that_stop_here(shared: RunningGateway, server: ScriptedServer) 
 
 
 def test_headers_that_come_back(tmp_path: Path) -> None:
-    """Of a server's headers those of its connection and of the door stop here; who served is told beside the rest."""
+    """Of a server's headers those of its connection and of the proxy stop here; who served is told beside the rest."""
 
     def script(_: HeardRequest, line: Connection) -> None:
         body = b'{"done":true}'

@@ -65,9 +65,9 @@ def make(store: Store) -> Make:
     def make(
         *models: KnownModel, tiers: tuple[Tier, ...] = (A10G_TIER, H100_TIER), declared: dict[str, str] | None = None
     ) -> Router:
-        standing = KnownState(store.facts, Given(*models), store.clock)
-        standing.refresh()
-        return Router(standing, tiers, lambda name: (declared or {}).get(str(name.folded())))
+        known_state = KnownState(store.facts, Given(*models), store.clock)
+        known_state.refresh()
+        return Router(known_state, tiers, lambda name: (declared or {}).get(str(name.folded())))
 
     return make
 

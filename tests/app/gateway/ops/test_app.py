@@ -154,7 +154,7 @@ def test_a_bell_that_cannot_be_rung_loses_no_job(here: OpsApi, ledger: Ledger) -
     def broken(_: str) -> None:
         raise RuntimeError("the platform is away")
 
-    ask = TestClient(here.app(here.ops_context(ring=broken)), headers={"x-api-key": ADMIN_KEY})
+    ask = TestClient(here.app(here.ops_context(send_worker=broken)), headers={"x-api-key": ADMIN_KEY})
     answer = ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "tiny"})
     assert answer.status_code == 201
     assert ledger.reader.get(answer.json()["id"]).kind == "pull"
@@ -396,7 +396,7 @@ def test_over_the_limit_is_429(here: OpsApi, hand: HandClock) -> None:
 
 
 def test_whoever_the_gateway_let_in_is_not_asked_again(here: OpsApi) -> None:
-    """A caller that stands in the scope walks through the door; no header can put one there."""
+    """A caller that stands in the scope is let in; no header can put one there."""
     app = here.app()
 
     async def let_in(scope: Any, receive: Any, send: Any) -> None:

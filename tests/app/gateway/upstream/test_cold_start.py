@@ -52,13 +52,16 @@ def many() -> Iterator[ThreadPoolExecutor]:
 
 def test_one_wakes_and_the_others_wait(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Twenty callers of a sleeping tier wake it once and load the model once; all are answered when it is there."""
-    door = HeldServer(awake=False)
-    with ScriptedServer(whole_answer, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    held_server = HeldServer(awake=False)
+    with (
+        ScriptedServer(whole_answer, opening=held_server) as server,
+        gateway(tmp_path, {"a10g": server.url}) as running,
+    ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(20)]
         until(lambda: held_callers(running) == 20)
         assert tier_entry(running)["state"] == "waking"
         assert tier_entry(running)["held"] == 20
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().content for answer in answers} == {b"".join(OLLAMA.pieces)}
         assert running.composed.metrics.wakes() == 1
         assert len(server.loads) == 1
@@ -77,15 +80,15 @@ def test_who_was_first_is_told_apart(tmp_path: Path) -> None:
 
 def test_two_models_of_one_tier(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Callers of two models wake their tier once, and each model is loaded once."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     source = ModelList([model("llama3.2"), model("qwen3")])
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, source=source) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA, model=name) for name in ("llama3.2", "qwen3") * 3]
         until(lambda: held_callers(running) == 6)
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert running.composed.metrics.wakes() == 1
         assert sorted(load.json["model"] for load in server.loads) == ["llama3.2:latest", "qwen3:latest"]
@@ -145,10 +148,10 @@ def test_tiers_wake_by_themselves(tmp_path: Path, many: ThreadPoolExecutor) -> N
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """Beyond the number that may wait, a caller is told at once what is happening and when to come again."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     pace = replace(QUICK, most_held=3)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(3)]
@@ -158,23 +161,23 @@ def test_too_many_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialec
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) > 0
         assert "3 callers wait for tier 'a10g' already: waking a10g, " in refused.text
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert {(row.about.ending, row.sums.count) for row in running.rows(4)} == {("success", 3), ("refused", 1)}
 
 
 def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
     """A caller whose time is over is told so; the load goes on, and the next caller finds it done."""
-    door = HeldServer(loaded=False)
+    held_server = HeldServer(loaded=False)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, startup=0.4) as running,
     ):
         late = asked(running, OLLAMA)
         assert late.status_code == 503
         assert "loading llama3.2:latest" in late.json()["error"]
         assert int(late.headers["retry-after"]) > 0
-        door.loaded.set()
+        held_server.loaded.set()
         assert asked(running, OLLAMA).status_code == 200
         assert len(server.loads) == 1
         assert {row.about.ending for row in running.rows(2)} == {"timeout", "success"}
@@ -182,14 +185,17 @@ def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
 
 def test_a_load_is_nobodys(tmp_path: Path) -> None:
     """All who waited for a load leave, and it goes on; whoever comes then need not begin again."""
-    door = HeldServer(loaded=False)
-    with ScriptedServer(whole_answer, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    held_server = HeldServer(loaded=False)
+    with (
+        ScriptedServer(whole_answer, opening=held_server) as server,
+        gateway(tmp_path, {"a10g": server.url}) as running,
+    ):
         for _ in range(5):
             with closing(caller_of(running, OPENAI)):
                 until(lambda: held_callers(running) == 1)
             until(lambda: held_callers(running) == 0)
         assert tier_entry(running)["why"] == "loading llama3.2:latest"
-        door.loaded.set()
+        held_server.loaded.set()
         assert asked(running, OPENAI).status_code == 200
         assert len(server.loads) == 1
         rows = {row.about.ending: row.sums.count for row in running.rows(6)}
@@ -221,7 +227,7 @@ def containers(running: RunningGateway, *loaded: bool) -> None:
     for index, is_loaded in enumerate(loaded):
         said = Report("a10g", f"ta-{index}", "serving", CLOCK.now(), loaded=(LOADED,) if is_loaded else ())
         running.facts.put(said.key, said.as_json())
-    running.standing.refresh()
+    running.known_state.refresh()
 
 
 def detached(running: RunningGateway) -> int:
@@ -312,9 +318,9 @@ def test_only_so_many_go_on() -> None:
 @pytest.mark.parametrize("dialect", SSE, ids=lambda dialect: dialect.name)
 def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
     """Who asked for server-sent events reads comment lines while a tier wakes, then the very bytes of the server."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
@@ -323,7 +329,7 @@ def test_comments_while_waiting(tmp_path: Path, dialect: Dialect) -> None:
         pieces = response.iter_raw()
         comments = [next(pieces), next(pieces)]
         assert all(each.startswith(b": waking a10g, ") for each in comments)
-        door.awake.set()
+        held_server.awake.set()
         rest = b"".join(pieces)
         said = rest[rest.index(dialect.pieces[0]) :]
         assert said == b"".join(dialect.pieces)
@@ -340,15 +346,15 @@ def test_a_failure_after_comments(tmp_path: Path, dialect: Dialect) -> None:
     def script(_: HeardRequest, line: Connection) -> None:
         line.document({"error": "the model is too tired"}, 400)
 
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     with (
-        ScriptedServer(script, opening=door) as server,
+        ScriptedServer(script, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}) as running,
         httpx.stream("POST", running.url + dialect.path, json=dialect.body, timeout=PATIENCE) as response,
     ):
         pieces = response.iter_raw()
         first = next(pieces)
-        door.awake.set()
+        held_server.awake.set()
         said = first + b"".join(pieces)
         assert dialect.error_in(said) == "the model is too tired"
         assert running.row().about.ending == "refused"
@@ -357,17 +363,17 @@ def test_a_failure_after_comments(tmp_path: Path, dialect: Dialect) -> None:
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_others_just_wait(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """Who asked for no event stream gets no byte before the answer, and then only the answer."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     body = {"stream": False} if dialect.name != "ollama" else {}
 
     def script(_: HeardRequest, line: Connection) -> None:
         line.document({"done": True})
 
-    with ScriptedServer(script, opening=door) as server, gateway(tmp_path, {"a10g": server.url}) as running:
+    with ScriptedServer(script, opening=held_server) as server, gateway(tmp_path, {"a10g": server.url}) as running:
         answer = many.submit(asked, running, dialect, **body)
         until(lambda: held_callers(running) == 1)
         CLOCK.wait(0.15)  # three comments' time
-        door.awake.set()
+        held_server.awake.set()
         assert answer.result().json() == {"done": True}
 
 
@@ -552,7 +558,7 @@ def test_states_come_from_reports(tmp_path: Path) -> None:
             began = now - timedelta(hours=1)
             said = Report("a10g", "ta-1", state, now - timedelta(seconds=ago), started_at=began, loaded=(LOADED,))
             running.facts.put(said.key, said.as_json())
-            running.standing.refresh()
+            running.known_state.refresh()
             return str(tier_entry(running)["state"])
 
         assert report("serving", 10) == "ready"

@@ -54,9 +54,9 @@ def abort(running: RunningGateway, key: str, options: dict[str, Any]) -> None:
 def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Thousands of aborted requests with ever new options leave nothing to load for a tier that wakes, and little to
     remember; who asks meanwhile is answered, and his is the only load."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running,
     ):
         list(many.map(lambda n: abort(running, ALICE, {"num_ctx": 2048 + n}), range(ABORTED)))
@@ -65,7 +65,7 @@ def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) ->
         until(lambda: held_callers(running) == 1)
         assert len(loads(running)) == 1
         assert loads(running).kinds <= 4
-        door.awake.set()
+        held_server.awake.set()
         assert waiting.result().status_code == 200
         assert [load.json.get("options") for load in server.loads] == [None]
 
@@ -109,11 +109,11 @@ def test_kinds_are_forgotten_and_bounded() -> None:
 
 def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """A key has its share of the loads that wait for a tier, each told in its dialect; others' loads find room."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     source = ModelList([model(f"m{n}") for n in range(12)])
     pace = replace(QUICK, limits=LoadLimits(most_loads=8))
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, source=source, pace=pace) as running,
     ):
         answers = [many.submit(ask, running, OLLAMA, ALICE, model=f"m{n}") for n in range(2)]
@@ -126,7 +126,7 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
         answers += [many.submit(ask, running, OLLAMA, key, model="m0") for key in (ALICE, BOB)]
         answers.append(many.submit(ask, running, OLLAMA, BOB, model="m5"))
         until(lambda: held_callers(running) == 5)
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
         assert sorted(load.json["model"] for load in server.loads) == ["m0:latest", "m1:latest", "m5:latest"]
 
@@ -134,10 +134,10 @@ def test_loads_before_a_tier_are_shared(tmp_path: Path, many: ThreadPoolExecutor
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 def test_one_key_leaves_places_for_the_others(tmp_path: Path, many: ThreadPoolExecutor, dialect: Dialect) -> None:
     """A key holds a quarter of the places before a tier, no more, told in its dialect; others' callers wait there."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     pace = replace(QUICK, most_held=8)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, keys=KEYS, pace=pace) as running,
     ):
         answers = [many.submit(ask, running, OLLAMA, ALICE) for _ in range(2)]
@@ -148,21 +148,21 @@ def test_one_key_leaves_places_for_the_others(tmp_path: Path, many: ThreadPoolEx
         assert "2 callers with key 'alice' wait for tier 'a10g', as many as may: waking a10g" in refused.text
         answers += [many.submit(ask, running, OLLAMA, BOB) for _ in range(2)]
         until(lambda: held_callers(running) == 4)
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_without_keys_there_is_one_caller(tmp_path: Path, many: ThreadPoolExecutor) -> None:
     """Where no keys are configured all places are for whoever asks: there is nobody to share them with."""
-    door = HeldServer(awake=False)
+    held_server = HeldServer(awake=False)
     pace = replace(QUICK, most_held=4)
     with (
-        ScriptedServer(whole_answer, opening=door) as server,
+        ScriptedServer(whole_answer, opening=held_server) as server,
         gateway(tmp_path, {"a10g": server.url}, pace=pace) as running,
     ):
         answers = [many.submit(asked, running, OLLAMA) for _ in range(4)]
         until(lambda: held_callers(running) == 4)
-        door.awake.set()
+        held_server.awake.set()
         assert {answer.result().status_code for answer in answers} == {200}
 
 

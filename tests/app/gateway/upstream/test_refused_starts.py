@@ -131,8 +131,8 @@ def age(running: RunningGateway, seconds: float) -> None:
         if key.startswith("server/"):
             said = Report.from_json(value)
             running.facts.put(key, replace(said, at=said.at - timedelta(seconds=seconds)).as_json())
-    running.standing._final.clear()
-    running.standing.refresh()
+    running.known_state._final.clear()
+    running.known_state.refresh()
 
 
 def test_callers_are_told_why_a_tier_cannot_start(tmp_path: Path, many: ThreadPoolExecutor) -> None:
@@ -196,7 +196,7 @@ def test_cannot_start_is_no_fault_of_the_caller() -> None:
 def serving(running: RunningGateway, **more: object) -> None:
     said = Report("a10g", "ta-1", "serving", CLOCK.now(), **more)  # type: ignore[arg-type]
     running.facts.put(said.key, said.as_json())
-    running.standing.refresh()
+    running.known_state.refresh()
 
 
 @pytest.mark.parametrize("dialect", [OLLAMA, OPENAI], ids=lambda dialect: dialect.name)

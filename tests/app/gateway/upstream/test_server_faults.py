@@ -55,7 +55,7 @@ def trials(folder: Path, **how: Any) -> Iterator[Callable[[], Trial]]:
         def trial() -> Trial:
             name = f"m{len(source.models)}"
             source.models = [*source.models, model(name)]
-            running.standing.refresh()
+            running.known_state.refresh()
             running.composed.cold_starts["a10g"].lost("another server is there now")
             return Trial(running, port, name)
 
