@@ -193,6 +193,12 @@ def cancel(id: str, json: bool = False) -> None:
 
 
 @app.local_entrypoint()
+def dismiss(id: str, json: bool = False) -> None:
+    """Hear no more of a job that failed for good."""
+    _commands().run(lambda commands: commands.dismiss(id, json=json))
+
+
+@app.local_entrypoint()
 def models(json: bool = False) -> None:
     """List the models that are whole, and complain about those that are not. Wakes no GPU."""
     _commands().run(lambda commands: commands.list_models(deployment.answer(list_models, "list_models"), json=json))

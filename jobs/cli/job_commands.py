@@ -1,4 +1,4 @@
-"""What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry.
+"""What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry, dismiss.
 
 The command line of one machine and that of a deployment are both thin fronts of these, so that words and exit codes
 are the same wherever the ledger is kept. It runs no job.
@@ -82,6 +82,7 @@ class Jobs(Protocol):
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted: ...
     def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted: ...
     def cancel(self, id: str, *, by: str) -> Job: ...
+    def dismiss(self, id: str, *, by: str) -> Job: ...
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,8 @@ class JobCommands:
 
     def post(self, kind: Kind, model: str | None, *, wait: bool, attempts: int | None, json: bool, **typed: Any) -> int:
         """Post a job of this kind with the parameters that a person typed, or share the one that is under way."""
+        if attempts is not None and attempts < 1:
+            raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
         request = kind.request(model, kind.read(typed), self.defaults)
         posted = self.ledger.post(*request, by=who(), attempts=attempts)
         without = kind.without_effect(request.request, posted.job.request)
@@ -261,6 +264,8 @@ class JobCommands:
         json: bool,
     ) -> int:
         """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
+        if limit < 0:
+            raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
         began = self.clock.now() - parse_span(since, "--since") if since is not None else None
         if dead:
             return self._list_dead(began, json=json)
@@ -340,6 +345,14 @@ class JobCommands:
             say(f"job {job.id} is cancelled")
         else:
             say(f"job {job.id} is asked to stop; its worker notices within seconds")
+        return 0
+
+    def dismiss(self, id: str, *, json: bool) -> int:
+        """Hear no more of a job that failed for good."""
+        job = self.ledger.dismiss(self.find(id).id, by=who())
+        if json:
+            put_json(job.as_json())
+        say(f"job {job.id} is dismissed: the {job.kind} of {job.subject} is nobody's trouble any more")
         return 0
 
     def find(self, text: str) -> Job:

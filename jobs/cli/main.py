@@ -250,6 +250,12 @@ def retry(
     done(commands_at(url, key).retry(id, **chosen, wait=wait, json=json))
 
 
+@app.command()
+def dismiss(id: Id, url: Url = None, key: Key = None, json: Json = False) -> None:
+    """Hear no more of a job that failed for good. It keeps its story, and is no alarm any more."""
+    done(commands_at(url, key).dismiss(id, json=json))
+
+
 # -- commands about what is there --------------------------------------------------------------------------------------
 
 

@@ -111,6 +111,9 @@ class GatewayClient:
     def cancel(self, id: str, *, by: str) -> Job:  # noqa: ARG002 - the key tells
         return Job.from_json(self._ask("POST", f"/jobs/{quote(id, safe='')}/cancel").json())
 
+    def dismiss(self, id: str, *, by: str) -> Job:  # noqa: ARG002 - the key tells
+        return Job.from_json(self._ask("POST", f"/jobs/{quote(id, safe='')}/dismiss").json())
+
     def get(self, id: str) -> Job:
         """The job as it stands there.
 

@@ -15,7 +15,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import local_time
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import trouble
+from jobs.ledger.job_text import remedy_of_kind, trouble
 from jobs.ledger.kinds import KINDS, Kinds
 
 LIKELY: Mapping[str, str] = {
@@ -36,12 +36,13 @@ def class_of(job: Job) -> str:
 
 
 def dead(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
-    """The failed jobs that no later one supersedes, whatever became of it; newest first."""
+    """The failed jobs that no later one supersedes, whatever became of it, and nobody dismissed; newest first."""
     seen: set[tuple[str, str]] = set()
     changed: set[str] = set()
     found = []
     for job in sorted(jobs, key=_age, reverse=True):
-        if job.state is JobState.FAILED and (job.kind, job.subject) not in seen and job.subject not in changed:
+        is_current = (job.kind, job.subject) not in seen and job.subject not in changed
+        if job.state is JobState.FAILED and is_current and not job.dismissed:
             found.append(job)
         seen.add((job.kind, job.subject))
         changed.update(_changed(job, kinds))
@@ -127,6 +128,10 @@ def lines(jobs: Sequence[Job], now: datetime) -> Iterator[str]:
         for job in group:
             why = trouble(job.attempts[-1]) if job.attempts else ""
             yield f"  {job.id}  {job.kind} {plain(job.subject)}  {local_time(job.posted_at, now)}  {why}"
-        yield f"  to do: {LIKELY[name]}"
+            if of_kind := remedy_of_kind(job):
+                yield f"    to do: {plain(of_kind)}"
+        if not all(map(remedy_of_kind, group)):
+            yield f"  to do: {LIKELY[name]}"
         if name not in {"not_found", "refused", "bug"} and not all(map(takes_away, group)):
             yield f"         `ollama-modal retry --all --class {name}`"
+        yield "         or nothing, and hear no more of one: `ollama-modal dismiss ID`"

@@ -1,4 +1,4 @@
-"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, retire.
+"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, dismiss, retire.
 
 Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of
 racing writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep`
@@ -163,6 +163,19 @@ class Ledger:
         if not anyway and dead_letters.takes_away(job, self._kinds):
             dead_letters.need_current(job, self.reader.jobs(), self._kinds)
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
+
+    def dismiss(self, id: str, *, by: str) -> Job:
+        """Say that nobody needs to hear any more of a job that failed for good. Once more changes nothing.
+
+        Raises:
+            Refused: it has not failed for good.
+
+        """
+        job = self.reader.get(id)
+        if job.state is not JobState.FAILED:
+            raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
+        self._write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
+        return self.reader.get(id)
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 

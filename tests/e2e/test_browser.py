@@ -271,6 +271,16 @@ def test_a_pull_supersedes_a_delete_that_failed(board: Browser, house: House) ->
     assert not board.is_shown(again)
 
 
+def test_a_failure_can_be_dismissed(board: Browser) -> None:
+    """One press, and a failed job needs nobody any more; it stays in the list with its story."""
+    pull(board, "no-such-model")
+    board.until_text("#problems", "no-such-model")
+    board.click('[aria-label="Dismiss: pull no-such-model:latest"]')
+    board.until(lambda: "no-such-model" not in board.text("#problems"))
+    board.until_text(row("no-such-model:latest"), "and dismissed")
+    assert not board.is_shown('[aria-label="Dismiss: pull no-such-model:latest"]')
+
+
 def test_a_rollback_says_what_it_does(board: Browser) -> None:
     """What comes back, and that the night leaves it so; where there is nothing to come back, its job says so."""
     pull(board, "tiny")

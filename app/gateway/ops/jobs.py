@@ -1,4 +1,4 @@
-"""Jobs over HTTP: post, list, tell, follow, cancel, retry. The words and the JSON are those of the command line."""
+"""Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -146,6 +146,11 @@ def _changing(api: APIRouter, poster: Poster) -> None:
     async def cancel(id: Id, caller: Changer) -> JSONResponse:
         """Ask a job to stop. One that has ended stays as it is."""
         return JSONResponse((await poster.cancel(caller, id)).as_json())
+
+    @api.post("/{id}/dismiss", response_model=JobResponse)
+    async def dismiss(id: Id, caller: Changer) -> JSONResponse:
+        """Hear no more of a job that failed for good: it keeps its story, and is no alarm any more."""
+        return JSONResponse((await poster.dismiss(caller, id)).as_json())
 
     @api.post("/{id}/retry", status_code=201, response_model=JobResponse, responses=_POSTED)
     async def retry(

@@ -83,6 +83,15 @@ class Poster:
 
         return await self.ledger_pool.do(cancel)
 
+    async def dismiss(self, caller: Caller, id: str) -> Job:
+        """Hear no more of a job that failed for good."""
+
+        def dismiss(ledger: Ledger) -> Job:
+            find_job(ledger.reader, self.ops_context, caller, id)
+            return ledger.dismiss(id, by=caller.name)
+
+        return await self.ledger_pool.do(dismiss)
+
     def _need_registry(self, kind: str, name: ModelName | None) -> None:
         if kind == "pull" and name is not None:
             self.ops_context.registries.need(name)

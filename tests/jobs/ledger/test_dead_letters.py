@@ -10,7 +10,10 @@ from jobs.cli.job_commands import JobCommands
 from jobs.core.errors import FAILURE_CLASSES, BadRequest, Refused
 from jobs.core.progress import Reading
 from jobs.ledger.dead_letters import LIKELY, class_of, dead
+from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending, Job, JobState
+from jobs.ledger.kinds import KINDS
+from jobs.store import keys
 from tests.support.stores import Store
 
 
@@ -137,6 +140,59 @@ def test_anyway_is_for_one_job(store: Store) -> None:
     """`--all --anyway` is refused: no bulk retry takes weights away."""
     with pytest.raises(BadRequest, match="--anyway goes with the id"):
         commands(store).retry(every=True, anyway=True, wait=False, json=False)
+
+
+def test_what_is_dismissed_is_no_dead_letter(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """A dismissed job is listed with its story, and never again as a dead letter, nor posted among others."""
+    job = failed(store, "a:latest", "not_found")
+    assert commands(store).dismiss(job.id[:6], json=False) == 0
+    assert commands(store).dismiss(job.id, json=False) == 0
+    found = store.ledger().reader.get(job.id)
+    assert (found.dismissed, [each.dismissed for each in store.ledger().reader.jobs()]) == (True, [True])
+    assert Job.from_json(found.as_json()).dismissed
+    assert dead(store.ledger().reader.jobs()) == []
+    assert commands(store).retry(every=True, wait=False, json=False) == 0
+    assert len(store.ledger().reader.jobs()) == 1
+    assert commands(store).show_job(job.id, follow=False, json=False) == 0
+    assert "after it was posted, and dismissed" in capsys.readouterr().out
+
+
+def test_only_what_failed_is_dismissed(store: Store) -> None:
+    """A job that goes on, or that succeeded, is refused: there is nothing to dismiss."""
+    done = ended(store, "a:latest", Ending("succeeded"))
+    posted = store.ledger().post("pull", "b:latest", {}, by="test").job
+    for job, state in ((done, "succeeded"), (posted, "queued")):
+        with pytest.raises(Refused, match=f"is {state}; only a job that failed for good is dismissed"):
+            commands(store).dismiss(job.id, json=False)
+
+
+def test_what_was_dismissed_is_cleared_with_its_job(store: Store) -> None:
+    """An hour after its job was retired, the fact is removed with the others."""
+    job = failed(store, "a:latest")
+    ledger = store.ledger()
+    ledger.dismiss(job.id, by="test")
+    ledger.retire(job.id)
+    clear(store.facts, store.clock.now() + timedelta(hours=2))
+    assert store.facts.get(keys.dismissed(job.id)) is None
+
+
+def test_numbers_that_make_no_sense_are_refused(store: Store) -> None:
+    """`--attempts -1` and `--limit -1` are wrong calls; nothing is posted."""
+    for attempts in (-1, 0):
+        with pytest.raises(BadRequest, match=f"--attempts {attempts} makes no sense"):
+            commands(store).post(KINDS["pull"], "a", wait=False, attempts=attempts, json=False)
+    with pytest.raises(BadRequest, match="--limit -1 makes no sense"):
+        commands(store).list_jobs(limit=-1, json=False)
+    assert store.ledger().reader.jobs() == []
+
+
+def test_a_rollback_is_not_told_to_ask_its_publisher(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a kind needs another remedy than its class, the list of dead letters has it beside that job."""
+    failed(store, "a:latest", "not_found", kind="rollback")
+    assert commands(store).list_jobs(dead=True, json=False) == 0
+    said = capsys.readouterr().out
+    assert "the trash holds no earlier version; `ollama-modal pull a:latest` brings the newest" in said
+    assert "publisher" not in said
 
 
 def test_dead_letters_are_grouped(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

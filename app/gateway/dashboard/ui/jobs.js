@@ -35,7 +35,7 @@ export function currentOf(jobs, changing = []) {
 
 /**
  * `context` has `remedies` by class of failure, the kinds that are `changing` weights, `mayChange`, `act(verb, job)`
- * that cancels or retries, and all `jobs` that are known: only what nothing supersedes can be tried again.
+ * that cancels, retries or dismisses, and all `jobs` that are known: only what nothing supersedes can be tried again.
  */
 export function showJobs(list, jobs, context) {
   const every = [...new Map([...jobs, ...context.jobs].map((job) => [job.id, job])).values()];
@@ -58,7 +58,9 @@ function row() {
   const press = (verb) => (event) => act(event.currentTarget, refusal, () => latest.context.act(verb, latest.job));
   const cancel = el("button", { type: "button", text: "Cancel", on: { click: press("cancel") } });
   const retry = el("button", { type: "button", text: "Try again", on: { click: press("retry") } });
+  const dismiss = el("button", { type: "button", text: "Dismiss", on: { click: press("dismiss") } });
   cancel.className = "quiet-button";
+  dismiss.className = "quiet-button";
   const attempts = story();
   const node = el(
     "li",
@@ -80,7 +82,7 @@ function row() {
       refusal,
       attempts.node,
     ),
-    el("div", { class: "job-actions" }, retry, cancel),
+    el("div", { class: "job-actions" }, retry, dismiss, cancel),
   );
   const show = (known) => {
     latest = known;
@@ -96,11 +98,13 @@ function row() {
     showProgress(bar, numbers, job);
     showTrouble(trouble, remedy, job, context);
     setHidden(retry, !(context.mayChange && isCurrent && (job.state === "failed" || job.state === "cancelled")));
+    setHidden(dismiss, !(context.mayChange && isCurrent && job.state === "failed" && !job.dismissed));
     setHidden(cancel, !(context.mayChange && !hasEnded(job)));
     cancel.disabled = job.cancel_asked;
     retry.className = job.state === "failed" && job.attempts.at(-1)?.class !== "refused" ? "" : "quiet-button";
     setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
     setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
+    setAttribute(dismiss, "aria-label", `Dismiss: ${titleOf(job)}`);
     attempts.show(job);
   };
   return { node, show };
@@ -122,7 +126,10 @@ async function act(button, refusal, work) {
 
 function stateOf(job) {
   const last = job.attempts.at(-1);
-  if (hasEnded(job)) return `${job.state} after ${lasted(Date.parse(job.ended_at) - Date.parse(job.posted_at))}`;
+  if (hasEnded(job)) {
+    const after = lasted(Date.parse(job.ended_at) - Date.parse(job.posted_at));
+    return `${job.state} after ${after}${job.dismissed ? ", and dismissed" : ""}`;
+  }
   if (job.cancel_asked) return "asked to stop; its worker notices within seconds";
   if (job.state === "running" && last) return `running for ${lasted(now() - Date.parse(last.started_at))}`;
   if (job.state === "waiting" && last?.not_before) return `the next try is ${until(Date.parse(last.not_before))}`;
@@ -161,7 +168,7 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
   setHidden(trouble, !isBad);
   setProse(trouble, isBad ? why(last) : "");
-  const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies?.[last.class ?? "bug"])] : [];
+  const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies, last.class ?? "bug")] : [];
   const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
   setHidden(remedy, known.length === 0);
   setProse(remedy, known.join(" "));
@@ -170,7 +177,8 @@ function showTrouble(trouble, remedy, job, { remedies }) {
 /** `not found: registry.ollama.ai has no such model`. */
 const why = ({ class: kind, message }) => (kind ? `${kind.replaceAll("_", " ")}: ${message}` : message);
 
-function remedyOf(job, template) {
+function remedyOf(job, remedies, cause) {
+  const template = remedies?.[`${job.kind}/${cause}`] ?? remedies?.[cause];
   return template?.replaceAll("{id}", () => job.id).replaceAll("{subject}", () => job.subject);
 }
 

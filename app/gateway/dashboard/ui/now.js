@@ -37,7 +37,7 @@ function problemsOf({ health, tiers, jobs, board }) {
 /** Jobs that failed within a day, and that no later one supersedes. */
 function unmended(jobs, changing) {
   const isFresh = ({ ended_at: end }) => now() - Date.parse(end) < DAY;
-  return currentOf(jobs, changing).filter((job) => job.state === "failed" && isFresh(job));
+  return currentOf(jobs, changing).filter((job) => job.state === "failed" && !job.dismissed && isFresh(job));
 }
 
 function factsOf({ tiers, jobs, health, board }) {

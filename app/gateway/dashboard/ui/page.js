@@ -192,7 +192,7 @@ function showModelList(mayChange) {
 
 async function act(verb, job) {
   const { document: now } = await api.post(`jobs/${encodeURIComponent(job.id)}/${verb}`).catch(refused);
-  announce(verb === "cancel" ? `${titleOf(job)} is asked to stop` : `${titleOf(job)} is tried again`);
+  announce(`${titleOf(job)} is ${{ cancel: "asked to stop", retry: "tried again", dismiss: "dismissed" }[verb]}`);
   takeJob(now);
   looks.again("jobs");
 }

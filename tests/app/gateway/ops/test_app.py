@@ -289,6 +289,16 @@ def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, her
     assert here.rung == ["weights"]
 
 
+def test_what_failed_is_dismissed(ask: TestClient, ledger: Ledger) -> None:
+    """A job that failed for good is dismissed and says so; one that goes on is refused."""
+    id = ledger.post("pull", "a:latest", {"model": "a"}, by="t").job.id
+    assert ask.post(f"/ops/v1/jobs/{id}/dismiss").status_code == 400
+    ledger.end(claimed(ledger, id), Ending("failed", "not_found", "no such model"), Reading())
+    told = ask.post(f"/ops/v1/jobs/{id}/dismiss")
+    assert (told.status_code, told.json()["dismissed"]) == (200, True)
+    JobResponse.model_validate(told.json())
+
+
 def test_a_superseded_delete_is_posted_only_anyway(ask: TestClient, ledger: Ledger) -> None:
     """A retry of a delete is refused with what was done since to that model; with `anyway` it is posted."""
     deleted = ledger.post("delete", "a:latest", {"model": "a"}, by="t").job.id
@@ -320,6 +330,7 @@ READS = [
 ADMINS = ["/metrics", "/ops/v1/plan", "/ops/v1/plan/prune"]
 CHANGES = [
     ("POST", "/ops/v1/jobs"), ("POST", "/ops/v1/jobs/x-1/cancel"), ("POST", "/ops/v1/jobs/x-1/retry"),
+    ("POST", "/ops/v1/jobs/x-1/dismiss"),
     ("POST", "/api/pull"), ("DELETE", "/api/delete"),
 ]  # fmt: skip
 
@@ -498,7 +509,7 @@ def test_the_document_describes_every_operation(ask: TestClient) -> None:
     operations = [
         operation for path in document["paths"].values() for operation in path.values() if isinstance(operation, dict)
     ]
-    assert len(operations) == 17
+    assert len(operations) == 18
     for operation in operations:
         assert operation["description"]
         assert {"401", "403", "422"} <= set(operation["responses"])
