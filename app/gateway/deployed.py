@@ -161,6 +161,8 @@ class Service:
                 registries=fleet.may_pull_from(),
                 fleet=fleet,
                 complaints=models.complaints,
+                thrown=models.thrown,
+                names_here=models.names_here,
                 archived=models.archived,
                 past=models.past,
                 plans=Plans(

@@ -17,12 +17,13 @@ from jobs.cli.follow import LOOK_EVERY, follow
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import local_time, parse_span
 from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
-from jobs.ledger.kinds import Kind, kind_named
+from jobs.ledger.kinds import ALL, Kind, kind_named
 from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def nothing(_: Job) -> None:
 def no_archive(_: datetime) -> Iterable[Job]:
     """Nothing ever leaves the ledger."""
     return ()
+
+
+def no_refusal(_: Kind, __: ModelName) -> Trouble | None:
+    """Whoever keeps the jobs refuses by himself, or nobody does."""
+    return None
 
 
 class JobsReader(Protocol):
@@ -100,6 +106,7 @@ class JobCommands:
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
         look_every: how often a job that is followed is looked at.
+        refusal: why a job of a kind about a model would come to nothing; None when it may come to something.
         confirmed: whether the person who asked says yes to a question.
 
     """
@@ -114,6 +121,7 @@ class JobCommands:
     worded: Callable[[str], str] = str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     look_every: timedelta = LOOK_EVERY
+    refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
     confirmed: Callable[[str], bool] = confirmed
 
     @property
@@ -132,11 +140,21 @@ class JobCommands:
         if attempts is not None and attempts < 1:
             raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
         request = kind.request(model, kind.read(typed), self.defaults)
+        self._need_sense(kind, request.subject)
         posted = self.ledger.post(*request, by=who(), attempts=attempts)
         without = kind.without_effect(request.request, posted.job.request)
         if posted.attached and without:
             say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
         return self._see_through(posted, wait, json)
+
+    def _need_sense(self, kind: Kind, subject: str) -> None:
+        """Insist that a job can come to something: a typo is no failed job, and no alarm."""
+        refusal = None if subject == ALL else self.refusal(kind, ModelName.parse(subject))
+        if refusal is None:
+            return
+        pulls = self.reader.select(kind="pull")[0] if kind.needs != "nothing" else []
+        if not any(job.subject == subject and not job.has_ended for job in pulls):
+            raise refusal
 
     def retry(
         self,

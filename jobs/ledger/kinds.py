@@ -94,6 +94,7 @@ class Kind:
         model: whether it is about one model, about one or all of them, or about all.
         parameters: what else it can be told.
         has_dry_run: whether what it would do can be shown without posting it.
+        needs: what has to be here of its model, or come by a pull that is under way, else nothing is posted.
         changes_weights: whether it changes which weights there are of what it is about. What failed there before is
             then no longer what somebody waits for.
         takes_away: whether it takes weights from their place. It is then never posted again among others, nor after
@@ -108,6 +109,7 @@ class Kind:
     model: Literal["one", "one or all", "all"] = "one"
     parameters: tuple[Parameter, ...] = ()
     has_dry_run: bool = False
+    needs: Literal["nothing", "model", "model or trash"] = "nothing"
     changes_weights: bool = False
     takes_away: bool = False
 
@@ -195,11 +197,11 @@ _KINDS = (
     ),
     Kind(
         "verify", WEIGHTS_LANE, 4, "Hash every byte of a model, or of all. What is damaged is fetched again.",
-        model="one or all",
+        model="one or all", needs="model",
     ),
     Kind(
         "delete", WEIGHTS_LANE, 3, "Remove a model and the blobs that no other model needs.",
-        changes_weights=True, takes_away=True,
+        needs="model", changes_weights=True, takes_away=True,
     ),
     Kind(
         "prune", WEIGHTS_LANE, 3, "Move to the trash what nobody needs. What lay there for its grace is deleted.",
@@ -209,9 +211,12 @@ _KINDS = (
     Kind(
         "rollback", WEIGHTS_LANE, 3,
         "Bring back the version of a model that was there before. Again, and the newer one is back.",
-        changes_weights=True, takes_away=True,
+        needs="model or trash", changes_weights=True, takes_away=True,
     ),
-    Kind("warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.", parameters=(_TIER,)),
+    Kind(
+        "warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.",
+        parameters=(_TIER,), needs="model",
+    ),
 )  # fmt: skip
 KINDS: Kinds = {kind.name: kind for kind in _KINDS}
 

@@ -127,6 +127,10 @@ class LedgerReader:
         ]
         return jobs[:limit], len(jobs)
 
+    def is_coming(self, subject: str) -> bool:
+        """Whether a pull of this model is under way."""
+        return any(not job.has_ended for job in self.select(kind="pull", subject=subject)[0])
+
     def _folded(self, id: str, facts: JobFacts) -> Job:
         try:
             return fold(facts)

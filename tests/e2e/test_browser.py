@@ -281,15 +281,18 @@ def test_a_failure_can_be_dismissed(board: Browser) -> None:
     assert not board.is_shown('[aria-label="Dismiss: pull no-such-model:latest"]')
 
 
-def test_a_rollback_says_what_it_does(board: Browser) -> None:
-    """What comes back, and that the night leaves it so; where there is nothing to come back, its job says so."""
+def test_a_rollback_says_what_it_does(board: Browser, house: House) -> None:
+    """It is offered where the trash has a version: what comes back, and that the night leaves it so."""
     pull(board, "tiny")
     board.until_text("#model-list", "tiny:latest")
+    assert not board.is_shown('[aria-label="Roll back: tiny:latest"]')
+    house.registry.put(arbitrary("tiny", 61_000, layers=2))
+    pull(board, "tiny")
+    board.until(lambda: board.is_shown('[aria-label="Roll back: tiny:latest"]'))
     board.click('[aria-label="Roll back: tiny:latest"]')
     assert "comes back from the trash" in board.text("#asking-words")
     board.click('#asking [data-part="yes"]')
-    board.until(lambda: state(board, "tiny:latest") == "failed")
-    assert "rollback" in board.text(row("tiny:latest"))
+    board.until(lambda: "rollback" in board.text(row("tiny:latest")) and state(board, "tiny:latest") == "succeeded")
 
 
 def test_without_streams_the_looks_still_tell(board: Browser) -> None:

@@ -47,15 +47,27 @@ class Poster:
     async def post(
         self, caller: Caller, kind: str, model: str | None, attempts: int | None = None, **parameters: Any
     ) -> Posted:
-        """Post a job about a model, or about all of them; one that is under way is shared."""
+        """Post a job about a model, or about all of them; one that is under way is shared.
+
+        Raises:
+            NotFound: it needs a model that is neither here nor being pulled.
+
+        """
         name = None if model is None else ModelName.parse(model)
         caller.need_model(name)
         self._need_registry(kind, name)
         defaults = {"rate_limit": self.ops_context.rate_limit}
-        request = kind_named(kind, self.ops_context.kinds).request(model, parameters, defaults)
-        return await self.ledger_pool.do(
-            lambda ledger: self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
-        )
+        spec = kind_named(kind, self.ops_context.kinds)
+        request = spec.request(model, parameters, defaults)
+
+        def post(ledger: Ledger) -> Posted:
+            if name is not None and spec.needs != "nothing":
+                absent = self.ops_context.absent(spec, name, caller.may_use)
+                if absent is not None and not ledger.reader.is_coming(request.subject):
+                    raise absent
+            return self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
+
+        return await self.ledger_pool.do(post)
 
     async def retry(self, caller: Caller, id: str, *, anyway: bool = False) -> Posted:
         """Post an ended job again, archived or not.

@@ -241,6 +241,7 @@ class ModelResponse(BaseModel):
     digest: str
     modified_at: datetime
     details: dict[str, Any]
+    can_roll_back: Annotated[bool, Field(description="The trash has an earlier version")] = False
 
 
 class ModelsResponse(BaseModel):

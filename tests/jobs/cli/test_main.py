@@ -177,7 +177,7 @@ def test_verify_warm_and_delete_do_what_they_say(shell: Shell) -> None:
     assert shell.ask("warm", "llama3.2", "--tier", "h100")["result"]["tier"] == "h100"
     assert shell.run("delete", "nomic-embed-text").returncode == 0
     assert "nomic-embed-text:latest" not in [model["name"] for model in shell.ask("models")]
-    assert shell.run("delete", "nomic-embed-text").returncode == 1
+    assert shell.run("delete", "nomic-embed-text").returncode == 2
 
 
 def test_an_unknown_tier_is_told(shell: Shell) -> None:
@@ -242,6 +242,34 @@ def test_a_bulk_retry_asks_on_a_terminal(
     assert "to post again: pull a:latest" in seen
     assert "post 1 again? [y/N]" in seen
     assert sum(not job.has_ended for job in quiet_store.ledger().reader.jobs()) == open_jobs
+
+
+@pytest.mark.parametrize("kind", ["delete", "verify", "rollback", "warm"])
+def test_a_typo_is_no_job(shell: Shell, kind: str) -> None:
+    """What is not here is refused with the names that come near, before anything is posted."""
+    assert shell.run("pull", "llama3.2").returncode == 0
+    before = shell.ask("jobs", "--limit", "0")
+    typo = shell.run(kind, "lama3.2")
+    assert typo.returncode == 2
+    assert "there is no model 'lama3.2:latest' here" in typo.stderr
+    assert "did you mean llama3.2:latest" in typo.stderr
+    assert shell.ask("jobs", "--limit", "0") == before
+
+
+def test_what_is_being_pulled_is_no_typo(shell: Shell, stack: Up) -> None:
+    """A job about a model that a pull under way brings is posted: it may find it."""
+    coming = shell.run("pull", "qwen2.5:0.5b", "--rate-limit", "1MB", "--no-wait").stdout.strip()
+    assert shell.run("verify", "qwen2.5:0.5b", "--no-wait").returncode == 0
+    shell.run("cancel", coming)
+
+
+def test_an_unlisted_registry_is_no_job(tmp_path: Path) -> None:
+    """A pull from a registry that `up` does not list is refused before it is posted."""
+    shell = Shell(tmp_path, {"OLLAMA_MODAL_PULL_FROM": "registry.ollama.ai"})
+    with up(shell, "--simulate"):
+        refused = shell.run("pull", "registry.example/user/model")
+        assert (refused.returncode, "it is not listed" in refused.stderr) == (2, True)
+        assert shell.ask("jobs") == []
 
 
 def test_a_terminal_gets_a_bar(shell: Shell) -> None:

@@ -23,10 +23,12 @@ from app.gateway.ops.schemas import (
 )
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
+from jobs.models.near_names import absent
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import (
     ADMIN_KEY,
@@ -287,6 +289,29 @@ def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, her
     assert again.json()["request"] == {"model": "a", "way": "registry"}
     assert again.json()["attempts_allowed"] == 5
     assert here.rung == ["weights"]
+
+
+@pytest.mark.parametrize("kind", ["delete", "verify", "rollback", "warm"])
+def test_a_job_about_nothing_is_404(here: OpsApi, ledger: Ledger, kind: str) -> None:
+    """What is not here is told with the names that come near, and not posted; what is being pulled is."""
+    known = [ModelName.parse("llama3.2")]
+    context = here.ops_context(absent=lambda _, name, may_see: absent(name, known, may_see))
+    ask = TestClient(here.app(context), headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    answer = ask.post("/ops/v1/jobs", json={"kind": kind, "model": "lama3.2"})
+    assert (answer.status_code, "did you mean llama3.2:latest" in answer.json()["hint"]) == (404, True)
+    assert ledger.reader.jobs() == []
+    assert ask.post("/ops/v1/jobs", json={"kind": kind, "model": "LLAMA3.2"}).status_code == 201
+    ledger.post("pull", "lama3.2:latest", {"model": "lama3.2"}, by="t")
+    assert ask.post("/ops/v1/jobs", json={"kind": kind, "model": "lama3.2"}).status_code == 201
+
+
+def test_a_version_in_the_trash_can_come_back(here: OpsApi) -> None:
+    """A model says whether the trash has a version of it that is not the one published now."""
+    digest = str(MODELS[0]["digest"])
+    for thrown, expected in ((digest, False), ("0" * 64, True)):
+        context = here.ops_context(thrown=lambda thrown=thrown: {("llama3.2:latest", thrown)})
+        ask = TestClient(here.app(context), headers={"authorization": f"Bearer {ADMIN_KEY}"})
+        assert [each["can_roll_back"] for each in ask.get("/ops/v1/models").json()["models"]] == [expected]
 
 
 def test_what_failed_is_dismissed(ask: TestClient, ledger: Ledger) -> None:
