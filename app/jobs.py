@@ -23,6 +23,7 @@ from jobs.ledger.kinds import KINDS, Kind, Kinds
 if TYPE_CHECKING:
     from app.deployment.modal_cli import ModalCommands
     from app.scheduler.night_plan import Night
+    from jobs.core.model_name import ModelName
     from jobs.home.status import ModelsFound
     from jobs.weights.prune_plan import PrunePlan
 
@@ -57,6 +58,14 @@ def list_models() -> "ModelsFound":
     from app.deployment.volume_queries import list_models  # noqa: PLC0415
 
     return list_models()
+
+
+@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+def names_here(with_trash: bool) -> "list[ModelName]":
+    """The names of what is on the volume, whole or not, and of what is in its trash."""
+    from app.deployment.volume_queries import names_here  # noqa: PLC0415
+
+    return names_here(with_trash=with_trash)
 
 
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
@@ -121,7 +130,12 @@ def nightly() -> None:
 def _commands() -> "ModalCommands":
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
-    return modal_commands(weights_worker, archived_jobs, partial(deployment.answer, plan_prune, PLAN_PRUNE))
+    return modal_commands(
+        weights_worker,
+        archived_jobs,
+        partial(deployment.answer, plan_prune, PLAN_PRUNE),
+        partial(deployment.answer, names_here, "names_here"),
+    )
 
 
 _past_usage = partial(deployment.answer, archived_usage, "archived_usage")
@@ -153,12 +167,20 @@ def retry(
     id: str = "",
     all: bool = False,  # noqa: A002 - the name is the option
     failure_class: str = "",
+    *,
+    yes: bool = False,
+    anyway: bool = False,
     wait: bool = True,
     json: bool = False,
 ) -> None:
-    """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not."""
+    """Post an ended job again, exactly as it was posted; or with `--all` every one that failed, of a class or not.
+
+    On a terminal `--all` asks first, unless `--yes`. A delete or rollback is posted after those weights were changed
+    only with `--anyway`.
+    """
+    chosen: dict[str, Any] = {"every": all, "failure_class": failure_class or None, "yes": yes, "anyway": anyway}
     _commands().run(
-        lambda commands: commands.retry(id, wait=wait, every=all, failure_class=failure_class or None, json=json),
+        lambda commands: commands.retry(id, **chosen, wait=wait, json=json),
         follows=wait and not all,
     )
 
@@ -182,6 +204,12 @@ def job(id: str, follow: bool = False, json: bool = False) -> None:
 def cancel(id: str, json: bool = False) -> None:
     """Ask a job to stop."""
     _commands().run(lambda commands: commands.cancel(id, json=json))
+
+
+@app.local_entrypoint()
+def dismiss(id: str, json: bool = False) -> None:
+    """Hear no more of a job that failed for good."""
+    _commands().run(lambda commands: commands.dismiss(id, json=json))
 
 
 @app.local_entrypoint()

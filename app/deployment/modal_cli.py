@@ -6,7 +6,7 @@ as the command follows the job.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -18,11 +18,15 @@ from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
 from jobs.cli.output import log_warnings, say, settle_streams, show
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import parse_span
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
+from jobs.models.near_names import absent
+from jobs.registry.allowlist import USUAL
+from jobs.store import keys
 
 if TYPE_CHECKING:
     import modal
@@ -212,6 +216,7 @@ def modal_commands(
     own: "modal.Function[..., Any, Any]",
     archived_jobs: "modal.Function[..., Any, Any]",
     preview: Callable[[dict[str, Any]], Preview],
+    names_here: Callable[[bool], Sequence[ModelName]],
 ) -> ModalCommands:
     """The commands of this process.
 
@@ -219,10 +224,26 @@ def modal_commands(
         own: the weights worker of its own app.
         archived_jobs: reads the archive.
         preview: what a prune that is asked for in these words would do.
+        names_here: the models on the volume, whole or not, and if so asked those in the trash. It starts a container,
+            so it is asked only about a model that the ledger does not know.
 
     """
     clock = SystemClock()
     launcher = WorkerLauncher(own, clock)
+
+    def refusal(kind: Kind, name: ModelName) -> Trouble | None:
+        if kind.name == "pull" and name.host.lower() not in USUAL:
+            from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and most pulls need none of it
+
+            return declared().may_pull_from().refusal(name)
+        known = ledger.get(keys.WEIGHTS_MODELS) if kind.needs != "nothing" else None
+        if known is None or str(name.folded()) in known:
+            return None
+        try:
+            return absent(name, names_here(kind.needs == "model or trash"))
+        except Trouble:  # an older deployment has no such Function; the job that is posted will say so
+            return None
+
     commands = JobCommands(
         Ledger(queue, ledger, clock),
         clock,
@@ -233,5 +254,6 @@ def modal_commands(
         posted=launcher.send,
         archived=lambda since: map(Job.from_json, deployment.answer(archived_jobs, "archived_jobs", isoformat(since))),
         worded=worded,
+        refusal=refusal,
     )
     return ModalCommands(commands, launcher, preview)

@@ -16,6 +16,7 @@ from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock, SystemClock, parse_moment
+from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, models_in
 from jobs.ledger.reader import LedgerReader
@@ -46,6 +47,10 @@ def loaded(facts: DictLike) -> list[str]:
 def survey_volume() -> Survey:
     volume.reload()
     return survey(Layout(Path(MODELS)))
+
+
+def names_here(*, with_trash: bool) -> list[ModelName]:
+    return survey_volume().names(trash=with_trash)
 
 
 def plan_prune(request: dict[str, Any]) -> PrunePlan:

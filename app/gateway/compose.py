@@ -4,7 +4,7 @@ What starts it, `ollama-modal up` or a container, hands in `GatewayParts` and se
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -42,10 +42,14 @@ from app.gateway.upstream.upstream_client import Patience, TierUpstream, Upstrea
 from app.logs import dropped_lines
 from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
+from jobs.core.errors import NotFound
+from jobs.core.model_name import ModelName
 from jobs.home.status import card_complaints
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import Kind
 from jobs.ledger.ledger import Ledger
 from jobs.models.card import bytes_of
+from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store.protocols import DictLike
 from jobs.telemetry.usage import UsageRecorder, last_used, usage
@@ -85,6 +89,9 @@ class GatewayParts:
         rented: servers are paid by the second, as on Modal.
         simulated: the servers only pretend, which the page says.
         complaints: what is wrong with models that are not whole, in lines for people.
+        thrown: the name, in small letters, and the digest of each version in the trash.
+        names_here: the models that are here, whole or not, and if so asked those of which the trash has a version; None
+            where the files are not ours to read.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
@@ -115,6 +122,8 @@ class GatewayParts:
     rented: bool = True
     simulated: bool = False
     complaints: Callable[[], Sequence[str]] = tuple
+    thrown: Callable[[], Collection[tuple[str, str]]] = tuple
+    names_here: Callable[[bool], Sequence[ModelName]] | None = None
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     past: Callable[[], Mapping[str, Any]] = dict
@@ -232,7 +241,18 @@ class Composed:
             changed=parts.known_state.refresh,
             rate_limit=parts.rate_limit,
             registries=parts.registries,
+            absent=self._absent,
+            thrown=parts.thrown,
         )
+
+    def _absent(self, kind: Kind, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound | None:
+        known_state = self._known_state
+        if known_state.find(name) is not None:
+            return None
+        if self._parts.names_here is not None:
+            return absent(name, self._parts.names_here(kind.needs == "model or trash"), may_see)
+        is_fresh = known_state.refresh()
+        return absent(name, (each.name for each in known_state.models()), may_see) if is_fresh else None
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports

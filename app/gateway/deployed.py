@@ -149,6 +149,8 @@ class Service:
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
                 complaints=models.complaints,
+                thrown=models.thrown,
+                names_here=models.names_here,
                 archived=models.archived,
                 past=models.past,
                 plans=Plans(

@@ -30,6 +30,7 @@ from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import is_loopback
+from jobs.weights import trash
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
 
@@ -132,6 +133,8 @@ class LocalGateway:
                 ),
                 problems=problems,
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
+                thrown=(lambda: trash.versions(layout)) if layout else tuple,
+                names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,
             )
         )
         #: The main thread's alone.

@@ -143,6 +143,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,
         mirror=servers.mirror,
+        registries=plan.registries,
     )
     home.write_stack(stack)
     for each in stack.servers:

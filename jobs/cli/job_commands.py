@@ -1,4 +1,4 @@
-"""What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry.
+"""What a person does with jobs, over one ledger: post, follow, list, tell, cancel, retry, dismiss.
 
 The command line of one machine and that of a deployment are both thin fronts of these, so that words and exit codes
 are the same wherever the ledger is kept. It runs no job.
@@ -14,15 +14,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
-from jobs.cli.output import complain, put, put_json, put_table, say, show
+from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import local_time, parse_span
 from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
-from jobs.ledger.kinds import Kind, kind_named
+from jobs.ledger.kinds import ALL, Kind, kind_named
 from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ def no_archive(_: datetime) -> Iterable[Job]:
     return ()
 
 
+def no_refusal(_: Kind, __: ModelName) -> Trouble | None:
+    """Whoever keeps the jobs refuses by himself, or nobody does."""
+    return None
+
+
 class JobsReader(Protocol):
     """What the commands read of the jobs."""
 
@@ -79,9 +85,10 @@ class Jobs(Protocol):
     def post(
         self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
     ) -> Posted: ...
-    def retry(self, id: str, *, by: str) -> Posted: ...
-    def again(self, job: Job, *, by: str) -> Posted: ...
+    def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted: ...
+    def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted: ...
     def cancel(self, id: str, *, by: str) -> Job: ...
+    def dismiss(self, id: str, *, by: str) -> Job: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class JobCommands:
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
         poll_every: how often a job that is followed is read.
+        refusal: why a job of a kind about a model would come to nothing; None when it may come to something.
+        confirmed: whether the person who asked says yes to a question.
 
     """
 
@@ -112,6 +121,8 @@ class JobCommands:
     worded: Callable[[str], str] = str
     defaults: Mapping[str, Any] = field(default_factory=dict)
     poll_every: timedelta = POLL_EVERY
+    refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
+    confirmed: Callable[[str], bool] = confirmed
 
     @property
     def reader(self) -> JobsReader:
@@ -126,31 +137,66 @@ class JobCommands:
 
     def post(self, kind: Kind, model: str | None, *, wait: bool, attempts: int | None, json: bool, **typed: Any) -> int:
         """Post a job of this kind with the parameters that a person typed, or share the one that is under way."""
+        if attempts is not None and attempts < 1:
+            raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
         request = kind.request(model, kind.read(typed), self.defaults)
+        self._need_sense(kind, request.subject)
         posted = self.ledger.post(*request, by=who(), attempts=attempts)
         without = kind.without_effect(request.request, posted.job.request)
         if posted.attached and without:
             say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
         return self._see_through(posted, wait, json)
 
+    def _need_sense(self, kind: Kind, subject: str) -> None:
+        """Insist that a job can come to something: a typo is no failed job, and no alarm."""
+        refusal = None if subject == ALL else self.refusal(kind, ModelName.parse(subject))
+        if refusal is None:
+            return
+        pulls = self.reader.select(kind="pull")[0] if kind.needs != "nothing" else []
+        if not any(job.subject == subject and not job.has_ended for job in pulls):
+            raise refusal
+
     def retry(
-        self, id: str = "", *, wait: bool, every: bool = False, failure_class: str | None = None, json: bool
+        self,
+        id: str = "",
+        *,
+        wait: bool,
+        every: bool = False,
+        failure_class: str | None = None,
+        yes: bool = False,
+        anyway: bool = False,
+        json: bool,
     ) -> int:
-        """Post an ended job again, exactly as it was posted; or every one that failed for good, of a class or not."""
+        """Post an ended job again, exactly as it was posted; or every one that failed for good, of a class or not.
+
+        What takes weights away is posted by its id alone; after something else changed those weights, only `anyway`.
+        """
         if bool(id) == every:
             raise BadRequest("name one job, or say --all", hint="`ollama-modal jobs --dead` shows what has failed")
         if every:
-            return self._retry_all(failure_class, json=json)
+            if anyway:
+                raise BadRequest("--anyway goes with the id of one job", hint="`ollama-modal retry ID --anyway`")
+            return self._retry_all(failure_class, yes=yes, json=json)
         if failure_class is not None:
             raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
         job = self.find(id)
-        posted = self.ledger.again(job, by=who()) if job.has_ended else self.ledger.retry(job.id, by=who())
-        return self._see_through(posted, wait, json)
+        retry = self.ledger.again(job, by=who(), anyway=anyway) if job.has_ended else self.ledger.retry(id, by=who())
+        return self._see_through(retry, wait, json)
 
-    def _retry_all(self, failure_class: str | None, *, json: bool) -> int:
+    def _retry_all(self, failure_class: str | None, *, yes: bool, json: bool) -> int:
         """Nobody is followed."""
         failed = dead_letters.of_class(self.reader.select()[0], failure_class)
-        again = [self.ledger.again(job, by=who()).job for job in failed]
+        chosen = [job for job in failed if not dead_letters.takes_away(job)]
+        for job in failed:
+            if job in chosen:
+                say(f"to post again: {job.kind} {job.subject}")
+            else:
+                alone = self.worded(f"`ollama-modal retry {job.id}`")
+                say(f"left out, because it takes weights away: {job.kind} {job.subject}; by itself: {alone}")
+        if chosen and not yes and not self.confirmed(f"post {len(chosen):,} again?"):
+            say("nothing was posted")
+            return 1
+        again = [self.ledger.again(job, by=who()).job for job in chosen]
         for job in again:
             self.posted(job)
         show([job.as_json() for job in again], [job.id for job in again], json=json)
@@ -229,6 +275,8 @@ class JobCommands:
         json: bool,
     ) -> int:
         """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
+        if limit < 0:
+            raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
         began = self.clock.now() - parse_span(since, "--since") if since is not None else None
         if dead:
             return self._list_dead(began, json=json)
@@ -301,6 +349,14 @@ class JobCommands:
             say(f"job {job.id} is cancelled")
         else:
             say(f"job {job.id} is asked to stop; its worker notices within seconds")
+        return 0
+
+    def dismiss(self, id: str, *, json: bool) -> int:
+        """Hear no more of a job that failed for good."""
+        job = self.ledger.dismiss(self.find(id).id, by=who())
+        if json:
+            put_json(job.as_json())
+        say(f"job {job.id} is dismissed: the {job.kind} of {job.subject} is nobody's trouble any more")
         return 0
 
     def find(self, text: str) -> Job:

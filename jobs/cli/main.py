@@ -20,8 +20,9 @@ from typer.exceptions import TyperException
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
 from jobs.cli.output import log_warnings, put, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
-from jobs.core.clock import SystemClock
-from jobs.core.errors import FAILURE_CLASSES, Refused
+from jobs.core.clock import Clock, SystemClock
+from jobs.core.errors import FAILURE_CLASSES, Refused, Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
 from jobs.ledger.job import JobState
@@ -78,8 +79,22 @@ def this_machine() -> ThisMachine:
         idle=IDLE,
         log=str(home.logs / "up.log"),
         defaults={"rate_limit": stack.rate_limit} if stack else {},
+        refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
+
+
+def _refusal(home: Home, clock: Clock, kind: Kind, name: ModelName) -> Trouble | None:
+    """Why a job about this model would come to nothing on this machine."""
+    if kind.needs == "nothing":
+        stack = home.read_stack()
+        return stack.registries.refusal(name) if stack and kind.name == "pull" else None
+    # Listing jobs is to feel instant, and needs none of it.
+    from jobs.home.names_here import names_here  # noqa: PLC0415
+    from jobs.models.near_names import absent  # noqa: PLC0415
+
+    known = names_here(home, clock, trash=kind.needs == "model or trash")
+    return None if known is None else absent(name, known)
 
 
 def commands_at(url: str | None, key: str | None) -> JobCommands:
@@ -233,13 +248,27 @@ def retry(
     failure_class: Annotated[
         str | None, typer.Option("--class", metavar="NAME", help=f"Of those, only {', '.join(FAILURE_CLASSES)}")
     ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Post all of them without being asked on a terminal")] = False,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="A delete or rollback, though those weights were changed since")
+    ] = False,
     wait: Wait = True,
     url: Url = None,
     key: KeyOption = None,
     json: Json = False,
 ) -> None:
-    """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
-    done(commands_at(url, key).retry(id, every=every, failure_class=failure_class, wait=wait, json=json))
+    """Post an ended job again, exactly as it was posted; or all that failed, after an outage.
+
+    With `--all`, nothing that takes weights away is posted.
+    """
+    chosen: dict[str, Any] = {"every": every, "failure_class": failure_class, "yes": yes, "anyway": anyway}
+    done(commands_at(url, key).retry(id, **chosen, wait=wait, json=json))
+
+
+@app.command()
+def dismiss(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
+    """Hear no more of a job that failed for good. It keeps its story, and is no alarm any more."""
+    done(commands_at(url, key).dismiss(id, json=json))
 
 
 # -- commands about what is there --------------------------------------------------------------------------------------

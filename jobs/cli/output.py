@@ -127,6 +127,14 @@ def settle_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def confirmed(question: str) -> bool:
+    """Whether the person at the terminal says yes; yes where there is no terminal, and nobody to ask."""
+    if sys.stdin is None or sys.stderr is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return True
+    say(f"{question} [y/N]")
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+
+
 def is_terminal() -> bool:
     """Whether the talk goes to a screen that can redraw a line."""
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in {"dumb", "unknown"}

@@ -94,14 +94,18 @@ class GatewayClient:
         given = {name: value for name, value in body.items() if value is not None}
         return _posted(self._ask("POST", "/jobs", json=given))
 
-    def retry(self, id: str, *, by: str) -> Posted:  # noqa: ARG002 - the key tells
-        return _posted(self._ask("POST", f"/jobs/{quote(id, safe='')}/retry"))
+    def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:  # noqa: ARG002 - the key tells
+        query = {"anyway": "true"} if anyway else {}
+        return _posted(self._ask("POST", f"/jobs/{quote(id, safe='')}/retry", params=query))
 
-    def again(self, job: Job, *, by: str) -> Posted:
-        return self.retry(job.id, by=by)
+    def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted:
+        return self.retry(job.id, by=by, anyway=anyway)
 
     def cancel(self, id: str, *, by: str) -> Job:  # noqa: ARG002 - the key tells
         return Job.from_json(self._ask("POST", f"/jobs/{quote(id, safe='')}/cancel").json())
+
+    def dismiss(self, id: str, *, by: str) -> Job:  # noqa: ARG002 - the key tells
+        return Job.from_json(self._ask("POST", f"/jobs/{quote(id, safe='')}/dismiss").json())
 
     def get(self, id: str) -> Job:
         """The job as it stands there.

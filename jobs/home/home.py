@@ -23,6 +23,7 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
+from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store import private_files as private
 from jobs.store.files import translated
 from jobs.store.sqlite import SqliteDict, SqliteQueue
@@ -63,6 +64,8 @@ class Stack:
     """The file that declares what should be here, if there is one."""
     mirror: str | None = None
     """The registry that stands for all others."""
+    registries: Registries = ANYWHERE
+    """Those that may be pulled from."""
 
     @property
     def pull_ways(self) -> tuple[str, ...]:
@@ -83,6 +86,7 @@ class Stack:
             "why_by_server": self.why_by_server,
             "fleet": str(self.fleet) if self.fleet else None,
             "mirror": self.mirror,
+            "registries": self.registries.as_json(),
         }
 
     @classmethod
@@ -99,6 +103,7 @@ class Stack:
             why_by_server=document.get("why_by_server"),
             fleet=Path(document["fleet"]) if document.get("fleet") else None,
             mirror=document.get("mirror"),
+            registries=Registries.from_json(document.get("registries") or {}),
         )
 
 

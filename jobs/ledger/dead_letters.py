@@ -1,4 +1,7 @@
-"""Dead letters: the jobs that failed for good, and of which nothing newer of their kind and subject is known. Pure.
+"""Dead letters: the jobs that failed for good, and that nothing which was posted later has superseded. Pure.
+
+A job supersedes those before it that are of its kind and subject, and, when it changes weights, all those about the
+same weights: whoever pulls a model after its delete failed wants it no longer deleted.
 
 Grouped by the class of their failure, because an outage kills many jobs in one way, and one remedy serves them all.
 """
@@ -7,11 +10,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 
-from jobs.core.errors import FAILURE_CLASSES, BadRequest
+from jobs.core.errors import FAILURE_CLASSES, BadName, BadRequest, Refused
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import local_time
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import trouble
+from jobs.ledger.job_text import remedy_of_kind, trouble
+from jobs.ledger.kinds import KINDS, Kinds
 
 LIKELY: Mapping[str, str] = {
     "not_found": "the names are wrong, or their publishers took the models away: ask for the right names",
@@ -30,15 +35,69 @@ def class_of(job: Job) -> str:
     return (job.attempts[-1].failure_class if job.attempts else None) or "bug"
 
 
-def dead(jobs: Iterable[Job]) -> list[Job]:
-    """The failed jobs of which no later one of the same kind and subject is known, newest first."""
+def dead(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
+    """The failed jobs that no later one supersedes, whatever became of it, and nobody dismissed; newest first."""
     seen: set[tuple[str, str]] = set()
+    changed: set[str] = set()
     found = []
     for job in sorted(jobs, key=_age, reverse=True):
-        if (job.kind, job.subject) not in seen and job.state is JobState.FAILED:
+        is_current = (job.kind, job.subject) not in seen and job.subject not in changed
+        if job.state is JobState.FAILED and is_current and not job.dismissed:
             found.append(job)
         seen.add((job.kind, job.subject))
+        changed.update(_changed(job, kinds))
     return found
+
+
+def superseding(job: Job, jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
+    """Those jobs that supersede this one, newest first."""
+    later = (other for other in jobs if other.id != job.id and _age(other) >= _age(job))
+    found = [
+        other
+        for other in later
+        if (other.kind, other.subject) == (job.kind, job.subject) or job.subject in _changed(other, kinds)
+    ]
+    return sorted(found, key=_age, reverse=True)
+
+
+def takes_away(job: Job, kinds: Kinds = KINDS) -> bool:
+    """Whether it takes weights away; of a kind that is not known here, nobody can say that it does not."""
+    return job.kind not in kinds or kinds[job.kind].takes_away
+
+
+def need_current(job: Job, jobs: Sequence[Job], kinds: Kinds = KINDS) -> None:
+    """Insist that nothing was done since with the weights that this job, posted again, would take away.
+
+    Raises:
+        Refused: something was, or the job is archived, and what came after it may be so as well.
+
+    """
+    if not takes_away(job, kinds):
+        return
+    what = f"the {job.kind} of {job.subject}, job {job.id},"
+    anyway = f"if it is still wanted: `ollama-modal retry {job.id} --anyway`"
+    if all(other.id != job.id for other in jobs):
+        raise Refused(f"{what} is archived, and what was done since is not known for certain", hint=anyway)
+    if later := superseding(job, jobs, kinds):
+        done = ", ".join(f"{other.kind} {other.subject} ({other.state}, job {other.id})" for other in later[:3])
+        more = f" and {len(later) - 3:,} more" if len(later) > 3 else ""
+        raise Refused(f"{what} is superseded: since then came {done}{more}", hint=anyway)
+
+
+def _changed(job: Job, kinds: Kinds) -> set[str]:
+    """The subjects whose weights a job changes, as far as it has told."""
+    if job.kind not in kinds or not kinds[job.kind].changes_weights:
+        return set()
+    thrown = (job.result or {}).get("throw")
+    names = [each.get("name") for each in thrown if each.get("what") == "model"] if isinstance(thrown, list) else []
+    return {job.subject, *(folded for name in names if (folded := _folded(name)))}
+
+
+def _folded(name: object) -> str | None:
+    try:
+        return str(ModelName.parse(str(name)).folded())
+    except BadName:
+        return None
 
 
 def _age(job: Job) -> tuple[datetime, int]:
@@ -69,6 +128,10 @@ def lines(jobs: Sequence[Job], now: datetime) -> Iterator[str]:
         for job in group:
             why = trouble(job.attempts[-1]) if job.attempts else ""
             yield f"  {job.id}  {job.kind} {plain(job.subject)}  {local_time(job.posted_at, now)}  {why}"
-        yield f"  to do: {LIKELY[name]}"
-        if name not in {"not_found", "refused", "bug"}:
+            if of_kind := remedy_of_kind(job):
+                yield f"    to do: {plain(of_kind)}"
+        if not all(map(remedy_of_kind, group)):
+            yield f"  to do: {LIKELY[name]}"
+        if name not in {"not_found", "refused", "bug"} and not all(map(takes_away, group)):
             yield f"         `ollama-modal retry --all --class {name}`"
+        yield "         or nothing, and hear no more of one: `ollama-modal dismiss ID`"

@@ -13,7 +13,7 @@ from jobs.ledger.ledger import point
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 
-ATTEMPT_FACTS = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL)
+ATTEMPT_FACTS = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL, keys.DISMISSED)
 
 CLEARED_AFTER = timedelta(hours=1)
 """No pass over all entries lasts so long, so none sees half a job."""

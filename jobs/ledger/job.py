@@ -137,6 +137,8 @@ class Job:
     progress: Reading = field(default_factory=Reading)
     result: Mapping[str, Any] | None = None
     cancel_asked: bool = False
+    dismissed: bool = False
+    """It failed for good, and somebody said that nobody needs to hear of it any more."""
 
     @property
     def has_ended(self) -> bool:
@@ -172,6 +174,7 @@ class Job:
             "ended_at": isoformat(self.ended_at) if self.ended_at else None,
             "result": dict(self.result) if self.result is not None else None,
             "cancel_asked": self.cancel_asked,
+            "dismissed": self.dismissed,
         }
 
     @classmethod
@@ -192,6 +195,7 @@ class Job:
             progress=_reading(document.get("progress")),
             result=document.get("result"),
             cancel_asked=bool(document.get("cancel_asked")),
+            dismissed=bool(document.get("dismissed")),
         )
 
     def __str__(self) -> str:
@@ -208,6 +212,7 @@ class JobFacts:
     beats: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     ends: dict[int, Mapping[str, Any]] = field(default_factory=dict)
     cancel: Mapping[str, Any] | None = None
+    dismissed: Mapping[str, Any] | None = None
 
 
 def fold(facts: JobFacts) -> Job:
@@ -245,6 +250,7 @@ def fold(facts: JobFacts) -> Job:
         progress=_reading(latest.get("progress")),
         result=facts.ends.get(last, {}).get("result"),
         cancel_asked=facts.cancel is not None,
+        dismissed=facts.dismissed is not None,
     )
 
 

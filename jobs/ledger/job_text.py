@@ -31,11 +31,46 @@ REMEDIES: Mapping[str, str] = {
 """What to do about a failed job, by the class of its failure."""
 
 
+_PULL_FIRST = "pull it first: `ollama-modal pull {subject}`, " + _AGAIN
+
+REMEDIES_OF_KINDS: Mapping[tuple[str, str], str] = {
+    (
+        "delete",
+        "not_found",
+    ): "nothing: it is not here, as was asked for; `ollama-modal dismiss {id}` ends it",
+    ("delete", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
+    ("delete", "network"): "see whether the server that keeps the models answers (`ollama-modal status`), " + _AGAIN,
+    ("prune", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
+    ("rollback", "not_found"): "nothing can come back, for the trash holds no earlier version;"
+    " `ollama-modal pull {subject}` brings the newest",
+    ("rollback", "corrupt"): "the earlier version is damaged and stays in the trash; `ollama-modal pull {subject}`"
+    " brings the newest",
+    ("verify", "not_found"): _PULL_FIRST,
+    (
+        "verify",
+        "corrupt",
+    ): "what is damaged is nowhere to be had: `ollama-modal pull {subject}` brings the newest",
+    ("warm", "not_found"): _PULL_FIRST,
+    ("warm", "network"): "see whether its server answers (`ollama-modal status`), " + _AGAIN,
+    ("warm", "corrupt"): "hash its files, which fetches anew what is damaged: `ollama-modal verify {subject}`, "
+    + _AGAIN,
+}
+"""The same where a kind of job needs another remedy than most, by kind and class."""
+
+
 def remedy(job: Job) -> str | None:
     """What to do now, when the job failed."""
     if job.state is not JobState.FAILED or not job.attempts:
         return None
-    return REMEDIES[job.attempts[-1].failure_class or "bug"].format(id=job.id, subject=job.subject)
+    template = REMEDIES[job.attempts[-1].failure_class or "bug"]
+    return remedy_of_kind(job) or template.format(id=job.id, subject=job.subject)
+
+
+def remedy_of_kind(job: Job) -> str | None:
+    """What to do about this failure of a job of this kind; None where it is what to do about most kinds."""
+    failure_class = job.attempts[-1].failure_class if job.attempts else None
+    template = REMEDIES_OF_KINDS.get((job.kind, failure_class or "bug"))
+    return template and template.format(id=job.id, subject=job.subject)
 
 
 def share(job: Job) -> str:
@@ -118,7 +153,7 @@ def _state(job: Job, now: datetime) -> str:
             return f"waiting, {_next(job, now)}"
         case _:
             took = human_span((job.ended_at or now) - job.posted_at)
-            return f"{job.state}, {took} after it was posted"
+            return f"{job.state}, {took} after it was posted{', and dismissed' if job.dismissed else ''}"
 
 
 def _next(job: Job, now: datetime) -> str:

@@ -94,6 +94,11 @@ class Kind:
         model: whether it is about one model, about one or all of them, or about all.
         parameters: what else it can be told.
         has_dry_run: whether what it would do can be shown without posting it.
+        needs: what has to be here of its model, or come by a pull that is under way, else nothing is posted.
+        changes_weights: whether it changes which weights there are of what it is about. What failed there before is
+            then no longer what somebody waits for.
+        takes_away: whether it takes weights from their place. It is then never posted again among others, nor after
+            something else changed those weights, unless somebody says so.
 
     """
 
@@ -104,6 +109,9 @@ class Kind:
     model: Literal["one", "one or all", "all"] = "one"
     parameters: tuple[Parameter, ...] = ()
     has_dry_run: bool = False
+    needs: Literal["nothing", "model", "model or trash"] = "nothing"
+    changes_weights: bool = False
+    takes_away: bool = False
 
     def read(self, typed: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a person typed, as values; what is None or False was left out.
@@ -185,22 +193,30 @@ _KINDS = (
     Kind(
         "pull", WEIGHTS_LANE, 8,  # a resumed pull loses almost nothing, so it may be interrupted often
         "Bring a model here, through the queue. One that is under way is shared.",
-        parameters=(_WAY, _RATE_LIMIT),
+        parameters=(_WAY, _RATE_LIMIT), changes_weights=True,
     ),
     Kind(
         "verify", WEIGHTS_LANE, 4, "Hash every byte of a model, or of all. What is damaged is fetched again.",
-        model="one or all",
+        model="one or all", needs="model",
     ),
-    Kind("delete", WEIGHTS_LANE, 3, "Remove a model and the blobs that no other model needs."),
+    Kind(
+        "delete", WEIGHTS_LANE, 3, "Remove a model and the blobs that no other model needs.",
+        needs="model", changes_weights=True, takes_away=True,
+    ),
     Kind(
         "prune", WEIGHTS_LANE, 3, "Move to the trash what nobody needs. What lay there for its grace is deleted.",
         model="all", parameters=(_UNUSED_DAYS, _EMPTY_TRASH), has_dry_run=True,
+        changes_weights=True, takes_away=True,
     ),
     Kind(
         "rollback", WEIGHTS_LANE, 3,
         "Bring back the version of a model that was there before. Again, and the newer one is back.",
+        needs="model or trash", changes_weights=True, takes_away=True,
     ),
-    Kind("warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.", parameters=(_TIER,)),
+    Kind(
+        "warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.",
+        parameters=(_TIER,), needs="model",
+    ),
 )  # fmt: skip
 KINDS: Kinds = {kind.name: kind for kind in _KINDS}
 

@@ -1,4 +1,4 @@
-"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, retire.
+"""The only writer of the queue and of a job's facts: post, claim, beat, end, sweep, cancel, retry, dismiss, retire.
 
 Facts are keys written once; a job is the fold over them (`jobs.ledger.job`). So no compare-and-swap is needed: of
 racing writers one wins, and the others see that they lost. The queue only carries ids: wiping it loses nothing, `sweep`
@@ -20,6 +20,7 @@ from loguru import logger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
+from jobs.ledger import dead_letters
 from jobs.ledger.job import VERSION, Ending, Job, JobState
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
@@ -140,21 +141,41 @@ class Ledger:
             self._end_cancelled(self.reader.get(id))
         return self.reader.get(id)
 
-    def retry(self, id: str, *, by: str) -> Posted:
+    def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
         """Post an ended job again, exactly as it was posted.
 
         Raises:
-            Refused: the job has not ended.
+            Refused: the job has not ended, or `again` refuses.
 
         """
         job = self.reader.get(id)
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retried", hint=f"follow it: job {id}")
-        return self.again(job, by=by)
+        return self.again(job, by=by, anyway=anyway)
 
-    def again(self, job: Job, *, by: str) -> Posted:
-        """Post what this job asked for, though the ledger may no longer have it."""
+    def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted:
+        """Post what this job asked for, though the ledger may no longer have it.
+
+        Raises:
+            Refused: it takes weights away that something else changed since. With `anyway` it is posted all the same.
+
+        """
+        if not anyway and dead_letters.takes_away(job, self._kinds):
+            dead_letters.need_current(job, self.reader.jobs(), self._kinds)
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
+
+    def dismiss(self, id: str, *, by: str) -> Job:
+        """Say that nobody needs to hear any more of a job that failed for good. Once more changes nothing.
+
+        Raises:
+            Refused: it has not failed for good.
+
+        """
+        job = self.reader.get(id)
+        if job.state is not JobState.FAILED:
+            raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
+        self._write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
+        return self.reader.get(id)
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ class LedgerReader:
                     gathered[about] = JobFacts(job=value)
                 case keys.GONE:
                     gone.add(about)
-                case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL as prefix:
+                case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL | keys.DISMISSED as prefix:
                     id, _, n = about.partition("/")
                     rest[id].append((prefix, n, value))
         there = [entry for entry in gathered.items() if entry[0] not in gone]
@@ -75,6 +75,8 @@ class LedgerReader:
             for prefix, n, value in rest.get(id, ()):
                 if prefix == keys.CANCEL:
                     facts.cancel = value
+                elif prefix == keys.DISMISSED:
+                    facts.dismissed = value
                 else:
                     {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
@@ -125,6 +127,10 @@ class LedgerReader:
         ]
         return jobs[:limit], len(jobs)
 
+    def is_coming(self, subject: str) -> bool:
+        """Whether a pull of this model is under way."""
+        return any(not job.has_ended for job in self.select(kind="pull", subject=subject)[0])
+
     def _folded(self, id: str, facts: JobFacts) -> Job:
         try:
             return fold(facts)
@@ -145,4 +151,6 @@ class LedgerReader:
         last = len(facts.claims)
         if last not in facts.ends and last and (beat := self._facts.get(keys.beat(id, last))) is not None:
             facts.beats[last] = beat
+        if last in facts.ends and facts.ends[last]["outcome"] in {"failed", "lost"}:
+            facts.dismissed = self._facts.get(keys.dismissed(id))
         return facts

@@ -5,5 +5,6 @@ card          what is known of a model without any server: its name, its size, a
 card_files    the files of one model as its card is read from them: typed, each once, up to a bound
 gguf          what the header of a GGUF file says, read as a hostile file is read
 go_template   what a Go template tells of its model: which variables it uses, and whether it thinks
+near_names    which known names come near one that nobody has, at a cost that does not grow with them
 placement     on which GPU a model belongs, by the memory it takes there
 """

@@ -5,9 +5,9 @@ A host is compared as a whole, port and all, in any case: what only looks like a
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from jobs.core.errors import BadRequest, Refused
 from jobs.core.model_name import ModelName
@@ -56,6 +56,16 @@ class Registries:
         hosts = frozenset(entry.removeprefix("http://") for entry in listed)
         return cls(None if ANY in listed else hosts, plain, remedy)
 
+    def as_json(self) -> dict[str, Any]:
+        hosts = None if self.hosts is None else sorted(self.hosts)
+        return {"hosts": hosts, "plain": sorted(self.plain), "remedy": self.remedy}
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        hosts = document.get("hosts")
+        known = None if hosts is None else frozenset(hosts)
+        return cls(known, frozenset(document.get("plain", ())), document.get("remedy", ""))
+
     def allow(self, name: ModelName) -> bool:
         return self.hosts is None or name.host.lower() in self.hosts
 
@@ -66,8 +76,14 @@ class Registries:
             Unlisted: it may not.
 
         """
-        if not self.allow(name):
-            raise Unlisted(f"nothing is pulled from {name.host!r}: it is not listed", hint=self.remedy or None)
+        if (refusal := self.refusal(name)) is not None:
+            raise refusal
+
+    def refusal(self, name: ModelName) -> "Unlisted | None":
+        """Why this model's registry may not be asked; None when it may."""
+        if self.allow(name):
+            return None
+        return Unlisted(f"nothing is pulled from {name.host!r}: it is not listed", hint=self.remedy or None)
 
     def is_plain(self, name: ModelName) -> bool:
         """Whether this model's registry is asked over http."""

@@ -38,6 +38,7 @@ BEAT = "beat/"
 END = "end/"
 CANCEL = "cancel/"
 GONE = "gone/"
+DISMISSED = "dismissed/"
 LIVE = "live/"
 
 
@@ -63,6 +64,10 @@ def cancel(id: str) -> str:
 
 def gone(id: str) -> str:
     return f"{GONE}{id}"
+
+
+def dismissed(id: str) -> str:
+    return f"{DISMISSED}{id}"
 
 
 def live(kind: str, subject: str) -> str:
@@ -195,6 +200,9 @@ TABLE = (
         end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED
     ),
     KeyPattern(cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
+    KeyPattern(
+        dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED
+    ),
     KeyPattern(gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
     KeyPattern(
         usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"

@@ -102,6 +102,11 @@ class Survey:
         """What stands behind each manifest."""
         return (*self.models, *self.broken)
 
+    def names(self, *, trash: bool = False) -> list[ModelName]:
+        """The models that are here, whole or not; with those of which the trash has a version."""
+        thrown = [folder.name for folder in self.trash if folder.name and folder.manifest] if trash else []
+        return [*(each.name for each in self.known), *thrown]
+
     @property
     def torn(self) -> tuple[Broken, ...]:
         """While there is one, nobody can tell which blobs are orphans for certain."""

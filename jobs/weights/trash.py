@@ -89,6 +89,13 @@ def folders(layout: Layout) -> list[TrashFolder]:
     return sorted(thrown, key=lambda folder: (folder.thrown_at, folder.path))
 
 
+def versions(layout: Layout) -> frozenset[tuple[str, str]]:
+    """The name, in small letters, and the digest of each model in the trash."""
+    return frozenset(
+        (str(each.name.folded()), each.manifest.digest) for each in folders(layout) if each.name and each.manifest
+    )
+
+
 def strange_files(layout: Layout) -> list[Path]:
     """What lies around in the trash beside its folders, what a deletion has left, and decisions."""
     return [

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -257,15 +258,42 @@ def test_a_model_is_deleted_only_after_one_more_yes(board: Browser, house: House
     assert not board.is_shown("#asking")
 
 
-def test_a_rollback_says_what_it_does(board: Browser) -> None:
-    """What comes back, and that the night leaves it so; where there is nothing to come back, its job says so."""
+def test_a_pull_supersedes_a_delete_that_failed(board: Browser, house: House) -> None:
+    """A delete that failed needs nobody, and cannot be tried again, once its model was pulled after it."""
+    with closing(house.shell.store()) as store:
+        id = store.ledger().post("delete", "nomic-embed-text:latest", {"model": "nomic-embed-text"}, by="test").job.id
+    again = '[aria-label="Try again: delete nomic-embed-text:latest"]'
+    board.until(lambda: board.is_shown(f"#job-{id} {again}"), "it never failed")
+    board.until_text("#problems", "Delete nomic-embed-text:latest failed")
+    pull(board, "nomic-embed-text")
+    board.until(lambda: state(board, "nomic-embed-text:latest") == "succeeded")
+    board.until(lambda: "nomic-embed-text" not in board.text("#problems"))
+    assert board.is_shown(f"#job-{id}")
+    assert not board.is_shown(again)
+
+
+def test_a_failure_can_be_dismissed(board: Browser) -> None:
+    """One press, and a failed job needs nobody any more; it stays in the list with its story."""
+    pull(board, "no-such-model")
+    board.until_text("#problems", "no-such-model")
+    board.click('[aria-label="Dismiss: pull no-such-model:latest"]')
+    board.until(lambda: "no-such-model" not in board.text("#problems"))
+    board.until_text(row("no-such-model:latest"), "and dismissed")
+    assert not board.is_shown('[aria-label="Dismiss: pull no-such-model:latest"]')
+
+
+def test_a_rollback_says_what_it_does(board: Browser, house: House) -> None:
+    """It is offered where the trash has a version: what comes back, and that the night leaves it so."""
     pull(board, "tiny")
     board.until_text("#model-list", "tiny:latest")
+    assert not board.is_shown('[aria-label="Roll back: tiny:latest"]')
+    house.registry.put(arbitrary("tiny", 61_000, layers=2))
+    pull(board, "tiny")
+    board.until(lambda: board.is_shown('[aria-label="Roll back: tiny:latest"]'))
     board.click('[aria-label="Roll back: tiny:latest"]')
     assert "comes back from the trash" in board.text("#asking-words")
     board.click('#asking [data-part="yes"]')
-    board.until(lambda: state(board, "tiny:latest") == "failed")
-    assert "rollback" in board.text(row("tiny:latest"))
+    board.until(lambda: "rollback" in board.text(row("tiny:latest")) and state(board, "tiny:latest") == "succeeded")
 
 
 def test_without_streams_the_looks_still_tell(board: Browser) -> None:

@@ -39,6 +39,7 @@ SAYS: dict[str, dict[str, str]] = {
         "ollama-modal job ID": r"pull of llama3\.2:latest: succeeded[\s\S]* attempts 1 of 8 allowed",
         "ollama-modal jobs --dead": r"no job has failed for good",
         "ollama-modal retry --all --class network": r"no such job has failed; there is nothing to retry",
+        "ollama-modal dismiss ID": r"is dismissed: the pull of no-such-model:latest is nobody's trouble any more",
         "ollama-modal models": r"(?m)^llama3\.2:latest +20 MB  \w{12} .* llama ",
         "ollama-modal verify": r"verify done: 1 model, 5 blobs, 20 MB .*: every byte is what it should be",
         "ollama-modal warm llama3.2": r"warm done: llama3\.2:latest is loaded on tier local",
@@ -154,6 +155,8 @@ def test_documents_do_what_they_say(reader: tuple[Shell, RegistryDouble], tmp_pa
                 if command.text == "ollama-modal rollback llama3.2":
                     registry.put(arbitrary("llama3.2", 61_000, layers=2))
                     assert shell.run("pull", "llama3.2").returncode == 0
+                if command.text == "ollama-modal dismiss ID":
+                    assert shell.run("pull", "no-such-model").returncode == 1
                 said = typist.type(command)
             assert re.search(SAYS[command.document][command.text], said.strip()), f"{command}\n{said}"
 

@@ -3,8 +3,8 @@
 import pytest
 
 from app.fleet.schema import load
-from app.gateway.catalog.near_names import LOOKED_AT, NearNames
 from jobs.core.model_name import ModelName
+from jobs.models.near_names import LOOKED_AT, NearNames
 from tests.support.call_counts import calls
 
 

@@ -27,6 +27,7 @@ CALLED: dict[str, tuple[object, ...]] = {
     "weights_worker": (),
     "servers_worker": (),
     "list_models": (),
+    "names_here": (True,),
     "plan_prune": ({},),
     "plan_night": (),
     "archived_jobs": ("2026-01-01T00:00:00Z",),

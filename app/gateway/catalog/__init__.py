@@ -1,6 +1,5 @@
 """Models and servers as they are known without asking any.
 
-near_names      which known names come near one that nobody has, at a cost that does not grow with them
 ollama_lists    what the gateway answers by itself, in Ollama's exact shapes
 server_reports  what the servers of a tier reported of themselves, as far as it matters to callers who wait for them
 shared_refresh  what is known, looked up at once, for all who cannot wait for the next refresh

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from app.gateway.catalog.near_names import NearNames
 from app.model_server.report import REPORT_STALE, Report, ReportsOf
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
+from jobs.models.near_names import NearNames
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 

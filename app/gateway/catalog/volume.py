@@ -5,7 +5,7 @@ written.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from app.accounting import spending
 from app.accounting.archive import TURNS, archive_at, archived_facts, archived_jobs
 from app.gateway.catalog.sources import Mounted
 from jobs.core.clock import Clock
+from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
 from jobs.ledger.job import Job
 from jobs.models.card import KnownModel
-from jobs.weights import survey
+from jobs.weights import survey, trash
 from jobs.weights.layout import Layout
 
 PAST_EVERY = timedelta(minutes=5)
@@ -44,6 +45,8 @@ class VolumeModels:
         self._reading = threading.Lock()
         #: Made when it is first asked for after the models were read. Under `_reading`.
         self._complaints: Sequence[str] | None = None
+        #: The versions in the trash, as the complaints. Under `_reading`.
+        self._thrown: Collection[tuple[str, str]] | None = None
         #: What the archive holds, and when it was read. Under `_reading`.
         self._past: Mapping[str, Any] = {}
         self._past_at = float("-inf")
@@ -55,7 +58,7 @@ class VolumeModels:
 
     def read(self) -> Sequence[KnownModel]:
         with self._reading:
-            self._complaints = None
+            self._complaints = self._thrown = None
             return self._models.read()
 
     # What else is there
@@ -66,6 +69,19 @@ class VolumeModels:
             if self._complaints is None:
                 self._complaints = tuple(complaints(survey.survey(self._layout)))
             return self._complaints
+
+    def thrown(self) -> Collection[tuple[str, str]]:
+        """The name and the digest of each version in the trash, as of the last time that the models were read."""
+        with self._reading:
+            if self._thrown is None:
+                self._thrown = trash.versions(self._layout)
+            return self._thrown
+
+    def names_here(self, with_trash: bool) -> Sequence[ModelName]:
+        """The models that are here, whole or not; with those of which the trash has a version."""
+        with self._reading:
+            self._bring_up_to_date()
+            return survey.survey(self._layout).names(trash=with_trash)
 
     def archived(self, since: datetime) -> Sequence[Job]:
         """The jobs that have left the ledger, of those posted since then, oldest first."""

@@ -21,7 +21,8 @@ from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import reader
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
-from jobs.ledger.job_text import REMEDIES
+from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
+from jobs.ledger.kinds import KINDS
 
 MayName = Callable[[str], bool]
 
@@ -82,7 +83,13 @@ class OverviewResponse(BaseModel):
     next: Annotated[list[RunEntry], Field(description="What runs by itself, soonest first")]
     remedies: Annotated[
         dict[str, str],
-        Field(description="What to do about a failed job, by class; {id} and {subject} are to be filled in"),
+        Field(
+            description="What to do about a failed job, by class, or by `kind/class` where that kind needs another"
+            " remedy; {id} and {subject} are to be filled in"
+        ),
+    ]
+    changing: Annotated[
+        list[str], Field(description="The kinds of jobs that change weights, and so supersede what was posted before")
     ]
 
 
@@ -128,7 +135,8 @@ class Overview:
             "models": {name: each for name, each in self._models().items() if may_name(name)},
             "last_used": used,
             "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
-            "remedies": {cause: _for_a_page(text) for cause, text in REMEDIES.items()},
+            "remedies": {cause: _for_a_page(text) for cause, text in _REMEDIES.items()},
+            "changing": [kind.name for kind in KINDS.values() if kind.changes_weights],
         }
 
     def _tiers(self, now: datetime, may_name: MayName) -> dict[str, Any]:
@@ -169,6 +177,9 @@ class Overview:
             for model in (self.fleet.models if self.fleet else ())
         }
         return {**here, **declared}
+
+
+_REMEDIES = {**REMEDIES, **{f"{kind}/{cause}": text for (kind, cause), text in REMEDIES_OF_KINDS.items()}}
 
 
 def _for_a_page(remedy: str) -> str:

@@ -4,7 +4,7 @@ read from memory, on the event loop.
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -14,9 +14,10 @@ from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
 from jobs.cli.job_commands import no_archive
 from jobs.core.clock import Clock
+from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job
-from jobs.ledger.kinds import KINDS, Kinds
+from jobs.ledger.kinds import KINDS, Kind, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.registry.allowlist import ANYWHERE, Registries
 
@@ -25,6 +26,11 @@ Document = Mapping[str, Any]
 
 def send_none(_: str) -> None:
     """Workers that listen to the queue need nothing else."""
+
+
+def never_absent(_: Kind, __: ModelName, ___: Callable[[ModelName], bool]) -> NotFound | None:
+    """Nobody knows which models are here."""
+    return None
 
 
 def nothing() -> None:
@@ -54,6 +60,8 @@ class OpsContext:
         rate_limit: bytes per second for a pull that names none.
         kinds: of jobs, that may be posted.
         registries: those that may be pulled from.
+        thrown: the name, in small letters, and the digest of each version in the trash.
+        absent: why nothing can be done with a model by a job of a kind, to a caller who may see these names.
 
     """
 
@@ -75,3 +83,5 @@ class OpsContext:
     rate_limit: int | None = None
     kinds: Kinds = field(default_factory=lambda: KINDS)
     registries: Registries = ANYWHERE
+    thrown: Callable[[], Collection[tuple[str, str]]] = tuple
+    absent: Callable[[Kind, ModelName, Callable[[ModelName], bool]], NotFound | None] = never_absent

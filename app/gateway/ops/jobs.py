@@ -1,4 +1,4 @@
-"""Jobs over HTTP: post, list, tell, follow, cancel, retry. The words and the JSON are those of the command line."""
+"""Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -141,10 +141,22 @@ def _changing(api: APIRouter, poster: Poster) -> None:
         """Ask a job to stop. One that has ended stays as it is."""
         return JSONResponse((await poster.cancel(caller, id)).as_json())
 
+    @api.post("/{id}/dismiss", response_model=schemas.JobResponse)
+    async def dismiss(id: Id, caller: Changer) -> JSONResponse:
+        """Hear no more of a job that failed for good: it keeps its story, and is no alarm any more."""
+        return JSONResponse((await poster.dismiss(caller, id)).as_json())
+
     @api.post("/{id}/retry", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)
-    async def retry(id: Id, caller: Changer) -> JSONResponse:
+    async def retry(
+        id: Id,
+        caller: Changer,
+        *,
+        anyway: Annotated[
+            bool, Query(description="Also a delete or rollback of weights that something else changed since")
+        ] = False,
+    ) -> JSONResponse:
         """Post an ended job again, exactly as it was posted."""
-        return _answer(await poster.retry(caller, id))
+        return _answer(await poster.retry(caller, id, anyway=anyway))
 
 
 def _answer(posted: Posted) -> JSONResponse:

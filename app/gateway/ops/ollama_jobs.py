@@ -179,7 +179,10 @@ class Pulls:
             ModelName.parse(text)
         except BadName as error:
             raise BadRequest(f"name {json.dumps(text)} is invalid", hint=error.hint) from error
-        job = (await self.poster.post(caller, "delete", text)).job
+        try:
+            job = (await self.poster.post(caller, "delete", text)).job
+        except NotFound as error:
+            raise NotFound(f"model '{text}' not found", hint=error.hint) from error
         try:
             ended = await asyncio.wait_for(self._ended(job, has_left), self.delete_waits.total_seconds())
         except TimeoutError as error:

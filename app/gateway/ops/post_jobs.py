@@ -47,24 +47,42 @@ class Poster:
     async def post(
         self, caller: Caller, kind: str, model: str | None, attempts: int | None = None, **parameters: Any
     ) -> Posted:
-        """Post a job about a model, or about all of them; one that is under way is shared."""
+        """Post a job about a model, or about all of them; one that is under way is shared.
+
+        Raises:
+            NotFound: it needs a model that is neither here nor being pulled.
+
+        """
         name = None if model is None else ModelName.parse(model)
         caller.need_model(name)
         self._need_registry(kind, name)
         defaults = {"rate_limit": self.ops_context.rate_limit}
-        request = kind_named(kind, self.ops_context.kinds).request(model, parameters, defaults)
-        return await self.ledger_pool.do(
-            lambda ledger: self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
-        )
+        spec = kind_named(kind, self.ops_context.kinds)
+        request = spec.request(model, parameters, defaults)
 
-    async def retry(self, caller: Caller, id: str) -> Posted:
-        """Post an ended job again, archived or not."""
+        def post(ledger: Ledger) -> Posted:
+            if name is not None and spec.needs != "nothing":
+                absent = self.ops_context.absent(spec, name, caller.may_use)
+                if absent is not None and not ledger.reader.is_coming(request.subject):
+                    raise absent
+            return self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
+
+        return await self.ledger_pool.do(post)
+
+    async def retry(self, caller: Caller, id: str, *, anyway: bool = False) -> Posted:
+        """Post an ended job again, archived or not.
+
+        Raises:
+            Refused: it takes weights away that something else changed since, and it is not to be done `anyway`.
+
+        """
 
         def retry(ledger: Ledger) -> Posted:
             job = find_job(ledger.reader, self.ops_context, caller, id)
             self._need_registry(job.kind, model_of(job))
-            again = ledger.again(job, by=caller.name) if job.has_ended else ledger.retry(id, by=caller.name)
-            return self._send_worker(again)
+            if not job.has_ended:
+                return self._send_worker(ledger.retry(id, by=caller.name))
+            return self._send_worker(ledger.again(job, by=caller.name, anyway=anyway))
 
         return await self.ledger_pool.do(retry)
 
@@ -76,6 +94,15 @@ class Poster:
             return job if job.has_ended else ledger.cancel(id, by=caller.name)
 
         return await self.ledger_pool.do(cancel)
+
+    async def dismiss(self, caller: Caller, id: str) -> Job:
+        """Hear no more of a job that failed for good."""
+
+        def dismiss(ledger: Ledger) -> Job:
+            find_job(ledger.reader, self.ops_context, caller, id)
+            return ledger.dismiss(id, by=caller.name)
+
+        return await self.ledger_pool.do(dismiss)
 
     def _need_registry(self, kind: str, name: ModelName | None) -> None:
         if kind == "pull" and name is not None:

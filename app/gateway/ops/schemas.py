@@ -83,6 +83,7 @@ _JOB = {
     "ended_at": None,
     "result": None,
     "cancel_asked": False,
+    "dismissed": False,
 }
 
 
@@ -215,6 +216,7 @@ class JobResponse(BaseModel):
     ended_at: datetime | None
     result: dict[str, Any] | None
     cancel_asked: bool
+    dismissed: Annotated[bool, Field(description="It failed for good, and nobody needs to hear of it any more")]
 
 
 class JobsResponse(BaseModel):
@@ -239,6 +241,7 @@ class ModelResponse(BaseModel):
     digest: str
     modified_at: datetime
     details: dict[str, Any]
+    can_roll_back: Annotated[bool, Field(description="The trash has an earlier version")] = False
 
 
 class ModelsResponse(BaseModel):

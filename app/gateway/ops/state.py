@@ -6,7 +6,7 @@ it likes, and wakes nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -18,7 +18,7 @@ from pydantic import Field
 from app.gateway.auth.keys import Caller
 from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
-from app.gateway.ops.context import OpsContext
+from app.gateway.ops.context import Document, OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import changer, reader, sees_use
 from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
@@ -111,6 +111,11 @@ def _reached(ledger: LedgerReader) -> None:
         return
 
 
+def _can_roll_back(model: Document, thrown: Collection[tuple[str, str]]) -> bool:
+    """Whether the trash has a version of it that is not the one published now."""
+    return any(name == str(model["name"]).lower() and digest != model["digest"] for name, digest in thrown)
+
+
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
 
@@ -123,7 +128,12 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
         known = await asyncio.to_thread(ops_context.models)
         complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
-        seen = [dict(each) for each in known if caller.may_name(str(each["name"]))]
+        thrown = await asyncio.to_thread(ops_context.thrown)
+        seen = [
+            {**each, "can_roll_back": _can_roll_back(each, thrown)}
+            for each in known
+            if caller.may_name(str(each["name"]))
+        ]
         return JSONResponse({"models": seen, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=schemas.TiersResponse)

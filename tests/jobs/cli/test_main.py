@@ -21,7 +21,7 @@ from jobs.ledger.job import Ending
 from jobs.testing.models import SimModel, find
 from jobs.weights.manifest import Manifest
 from tests.support.local_stack import COMMAND, Shell, Up, both, up
-from tests.support.stores import Store
+from tests.support.stores import Store, ended_job
 from tests.support.waiting import until
 
 LEASE = timedelta(seconds=30)
@@ -177,7 +177,7 @@ def test_verify_warm_and_delete_do_what_they_say(shell: Shell) -> None:
     assert shell.ask("warm", "llama3.2", "--tier", "h100")["result"]["tier"] == "h100"
     assert shell.run("delete", "nomic-embed-text").returncode == 0
     assert "nomic-embed-text:latest" not in [model["name"] for model in shell.ask("models")]
-    assert shell.run("delete", "nomic-embed-text").returncode == 1
+    assert shell.run("delete", "nomic-embed-text").returncode == 2
 
 
 def test_an_unknown_tier_is_told(shell: Shell) -> None:
@@ -222,6 +222,54 @@ def test_interrupting_leaves_the_job(shell: Shell) -> None:
     assert cancelled.returncode == 0
     assert shell.run("job", id, "--follow").returncode == 1
     assert shell.ask("job", id)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(("answer", "code", "open_jobs"), [("n\n", 1, 0), ("y\n", 0, 1)])
+def test_a_bulk_retry_asks_on_a_terminal(
+    quiet: Shell, quiet_store: Store, answer: str, code: int, open_jobs: int
+) -> None:
+    """`retry --all` says what it posts and asks, where somebody sits at a terminal; no posts nothing."""
+    ended_job(quiet_store, "a:latest", Ending("failed", "network", "cut"))
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "retry", "--all"], env=quiet.environ, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs
+    )
+    os.write(ours, answer.encode())
+    assert process.wait(timeout=60) == code
+    seen = os.read(ours, 65_536).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert "to post again: pull a:latest" in seen
+    assert "post 1 again? [y/N]" in seen
+    assert sum(not job.has_ended for job in quiet_store.ledger().reader.jobs()) == open_jobs
+
+
+@pytest.mark.parametrize("kind", ["delete", "verify", "rollback", "warm"])
+def test_a_typo_is_no_job(shell: Shell, kind: str) -> None:
+    """What is not here is refused with the names that come near, before anything is posted."""
+    assert shell.run("pull", "llama3.2").returncode == 0
+    before = shell.ask("jobs", "--limit", "0")
+    typo = shell.run(kind, "lama3.2")
+    assert typo.returncode == 2
+    assert "there is no model 'lama3.2:latest' here" in typo.stderr
+    assert "did you mean llama3.2:latest" in typo.stderr
+    assert shell.ask("jobs", "--limit", "0") == before
+
+
+def test_what_is_being_pulled_is_no_typo(shell: Shell, stack: Up) -> None:
+    """A job about a model that a pull under way brings is posted: it may find it."""
+    coming = shell.run("pull", "qwen2.5:0.5b", "--rate-limit", "1MB", "--no-wait").stdout.strip()
+    assert shell.run("verify", "qwen2.5:0.5b", "--no-wait").returncode == 0
+    shell.run("cancel", coming)
+
+
+def test_an_unlisted_registry_is_no_job(tmp_path: Path) -> None:
+    """A pull from a registry that `up` does not list is refused before it is posted."""
+    shell = Shell(tmp_path, {"OLLAMA_MODAL_PULL_FROM": "registry.ollama.ai"})
+    with up(shell, "--simulate"):
+        refused = shell.run("pull", "registry.example/user/model")
+        assert (refused.returncode, "it is not listed" in refused.stderr) == (2, True)
+        assert shell.ask("jobs") == []
 
 
 def test_a_terminal_gets_a_bar(shell: Shell) -> None:

@@ -137,6 +137,22 @@ def test_whatever_is_changed_changes_there(ledger: Ledger, remote: Shell) -> Non
     assert (ledger.reader.get(again).request, again) == (job.request, f"{id[:-1]}2")
 
 
+def test_no_retry_deletes_what_was_pulled_since(ledger: Ledger, remote: Shell) -> None:
+    """Through a gateway as here: bulk retries leave a delete out, and by its id it is posted only `--anyway`."""
+    deleted = ledger.post("delete", "c-model:latest", {"model": "c-model"}, by="t").job.id
+    ledger.end(claimed(ledger, deleted), Ending("failed", "network", "cut"), Reading())
+    everything = remote.run("retry", "--all")
+    assert f"delete c-model:latest; by itself: `ollama-modal retry {deleted}`" in everything.stderr
+    pulled = ledger.post("pull", "c-model:latest", {"model": "c-model"}, by="t").job.id
+    ledger.end(claimed(ledger, pulled), Ending("succeeded", result={}), Reading())
+    refused = remote.run("retry", deleted, "--no-wait")
+    assert (refused.returncode, "since then came pull c-model:latest" in refused.stderr) == (2, True)
+    assert "c-model" not in remote.run("retry", "--all").stderr
+    again = remote.run("retry", deleted, "--anyway", "--no-wait")
+    assert ledger.reader.get(again.stdout.strip()).kind == "delete"
+    ledger.cancel(again.stdout.strip(), by="t")
+
+
 def test_every_kind_is_posted_as_on_this_machine(url: str, ledger: Ledger) -> None:
     """The request that reaches the ledger is the one that the command line words here."""
     requests: dict[tuple[str, str], dict[str, Any]] = {

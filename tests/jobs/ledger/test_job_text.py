@@ -13,7 +13,8 @@ from jobs.core.progress import Reading
 from jobs.core.sanitize import LONGEST, plain
 from jobs.core.units import human_span
 from jobs.ledger.job import Ending, Job, JobState
-from jobs.ledger.job_text import REMEDIES, headline, remedy, result_text, story
+from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS, headline, remedy, result_text, story
+from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Claim, Ledger
 from jobs.testing.clock import HandClock
 from tests.support.stores import Store
@@ -82,6 +83,20 @@ def test_every_class_of_failure_has_its_remedy(store: Store, failure: str) -> No
     assert what is not None
     assert "{" not in what
     assert set(REMEDIES) == set(FAILURE_CLASSES)
+
+
+@pytest.mark.parametrize(("kind", "failure_class"), REMEDIES_OF_KINDS)
+def test_a_remedy_fits_kind_and_class(store: Store, kind: str, failure_class: str) -> None:
+    """What to do about a failure of a kind names nothing that helps with other kinds alone."""
+    ledger = store.ledger()
+    id = ledger.post(kind, "llama3.2:latest", {}, by="ann@laptop").job.id
+    ledger.end(claimed(ledger, id), Ending("failed", failure_class, "trouble"), Reading())
+    what = remedy(ledger.reader.get(id))
+    assert what is not None
+    assert "{" not in what
+    assert "publisher" not in what
+    assert kind in KINDS
+    assert failure_class in FAILURE_CLASSES
 
 
 def test_a_result_of_another_version_is_still_told(store: Store) -> None:

@@ -20,6 +20,7 @@ STORED = {
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "claim/<id>/<n>": "once",
+    "dismissed/<id>": "once",
     "end/<id>/<n>": "once",
     "gone/<id>": "once",
     "health/<tier>/<n>": "once",

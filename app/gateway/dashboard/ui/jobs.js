@@ -19,22 +19,28 @@ export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all 
 
 const about = ({ kind, subject }) => `${kind}/${subject}`;
 
-/** The newest job of each kind about each model, of jobs that come newest first. */
-export function newestOf(jobs) {
-  const newest = new Map();
-  for (const job of jobs) if (!newest.has(about(job))) newest.set(about(job), job);
-  return newest;
+/** The jobs that no later one supersedes: one of their kind about the same model, or of a kind that is `changing` it. */
+export function currentOf(jobs, changing = []) {
+  const seen = new Set();
+  const changed = new Set();
+  return jobs
+    .toSorted((one, other) => Date.parse(other.posted_at) - Date.parse(one.posted_at))
+    .filter((job) => {
+      const isCurrent = !seen.has(about(job)) && !changed.has(job.subject);
+      seen.add(about(job));
+      if (changing.includes(job.kind)) changed.add(job.subject);
+      return isCurrent;
+    });
 }
 
 /**
- * `context` has `remedies` by class of failure, `mayChange`, `act(verb, job)` that cancels or retries, and the `newest`
- * job about each model: only that one can be tried again.
+ * `context` has `remedies` by class of failure, the kinds that are `changing` weights, `mayChange`, `act(verb, job)`
+ * that cancels, retries or dismisses, and all `jobs` that are known: only what nothing supersedes can be tried again.
  */
 export function showJobs(list, jobs, context) {
-  const own = newestOf(jobs);
-  const newestAbout = (job) => context.newest.get(about(job)) ?? own.get(about(job));
-  const known = jobs.map((job) => ({ job, context, isNewest: newestAbout(job).id === job.id }));
-  keep(list, known, ({ job }) => job.id, row);
+  const every = [...new Map([...jobs, ...context.jobs].map((job) => [job.id, job])).values()];
+  const current = new Set(currentOf(every, context.changing).map(({ id }) => id));
+  keep(list, jobs.map((job) => ({ job, context, isCurrent: current.has(job.id) })), ({ job }) => job.id, row);
 }
 
 function row() {
@@ -52,7 +58,9 @@ function row() {
   const press = (verb) => (event) => act(event.currentTarget, refusal, () => latest.context.act(verb, latest.job));
   const cancel = el("button", { type: "button", text: "Cancel", on: { click: press("cancel") } });
   const retry = el("button", { type: "button", text: "Try again", on: { click: press("retry") } });
+  const dismiss = el("button", { type: "button", text: "Dismiss", on: { click: press("dismiss") } });
   cancel.className = "quiet-button";
+  dismiss.className = "quiet-button";
   const attempts = story();
   const node = el(
     "li",
@@ -74,11 +82,11 @@ function row() {
       refusal,
       attempts.node,
     ),
-    el("div", { class: "job-actions" }, retry, cancel),
+    el("div", { class: "job-actions" }, retry, dismiss, cancel),
   );
   const show = (known) => {
     latest = known;
-    const { job, context, isNewest } = known;
+    const { job, context, isCurrent } = known;
     node.dataset.state = job.state;
     node.id = `job-${job.id}`;
     subject.dataset.subject = job.subject;
@@ -89,12 +97,14 @@ function row() {
     posted.show(new Date(job.posted_at), ago(Date.parse(job.posted_at)));
     showProgress(bar, numbers, job);
     showTrouble(trouble, remedy, job, context);
-    setHidden(retry, !(context.mayChange && isNewest && (job.state === "failed" || job.state === "cancelled")));
+    setHidden(retry, !(context.mayChange && isCurrent && (job.state === "failed" || job.state === "cancelled")));
+    setHidden(dismiss, !(context.mayChange && isCurrent && job.state === "failed" && !job.dismissed));
     setHidden(cancel, !(context.mayChange && !hasEnded(job)));
     cancel.disabled = job.cancel_asked;
     retry.className = job.state === "failed" && job.attempts.at(-1)?.class !== "refused" ? "" : "quiet-button";
     setAttribute(retry, "aria-label", `Try again: ${titleOf(job)}`);
     setAttribute(cancel, "aria-label", `Cancel: ${titleOf(job)}`);
+    setAttribute(dismiss, "aria-label", `Dismiss: ${titleOf(job)}`);
     attempts.show(job);
   };
   return { node, show };
@@ -116,7 +126,10 @@ async function act(button, refusal, work) {
 
 function stateOf(job) {
   const last = job.attempts.at(-1);
-  if (hasEnded(job)) return `${job.state} after ${lasted(Date.parse(job.ended_at) - Date.parse(job.posted_at))}`;
+  if (hasEnded(job)) {
+    const after = lasted(Date.parse(job.ended_at) - Date.parse(job.posted_at));
+    return `${job.state} after ${after}${job.dismissed ? ", and dismissed" : ""}`;
+  }
   if (job.cancel_asked) return "asked to stop; its worker notices within seconds";
   if (job.state === "running" && last) return `running for ${lasted(now() - Date.parse(last.started_at))}`;
   if (job.state === "waiting" && last?.not_before) return `the next try is ${until(Date.parse(last.not_before))}`;
@@ -155,7 +168,7 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   const isBad = last && last.message && (job.state === "failed" || job.state === "waiting");
   setHidden(trouble, !isBad);
   setProse(trouble, isBad ? why(last) : "");
-  const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies?.[last.class ?? "bug"])] : [];
+  const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies, last.class ?? "bug")] : [];
   const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
   setHidden(remedy, known.length === 0);
   setProse(remedy, known.join(" "));
@@ -164,7 +177,8 @@ function showTrouble(trouble, remedy, job, { remedies }) {
 /** `not found: registry.ollama.ai has no such model`. */
 const why = ({ class: kind, message }) => (kind ? `${kind.replaceAll("_", " ")}: ${message}` : message);
 
-function remedyOf(job, template) {
+function remedyOf(job, remedies, cause) {
+  const template = remedies?.[`${job.kind}/${cause}`] ?? remedies?.[cause];
   return template?.replaceAll("{id}", () => job.id).replaceAll("{subject}", () => job.subject);
 }
 

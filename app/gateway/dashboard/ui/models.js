@@ -40,7 +40,7 @@ function row() {
         yes: verb.label,
       });
     const button = el("button", { type: "button", class: "quiet-button", text: verb.label, on: { click: press } });
-    return { button, verb };
+    return { button, verb, kind };
   });
   const actions = el("td", { class: "model-actions" }, el("div", {}, ...buttons.map(({ button }) => button)));
   const name = el("bdi");
@@ -64,8 +64,8 @@ function row() {
   );
   const show = (model) => {
     latest = model;
-    for (const { button, verb } of buttons) {
-      setHidden(button, !model.context.mayChange);
+    for (const { button, verb, kind } of buttons) {
+      setHidden(button, !model.context.mayChange || (kind === "rollback" && !model.can_roll_back));
       setAttribute(button, "aria-label", `${verb.label}: ${plain(short(model.name))}`);
     }
     const { family, parameter_size: parameters, quantization_level: quantisation } = model.details ?? {};

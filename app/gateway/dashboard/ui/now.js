@@ -1,7 +1,7 @@
 // The first line: is all well, and if not, what needs somebody.
 
 import { el, icon, keep, setIcon, setText } from "/ui/dom.js";
-import { hasEnded, newestOf, titleOf } from "/ui/jobs.js";
+import { currentOf, hasEnded, titleOf } from "/ui/jobs.js";
 import { count, dollars, now } from "/ui/words.js";
 
 const DAY = 24 * 3600 * 1000;
@@ -25,19 +25,19 @@ function problem({ job }) {
   return { node: el("li", {}, line), show: ({ words }) => setText(line, words) };
 }
 
-function problemsOf({ health, tiers, jobs }) {
+function problemsOf({ health, tiers, jobs, board }) {
   const bad = tiers.filter(({ state }) => state === "degraded" || state === "lost");
   return [
     ...health.problems.map((line) => ({ words: `${capital(line)}.` })),
     ...bad.map(({ tier, state, why }) => ({ words: `Tier ${tier} is ${state}${why ? `: ${why}` : ""}.` })),
-    ...unmended(jobs).map((job) => ({ job, words: `${capital(titleOf(job))} failed and was not tried again.` })),
+    ...unmended(jobs, board?.changing).map((job) => ({ job, words: `${capital(titleOf(job))} failed and was not tried again.` })),
   ];
 }
 
-/** Jobs that failed within a day, with no later one of their kind about the same. */
-function unmended(jobs) {
+/** Jobs that failed within a day, and that no later one supersedes. */
+function unmended(jobs, changing) {
   const isFresh = ({ ended_at: end }) => now() - Date.parse(end) < DAY;
-  return [...newestOf(jobs).values()].filter((job) => job.state === "failed" && isFresh(job));
+  return currentOf(jobs, changing).filter((job) => job.state === "failed" && !job.dismissed && isFresh(job));
 }
 
 function factsOf({ tiers, jobs, health, board }) {

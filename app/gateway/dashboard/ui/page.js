@@ -4,7 +4,7 @@ import * as api from "/ui/api.js";
 import { Asking } from "/ui/asking.js";
 import { el, keep, setHidden, setText } from "/ui/dom.js";
 import { Following } from "/ui/following.js";
-import { hasEnded, newestOf, showJobs, titleOf } from "/ui/jobs.js";
+import { hasEnded, showJobs, titleOf } from "/ui/jobs.js";
 import { Polling } from "/ui/polling.js";
 import { showModels } from "/ui/models.js";
 import { headline } from "/ui/now.js";
@@ -160,7 +160,8 @@ function showJobList(mayChange) {
     open: () => known.jobs.filter((job) => !hasEnded(job)),
     failed: () => known.failed?.jobs ?? known.jobs.filter(({ state }) => state === "failed"),
   }[which]();
-  showJobs(at("job-list"), chosen, { remedies: known.board?.remedies, mayChange, act, newest: newestOf(known.jobs) });
+  const { remedies, changing } = known.board ?? {};
+  showJobs(at("job-list"), chosen, { remedies, changing, mayChange, act, jobs: known.jobs });
   const none = { all: "No job was ever posted.", open: "Nothing is under way.", failed: "No job has failed." }[which];
   setText(at("jobs-note"), chosen.length ? "" : none);
   const total = { all: known.total, open: 0, failed: known.failed?.total ?? 0 }[which];
@@ -192,7 +193,7 @@ function showModelList(mayChange) {
 
 async function act(verb, job) {
   const { document: now } = await api.post(`jobs/${encodeURIComponent(job.id)}/${verb}`).catch(refused);
-  announce(verb === "cancel" ? `${titleOf(job)} is asked to stop` : `${titleOf(job)} is tried again`);
+  announce(`${titleOf(job)} is ${{ cancel: "asked to stop", retry: "tried again", dismiss: "dismissed" }[verb]}`);
   takeJob(now);
   polling.again("jobs");
 }

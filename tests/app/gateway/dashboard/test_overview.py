@@ -18,7 +18,7 @@ from app.gateway.dashboard.overview import Overview, OverviewResponse, router, u
 from app.gateway.ops.app import create
 from app.model_server.report import REPORT_STALE, Loaded, Report
 from jobs.core.clock import parse_moment
-from jobs.ledger.job_text import REMEDIES
+from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import ADMIN_KEY, CHAT_KEY, OpsApi, ops_api
 
@@ -119,11 +119,16 @@ def test_remedies_fit_a_page() -> None:
     """There is a remedy for each class of failure, with nothing in it that only a program could fill in."""
     told = board().as_json(ANYONE)["remedies"]
 
-    assert set(told) == set(REMEDIES)
+    assert set(told) == {*REMEDIES, *("/".join(each) for each in REMEDIES_OF_KINDS)}
     for text in told.values():
         assert "!r" not in text
         assert "ollama-modal retry" not in text  # the page has a button for that
         text.format(id="k7m2p9x4qd-1", subject="llama3.2:latest")
+
+
+def test_the_kinds_that_change_weights_are_told() -> None:
+    """The page hears from the record of kinds which jobs supersede what was posted about the same model before."""
+    assert board().as_json(ANYONE)["changing"] == ["pull", "delete", "prune", "rollback"]
 
 
 def test_next_runs_are_those_of_the_schedules() -> None:

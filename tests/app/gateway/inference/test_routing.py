@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.gateway.catalog.near_names import NearNames
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.routing import Router
 from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
+from jobs.models.near_names import NearNames
 from jobs.models.placement import LOCAL, TierCapacity
 from tests.support.gateways import A10G_TIER, H100_TIER
 from tests.support.stores import Store

@@ -23,10 +23,12 @@ from app.gateway.ops.schemas import (
 )
 from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.job import Ending
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
+from jobs.models.near_names import absent
 from jobs.testing.clock import HandClock
 from tests.support.ops_api import (
     ADMIN_KEY,
@@ -289,6 +291,52 @@ def test_a_job_is_cancelled_and_tried_again(ask: TestClient, ledger: Ledger, api
     assert api.sent_lanes == ["weights"]
 
 
+@pytest.mark.parametrize("kind", ["delete", "verify", "rollback", "warm"])
+def test_a_job_about_nothing_is_404(here: OpsApi, ledger: Ledger, kind: str) -> None:
+    """What is not here is told with the names that come near, and not posted; what is being pulled is."""
+    known = [ModelName.parse("llama3.2")]
+    context = here.ops_context(absent=lambda _, name, may_see: absent(name, known, may_see))
+    ask = TestClient(here.app(context), headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    answer = ask.post("/ops/v1/jobs", json={"kind": kind, "model": "lama3.2"})
+    assert (answer.status_code, "did you mean llama3.2:latest" in answer.json()["hint"]) == (404, True)
+    assert ledger.reader.jobs() == []
+    assert ask.post("/ops/v1/jobs", json={"kind": kind, "model": "LLAMA3.2"}).status_code == 201
+    ledger.post("pull", "lama3.2:latest", {"model": "lama3.2"}, by="t")
+    assert ask.post("/ops/v1/jobs", json={"kind": kind, "model": "lama3.2"}).status_code == 201
+
+
+def test_a_version_in_the_trash_can_come_back(here: OpsApi) -> None:
+    """A model says whether the trash has a version of it that is not the one published now."""
+    digest = str(MODELS[0]["digest"])
+    for thrown, expected in ((digest, False), ("0" * 64, True)):
+        context = here.ops_context(thrown=lambda thrown=thrown: {("llama3.2:latest", thrown)})
+        ask = TestClient(here.app(context), headers={"authorization": f"Bearer {ADMIN_KEY}"})
+        assert [each["can_roll_back"] for each in ask.get("/ops/v1/models").json()["models"]] == [expected]
+
+
+def test_what_failed_is_dismissed(ask: TestClient, ledger: Ledger) -> None:
+    """A job that failed for good is dismissed and says so; one that goes on is refused."""
+    id = ledger.post("pull", "a:latest", {"model": "a"}, by="t").job.id
+    assert ask.post(f"/ops/v1/jobs/{id}/dismiss").status_code == 400
+    ledger.end(claimed(ledger, id), Ending("failed", "not_found", "no such model"), Reading())
+    told = ask.post(f"/ops/v1/jobs/{id}/dismiss")
+    assert (told.status_code, told.json()["dismissed"]) == (200, True)
+    JobResponse.model_validate(told.json())
+
+
+def test_a_superseded_delete_is_posted_only_anyway(ask: TestClient, ledger: Ledger) -> None:
+    """A retry of a delete is refused with what was done since to that model; with `anyway` it is posted."""
+    deleted = ledger.post("delete", "a:latest", {"model": "a"}, by="t").job.id
+    ledger.end(claimed(ledger, deleted), Ending("failed", "network", "cut"), Reading())
+    pulled = ledger.post("pull", "a:latest", {"model": "a"}, by="t").job.id
+    refused = ask.post(f"/ops/v1/jobs/{deleted}/retry")
+    assert refused.status_code == 400
+    assert f"since then came pull a:latest (queued, job {pulled})" in refused.json()["error"]
+    assert "--anyway" in refused.json()["hint"]
+    again = ask.post(f"/ops/v1/jobs/{deleted}/retry", params={"anyway": "true"})
+    assert (again.status_code, again.json()["kind"]) == (201, "delete")
+
+
 @pytest.mark.parametrize("path", ["nope-1", "nope-1/events", "nope-1/cancel", "nope-1/retry"])
 def test_a_job_that_is_not_there_is_404(ask: TestClient, path: str) -> None:
     """In the one shape, with what to do."""
@@ -307,6 +355,7 @@ READS = [
 ADMINS = ["/metrics", "/ops/v1/plan", "/ops/v1/plan/prune"]
 CHANGES = [
     ("POST", "/ops/v1/jobs"), ("POST", "/ops/v1/jobs/x-1/cancel"), ("POST", "/ops/v1/jobs/x-1/retry"),
+    ("POST", "/ops/v1/jobs/x-1/dismiss"),
     ("POST", "/api/pull"), ("DELETE", "/api/delete"),
 ]  # fmt: skip
 
@@ -485,7 +534,7 @@ def test_the_document_describes_every_operation(ask: TestClient) -> None:
     operations = [
         operation for path in document["paths"].values() for operation in path.values() if isinstance(operation, dict)
     ]
-    assert len(operations) == 17
+    assert len(operations) == 18
     for operation in operations:
         assert operation["description"]
         assert {"401", "403", "422"} <= set(operation["responses"])

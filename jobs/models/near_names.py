@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 
 NEAR = 3
@@ -60,6 +61,18 @@ class NearNames:
             left -= min(len(having), left)
         others = (index for index, _ in shared.most_common(LOOKED_AT))
         return islice(dict.fromkeys((*same, *others)), LOOKED_AT)
+
+
+def absent(
+    name: ModelName, known: Iterable[ModelName], may_see: Callable[[ModelName], bool] = lambda _: True
+) -> NotFound | None:
+    """Why nothing can be done with this model: it is not among those that are known; None when it is."""
+    names = list(known)
+    if name.folded() in {each.folded() for each in names}:
+        return None
+    near = ", ".join(str(each) for each in NearNames(names).near(name, may_see))
+    hint = f"did you mean {near}?" if near else "`ollama-modal models` lists what is"
+    return NotFound(f"there is no model {str(name)!r} here", hint=f"{hint}; or `ollama-modal pull {name}`")
 
 
 def _pairs(text: str) -> set[str]:
