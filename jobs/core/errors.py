@@ -9,6 +9,7 @@
     │   ├── Unlisted                     the registry is none that may be pulled from (jobs.registry.allowlist)
     │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
+    │   └── ModelComing                  it is not there yet, but comes: worth another try
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
     │   └── Forbidden                    the credentials are good, but not for this
     ├── NoRoom                disk       no place for the bytes
@@ -107,6 +108,12 @@ class NotFound(Trouble):
     """It does not exist."""
 
     failure_class = "not_found"
+
+
+class ModelComing(NotFound):
+    """The model is not there yet, but it is coming."""
+
+    tries = None
 
 
 class Unauthorized(Trouble):

@@ -94,6 +94,7 @@ class Kind:
         model: whether it is about one model, about one or all of them, or about all.
         parameters: what else it can be told.
         has_dry_run: whether what it would do can be shown without posting it.
+        waits_for: the kinds of which a job about the same model has to end before one of this kind begins.
 
     """
 
@@ -104,6 +105,7 @@ class Kind:
     model: Literal["one", "one or all", "all"] = "one"
     parameters: tuple[Parameter, ...] = ()
     has_dry_run: bool = False
+    waits_for: tuple[str, ...] = ()
 
     def read(self, typed: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a person typed, as values; what is None or False was left out.
@@ -200,7 +202,10 @@ _KINDS = (
         "rollback", WEIGHTS_LANE, 3,
         "Bring back the version of a model that was there before. Again, and the newer one is back.",
     ),
-    Kind("warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.", parameters=(_TIER,)),
+    Kind(
+        "warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.", parameters=(_TIER,),
+        waits_for=("pull", "delete", "rollback"),
+    ),
 )  # fmt: skip
 KINDS: Kinds = {kind.name: kind for kind in _KINDS}
 
