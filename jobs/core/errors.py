@@ -6,6 +6,7 @@
     │   ├── BadRequest                   a job request with wrong or missing parameters
     │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
     │   ├── Unsupported                  this server or registry cannot do that, ever
+    │   ├── Misconfigured                who is asked is reached in a wrong way: http or https, certificates
     │   ├── Unlisted                     the registry is none that may be pulled from (jobs.registry.allowlist)
     │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
@@ -98,6 +99,10 @@ class NewerOllamaNeeded(Refused):
 
 class Unsupported(Refused):
     """The other side cannot do this."""
+
+
+class Misconfigured(Refused):
+    """The other side cannot be asked like this: somebody has to change how."""
 
 
 class CpuFallback(Refused):

@@ -9,6 +9,7 @@ How long an answer may take is for the caller to say, who hangs up.
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -20,6 +21,7 @@ import httpx
 from jobs.core.clock import Clock
 from jobs.core.errors import (
     Corrupt,
+    Misconfigured,
     NewerOllamaNeeded,
     NotFound,
     ServerTrouble,
@@ -43,6 +45,7 @@ from jobs.registry.answers import (
     token_in,
 )
 from jobs.registry.egress import Egress
+from jobs.registry.mirror import HF_TOKEN, HUGGING_FACE
 from jobs.registry.range_journal import Span
 from jobs.registry.range_queue import DownloadStopped
 from jobs.registry.servable import manifest_in
@@ -53,7 +56,14 @@ _HOPS = 6
 
 _PARAMETER = re.compile(r'\b(\w++)="([^"]*+)"')
 
-_LOGIN_HINT = "a private model can be pulled through an Ollama server whose key the registry knows"
+_TLS_HINT = (
+    "it speaks https there: take http:// from its address, or from its entry among the registries that are listed"
+)
+
+_HTTPS_WANTED = re.compile(r"HTTP request.{0,40}\bHTTPS\b", re.IGNORECASE | re.DOTALL)
+"""How servers say that they were asked without TLS."""
+
+_PROBE_SECONDS = 5.0
 
 _ACCEPT = f"{MANIFEST_TYPE}, application/vnd.oci.image.manifest.v1+json"
 
@@ -74,6 +84,7 @@ class RegistrySession:
         timeout: httpx.Timeout,
         agent: str,
         egress: Egress,
+        token: str | None = None,
     ) -> None:
         self._client = client
         self._base = base
@@ -82,8 +93,10 @@ class RegistrySession:
         self._clock = clock
         self._timeout = timeout
         self._agent = agent
-        #: Written by the thread that holds `_login_lock`; read by all without a lock, who log in again if it is old.
-        self._token: str | None = None
+        self._has_own_token = token is not None
+        #: The operator's until the registry wants another one. Written by the thread that holds `_login_lock`; read by
+        #: all without a lock, who log in again if it is old.
+        self._token = token
         self._login_lock = threading.Lock()
         #: Of each blob, where its bytes are; written by the thread that holds the blob's lock, read by all without one.
         self._addresses: dict[str, httpx.URL] = {}
@@ -196,7 +209,12 @@ class RegistrySession:
             timeout=self._timeout,
             extensions={"trace": partial(self._traced, url)},
         )
-        got = self._client.send(request, stream=True, follow_redirects=False)
+        try:
+            got = self._client.send(request, stream=True, follow_redirects=False)
+        except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+            if url.scheme == "http" and self._is_registry(url) and self._egress.sees_peers and _speaks_tls(url):
+                raise Misconfigured(f"{url.host} hangs up when it is asked over http", hint=_TLS_HINT) from error
+            raise
         try:
             need_one_length(got)
         except ServerTrouble:
@@ -231,7 +249,9 @@ class RegistrySession:
             scheme, _, rest = challenged.headers.get("WWW-Authenticate", "").partition(" ")
             challenge = dict(_PARAMETER.findall(rest))
             if scheme.lower() != "bearer" or "realm" not in challenge:
-                raise Unauthorized(f"{self._base.host} wants a login for {str(self._name)!r}", hint=_LOGIN_HINT)
+                words = error_words(challenged)[:200]
+                said = f"{self._base.host} wants a login for {str(self._name)!r}"
+                raise Unauthorized(f"{said}: {words}" if words else said, hint=self._login_hint())
             realm = parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
@@ -244,6 +264,13 @@ class RegistrySession:
                 self._refuse(response, f"a token for {self._name}")
                 need_no_encoding(response)
                 self._token = token_in(read_at_most(response, MAX_TOKEN_BYTES))
+
+    def _login_hint(self) -> str:
+        if self._name.host.lower() not in HUGGING_FACE and not self._has_own_token:
+            return "a private model can be pulled through an Ollama server whose key the registry knows"
+        page = f"https://huggingface.co/{self._name.namespace}/{self._name.model}"
+        wants = "it was sent, so see that it may read this model" if self._has_own_token else "set it to one that may"
+        return f"{HF_TOKEN} is the token for private and gated models: {wants}; terms are accepted at {page}"
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return (url.scheme, url.netloc) == (self._base.scheme, self._base.netloc)
@@ -263,7 +290,7 @@ class RegistrySession:
             raise ServerTrouble(f"{answers}, though the address is fresh")
         match status:
             case 401 | 403:
-                raise Unauthorized(answers, hint=_LOGIN_HINT)
+                raise Unauthorized(f"{answers}: {words[:200]}" if words else answers, hint=self._login_hint())
             case 404 | 410:
                 raise NotFound(f"{host} has no {what}", hint=_not_found_hint(self._name))
             case 412:
@@ -275,6 +302,8 @@ class RegistrySession:
                 raise TooManyRequests(answers, retry_after=retry_after(response, self._clock.now()))
             case 408 | 425 | 500 | 501 | 502 | 503 | 504:
                 raise ServerTrouble(f"{answers}: {words[:200]}", retry_after=retry_after(response, self._clock.now()))
+            case _ if self._base.scheme == "http" and _HTTPS_WANTED.search(words):
+                raise Misconfigured(f"{answers}: {words[:200]}", hint=_TLS_HINT)
             case _ if status >= 500 or status < 400:
                 raise ServerTrouble(f"{answers}: {words[:200]}")
             case _:
@@ -289,6 +318,20 @@ def _peer(stream: Any) -> str:
     except OSError:
         return ""
     return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+def _speaks_tls(url: httpx.URL) -> bool:
+    """Whether TLS is spoken where plain http was not answered; whose certificate that is does not matter here."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((url.host, url.port or 80), _PROBE_SECONDS) as made,
+            context.wrap_socket(made, server_hostname=url.host),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _not_found_hint(name: ModelName) -> str:

@@ -45,7 +45,7 @@ def test_no_proxy_stands_before_loopback(host: str, tmp_path: Path) -> None:
     """With HTTP_PROXY set and nothing else, servers on this machine are still asked directly."""
     with OllamaDouble(tmp_path) as double:
         url = double.url.replace("127.0.0.1", host)
-        ask = f"from jobs.ollama.client import Ollama; print(Ollama({url!r}).version())"
+        ask = f"from jobs.ollama.client import OllamaClient; print(OllamaClient({url!r}).version())"
         done = subprocess.run(
             [sys.executable, "-c", ask],
             env={"HTTP_PROXY": "http://127.0.0.1:9", "http_proxy": "http://127.0.0.1:9", "PATH": os.environ["PATH"]},
