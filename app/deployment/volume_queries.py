@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.accounting import archive, spending
-from app.fleet.schedule import tonight
+from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
@@ -85,7 +85,7 @@ def actual_from(
         upstream_tags(registry, asked_about(fleet, surveyed.known)),
         memory,
         plan(surveyed, memory.weights_use(jobs, loaded(facts)), fleet.retention(), now),
-        tonight(fleet.schedule.times, jobs, now),
+        jobs_of_night(fleet.schedule.times, jobs, now),
     )
 
 

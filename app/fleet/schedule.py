@@ -37,7 +37,7 @@ def night_began(times: Times, now: datetime) -> datetime:
     return began.astimezone(zone)
 
 
-def tonight(times: Times, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
+def jobs_of_night(times: Times, jobs: Iterable[Job], now: datetime) -> tuple[Job, ...]:
     """The jobs that were posted since the night began; not those of a clock that once ran days ahead."""
     began = night_began(times, now)
     return tuple(job for job in jobs if began <= job.posted_at <= now + NIGHT)

@@ -20,9 +20,9 @@ from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.schedule import due
 from app.fleet.values import CronLine, GpuName, ModelText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
-from jobs.models.placement import Tier
+from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 
 GB = 1_000_000_000
 
@@ -234,10 +234,10 @@ class Fleet(_Table):
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
 
-    def catalog_tiers(self) -> list[Tier]:
+    def catalog_tiers(self) -> list[TierCapacity]:
         """The tiers as the jobs know them."""
         return [
-            Tier(
+            TierCapacity(
                 name,
                 None if tier.vram_gb is None else tier.vram_gb * GB,
                 gpu_promised=tier.gpu is not None,
@@ -249,7 +249,7 @@ class Fleet(_Table):
             for name, tier in self.tiers.items()
         ]
 
-    def retention(self) -> Retention:
+    def retention(self) -> RetentionRules:
         """What a prune may take. What the fleet wants to be there, it never takes."""
         table = self.volume.retention
         kept: dict[ModelName, str] = {}
@@ -257,7 +257,7 @@ class Fleet(_Table):
             kept |= {ModelName.parse(text).folded(): f"a window of {window.tier} loads it" for text in window.models}
         kept |= {model.parsed.folded(): "the fleet warms it" for model in self.models if model.warmed}
         kept |= {model.parsed.folded(): "the fleet pins it" for model in self.models if model.pinned}
-        return Retention(
+        return RetentionRules(
             unused=timedelta(days=table.unused_days),
             grace=timedelta(days=table.trash_days),
             unfinished=timedelta(hours=table.unfinished_hours),

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
-from jobs.registry.allowlist import LOOKS_LIKE, is_entry
+from jobs.registry.allowlist import REGISTRY_FORM, is_entry
 
 # Modal's list of August 2026, with the older names it still takes; its client passes on any text.
 GPUS = (
@@ -39,7 +39,7 @@ def _model(text: str) -> str:
 
 def _registry(text: str) -> str:
     if not is_entry(text):
-        raise PydanticCustomError("registry", "no registry; {looks_like}", {"looks_like": LOOKS_LIKE})
+        raise PydanticCustomError("registry", "no registry; {looks_like}", {"looks_like": REGISTRY_FORM})
     return text
 
 

@@ -40,7 +40,7 @@ _NOBODY = Caller("", frozenset())
 _WITH_BODY = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
-class Gateway:
+class GatewayApp:
     """Belongs to one event loop.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.fleet.schema import Fleet
-from app.gateway.app import Gateway
+from app.gateway.app import GatewayApp
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
@@ -156,7 +156,7 @@ class Composed:
             detached=self.detached,
             comment_seconds=parts.comment_seconds,
         )
-        self.app = Gateway(
+        self.app = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
             passes=proxy.pass_on,

@@ -16,7 +16,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
-from jobs.cli.main import Key, Url, app, commands_at, done, remote_at, run, this_machine
+from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused
 from jobs.core.units import parse_bytes
@@ -49,11 +49,11 @@ def up(
     from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
-    from jobs.weights.prune_plan import Retention  # noqa: PLC0415
+    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415
 
     fleet_file = fleet.absolute() if fleet is not None else None
     declared = load(fleet_file) if fleet_file is not None else None
-    retention = declared.retention() if declared else Retention()
+    retention = declared.retention() if declared else RetentionRules()
     stack = StackPlan(
         simulate=simulate,
         tiers=tuple(tier or ()),
@@ -78,7 +78,7 @@ def up(
 def plan(
     fleet: Annotated[Path | None, typer.Option(metavar="FILE", help="Instead of the one that `up` was given")] = None,
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Tell what the next night would do, and why. Posts nothing."""

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
-from app.fleet.schedule import night_began, tonight
+from app.fleet.schedule import jobs_of_night, night_began
 from app.fleet.schema import Fleet
 from app.gateway.ops.context import send_none
 from app.local.plan import allowed_registries
@@ -55,7 +55,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
         upstream_tags(registry, asked_about(fleet, found.known)),
         memory,
         plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
-        tonight(fleet.schedule.times, jobs, now),
+        jobs_of_night(fleet.schedule.times, jobs, now),
         frozenset(server.tier for server in stack.servers),
     )
 

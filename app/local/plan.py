@@ -9,7 +9,7 @@ from app.fleet.schema import Fleet
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
@@ -44,7 +44,7 @@ class StackPlan:
     host: str
     port: int
     registries: Registries
-    retention: Retention
+    retention: RetentionRules
     rate_limit: int | None
     concurrency: int
     fleet: Fleet | None

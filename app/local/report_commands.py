@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.cli.main import Json, Key, Url, app, commands_at, remote_at, this_machine
+from jobs.cli.main import Json, KeyOption, Url, app, commands_at, remote_at, this_machine
 from jobs.cli.output import say, show
 from jobs.core.clock import SystemClock
 from jobs.core.units import parse_span
@@ -16,7 +16,7 @@ FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help=
 
 
 @app.command()
-def night(url: Url = None, key: Key = None, json: Json = False) -> None:
+def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what the last night did. Its jobs and how they ended, what it moved, what it left alone."""
     from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - every command imports this file
 
@@ -33,7 +33,7 @@ def night(url: Url = None, key: Key = None, json: Json = False) -> None:
 def cost(
     since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d",
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""

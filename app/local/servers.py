@@ -22,7 +22,7 @@ from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home
-from jobs.models.placement import KNOWN_TIERS, LOCAL, Tier, tuned
+from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 from jobs.weights.directory import ModelsDirectory
@@ -40,7 +40,7 @@ _PROBE_TIMEOUT = timedelta(seconds=2)
 class Servers:
     """The servers that answer, in the order they were asked for, and the directory they read their models from."""
 
-    tiers: tuple[Tier, ...]
+    tiers: tuple[TierCapacity, ...]
     urls: tuple[str, ...]
     models: Path | None
     simulated: bool = False
@@ -197,12 +197,12 @@ def _prepared(models: Path, launcher: ServerLauncher) -> Path:
     return models
 
 
-def _tier(name: str) -> Tier:
-    return KNOWN_TIERS.get(name) or Tier(name, None, gpu_promised=False)
+def _tier(name: str) -> TierCapacity:
+    return KNOWN_TIERS.get(name) or TierCapacity(name, None, gpu_promised=False)
 
 
 def _serve(
-    tiers: Sequence[Tier], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
+    tiers: Sequence[TierCapacity], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
 ) -> tuple[str, ...]:
     urls = _free_urls(len(tiers))
     started = [

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from loguru import logger
 
-from app.platform.errors import Part, no_answer, trouble_of
+from app.platform.errors import PlatformPart, no_answer, trouble_of
 from jobs.core.errors import Trouble
 from jobs.core.retry import NEVER, Policy
 
@@ -44,7 +44,7 @@ _call_loop = _CallLoop()
 def run(
     call: Callable[[], Coroutine[Any, Any, T]],
     *,
-    of: Part,
+    of: PlatformPart,
     doing: str,
     within: timedelta,
     retry: Policy = NEVER,
@@ -72,7 +72,7 @@ def run(
 
 
 def _tried_once(
-    call: Callable[[], Coroutine[Any, Any, T]], of: Part, doing: str, seconds: float, moved: Callable[[], int]
+    call: Callable[[], Coroutine[Any, Any, T]], of: PlatformPart, doing: str, seconds: float, moved: Callable[[], int]
 ) -> T:
     future = _call_loop.begin(call())
     try:

@@ -32,7 +32,7 @@ from jobs.core.errors import (
     os_trouble,
 )
 
-Part = Literal["store", "service"]
+PlatformPart = Literal["store", "service"]
 
 
 class NotReloaded(ServerTrouble, RuntimeError):
@@ -142,7 +142,7 @@ _HINTS: dict[type[Trouble], str] = {
 }
 
 
-def trouble_of(error: BaseException, of: Part, doing: str) -> Trouble | None:
+def trouble_of(error: BaseException, of: PlatformPart, doing: str) -> Trouble | None:
     """What an exception of the platform means; None for one that is not the platform's.
 
     Args:
@@ -164,7 +164,7 @@ def trouble_of(error: BaseException, of: Part, doing: str) -> Trouble | None:
     return kind(f"{doing}: Modal says {name}{f': {text}' if text else ''}", hint=_HINTS.get(kind))
 
 
-def no_answer(of: Part, doing: str, seconds: float) -> Trouble:
+def no_answer(of: PlatformPart, doing: str, seconds: float) -> Trouble:
     """What it means that no answer came for so long."""
     kind: type[Trouble] = StoreUnavailable if of == "store" else ServerTrouble
     return kind(f"{doing}: Modal did not answer within {seconds:g} s", hint=_HINTS[kind])

@@ -48,14 +48,14 @@ app = typer.Typer(
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="For example llama3.2, deepseek-r1:32b, hf.co/user/repo:Q4")]
 NameOrAll = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")]
-Id = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique")]
+IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
-Attempts = Annotated[int | None, typer.Option("--attempts", metavar="N", min=1, help="How often to try in all")]
+AttemptsOption = Annotated[int | None, typer.Option("--attempts", metavar="N", min=1, help="How often to try in all")]
 Url = Annotated[
     str | None, typer.Option("--url", envvar="OLLAMA_MODAL_URL", help="Ask the gateway there, instead of this machine")
 ]
-Key = Annotated[
+KeyOption = Annotated[
     str | None, typer.Option("--key", envvar="OLLAMA_MODAL_KEY", help="Its key; the variable shows it to nobody else")
 ]
 
@@ -133,9 +133,9 @@ def start(
 _MODEL = {"one": [parameter("model", Name)], "one or all": [parameter("model", NameOrAll, None)], "all": []}
 _OF_ALL = [
     parameter("wait", Wait, True),
-    parameter("attempts", Attempts, None),
+    parameter("attempts", AttemptsOption, None),
     parameter("url", Url, None),
-    parameter("key", Key, None),
+    parameter("key", KeyOption, None),
     parameter("json", Json, False),
 ]
 
@@ -196,7 +196,7 @@ def list_jobs(
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
     dead: Annotated[bool, typer.Option("--dead", help="Those that failed for good, by class, with the remedy")] = False,
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """List the jobs, newest first."""
@@ -206,11 +206,11 @@ def list_jobs(
 
 @app.command("job")
 def show_job(
-    id: Id,
+    id: IdArgument,
     *,
     follow: Annotated[bool, typer.Option("--follow", help="Follow it to its end; exit as the job does")] = False,
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Tell a job's story: what was asked, what happened, and what to do."""
@@ -218,7 +218,7 @@ def show_job(
 
 
 @app.command()
-def cancel(id: Id, url: Url = None, key: Key = None, json: Json = False) -> None:
+def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Ask a job to stop. What was fetched for it is thrown away."""
     done(commands_at(url, key).cancel(id, json=json))
 
@@ -235,7 +235,7 @@ def retry(
     ] = None,
     wait: Wait = True,
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Post an ended job again, exactly as it was posted; or all that failed, after an outage."""
@@ -246,7 +246,7 @@ def retry(
 
 
 @app.command()
-def models(url: Url = None, key: Key = None, json: Json = False) -> None:
+def models(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """List the models. Those that are not whole are complained about."""
     # Both bring httpx, which takes long to import.
     if url:
@@ -265,7 +265,7 @@ def show_route(
     *,
     context: Annotated[int | None, typer.Option("--context", metavar="N", min=1, help="With so long a context")] = None,
     url: Url = None,
-    key: Key = None,
+    key: KeyOption = None,
     json: Json = False,
 ) -> None:
     """Tell on which tier a model is answered. And why, in words and numbers."""
@@ -290,7 +290,7 @@ def own_gateway() -> str:
 
 
 @app.command()
-def status(url: Url = None, key: Key = None, json: Json = False) -> None:
+def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what runs. That is `up`, its servers, the models, the queue; or a gateway and its tiers."""
     # Both bring httpx, which takes long to import.
     if url:

@@ -14,7 +14,7 @@ DEFAULT_HOST = "registry.ollama.ai"
 DEFAULT_NAMESPACE = "library"
 DEFAULT_TAG = "latest"
 
-LOOKS_LIKE = "a name looks like llama3.2, deepseek-r1:32b, user/model:tag or hf.co/user/repo:Q4_K_M"
+NAME_FORM = "a name looks like llama3.2, deepseek-r1:32b, user/model:tag or hf.co/user/repo:Q4_K_M"
 
 _HOST = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,349}")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,79}")
@@ -40,16 +40,16 @@ class ModelName:
         """
         shown = text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
         if not text:
-            raise BadName("the model name is empty", hint=LOOKS_LIKE)
+            raise BadName("the model name is empty", hint=NAME_FORM)
         rest = text.split("://", 1)[-1]
         if "@" in rest:
-            raise BadName(f"{shown!r} pins a digest, which Ollama's names cannot", hint=LOOKS_LIKE)
+            raise BadName(f"{shown!r} pins a digest, which Ollama's names cannot", hint=NAME_FORM)
         head, colon, tag = rest.rpartition(":")
         if not colon or "/" in tag:
             head, tag = rest, DEFAULT_TAG
         parts = head.split("/")
         if len(parts) > 3:
-            raise BadName(f"{shown!r} has {len(parts) - 1} slashes; two is the most", hint=LOOKS_LIKE)
+            raise BadName(f"{shown!r} has {len(parts) - 1} slashes; two is the most", hint=NAME_FORM)
         model = parts[-1]
         namespace = parts[-2] if len(parts) > 1 else DEFAULT_NAMESPACE
         host = parts[-3] if len(parts) > 2 else DEFAULT_HOST
@@ -64,7 +64,7 @@ class ModelName:
             if not rule.fullmatch(part)
         ]
         if wrong:
-            raise BadName(f"{shown!r} is not a model name: bad {', '.join(wrong)}", hint=LOOKS_LIKE)
+            raise BadName(f"{shown!r} is not a model name: bad {', '.join(wrong)}", hint=NAME_FORM)
         return cls(host, namespace, model, tag)
 
     def is_called(self, text: str) -> bool:

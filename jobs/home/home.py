@@ -26,7 +26,7 @@ from jobs.ledger.reader import LedgerReader
 from jobs.store import private_files as private
 from jobs.store.files import translated
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_HOME"
 
@@ -52,7 +52,7 @@ class Stack:
     simulated: bool
     servers: tuple[LocalServer, ...]
     models: Path | None
-    retention: Retention = field(default_factory=Retention)
+    retention: RetentionRules = field(default_factory=RetentionRules)
     """What the weights may take, and for how long."""
     gateway: str | None = None
     """Where clients ask."""
@@ -93,7 +93,7 @@ class Stack:
             simulated=bool(document["simulated"]),
             servers=tuple(LocalServer(each["tier"], each["url"]) for each in document["servers"]),
             models=Path(document["models"]) if document.get("models") else None,
-            retention=Retention.from_json(document["retention"]) if "retention" in document else Retention(),
+            retention=RetentionRules.from_json(document["retention"]) if "retention" in document else RetentionRules(),
             gateway=document.get("gateway"),
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),

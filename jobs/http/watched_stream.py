@@ -76,7 +76,7 @@ class _Left(Exception):
     """The caller has gone."""
 
 
-class _Reader(threading.Thread):
+class _StreamThread(threading.Thread):
     """Sends the request, puts what comes into `out`: a Head, lines, then an `_End` or the error."""
 
     def __init__(self, client: httpx.Client, request: httpx.Request) -> None:
@@ -141,7 +141,7 @@ def exchange(
         Trouble: what httpx's error means.
 
     """
-    reader = _Reader(client, request)
+    reader = _StreamThread(client, request)
     reader.start()
     try:
         yield _events(reader, doing, idle)
@@ -149,7 +149,7 @@ def exchange(
         reader.stop()
 
 
-def _events(reader: _Reader, doing: str, idle: Callable[[], None]) -> Iterator[Head | bytes]:
+def _events(reader: _StreamThread, doing: str, idle: Callable[[], None]) -> Iterator[Head | bytes]:
     while True:
         try:
             event = reader.out.get(timeout=LOOK_EVERY_SECONDS)

@@ -243,7 +243,7 @@ def parse(file: BinaryIO, size: int) -> GgufHeader:
         Corrupt: as above.
 
     """
-    wire = _Wire(file, size)
+    wire = _HeaderReader(file, size)
     if wire.take(4, "the magic") != MAGIC:
         raise Corrupt("the file is not GGUF: it does not begin with that word")
     version = wire.number(_U32, "the version")
@@ -270,7 +270,7 @@ def _packs(number: float) -> bytes | None:
         return None
 
 
-class _Wire:
+class _HeaderReader:
     """Reads forward, never beyond the file's end or the header's limits."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:

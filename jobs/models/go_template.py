@@ -38,7 +38,7 @@ class TemplateReading:
 
 
 def read(template: str) -> TemplateReading:
-    return _Reader(template).reading()
+    return _TemplateParser(template).reading()
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class _List:
 
 
 @dataclass
-class _Reader:
+class _TemplateParser:
     template: str
     names: set[str] = field(default_factory=set)
     lists: list[_List] = field(default_factory=lambda: [_List(None)])

@@ -31,7 +31,7 @@ DEFAULT_CONTEXTS = ((47 << 30, 262_144), (23 << 30, 32_768), (0, 4_096))
 
 
 @dataclass(frozen=True)
-class Tier:
+class TierCapacity:
     """A kind of server.
 
     Args:
@@ -56,9 +56,9 @@ class Tier:
     runner_bytes: int = field(default=RUNNER_BYTES, repr=False)
 
 
-A10G = Tier("a10g", 24_000_000_000, gpu_promised=True)
-H100 = Tier("h100", 80_000_000_000, gpu_promised=True)
-LOCAL = Tier("local", None, gpu_promised=False)
+A10G = TierCapacity("a10g", 24_000_000_000, gpu_promised=True)
+H100 = TierCapacity("h100", 80_000_000_000, gpu_promised=True)
+LOCAL = TierCapacity("local", None, gpu_promised=False)
 
 KNOWN_TIERS = {tier.name: tier for tier in (A10G, H100, LOCAL)}
 
@@ -77,7 +77,7 @@ class Weighed:
 
     """
 
-    tier: Tier
+    tier: TierCapacity
     need_bytes: int
     cache_bytes: int | None
     context: int
@@ -99,7 +99,7 @@ class Weighed:
 class Placement:
     """A tier, and why, in words for people; `warning` when no tier is large enough."""
 
-    tier: Tier
+    tier: TierCapacity
     facts: tuple[str, ...]
     weighed: Weighed
     warning: str | None = None
@@ -109,7 +109,9 @@ class Placement:
         return "; ".join((*self.facts, *([self.warning] if self.warning else [])))
 
 
-def weigh(size_bytes: int, tier: Tier, *, facts: MemoryFacts | None = None, context: int | None = None) -> Weighed:
+def weigh(
+    size_bytes: int, tier: TierCapacity, *, facts: MemoryFacts | None = None, context: int | None = None
+) -> Weighed:
     """The memory that a model takes on a tier.
 
     Args:
@@ -138,7 +140,7 @@ def weigh(size_bytes: int, tier: Tier, *, facts: MemoryFacts | None = None, cont
     return Weighed(tier, need, cache, length, parallel, f"{' + '.join(parts)} need {human_bytes(need)} of memory")
 
 
-def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
+def tuned(tier: TierCapacity, environ: Mapping[str, str]) -> TierCapacity:
     """The tier as the environment tunes an Ollama server; what is no number there, Ollama passes over as well."""
     numbers = {key: environ.get(key, "").strip() for key in ("OLLAMA_CONTEXT_LENGTH", "OLLAMA_NUM_PARALLEL")}
     context, parallel = (int(text) if text.isdecimal() else 0 for text in numbers.values())
@@ -152,7 +154,7 @@ def tuned(tier: Tier, environ: Mapping[str, str]) -> Tier:
 
 
 def place_model(
-    size_bytes: int, tiers: Sequence[Tier], *, facts: MemoryFacts | None = None, context: int | None = None
+    size_bytes: int, tiers: Sequence[TierCapacity], *, facts: MemoryFacts | None = None, context: int | None = None
 ) -> Placement:
     """The cheapest tier whose memory holds the model; the largest, with a warning, when none does.
 
@@ -183,14 +185,14 @@ def too_large(weighed: Weighed) -> str:
     )
 
 
-def _default_context(tier: Tier) -> int:
+def _default_context(tier: TierCapacity) -> int:
     memory = tier.vram_bytes or 0
     return next(length for least, length in DEFAULT_CONTEXTS if memory >= least)
 
 
-def _memory(tier: Tier) -> float:
+def _memory(tier: TierCapacity) -> float:
     return float("inf") if tier.vram_bytes is None else tier.vram_bytes
 
 
-def _offers(tier: Tier) -> str:
+def _offers(tier: TierCapacity) -> str:
     return "has no known limit" if tier.vram_bytes is None else f"has {human_bytes(tier.vram_bytes)}"

@@ -17,7 +17,7 @@ USUAL = ("registry.ollama.ai", "hf.co", "huggingface.co")
 
 ANY = "*"
 
-LOOKS_LIKE = (
+REGISTRY_FORM = (
     "a host as it stands in a model's name, perhaps with a port; with http:// before it where it speaks no https"
 )
 
@@ -51,7 +51,7 @@ class Registries:
         """
         listed = [entry.lower() for entry in entries]
         if wrong := [entry for entry in listed if not is_entry(entry)]:
-            raise BadRequest(f"{wrong[0]!r} is no registry", hint=LOOKS_LIKE)
+            raise BadRequest(f"{wrong[0]!r} is no registry", hint=REGISTRY_FORM)
         plain = frozenset(entry.removeprefix("http://") for entry in listed if entry.startswith("http://"))
         hosts = frozenset(entry.removeprefix("http://") for entry in listed)
         return cls(None if ANY in listed else hosts, plain, remedy)

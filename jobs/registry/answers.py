@@ -13,7 +13,7 @@ from jobs.core import foreign
 from jobs.core.errors import Corrupt, ServerTrouble, Unsupported
 from jobs.core.sanitize import plain
 from jobs.registry.egress import flaw
-from jobs.registry.range_journal import Span
+from jobs.registry.range_journal import ByteRange
 from jobs.weights.manifest import Layer
 
 MAX_TOKEN_BYTES = 1 << 20
@@ -57,7 +57,7 @@ def parsed_address(text: str, who: str, base: httpx.URL | None = None) -> httpx.
     return url
 
 
-def announced_span(response: httpx.Response, layer: Layer, asked: Span) -> Span:
+def announced_span(response: httpx.Response, layer: Layer, asked: ByteRange) -> ByteRange:
     """Which bytes this answer brings.
 
     Raises:

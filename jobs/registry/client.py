@@ -19,7 +19,7 @@ import httpx
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadName, Stalled
-from jobs.core.model_name import LOOKS_LIKE, ModelName
+from jobs.core.model_name import NAME_FORM, ModelName
 from jobs.core.progress import Progress
 from jobs.core.retry import RANGES, REQUESTS, Policy
 from jobs.http.errors import LOOPBACK_IS_DIRECT
@@ -201,7 +201,7 @@ class Registry:
             if why := flaw(base):  # which decodes the host
                 raise httpx.InvalidURL(why)  # noqa: TRY301 - told like the others
         except (httpx.InvalidURL, ValueError) as error:  # the grammar allows more than there are addresses
-            raise BadName(f"{str(name)!r} names no registry: {error}", hint=LOOKS_LIKE) from error
+            raise BadName(f"{str(name)!r} names no registry: {error}", hint=NAME_FORM) from error
         return base
 
     def _token_for(self, name: ModelName, base: httpx.URL) -> str | None:

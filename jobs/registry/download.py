@@ -22,7 +22,7 @@ from jobs.core.errors import Corrupt, CutShort, Fenced, NetworkTrouble, ServerTr
 from jobs.core.progress import Progress
 from jobs.core.retry import Policy
 from jobs.registry import range_journal as journal
-from jobs.registry.range_journal import Span
+from jobs.registry.range_journal import ByteRange
 from jobs.registry.range_queue import Blob, DownloadStopped, Range, RangeQueue
 from jobs.registry.shared_rate import SharedRate
 from jobs.weights.manifest import Layer
@@ -46,7 +46,7 @@ _sync_data: Callable[[int], None] = getattr(os, "fdatasync", os.fsync)  # macOS 
 class BlobSource(Protocol):
     """Where ranges come from. Called from several threads."""
 
-    def open(self, layer: Layer, start: int, stop: int) -> AbstractContextManager[tuple[Span, Iterator[bytes]]]:
+    def open(self, layer: Layer, start: int, stop: int) -> AbstractContextManager[tuple[ByteRange, Iterator[bytes]]]:
         """The bytes from `start` to `stop`, as they come.
 
         - answers the span that will come: the one asked for, or the whole blob when the other side ignores ranges
@@ -313,7 +313,7 @@ class Fetch:
 
     def _sync(self, landed: list[Range]) -> None:
         """One fdatasync and one line of journal for all that landed of a blob since the last time."""
-        spans: dict[Path, list[Span]] = {}
+        spans: dict[Path, list[ByteRange]] = {}
         for part in landed:
             spans.setdefault(part.blob.path, []).append((part.start, part.at))
         fds = {part.blob.path: part.blob.fd for part in landed}

@@ -16,7 +16,7 @@ from pathlib import Path
 from jobs.weights.manifest import Layer
 from jobs.weights.staging import RANGES
 
-Span = tuple[int, int]
+ByteRange = tuple[int, int]
 """From the first byte to the one after the last."""
 
 
@@ -24,7 +24,7 @@ def journal_of(staged: Path) -> Path:
     return staged.with_name(staged.name + RANGES)
 
 
-def resume(staged: Path, layer: Layer) -> list[Span]:
+def resume(staged: Path, layer: Layer) -> list[ByteRange]:
     """What is on disk of this blob, joined and in order. Afterwards both files are there, ready to be written."""
     spans = _read(staged, layer)
     if spans is not None:
@@ -36,7 +36,7 @@ def resume(staged: Path, layer: Layer) -> list[Span]:
     return []
 
 
-def record(staged: Path, spans: Iterable[Span]) -> None:
+def record(staged: Path, spans: Iterable[ByteRange]) -> None:
     """Vouch for these bytes; they are on disk already, not only on their way there.
 
     All of the lines or none: half of one would spoil the next, and with it the blob.
@@ -73,7 +73,7 @@ def discard(staged: Path) -> None:
             path.unlink()
 
 
-def missing(had: list[Span], size: int, step: int) -> Iterator[Span]:
+def missing(had: list[ByteRange], size: int, step: int) -> Iterator[ByteRange]:
     """The gaps between what was had, in order, none longer than `step`."""
     at = 0
     for start, stop in [*had, (size, size)]:
@@ -86,7 +86,7 @@ def _heading(layer: Layer) -> str:
     return f"{layer.digest} {layer.size}\n"
 
 
-def _read(staged: Path, layer: Layer) -> list[Span] | None:
+def _read(staged: Path, layer: Layer) -> list[ByteRange] | None:
     """The journal's spans, or None when it is not this blob's. Cuts a torn last line off."""
     journal = journal_of(staged)
     try:
@@ -104,7 +104,7 @@ def _read(staged: Path, layer: Layer) -> list[Span] | None:
     return _joined(span for span in spans if span)
 
 
-def _span(line: str, size: int) -> Span | None:
+def _span(line: str, size: int) -> ByteRange | None:
     start, _, stop = line.strip().partition(" ")
     if not (start.isdecimal() and stop.isdecimal()):
         return None
@@ -112,8 +112,8 @@ def _span(line: str, size: int) -> Span | None:
     return span if span[0] < span[1] <= size else None
 
 
-def _joined(spans: Iterable[Span]) -> list[Span]:
-    joined: list[Span] = []
+def _joined(spans: Iterable[ByteRange]) -> list[ByteRange]:
+    joined: list[ByteRange] = []
     for start, stop in sorted(spans):
         if joined and start <= joined[-1][1]:
             joined[-1] = joined[-1][0], max(stop, joined[-1][1])

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.registry.range_journal import Span
+from jobs.registry.range_journal import ByteRange
 from jobs.weights.manifest import Layer
 
 
@@ -28,7 +28,7 @@ class Blob:
 
     layer: Layer
     path: Path
-    pending: list[Span]
+    pending: list[ByteRange]
     """To be fetched, in order."""
     kept: dict[int, int]
     """On disk and in the journal, start to stop; the hasher follows them from 0."""

@@ -29,7 +29,7 @@ from jobs.core.errors import (
     Unauthorized,
     Unsupported,
 )
-from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, LOOKS_LIKE, ModelName
+from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, NAME_FORM, ModelName
 from jobs.http.errors import translated
 from jobs.registry.answers import (
     MAX_TOKEN_BYTES,
@@ -46,7 +46,7 @@ from jobs.registry.answers import (
 )
 from jobs.registry.egress import Egress
 from jobs.registry.mirror import HF_TOKEN, HUGGING_FACE
-from jobs.registry.range_journal import Span
+from jobs.registry.range_journal import ByteRange
 from jobs.registry.range_queue import DownloadStopped
 from jobs.registry.servable import manifest_in
 from jobs.weights.manifest import MANIFEST_TYPE, MAX_MANIFEST_BYTES, Layer, Manifest, is_digest
@@ -134,7 +134,7 @@ class RegistrySession:
         return manifest_in(raw, str(self._name))
 
     @contextmanager
-    def open(self, layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
+    def open(self, layer: Layer, start: int, stop: int) -> Iterator[tuple[ByteRange, Iterator[bytes]]]:
         """See `jobs.registry.download.BlobSource`."""
         whole = (start, stop) == (0, layer.size)
         headers = {} if whole else {"Range": f"bytes={start}-{stop - 1}"}
@@ -337,7 +337,7 @@ def _speaks_tls(url: httpx.URL) -> bool:
 def _not_found_hint(name: ModelName) -> str:
     if name.host == DEFAULT_HOST and name.namespace == DEFAULT_NAMESPACE:
         return f"check the spelling, and the tags at https://ollama.com/library/{name.model}/tags"
-    return f"check the name and the tag {name.tag!r}; {LOOKS_LIKE}"
+    return f"check the name and the tag {name.tag!r}; {NAME_FORM}"
 
 
 def _shut(stream: Any) -> None:

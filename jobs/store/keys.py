@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Entry:
+class KeyPattern:
     """All keys of one pattern.
 
     Args:
@@ -176,79 +176,89 @@ _CASE = "archived some days after the incident has passed, unless a later one of
 _STAYS = "stays"
 
 TABLE = (
-    Entry(job("<id>"), "the request; writing it is the posting", "whoever posts", True, "a month after it was retired"),
-    Entry(live("<kind>", "<subject>"), "at which job of this subject to look first", "whoever posts", False, _STAYS),
-    Entry(claim("<id>", "<n>"), "attempt n belongs to this token; its lease", "a worker", True, _RETIRED),
-    Entry(beat("<id>", "<n>"), "when its holder was heard of; progress", "the holder of claim n", False, _RETIRED),
-    Entry(end("<id>", "<n>"), "how attempt n ended", "its holder, or the sweep that gave it up", True, _RETIRED),
-    Entry(cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
-    Entry(gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
-    Entry(
+    KeyPattern(
+        job("<id>"), "the request; writing it is the posting", "whoever posts", True, "a month after it was retired"
+    ),
+    KeyPattern(
+        live("<kind>", "<subject>"), "at which job of this subject to look first", "whoever posts", False, _STAYS
+    ),
+    KeyPattern(claim("<id>", "<n>"), "attempt n belongs to this token; its lease", "a worker", True, _RETIRED),
+    KeyPattern(beat("<id>", "<n>"), "when its holder was heard of; progress", "the holder of claim n", False, _RETIRED),
+    KeyPattern(end("<id>", "<n>"), "how attempt n ended", "its holder, or the sweep that gave it up", True, _RETIRED),
+    KeyPattern(cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
+    KeyPattern(gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    KeyPattern(
         usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"
     ),
-    Entry(LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
-    Entry(
+    KeyPattern(LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
+    KeyPattern(
         meter("<tier>", "<container>"),
         "the seconds of one container, by what they went to",
         "that container",
         False,
         "archived when it has not counted for a day",
     ),
-    Entry(warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
-    Entry(spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
-    Entry(
+    KeyPattern(warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    KeyPattern(spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
+    KeyPattern(
         server("<tier>", "<container>"),
         "how a server is",
         "that server; one that went silent: the tick",
         False,
         "archived when it has not reported for a day; on one machine it stays",
     ),
-    Entry(
+    KeyPattern(
         health("<tier>", "<n>"),
         "from when on a tier was so; each n once",
         "the check for alerts",
         True,
         "archived some days later, but for the last of a tier",
     ),
-    Entry(WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
-    Entry(
+    KeyPattern(
+        WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS
+    ),
+    KeyPattern(
         WEIGHTS_MODELS,
         "size and header of each whole model",
         "the weights worker; on one machine the night's thread",
         False,
         _STAYS,
     ),
-    Entry(WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
-    Entry(UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
-    Entry(TICK_DONE, "when a tick last did all of its round", "the tick", False, _STAYS),
-    Entry(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
-    Entry(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
-    Entry(NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
-    Entry(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
-    Entry(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
-    Entry(
+    KeyPattern(WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
+    KeyPattern(
+        UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS
+    ),
+    KeyPattern(TICK_DONE, "when a tick last did all of its round", "the tick", False, _STAYS),
+    KeyPattern(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
+    KeyPattern(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
+    KeyPattern(
+        NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS
+    ),
+    KeyPattern(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
+    KeyPattern(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
+    KeyPattern(
         wake("<tier>", "<day>", "<place>"),
         "one of a day's wakes of our own, and why",
         "whoever wakes",
         True,
         "archived some days later",
     ),
-    Entry(
+    KeyPattern(
         refused_wake("<tier>", "<day>"),
         "a wake of our own was refused that day",
         "whoever was refused",
         False,
         "archived some days later",
     ),
-    Entry(incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
-    Entry(seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
-    Entry(recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
-    Entry(
+    KeyPattern(incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
+    KeyPattern(seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
+    KeyPattern(recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
+    KeyPattern(
         telling("<key>/<n>", "<change>", "<k>"),
         "somebody tries for the k-th time to tell of it",
         "who tells the webhook",
         True,
         _CASE,
     ),
-    Entry(told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
+    KeyPattern(told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
 )

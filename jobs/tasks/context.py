@@ -11,11 +11,11 @@ from jobs.core.model_name import ModelName
 from jobs.models import capabilities
 from jobs.models.card import card_of, facts_of
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import Tier, place_model
+from jobs.models.placement import TierCapacity, place_model
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.weights.prune_plan import RetentionRules, WeightsUse
 from jobs.worker.attempt import RunningAttempt
 
 
@@ -27,8 +27,8 @@ class TaskContext:
     registry: Registry
     weights: ModelsDirectory | None = None
     servers: Mapping[str, OllamaClient] = field(default_factory=dict)
-    tiers: Sequence[Tier] = ()
-    retention: Retention = field(default_factory=Retention)
+    tiers: Sequence[TierCapacity] = ()
+    retention: RetentionRules = field(default_factory=RetentionRules)
     weights_use: Callable[[], WeightsUse] = WeightsUse
     """Who uses the weights, and who is at work on them; asked when a prune plans."""
     declared_tier: Callable[[ModelName], str | None] = lambda _: None
@@ -52,7 +52,7 @@ class TaskContext:
 
     def choose_server(
         self, model: str, size: int, tier: str | None, *, facts: MemoryFacts | None = None
-    ) -> tuple[Tier, OllamaClient]:
+    ) -> tuple[TierCapacity, OllamaClient]:
         """The tier that is asked for, or the cheapest one whose memory holds the model; and its server.
 
         Raises:
@@ -74,7 +74,7 @@ class TaskContext:
             chosen = asked_for
         return chosen, self.servers[chosen.name]
 
-    def server_for_model(self, name: ModelName, tier: str | None) -> tuple[Tier, OllamaClient]:
+    def server_for_model(self, name: ModelName, tier: str | None) -> tuple[TierCapacity, OllamaClient]:
         """The server for a model: on the tier that is asked for, else the declared one, else by the memory it takes."""
         known = self.weights.find(name) if self.weights else None
         facts = facts_of(self.weights.layout, known.manifest) if self.weights and known else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.tasks.context import Result, TaskContext
 from jobs.weights import prune_plan, trash_moves
-from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse
+from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse
 from jobs.weights.survey import Survey
 from jobs.worker.attempt import RunningAttempt
 
@@ -34,7 +34,7 @@ def prune(attempt: RunningAttempt, context: TaskContext) -> Result:
 def plan_request(
     survey: Survey,
     use: WeightsUse,
-    retention: Retention,
+    retention: RetentionRules,
     now: datetime,
     request: Mapping[str, Any],
     *,

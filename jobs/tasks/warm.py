@@ -10,7 +10,7 @@ from jobs.core.errors import CpuFallback, ModelComing, NotFound
 from jobs.core.model_name import ModelName
 from jobs.core.units import human_bytes
 from jobs.ledger.job import JobState
-from jobs.models.placement import Tier
+from jobs.models.placement import TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import Result, TaskContext
 from jobs.worker.attempt import RunningAttempt
@@ -68,7 +68,7 @@ def warm(attempt: RunningAttempt, context: TaskContext) -> Result:
 
 
 def _proof(
-    attempt: RunningAttempt, context: TaskContext, name: ModelName, tier: Tier, server: OllamaClient
+    attempt: RunningAttempt, context: TaskContext, name: ModelName, tier: TierCapacity, server: OllamaClient
 ) -> dict[str, Any]:
     """Have a loaded model do what it is for, and tell how it went."""
     abilities = context.capabilities(name, server)

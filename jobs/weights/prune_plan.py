@@ -22,7 +22,7 @@ RemovalKind = Literal["model", "orphan", "unfinished", "trash"]
 
 
 @dataclass(frozen=True)
-class Retention:
+class RetentionRules:
     """What the weights may take, and for how long.
 
     Args:
@@ -159,7 +159,7 @@ class PrunePlan:
 def plan(
     survey: Survey,
     use: WeightsUse,
-    retention: Retention,
+    retention: RetentionRules,
     now: datetime,
     *,
     empty_trash: bool = False,
@@ -183,7 +183,7 @@ def plan(
         throw += [_stray("orphan", each, "no model needs it") for each in orphans]
     throw += _unfinished(survey, use, retention, now)
     if not survey.torn:
-        throw += _Models(survey, use, retention, now).doomed(sum(each.size for each in throw), notes)
+        throw += _ModelRemovals(survey, use, retention, now).doomed(sum(each.size for each in throw), notes)
     expired = [
         Removal("trash", folder.path.name, folder.size, _expiry(folder.thrown_at, retention, now), folder.path)
         for folder in survey.trash
@@ -201,10 +201,10 @@ def plan(
     )
 
 
-class _Models:
+class _ModelRemovals:
     """Which models go: those nobody used, then the least recently used while they take more than the quota."""
 
-    def __init__(self, survey: Survey, use: WeightsUse, retention: Retention, now: datetime) -> None:
+    def __init__(self, survey: Survey, use: WeightsUse, retention: RetentionRules, now: datetime) -> None:
         self._survey, self._use, self._retention, self._now = survey, use, retention, now
         manifests = [each.manifest for each in survey.known if each.manifest is not None]
         self._needs = Counter(layer.digest for manifest in manifests for layer in manifest.blobs)
@@ -252,7 +252,7 @@ class _Models:
         return sum(layer.size for layer in model.manifest.blobs if not self._needs[layer.digest])
 
 
-def spared(name: ModelName, use: WeightsUse, retention: Retention, now: datetime) -> str | None:
+def spared(name: ModelName, use: WeightsUse, retention: RetentionRules, now: datetime) -> str | None:
     """Why a model is safe from every prune; None when it is not."""
     folded = name.folded()
     if folded in retention.kept:
@@ -288,7 +288,7 @@ def could_go(survey: Survey, plan: PrunePlan) -> str:
     return f"could be freed: {'; '.join(parts)}" if parts else "nothing here could be freed: raise the quota"
 
 
-def _unfinished(survey: Survey, use: WeightsUse, retention: Retention, now: datetime) -> Iterator[Removal]:
+def _unfinished(survey: Survey, use: WeightsUse, retention: RetentionRules, now: datetime) -> Iterator[Removal]:
     days = f"{retention.unfinished.total_seconds() / 3600:.0f} hours"
     for stray in (*survey.of("partial"), *survey.of("part"), *survey.of("temp")):
         if now - stray.modified_at >= retention.unfinished:
@@ -303,13 +303,13 @@ def _stray(what: RemovalKind, stray: Stray, why: str) -> Removal:
     return Removal(what, stray.path.name, stray.size, why, stray.path)
 
 
-def _expiry(thrown_at: datetime, retention: Retention, now: datetime) -> str:
+def _expiry(thrown_at: datetime, retention: RetentionRules, now: datetime) -> str:
     if now - thrown_at < retention.grace:
         return f"in the trash since {thrown_at:%Y-%m-%d}; asked for before its grace is over"
     return f"in the trash since {thrown_at:%Y-%m-%d}, longer than its {_days(retention.grace)}"
 
 
-def _notes(survey: Survey, use: WeightsUse, retention: Retention) -> Iterator[str]:
+def _notes(survey: Survey, use: WeightsUse, retention: RetentionRules) -> Iterator[str]:
     for torn in survey.torn:
         yield (
             f"the manifest of {torn.name} is torn, so nobody can tell which blobs it needs: no model and no blob goes,"

@@ -28,7 +28,7 @@ from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.prune_plan import Retention, WeightsUse, could_go, plan
+from jobs.weights.prune_plan import RetentionRules, WeightsUse, could_go, plan
 from jobs.weights.survey import Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
 from tests.support.large_models import GB, TB, LargeModels, fleet_of, large_models, manifest_of, sizes
@@ -166,7 +166,7 @@ def surveys(draw: st.DrawFn) -> Survey:
 
 
 RETENTIONS = st.builds(
-    Retention,
+    RetentionRules,
     unused=st.none() | st.integers(1, 3650).map(lambda days: timedelta(days=days)),
     grace=st.integers(1, 365).map(lambda days: timedelta(days=days)),
     unfinished=st.integers(1, 8760).map(lambda hours: timedelta(hours=hours)),
@@ -176,7 +176,9 @@ RETENTIONS = st.builds(
 
 @settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(found=surveys(), retention=RETENTIONS, used=SPANS, span=st.integers(1, 365))
-def test_a_plan_and_a_night_reckon_to_the_byte(found: Survey, retention: Retention, used: timedelta, span: int) -> None:
+def test_a_plan_and_a_night_reckon_to_the_byte(
+    found: Survey, retention: RetentionRules, used: timedelta, span: int
+) -> None:
     """Of any sizes and ages: what goes is what is over, words and JSON hold it, and a night's share is one of what
     stays."""
     names = {each.name: NOW - used for each in found.models}
@@ -188,7 +190,7 @@ def test_a_plan_and_a_night_reckon_to_the_byte(found: Survey, retention: Retenti
     if retention.quota_bytes is not None and left > retention.quota_bytes:
         assert any("would still be over the quota" in note for note in pruning.notes)
     assert could_go(found, pruning)
-    assert Retention.from_json(json.loads(json.dumps(retention.as_json()))) == retention
+    assert RetentionRules.from_json(json.loads(json.dumps(retention.as_json()))) == retention
 
     fleet = fleet_of(1_000_000 * GB, verify_days=span)
     memory = Memory(verified={each.name: NOW - used for each in found.models[::2]})

@@ -23,7 +23,7 @@ from app.platform.store import LimitedDict, LimitedQueue
 from jobs.core.errors import StoreUnavailable
 from jobs.core.retry import Policy
 from jobs.ledger.ledger import Ledger
-from jobs.models.placement import Tier
+from jobs.models.placement import TierCapacity
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 from tests.modal.platform.plane import Platform
@@ -77,7 +77,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, store: Switch) -> Iterator
             GatewayParts(
                 upstreams={"a10g": TierUpstream("a10g", server.url, {}, timedelta(seconds=5))},
                 known_state=known_state,
-                router=Router(known_state, [Tier("a10g", None, gpu_promised=False)]),
+                router=Router(known_state, [TierCapacity("a10g", None, gpu_promised=False)]),
                 keys=Keys.parse(""),
                 facts=facts,
                 open_ledger=lambda: Ledger(bells, facts, CLOCK),

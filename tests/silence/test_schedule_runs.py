@@ -11,7 +11,7 @@ from grpclib import GRPCError, Status
 from modal.client import Client
 
 from app.fleet.file import read
-from app.fleet.schedule import tonight
+from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
 from app.platform.limits import CallLimits
@@ -124,7 +124,7 @@ def nothing_there(post: runs.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, tonight(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
+    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
 
 
 class EachEighth:

@@ -26,7 +26,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.models.card import KnownModel
-from jobs.models.placement import A10G, H100, Tier
+from jobs.models.placement import A10G, H100, TierCapacity
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
@@ -101,7 +101,7 @@ def gateway(
     startup: float = 5.0,
     patience: Patience | None = None,
     pace: HoldTiming = QUICK,
-    tiers: Sequence[Tier] | None = None,
+    tiers: Sequence[TierCapacity] | None = None,
     comment_seconds: float = 0.05,
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
@@ -115,7 +115,7 @@ def gateway(
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
     known_state = KnownState(facts, source or ModelList(), CLOCK)
-    known = tiers or [Tier(name, None, gpu_promised=False) for name in servers]
+    known = tiers or [TierCapacity(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
             name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)

@@ -31,7 +31,7 @@ from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import PrunePlan, Retention, plan
+from jobs.weights.prune_plan import PrunePlan, RetentionRules, plan
 from jobs.weights.survey import Survey
 from tests.support.stores import Store, open_store
 from tests.support.waiting import until
@@ -141,7 +141,7 @@ class OpsApi:
             return dict(self.store().facts.items())
 
         def pruning(_: object = None) -> PrunePlan:
-            return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), Retention(), self.clock.now())
+            return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), RetentionRules(), self.clock.now())
 
         fleet = load()
         return (

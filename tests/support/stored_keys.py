@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from jobs.store.keys import TABLE, Entry
+from jobs.store.keys import TABLE, KeyPattern
 
 PARTS = {
     "id": r"[a-z0-9]+-\d+",
@@ -18,7 +18,7 @@ PARTS = {
 """What stands for each part of a pattern; a subject may be a model's name, and hold slashes."""
 
 
-def is_of(entry: Entry, key: str) -> bool:
+def is_of(entry: KeyPattern, key: str) -> bool:
     pattern = re.sub("<([a-z]+)>", lambda part: f"(?:{PARTS[part[1]]})", entry.pattern)
     return re.fullmatch(pattern, key) is not None
 

@@ -49,7 +49,7 @@ class NightIncident(BaseModel):
     message: str
 
 
-class FailingModel(BaseModel):
+class FailingNight(BaseModel):
     """A night that was due later, and was tried in vain."""
 
     due: AwareDatetime
@@ -112,7 +112,7 @@ class NightResponse(BaseModel):
     left: Annotated[list[str], Field(description="What it left alone, and why")]
     tries: Annotated[int | None, Field(description="How often it was tried until it ran")]
     trouble: Annotated[str | None, Field(description="What a try before that met")]
-    failing: FailingModel | None
+    failing: FailingNight | None
 
 
 def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) -> APIRouter:

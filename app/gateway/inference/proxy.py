@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from app.gateway.inference import operator_options
 from app.gateway.inference.detached import DetachedRequests
-from app.gateway.inference.reply import MOST_ERROR, Reply
+from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
@@ -68,7 +68,7 @@ class _ProxiedRequest:
         self._proxy = proxy
         self._exchange = exchange
         exchange.is_recorded = True
-        self._reply = Reply(exchange, proxy.clock)
+        self._reply = CallerReply(exchange, proxy.clock)
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False

@@ -20,7 +20,7 @@ MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""
 
 
-class Reply:
+class CallerReply:
     """The answer to one request."""
 
     def __init__(self, exchange: Exchange, clock: Clock) -> None:

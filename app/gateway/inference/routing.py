@@ -12,7 +12,7 @@ from app.gateway.catalog.state import KnownState
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import KnownModel
-from jobs.models.placement import Tier, Weighed, place_model, too_large, weigh
+from jobs.models.placement import TierCapacity, Weighed, place_model, too_large, weigh
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Router:
     def __init__(
         self,
         known: KnownState,
-        tiers: Sequence[Tier],
+        tiers: Sequence[TierCapacity],
         declared_tier: Callable[[ModelName], str | None] = lambda _: None,
     ) -> None:
         self._known = known
@@ -105,7 +105,7 @@ class Router:
         no_server = [f"it is declared for {declared!r}, of which there is no server here"] if declared else []
         return _route(model, placed.weighed, (*no_server, *placed.facts), warning=placed.warning)
 
-    def _declared(self, model: KnownModel, tier: Tier, context: int | None) -> Route:
+    def _declared(self, model: KnownModel, tier: TierCapacity, context: int | None) -> Route:
         weighed = weigh(model.size, tier, facts=model.facts, context=context)
         facts = (f"{tier.name} is declared for it", weighed.fact)
         return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))

@@ -22,7 +22,7 @@ from jobs.ledger.kinds import Kind, Kinds, Parameter
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
 """What any server takes; a namespace and a host may come before, as in hf.co/user/repo:Q4_K_M."""
 
-ModelText = Annotated[
+ModelField = Annotated[
     str,
     Field(
         min_length=1,
@@ -128,7 +128,7 @@ class JobBody(BaseModel):
     attempts: Annotated[Attempts | None, Field(description="How often to try in all")] = None
 
 
-_MODEL: dict[str, Any] = {"one": (ModelText, ...), "one or all": (ModelText | None, None), "all": (None, None)}
+_MODEL: dict[str, Any] = {"one": (ModelField, ...), "one or all": (ModelField | None, None), "all": (None, None)}
 
 
 def job_body(kinds: Kinds) -> Any:

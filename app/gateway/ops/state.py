@@ -24,8 +24,8 @@ from app.gateway.ops.schemas import (
     Day,
     HealthResponse,
     Left,
+    ModelField,
     ModelsResponse,
-    ModelText,
     RouteResponse,
     TiersResponse,
     UsageResponse,
@@ -143,7 +143,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
     @api.get("/route", response_model=RouteResponse)
     async def route(
         caller: Reader,
-        model: Annotated[ModelText, Query()],
+        model: Annotated[ModelField, Query()],
         context: Annotated[Context | Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""

@@ -14,7 +14,7 @@ from typing import Any
 from jobs.core.errors import BadRequest
 
 Body = bytes | bytearray
-Span = tuple[int, int]
+ValueSpan = tuple[int, int]
 
 MOST_VALUES = 500_000
 """Texts, numbers, lists and objects in a body: a conversation of 400,000 tokens has fewer, and so has a large batch."""
@@ -55,13 +55,16 @@ class Fields:
     """Where the values stand that were looked for. The body must not change as long as it is asked."""
 
     def __init__(
-        self, body: Body = b"", spans: Mapping[str, Span] | None = None, inside: Mapping[str, "Fields"] | None = None
+        self,
+        body: Body = b"",
+        spans: Mapping[str, ValueSpan] | None = None,
+        inside: Mapping[str, "Fields"] | None = None,
     ) -> None:
         self._body = body
         self._spans = spans or {}
         self._inside = inside or {}
 
-    def span(self, name: str) -> Span | None:
+    def span(self, name: str) -> ValueSpan | None:
         return self._spans.get(name)
 
     def inside(self, name: str) -> "Fields":
@@ -135,7 +138,7 @@ class _Level:
         self.names = names
         self.is_map = is_map
         self.seen: set[str] = set()
-        self.spans: dict[str, Span] = {}
+        self.spans: dict[str, ValueSpan] = {}
 
     def see(self, raw: bytes) -> str:
         """A name that stands here, if it is looked for, else nothing."""

@@ -17,7 +17,7 @@ from weakref import WeakValueDictionary
 from app.gateway.protocol import forms
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.json_fields import Fields, Span, fields_of
+from app.gateway.protocol.json_fields import Fields, ValueSpan, fields_of
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden
 
@@ -58,7 +58,7 @@ class InferenceRequest:
     """Whether a server answers only with the model in memory."""
     is_kept: bool = True
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
-    model_at: Span = (0, 0)
+    model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
 
     @property

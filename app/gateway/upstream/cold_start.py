@@ -18,7 +18,7 @@ from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ANYONE, Caller
 from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream import server_requests
-from app.gateway.upstream.holding import RETRY_AFTER, Expired, HeldCaller, HoldContext, LoadFailed
+from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext, LoadFailed, NotReadyYet
 from app.gateway.upstream.loads import Load, Loads
 from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
@@ -120,7 +120,7 @@ class ColdStarts:
                 retry_after=RETRY_AFTER,
             )
         if (held := self._held.total()) >= most:
-            raise self._not_ready(HeldCaller, f"{held} callers wait for tier {self._tier!r} already")
+            raise self._not_ready(NotReadyYet, f"{held} callers wait for tier {self._tier!r} already")
 
     def answered(self, model: str, settings: LoadSettings) -> None:
         """The server has just answered with this model."""
@@ -167,7 +167,7 @@ class ColdStarts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _not_ready(self, kind: type[HeldCaller], what: str) -> HeldCaller:
+    def _not_ready(self, kind: type[NotReadyYet], what: str) -> NotReadyYet:
         """Why a caller is held no longer, and when to ask again."""
         return kind(f"{what}: {self.waits_for()}", hint="ask again soon", retry_after=RETRY_AFTER)
 
@@ -207,7 +207,7 @@ class ColdStarts:
             else:
                 raise LoadFailed(status, text)
             if now > until or (unseen_at is not None and now > unseen_at + self._timing.unseen_seconds):
-                raise HeldCaller(
+                raise NotReadyYet(
                     f"model {load.model!r} is here, but tier {self._tier!r} does not serve it yet: {text}",
                     hint="ask again soon",
                     retry_after=RETRY_AFTER,

@@ -55,11 +55,11 @@ class HoldContext:
     timing: HoldTiming
 
 
-class HeldCaller(NetworkTrouble):
+class NotReadyYet(NetworkTrouble):
     """It is not ready yet."""
 
 
-class Expired(HeldCaller):
+class Expired(NotReadyYet):
     """It was not ready in time."""
 
 

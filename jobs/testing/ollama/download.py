@@ -81,7 +81,7 @@ class Download(threading.Thread):
         self._upstream = upstream
         self._pause = pause
         #: Listed by `prepare`; each part's bytes are counted by the one thread that fetches it, and read by all.
-        self._parts: list[Part] = []
+        self._parts: list[BlobPart] = []
         #: Set by the last one who stops waiting, from his own thread.
         self._cancelled = threading.Event()
         #: Of each part's request; put in by the thread that fetches it, read by `cancel` as a copy.
@@ -95,12 +95,12 @@ class Download(threading.Thread):
         """Take up the parts of an earlier pull, or cut new ones; a part file that cannot be read is the error."""
         kept = sorted(self._target.parent.glob(f"{self._target.name}-partial-*"))
         for path in kept:
-            self._parts.append(Part.read(path))
+            self._parts.append(BlobPart.read(path))
         if not kept:
             self.total = int(self._upstream.ask("HEAD", self._path).headers.get("Content-Length", "0"))
             size = min(max(self.total // PARTS, SMALLEST_PART), LARGEST_PART)
             for n, offset in enumerate(range(0, self.total, size)):
-                part = Part(Path(f"{self._target}-partial-{n}"), n, offset, min(size, self.total - offset))
+                part = BlobPart(Path(f"{self._target}-partial-{n}"), n, offset, min(size, self.total - offset))
                 part.write()
                 self._parts.append(part)
         self.total = sum(part.size for part in self._parts)
@@ -145,7 +145,7 @@ class Download(threading.Thread):
         except FileNotFoundError as error:  # two processes on one store: the other one was faster
             raise SimError(f"remove {path}: no such file or directory") from error
 
-    def _fetch(self, url: str, partial: Path, part: "Part") -> None:
+    def _fetch(self, url: str, partial: Path, part: "BlobPart") -> None:
         """Six tries with doubling pauses; the count does not start anew when bytes came."""
         attempt, last = 0, "EOF"
         while attempt < TRIES:
@@ -165,7 +165,7 @@ class Download(threading.Thread):
             attempt += 1
         raise SimError(f"max retries exceeded: {last}")
 
-    def _try(self, url: str, partial: Path, part: "Part") -> str:
+    def _try(self, url: str, partial: Path, part: "BlobPart") -> str:
         """One GET; nothing when the part is whole. The status is not looked at: a short answer is an EOF."""
         before, wanted = part.completed, part.size - part.completed
         first, last = part.offset + before, part.offset + part.size - 1
@@ -191,7 +191,7 @@ class Download(threading.Thread):
 
 
 @dataclass
-class Part:
+class BlobPart:
     """A piece of a blob and its file on disk."""
 
     path: Path
@@ -201,7 +201,7 @@ class Part:
     completed: int = 0
 
     @classmethod
-    def read(cls, path: Path) -> "Part":
+    def read(cls, path: Path) -> "BlobPart":
         raw = path.read_bytes()
         try:
             record = json.loads(raw)

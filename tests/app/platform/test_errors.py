@@ -7,7 +7,7 @@ from grpclib import GRPCError, Status
 from grpclib.exceptions import StreamTerminatedError
 from modal import exception as modal_exception
 
-from app.platform.errors import MEANINGS, NOT_TROUBLE, Part, no_answer, trouble_of
+from app.platform.errors import MEANINGS, NOT_TROUBLE, PlatformPart, no_answer, trouble_of
 from jobs.core.errors import (
     DiskFull,
     Forbidden,
@@ -35,7 +35,7 @@ def test_no_exception_of_modal_is_missing() -> None:
 
 
 @pytest.mark.parametrize("of", ["store", "service"])
-def test_what_the_store_raises_is_told_from_the_other_side(of: Part) -> None:
+def test_what_the_store_raises_is_told_from_the_other_side(of: PlatformPart) -> None:
     """What a Dict or Queue raises for now or for good is StoreTrouble, and nothing else is."""
     for kind, (store, service) in MEANINGS.items():
         meaning = store if of == "store" else service

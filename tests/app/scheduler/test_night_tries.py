@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.fleet.schedule import night_began, tonight
+from app.fleet.schedule import jobs_of_night, night_began
 from app.fleet.schema import declared
 from app.local.nightly_thread import CHECK_EVERY, NightlyThread
 from app.scheduler import runs
@@ -63,7 +63,9 @@ class Platform:
                 raise meets
             now, nothing = self.store.clock.now(), Survey((), (), (), (), (), 0)
             pruning = plan(nothing, memory.weights_use([]), FLEET.retention(), now)
-            return Actual((), {}, memory, pruning, tonight(FLEET.schedule.times, self.post.ledger.reader.jobs(), now))
+            return Actual(
+                (), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, self.post.ledger.reader.jobs(), now)
+            )
 
         runs.nightly(self.post, actual)
 

@@ -8,7 +8,7 @@ from app.deployment import status as reports
 from app.deployment.modal_cli import worded
 from app.deployment.servers_worker import tier_of
 from app.fleet.file import read
-from app.fleet.schedule import night_began, tonight
+from app.fleet.schedule import jobs_of_night, night_began
 from app.fleet.schema import declared, parse
 from app.scheduler import night_plan as desired
 from app.scheduler.night_plan import Actual, UpstreamTag
@@ -45,7 +45,7 @@ def found(store: Store, *names: ModelName, night: int = 0) -> Actual:
     here = Survey(models, (), (), (), (), sum(model.size for model in models))
     pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
     upstream = {model.name.folded(): UpstreamTag(model.manifest) for model in models}
-    return Actual(models, upstream, memory, pruning, tonight(FLEET.schedule.times, jobs, now))
+    return Actual(models, upstream, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, now))
 
 
 def nightly(ledger: Ledger, actual: Actual, now: datetime) -> list[str]:

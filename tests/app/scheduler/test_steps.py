@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.fleet.file import read
-from app.fleet.schedule import tonight
+from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
@@ -35,7 +35,7 @@ def empty(post: runs.ScheduleContext, memory: Memory) -> Actual:
     now = post.clock.now()
     nothing = Survey((), (), (), (), (), 0)
     pruning = plan(nothing, memory.weights_use([]), post.fleet.retention(), now)
-    return Actual((), {}, memory, pruning, tonight(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
+    return Actual((), {}, memory, pruning, jobs_of_night(post.fleet.schedule.times, post.ledger.reader.jobs(), now))
 
 
 def move_to(store: Store, hour: int) -> None:

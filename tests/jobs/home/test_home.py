@@ -14,7 +14,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable
 from jobs.home.home import Home, LocalServer, Stack, home_of
 from jobs.testing.clock import HandClock
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 
 HOLD = "import sys, time; from pathlib import Path; from jobs.home.home import Home\n"
 HOLD += "from jobs.core.clock import SystemClock\n"
@@ -163,7 +163,7 @@ def test_the_stack_is_read_as_it_was_written(tmp_path: Path) -> None:
         simulated=True,
         servers=(LocalServer("a10g", "http://127.0.0.1:1"), LocalServer("h100", "http://127.0.0.1:2")),
         models=tmp_path / "models",
-        retention=Retention(quota_bytes=5),
+        retention=RetentionRules(quota_bytes=5),
         rate_limit=6,
         why_by_server=None,
     )

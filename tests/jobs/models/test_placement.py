@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, Tier, place_model, tuned, weigh
+from jobs.models.placement import A10G, H100, KNOWN_TIERS, LOCAL, TierCapacity, place_model, tuned, weigh
 
 GB = 1_000_000_000
 
@@ -22,7 +22,7 @@ QWEN32 = MemoryFacts("qwen2", 64, 131_072, 5_120, 40, (8,), 128, 128)
     ("size", "tier"),
     [(2 * GB, A10G), (20 * GB, A10G), (20 * GB + 1, H100), (43 * GB, H100), (400 * GB, H100), (0, A10G)],
 )
-def test_without_a_header_a_fifth_more_than_the_weights_decides(size: int, tier: Tier) -> None:
+def test_without_a_header_a_fifth_more_than_the_weights_decides(size: int, tier: TierCapacity) -> None:
     """Weights and a fifth more decide, whatever order the tiers are named in; beyond all of them, the largest."""
     assert place_model(size, [A10G, H100]).tier == tier
     assert place_model(size, [H100, A10G]).tier == tier
@@ -117,7 +117,7 @@ def test_no_tier_at_all_is_a_mistake_of_the_caller() -> None:
     st.one_of(st.none(), st.integers(1, 10**6)),
 )
 def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(
-    size: int, tiers: list[Tier], facts: MemoryFacts | None, context: int | None
+    size: int, tiers: list[TierCapacity], facts: MemoryFacts | None, context: int | None
 ) -> None:
     """No tier given is smaller than the chosen one and still large enough; where none is, a warning says so."""
     placed = place_model(size, tiers, facts=facts, context=context)
@@ -128,5 +128,5 @@ def test_a_larger_tier_is_never_chosen_while_a_smaller_one_holds_it(
     assert (placed.warning is None) == bool(fitting)
 
 
-def memory(tier: Tier) -> float:
+def memory(tier: TierCapacity) -> float:
     return float("inf") if tier.vram_bytes is None else tier.vram_bytes

@@ -18,7 +18,7 @@ from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE
 from jobs.registry import range_journal as journal
 from jobs.registry.download import Fetch
-from jobs.registry.range_journal import Span
+from jobs.registry.range_journal import ByteRange
 from jobs.registry.shared_rate import SharedRate
 from jobs.testing.clock import HandClock
 from jobs.testing.models import SimLayer, weights
@@ -36,11 +36,11 @@ class MemorySource:
         self.ranges = ranges
         self.chunk = chunk
         self.served = 0
-        self.asked: list[Span] = []
+        self.asked: list[ByteRange] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def open(self, layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
+    def open(self, layer: Layer, start: int, stop: int) -> Iterator[tuple[ByteRange, Iterator[bytes]]]:
         span = (start, stop) if self.ranges else (0, layer.size)
         with self._lock:
             self.asked.append(span)
@@ -154,7 +154,7 @@ def test_bytes_beyond_what_was_asked_for_are_refused(tmp_path: Path) -> None:
     source = MemorySource(blob)
 
     @contextmanager
-    def greedy(layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
+    def greedy(layer: Layer, start: int, stop: int) -> Iterator[tuple[ByteRange, Iterator[bytes]]]:
         yield (start, stop), iter([bytes(stop - start + 1)])
 
     source.open = greedy  # type: ignore[method-assign]
@@ -169,7 +169,7 @@ def test_a_source_that_moves_is_never_given_up(tmp_path: Path) -> None:
     whole = source.open
 
     @contextmanager
-    def choppy(layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
+    def choppy(layer: Layer, start: int, stop: int) -> Iterator[tuple[ByteRange, Iterator[bytes]]]:
         with whole(layer, start, min(stop, start + 1000)) as (_, chunks):
             yield (start, stop), chunks
 
@@ -184,7 +184,7 @@ def test_a_source_that_stands_still_is_given_up(tmp_path: Path) -> None:
     source = MemorySource(weights("empty", 5_000), chunk=1000)
 
     @contextmanager
-    def nothing(layer: Layer, start: int, stop: int) -> Iterator[tuple[Span, Iterator[bytes]]]:
+    def nothing(layer: Layer, start: int, stop: int) -> Iterator[tuple[ByteRange, Iterator[bytes]]]:
         source.asked.append((start, stop))
         yield (start, stop), iter(())
 

@@ -16,7 +16,7 @@ SPANS = st.lists(st.tuples(st.integers(0, 999), st.integers(1, 1000)).filter(lam
 
 
 @given(SPANS, st.integers(1, 1500))
-def test_had_and_missing_make_the_whole(spans: list[journal.Span], step: int) -> None:
+def test_had_and_missing_make_the_whole(spans: list[journal.ByteRange], step: int) -> None:
     """What was recorded and what is missing cover each byte once, and no missing span is longer than a range."""
     with tempfile.TemporaryDirectory() as folder:
         staged = Path(folder) / "blob"
@@ -84,7 +84,7 @@ def test_a_line_that_makes_no_sense_costs_that_line_alone(line: str, tmp_path: P
 
 @given(SPANS, SPANS, st.data())
 def test_a_write_that_breaks_off_costs_what_it_was_about(
-    before: list[journal.Span], after: list[journal.Span], data: st.DataObject
+    before: list[journal.ByteRange], after: list[journal.ByteRange], data: st.DataObject
 ) -> None:
     """A disk that takes only the beginning of a line: nothing is claimed that was not vouched for, and what is vouched
     for later, by the same process, is not lost to it."""

@@ -12,7 +12,7 @@ import pytest
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import story
-from jobs.models.placement import Tier
+from jobs.models.placement import TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
@@ -20,7 +20,7 @@ from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from tests.support.pull_setup import MODEL, Scene, post, worked
 
-LOCAL = Tier("local", None, gpu_promised=False)
+LOCAL = TierCapacity("local", None, gpu_promised=False)
 
 
 class Bench:

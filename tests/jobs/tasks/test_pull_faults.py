@@ -34,7 +34,7 @@ from jobs.testing.ollama.faults import OllamaFault as ServerFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
-from jobs.weights.prune_plan import Retention
+from jobs.weights.prune_plan import RetentionRules
 from jobs.worker.attempt import RunningAttempt
 from tests.support.crash_points import READ_ONLY, refusing
 from tests.support.ollama_servers import serving, simulator_command
@@ -260,7 +260,7 @@ def test_a_manifest_that_tells_a_wrong_length(bench: Bench) -> None:
 
 def test_a_pull_that_cannot_fit_its_quota_fetches_nothing(bench: Bench) -> None:
     """It is refused before a byte, at the first attempt, with all three sizes and what could be done."""
-    job = bench.pull("registry", retention=Retention(quota_bytes=MODEL.size - 1))
+    job = bench.pull("registry", retention=RetentionRules(quota_bytes=MODEL.size - 1))
     sizes = f"{human_bytes(MODEL.size)} needed, but the weights use 0 B of a quota of {human_bytes(MODEL.size - 1)}"
     check(Case("", "disk", says=(sizes, "raise the quota", AGAIN)), job)
     assert bench.registry.served == {}

@@ -23,7 +23,7 @@ from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.weights import restore
-from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.weights.prune_plan import RetentionRules, WeightsUse
 from jobs.worker.attempt import RunningAttempt
 from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, publish, sample, weights_at
@@ -205,7 +205,7 @@ def test_a_prune_tried_again_spares_what_it_threw_itself(make: Make) -> None:
     failed; what lay there before it began is deleted."""
     for number in count(1):
         place = make(str(number))
-        kept = Retention(unused=timedelta(days=30))
+        kept = RetentionRules(unused=timedelta(days=30))
         began = place.clock.now() - timedelta(days=300)
         place.context = replace(place.context, retention=kept, weights_use=partial(WeightsUse, used_since=began))
         file = place.weights.layout.manifest(TINY)

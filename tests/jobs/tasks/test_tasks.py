@@ -20,7 +20,7 @@ from jobs.ledger.job_text import story
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
-from jobs.models.placement import A10G, Tier
+from jobs.models.placement import A10G, TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
 from jobs.tasks.prune import plan_request
@@ -31,7 +31,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import recall
-from jobs.weights.prune_plan import Retention, WeightsUse
+from jobs.weights.prune_plan import RetentionRules, WeightsUse
 from jobs.weights.removal import remove
 from jobs.weights.staging import staging_subject
 from jobs.weights.trash_moves import throw_models
@@ -44,7 +44,7 @@ BLOB = MODEL.layers[0]
 ONE, TWO = (
     SimModel(ModelName.parse(name), "llama", "1B", "F16", (weights(name, 20_000), LICENSE)) for name in ("one", "two")
 )
-ROOMY = Tier("roomy", None, gpu_promised=False)
+ROOMY = TierCapacity("roomy", None, gpu_promised=False)
 
 
 @dataclass
@@ -84,7 +84,7 @@ def bench(tmp_path: Path, client: httpx.Client) -> Iterator[Bench]:
 
 
 @contextmanager
-def warmed_by(bench: Bench, tier: Tier, **settings: Any) -> Iterator[TaskContext]:
+def warmed_by(bench: Bench, tier: TierCapacity, **settings: Any) -> Iterator[TaskContext]:
     """A server of this tier on the bench's models directory."""
     with (
         OllamaDouble(bench.scene.folder / "models", **settings) as double,
@@ -113,8 +113,8 @@ def test_a_model_is_placed_by_what_its_header_tells(bench: Bench) -> None:
         assert facts is not None
         assert (facts.layers, facts.kv_heads, facts.context) == (16, (8,), 131_072)
 
-        small = Tier("small", 2 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
-        large = Tier("large", 90 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
+        small = TierCapacity("small", 2 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
+        large = TierCapacity("large", 90 * LLAMA.size, gpu_promised=False, context=8192, runner_bytes=0)
         tiers = (small, large, replace(large, name="asked"))
         with ExitStack() as closing:
             servers = {tier.name: closing.enter_context(OllamaClient("http://127.0.0.1:9")) for tier in tiers}
@@ -337,7 +337,7 @@ def test_a_prune_follows_its_plan_and_has_nothing_left_to_do(bench: Bench) -> No
     for file in bench.scene.weights().layout.manifest_files():
         os.utime(file.path, (day.timestamp(), day.timestamp()))  # a model counts from when it came
     use = WeightsUse(used={TWO.name: day}, used_since=day)
-    context = bench.context(retention=Retention(kept={ONE.name: "the fleet pins it"}), weights_use=lambda: use)
+    context = bench.context(retention=RetentionRules(kept={ONE.name: "the fleet pins it"}), weights_use=lambda: use)
     request = {"unused_days": 30, "empty_trash": None}
     plan = plan_request(bench.scene.weights().survey(), use, context.retention, datetime.now(UTC), request)
     assert [each.name for each in plan.throw] == ["two:latest"]
@@ -410,7 +410,7 @@ def test_a_pull_beside_a_prune_waits_for_the_room_that_it_makes(bench: Bench) ->
     def met() -> Ending:
         claim = ledger.claim(pull.id, worker="w", lease=timedelta(minutes=1))
         assert claim is not None
-        context = bench.context(retention=Retention(quota_bytes=10), weights_use=weights_use)
+        context = bench.context(retention=RetentionRules(quota_bytes=10), weights_use=weights_use)
         with pytest.raises(NoRoom) as trouble:
             perform(RunningAttempt(claim, ledger, clock), context)
         ending = after_trouble(claim.job, trouble.value, now=clock.now(), backoff=Backoff(), spread=0)

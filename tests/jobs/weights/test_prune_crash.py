@@ -18,7 +18,7 @@ from jobs.core.model_name import ModelName
 from jobs.testing.clock import HandClock
 from jobs.weights import restore, trash_moves
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, plan
+from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse, plan
 from jobs.weights.removal import remove
 from jobs.weights.survey import SurveyedModel
 from tests.support.crash_points import dies_at
@@ -87,7 +87,7 @@ def filled(root: Path, stored: StoredModels) -> ModelsDirectory:
 
 
 def prune_plan(weights: ModelsDirectory, stored: StoredModels) -> PrunePlan:
-    retention = Retention(
+    retention = RetentionRules(
         unused=timedelta(days=30),
         kept={ModelName.parse(name): "pinned" for name in stored.kept},
         grace=timedelta(days=7),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from jobs.core.model_name import ModelName
 from jobs.weights.manifest import Manifest, ModelDetails
-from jobs.weights.prune_plan import PrunePlan, Retention, WeightsUse, could_go, plan
+from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse, could_go, plan
 from jobs.weights.staging import StagingFolder, slug
 from jobs.weights.survey import Broken, Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
@@ -65,7 +65,7 @@ def names(found: PrunePlan) -> list[str]:
     return [each.name for each in found.throw]
 
 
-OLD = Retention(unused=days(60))
+OLD = RetentionRules(unused=days(60))
 
 
 def test_a_model_that_nobody_used_goes() -> None:
@@ -94,7 +94,7 @@ def test_a_model_pulled_again_counts_from_then() -> None:
 
 def test_without_any_record_nothing_is_unused() -> None:
     """Where no use was ever recorded, no model goes for want of it, over the quota or not, and the plan says why."""
-    retention = Retention(unused=days(1), quota_bytes=1)
+    retention = RetentionRules(unused=days(1), quota_bytes=1)
     found = plan(survey(model("old")), WeightsUse(), retention, NOW)
     assert not found.throw
     assert found.notes[0] == "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
@@ -103,12 +103,12 @@ def test_without_any_record_nothing_is_unused() -> None:
 @pytest.mark.parametrize(
     ("use", "retention", "why"),
     [
-        (WeightsUse(), Retention(OLD.unused, kept={name("old"): "the fleet pins it"}), "the fleet pins it"),
+        (WeightsUse(), RetentionRules(OLD.unused, kept={name("old"): "the fleet pins it"}), "the fleet pins it"),
         (WeightsUse(loaded=frozenset({name("old")})), OLD, "a server has it in memory"),
         (WeightsUse(pulling=frozenset({name("old")})), OLD, "it is being pulled"),
     ],
 )
-def test_what_is_safe_stays_and_is_told(use: WeightsUse, retention: Retention, why: str) -> None:
+def test_what_is_safe_stays_and_is_told(use: WeightsUse, retention: RetentionRules, why: str) -> None:
     """Pinned, loaded, or being pulled, in whatever spelling: it stays, and the plan says for which of these."""
     known = WeightsUse({name("old"): NOW - days(61)}, NOW - days(300), {}, use.pulling, frozenset(), use.loaded)
     found = plan(survey(model("OLD")), known, retention, NOW)
@@ -118,7 +118,7 @@ def test_what_is_safe_stays_and_is_told(use: WeightsUse, retention: Retention, w
 
 def test_a_model_used_today_stays_over_the_quota() -> None:
     """Whoever talks to it pauses now and then; the plan says that it cannot get under the quota."""
-    found = plan(survey(model("busy")), used(busy=timedelta(hours=23)), Retention(quota_bytes=10), NOW)
+    found = plan(survey(model("busy")), used(busy=timedelta(hours=23)), RetentionRules(quota_bytes=10), NOW)
     assert not found.throw
     assert found.notes == (
         "busy:latest stays, though over the quota of 10 B, and last used 2026-05-31: used at 04:00 UTC",
@@ -130,16 +130,16 @@ def test_over_the_quota_the_least_recently_used_goes_first() -> None:
     """As many go as it takes, and no more; what they share with others is not counted as freed."""
     here = survey(model("aaaa", b"x" * 1000), model("bbbb", b"y" * 1000), model("cccc", b"y" * 1000, b"z" * 1000))
     use = used(aaaa=days(3), bbbb=days(5), cccc=days(4))
-    found = plan(here, use, Retention(quota_bytes=1500), NOW)
+    found = plan(here, use, RetentionRules(quota_bytes=1500), NOW)
     assert [(each.name, each.size) for each in found.throw] == [("bbbb:latest", 0), ("cccc:latest", 2000)]
     assert found.throw[0].why == "over the quota of 1.5 kB, and last used 2026-05-27"
-    assert not plan(here, use, Retention(quota_bytes=4000), NOW).throw
+    assert not plan(here, use, RetentionRules(quota_bytes=4000), NOW).throw
 
 
 def test_the_trash_is_no_reason_to_throw_more_away() -> None:
     """Models go until those that stay fit the quota; what lies in the trash is on its way out already."""
     here = survey(model("aaaa"), trash=(folder("t", days(1)),))
-    assert not plan(here, used(aaaa=days(9)), Retention(quota_bytes=4010), NOW).throw
+    assert not plan(here, used(aaaa=days(9)), RetentionRules(quota_bytes=4010), NOW).throw
 
 
 def test_leftovers_go_when_nobody_touched_them_for_long() -> None:
@@ -155,7 +155,7 @@ def test_leftovers_go_when_nobody_touched_them_for_long() -> None:
         ),
         stagings=(staging("pull a", days(9)), staging("pull b", days(9), "x.1"), staging("pull c", days(1))),
     )
-    found = plan(here, WeightsUse(staging=frozenset({slug("pull b")})), Retention(), NOW)
+    found = plan(here, WeightsUse(staging=frozenset({slug("pull b")})), RetentionRules(), NOW)
     assert names(found) == ["orphan", "old-partial", "old-part", "old-temp", "pull a"]
     assert found.notes == ("1 file that is not ours is never touched: 'notes.txt'",)
 
@@ -163,7 +163,7 @@ def test_leftovers_go_when_nobody_touched_them_for_long() -> None:
 def test_orphans_wait_for_pulls() -> None:
     """A pull that is under way may count on a blob that no manifest refers to yet."""
     here = survey(strays=(stray("orphan"),))
-    found = plan(here, WeightsUse(pulling=frozenset({name("other")})), Retention(), NOW)
+    found = plan(here, WeightsUse(pulling=frozenset({name("other")})), RetentionRules(), NOW)
     assert not found.throw
     assert found.notes == ("1 blob (10 B) of no model: left alone while something is pulled, which may need them",)
 
@@ -197,11 +197,11 @@ def test_a_broken_model_is_left_alone() -> None:
 def test_the_trash_is_emptied_after_its_grace() -> None:
     """To the moment; sooner only when asked for; and a clock that was set back makes nothing due."""
     here = survey(trash=(folder("due", days(7)), folder("new", days(6.9)), folder("future", -timedelta(hours=1))))
-    found = plan(here, WeightsUse(), Retention(grace=days(7)), NOW)
+    found = plan(here, WeightsUse(), RetentionRules(grace=days(7)), NOW)
     assert [(each.name, each.why) for each in found.delete] == [
         ("due", "in the trash since 2026-05-25, longer than its 7 days")
     ]
-    assert [each.name for each in plan(here, WeightsUse(), Retention(), NOW, empty_trash=True).delete] == [
+    assert [each.name for each in plan(here, WeightsUse(), RetentionRules(), NOW, empty_trash=True).delete] == [
         "due",
         "new",
         "future",
@@ -211,7 +211,7 @@ def test_the_trash_is_emptied_after_its_grace() -> None:
 def test_an_hour_set_back_makes_nothing_unused() -> None:
     """Uses and pulls that seem to lie in the future are recent, not old."""
     here = survey(model("tiny", came=-timedelta(hours=1)), stagings=(staging("pull a", -timedelta(hours=1)),))
-    assert plan(here, used(tiny=-timedelta(hours=1)), Retention(unused=timedelta(seconds=1)), NOW).is_empty
+    assert plan(here, used(tiny=-timedelta(hours=1)), RetentionRules(unused=timedelta(seconds=1)), NOW).is_empty
 
 
 def test_what_could_be_freed_is_told_to_whose_pull_does_not_fit() -> None:
@@ -237,9 +237,9 @@ def test_what_could_be_freed_is_told_to_whose_pull_does_not_fit() -> None:
 
 def test_a_retention_is_written_down_and_read_back() -> None:
     """The command line follows the retention that `up` was started with."""
-    whole = Retention(days(60), days(7), timedelta(hours=72), 5, {name("a"): "the fleet pins it"})
-    assert Retention.from_json(whole.as_json()) == whole
-    assert Retention.from_json(Retention().as_json()) == Retention()
+    whole = RetentionRules(days(60), days(7), timedelta(hours=72), 5, {name("a"): "the fleet pins it"})
+    assert RetentionRules.from_json(whole.as_json()) == whole
+    assert RetentionRules.from_json(RetentionRules().as_json()) == RetentionRules()
 
 
 ages = st.timedeltas(timedelta(hours=-2), timedelta(days=400))
@@ -257,7 +257,7 @@ def test_a_plan_is_minimal_safe_and_done_once(
     models = [model(text, *(bytes([65 + part]) * 1000 for part in parts), came=came) for text, parts, came, _ in drawn]
     use = WeightsUse({name(text): NOW - ago for text, _, _, ago in drawn if ago > days(30)}, NOW - days(300))
     kept = data.draw(st.sets(st.sampled_from([each.name for each in models]))) if models else set()
-    retention = Retention(unused=unused, quota_bytes=quota, kept=dict.fromkeys(kept, "kept"))
+    retention = RetentionRules(unused=unused, quota_bytes=quota, kept=dict.fromkeys(kept, "kept"))
     here = survey(*models)
 
     found = plan(here, use, retention, NOW)

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.testclient import TestClient
 
-from app.fleet.schedule import night_began, tonight
+from app.fleet.schedule import jobs_of_night, night_began
 from app.fleet.schema import declared
 from app.gateway.dashboard.nightly import NightResponse
 from app.scheduler import alert_check, runs
@@ -38,7 +38,7 @@ def night(store: Store, *names: ModelName) -> None:
         here = Survey(models, (), (), (), (), sum(model.size for model in models))
         silent = {name.folded(): UpstreamTag(None, "no route") for name in names}
         pruning = plan(here, memory.weights_use(jobs), FLEET.retention(), now)
-        return Actual(models, silent, memory, pruning, tonight(FLEET.schedule.times, jobs, now))
+        return Actual(models, silent, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, now))
 
     runs.nightly(runs.ScheduleContext(store.ledger(), store.facts, FLEET, store.clock, lambda _: None), actual)
 

@@ -13,7 +13,7 @@ from app.gateway.ops.app import create
 from jobs.core.errors import Refused
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import PrunePlan, Retention, plan
+from jobs.weights.prune_plan import PrunePlan, RetentionRules, plan
 from jobs.weights.survey import Survey
 from tests.support.gateways import PATIENCE
 from tests.support.local_stack import Shell
@@ -24,7 +24,7 @@ NOTHING = Survey((), (), (), (), (), 0)
 
 
 def pruning() -> PrunePlan:
-    return plan(NOTHING, Memory().weights_use([]), Retention(), HandClock().now())
+    return plan(NOTHING, Memory().weights_use([]), RetentionRules(), HandClock().now())
 
 
 def test_a_plan_is_told_in_its_shape(tmp_path: Path) -> None:

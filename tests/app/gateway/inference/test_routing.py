@@ -16,7 +16,7 @@ from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
 from jobs.models.card import Card, KnownModel
 from jobs.models.gguf import GgufHeader
-from jobs.models.placement import LOCAL, Tier
+from jobs.models.placement import LOCAL, TierCapacity
 from tests.support.gateways import A10G_TIER, H100_TIER
 from tests.support.stores import Store
 
@@ -63,7 +63,9 @@ Make = Callable[..., Router]
 @pytest.fixture
 def make(store: Store) -> Make:
     def make(
-        *models: KnownModel, tiers: tuple[Tier, ...] = (A10G_TIER, H100_TIER), declared: dict[str, str] | None = None
+        *models: KnownModel,
+        tiers: tuple[TierCapacity, ...] = (A10G_TIER, H100_TIER),
+        declared: dict[str, str] | None = None,
     ) -> Router:
         known_state = KnownState(store.facts, Given(*models), store.clock)
         known_state.refresh()

@@ -16,7 +16,7 @@ import pytest
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.report import Loaded, Report
-from jobs.models.placement import Tier
+from jobs.models.placement import TierCapacity
 from tests.support.dialects import DIALECTS, OLLAMA, OPENAI, Dialect, whole_answer
 from tests.support.gateways import (
     CLOCK,
@@ -36,7 +36,7 @@ from tests.support.waiting import until
 
 GB = 1_000_000_000
 
-TIERS = (Tier("a10g", 24 * GB, gpu_promised=True), Tier("h100", 80 * GB, gpu_promised=True))
+TIERS = (TierCapacity("a10g", 24 * GB, gpu_promised=True), TierCapacity("h100", 80 * GB, gpu_promised=True))
 
 SSE = [dialect for dialect in DIALECTS if dialect.name != "ollama"]
 
