@@ -16,7 +16,7 @@ import modal
 
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
-from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, weights
+from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
 from jobs.cli.signature import parameter, with_signature
 from jobs.ledger.kinds import KINDS, Kind, Kinds
 
@@ -38,6 +38,7 @@ _SHORT = 600
 @app.function(
     image=cpu_image,
     volumes={MODELS: weights},
+    secrets=hf_token,
     cpu=2,
     memory=2048,
     max_containers=1,
@@ -76,7 +77,12 @@ def plan_prune(request: "dict[str, Any]") -> "PrunePlan":
     return plan_prune(request)
 
 
-@app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
+@app.function(
+    image=cpu_image,
+    volumes={MODELS: weights.with_mount_options(read_only=True)},
+    secrets=hf_token,
+    timeout=_SHORT,
+)
 def plan_night() -> "Night":
     """What the next night would do."""
     from app.deployment.volume_queries import plan_night  # noqa: PLC0415
@@ -113,6 +119,7 @@ def tick() -> None:
 @app.function(
     image=cpu_image,
     volumes={MODELS: weights.with_mount_options(read_only=True)},
+    secrets=hf_token,
     schedule=modal.Cron(_TIMES.nightly, timezone=_TIMES.timezone),
     max_containers=1,
     timeout=_SHORT,

@@ -73,6 +73,12 @@ proxy_token = modal.Secret.from_name(
 # Who may ask the gateway: lines that `ollama-modal keys new` prints.
 api_keys = modal.Secret.from_name("ollama-api-keys", required_keys=["OLLAMA_MODAL_KEYS"])
 
+HF_SECRET = ""
+"""The secret that holds HF_TOKEN, for private and gated models of Hugging Face: `modal secret create ollama-hf-token
+HF_TOKEN=hf_…`, and its name here. Empty where there is none: everything else works without it."""
+
+hf_token = [modal.Secret.from_name(HF_SECRET, required_keys=["HF_TOKEN"])] if HF_SECRET else []
+
 
 def with_packages(image: modal.Image) -> modal.Image:
     """The image with what the lock pins for run time, every byte checked, and our own source on top."""

@@ -38,6 +38,7 @@ from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
+from jobs.tasks.warm import why_missing
 from jobs.telemetry.container_time import say_warming
 from jobs.worker.attempt import RunningAttempt
 
@@ -108,11 +109,15 @@ class Warming:
         At zero containers every request is answered 503 at once, and starts one.
 
         Raises:
+            NotFound: the model is not on the volume, since its pull failed.
             Refused: nobody asked for this job, and the tier was woken often enough today.
             CannotStart: the tier's servers refuse to start, and the next start has to wait.
 
         """
         name = ModelName.parse(run.job.request["model"])
+        known = self._facts.get(keys.WEIGHTS_MODELS)
+        if known is not None and str(name.folded()) not in known and (why := why_missing(run)):
+            raise why  # before a GPU is woken for nothing
         tier, server = self._context.server_for_model(name, run.job.request.get("tier"))
         within = longest_start(self._fleet, tier.name)
         require_may_start = self._start_check(run, tier.name, within)

@@ -21,7 +21,7 @@ from jobs.core.retry import NEVER
 from jobs.home.status import ModelsFound, models_in
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.client import Registry
-from jobs.registry.mirror import mirrors
+from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.prune import plan_request
@@ -63,7 +63,13 @@ def plan_prune(request: dict[str, Any]) -> PrunePlan:
 
 def actual(reader: LedgerReader, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
     """How it is: the volume, the ledger, and what the registries say."""
-    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from(), requests=NEVER)
+    registry = Registry(
+        clock=clock,
+        mirrors=mirrors(os.environ),
+        tokens=tokens(os.environ),
+        registries=fleet.may_pull_from(),
+        requests=NEVER,
+    )
     return actual_from(survey_volume(), reader, ledger, fleet=fleet, memory=memory, registry=registry, now=clock.now())
 
 

@@ -26,7 +26,7 @@ from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.card import facts_of
 from jobs.registry.client import Registry
-from jobs.registry.mirror import mirrors
+from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
@@ -154,7 +154,9 @@ def run() -> bool:
     """Work the weights lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
     ledger = Ledger(queue, facts, clock)
-    registry = Registry(clock=clock, mirrors=mirrors(os.environ), registries=fleet.may_pull_from())
+    registry = Registry(
+        clock=clock, mirrors=mirrors(os.environ), tokens=tokens(os.environ), registries=fleet.may_pull_from()
+    )
     mounted = MountedWeights(volume, Path(MODELS), facts, clock)
     with performing(ledger, facts, mounted, registry=registry, fleet=fleet, clock=clock) as perform:
         return work(ledger, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)

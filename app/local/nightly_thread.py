@@ -24,7 +24,7 @@ from jobs.home.home import Home, Stack
 from jobs.home.prune_preview import loaded
 from jobs.home.status import weights_of
 from jobs.registry.client import Registry
-from jobs.registry.mirror import mirrors
+from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
@@ -49,7 +49,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     found = weights_of(stack.models, home, clock).survey()
     mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
     registries = allowed_registries(os.environ, fleet, is_loopback=True)
-    registry = Registry(clock=clock, mirrors=mirror, registries=registries, requests=NEVER)
+    registry = Registry(clock=clock, mirrors=mirror, tokens=tokens(os.environ), registries=registries, requests=NEVER)
     return Actual(
         found.known,
         upstream_tags(registry, asked_about(fleet, found.known)),

@@ -27,7 +27,7 @@ from jobs.home.prune_preview import weights_use
 from jobs.home.status import weights_of
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
-from jobs.registry.mirror import mirrors
+from jobs.registry.mirror import mirrors, tokens
 from jobs.tasks.context import TaskContext
 
 CHECK_SECONDS = 0.1
@@ -113,7 +113,7 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
     mirror = {"*": servers.mirror} if servers.mirror else mirrors(os.environ)
     return TaskContext(
         clock=clock,
-        registry=Registry(clock=clock, mirrors=mirror, registries=plan.registries),
+        registry=Registry(clock=clock, mirrors=mirror, tokens=tokens(os.environ), registries=plan.registries),
         weights=weights,
         servers={
             tier.name: OllamaClient(url, clock=clock) for tier, url in zip(servers.tiers, servers.urls, strict=True)

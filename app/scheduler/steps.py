@@ -16,7 +16,8 @@ from app.scheduler.night_plan import Night
 from app.scheduler.parts import NightParts
 from app.scheduler.wake_budget import BY_WINDOW, Wakes, opening
 from jobs.core.clock import Clock, isoformat
-from jobs.core.errors import StoreTrouble
+from jobs.core.errors import NotFound, StoreTrouble
+from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
@@ -69,6 +70,7 @@ def keep_windows(
             elif was:
                 keep(name, least)
             if was == (name in awake):
+                posted += _warm_ups_of_newcomers(ledger, opened, name)
                 continue
             posted += _warm_ups(ledger, opened, name)
             facts.put(keys.window(name), name in awake)  # last: one that broke off is opened again at the next tick
@@ -87,8 +89,24 @@ def _refused_starts(facts: DictLike, tier: str, now: datetime) -> RefusedStarts:
 
 
 def _warm_ups(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
-    for text in (model for window in opened if window.tier == tier for model in window.models):
+    for text in _models_of(opened, tier):
         yield ledger.post(*KINDS["warm"].request(text, {"tier": tier}), by=BY_WINDOW).job.id
+
+
+def _warm_ups_of_newcomers(ledger: Ledger, opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
+    """Of the models that were not there when their window opened, and have been pulled since."""
+    for text in _models_of(opened, tier):
+        request = KINDS["warm"].request(text, {"tier": tier})
+        warm, pull = (ledger.reader.latest(kind, request.subject) for kind in ("warm", "pull"))
+        if warm is None or pull is None or warm.posted_by != BY_WINDOW or pull.state is not JobState.SUCCEEDED:
+            continue
+        was_missing = warm.state is JobState.FAILED and warm.attempts[-1].failure_class == NotFound.failure_class
+        if was_missing and warm.ended_at and pull.ended_at and warm.ended_at < pull.ended_at:
+            yield ledger.post(*request, by=BY_WINDOW).job.id
+
+
+def _models_of(opened: Iterable[WindowConfig], tier: str) -> Iterator[str]:
+    return (model for window in opened if window.tier == tier for model in window.models)
 
 
 def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Callable[[str], object]) -> Ticked:

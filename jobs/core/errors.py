@@ -6,9 +6,11 @@
     │   ├── BadRequest                   a job request with wrong or missing parameters
     │   ├── NewerOllamaNeeded            the registry answers 412: the model wants a newer Ollama
     │   ├── Unsupported                  this server or registry cannot do that, ever
+    │   ├── Misconfigured                who is asked is reached in a wrong way: http or https, certificates
     │   ├── Unlisted                     the registry is none that may be pulled from (jobs.registry.allowlist)
     │   └── CpuFallback                  a GPU was promised and the model landed on the CPU
     ├── NotFound              not_found  the model, tag, blob or job does not exist
+    │   └── ModelComing                  it is not there yet, but comes: worth another try
     ├── Unauthorized          auth       the registry or server wants credentials, or refuses those it got
     │   └── Forbidden                    the credentials are good, but not for this
     ├── NoRoom                disk       no place for the bytes
@@ -99,6 +101,10 @@ class Unsupported(Refused):
     """The other side cannot do this."""
 
 
+class Misconfigured(Refused):
+    """The other side cannot be asked like this: somebody has to change how."""
+
+
 class CpuFallback(Refused):
     """A GPU was promised, but the model runs on the CPU."""
 
@@ -107,6 +113,12 @@ class NotFound(Trouble):
     """It does not exist."""
 
     failure_class = "not_found"
+
+
+class ModelComing(NotFound):
+    """The model is not there yet, but it is coming."""
+
+    tries = None
 
 
 class Unauthorized(Trouble):

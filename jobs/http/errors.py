@@ -1,11 +1,21 @@
 """httpx's errors in our words, in one table: every request of ours is made inside `translated`."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import httpx
 
-from jobs.core.errors import CutShort, NetworkTrouble, ServerTrouble, Stalled, Trouble, Unreachable, Unsupported
+from jobs.core.errors import (
+    CutShort,
+    Misconfigured,
+    NetworkTrouble,
+    ServerTrouble,
+    Stalled,
+    Trouble,
+    Unreachable,
+    Unsupported,
+)
 from jobs.core.sanitize import plain
 
 _LONGEST = 300
@@ -37,6 +47,13 @@ LOOPBACK_IS_DIRECT: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
 """`mounts` of a client: a proxy that the environment names cannot reach our loopback (Go asks none for it either)."""
 
 
+CERTIFICATE_HINT = "name the file with the certificates to trust in SSL_CERT_FILE, or have that one renewed"
+PLAIN_HINT = "it speaks http there: write its address with http://, or its entry among the registries that are listed"
+
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
+"""What OpenSSL calls an answer that is no TLS; which one depends on its version."""
+
+
 def as_it_is(response: httpx.Response) -> Iterator[bytes]:
     """The body of an answer that was asked for as it is.
 
@@ -54,6 +71,18 @@ def meaning(error: Exception) -> type[Trouble]:
     return next((MEANING[each] for each in type(error).__mro__ if each in MEANING), NetworkTrouble)
 
 
+def _misconfigured(error: BaseException, said: str) -> Misconfigured | None:
+    """What asking again would not change: a certificate that nobody here trusts, or https where http is spoken."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return Misconfigured(said, hint=CERTIFICATE_HINT)
+        if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+            return Misconfigured(said, hint=PLAIN_HINT)
+        cause = cause.__cause__
+    return None
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Raise our own error, from httpx's, for what goes wrong inside.
@@ -65,5 +94,5 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        said = plain(str(error))[:_LONGEST] or type(error).__name__
-        raise meaning(error)(f"{doing}: {said}") from error
+        said = f"{doing}: {plain(str(error))[:_LONGEST] or type(error).__name__}"
+        raise _misconfigured(error, said) or meaning(error)(said) from error

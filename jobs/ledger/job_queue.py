@@ -69,7 +69,7 @@ class JobQueue:
         is_put = self.put(job)
         return is_put, is_put
 
-    def forget(self, ended: Collection[str]) -> None:
-        """These jobs need no more attempts."""
+    def forget(self, ids: Collection[str]) -> None:
+        """Forget when these jobs were put in: they need no more attempts, or are not in any more."""
         with self._lock:
-            self._put_at = {attempt: at for attempt, at in self._put_at.items() if attempt[0] not in ended}
+            self._put_at = {attempt: at for attempt, at in self._put_at.items() if attempt[0] not in ids}

@@ -99,6 +99,7 @@ class Kind:
             then no longer what somebody waits for.
         takes_away: whether it takes weights from their place. It is then never posted again among others, nor after
             something else changed those weights, unless somebody says so.
+        waits_for: the kinds of which a job about the same model has to end before one of this kind begins.
 
     """
 
@@ -112,6 +113,7 @@ class Kind:
     needs: Literal["nothing", "model", "model or trash"] = "nothing"
     changes_weights: bool = False
     takes_away: bool = False
+    waits_for: tuple[str, ...] = ()
 
     def read(self, typed: Mapping[str, Any]) -> dict[str, Any]:
         """The parameters that a person typed, as values; what is None or False was left out.
@@ -215,7 +217,7 @@ _KINDS = (
     ),
     Kind(
         "warm", SERVERS_LANE, 3, "Load a model. The next question to it is answered at once.",
-        parameters=(_TIER,), needs="model",
+        parameters=(_TIER,), needs="model", waits_for=("pull", "delete", "rollback"),
     ),
 )  # fmt: skip
 KINDS: Kinds = {kind.name: kind for kind in _KINDS}

@@ -60,7 +60,7 @@ class Swept:
         enqueued: the ids that were put into the queue again.
         lost: those of which an attempt was given up.
         next_due: when it is worth sweeping next, if known.
-        open_lanes: the lanes that have jobs which have not ended.
+        open_lanes: the lanes that have jobs which have not ended, and wait for no other job.
 
     """
 
@@ -191,6 +191,8 @@ class Ledger:
     def claim(self, id: str, *, worker: str, lease: timedelta, token: str | None = None) -> Claim | None:
         """Take the next attempt of a job for `lease`; None when it is not due, has ended, or went to somebody else.
 
+        While it waits for another job about its subject (`Kind.waits_for`) it is not due.
+
         Args:
             id: the job.
             worker: who claims, for the record.
@@ -207,6 +209,9 @@ class Ledger:
         if job.cancel_asked and self._end_cancelled(job):
             return None
         if not job.is_due(self._clock.now()):
+            return None
+        if self._has_to_wait(job):
+            self._queue.forget({id})  # it is out of the queue now, and put in again by a sweep
             return None
         return self._claim(job, worker, lease, token)
 
@@ -280,14 +285,16 @@ class Ledger:
                 current = self.reader.find(job.id) or job
             if current.cancel_asked and self._end_cancelled(current):
                 continue
-            if not current.has_ended:
+            is_due = current.is_due(now)
+            has_to_wait = is_due and self._has_to_wait(current)  # a sweep after the other job's end puts it in
+            if not current.has_ended and not has_to_wait:
                 lanes.add(current.lane)
-            if current.is_due(now):
+            if is_due and not has_to_wait:
                 # A queue that failed would fail for all of them, and each may take its time over it.
                 answers, is_enqueued = self._queue.put_if_lost(current) if answers else (False, False)
                 if is_enqueued:
                     enqueued.append(current.id)
-            elif current.not_before is not None:
+            elif not is_due and current.not_before is not None:
                 due.append(current.not_before)
         return Swept(tuple(enqueued), tuple(lost), min(due, default=None), frozenset(lanes))
 
@@ -346,6 +353,12 @@ class Ledger:
         if left <= 0:
             return None
         return Claim(job, n, token, lease, held_until, began + min(left, lease.total_seconds()))
+
+    def _has_to_wait(self, job: Job) -> bool:
+        """Whether a job about the same subject is alive that this one waits for."""
+        kind = self._kinds.get(job.kind)
+        others = (self.reader.latest(each, job.subject) for each in kind.waits_for) if kind else ()
+        return any(other is not None and not other.has_ended for other in others)
 
     def _still_held(self, claim: Claim) -> datetime:
         """The time, when the lease still runs by it.

@@ -47,6 +47,16 @@ class LedgerReader:
             return None
         return job
 
+    def latest(self, kind: str, subject: str) -> Job | None:
+        """The newest job of this kind about this subject; None when there is none, or none any more."""
+        pointer = self._facts.get(keys.live(kind, subject))
+        newest = None
+        if pointer is not None:
+            generation = int(pointer["generation"])  # it may be older than the newest one, never younger
+            while (job := self.find(f"{pointer['line']}-{generation}")) is not None:
+                newest, generation = job, generation + 1
+        return newest
+
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""
         known = list(self._facts.keys())

@@ -126,6 +126,11 @@ class OllamaClient:
         wanted = ModelName.parse(name)
         return next((each for each in self.ps() if wanted.is_called(each.name)), None)
 
+    def capabilities(self, name: str) -> tuple[str, ...]:
+        """What the model can do, in Ollama's words; empty from a server that does not say."""
+        shown = _object(self._ask("POST", "/api/show", {"model": name}, doing=f"asking about {name!r}"))
+        return foreign.texts(shown.get("capabilities"))
+
     def delete(self, name: str) -> None:
         """Remove the model and every blob that no other manifest on that server lists."""
         self._send("DELETE", "/api/delete", {"model": name}, doing=f"deleting {name!r}")
@@ -208,6 +213,29 @@ class OllamaClient:
                 if frame.done:
                     return
         raise CutShort(f"{doing}: the stream ended before it said done")
+
+    def embed(
+        self,
+        name: str,
+        text: str,
+        *,
+        keep_alive: timedelta | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> int:
+        """Have a text embedded; the length of its vector.
+
+        Raises:
+            ServerTrouble: the answer holds no vector.
+
+        """
+        body = {"model": name, "input": text} | _keep_alive(keep_alive)
+        doing = f"embedding with {name!r} on {self.url}"
+        answers = list(self._patient("/api/embed", body, doing=doing, check=check, patience=patience))
+        vectors = answers[0].get("embeddings") if answers else None
+        if not isinstance(vectors, list) or not vectors or not isinstance(vectors[0], list) or not vectors[0]:
+            raise ServerTrouble(f"{doing}: the answer holds no vector")
+        return len(vectors[0])
 
     # How it is asked
 

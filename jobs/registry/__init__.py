@@ -7,7 +7,7 @@ client          every model registry, for the rest of the code: a name's manifes
 download        bring blobs to disk in ranges over several connections, hashed as they land, resumable after any kind
                 of death
 egress          where a registry may send us: to itself, to what is listed, to the public Internet
-mirror          one registry in place of all others, named by an environment variable
+mirror          what the environment says: one registry in place of all others, a token for Hugging Face
 range_journal   which parts of a half-fetched blob are on disk: a text file beside it that only grows
 range_queue     what a download has still to do, shared by all of its threads under one lock
 servable        whether Ollama could serve what a registry hands out, told before its weights are fetched

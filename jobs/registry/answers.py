@@ -92,8 +92,27 @@ def read_at_most(response: httpx.Response, most: int) -> bytes:
 
 
 def error_words(response: httpx.Response) -> str:
-    """What a person may read of an error; an encoded one has no words."""
-    return "" if _encoding(response) else plain(read_at_most(response, _MAX_WORDS_BYTES).decode(errors="replace"))
+    """What a person may read of an error: the sentence in it, where there is one; an encoded one has no words."""
+    if _encoding(response):
+        return ""
+    raw = read_at_most(response, _MAX_WORDS_BYTES)
+    try:
+        sentence = _sentence(foreign.document(raw, "the error"))
+    except Corrupt:
+        sentence = ""
+    told = sentence or response.headers.get("X-Error-Message", "") or raw.decode(errors="replace")
+    return plain(told).strip()
+
+
+def _sentence(document: object) -> str:
+    """As the OCI registries, Hugging Face and others tell it: `errors[0].message`, `error`, `message`."""
+    if isinstance(document, dict) and isinstance(errors := document.get("errors"), list) and errors:
+        document = errors[0]
+    if not isinstance(document, dict):
+        return ""
+    return next(
+        (each for each in map(document.get, ("message", "error", "code")) if each and isinstance(each, str)), ""
+    )
 
 
 def drain(response: httpx.Response) -> None:

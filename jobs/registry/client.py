@@ -57,6 +57,8 @@ class Registry:
         client: for tests: all requests go through it, and it stays open.
         mirrors: a base URL to use instead, by host: `{"registry.ollama.ai": "http://127.0.0.1:5000"}`.
             The one of `*` stands for every host that is not named.
+        tokens: the operator's own, by host in a model's name. Each is sent to that host alone, over https alone; a
+            mirror in its place gets none.
         registries: those that may be asked, and those to speak plain HTTP to, beside loopback and mirrors that say so.
         stall: no byte for this long ends a fetch.
         policy: for one range of a blob.
@@ -69,6 +71,7 @@ class Registry:
         *,
         client: httpx.Client | None = None,
         mirrors: Mapping[str, str] | None = None,
+        tokens: Mapping[str, str] | None = None,
         registries: Registries = ANYWHERE,
         connections: int = CONNECTIONS,
         range_bytes: int = RANGE_BYTES,
@@ -79,6 +82,7 @@ class Registry:
     ) -> None:
         self._client = client
         self._mirrors = dict(mirrors or {})
+        self._tokens = dict(tokens or {})
         self._registries = registries
         self._connections = connections
         self._range_bytes = range_bytes
@@ -95,6 +99,10 @@ class Registry:
 
         """
         self._registries.need(name)
+
+    def is_plain(self, name: ModelName) -> bool:
+        """Whether this model's registry is asked over http."""
+        return self._registries.is_plain(name)
 
     def manifest(self, name: ModelName, *, check: Callable[[], None] = lambda: None) -> Manifest:
         """The manifest of a model.
@@ -168,6 +176,7 @@ class Registry:
                 clock=self._clock,
                 timeout=self._timeout(),
                 agent=USER_AGENT,
+                token=self._token_for(name, base),
                 egress=Egress(base, self._registries, sees_peers=bool(self._client) or not getproxies()),
             )
 
@@ -194,6 +203,11 @@ class Registry:
         except (httpx.InvalidURL, ValueError) as error:  # the grammar allows more than there are addresses
             raise BadName(f"{str(name)!r} names no registry: {error}", hint=NAME_FORM) from error
         return base
+
+    def _token_for(self, name: ModelName, base: httpx.URL) -> str | None:
+        """The operator's, where it is the very host that he has it for, and nobody can read along."""
+        is_that_host = base.scheme == "https" and base.netloc.decode("ascii").lower() == name.host.lower()
+        return self._tokens.get(name.host.lower()) if is_that_host else None
 
     def _timeout(self) -> httpx.Timeout:
         read = min(self._stall / 4, _READ).total_seconds()  # several tries fit into one stall

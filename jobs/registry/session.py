@@ -9,6 +9,7 @@ How long an answer may take is for the caller to say, who hangs up.
 import hashlib
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -20,6 +21,7 @@ import httpx
 from jobs.core.clock import Clock
 from jobs.core.errors import (
     Corrupt,
+    Misconfigured,
     NewerOllamaNeeded,
     NotFound,
     ServerTrouble,
@@ -31,6 +33,7 @@ from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, NAME_FORM, Mod
 from jobs.http.errors import translated
 from jobs.registry import answers
 from jobs.registry.egress import Egress
+from jobs.registry.mirror import HF_TOKEN, HUGGING_FACE
 from jobs.registry.range_journal import ByteRange
 from jobs.registry.range_queue import DownloadStopped
 from jobs.registry.servable import manifest_in
@@ -41,7 +44,14 @@ _HOPS = 6
 
 _PARAMETER = re.compile(r'\b(\w++)="([^"]*+)"')
 
-_LOGIN_HINT = "a private model can be pulled through an Ollama server whose key the registry knows"
+_TLS_HINT = (
+    "it speaks https there: take http:// from its address, or from its entry among the registries that are listed"
+)
+
+_HTTPS_WANTED = re.compile(r"HTTP request.{0,40}\bHTTPS\b", re.IGNORECASE | re.DOTALL)
+"""How servers say that they were asked without TLS."""
+
+_PROBE_SECONDS = 5.0
 
 _ACCEPT = f"{MANIFEST_TYPE}, application/vnd.oci.image.manifest.v1+json"
 
@@ -62,6 +72,7 @@ class RegistrySession:
         timeout: httpx.Timeout,
         agent: str,
         egress: Egress,
+        token: str | None = None,
     ) -> None:
         self._client = client
         self._base = base
@@ -70,8 +81,10 @@ class RegistrySession:
         self._clock = clock
         self._timeout = timeout
         self._agent = agent
-        #: Written by the thread that holds `_login_lock`; read by all without a lock, who log in again if it is old.
-        self._token: str | None = None
+        self._has_own_token = token is not None
+        #: The operator's until the registry wants another one. Written by the thread that holds `_login_lock`; read by
+        #: all without a lock, who log in again if it is old.
+        self._token = token
         self._login_lock = threading.Lock()
         #: Of each blob, where its bytes are; written by the thread that holds the blob's lock, read by all without one.
         self._addresses: dict[str, httpx.URL] = {}
@@ -184,7 +197,12 @@ class RegistrySession:
             timeout=self._timeout,
             extensions={"trace": partial(self._traced, url)},
         )
-        got = self._client.send(request, stream=True, follow_redirects=False)
+        try:
+            got = self._client.send(request, stream=True, follow_redirects=False)
+        except (httpx.ReadError, httpx.RemoteProtocolError) as error:
+            if url.scheme == "http" and self._is_registry(url) and self._egress.sees_peers and _speaks_tls(url):
+                raise Misconfigured(f"{url.host} hangs up when it is asked over http", hint=_TLS_HINT) from error
+            raise
         try:
             answers.need_one_length(got)
         except ServerTrouble:
@@ -219,7 +237,9 @@ class RegistrySession:
             scheme, _, rest = challenged.headers.get("WWW-Authenticate", "").partition(" ")
             challenge = dict(_PARAMETER.findall(rest))
             if scheme.lower() != "bearer" or "realm" not in challenge:
-                raise Unauthorized(f"{self._base.host} wants a login for {str(self._name)!r}", hint=_LOGIN_HINT)
+                words = answers.error_words(challenged)[:200]
+                said = f"{self._base.host} wants a login for {str(self._name)!r}"
+                raise Unauthorized(f"{said}: {words}" if words else said, hint=self._login_hint())
             realm = answers.parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
@@ -232,6 +252,13 @@ class RegistrySession:
                 self._refuse(response, f"a token for {self._name}")
                 answers.need_no_encoding(response)
                 self._token = answers.token_in(answers.read_at_most(response, answers.MAX_TOKEN_BYTES))
+
+    def _login_hint(self) -> str:
+        if self._name.host.lower() not in HUGGING_FACE and not self._has_own_token:
+            return "a private model can be pulled through an Ollama server whose key the registry knows"
+        page = f"https://huggingface.co/{self._name.namespace}/{self._name.model}"
+        wants = "it was sent, so see that it may read this model" if self._has_own_token else "set it to one that may"
+        return f"{HF_TOKEN} is the token for private and gated models: {wants}; terms are accepted at {page}"
 
     def _is_registry(self, url: httpx.URL) -> bool:
         return (url.scheme, url.netloc) == (self._base.scheme, self._base.netloc)
@@ -251,7 +278,7 @@ class RegistrySession:
             raise ServerTrouble(f"{said}, though the address is fresh")
         match status:
             case 401 | 403:
-                raise Unauthorized(said, hint=_LOGIN_HINT)
+                raise Unauthorized(f"{said}: {words[:200]}" if words else said, hint=self._login_hint())
             case 404 | 410:
                 raise NotFound(f"{host} has no {what}", hint=_not_found_hint(self._name))
             case 412:
@@ -265,6 +292,8 @@ class RegistrySession:
                 raise ServerTrouble(
                     f"{said}: {words[:200]}", retry_after=answers.retry_after(response, self._clock.now())
                 )
+            case _ if self._base.scheme == "http" and _HTTPS_WANTED.search(words):
+                raise Misconfigured(f"{said}: {words[:200]}", hint=_TLS_HINT)
             case _ if status >= 500 or status < 400:
                 raise ServerTrouble(f"{said}: {words[:200]}")
             case _:
@@ -279,6 +308,20 @@ def _peer(stream: Any) -> str:
     except OSError:
         return ""
     return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
+def _speaks_tls(url: httpx.URL) -> bool:
+    """Whether TLS is spoken where plain http was not answered; whose certificate that is does not matter here."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection((url.host, url.port or 80), _PROBE_SECONDS) as made,
+            context.wrap_socket(made, server_hostname=url.host),
+        ):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 def _not_found_hint(name: ModelName) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Unsupported
 from jobs.core.model_name import ModelName
-from jobs.models.card import facts_of
+from jobs.models import capabilities
+from jobs.models.card import card_of, facts_of
 from jobs.models.gguf import MemoryFacts
 from jobs.models.placement import TierCapacity, place_model
 from jobs.ollama.client import OllamaClient
@@ -81,6 +82,12 @@ class TaskContext:
         if tier is None and declared in self.servers:
             tier = declared
         return self.choose_server(str(name), known.size if known else 0, tier, facts=facts)
+
+    def capabilities(self, name: ModelName, server: OllamaClient) -> tuple[str, ...]:
+        """What a model can do: as its own files tell, or as the server shows it where they cannot be read from here."""
+        known = self.weights.find(name) if self.weights else None
+        card = card_of(self.weights.layout, known) if self.weights and known else None
+        return server.capabilities(str(name)) if card is None or card.missing else capabilities.shown(card.traits)
 
 
 Result = dict[str, Any]

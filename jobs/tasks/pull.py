@@ -10,6 +10,7 @@ from jobs.core.model_name import ModelName
 from jobs.ledger.kinds import WAYS
 from jobs.models.card import facts_of
 from jobs.registry import servable
+from jobs.registry.allowlist import USUAL
 from jobs.tasks.context import Result, TaskContext
 from jobs.weights import prune_plan, trash_moves
 from jobs.weights.directory import ModelsDirectory
@@ -38,10 +39,30 @@ def pull(attempt: RunningAttempt, context: TaskContext) -> Result:
     try:
         return _pull_by_registry(attempt, context, context.weights, name)
     except errors.Unauthorized as refused:
-        if way == "registry" or not context.servers:
+        # A server has a key of its own, which these registries may know; to any other it is a stranger as we are.
+        if way == "registry" or not context.servers or name.host.lower() not in USUAL:
             raise
         logger.info("the registry wants a login; trying the server's own")
+        return _pull_by_server_instead(attempt, context, name, refused)
+
+
+def _pull_by_server_instead(
+    attempt: RunningAttempt, context: TaskContext, name: ModelName, refused: errors.Unauthorized
+) -> Result:
+    """Pull through a server what the registry refused us; if that fails, why it refused us is told all the same.
+
+    Raises:
+        errors.Unauthorized: the server could not begin either.
+        errors.NetworkTrouble: it could, and what ended it may pass.
+
+    """
+    try:
         return _pull_by_server(attempt, context, name, f"the registry refused us: {refused}")
+    except errors.Trouble as trouble:
+        if isinstance(trouble, errors.NetworkTrouble) and attempt.progress.read().completed:
+            said = f"{trouble} (pulled by the server, since {refused})"
+            raise type(trouble)(said, hint=trouble.hint, retry_after=trouble.retry_after) from trouble
+        raise errors.Unauthorized(f"{refused}; nor could the server pull it: {trouble}", hint=refused.hint) from trouble
 
 
 def _pull_by_registry(
@@ -161,7 +182,8 @@ def _pull_by_server(attempt: RunningAttempt, context: TaskContext, name: ModelNa
         attempt.sleep(0.2)
     try:
         attempt.progress.begin("asking the server to pull")
-        server.pull(str(name), progress=attempt.progress, check=attempt.check)
+        is_plain = context.registry.is_plain(name)
+        server.pull(str(name), progress=attempt.progress, check=attempt.check, insecure=is_plain)
     finally:
         context.server_pull_lock.release()
     listed = next((each for each in server.tags() if name.is_called(each.name)), None)

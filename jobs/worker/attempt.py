@@ -42,6 +42,15 @@ class RunningAttempt:
         """Names this attempt wherever it leaves a trace on disk."""
         return f"{self.job.id}.{self.n}"
 
+    def latest(self, kind: str) -> Job | None:
+        """The newest job of another kind about the same model, if the ledger has one.
+
+        Raises:
+            StoreTrouble: the ledger could not be asked.
+
+        """
+        return self._ledger.reader.latest(kind, self.job.subject)
+
     def check(self) -> None:
         """Raise the reason to stop, if there is one. Costs nothing, so call it for every chunk.
 

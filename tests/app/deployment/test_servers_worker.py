@@ -23,6 +23,7 @@ from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
+from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
 from jobs.tasks.context import TaskContext
 from jobs.telemetry.container_time import is_warming
@@ -30,7 +31,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
-from tests.support.stores import Store
+from tests.support.stores import Store, ended_job
 from tests.support.waiting import until
 
 
@@ -251,4 +252,18 @@ def test_a_start_may_be_tried_in_its_time_and_by_hand(case: Case) -> None:
     refuse_starts(case, 3, seconds_ago=5)
     assert case.warm("anna@laptop", wakes=0).state is JobState.SUCCEEDED
     refuse_starts(case, 3, seconds_ago=61)
+    assert case.warm("nightly", wakes=1).state is JobState.SUCCEEDED
+
+
+def test_a_model_whose_pull_failed_wakes_nobody(case: Case) -> None:
+    """What is known not to be on the volume, since its pull failed, is told at once, with no wake spent on it; a model
+    that is there is warmed though its newer version did not come."""
+    ended_job(case.store, "llama3.2:latest", Ending("failed", "auth", "the registry wants a login", "use a token"))
+    case.store.facts.put(keys.WEIGHTS_MODELS, {"other:latest": {"size": 1, "facts": None}})
+    missing = case.warm("nightly", wakes=1).attempts[-1]
+    assert missing.failure_class == "not_found"
+    assert "failed: the registry wants a login" in str(missing.message)
+    assert missing.hint == "use a token"
+    assert case.used() == 0
+    case.store.facts.put(keys.WEIGHTS_MODELS, {"llama3.2:latest": {"size": 1, "facts": None}})
     assert case.warm("nightly", wakes=1).state is JobState.SUCCEEDED

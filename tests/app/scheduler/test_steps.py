@@ -9,12 +9,14 @@ from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
 from jobs.ledger.kinds import SERVERS_LANE, WEIGHTS_LANE
 from jobs.store import keys
 from jobs.weights.history import Memory
 from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey
-from tests.support.stores import Store
+from tests.support.stores import Store, claimed, ended_job
 
 
 def fleet() -> Fleet:
@@ -50,6 +52,27 @@ def test_a_window_that_opens_is_warmed_at_once(store: Store) -> None:
     assert sent_lanes == [SERVERS_LANE]
     runs.tick(post_of(store, sent_lanes), lambda: None, lambda *_: None, lambda: None)
     assert [job.subject for job in store.ledger().reader.jobs()] == ["llama3.2:latest"]
+
+
+def test_a_window_warms_what_came_after_it_opened(store: Store) -> None:
+    """A model that was not there when its window opened is warmed once it has been pulled: once, and not before."""
+
+    def tick() -> list[str]:
+        runs.tick(post_of(store, []), lambda: None, lambda *_: None, lambda: None)
+        return [job.id for job in store.ledger().reader.jobs() if job.kind == "warm"]
+
+    move_to(store, 8)
+    ledger = store.ledger()
+    (missed,) = tick()
+    ledger.end(claimed(ledger, missed), Ending("failed", "not_found", "it is not there"), Reading())
+    assert tick() == [missed]
+    ended_job(store, "llama3.2:latest", Ending("failed", "network", "the line is down"))
+    assert tick() == [missed]
+    store.clock.wait(1)
+    ended_job(store, "llama3.2:latest")
+    again = tick()
+    assert len(again) == 2
+    assert tick() == again
 
 
 def test_windows_are_kept_though_nobody_can_be_told(store: Store) -> None:

@@ -404,3 +404,49 @@ def test_nothing_switches_the_garbage_collector_off(live_store: Store) -> None:
         seen.add(gc.isenabled())
     assert commands.list_jobs(limit=1, json=True) == 0
     assert seen | {gc.isenabled()} == {True}
+
+
+@pytest.mark.parametrize("other", ["pull", "delete", "rollback"])
+def test_a_warm_waits_until_its_model_is_left_alone(ledger: Ledger, other: str) -> None:
+    """While a job changes a model, nobody can claim its warm-up and no sweep puts it in; afterwards both go, and the
+    wait has cost no attempt. The warm-up of another model does not wait."""
+    subject, request = "llama3.2:latest", {"model": "llama3.2"}
+    busy = claimed(ledger, ledger.post(other, subject, request, by="test").job.id)
+    warm = ledger.post("warm", subject, request, by="window").job.id
+    beside = ledger.post("warm", "tiny:latest", {"model": "tiny"}, by="window").job.id
+    assert ledger.next_id("servers", timedelta(0)) == warm
+
+    assert ledger.claim(warm, worker="w2", lease=LEASE) is None
+    assert claimed(ledger, beside)
+    swept = ledger.sweep()
+    assert warm not in swept.enqueued
+    assert ledger.reader.get(warm).attempts == ()
+
+    ledger.end(busy, Ending("failed", "network", "the line is down"), Reading())
+    assert warm in ledger.sweep().enqueued
+    assert claimed(ledger, warm).n == 1
+
+
+def test_a_lane_of_waiting_warm_ups_needs_no_worker(ledger: Ledger) -> None:
+    """A worker need not stay for a job that waits for another one; a tick sends one when that has ended. Who cancels
+    it need not wait."""
+    pull = ledger.post("pull", "llama3.2:latest", {"model": "llama3.2"}, by="test").job.id
+    warm = ledger.post("warm", "llama3.2:latest", {"model": "llama3.2"}, by="test").job.id
+    assert ledger.sweep().open_lanes == {"weights"}
+    assert ledger.cancel(warm, by="test").state is JobState.CANCELLED
+    assert ledger.cancel(pull, by="test").has_ended
+
+
+def test_the_latest_job_of_a_line_is_found_behind_an_old_pointer(ledger: Ledger, store: Store) -> None:
+    """The newest job of a kind about a model is told, though the pointer to it could not be moved."""
+    assert ledger.reader.latest("pull", "llama3.2:latest") is None
+    first = post(ledger)
+    key = "live/pull/llama3.2:latest"
+    pointer = store.facts.get(key)
+    ledger.cancel(first, by="test")
+    second = post(ledger)
+    if pointer is not None:
+        store.facts.put(key, pointer)
+    latest = ledger.reader.latest("pull", "llama3.2:latest")
+    assert latest is not None
+    assert latest.id == second
