@@ -39,7 +39,7 @@ def pull(attempt: RunningAttempt, context: TaskContext) -> Result:
     try:
         return _pull_by_registry(attempt, context, context.weights, name)
     except errors.Unauthorized as refused:
-        # A server has a key of its own, which these registries may know; to any other it is a stranger as we are.
+        # A server has a key of its own, which these registries may know; to any other it is as unknown as we are.
         if way == "registry" or not context.servers or name.host.lower() not in USUAL:
             raise
         logger.info("the registry wants a login; trying the server's own")
@@ -58,6 +58,8 @@ def _pull_by_server_instead(
     """
     try:
         return _pull_by_server(attempt, context, name, f"the registry refused us: {refused}")
+    except errors.StoreTrouble:
+        raise  # ours, and no word about the registry
     except errors.Trouble as trouble:
         if isinstance(trouble, errors.NetworkTrouble) and attempt.progress.read().completed:
             said = f"{trouble} (pulled by the server, since {refused})"

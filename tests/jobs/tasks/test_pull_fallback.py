@@ -94,7 +94,7 @@ def test_what_a_server_has_begun_is_tried_again(bench: Bench) -> None:
     assert "answers 403 for walnut:latest: forbidden" in str(job.attempts[0].message)
 
 
-def test_a_server_is_a_stranger_to_any_other_registry(bench: Bench) -> None:
+def test_a_server_is_unknown_to_any_other_registry(bench: Bench) -> None:
     """A registry that knows no keys of Ollama refuses a server as it refuses us: none is asked, and the reason is the
     registry's."""
     host = bench.registry.url.removeprefix("http://")
