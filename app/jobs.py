@@ -78,10 +78,7 @@ def plan_prune(request: "dict[str, Any]") -> "PrunePlan":
 
 
 @app.function(
-    image=cpu_image,
-    volumes={MODELS: weights.with_mount_options(read_only=True)},
-    secrets=hf_token,
-    timeout=_SHORT,
+    image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, secrets=hf_token, timeout=_SHORT
 )
 def plan_night() -> "Night":
     """What the next night would do."""
@@ -186,10 +183,7 @@ def retry(
     only with `--anyway`.
     """
     chosen: dict[str, Any] = {"every": all, "failure_class": failure_class or None, "yes": yes, "anyway": anyway}
-    _commands().run(
-        lambda commands: commands.retry(id, **chosen, wait=wait, json=json),
-        follows=wait and not all,
-    )
+    _commands().run(lambda commands: commands.retry(id, **chosen, wait=wait, json=json), follows=wait and not all)
 
 
 @app.local_entrypoint()

@@ -38,12 +38,7 @@ class Loaded:
     @classmethod
     def of(cls, running: Running) -> Self:
         return cls(
-            running.name,
-            running.size,
-            running.size_vram,
-            running.context_length,
-            running.digest,
-            running.expires_at,
+            running.name, running.size, running.size_vram, running.context_length, running.digest, running.expires_at
         )
 
     @classmethod

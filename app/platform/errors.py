@@ -51,10 +51,7 @@ MEANINGS: dict[type[BaseException], tuple[type[Trouble], type[Trouble]]] = {
     modal_exception.InternalFailure: (StoreUnavailable, ServerTrouble),
     modal_exception.ConnectionError: (StoreUnavailable, Unreachable),
     modal_exception.ClientClosed: (StoreUnavailable, Unreachable),  # by us, as this process ends
-    modal_exception.ConflictError: (
-        StoreUnavailable,
-        ServerTrouble,
-    ),  # FAILED_PRECONDITION, ABORTED
+    modal_exception.ConflictError: (StoreUnavailable, ServerTrouble),  # FAILED_PRECONDITION, ABORTED
     modal_exception.ResourceExhaustedError: (StoreUnavailable, TooManyRequests),  # a rate or a quota
     modal_exception.TimeoutError: (StoreUnavailable, ServerTrouble),
     modal_exception.FunctionTimeoutError: (StoreUnavailable, ServerTrouble),

@@ -26,8 +26,7 @@ class LimitedDict:
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
         return self._run(
-            f"writing {key} to the ledger",
-            lambda: self._entries.put.aio(key, value, skip_if_exists=skip_if_exists),
+            f"writing {key} to the ledger", lambda: self._entries.put.aio(key, value, skip_if_exists=skip_if_exists)
         )
 
     def get(self, key: Any, default: Any = None) -> Any:
@@ -57,12 +56,7 @@ class LimitedDict:
             return entries
 
         return run(
-            gather,
-            of="store",
-            doing=doing,
-            within=self._limits.listing,
-            retry=self._limits.retry,
-            moved=lambda: count,
+            gather, of="store", doing=doing, within=self._limits.listing, retry=self._limits.retry, moved=lambda: count
         )
 
 

@@ -110,12 +110,7 @@ def night(fleet: Fleet, actual: Actual, now: datetime) -> Night:
     actual = replace(actual, found=tuple(each for each in actual.found if each.name.folded() not in going))
     pulls = list(_pulls(fleet, actual, notes))
     coming = {step.subject for step in pulls} | {subject for kind, subject in since if kind == "pull"}
-    steps = [
-        *_prune(actual),
-        *pulls,
-        *_verifications(fleet, actual, coming, now),
-        *_warm(fleet, actual, coming),
-    ]
+    steps = [*_prune(actual), *pulls, *_verifications(fleet, actual, coming, now), *_warm(fleet, actual, coming)]
     notes += [f"{each.name} is torn: pull it again, or delete it" for each in actual.found if each.manifest is None]
     return Night(
         tuple(step for step in steps if (step.kind, step.subject) not in since),

@@ -32,10 +32,7 @@ from jobs.version import VERSION
 if TYPE_CHECKING:
     from jobs.home.gateway_client import GatewayClient
 
-IDLE = (
-    "nothing is working the queue; the job waits until `up` runs",
-    "hint: start it: `ollama-modal up`",
-)
+IDLE = ("nothing is working the queue; the job waits until `up` runs", "hint: start it: `ollama-modal up`")
 
 REMOTE_POLL_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""

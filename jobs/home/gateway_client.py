@@ -51,13 +51,7 @@ class GatewayClient:
     """
 
     def __init__(
-        self,
-        url: str,
-        key: str | None,
-        *,
-        clock: Clock,
-        client: httpx.Client | None = None,
-        policy: Policy = REQUESTS,
+        self, url: str, key: str | None, *, clock: Clock, client: httpx.Client | None = None, policy: Policy = REQUESTS
     ) -> None:
         self.url = _checked(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -34,10 +34,7 @@ REMEDIES: Mapping[str, str] = {
 _PULL_FIRST = "pull it first: `ollama-modal pull {subject}`, " + _AGAIN
 
 REMEDIES_OF_KINDS: Mapping[tuple[str, str], str] = {
-    (
-        "delete",
-        "not_found",
-    ): "nothing: it is not here, as was asked for; `ollama-modal dismiss {id}` ends it",
+    ("delete", "not_found"): "nothing: it is not here, as was asked for; `ollama-modal dismiss {id}` ends it",
     ("delete", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
     ("delete", "network"): "see whether the server that keeps the models answers (`ollama-modal status`), " + _AGAIN,
     ("prune", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
@@ -46,10 +43,7 @@ REMEDIES_OF_KINDS: Mapping[tuple[str, str], str] = {
     ("rollback", "corrupt"): "the earlier version is damaged and stays in the trash; `ollama-modal pull {subject}`"
     " brings the newest",
     ("verify", "not_found"): _PULL_FIRST,
-    (
-        "verify",
-        "corrupt",
-    ): "what is damaged is nowhere to be had: `ollama-modal pull {subject}` brings the newest",
+    ("verify", "corrupt"): "what is damaged is nowhere to be had: `ollama-modal pull {subject}` brings the newest",
     ("warm", "not_found"): _PULL_FIRST,
     ("warm", "network"): "see whether its server answers (`ollama-modal status`), " + _AGAIN,
     ("warm", "corrupt"): "hash its files, which fetches anew what is damaged: `ollama-modal verify {subject}`, "

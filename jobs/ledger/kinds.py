@@ -140,10 +140,7 @@ class Kind:
         return value
 
     def request(
-        self,
-        model: str | None = None,
-        parameters: Mapping[str, Any] = _NOTHING,
-        defaults: Mapping[str, Any] = _NOTHING,
+        self, model: str | None = None, parameters: Mapping[str, Any] = _NOTHING, defaults: Mapping[str, Any] = _NOTHING
     ) -> JobRequest:
         """What is posted for a job of this kind.
 

@@ -102,11 +102,7 @@ class Bulk(httpx.BaseTransport):
         except TimeoutError as error:
             connection.close()
             raise httpx.ConnectTimeout(str(error), request=request) from error
-        except (
-            OSError,
-            ValueError,
-            OverflowError,
-        ) as error:  # the last two: no resolver takes that
+        except (OSError, ValueError, OverflowError) as error:  # the last two: no resolver takes that
             connection.close()
             raise httpx.ConnectError(str(error), request=request) from error
         except BaseException:  # whoever traces does not want it

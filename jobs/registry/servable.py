@@ -24,10 +24,7 @@ MAX_TEXTS_BYTES = 16 << 20
 
 _TEXTS = ("template", "prompt", "system", "params", "messages", "license")
 _WEIGHTS = ("model", "tensor")
-_INDEXES = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
+_INDEXES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 _WORDS = ("model_format", "model_family", "model_type", "file_type", "parser", "renderer", "requires")
 

@@ -283,8 +283,7 @@ class RegistrySession:
                 raise NotFound(f"{host} has no {what}", hint=_not_found_hint(self._name))
             case 412:
                 raise NewerOllamaNeeded(
-                    f"{self._name} needs a newer Ollama: {words}",
-                    hint="upgrade Ollama on the servers, then pull again",
+                    f"{self._name} needs a newer Ollama: {words}", hint="upgrade Ollama on the servers, then pull again"
                 )
             case 429:
                 raise TooManyRequests(said, retry_after=answers.retry_after(response, self._clock.now()))

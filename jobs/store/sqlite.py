@@ -237,12 +237,7 @@ class SqliteQueue:
     """A `QueueLike` on SQLite."""
 
     def __init__(
-        self,
-        path: Path,
-        name: str = "ollama-jobs",
-        clock: Clock | None = None,
-        *,
-        busy_seconds: float = BUSY_SECONDS,
+        self, path: Path, name: str = "ollama-jobs", clock: Clock | None = None, *, busy_seconds: float = BUSY_SECONDS
     ) -> None:
         self._file = _File(path, "NORMAL", busy_seconds)
         self._name = name

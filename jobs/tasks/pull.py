@@ -108,12 +108,7 @@ def _pull_by_registry(
 
 
 def _need_servable(
-    attempt: RunningAttempt,
-    context: TaskContext,
-    manifest: Manifest,
-    *,
-    wanted: Sequence[Layer],
-    staging: Staging,
+    attempt: RunningAttempt, context: TaskContext, manifest: Manifest, *, wanted: Sequence[Layer], staging: Staging
 ) -> None:
     """Fetch the few small files first, and refuse what no server could load before a byte of its weights comes."""
     name, layout = ModelName.parse(attempt.job.request["model"]), context.require_weights().layout

@@ -47,10 +47,7 @@ def _models_called(weights: ModelsDirectory, name: ModelName) -> list[SurveyedMo
 
 
 def _mend(
-    attempt: RunningAttempt,
-    context: TaskContext,
-    weights: ModelsDirectory,
-    damaged: Sequence[tuple[ModelName, Layer]],
+    attempt: RunningAttempt, context: TaskContext, weights: ModelsDirectory, damaged: Sequence[tuple[ModelName, Layer]]
 ) -> None:
     staging = weights.stage(staging_subject(attempt.job), attempt.holder, still_ours=attempt.check)
     attempt.progress.begin("mending", total=sum(layer.size for _, layer in damaged), completed=0)

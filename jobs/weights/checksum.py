@@ -44,10 +44,7 @@ class _Stopped(Exception):
 
 
 def verify(
-    blobs: Iterable[tuple[Path, Layer]],
-    *,
-    progress: Progress | None = None,
-    check: Callable[[], None] = lambda: None,
+    blobs: Iterable[tuple[Path, Layer]], *, progress: Progress | None = None, check: Callable[[], None] = lambda: None
 ) -> list[Damage]:
     """Hash these files; the damaged ones, in the order given.
 

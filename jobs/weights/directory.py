@@ -43,13 +43,7 @@ class ModelsDirectory:
     """
 
     def __init__(
-        self,
-        root: Path,
-        *,
-        lock: Path,
-        persist: Callable[[], None],
-        clock: Clock,
-        disk_counts: bool = True,
+        self, root: Path, *, lock: Path, persist: Callable[[], None], clock: Clock, disk_counts: bool = True
     ) -> None:
         self.layout = Layout(root)
         #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Nothing else here is
@@ -64,8 +58,7 @@ class ModelsDirectory:
     def models(self) -> list[SurveyedModel]:
         """All whole models, by name."""
         return sorted(
-            (each for each in read_models(self.layout) if isinstance(each, SurveyedModel)),
-            key=lambda model: model.name,
+            (each for each in read_models(self.layout) if isinstance(each, SurveyedModel)), key=lambda model: model.name
         )
 
     def known(self, name: ModelName | None = None) -> list[SurveyedModel | Broken]:
@@ -94,11 +87,7 @@ class ModelsDirectory:
         return blob_state(self.layout, layer)
 
     def verify(
-        self,
-        layers: Iterable[Layer],
-        *,
-        progress: Progress | None = None,
-        check: Callable[[], None] = lambda: None,
+        self, layers: Iterable[Layer], *, progress: Progress | None = None, check: Callable[[], None] = lambda: None
     ) -> list[Damage]:
         """Hash these blobs where they are published; the damaged ones."""
         blobs = [(self.layout.blob(layer.digest), layer) for layer in {each.digest: each for each in layers}.values()]

@@ -33,12 +33,7 @@ class ServerReports:
 
     """
 
-    def __init__(
-        self,
-        reports: Callable[[str], Sequence[Report]],
-        generation: Callable[[], Any],
-        clock: Clock,
-    ) -> None:
+    def __init__(self, reports: Callable[[str], Sequence[Report]], generation: Callable[[], Any], clock: Clock) -> None:
         self._reports = reports
         self._generation = generation
         self._clock = clock

@@ -40,10 +40,7 @@ class UpstreamRegistry:
         url = f"{self.base}{path}"
         try:
             answer = self.client.request(
-                method,
-                url,
-                headers={"User-Agent": self.user_agent, **headers},
-                follow_redirects=method == "HEAD",
+                method, url, headers={"User-Agent": self.user_agent, **headers}, follow_redirects=method == "HEAD"
             )
         except httpx.HTTPError as error:
             raise SimError(f'{method.capitalize()} "{url}": {go_words(error, url)}') from error
@@ -172,10 +169,7 @@ class Download(threading.Thread):
         lifeline = self._lifelines[part.n] = Lifeline()
         ranged = {"Range": f"bytes={first}-{last}"}
         client, extensions = self._upstream.client, lifeline.extensions
-        with (
-            partial.open("r+b") as file,
-            client.stream("GET", url, headers=ranged, extensions=extensions) as answer,
-        ):
+        with partial.open("r+b") as file, client.stream("GET", url, headers=ranged, extensions=extensions) as answer:
             file.seek(first)
             for chunk in answer.iter_raw():
                 taken = chunk[: part.size - part.completed]

@@ -278,8 +278,7 @@ _STRUCTS = (
             "presence_penalty": FRACTION,
             "top_p": FRACTION,
             "response_format": GoStruct(
-                "openai.ResponseFormat",
-                {"type": TEXT, "json_schema": GoStruct("openai.JsonSchema", {})},
+                "openai.ResponseFormat", {"type": TEXT, "json_schema": GoStruct("openai.JsonSchema", {})}
             ),
             "tools": GoList(TOOL),
             "reasoning": GoStruct("openai.Reasoning", {"effort": TEXT}),

@@ -167,10 +167,7 @@ def openai_tool_calls(piece: Piece) -> list[dict[str, Any]]:
             "id": call["id"],
             "index": call["function"]["index"],
             "type": "function",
-            "function": {
-                "name": call["function"]["name"],
-                "arguments": dumps(call["function"]["arguments"]).decode(),
-            },
+            "function": {"name": call["function"]["name"], "arguments": dumps(call["function"]["arguments"]).decode()},
         }
         for call in piece.tool_calls
     ]

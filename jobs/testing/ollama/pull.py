@@ -34,14 +34,7 @@ class Puller:
 
     """
 
-    def __init__(
-        self,
-        store: Store,
-        *,
-        mirror: str | None,
-        version: str,
-        pause: float = 1.0,
-    ) -> None:
+    def __init__(self, store: Store, *, mirror: str | None, version: str, pause: float = 1.0) -> None:
         self._store = store
         self._mirror = mirror
         self._user_agent = f"ollama/{version} (amd64 linux) Go/simulated"

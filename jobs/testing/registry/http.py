@@ -85,10 +85,7 @@ class _RegistryHandler(DoubleHandler):
         if raw is None:
             self._send_error(404)
             return
-        headers = {
-            "Content-Type": MANIFEST_TYPE,
-            "Docker-Content-Digest": f"sha256:{hashlib.sha256(raw).hexdigest()}",
-        }
+        headers = {"Content-Type": MANIFEST_TYPE, "Docker-Content-Digest": f"sha256:{hashlib.sha256(raw).hexdigest()}"}
         layer = SimLayer(MANIFEST_TYPE, len(raw), text=raw)
         self._send_body(layer, headers, faults)
 

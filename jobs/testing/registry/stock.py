@@ -151,8 +151,4 @@ class RegistryStock:
 
     def counters(self) -> dict[str, Any]:
         with self._lock:
-            return {
-                "served": dict(self.served),
-                "requests": dict(self.requests),
-                "connections": self.connections,
-            }
+            return {"served": dict(self.served), "requests": dict(self.requests), "connections": self.connections}
