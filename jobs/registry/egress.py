@@ -29,10 +29,12 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
+        if ip.sixtofour:  # nobody is to be reached so any more (RFC 7526), and what relays there are may stand inside
+            return False
         if ip in _NAT64:
             ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        elif ip.ipv4_mapped or ip.sixtofour:
-            ip = ip.ipv4_mapped or ip.sixtofour or ip
+        elif ip.ipv4_mapped:
+            ip = ip.ipv4_mapped
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 

@@ -60,7 +60,7 @@ def test_every_key_is_in_the_table(month: Month) -> None:
 
     met = patterns_of([*month.facts.keys(), *archived])
 
-    assert {entry.pattern for entry in TABLE} - met == {"cancel/<id>", "platform/<who>"}
+    assert {entry.pattern for entry in TABLE} - met == {"cancel/<id>", "dismissed/<id>", "platform/<who>"}
 
 
 def test_the_weights_are_as_declared(month: Month) -> None:

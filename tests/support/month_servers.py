@@ -208,6 +208,8 @@ class Servers:
                 return httpx.Response(200, json={"version": "0.32.15"})
             case "/api/ps":
                 return httpx.Response(200, json={"models": list(self._running(found))})
+            case "/api/show":
+                return httpx.Response(200, json={"capabilities": ["completion"]})
             case "/api/generate":
                 asked = json.loads(request.content)
                 found.loaded.add(asked["model"])
