@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-Result = TypeVar("Result")
+T = TypeVar("T")
 
 
 def parameter(name: str, annotation: object, default: object = inspect.Parameter.empty) -> inspect.Parameter:
@@ -12,8 +12,8 @@ def parameter(name: str, annotation: object, default: object = inspect.Parameter
 
 
 def with_signature(
-    work: Callable[..., Result], name: str, doc: str, parameters: Iterable[inspect.Parameter]
-) -> Callable[..., Result]:
+    work: Callable[..., T], name: str, doc: str, parameters: Iterable[inspect.Parameter]
+) -> Callable[..., T]:
     """`work` as a function of that name with these parameters, as if it had been written so."""
     signature = inspect.Signature(list(parameters))
     work.__name__ = work.__qualname__ = name

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, Field
 
@@ -18,7 +18,7 @@ from app.accounting.spending import estimate, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.dashboard.overview import PricesEntry
-from app.gateway.ops.post_jobs import reader, sees_use
+from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Moment
 from jobs.core.clock import Clock
 from jobs.telemetry.cost import Cost, owned
@@ -104,7 +104,7 @@ def router(costs: Costs) -> APIRouter:
 
     @api.get("/cost", response_model=CostResponse, operation_id="tell_ops_v1_cost_get")
     async def cost(
-        caller: Annotated[Caller, Depends(reader)],
+        caller: MayRead,
         since: Annotated[
             Moment | Left,
             Query(

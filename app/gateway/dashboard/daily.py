@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.post_jobs import reader, sees_use
+from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.model_server.health import Turn
 from jobs.core.clock import Clock
 from jobs.store import keys
@@ -164,7 +164,7 @@ def router(days: Days) -> APIRouter:
 
     @api.get("/days", response_model=DaysResponse, operation_id="tell_ops_v1_days_get")
     async def by_day(
-        caller: Annotated[Caller, Depends(reader)],
+        caller: MayRead,
         since: Annotated[
             date | None,
             Query(description=f"From this day on, in UTC; {USUAL} days when left out, {MOST} at most: see `since`"),

@@ -6,13 +6,12 @@ It comes from the ledger alone, and asks no server.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.gateway.auth.keys import Caller
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import reader
+from app.gateway.ops.post_jobs import MayRead
 from jobs.ledger.kinds import ALL
 from jobs.ledger.reader import LedgerReader
 from jobs.telemetry.nightly_report import report
@@ -127,7 +126,7 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
         return report(entries(), ledger.jobs())
 
     @api.get("/night", response_model=NightResponse, operation_id="tell_ops_v1_night_get")
-    async def last_night(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+    async def last_night(caller: MayRead) -> JSONResponse:
         """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
 
         A key for some models is told of the jobs about those.

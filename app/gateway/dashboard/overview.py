@@ -11,14 +11,14 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.post_jobs import reader
+from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
@@ -236,7 +236,7 @@ def router(overview: Overview) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
-    async def board(caller: Annotated[Caller, Depends(reader)]) -> JSONResponse:
+    async def board(caller: MayRead) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
         return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
 

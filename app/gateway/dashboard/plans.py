@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 from app.gateway.auth.fair_shares import Shares
 from app.gateway.auth.keys import Caller
-from app.gateway.ops.post_jobs import changer
+from app.gateway.ops.post_jobs import MayChange
 from app.gateway.ops.schemas import query_of
 from jobs.cli.job_commands import Preview
 from jobs.cli.signature import parameter, with_signature
@@ -29,8 +29,6 @@ WAITING = 4
 
 POLL_SECONDS = 0.5
 """How often it is checked whether a plan's caller is still there."""
-
-Planner = Annotated[Caller, Depends(changer)]
 
 
 def unknown_night() -> Preview:
@@ -119,15 +117,15 @@ def router(plans: Plans, keys: int) -> APIRouter:
             leave()
 
     @api.get("/plan", response_model=PlanResponse)
-    async def night(request: Request, caller: Planner) -> Response:
+    async def night(request: Request, caller: MayChange) -> Response:
         """Tell what the next night would do, and why. Registries are asked, so it may take a minute."""
         return await answer(request, caller, plans.night)
 
-    async def prune(request: Request, caller: Planner, **options: Any) -> Response:
+    async def prune(request: Request, caller: MayChange, **options: Any) -> Response:
         return await answer(request, caller, lambda: plans.prune(kind.request(None, kind.read(options)).request))
 
     kind = KINDS["prune"]
-    typed = [parameter("request", Request), parameter("caller", Planner), *query_of(kind)]
+    typed = [parameter("request", Request), parameter("caller", MayChange), *query_of(kind)]
     doc = "Tell what a prune would do now. It removes nothing."
     api.get("/plan/prune", response_model=PlanResponse)(with_signature(prune, "prune", doc, typed))
 

@@ -4,17 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
-from app.gateway.auth.keys import Caller
 from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import Poster, changer, find_job, model_of, reader
+from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
 from jobs.ledger.job import Job, JobState
@@ -31,8 +30,6 @@ IdText = Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")]
 SubjectText = Annotated[str, Field(max_length=700)]
 EventId = Annotated[str, Field(pattern=f"^{ID}$")]
 Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
-Changer = Annotated[Caller, Depends(changer)]
-Reader = Annotated[Caller, Depends(reader)]
 
 
 class EventStream(Followed):
@@ -72,7 +69,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
     @api.get("", response_model=schemas.JobsResponse)
     async def jobs(
         *,
-        caller: Reader,
+        caller: MayRead,
         kind: Annotated[str | schemas.Left, Query(json_schema_extra={"enum": list(ops_context.kinds)})] = None,
         state: JobState | schemas.Left = None,
         subject: Annotated[SubjectText | schemas.Left, Query(description="As in a job's JSON")] = None,
@@ -102,7 +99,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
 
     @api.get("/{id}", response_model=schemas.JobResponse)
-    async def job(id: Id, caller: Reader) -> JSONResponse:
+    async def job(id: Id, caller: MayRead) -> JSONResponse:
         """Tell a job's whole story, also when it is archived."""
         return JSONResponse(
             (await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))).as_json()
@@ -114,7 +111,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
     async def events(
         request: Request,
         id: Id,
-        caller: Reader,
+        caller: MayRead,
         last_event_id: Annotated[EventId | schemas.Left, Header(examples=["1.0"])] = None,
     ) -> Response:
         """Follow a job as server-sent events; they end with it. With `Last-Event-ID` it goes on after that one."""
@@ -129,7 +126,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
-    async def post(caller: Changer, body: schemas.JobBody) -> JSONResponse:
+    async def post(caller: MayChange, body: schemas.JobBody) -> JSONResponse:
         """Post a job. One of this kind about this model that is under way is shared."""
         return _answer(await poster.post(caller, **body.model_dump()))
 
@@ -137,19 +134,19 @@ def _changing(api: APIRouter, poster: Poster) -> None:
     api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)(post)
 
     @api.post("/{id}/cancel", response_model=schemas.JobResponse)
-    async def cancel(id: Id, caller: Changer) -> JSONResponse:
+    async def cancel(id: Id, caller: MayChange) -> JSONResponse:
         """Ask a job to stop. One that has ended stays as it is."""
         return JSONResponse((await poster.cancel(caller, id)).as_json())
 
     @api.post("/{id}/dismiss", response_model=schemas.JobResponse)
-    async def dismiss(id: Id, caller: Changer) -> JSONResponse:
+    async def dismiss(id: Id, caller: MayChange) -> JSONResponse:
         """Hear no more of a job that failed for good: it keeps its story, and is no alarm any more."""
         return JSONResponse((await poster.dismiss(caller, id)).as_json())
 
     @api.post("/{id}/retry", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)
     async def retry(
         id: Id,
-        caller: Changer,
+        caller: MayChange,
         *,
         anyway: Annotated[
             bool, Query(description="Also a delete or rollback of weights that something else changed since")

@@ -11,16 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import Poster, changer
+from app.gateway.ops.post_jobs import MayChange, Poster
 from app.gateway.protocol.json_fields import fields_of
 from jobs.core.errors import BadName, BadRequest, NotFound, Stalled
 from jobs.core.model_name import ModelName
@@ -39,8 +39,7 @@ REPEAT_SECONDS = 5.0
 DELETE_WAITS = timedelta(minutes=10)
 """A delete takes a moment, but it may stand behind pulls."""
 
-Changer = Annotated[Caller, Depends(changer)]
-Frame = Mapping[str, Any]
+PullFrame = Mapping[str, Any]
 HasLeft = Callable[[], Awaitable[bool]]
 """Whether the caller is gone. FastAPI goes on for one who is, so whoever waits for a job asks."""
 
@@ -49,11 +48,11 @@ class Frames:
     """What a pull's job tells, as Ollama's frames, in Ollama's order; nothing is told twice in a row. Pure."""
 
     def __init__(self) -> None:
-        self._last: Frame = MANIFEST
+        self._last: PullFrame = MANIFEST
         self._attempt = 0
-        self._checks: list[Frame] = []
+        self._checks: list[PullFrame] = []
 
-    def see(self, job: Job) -> Iterator[Frame]:
+    def see(self, job: Job) -> Iterator[PullFrame]:
         """What is new."""
         if len(job.attempts) != self._attempt:
             self._attempt = len(job.attempts)
@@ -63,7 +62,7 @@ class Frames:
                 self._last = frame
                 yield frame
 
-    def _frames(self, job: Job) -> Iterator[Frame]:
+    def _frames(self, job: Job) -> Iterator[PullFrame]:
         match job.state:
             case JobState.QUEUED:
                 yield MANIFEST
@@ -77,7 +76,7 @@ class Frames:
             case _:
                 yield {"error": failure(job)}
 
-    def _moving(self, job: Job) -> Iterator[Frame]:
+    def _moving(self, job: Job) -> Iterator[PullFrame]:
         match job.progress.status:
             case "" | "asking for the manifest" | "asking the server to pull" | "pulling manifest":
                 yield MANIFEST
@@ -90,7 +89,7 @@ class Frames:
             case status:
                 yield {"status": plain(status)}
 
-    def _bytes(self, job: Job) -> Iterator[Frame]:
+    def _bytes(self, job: Job) -> Iterator[PullFrame]:
         reading = job.progress
         if not reading.total:
             return
@@ -98,7 +97,7 @@ class Frames:
         frame: dict[str, Any] = {"status": "pulling model", "digest": "sha256:model", "total": reading.total}
         yield {**frame, **({"completed": completed} if completed else {})}  # zeros are left out on Ollama's wire
 
-    def _checked(self, upto: Frame, job: Job) -> Iterator[Frame]:
+    def _checked(self, upto: PullFrame, job: Job) -> Iterator[PullFrame]:
         """What comes after the bytes, as far as it was not told yet."""
         if VERIFYING in self._checks:
             yield from self._bytes(job)
@@ -122,7 +121,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
     work = Pulls(ops_context, ledger_pool, Poster(ops_context, ledger_pool))
 
     @api.post("/api/pull")
-    async def pull(request: Request, caller: Changer) -> Response:
+    async def pull(request: Request, caller: MayChange) -> Response:
         body = await _body(request)
         with ExitStack() as slot:
             leave = following.begin(request)
@@ -133,7 +132,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
             return answer
 
     @api.delete("/api/delete")
-    async def delete(request: Request, caller: Changer) -> Response:
+    async def delete(request: Request, caller: MayChange) -> Response:
         body = await _body(request)
         with ExitStack() as slot:
             slot.callback(following.begin(request))
@@ -210,7 +209,7 @@ class Pulls:
     async def _stream(self, job: Job) -> AsyncIterator[bytes]:
         frames, loop = Frames(), asyncio.get_running_loop()
         yield _line(MANIFEST)
-        last: Frame = MANIFEST
+        last: PullFrame = MANIFEST
         sent_at = loop.time()
         async for now in self.ledger_pool.follow(job):
             if now.has_ended:
@@ -239,5 +238,5 @@ def _model(body: Mapping[str, Any]) -> str:
     return text.strip()
 
 
-def _line(frame: Frame) -> bytes:
+def _line(frame: PullFrame) -> bytes:
     return json.dumps(frame).encode() + b"\n"

@@ -1,9 +1,9 @@
 """Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request
+from fastapi import Depends, Request
 from loguru import logger
 
 from app.gateway.auth.keys import ADMIN, CHAT, Caller
@@ -30,6 +30,10 @@ def changer(request: Request) -> Caller:
     caller: Caller = request.state.caller
     caller.need(ADMIN)
     return caller
+
+
+MayRead = Annotated[Caller, Depends(reader)]
+MayChange = Annotated[Caller, Depends(changer)]
 
 
 def sees_use(caller: Caller, key: str | None, model: str | None) -> bool:

@@ -20,7 +20,7 @@ from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
 from app.gateway.ops.context import Document, OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
-from app.gateway.ops.post_jobs import changer, reader, sees_use
+from app.gateway.ops.post_jobs import MayChange, MayRead, reader, sees_use
 from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
@@ -36,7 +36,6 @@ STORE_SECONDS = 5.0
 COUNT_EVERY = timedelta(seconds=15)
 """Counting jobs reads them all, so in between the last count is given."""
 
-Reader = Annotated[Caller, Depends(reader)]
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
 
 NO_JOB = "no-such-job"
@@ -124,7 +123,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
 
     @api.get("/models", response_model=schemas.ModelsResponse)
-    async def models(caller: Reader) -> JSONResponse:
+    async def models(caller: MayRead) -> JSONResponse:
         """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
         known = await asyncio.to_thread(ops_context.models)
         complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
@@ -137,13 +136,13 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return JSONResponse({"models": seen, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
-    async def tiers(caller: Reader) -> JSONResponse:
+    async def tiers(caller: MayRead) -> JSONResponse:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
         return JSONResponse({"tiers": tiers_for(caller)})
 
     @api.get("/route", response_model=schemas.RouteResponse)
     async def route(
-        caller: Reader,
+        caller: MayRead,
         model: Annotated[schemas.ModelField, Query()],
         context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
@@ -153,7 +152,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
 
     @api.get("/usage", response_model=schemas.UsageResponse)
     async def usage(
-        caller: Reader,
+        caller: MayRead,
         since: Annotated[schemas.Day | schemas.Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
@@ -162,7 +161,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return JSONResponse({"usage": seen})
 
     @api.get("/health", response_model=schemas.HealthResponse)
-    async def health(caller: Reader) -> JSONResponse:
+    async def health(caller: MayRead) -> JSONResponse:
         """Tell how all of it stands."""
         why = await problems(ops_context, ledger_pool)
         counts: Counter[str] = Counter()
@@ -203,7 +202,7 @@ def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return JSONResponse({"status": "ready"})
 
     @api.get("/metrics")
-    async def metrics(caller: Annotated[Caller, Depends(changer)]) -> Response:
+    async def metrics(caller: MayChange) -> Response:
         caller.need_model(None)  # it names all models and all keys
         counts: Mapping[tuple[str, str], int] = {}
         try:

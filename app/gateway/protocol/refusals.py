@@ -22,7 +22,7 @@ _MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
-class _List:
+class _GoList:
     """A list, and Go's names for it and for what is in it."""
 
     name: str
@@ -30,7 +30,7 @@ class _List:
     kind: str = "object"
 
 
-_GENERATING: Mapping[str, str | _List] = {
+_GENERATING: Mapping[str, str | _GoList] = {
     "stream": TRUTH,
     "options": MAP,
     "truncate": TRUTH,
@@ -38,29 +38,29 @@ _GENERATING: Mapping[str, str | _List] = {
     "logprobs": TRUTH,
     "top_logprobs": WHOLE,
 }
-_SAMPLING: Mapping[str, str | _List] = {
+_SAMPLING: Mapping[str, str | _GoList] = {
     "max_tokens": WHOLE,
     "seed": WHOLE,
     "stream": TRUTH,
     "stream_options": "openai.StreamOptions",
 }
 _MESSAGE_ALIAS = r'struct { Role string "json:\"role\""; Content json.RawMessage "json:\"content\"" }'
-_IMAGES = _List("[]api.ImageData", "api.ImageData", "string")
+_IMAGES = _GoList("[]api.ImageData", "api.ImageData", "string")
 
-_STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _List]]] = {
+_STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _GoList]]] = {
     "/api/generate": (
         "GenerateRequest",
         {
             **_GENERATING,
             **dict.fromkeys(("prompt", "suffix", "system", "template"), TEXT),
             "raw": TRUTH,
-            "context": _List("[]int", "int", "number"),
+            "context": _GoList("[]int", "int", "number"),
             "images": _IMAGES,
         },
     ),
     "/api/chat": (
         "ChatRequest",
-        {**_GENERATING, "messages": _List("[]api.Message", "api.Alias"), "tools": _List("api.Tools", "api.Tool")},
+        {**_GENERATING, "messages": _GoList("[]api.Message", "api.Alias"), "tools": _GoList("api.Tools", "api.Tool")},
     ),
     "/api/embed": ("EmbedRequest", {"truncate": TRUTH, "dimensions": WHOLE, "options": MAP}),
     "/api/embeddings": ("EmbeddingRequest", {"prompt": TEXT, "options": MAP}),
@@ -69,9 +69,9 @@ _STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _List]]] = {
         {
             **_SAMPLING,
             **dict.fromkeys(("temperature", "frequency_penalty", "presence_penalty", "top_p"), FRACTION),
-            "messages": _List("[]openai.Message", "openai.Message"),
+            "messages": _GoList("[]openai.Message", "openai.Message"),
             "response_format": "openai.ResponseFormat",
-            "tools": _List("[]api.Tool", "api.Tool"),
+            "tools": _GoList("[]api.Tool", "api.Tool"),
             "reasoning": "openai.Reasoning",
             "reasoning_effort": TEXT,
             "logprobs": TRUTH,
@@ -97,7 +97,7 @@ _STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _List]]] = {
             "max_output_tokens": WHOLE,
             "reasoning": "openai.ResponsesReasoning",
             "text": "openai.ResponsesText",
-            "tools": _List("[]openai.ResponsesTool", "openai.ResponsesTool"),
+            "tools": _GoList("[]openai.ResponsesTool", "openai.ResponsesTool"),
         },
     ),
     "/v1/messages": (
@@ -106,9 +106,9 @@ _STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _List]]] = {
             **dict.fromkeys(("max_tokens", "top_k"), WHOLE),
             **dict.fromkeys(("temperature", "top_p"), FRACTION),
             "stream": TRUTH,
-            "messages": _List("[]anthropic.MessageParam", _MESSAGE_ALIAS),
-            "stop_sequences": _List("[]string", "string", "string"),
-            "tools": _List("[]anthropic.Tool", "anthropic.Tool"),
+            "messages": _GoList("[]anthropic.MessageParam", _MESSAGE_ALIAS),
+            "stop_sequences": _GoList("[]string", "string", "string"),
+            "tools": _GoList("[]anthropic.Tool", "anthropic.Tool"),
             "tool_choice": "anthropic.ToolChoice",
             "thinking": "anthropic.ThinkingConfig",
             "metadata": "anthropic.Metadata",
@@ -171,11 +171,11 @@ def refuse(found: Fields, path: str) -> Trouble | None:
     return check(found) if check is not None else None
 
 
-def _expect(found: Fields, name: str, wanted: str | _List, struct: str) -> None:
+def _expect(found: Fields, name: str, wanted: str | _GoList, struct: str) -> None:
     kind = found.kind(name)
     if kind == "null":
         return
-    if isinstance(wanted, _List):
+    if isinstance(wanted, _GoList):
         if kind != "array":
             raise _mismatch(kind, struct, name, wanted.name)
         first = found.kind_of_first(name)
