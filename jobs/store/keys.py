@@ -181,93 +181,45 @@ _CASE = "archived some days after the incident has passed, unless a later one of
 _LATER = "archived some days later"
 _STAYS = "stays"
 
-TABLE = (
-    KeyPattern(
-        job("<id>"), "the request; writing it is the posting", "whoever posts", True, "a month after it was retired"
-    ),
-    KeyPattern(
-        live("<kind>", "<subject>"), "at which job of this subject to look first", "whoever posts", False, _STAYS
-    ),
-    KeyPattern(
-        claim("<id>", "<n>"),
-        "attempt n belongs to this token; its lease",
-        "a worker, or whoever cancels a job that nobody runs",
-        True,
-        _RETIRED,
-    ),
-    KeyPattern(beat("<id>", "<n>"), "when its holder was heard of; progress", "the holder of claim n", False, _RETIRED),
-    KeyPattern(
-        end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED
-    ),
-    KeyPattern(cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
-    KeyPattern(
-        dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED
-    ),
-    KeyPattern(gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
-    KeyPattern(
-        usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"
-    ),
-    KeyPattern(LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
-    KeyPattern(
-        meter("<tier>", "<container>"),
-        "the seconds of one container, by what they went to",
-        "that container",
-        False,
-        "archived when it has not counted for a day",
-    ),
-    KeyPattern(warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
-    KeyPattern(spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
-    KeyPattern(
-        server("<tier>", "<container>"),
-        "how a server is",
-        "that server; one that went silent: the tick",
-        False,
-        "archived when it has not reported for a day; on one machine it stays",
-    ),
-    KeyPattern(
-        health("<tier>", "<n>"),
-        "from when on a tier was so; each n once",
-        "the check for alerts",
-        True,
-        "archived some days later, but for the last of a tier",
-    ),
-    KeyPattern(
-        WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS
-    ),
-    KeyPattern(
-        WEIGHTS_MODELS,
-        "size and header of each whole model",
-        "the weights worker; on one machine the night's thread",
-        False,
-        _STAYS,
-    ),
-    KeyPattern(WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
-    KeyPattern(
-        UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS
-    ),
-    KeyPattern(TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
-    KeyPattern(platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
-    KeyPattern(NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
-    KeyPattern(
-        NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS
-    ),
-    KeyPattern(NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
-    KeyPattern(window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
-    KeyPattern(
-        wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER
-    ),
-    KeyPattern(
-        refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER
-    ),
-    KeyPattern(incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
-    KeyPattern(seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
-    KeyPattern(recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
-    KeyPattern(
-        telling("<key>/<n>", "<change>", "<k>"),
-        "somebody tries for the k-th time to tell of it",
-        "who tells the webhook",
-        True,
-        _CASE,
-    ),
-    KeyPattern(told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
-)
+_ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
+    # pattern, what it says, who writes it, whether once, until when it is there
+    (job("<id>"), "the request; writing it is the posting", "whoever posts", True, "a month after it was retired"),
+    (live("<kind>", "<subject>"), "at which job of this subject to look first", "whoever posts", False, _STAYS),
+    (claim("<id>", "<n>"), "attempt n belongs to this token; its lease",
+     "a worker, or whoever cancels a job that nobody runs", True, _RETIRED),
+    (beat("<id>", "<n>"), "when its holder was heard of; progress", "the holder of claim n", False, _RETIRED),
+    (end("<id>", "<n>"), "how attempt n ended", "the holder of claim n, or the sweep that gave it up", True, _RETIRED),
+    (cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
+    (dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED),
+    (gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
+    (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
+    (meter("<tier>", "<container>"), "the seconds of one container, by what they went to", "that container", False,
+     "archived when it has not counted for a day"),
+    (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
+    (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
+     "archived when it has not reported for a day; on one machine it stays"),
+    (health("<tier>", "<n>"), "from when on a tier was so; each n once", "the check for alerts", True,
+     "archived some days later, but for the last of a tier"),
+    (WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),
+    (WEIGHTS_MODELS, "size and header of each whole model", "the weights worker; on one machine the night's thread",
+     False, _STAYS),
+    (WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
+    (UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
+    (TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
+    (platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
+    (NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
+    (NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
+    (NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
+    (window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
+    (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
+    (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
+    (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
+    (seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
+    (recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
+    (telling("<key>/<n>", "<change>", "<k>"), "somebody tries for the k-th time to tell of it", "who tells the webhook",
+     True, _CASE),
+    (told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
+)  # fmt: skip
+TABLE = tuple(KeyPattern(*row) for row in _ROWS)
