@@ -72,14 +72,14 @@ def _known(names: tuple[str, ...]) -> dict[str, Any]:
 
 def _origin(text: str) -> str:
     if not ORIGIN.fullmatch(text):
-        raise PydanticCustomError("origin", "no origin; {looks_like}", {"looks_like": ORIGIN_LOOKS_LIKE})
+        raise PydanticCustomError("origin", "no origin; {looks_like}", {"looks_like": ORIGIN_FORM})
     return text
 
 
 ORIGIN = re.compile(r"(?=[^*]*\*?[^*]*\Z)(?:\*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^\s/,]{1,253})")
 """A page's origin as browsers send it; a `*` may stand in it once, for anything, or alone for every page there is."""
 
-ORIGIN_LOOKS_LIKE = "as in https://chat.example.com, https://*.example.com, chrome-extension://* or *"
+ORIGIN_FORM = "as in https://chat.example.com, https://*.example.com, chrome-extension://* or *"
 
 GpuName = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]

@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.fleet.schema import Fleet
-from app.fleet.values import ORIGIN, ORIGIN_LOOKS_LIKE
+from app.fleet.values import ORIGIN, ORIGIN_FORM
 from app.gateway.protocol import dialects
 from app.gateway.protocol.exchange import JSON
 from app.gateway.protocol.headers import TOKEN, Header
@@ -73,7 +73,7 @@ def allowed_origins(environ: Mapping[str, str], fleet: Fleet | None) -> Origins:
     said = [entry for entry in said if entry]
     for entry in said:
         if not ORIGIN.fullmatch(entry):
-            raise BadRequest(f"{VARIABLE}: {entry[:100]!r} is no origin", hint=ORIGIN_LOOKS_LIKE)
+            raise BadRequest(f"{VARIABLE}: {entry[:100]!r} is no origin", hint=ORIGIN_FORM)
     return Origins([*said, *(fleet.gateway.origins if fleet is not None else ())])
 
 

@@ -66,14 +66,12 @@ def takes_away(job: Job, kinds: Kinds = KINDS) -> bool:
 
 
 def need_current(job: Job, jobs: Sequence[Job], kinds: Kinds = KINDS) -> None:
-    """Insist that nothing was done since with the weights that this job, posted again, would take away.
+    """Insist that nothing was done since with the weights that this job takes away (`takes_away`).
 
     Raises:
         Refused: something was, or the job is archived, and what came after it may be so as well.
 
     """
-    if not takes_away(job, kinds):
-        return
     what = f"the {job.kind} of {job.subject}, job {job.id},"
     anyway = f"if it is still wanted: `ollama-modal retry {job.id} --anyway`"
     if all(other.id != job.id for other in jobs):

@@ -160,7 +160,7 @@ class Ledger:
             Refused: it takes weights away that something else changed since. With `anyway` it is posted all the same.
 
         """
-        if not anyway and dead_letters.takes_away(job, self._kinds):
+        if not anyway and dead_letters.takes_away(job, self._kinds):  # only then are all jobs read
             dead_letters.need_current(job, self.reader.jobs(), self._kinds)
         return self.post(job.kind, job.subject, job.request, by=by, attempts=job.attempts_allowed)
 
