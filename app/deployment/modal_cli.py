@@ -20,7 +20,7 @@ from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import parse_span
+from jobs.core.since import parse_since
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
@@ -177,7 +177,7 @@ def show_cost(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], s
     from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
     now = commands.now
-    began = now - parse_span(since, "--since")
+    began = parse_since(since, "--since", now)
     cost = estimate({**past(), **dict(ledger.items())}, priced(declared(), now.date()), began, now)
     show(cost.as_json(), cost.lines(), json=json)
     return 0

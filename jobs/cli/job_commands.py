@@ -19,7 +19,8 @@ from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import local_time, parse_span
+from jobs.core.since import parse_since
+from jobs.core.units import local_time
 from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
@@ -277,7 +278,7 @@ class JobCommands:
         """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
         if limit < 0:
             raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
-        began = self.clock.now() - parse_span(since, "--since") if since is not None else None
+        began = parse_since(since, "--since", self.clock.now()) if since is not None else None
         if dead:
             return self._list_dead(began, json=json)
         if state is not None and state not in set(JobState):

@@ -204,7 +204,7 @@ def list_jobs(
     *,
     state: Annotated[str | None, typer.Option(metavar="STATE", help=f"Only these: {', '.join(JobState)}")] = None,
     kind: Annotated[str | None, typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}")] = None,
-    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Posted since then, like 90d or 2026-09-15")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
     dead: Annotated[bool, typer.Option("--dead", help="Those that failed for good, by class, with the remedy")] = False,
     url: Url = None,

@@ -340,7 +340,7 @@ def test_nothing_running_is_told(quiet: Shell) -> None:
         (("retry", "nope"), "there is no job 'nope'"),
         (("jobs", "--state", "sleepy"), "there is no state 'sleepy'"),
         (("jobs", "--kind", "bake"), "there is no kind of job 'bake'"),
-        (("jobs", "--since", "long"), "--since 'long' is no span of time"),
+        (("jobs", "--since", "long"), "--since 'long' is no time"),
         (("pull", "llama3.2", "--way", "up"), "there is no way to pull called 'up'"),
         (("pull", "llama3.2", "--rate-limit", "fast"), "'fast'"),
         (("pull", "llama3.2", "--attempts", "0"), "0"),
