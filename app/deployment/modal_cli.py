@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 from app.deployment import status as reports
 from app.deployment.spawn_worker import spawn_worker
 from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
-from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, say, settle_streams, show
+from jobs.cli.interrupt import INTERRUPTED
+from jobs.cli.job_commands import JobCommands, Preview, exit_code
+from jobs.cli.output import say, settle_streams, show
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.model_name import ModelName

@@ -16,9 +16,10 @@ from typing import Annotated, NoReturn
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
+from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.core.clock import SystemClock
-from jobs.core.errors import BadRequest, Refused
+from jobs.core.errors import BadRequest, NetworkTrouble, Refused, Unauthorized
 from jobs.core.units import parse_bytes
 from jobs.home.home import home_of
 
@@ -84,15 +85,10 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Tell what the next night would do, and why. Posts nothing."""
-    if url:
-        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
-
-        if fleet is not None:
-            raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
-        done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
-    from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
-    from app.local.nightly_thread import coming_night  # noqa: PLC0415
-
+    if url and fleet is not None:
+        raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
+    if (preview := _planned_by_gateway(url, key) if fleet is None else None) is not None:
+        done(commands_at(url, key).show_preview(preview, json=json))
     at = this_machine()
     stack = at.home.need_stack()
     path = fleet or stack.fleet
@@ -101,10 +97,32 @@ def plan(
             "no fleet file says what should be here",
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
         )
+    from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
+    from app.local.nightly_thread import coming_night  # noqa: PLC0415
+
     declared = load(path.absolute())
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))
+
+
+def _planned_by_gateway(url: str | None, key: str | None) -> Preview | None:
+    """What a gateway plans: the one that is named, else that of a running `up`, which will do it as well.
+
+    None when there is neither, or the key does not open our own: then the plan is made here.
+    """
+    from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - listing jobs is to feel instant without it
+
+    if url:
+        return RemotePreview(remote_at(url, key).plan())
+    home = home_of(os.environ)
+    stack = home.read_stack()
+    if stack is None or stack.pid != home.up_pid() or stack.gateway is None or stack.fleet is None:
+        return None
+    try:
+        return RemotePreview(remote_at(stack.gateway, key).plan())
+    except (Unauthorized, NetworkTrouble):
+        return None
 
 
 @contextmanager

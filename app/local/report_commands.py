@@ -25,7 +25,7 @@ def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
         last_night = remote_at(url, key).night()
     else:
         at = this_machine()
-        commands, last_night = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
+        commands, last_night = at.commands, report(dict(at.home.read_facts().items()), at.commands.reader.select()[0])
     show(last_night, (commands.worded(line) for line in lines(last_night, commands.now)), json=json)
 
 
@@ -46,7 +46,7 @@ def cost(
         return
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
-    rows = usage(at.home.facts(), since=began.date())
+    rows = usage(at.home.read_facts(), since=began.date())
     owned_cost = owned(rows, began, at.commands.now)
     show(owned_cost.as_json(), owned_cost.use_lines(), json=json)
     if json:

@@ -9,11 +9,12 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
+from jobs.cli.interrupt import INTERRUPTED, interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
@@ -22,15 +23,13 @@ from jobs.core.sanitize import plain
 from jobs.core.since import parse_since
 from jobs.core.units import local_time
 from jobs.ledger import dead_letters
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
 from jobs.ledger.kinds import ALL, Kind, kind_named
-from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
 
-INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
 
@@ -120,7 +119,7 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Callable[[], Mapping[str, Any]] = dict
     poll_every: timedelta = POLL_EVERY
     refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
     confirmed: Callable[[str], bool] = confirmed
@@ -140,7 +139,7 @@ class JobCommands:
         """Post a job of this kind with the parameters that a person typed, or share the one that is under way."""
         if attempts is not None and attempts < 1:
             raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
-        request = kind.request(model, kind.read(typed), self.defaults)
+        request = kind.request(model, kind.read(typed), self.defaults())
         self._need_sense(kind, request.subject)
         posted = self.ledger.post(*request, by=who(), attempts=attempts)
         without = kind.without_effect(request.request, posted.job.request)
@@ -229,13 +228,14 @@ class JobCommands:
     def _followed(self, id: str) -> Job | None:
         """The job once it has ended; None when whoever followed it left."""
         try:
-            return follow(
-                lambda: self.reader.get(id),
-                clock=self.clock,
-                is_worked=self.is_worked,
-                idle=self.idle,
-                every=self.poll_every,
-            )
+            with interruptible():
+                return follow(
+                    lambda: self.reader.get(id),
+                    clock=self.clock,
+                    is_worked=self.is_worked,
+                    idle=self.idle,
+                    every=self.poll_every,
+                )
         except KeyboardInterrupt:
             say()
             say(f"job {id} goes on without you")

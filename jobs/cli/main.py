@@ -18,13 +18,15 @@ import typer
 from typer.exceptions import TyperException
 
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, put, say, settle_streams, show
+from jobs.cli.output import put, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import FAILURE_CLASSES, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
+from jobs.home.local_jobs import LocalJobs
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
 from jobs.version import VERSION
@@ -68,17 +70,22 @@ class ThisMachine(NamedTuple):
 def this_machine() -> ThisMachine:
     clock = SystemClock()
     home = home_of(os.environ)
-    ledger, stack = home.ledger(clock), home.read_stack()
     commands = JobCommands(
-        ledger,
+        LocalJobs(home, clock),
         clock,
         is_worked=lambda: home.up_pid() is not None,
         idle=IDLE,
         log=str(home.logs / "up.log"),
-        defaults={"rate_limit": stack.rate_limit} if stack else {},
+        defaults=lambda: _defaults(home),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
+
+
+def _defaults(home: Home) -> Mapping[str, Any]:
+    """What `up` was told for jobs that name no value of their own."""
+    stack = home.read_stack()
+    return {"rate_limit": stack.rate_limit} if stack else {}
 
 
 def _refusal(home: Home, clock: Clock, kind: Kind, name: ModelName) -> Trouble | None:
@@ -111,7 +118,7 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
 
 
 def remote_at(url: str, key: str | None) -> "GatewayClient":
-    from jobs.home.gateway_client import GatewayClient  # noqa: PLC0415 - brings httpx, which takes long to import
+    from jobs.home.gateway_client import GatewayClient  # noqa: PLC0415 - listing jobs is to feel instant without it
 
     remote = GatewayClient(url, key, clock=SystemClock())
     atexit.register(remote.close)  # a command ends by an exception, from wherever it is
@@ -183,7 +190,7 @@ def show_dry_run(kind: Kind, typed: Mapping[str, Any], url: str | None, key: str
     """Show what a job would do; post nothing."""
     request = kind.request(None, kind.read(typed)).request
     if url:
-        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
+        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - listing jobs is to feel instant without it
 
         preview: Preview = RemotePreview(remote_at(url, key).prune_plan(request))
         return commands_at(url, key).show_preview(preview, json=typed["json"])
@@ -274,9 +281,8 @@ def dismiss(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json =
 @app.command()
 def models(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """List the models. Those that are not whole are complained about."""
-    # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import remote_models  # noqa: PLC0415
+        from jobs.cli.remote_status import remote_models  # noqa: PLC0415 - listing jobs is to feel instant without it
 
         done(commands_at(url, key).list_models(remote_models(remote_at(url, key)), json=json))
     from jobs.home.status import local_models  # noqa: PLC0415
@@ -295,9 +301,10 @@ def show_route(
     json: Json = False,
 ) -> None:
     """Tell on which tier a model is answered. And why, in words and numbers."""
-    from jobs.cli.remote_status import route_lines  # noqa: PLC0415 - brings httpx, which takes long to import
+    gateway = url or own_gateway()
+    from jobs.cli.remote_status import route_lines  # noqa: PLC0415 - listing jobs is to feel instant without it
 
-    route = remote_at(url or own_gateway(), key).route(model, context)
+    route = remote_at(gateway, key).route(model, context)
     show(route, route_lines(route), json=json)
 
 
@@ -318,9 +325,8 @@ def own_gateway() -> str:
 @app.command()
 def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what runs. That is `up`, its servers, the models, the queue; or a gateway and its tiers."""
-    # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import status_lines  # noqa: PLC0415
+        from jobs.cli.remote_status import status_lines  # noqa: PLC0415 - as above
 
         remote = remote_at(url, key)
         health = {**remote.health(), "night": remote.night()}

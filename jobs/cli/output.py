@@ -8,15 +8,10 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
-
-from loguru import logger
+from typing import Any, TextIO
 
 from jobs.core.errors import Trouble, os_trouble
 from jobs.core.sanitize import plain, visible
-
-if TYPE_CHECKING:
-    from loguru import Record
 
 
 def put(line: str) -> None:
@@ -72,20 +67,6 @@ def talk_through(write: Callable[[str], object] | None) -> None:
     """From now on hand talk to `write`, in whole lines: a service may not wait until somebody reads its stderr."""
     global _talk  # noqa: PLW0603 - as stderr itself, there is one in a process
     _talk = write
-
-
-def log_warnings() -> None:
-    """Of what happens inside, tell warnings alone, never with the values of variables: they may be secrets."""
-    logger.remove()
-    logger.add(
-        lambda line: say(str(line).rstrip()), level="WARNING", format=_as_warning, diagnose=False, backtrace=False,
-    )  # fmt: skip
-
-
-def _as_warning(record: "Record") -> str:
-    """The message alone; an exception's trace is for the log."""
-    record["extra"]["_said"] = plain(record["message"])
-    return "warning: {extra[_said]}"
 
 
 def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:

@@ -16,9 +16,8 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.kinds import kind_named
-from jobs.ledger.ledger import Posted
 from jobs.ledger.reader import LedgerReader
 
 LISTED_AT_MOST = 1_000
