@@ -1,13 +1,11 @@
-"""`ollama-modal`, and `python -m app.local`, which is the same."""
-
-from typing import NoReturn
+"""`ollama-modal`, and `python -m app.local`, which is the same. Nothing is imported before Ctrl-C is quiet."""
 
 from jobs.cli.interrupt import leave_at_once
 
 
-def main() -> NoReturn:
-    leave_at_once()  # before what takes long to import
-    from app.local.main import main as run_command_line  # noqa: PLC0415
+def main() -> None:
+    leave_at_once()
+    from app.local.main import main as run_command_line  # noqa: PLC0415 - all of it takes long
 
     run_command_line()
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
-from jobs.cli.interrupt import INTERRUPTED, interruptible
+from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
@@ -228,7 +228,7 @@ class JobCommands:
     def _followed(self, id: str) -> Job | None:
         """The job once it has ended; None when whoever followed it left."""
         try:
-            with interruptible():
+            with Interruptible():
                 return follow(
                     lambda: self.reader.get(id),
                     clock=self.clock,

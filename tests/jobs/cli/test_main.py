@@ -7,7 +7,6 @@ import shlex
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -481,14 +480,6 @@ def test_closed_streams_do_no_harm(quiet: Shell, closed: str) -> None:
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert [job["subject"] for job in quiet.ask("jobs")] == ["tiny:latest"]
-
-
-def test_listing_jobs_imports_no_more_than_it_needs() -> None:
-    """The command line starts without an HTTP client, a bar or a validator: listing jobs is to feel instant."""
-    heavy = {"httpx", "rich", "pydantic", "modal", "tenacity"}
-    code = f"import sys, app.local.main; print(*sorted({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout.strip() == ""
 
 
 def test_json_is_json(quiet: Shell) -> None:
