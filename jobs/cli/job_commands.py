@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from jobs.cli.follow import POLL_EVERY, follow
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
+from jobs.cli.terminal.table import GiveWay
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
@@ -32,6 +33,35 @@ if TYPE_CHECKING:
 
 LISTED = 20
 """Jobs that fit on a screen."""
+
+
+_JOBS_GIVE_WAY = (
+    GiveWay("REMARK", 30),
+    GiveWay("POSTED", lambda moment: moment[5:16]),
+    GiveWay("REMARK", 12),
+    GiveWay("MODEL", 24, "middle"),
+    GiveWay("REMARK", "left out"),
+    GiveWay("TRIES", "left out"),
+    GiveWay("POSTED", lambda moment: moment[:5]),
+    GiveWay("MODEL", 16, "middle"),
+    GiveWay("POSTED", "left out"),
+    GiveWay("DONE", "left out"),
+    GiveWay("MODEL", 8, "middle"),
+)
+"""An id is typed again, and the kind, the model and the state say what it is; the rest is a `job ID` away."""
+
+_PLAN_GIVES_WAY = (GiveWay("WHAT", 24, "middle"),)
+
+_MODELS_GIVE_WAY = (
+    GiveWay("MODIFIED", lambda moment: moment[:10]),
+    GiveWay("FAMILY", "left out"),
+    GiveWay("MODIFIED", "left out"),
+    GiveWay("DIGEST", "left out"),
+    GiveWay("QUANTISATION", "left out"),
+    GiveWay("PARAMETERS", "left out"),
+    GiveWay("NAME", 16, "middle"),
+)
+"""A name is typed again; `show NAME` tells the rest."""
 
 
 class Preview(Protocol):
@@ -290,7 +320,7 @@ class JobCommands:
             put_json([job.as_json() for job in jobs])
         elif jobs:
             head = ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK")
-            put_table(head, [self._row(job) for job in jobs])
+            put_table(head, [self._row(job) for job in jobs], _JOBS_GIVE_WAY)
         else:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
@@ -394,7 +424,9 @@ class JobCommands:
             return 0
         rows = list(preview.rows())
         if rows:
-            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+            put_table(
+                ("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows], _PLAN_GIVES_WAY, folds=True
+            )
         for note in preview.notes:
             say(f"note: {self.worded(plain(note))}")
         say(preview.summary)
@@ -406,7 +438,7 @@ class JobCommands:
             put_json([each.as_json() for each in models.models])
         elif models.models:
             head = ("NAME", "SIZE", "DIGEST", "MODIFIED", "FAMILY", "PARAMETERS", "QUANTISATION")
-            put_table(head, [each.row(self.now) for each in models.models])
+            put_table(head, [each.row(self.now) for each in models.models], _MODELS_GIVE_WAY)
         else:
             say(f"no models in {models.where}")
         for line in models.complaints:

@@ -1,7 +1,7 @@
 """What the command line writes: data to stdout, talk to stderr. Nobody else prints.
 
-A reader that has gone away is no failure: what it would have read is dropped. Nothing is written in colour, and what
-is in a line can neither move the cursor nor begin another line, whoever's words they are.
+A reader that has gone away is no failure: what it would have read is dropped. Only states are in colour, on a terminal,
+and what is in a line can neither move the cursor nor begin another line, whoever's words they are.
 """
 
 import json
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
+from jobs.cli.terminal.screen import folded, has_colour, painted, width_of
+from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.errors import Trouble, os_trouble
 from jobs.core.sanitize import plain, visible
 
@@ -20,8 +22,15 @@ def put(line: str) -> None:
 
 
 def put_lines(lines: Iterable[str]) -> None:
+    """For a person, who sees states in colour and lines that are broken between words."""
+    width = width_of(sys.stdout)
     for line in lines:
-        put(line)
+        for piece in folded(visible(line), width):
+            _write(sys.stdout, _painted(sys.stdout, piece))
+
+
+def _painted(stream: TextIO | None, line: str) -> str:
+    return painted(line) if has_colour(stream) else line
 
 
 def put_json(document: Any) -> None:
@@ -36,28 +45,25 @@ def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
         put_lines(lines)
 
 
-def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; numbers stand right."""
-    cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    for row in cells:
-        padded = [
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
-        ]
-        put("  ".join(padded).rstrip())
-
-
-_NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
+def put_table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], steps: Sequence[GiveWay] = (), *, folds: bool = False
+) -> None:
+    """Columns that fit the terminal by these steps; in a pipe as wide as they need to be."""
+    for line in table(head, rows, width_of(sys.stdout), steps, folds=folds):
+        _write(sys.stdout, _painted(sys.stdout, visible(line)))
 
 
 def say(line: str = "") -> None:
     """A line of talk."""
     if _talk is None:
-        _write(sys.stderr, visible(line))
+        word, colon, rest = visible(line).partition(": ")
+        _write(sys.stderr, f"{_painted(sys.stderr, word)}{colon}{rest}" if word in _SAID else visible(line))
     else:
         _talk(f"{visible(line)}\n")
 
+
+_SAID = frozenset({"error", "warning", "hint"})
+"""What a line of talk may begin with."""
 
 #: Where talk goes instead of stderr itself; set once, by an entry point, before any other thread.
 _talk: Callable[[str], object] | None = None

@@ -27,6 +27,7 @@ FLOORS: dict[str, int] = {
     "jobs/registry": 6,
     "jobs/tasks": 7,
     "jobs/home": 8,
+    "jobs/cli/terminal": 2,
     "jobs/cli": 9,
     "jobs/__main__.py": 10,
     "jobs/testing": 6,
