@@ -22,7 +22,7 @@ from app.fleet.schema import Fleet
 from app.model_server.health import Health
 from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.ledger.dead_letters import class_of, dead
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import trouble
@@ -99,7 +99,8 @@ def _workers(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
         if not waiting or (heard is not None and heard > late):
             continue
         known = f"; worker {last.worker} was heard of last, at {heard:%H:%M}" if last and heard else ""
-        said = f"nobody takes up the jobs of lane {lane}: {len(waiting):,} wait, since {min(waiting):%H:%M}{known}"
+        wait = f"{counted(len(waiting), 'waits', 'wait')}, since {min(waiting):%H:%M}"
+        said = f"nobody takes up the jobs of lane {lane}: {wait}{known}"
         hint = "`modal app logs ollama-service` may tell why; what hangs in a container ends when that is stopped"
         yield Incident("worker", lane, said, hint)
 
@@ -177,7 +178,8 @@ def _nightly(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
 def _wakes(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     for tier in facts.refused:
         allowed = fleet.tier(tier).own_wakes_per_day
-        said = f"tier {tier} was not woken: the day's {allowed} wakes by night and windows are used up"
+        wakes, are = counted(allowed, "wake"), "is" if allowed == 1 else "are"
+        said = f"tier {tier} was not woken: the day's {wakes} by night and windows {are} used up"
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 
