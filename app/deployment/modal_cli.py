@@ -117,7 +117,7 @@ class WorkerLauncher:
     def _send(self, job: Job) -> None:
         if self.deployed:
             spawn_worker(job.lane)
-        elif self.follows and job.lane == WEIGHTS_LANE:
+        elif self.follows and job.lane == WEIGHTS_LANE and self._call is None:  # one works on all of them
             say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
             self._call = deployment.start(self._own, WEIGHTS_WORKER)
 
@@ -140,7 +140,10 @@ class ModalCommands:
     def post(
         self, kind: Kind, *, wait: bool, attempts: int, json: bool, model: str = "", dry_run: bool = False, **typed: Any
     ) -> None:
-        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way."""
+        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way.
+
+        Several models stand in one option, with commas between: no name has one.
+        """
 
         def post(commands: JobCommands) -> int:
             given = {name: value or None for name, value in typed.items()}
@@ -149,7 +152,8 @@ class ModalCommands:
                 return commands.show_preview(self.preview(request), json=json)
             if kind.lane == SERVERS_LANE and not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
+            models = [name for each in model.split(",") if (name := each.strip())]
+            return commands.post(kind, models, wait=wait, attempts=attempts or None, json=json, **given)
 
         self.run(post, follows=wait)
 
