@@ -43,16 +43,27 @@ CHECK_EVERY = timedelta(seconds=5)
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
 
+ENTRY_POINTS = frozenset(
+    {*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models", "night", "cost", "windows", "plan", "status"}
+)
+"""What `app.jobs` has for `modal run`."""
+
+_COMMAND = re.compile(r"`ollama-modal (\w+)(?: ([^-\s`][^\s`]*))?([^`]*)`")
+_OF_ONE_MACHINE = re.compile(r" --(fleet|url|key)\b")
+
+
 def worded(text: str) -> str:
-    """The commands of `ollama-modal` in a text, as they are typed here."""
+    """The commands of `ollama-modal` in a text, as they are typed here; those of one machine alone stay."""
 
     def ours(command: re.Match[str]) -> str:
-        verb, argument = command[1], command[2]
+        verb, argument, options = command.groups()
+        if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
+            return command[0]
         option = "--model" if verb in KINDS else "--id"
-        return f"modal run -m app.jobs::{verb}" + (f" {option} {argument}" if argument else "")
+        named = f" {option} {argument}" if argument else ""
+        return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 
-    text = re.sub(r"(\bollama-modal retry --all) --class\b", r"\1 --failure-class", text)
-    return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
+    return _COMMAND.sub(ours, text)
 
 
 class WorkerLauncher:

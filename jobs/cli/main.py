@@ -131,8 +131,17 @@ def remote_at(url: str, key: str | None) -> "GatewayClient":
 
 
 def with_url(text: str, url: str) -> str:
-    """The commands in a text, as they are typed for the gateway there."""
-    return re.sub(r"`ollama-modal (\w+)", lambda command: f"{command[0]} --url {shlex.quote(url)}", text)
+    """The commands in a text, as they are typed for the gateway there; what is for one machine alone stays as it is."""
+    callbacks = {
+        each.name or each.callback.__name__: each.callback for each in app.registered_commands if each.callback
+    }
+    there = {name for name, callback in callbacks.items() if "url" in inspect.signature(callback).parameters}
+
+    def ours(command: re.Match[str]) -> str:
+        is_there = command[1] in there and " --fleet" not in command[2] and " --url" not in command[2]
+        return f"`ollama-modal {command[1]} --url {shlex.quote(url)}{command[2]}`" if is_there else command[0]
+
+    return re.sub(r"`ollama-modal (\w+)([^`]*)`", ours, text)
 
 
 def done(code: int) -> NoReturn:
