@@ -8,9 +8,15 @@ pull, verify, delete, prune, rollback and warm are made from `jobs.ledger.kinds`
 long: each function imports what it works with.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from app.file_start import refuse
+
+if __name__ == "jobs":
+    refuse(sys.argv)
 
 import modal
 

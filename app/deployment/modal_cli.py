@@ -45,16 +45,27 @@ CHECK_EVERY = timedelta(seconds=5)
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
 
+ENTRY_POINTS = frozenset(
+    {*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models", "night", "cost", "windows", "plan", "status"}
+)
+"""What `app.jobs` has for `modal run`."""
+
+_COMMAND = re.compile(r"`ollama-modal (\w+)(?: ([^-\s`][^\s`]*))?([^`]*)`")
+_OF_ONE_MACHINE = re.compile(r" --(fleet|url|key)\b")
+
+
 def worded(text: str) -> str:
-    """The commands of `ollama-modal` in a text, as they are typed here."""
+    """The commands of `ollama-modal` in a text, as they are typed here; those of one machine alone stay."""
 
     def ours(command: re.Match[str]) -> str:
-        verb, argument = command[1], command[2]
+        verb, argument, options = command.groups()
+        if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
+            return command[0]
         option = "--model" if verb in KINDS else "--id"
-        return f"modal run -m app.jobs::{verb}" + (f" {option} {argument}" if argument else "")
+        named = f" {option} {argument}" if argument else ""
+        return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 
-    text = re.sub(r"(\bollama-modal retry --all) --class\b", r"\1 --failure-class", text)
-    return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
+    return _COMMAND.sub(ours, text)
 
 
 class WorkerLauncher:
@@ -119,7 +130,7 @@ class WorkerLauncher:
     def _send(self, job: Job) -> None:
         if self.deployed:
             spawn_worker(job.lane)
-        elif self.follows and job.lane == WEIGHTS_LANE:
+        elif self.follows and job.lane == WEIGHTS_LANE and self._call is None:  # one works on all of them
             say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
             self._call = deployment.start(self._own, WEIGHTS_WORKER)
 
@@ -142,7 +153,10 @@ class ModalCommands:
     def post(
         self, kind: Kind, *, wait: bool, attempts: int, json: bool, model: str = "", dry_run: bool = False, **typed: Any
     ) -> None:
-        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way."""
+        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way.
+
+        Several models stand in one option, with commas between: no name has one.
+        """
 
         def post(commands: JobCommands) -> int:
             given = {name: value or None for name, value in typed.items()}
@@ -151,7 +165,8 @@ class ModalCommands:
                 return commands.show_preview(self.preview(request), json=json)
             if kind.lane == SERVERS_LANE and not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
+            models = [name for each in model.split(",") if (name := each.strip())]
+            return commands.post(kind, models, wait=wait, attempts=attempts or None, json=json, **given)
 
         self.run(post, follows=wait)
 

@@ -31,6 +31,7 @@ from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
+from jobs.core.units import counted
 from jobs.ledger.ledger import Ledger
 
 PORT = 8000
@@ -166,7 +167,7 @@ class Service:
         self._known_state.start()
         self._http_server.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        logger.info("the gateway answers, with {} models", len(self._known_state.models()))
+        logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""

@@ -18,6 +18,7 @@ from app.local.plan import StackPlan
 from app.local.processes import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
+from app.logs import SAID
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
@@ -52,9 +53,14 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
     processes: list[ServerProcess] = []
     is_up = False
     keys = keys_of(home, os.environ, plan.host)
-    try:
-        with ExitStack() as ending:
-            ending.callback(logger.info, "up has ended")
+
+    def has_ended() -> None:
+        if is_up:
+            logger.info("up has ended")
+
+    with ExitStack() as ending:
+        ending.callback(has_ended)  # after all that ends before
+        try:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, processes, clock)
             servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
@@ -81,16 +87,16 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
                 restarter.check()
                 _require_running(server)
                 clock.wait(CHECK_SECONDS)
-    except StackStopped as stopped:
-        logger.info("{}", stopped)
-        return 0
-    except Trouble as trouble:
-        logger.error("up ended: {}", trouble)
-        if not is_up:
-            raise
-        complain(trouble)
-        say(f"hint: the log is {home.logs / 'up.log'}")
-        return 1
+        except StackStopped as stopped:  # what led to the end is told before the end
+            logger.info("{}", stopped)
+            return 0
+        except Trouble as trouble:
+            logger.bind(**{SAID: True}).error("up ended: {}", trouble)
+            if not is_up:
+                raise
+            complain(trouble)
+            say(f"hint: the log is {home.logs / 'up.log'}")
+            return 1
 
 
 def _require_running(server: HttpServer) -> None:

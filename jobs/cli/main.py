@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from jobs.cli.completion import model_names
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
 from jobs.cli.output import put, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
@@ -46,7 +47,16 @@ app = typer.Typer(
 )
 
 Name = Annotated[str, typer.Argument(metavar="MODEL", help="For example llama3.2, deepseek-r1:32b, hf.co/user/repo:Q4")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...", help="One or more, like llama3.2 hf.co/user/repo:Q4", autocompletion=model_names
+    ),
+]
+NamesOrAll = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="All models when left out", autocompletion=model_names),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique")]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
@@ -105,15 +115,17 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
     """The commands over the jobs of the gateway there, or of this machine."""
     if not url:
         return this_machine().commands
-    clock = SystemClock()
+    clock, remote = SystemClock(), remote_at(url, key)
     return JobCommands(
-        remote_at(url, key),
+        remote,
         clock,
         is_worked=lambda: True,  # where a gateway answers, it sends for workers
         idle=IDLE,
         log=f"with whoever runs {url}",
         worded=lambda text: text if os.environ.get("OLLAMA_MODAL_URL") else with_url(text, url),
         poll_every=REMOTE_POLL_EVERY,
+        refusal=lambda kind, name: remote.refusal(kind.name, str(name)),
+        refuses_itself=True,
     )
 
 
@@ -126,8 +138,17 @@ def remote_at(url: str, key: str | None) -> "GatewayClient":
 
 
 def with_url(text: str, url: str) -> str:
-    """The commands in a text, as they are typed for the gateway there."""
-    return re.sub(r"`ollama-modal (\w+)", lambda command: f"{command[0]} --url {shlex.quote(url)}", text)
+    """The commands in a text, as they are typed for the gateway there; what is for one machine alone stays as it is."""
+    callbacks = {
+        each.name or each.callback.__name__: each.callback for each in app.registered_commands if each.callback
+    }
+    there = {name for name, callback in callbacks.items() if "url" in inspect.signature(callback).parameters}
+
+    def ours(command: re.Match[str]) -> str:
+        is_there = command[1] in there and " --fleet" not in command[2] and " --url" not in command[2]
+        return f"`ollama-modal {command[1]} --url {shlex.quote(url)}{command[2]}`" if is_there else command[0]
+
+    return re.sub(r"`ollama-modal (\w+)([^`]*)`", ours, text)
 
 
 def done(code: int) -> NoReturn:
@@ -149,7 +170,7 @@ def start(
 
 # -- commands that post a job ------------------------------------------------------------------------------------------
 
-_MODEL = {"one": [parameter("model", Name)], "one or all": [parameter("model", NameOrAll, None)], "all": []}
+_MODELS = {"one": [parameter("models", Names)], "one or all": [parameter("models", NamesOrAll, None)], "all": []}
 _OF_ALL = [
     parameter("wait", Wait, True),
     parameter("attempts", AttemptsOption, None),
@@ -167,15 +188,15 @@ def add_post_commands(to: typer.Typer, kinds: Kinds = KINDS) -> None:
 
 def _post_command(kind: Kind) -> Callable[..., None]:
     def post(
-        *, url: str | None, key: str | None, dry_run: bool = False, model: str | None = None, **typed: Any
+        *, url: str | None, key: str | None, dry_run: bool = False, models: list[str] | None = None, **typed: Any
     ) -> None:
         if dry_run:
             done(show_dry_run(kind, typed, url, key))
-        done(commands_at(url, key).post(kind, model, **typed))
+        done(commands_at(url, key).post(kind, models or (), **typed))
 
     own = [parameter("dry_run", DryRun, False)] if kind.has_dry_run else []
     own += map(_option, kind.parameters)
-    return with_signature(post, kind.name, kind.help, [*_MODEL[kind.model], *own, *_OF_ALL])
+    return with_signature(post, kind.name, kind.help, [*_MODELS[kind.model], *own, *_OF_ALL])
 
 
 def _option(of: Parameter) -> inspect.Parameter:

@@ -113,6 +113,14 @@ class GatewayClient:
         given = {name: value for name, value in body.items() if value is not None}
         return _posted(self._ask("POST", "/jobs", json=given))
 
+    def refusal(self, kind: str, model: str) -> errors.Trouble | None:
+        """Why a job of a kind about a model would be refused there; None when it would be posted. Posts nothing."""
+        try:
+            self._ask("POST", "/jobs", json={"kind": kind, "model": model}, params={"check": "true"})
+        except (errors.Refused, errors.NotFound, errors.Unauthorized) as refusal:
+            return refusal
+        return None
+
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:  # noqa: ARG002 - the key tells
         query = {"anyway": "true"} if anyway else {}
         return _posted(self._ask("POST", f"/jobs/{quote(id, safe='')}/retry", params=query))
@@ -217,7 +225,8 @@ class GatewayClient:
             answer = self._sent(method, f"/ops/v1{path}", **options)
             if not answer.is_success:
                 self._refuse(answer, path)
-            if not answer.headers.get("content-type", "").startswith("application/json"):
+            is_json = answer.headers.get("content-type", "").startswith("application/json")
+            if not is_json and answer.status_code != 204:
                 raise self._not_ours(answer, path)
             return answer
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes, human_span, local_time
+from jobs.core.units import counted, human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.kinds import KINDS, Kinds
 
@@ -211,7 +211,7 @@ def _pulled(job: Job, result: Mapping[str, Any]) -> str:
 
 def _verified(job: Job, result: Mapping[str, Any]) -> str:
     what = (
-        f"{_count(len(result['models']), 'model')}, {_count(result['blobs'], 'blob')},"
+        f"{counted(len(result['models']), 'model')}, {counted(result['blobs'], 'blob')},"
         f" {human_bytes(result['bytes'])}{_speed(job, result['bytes'])}"
     )
     if torn := result.get("torn"):
@@ -219,13 +219,13 @@ def _verified(job: Job, result: Mapping[str, Any]) -> str:
     if not result["mended"]:
         return f"{what}: every byte is what it should be"
     which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in result["mended"])
-    return f"{what}: {_count(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
+    return f"{what}: {counted(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
 
 
 def _deleted(_: Job, result: Mapping[str, Any]) -> str:
     if result["way"] != "directory":
         return f"{result['model']} was deleted by the server"
-    blobs = f"{_count(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
+    blobs = f"{counted(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
     what = f"{result['model']} is gone; {blobs}"
     return f"{what}; {result['note']}" if result.get("note") else what
 
@@ -262,7 +262,3 @@ _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {
     "rollback": _rolled_back,
     "warm": _warmed,
 }
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

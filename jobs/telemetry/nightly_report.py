@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
 from jobs.store.protocols import ReadableDict
@@ -208,7 +208,7 @@ def _summary(night: Mapping[str, Any]) -> str:
     """The night in one line: `5 jobs, 4 succeeded, 1 failed; pulled 3.2 GB, freed 0 B, verified 1.1 GB`."""
     states = Counter(str(each["state"]) for each in night["jobs"])
     count = len(night["jobs"])
-    parts = [f"{count} job{'' if count == 1 else 's'}" if count else "nothing was to be done"]
+    parts = [counted(count, "job") if count else "nothing was to be done"]
     parts += [f"{states[state]} {state}" for state in (*map(str, JobState), UNKNOWN) if states[state]]
     moved = [f"{did} {human_bytes(night[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
     text = f"{', '.join(parts)}; {', '.join(moved)}" if count else parts[0]
@@ -223,7 +223,7 @@ def _which_fails(failing: Mapping[str, Any] | None) -> str:
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return "once" if count == 1 else counted(count, "time")
 
 
 def line(night: Mapping[str, Any], now: datetime) -> str:
@@ -283,7 +283,7 @@ def _read(night: Mapping[str, Any], now: datetime) -> str:
     part = 100 * night["verified_bytes"] / share.bytes if share.bytes else 0
     by = f"; all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
     if share.all_read_by <= parse_moment(night["at"]):
-        by = f": all of it within the last {share.days} days"
+        by = f": all of it within the last {counted(share.days, 'day')}"
     return f"{human_bytes(share.bytes)}, {part:.0f} % of it read in full this night{by}"
 
 

@@ -98,8 +98,16 @@ def test_a_taken_port_is_told(shell: Shell) -> None:
         port = str(taken.getsockname()[1])
         done = shell.run("up", "--simulate", "--port", port)
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert done.stderr.count(f"port {port} of 127.0.0.1 cannot be used") == 1
     assert "started" not in done.stderr
+
+
+def test_the_end_is_told_after_what_led_to_it(shell: Shell) -> None:
+    """The last line of `up` says that it has ended; the signal that ended it stands before, once."""
+    with up(shell, "--simulate") as running:
+        code, said = running.stop()
+    lines = [line.split("INFO", 1)[-1].strip() for line in said.splitlines()]
+    assert (code, lines[-1], lines.count("stopping on SIGTERM")) == (0, "up has ended", 1)
 
 
 def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:

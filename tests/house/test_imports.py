@@ -33,6 +33,7 @@ FLOORS: dict[str, int] = {
     "jobs/testing": 6,
     "jobs/testing/registry": 7,
     "jobs/testing/ollama": 7,
+    "app/file_start.py": 0,
     "app/platform": 9,
     "app/image_pinning.py": 10,
     "app/image_requirements.py": 10,

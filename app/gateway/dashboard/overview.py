@@ -21,6 +21,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
+from jobs.core.units import counted
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
 from jobs.ledger.kinds import KINDS
 
@@ -206,19 +207,15 @@ def _nightly(fleet: Fleet, *, rented: bool) -> str:
     warmed = sum(model.warmed for model in fleet.models)
     parts = ["moves to the trash what nobody needs"]
     if pinned:
-        parts.append(f"pulls what is missing of {_count(pinned, 'pinned model')}")
+        parts.append(f"pulls what is missing of {counted(pinned, 'pinned model')}")
     if fleet.models:
         parts.append("pulls newer versions of declared models")
     parts.append("verifies a share of the weights")
     if warmed:
-        parts.append(f"{'wakes servers to try' if rented else 'loads'} {_count(warmed, 'model')}")
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {counted(warmed, 'model')}")
     if rented:
         parts.append("archives what is old")
     return ", ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:

@@ -55,6 +55,8 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     201: {"model": schemas.JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
 }
 
+_CHECKED: dict[int | str, dict[str, Any]] = {204: {"description": "With `check`: it would be posted"}}
+
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -126,12 +128,20 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
-    async def post(caller: MayChange, body: schemas.JobBody) -> JSONResponse:
+    async def post(
+        caller: MayChange,
+        body: schemas.JobBody,
+        *,
+        check: Annotated[bool, Query(description="Post nothing: say whether it would be refused, and why")] = False,
+    ) -> Response:
         """Post a job. One of this kind about this model that is under way is shared."""
+        if check:
+            await poster.check(caller, **body.model_dump(exclude={"attempts"}))
+            return Response(status_code=204)
         return _answer(await poster.post(caller, **body.model_dump()))
 
     post.__annotations__["body"] = schemas.job_body(poster.ops_context.kinds)
-    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)(post)
+    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED | _CHECKED)(post)
 
     @api.post("/{id}/cancel", response_model=schemas.JobResponse)
     async def cancel(id: Id, caller: MayChange) -> JSONResponse:

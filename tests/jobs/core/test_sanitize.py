@@ -16,7 +16,7 @@ from rich.progress import Progress as RichProgress
 
 from app.logs import as_text
 from jobs.cli import output as terminal
-from jobs.cli.progress_bar import Bar
+from jobs.cli.progress_bar import Bars
 from jobs.cli.warnings_log import log_warnings
 from jobs.core.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble
 from jobs.core.model_name import ModelName
@@ -112,7 +112,7 @@ def test_a_bar_tells_no_raw_words() -> None:
     """A line above the bar is as harmless as any other."""
     console = Console(record=True, width=400, highlight=False)
     progress = RichProgress(console=console)
-    Bar(progress, progress.add_task("")).print_line(FORGED)
+    Bars(progress).print_line(FORGED)
     assert harmless(console.export_text().removesuffix("\n").rstrip())
 
 
