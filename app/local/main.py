@@ -18,6 +18,7 @@ import typer
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
 from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
+from jobs.cli.models import commands as model_commands  # noqa: F401 - as above
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, NetworkTrouble, Refused, Unauthorized
 from jobs.core.units import parse_bytes
@@ -43,7 +44,7 @@ def up(
 ) -> None:
     """Run the stack on this machine: servers, workers, ledger, gateway.
 
-    Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
+    Prints `ready URL` on stdout when all of it answers, which is the gateway's, and `page URL` of its page.
     """
     from app.fleet.schema import load  # noqa: PLC0415
     from app.gateway.cross_origin import allowed_origins  # noqa: PLC0415

@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
+from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
@@ -158,5 +159,6 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", gateway)
-    put(f"ready {gateway}")
+    put(f"ready {gateway}")  # alone on its line: scripts read it
+    put(f"page {gateway}{PAGE}")
     return stack

@@ -2,6 +2,7 @@
 
 completion     what the shell offers for an argument that is being typed
 follow         follows jobs to their end: a bar each on a terminal, else a line per ten per cent
+help           the commands as people look for them, and what is said to one that there is not
 interrupt      Ctrl-C: it ends a command at once and without a word, but where it has something to say
 job_commands   what a person does with jobs, in the same words wherever the ledger is kept
 main           the command line: `ollama-modal`

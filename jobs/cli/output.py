@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TextIO
 
-from jobs.cli.terminal.screen import folded, has_colour, painted, width_of
+from jobs.cli.terminal.screen import folded, has_colour, is_screen, painted, width_of
 from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.errors import Trouble, os_trouble
 from jobs.core.sanitize import plain, visible
@@ -19,6 +19,15 @@ from jobs.core.sanitize import plain, visible
 def put(line: str) -> None:
     """A line of data."""
     _write(sys.stdout, visible(line))
+
+
+def put_text(piece: str) -> None:
+    """A piece of a text that comes in pieces: as it is in a pipe; on a screen it cannot move the cursor."""
+    _write(sys.stdout, "\n".join(map(_tabbed, piece.split("\n"))) if is_screen(sys.stdout) else piece, end="")
+
+
+def _tabbed(line: str) -> str:
+    return "\t".join(map(visible, line.split("\t")))
 
 
 def put_lines(lines: Iterable[str]) -> None:
@@ -82,11 +91,11 @@ def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:
         say(f"hint: {worded(plain(trouble.hint))}")
 
 
-def _write(stream: TextIO | None, line: str) -> None:
+def _write(stream: TextIO | None, line: str, end: str = "\n") -> None:
     if stream is None:  # closed before we started
         return
     try:
-        stream.write(f"{line}\n")
+        stream.write(f"{line}{end}")
         stream.flush()
     except OSError as error:
         silence(stream)

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs.core.clock import parse_moment
+from jobs.core.errors import Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
 from jobs.home.gateway_client import GatewayClient
@@ -21,6 +23,13 @@ def remote_models(remote: GatewayClient) -> "ModelsFound":
     listed, complaints = remote.models()
     entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
     return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
+
+
+def absent_there(remote: GatewayClient, text: str) -> Trouble | None:
+    """Why nothing can be done with a model that the gateway has not, with the names that come near."""
+    from jobs.models.near_names import absent  # noqa: PLC0415 - only who mistyped needs it
+
+    return absent(ModelName.parse(text), [ModelName.parse(each.name) for each in remote.models()[0]])
 
 
 def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:

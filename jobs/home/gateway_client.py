@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 PATIENCE = timedelta(seconds=30)
 """A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
 
+KEY_HINT = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
+
 PAGE = 1_000
 """As many jobs as a gateway lists at once."""
 
@@ -191,6 +193,10 @@ class GatewayClient:
         query = {"model": model} | ({"context": str(context)} if context is not None else {})
         return self._document("/route", params=query)
 
+    def tiers(self) -> list[dict[str, Any]]:
+        """How each tier stands."""
+        return list(self._document("/tiers")["tiers"])
+
     def health(self) -> dict[str, Any]:
         """How all of it stands."""
         return self._document("/health")
@@ -202,6 +208,16 @@ class GatewayClient:
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
         return self._document("/cost", params={"since": isoformat(since)})
+
+    def ollama(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the gateway answers as an Ollama would, at a path of Ollama's.
+
+        Raises:
+            NotFound: there is no such model, or not for this key.
+
+        """
+        answer: dict[str, Any] = self._ask(method, path, base="", **({} if body is None else {"json": body})).json()
+        return answer
 
     def plan(self) -> dict[str, Any]:
         """What the next night would do there."""
@@ -218,16 +234,16 @@ class GatewayClient:
         document: dict[str, Any] = self._ask("GET", path, **options).json()
         return document
 
-    def _ask(self, method: str, path: str, **options: Any) -> Answer:
+    def _ask(self, method: str, path: str, *, base: str = "/ops/v1", **options: Any) -> Answer:
         """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
 
         def ask() -> Answer:
-            answer = self._sent(method, f"/ops/v1{path}", **options)
+            answer = self._sent(method, f"{base}{path}", **options)
             if not answer.is_success:
-                self._refuse(answer, path)
+                self._refuse(answer, f"{base}{path}")
             is_json = answer.headers.get("content-type", "").startswith("application/json")
             if not is_json and answer.status_code != 204:
-                raise self._not_ours(answer, path)
+                raise self._not_ours(answer, f"{base}{path}")
             return answer
 
         return self._policy.call(ask, sleep=self._sleep)
@@ -267,7 +283,7 @@ class GatewayClient:
         if meaning is errors.Unauthorized and self._headers:
             hint = hint or "is the key, in OLLAMA_MODAL_KEY or by --key, one of this gateway's?"
         elif meaning is errors.Unauthorized:
-            hint = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
+            hint = KEY_HINT
         raise meaning(error, hint=plain(str(hint)) if hint else None, retry_after=_wait(answer))
 
     def _not_ours(self, answer: Answer, path: str) -> errors.Trouble:
@@ -276,7 +292,7 @@ class GatewayClient:
             there = plain(str(answer.headers.get("location", "nowhere")))[:200]
             hint = f"it sends on to {there!r}: is that the address?"
         return errors.Refused(
-            f"what answers at {self.url} is no gateway of ours: {answer.status_code} from /ops/v1{path}", hint=hint
+            f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {path}", hint=hint
         )
 
 

@@ -263,7 +263,7 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     night = report(dict(home.read_facts().items()), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
-    tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
+    tiers = tuple(tier_now(server, clock) for server in stack.servers) if stack else ()
     problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
     if stack is None or stack.models is None:
         return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems)
@@ -283,7 +283,8 @@ def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
             return (f"the gateway does not say how it is: {trouble}",)
 
 
-def _tier(server: LocalServer, clock: Clock) -> LocalTier:
+def tier_now(server: LocalServer, clock: Clock) -> LocalTier:
+    """What a server of the stack answers now, or why it does not."""
     try:
         if not is_plain_loopback(server.url):
             with client_of(server, clock) as ollama:

@@ -33,9 +33,10 @@ def registry() -> Iterator[RegistryDouble]:
 
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
-    """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
+    """`up` prints `ready URL` on stdout when all of it answers, and where its page is; at SIGTERM it ends with 0 and leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
+        assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
         assert httpx.get(f"{running.url}/ops/v1/board").json()["simulated"] is True
         pids = family(running.process.pid)
         assert len(pids) == 3  # itself, a registry, a server
