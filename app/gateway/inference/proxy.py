@@ -6,9 +6,12 @@ for it is ended at once, but for a load. Each request is recorded once, when it 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
+from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.inference import operator_options
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.reply import MOST_ERROR, CallerReply
@@ -48,6 +51,7 @@ class Proxy:
     upstreams: Mapping[str, TierUpstream]
     upstream_clients: Mapping[str, UpstreamClient]
     cold_starts: Mapping[str, ColdStarts]
+    loaded: LoadedModels
     route_cache: RouteCache
     refresh: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
@@ -95,9 +99,22 @@ class _ProxiedRequest:
         try:
             if answer.is_request_sent:  # and the answer may take minutes
                 self._exchange.forget_body()
-            await self._reply.pass_on(answer, route)
+            with self._in_memory(request, route, answer):
+                await self._reply.pass_on(answer, route)
         finally:
             answer.close()
+
+    def _in_memory(
+        self, request: InferenceRequest, route: Route, answer: UpstreamAnswer
+    ) -> AbstractContextManager[None]:
+        """Note what the server has in memory for this answer."""
+        loaded, (tier, name) = self._proxy.loaded, (route.tier, route.served_name)
+        if answer.status == 200 and request.needs_load:
+            keep = request.keep_seconds
+            return loaded.used(tier, name, dict(request.settings), None if keep is None else timedelta(seconds=keep))
+        if answer.status == 200 and request.unloads:
+            loaded.unloaded(tier, name)
+        return nullcontext()
 
     async def _routed(self, request: InferenceRequest) -> Route:
         """Where it goes. A model that is not known may have come a moment ago: that is looked up once."""
