@@ -166,6 +166,7 @@ class Composed:
             upstreams=parts.upstreams,
             upstream_clients=self.upstream_clients,
             cold_starts=self.cold_starts,
+            known=parts.known_state,
             loaded=self._loaded,
             route_cache=route_cache,
             refresh=refresh,
