@@ -1,6 +1,7 @@
 """Inference, passed on: to the tier that the model belongs to, byte for byte, as it comes.
 
-A request is tried again only as long as not a byte of an answer has come. When its caller leaves, what the server does
+What is added to a request, so that tokens are counted and cut prompts are told, is taken out of the answer again. A
+request is tried again only as long as not a byte of an answer has come. When its caller leaves, what the server does
 for it is ended at once, but for a load. Each request is recorded once, when it has ended.
 """
 
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from app.gateway.inference import operator_options
+from app.gateway.inference import operator_options, prompt_truncation
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
@@ -18,7 +19,8 @@ from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
-from app.gateway.protocol.request import InferenceRequest, read_request, rename_model
+from app.gateway.protocol.json_fields import edit
+from app.gateway.protocol.request import InferenceRequest, naming, read_request
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
@@ -116,11 +118,16 @@ class _ProxiedRequest:
         until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
         body = _body_for(exchange, request, route)
+        if request.asking_for_usage is not None:
+            self._reply.take_usage_out()
+        uncut = prompt_truncation.UncutPrompt(body) if prompt_truncation.may_cut(exchange, request) else None
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             await self._ready(request, route, until)
             try:
                 answer = await self._begun(request, route, headers, body)
+                if uncut is not None and await uncut.is_refused(answer):
+                    answer = await self._begun(request, route, headers, body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble
@@ -137,6 +144,7 @@ class _ProxiedRequest:
                         cold_starts.answered(route.served_name, request.settings)
                     elif not request.is_kept:
                         cold_starts.forget(route.served_name)
+                    self._reply.is_prompt_truncated = uncut is not None and uncut.is_cut and answer.status < 400
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
@@ -221,14 +229,23 @@ class _ProxiedRequest:
             seconds=self._proxy.clock.monotonic() - exchange.began,
             held_seconds=self._held,
             woke=self._woke,
+            is_prompt_truncated=reply.is_prompt_truncated,
         )
 
 
-def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytes | bytearray:
-    """The body as it came. Only /api/embeddings finds names by their exact spelling, so only there it may change."""
+def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytearray:
+    """The body as it came, but for two things.
+
+    Only /api/embeddings finds names by their exact spelling, so only there the name may change. Of some streams tokens
+    are only counted where the body asks for it.
+    """
+    assert isinstance(exchange.body, bytearray)
+    edits = []
     if exchange.entry.path == "/api/embeddings" and ModelName.parse(request.model) != route.model:
-        assert isinstance(exchange.body, bytearray)
-        rename_model(exchange.body, request, route.served_name)
+        edits.append(naming(request, route.served_name))
+    if request.asking_for_usage is not None:
+        edits.append(request.asking_for_usage)
+    edit(exchange.body, edits)
     return exchange.body
 
 

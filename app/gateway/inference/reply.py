@@ -10,6 +10,7 @@ from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import headers_of, status_of
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_caller
+from app.gateway.protocol.usage_chunk import UsageFilter
 from app.gateway.upstream.holding import Expired, LoadFailed
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.start_failures import CannotStart
@@ -26,10 +27,13 @@ class CallerReply:
     def __init__(self, exchange: Exchange, clock: Clock) -> None:
         self.ending: RequestEnding = "error"
         self.first_byte_seconds: float | None = None
+        self.is_prompt_truncated = False
+        """Whether the model was given less than the prompt, as far as it is known."""
         self._exchange = exchange
         self._clock = clock
         self._tail: dialects.Tail | None = None
         self._content_type = b""
+        self._usage_filter: UsageFilter | None = None
 
     @property
     def tokens(self) -> dialects.Tokens:
@@ -39,6 +43,10 @@ class CallerReply:
         """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
         is_whole = self._tail is not None and self._tail.verdict() == "whole"
         self.ending = "success" if is_whole else "client_gone"
+
+    def take_usage_out(self) -> None:
+        """Keep the usage of the stream from its caller, who has not asked for it."""
+        self._usage_filter = UsageFilter(self._exchange.entry.path)
 
     async def comment(self, text: str, route: Route) -> None:
         """A comment line of an event stream, which begins with it if need be."""
@@ -71,7 +79,8 @@ class CallerReply:
             return
         self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
         served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
-        await self._exchange.begin(status, [*headers, *served])
+        cut = [(b"x-prompt-truncated", b"true")] if self.is_prompt_truncated else []
+        await self._exchange.begin(status, [*headers, *served, *cut])
 
     async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
@@ -80,18 +89,29 @@ class CallerReply:
             shown = content_type.decode("latin-1") or "no type"
             raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
         tail = self._tail = dialects.tail_of(path, content_type)
-        await self._begin(answer.status, to_caller(answer.headers), route)
+        usage_filter = self._usage_filter if content_type.startswith(dialects.SSE) else None
+        headers = to_caller(answer.headers)
+        if usage_filter is not None:
+            headers = [header for header in headers if header[0] != b"content-length"]
+        await self._begin(answer.status, headers, route)
         while piece := await answer.read():
             if self.first_byte_seconds is None:
                 self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
             tail.feed(piece)
+            if usage_filter is not None:
+                piece = usage_filter.passed(piece)  # noqa: PLW2901 - from here on it is what the caller is sent
             if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
-                await self._exchange.end(piece)
+                await self._exchange.end(piece + self._rest())
                 return
-            await self._exchange.write(piece)
+            if piece:
+                await self._exchange.write(piece)
         if not self._is_ended(tail):
             raise CutShort("the server ended its answer before the end")
-        await self._exchange.end()
+        await self._exchange.end(self._rest())
+
+    def _rest(self) -> bytes:
+        """What of the answer has come and was not passed on."""
+        return self._usage_filter.rest() if self._usage_filter is not None else b""
 
     def _is_ended(self, tail: dialects.Tail) -> bool:
         """Whether the answer ended as its protocol wants it to, well or not; and notes which."""
@@ -120,9 +140,16 @@ class CallerReply:
         if not exchange.status:
             await exchange.answer(dialects.error(entry.speech, status, text, exchange.id), status, more=more or ())
         elif self._content_type.startswith((dialects.SSE, dialects.NDJSON)):
-            if self._tail is not None and self._tail.ends_inside():
+            tail = self._tail
+            if rest := self._rest():
+                await exchange.write(rest)
+            if tail is not None and tail.ends_inside():
                 await exchange.write(b"\n\n" if self._content_type.startswith(dialects.SSE) else b"\n")
-            await exchange.write(dialects.error_in_stream(entry.path, entry.speech, status, text, exchange.id))
+            number = tail.next_sequence_number() if tail is not None else 0
+            told = dialects.error_in_stream(
+                entry.path, entry.speech, status, text, exchange.id, sequence_number=number
+            )
+            await exchange.write(told)
             await exchange.end()
         # else one document was cut: nothing can be added to it, and its missing end shows it
 
