@@ -56,6 +56,8 @@ class Proxy:
     recorder: Recorder
     clock: Clock
     detached: DetachedRequests
+    lengths_left: Callable[[Route, int], frozenset[int]]
+    """What is left of a prompt that is cut there; see `prompt_truncation`. Costs nothing worth the name."""
     comment_seconds: float = COMMENT_SECONDS
 
     async def pass_on(self, exchange: Exchange) -> None:
@@ -74,6 +76,7 @@ class _ProxiedRequest:
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False
+        self._uncut: prompt_truncation.UncutPrompt | None = None
 
     async def run(self) -> None:
         try:
@@ -91,9 +94,13 @@ class _ProxiedRequest:
         request = await read_request(self._exchange)
         operator_options.refuse(request, self._exchange.caller)
         route = self._route = await self._routed(request)
+        if self._exchange.entry.path in prompt_truncation.COUNTED:
+            size = len(self._exchange.body)
+            self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
         if request.refusal is not None:
             raise request.refusal
         answer = await self._answered(request, route)
+        self._reply.is_prompt_truncated = self._uncut is not None and self._uncut.is_cut and answer.status < 400
         try:
             if answer.is_request_sent:  # and the answer may take minutes
                 self._exchange.forget_body()
@@ -120,14 +127,13 @@ class _ProxiedRequest:
         body = _body_for(exchange, request, route)
         if request.asking_for_usage is not None:
             self._reply.take_usage_out()
-        uncut = prompt_truncation.UncutPrompt(body) if prompt_truncation.may_cut(exchange, request) else None
+        if prompt_truncation.may_cut(exchange, request):
+            self._uncut = prompt_truncation.UncutPrompt(body)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             await self._ready(request, route, until)
             try:
-                answer = await self._begun(request, route, headers, body)
-                if uncut is not None and await uncut.is_refused(answer):
-                    answer = await self._begun(request, route, headers, body)
+                answer = await self._asked(request, route, headers, body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble
@@ -140,17 +146,30 @@ class _ProxiedRequest:
             else:
                 unseen += answer.status == 404
                 if answer.status not in {404, 503} or unseen > UNSEEN or not _is_about_a_model(answer):
-                    if request.needs_load and request.is_kept:
-                        cold_starts.answered(route.served_name, request.settings)
-                    elif not request.is_kept:
-                        cold_starts.forget(route.served_name)
-                    self._reply.is_prompt_truncated = uncut is not None and uncut.is_cut and answer.status < 400
+                    self._note_load(request, route)
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
                 raise last
             await self._waiting(asyncio.sleep(pause), request, route)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _note_load(self, request: InferenceRequest, route: Route) -> None:
+        """What an answer tells of the model's place in memory."""
+        cold_starts = self._proxy.cold_starts[route.tier]
+        if request.needs_load and request.is_kept:
+            cold_starts.answered(route.served_name, request.settings)
+        elif not request.is_kept:
+            cold_starts.forget(route.served_name)
+
+    async def _asked(
+        self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+    ) -> UpstreamAnswer:
+        """The head of an answer; where a prompt is refused because it does not fit, of that to what is cut of it."""
+        answer = await self._begun(request, route, headers, body)
+        if self._uncut is not None and await self._uncut.is_refused(answer):
+            answer = await self._begun(request, route, headers, body)
+        return answer
 
     async def _begun(
         self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray

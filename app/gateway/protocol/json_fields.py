@@ -172,7 +172,7 @@ def fields_of(
 
 
 class _Level:
-    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; inside, most are maps."""
+    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; others may be maps."""
 
     def __init__(self, names: frozenset[str], *, is_map: bool = False) -> None:
         self.names = names

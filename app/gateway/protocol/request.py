@@ -135,7 +135,9 @@ async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
 
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
-_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only", "truncate"})
+_WATCHED = frozenset(
+    {"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only", "truncate"}
+)
 _INSIDE = {"options": frozenset(refusals.OPTIONS), "stream_options": frozenset({"include_usage"})}
 _STRUCTS = frozenset({"stream_options"})
 
