@@ -75,6 +75,67 @@ def test_a_piece_is_never_held_for_the_next(tmp_path: Path, dialect: Dialect) ->
         assert got == list(dialect.pieces)
 
 
+def test_an_error_goes_on_counting_the_events(tmp_path: Path) -> None:
+    """Where a stream of counted events is cut, the error that ends it has the number after the last one passed on."""
+
+    def script(_: HeardRequest, line: Connection) -> None:
+        line.begin("text/event-stream")
+        for number in range(12):
+            kind = b"response.output_text.delta"
+            line.chunk(b'event: %b\ndata: {"delta":"a","sequence_number":%d,"type":"%b"}\n\n' % (kind, number, kind))
+        line.end()
+
+    responses = next(each for each in DIALECTS if each.name == "responses")
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+        said = asked(running, responses).text.split("\n\n")
+    told = [json.loads(each.partition("data: ")[2]) for each in said if each]
+    assert [each["sequence_number"] for each in told] == list(range(13))
+    assert told[-1]["type"] == "error"
+
+
+def test_a_usage_that_nobody_asked_for_is_counted_and_not_passed_on(tmp_path: Path) -> None:
+    """However a stream is cut, its caller has the bytes that he would have had, and its tokens are counted."""
+    words = b"".join(
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%d"},"finish_reason":null}]}\n\n' % number
+        for number in range(50)
+    )
+    usage = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":7,"completion_tokens":3,"total_tokens":10}}\n\n'
+    done = b"data: [DONE]\n\n"
+    dice = random.Random(7)
+
+    def script(heard: HeardRequest, line: Connection) -> None:
+        assert heard.json["stream_options"] == {"include_usage": True}
+        line.begin(OPENAI.kind)
+        left = words + usage + done
+        while left:
+            size = dice.choice([1, 3, 30, 300])
+            line.chunk(left[:size])
+            left = left[size:]
+        line.end()
+
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+        for times in range(1, 6):
+            assert asked(running, OPENAI).content == words + done
+            (row,) = running.rows(times)
+            assert (row.sums.prompt_tokens, row.sums.output_tokens) == (7 * times, 3 * times)
+        assert asked(running, OPENAI, stream_options={"include_usage": True}).content == words + usage + done
+
+
+def test_of_who_leaves_early_nothing_is_counted(tmp_path: Path) -> None:
+    """Ollama counts at the end: of a stream that its caller leaves before, no tokens are recorded, and none guessed."""
+
+    def script(_: HeardRequest, line: Connection) -> None:
+        line.begin(OPENAI.kind)
+        line.chunk(OPENAI.pieces[0])
+        line.await_end()
+
+    with ScriptedServer(script) as scripted, gateway(tmp_path, {"a10g": scripted.url}) as running:
+        with closing(caller_of(running, OPENAI)) as caller:
+            assert caller.recv(65536)
+        row = running.row()
+        assert (row.about.ending, row.sums.prompt_tokens, row.sums.output_tokens) == ("client_gone", 0, 0)
+
+
 def test_bytes_pass_unchanged(tmp_path: Path) -> None:
     """However a stream is cut into pieces on its way, the caller has its very bytes."""
     dice = random.Random(7)
