@@ -99,7 +99,8 @@ class Records:
             )
         )
         self._metrics.add(record)
-        logger.bind(tier=record.tier, model=record.model, key=record.key).info("{}", line(record))
+        about = {"tier": record.tier, "model": record.model, "key": record.key}
+        logger.bind(**about, prompt_truncated=record.is_prompt_truncated).info("{}", line(record))
 
 
 def line(record: RequestRecord) -> str:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from loguru import logger
 
 from app.gateway.inference.metrics import Metrics
 from app.gateway.inference.prompt_truncation import lengths_left
@@ -171,6 +172,22 @@ def test_the_length_that_is_left_is_ollamas(context: int, keep: int, more: int, 
     left = prompt_length([("user", context + more)], context, {"options": {"num_keep": keep}})
     assert (left in lengths_left(known, [report], size)) == (size > context)
     assert lengths_left(model("llama3.2:1b"), [report], 99_999) == frozenset()
+
+
+def test_the_log_tells_it_as_a_field(running: RunningGateway) -> None:
+    """The one line that ends a request has a field for it, true or false."""
+    told: list[object] = []
+    sink = logger.add(
+        lambda each: told.append(each.record["extra"]["prompt_truncated"]),
+        filter=lambda record: "prompt_truncated" in record["extra"],
+    )
+    try:
+        for text in (LONG, SHORT):
+            post(running, "/api/chat", **said(text))
+        until(lambda: len(told) == 2, "the lines")
+    finally:
+        logger.remove(sink)
+    assert told == [True, False]
 
 
 def test_the_log_and_the_meter_tell_it() -> None:
