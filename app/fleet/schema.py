@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.right_parts import right_parts
 from app.fleet.schedule import due
 from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
@@ -341,12 +342,23 @@ def parse(document: Mapping[str, Any], source: str) -> Fleet:
     try:
         fleet = Fleet.model_validate(document)
     except ValidationError as error:
-        problems = [_worded(each) for each in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        problems = [*map(_worded, details), *_misfits_of_the_rest(document, details)]
     else:
         problems = list(fleet.misfits())
         if not problems:
             return fleet
-    raise BadFleet("\n  ".join([f"{source} is refused:", *problems]))
+    raise BadFleet(f"{source} is refused:", problems)
+
+
+def _misfits_of_the_rest(document: Mapping[str, Any], details: list[ErrorDetails]) -> list[str]:
+    """What does not fit together among what is right by itself, as far as that can be told."""
+    parts = right_parts(document, (each["loc"] for each in details))
+    try:
+        rest = Fleet.model_validate(parts.document) if parts else None
+    except ValidationError:
+        return []
+    return [each for each in rest.misfits() if parts.wrote(each)] if parts and rest else []
 
 
 _WORDS: dict[str, str] = {
@@ -383,5 +395,8 @@ def _worded(detail: ErrorDetails) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = re.sub(r"\s+", " ", repr(value))
+    try:
+        shown = re.sub(r"\s+", " ", repr(value))
+    except ValueError:  # a whole number of thousands of digits, which Python does not write out
+        return "a number without end"
     return shown if len(shown) <= 60 else f"{shown[:57]}…"

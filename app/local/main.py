@@ -94,14 +94,14 @@ def plan(
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
     at = this_machine()
+    named = load(fleet.absolute()) if fleet is not None else None
     stack = at.home.need_stack()
-    path = fleet or stack.fleet
-    if path is None:
+    if named is None and stack.fleet is None:
         raise Refused(
             "no fleet file says what should be here",
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
         )
-    declared = load(path.absolute())
+    declared = named or load(stack.fleet)
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))
