@@ -4,26 +4,45 @@ Each part that is wrong is replaced by a harmless one of its kind, in its place.
 about something that nobody wrote, and is not to be told.
 """
 
+import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-_OLLAMA = {
-    **{"context_length": 4096, "num_parallel": 1, "max_loaded_models": 64, "flash_attention": False},
-    **{"kv_cache_type": "f16", "keep_alive_seconds": 300, "load_timeout_seconds": 300},
-}
-_TIER = {
-    **{"cpu_cores": 1, "memory_gb": 1, "min_containers": 0, "max_containers": 1, "buffer_containers": 0},
-    **{"scaledown_window_seconds": 300, "startup_timeout_seconds": 300, "target_concurrency": 1},
-    **{"exit_grace_seconds": 0, "own_wakes_per_day": 0, "ollama": _OLLAMA},
-}
-_TABLES: Mapping[str, Any] = {
-    "volume": {
-        "quota_gb": 1,
-        "retention": {"unused_days": 1, "trash_days": 1, "unfinished_hours": 1, "verify_days": 1},
-    },
-    "schedule": {"timezone": "UTC", "nightly_hour": 0, "tick_minutes": 5},
-    "alerts": {"kinds": [], "quota_percent": 100, "nightly_late_hours": 24},
-}
+_HARMLESS = tomllib.loads("""
+[tier]
+cpu_cores = 1
+memory_gb = 1
+min_containers = 0
+max_containers = 1
+buffer_containers = 0
+scaledown_window_seconds = 300
+startup_timeout_seconds = 300
+target_concurrency = 1
+exit_grace_seconds = 0
+own_wakes_per_day = 0
+ollama.context_length = 4096
+ollama.num_parallel = 1
+ollama.max_loaded_models = 64
+ollama.flash_attention = false
+ollama.kv_cache_type = "f16"
+ollama.keep_alive_seconds = 300
+ollama.load_timeout_seconds = 300
+
+[tables.volume]
+quota_gb = 1
+retention = {unused_days = 1, trash_days = 1, unfinished_hours = 1, verify_days = 1}
+
+[tables.schedule]
+timezone = "UTC"
+nightly_hour = 0
+tick_minutes = 5
+
+[tables.alerts]
+kinds = []
+quota_percent = 100
+nightly_late_hours = 24
+""")
+_TABLES: Mapping[str, Any] = _HARMLESS["tables"]
 """Of the tables that have to be there; another one is left out when it is wrong."""
 
 _HELD_AGAINST = {"tiers", "registries", "prices"}
@@ -49,7 +68,7 @@ def right_parts(document: Mapping[str, Any], wrong: Iterable[Location]) -> Right
     for location in wrong:
         table, name = str(location[0]), location[1] if len(location) > 1 else None
         if table == "tiers" and name is not None:
-            parts[table] = {**parts[table], name: _TIER}
+            parts[table] = {**parts[table], name: _HARMLESS["tier"]}
             replaced.append(f"tiers.{name}")
         elif table in {"models", "windows"} and isinstance(name, int):
             entry = _entry(table, name, next(iter(document["tiers"])))

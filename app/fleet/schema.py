@@ -19,7 +19,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.right_parts import right_parts
 from app.fleet.schedule import due
-from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TimezoneName
+from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TierName, TimezoneName
 from jobs.core.model_name import ModelName
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
@@ -216,7 +216,7 @@ class AlertsConfig(_Table):
 
 
 class Fleet(_Table):
-    tiers: Annotated[dict[str, TierConfig], Field(min_length=1)]
+    tiers: Annotated[dict[TierName, TierConfig], Field(min_length=1)]
     models: list[ModelConfig] = []
     windows: list[WindowConfig] = []
     registries: SourcesConfig = SourcesConfig()
@@ -236,9 +236,12 @@ class Fleet(_Table):
         return self.tiers[name]
 
     def expect_tiers(self, served: set[str]) -> None:
-        """Refuse a tier that no server class serves: its models would never be reached."""
-        if unserved := sorted(set(self.tiers) - served):
-            raise BadFleet(f"tiers.{unserved[0]}: no class in app/endpoint.py serves it; write one, or remove it")
+        """Refuse a tier that no server class serves, as its models would never be reached, and a class without one."""
+        words = "no class in app/endpoint.py serves it; write one, or remove it"
+        problems = [f"tiers.{name}: {words}" for name in sorted(set(self.tiers) - served)]
+        problems += [f"tiers.{name}: is missing, but a server class asks for it" for name in served - set(self.tiers)]
+        if problems:
+            raise BadFleet("the fleet file does not fit app/endpoint.py:", sorted(problems))
 
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
@@ -253,6 +256,7 @@ class Fleet(_Table):
                 context=tier.ollama.context_length,
                 parallel=tier.ollama.num_parallel,
                 cache_type=tier.ollama.kv_cache_type,
+                keep_alive=timedelta(seconds=tier.ollama.keep_alive_seconds),
                 dollars_per_hour=self.dollars_per_hour(name),
             )
             for name, tier in self.tiers.items()

@@ -152,7 +152,7 @@ class Overview:
         hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
         reported = next((each.gpu for each in up if each.gpu), None)
         return {
-            "gpu": (declared and declared.gpu) or (reported and reported.name),
+            "gpu": (declared.gpu if declared and self.rented else None) or (reported and reported.name),
             "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
             "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
