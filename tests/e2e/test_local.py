@@ -305,21 +305,16 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
     """`up --fleet` alone starts a server of each declared tier, which is told all that [tiers.X.ollama] says, but for
     what the operator's own environment says; that is said, and so is what has no effect on one machine."""
     fleet = tmp_path / "fleet.toml"
-    text = (
-        FLEET_FILE.read_text("utf-8")
-        .replace('"llama3.2"', '"nomic-embed-text"')
-        .replace('"deepseek-r1:32b"', '"qwen3:0.6b"')
-    )
-    fleet.write_text(text.replace('"q8_0"', '"q4_0"'))
-    shell = Shell(
-        tmp_path, {"OLLAMA_NUM_PARALLEL": "3", "OLLAMA_KEEP_ALIVE": "", "OLLAMA_MODAL_PULL_FROM": "registry.ollama.ai"}
-    )
-    with up(shell, "--simulate", "--fleet", str(fleet), "--quota", "1TB") as running:
+    text = FLEET_FILE.read_text("utf-8").replace('"llama3.2"', '"nomic-embed-text"').replace('"q8_0"', '"q4_0"')
+    fleet.write_text(text.replace('"deepseek-r1:32b"', '"qwen3:0.6b"'))
+    said_by_hand = {"OLLAMA_NUM_PARALLEL": "3", "OLLAMA_KEEP_ALIVE": "", "OLLAMA_MODAL_PULL_FROM": "registry.ollama.ai"}
+    shell = Shell(tmp_path, said_by_hand)
+    with up(shell, "--simulate", "--fleet", str(fleet), "--quota", "5GB") as running:
         a10g, h100 = map(settings_of, servers_of(running.process.pid))
         shell.ask("pull", "qwen2.5:0.5b")
         models = {"nomic-embed-text": "a10g", "qwen3:0.6b": "h100", "qwen2.5:0.5b": "a10g"}
-        until(lambda: len(shell.ask("models")) == len(models))
-        routes = {model: shell.ask("route", model) for model in models}
+        until(lambda: len(httpx.get(f"{running.url}/api/tags").json()["models"]) == len(models))
+        routes = {model: httpx.get(f"{running.url}/ops/v1/route?model={model}").json() for model in models}
         shell.ask("warm", "qwen2.5:0.5b", "--tier", "h100")
         url = next(server["url"] for server in json.loads(stack_of(shell))["servers"] if server["tier"] == "h100")
         [loaded] = httpx.get(f"{url}/api/ps").json()["models"]
@@ -341,6 +336,7 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
     warned = [line.partition("WARNING ")[2] for line in said.splitlines() if "no effect" in line and "WARNING" in line]
     assert [line.partition(":")[0] for line in warned] == [
         "tiers.a10g.ollama.num_parallel = 4 and tiers.h100.ollama.num_parallel = 4 have no effect",
+        "volume.quota_gb = 1000 has no effect",
         "registries.allowed has no effect",
     ]
     [modals] = [line for line in said.splitlines() if "has no effect on one machine" in line]
@@ -348,8 +344,8 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
 
 
 def test_a_found_ollama_stands_for_the_declared_tiers(tmp_path: Path) -> None:
-    """Beside an Ollama that runs, no other is started for a fleet's tiers; what it says of them is said to have no effect,
-    and what to set there. With --tier one is."""
+    """Beside an Ollama that runs, no other is started for a fleet's tiers; what it says of them is said to have no
+    effect, with what to set there."""
     with OllamaDouble(tmp_path / "theirs") as ollama:
         shell = Shell(tmp_path, {"OLLAMA_HOST": ollama.url.removeprefix("http://")})
         with up(shell, "--fleet", str(FLEET_FILE)) as running:
@@ -396,8 +392,8 @@ def test_a_wrong_fleet_is_told_an_error_a_line(shell: Shell, tmp_path: Path, com
     assert (done.returncode, done.stdout) == (2, "")
     assert first == f"error: {fleet} is refused:"
     assert problems == [
-        f"  models[{n + 2}].name = 'model {n}': 'model {n}' is not a model name: bad model 'model {n}'; a name looks like"
-        " llama3.2, deepseek-r1:32b, user/model:tag or hf.co/user/repo:Q4_K_M"
+        f"  models[{n + 2}].name = 'model {n}': 'model {n}' is not a model name: bad model 'model {n}'; a name looks"
+        " like llama3.2, deepseek-r1:32b, user/model:tag or hf.co/user/repo:Q4_K_M"
         for n in range(30)
     ]
     fleet.write_text("tiers = [\n")
