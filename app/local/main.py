@@ -33,7 +33,10 @@ def up(
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's; 0 picks one")] = PORT,
     host: Annotated[str, typer.Option(metavar="HOST", help="Where the gateway listens; others need keys")] = HOST,
     simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
-    tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A server of its own, not those of the fleet; may be repeated"),
+    ] = None,
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
@@ -93,15 +96,16 @@ def plan(
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
+    declared = load(fleet.absolute()) if fleet is not None else None
     at = this_machine()
-    named = load(fleet.absolute()) if fleet is not None else None
     stack = at.home.need_stack()
-    if named is None and stack.fleet is None:
-        raise Refused(
-            "no fleet file says what should be here",
-            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
-        )
-    declared = named or load(stack.fleet)
+    if declared is None:
+        if stack.fleet is None:
+            raise Refused(
+                "no fleet file says what should be here",
+                hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
+            )
+        declared = load(stack.fleet)
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))

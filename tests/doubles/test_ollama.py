@@ -228,7 +228,7 @@ def test_no_more_models_are_in_memory_than_may_be(models: Path) -> None:
         assert len(ollama.ps()) == 2
         assert "third:latest" in {each.name for each in ollama.ps()}
         for each in frames:
-            each.close()
+            list(each)
         ollama.close()
 
 
