@@ -105,7 +105,7 @@ class Overview:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
         simulated: the servers only pretend.
 
     """
@@ -152,7 +152,7 @@ class Overview:
         hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
         reported = next((each.gpu for each in up if each.gpu), None)
         return {
-            "gpu": (declared.gpu if declared and self.rented else None) or (reported and reported.name),
+            "gpu": (declared and declared.gpu) or (reported and reported.name),
             "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
             "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
@@ -196,7 +196,7 @@ def upcoming(
     if rented:
         does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
-        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
