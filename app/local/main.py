@@ -35,7 +35,10 @@ def up(
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's; 0 picks one")] = PORT,
     host: Annotated[str, typer.Option(metavar="HOST", help="Where the gateway listens; others need keys")] = HOST,
     simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
-    tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A server of its own, not those of the fleet; may be repeated"),
+    ] = None,
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
@@ -88,20 +91,21 @@ def plan(
     """Tell what the next night would do, and why. Posts nothing."""
     if url and fleet is not None:
         raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
-    if (preview := _planned_by_gateway(url, key) if fleet is None else None) is not None:
+    if fleet is None and (preview := _planned_by_gateway(url, key)) is not None:
         done(commands_at(url, key).show_preview(preview, json=json))
-    at = this_machine()
-    stack = at.home.need_stack()
-    path = fleet or stack.fleet
-    if path is None:
-        raise Refused(
-            "no fleet file says what should be here",
-            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
-        )
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
-    declared = load(path.absolute())
+    declared = load(fleet.absolute()) if fleet is not None else None
+    at = this_machine()
+    stack = at.home.need_stack()
+    if declared is None:
+        if stack.fleet is None:
+            raise Refused(
+                "no fleet file says what should be here",
+                hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
+            )
+        declared = load(stack.fleet)
     wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))

@@ -85,8 +85,12 @@ def talk_through(write: Callable[[str], object] | None) -> None:
 
 
 def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:
-    """Say what happened and, on a line of its own, what to do about it, in the words of the place."""
-    say(f"error: {worded(plain(trouble).rstrip('.'))}")
+    """Say what happened and, on lines of their own, each thing that is wrong and what to do about it, in the words of
+    the place."""
+    happened = trouble.args[0] if trouble.problems else trouble
+    say(f"error: {worded(plain(happened).rstrip('.'))}")
+    for problem in trouble.problems:  # none is cut: who mends one file wants to mend it once
+        say(f"  {worded(plain(problem, longest=len(problem)))}")
     if trouble.hint:
         say(f"hint: {worded(plain(trouble.hint))}")
 

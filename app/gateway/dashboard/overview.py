@@ -112,7 +112,7 @@ class Overview:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
         simulated: the servers only pretend.
 
     """
@@ -204,7 +204,7 @@ def upcoming(
     if rented:
         does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
-        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
