@@ -50,6 +50,21 @@ def test_counts_agree_with_their_nouns() -> None:
     assert not by_hand
 
 
+def test_a_host_is_shown_with_its_port() -> None:
+    """No message is made from the host of an address alone."""
+    alone = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in SOURCES
+        if path.name != "egress.py"  # where it is put together with its port
+        for node in formatted(path)
+        for part in node.values
+        if isinstance(part, ast.FormattedValue)
+        if re.search(r"(url|base|target|realm)\.host(name)?$", ast.unparse(part.value))
+    ]
+
+    assert not alone
+
+
 # -- commands ----------------------------------------------------------------------------------------------------------
 
 URL = "https://gateway.example"
