@@ -139,6 +139,11 @@ def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
     assert job["attempts"][0]["class"] == "killed"
+    fetched, resumed = job["result"]["fetched_bytes"], job["result"]["resumed_bytes"]
+    assert resumed > 10_000_000
+    assert fetched < job["result"]["size"] - 10_000_000
+    assert fetched / job["result"]["fetch_seconds"] < 100_000_000  # of 60 that are allowed a second, and a burst
+    assert " had come in an attempt before" in shell.run("job", id).stdout
 
 
 def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
