@@ -11,16 +11,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
+from jobs.cli.output import say
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused
 from jobs.core.units import parse_bytes
-from jobs.home.home import home_of
+from jobs.home.home import Stack, home_of
+
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
 
 PORT = 11500
 HOST = "127.0.0.1"
@@ -68,6 +72,7 @@ def up(
         concurrency=concurrency,
         fleet=declared,
         fleet_file=fleet_file,
+        fleet_text=fleet_file.read_text("utf-8") if fleet_file is not None else None,
     )
     clock = SystemClock()
     home = home_of(os.environ)
@@ -83,28 +88,52 @@ def plan(
     key: KeyOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
-    """Tell what the next night would do, and why. Posts nothing."""
+    """Tell what the next night will do, and why. Posts nothing.
+
+    By the fleet that the night follows: the one that `up` was started with, or with a URL the one there; or by that of
+    `--fleet`.
+    """
     if url:
         from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
 
         if fleet is not None:
             raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
+        say("note: this is by the fleet that the nights there follow")
         done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
     at = this_machine()
     stack = at.home.need_stack()
-    path = fleet or stack.fleet
-    if path is None:
+    if fleet is None:
+        declared, wanted = _followed(stack, is_up=at.home.up_pid() is not None), stack.retention
+    else:
+        declared = load(fleet.absolute())
+        wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes)
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
+    done(at.commands.show_preview(found, json=json))
+
+
+def _followed(stack: Stack, *, is_up: bool) -> "Fleet":
+    """The fleet that the nights of `up` follow: while it runs, as its file was when it was read.
+
+    Raises:
+        Refused: it was given none.
+
+    """
+    from app.fleet.file import parsed  # noqa: PLC0415
+    from app.fleet.schema import load, parse  # noqa: PLC0415 - takes as long as a whole command
+
+    if stack.fleet is None:
         raise Refused(
             "no fleet file says what should be here",
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
         )
-    declared = load(path.absolute())
-    wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
-    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
-    done(at.commands.show_preview(found, json=json))
+    if not is_up or stack.fleet_text is None:
+        return load(stack.fleet)
+    if not stack.fleet.exists() or stack.fleet.read_text("utf-8", "replace") != stack.fleet_text:
+        say(f"note: {stack.fleet} has changed since `up` read it; this is by what it said then. Start `up` again")
+    return parse(parsed(stack.fleet_text, stack.fleet), str(stack.fleet))
 
 
 @contextmanager

@@ -291,6 +291,13 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
         assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
         shell.ask("pull", "qwen2.5:0.5b")
         assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+
+        fleet.write_text(declared.replace('"tiny"', '"tiny:v2"'))  # until it is read anew, the nights do not follow it
+        for asked in (shell.run("plan"), shell.run("plan", "--url", running.url)):
+            assert asked.stderr.endswith("all is as it should be\n")
+        assert f"note: {fleet} has changed since `up` read it" in shell.run("plan").stderr
+        assert {step["subject"] for step in shell.ask("plan", "--fleet", str(fleet))["steps"]} >= {"tiny:v2"}
+    assert {step["subject"] for step in shell.ask("plan")["steps"]} >= {"tiny:v2"}  # so the next `up` will
     fleet.write_text("nothing = 1\n")
     refused = shell.run("up", "--simulate", "--fleet", str(fleet))
     assert refused.returncode == 2
