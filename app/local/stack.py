@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
-from app.gateway.dashboard.page import PREFIX as PAGE
 from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
+from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
@@ -170,6 +170,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,
+        fleet_text=plan.fleet_text,
         mirror=servers.mirror,
         registries=plan.registries,
     )
