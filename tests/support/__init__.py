@@ -10,6 +10,7 @@ deployments        a deployment on the control plane, and what is asked of it by
 dialects           how each kind of client asks, and the pieces of an answer to it
 disks              a small disk of one's own, and what fills it up
 document_commands  what the documents show to be run
+exhaustive         every order of steps of programs that share a store, with equal states merged
 failing_stores     stores that fail and stores that hang, around real ones
 gateway_process    a gateway in a process of its own, to look at its memory from outside
 gateways           a gateway over real sockets, in this process
@@ -18,6 +19,7 @@ hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
 large_models       models of the sizes that people have, without their bytes
+ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
 local_stack        runs `ollama-modal` as people do
 models_directory   small models, and a models directory filled with them
 month              a month of a fleet, played in seconds
