@@ -33,6 +33,7 @@ sample_history     four weeks that a deployment might have had, for the page's p
 scripted_server    a server that does as a test says, down to the byte
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
+tiny_llama         a model of a hundred kilobytes that llama.cpp runs
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not
 waiting            `until`: waiting for what other threads and processes do
 webhooks           a webhook on loopback, which hears what it is told
