@@ -83,6 +83,8 @@ def serve(environ: Mapping[str, str] = os.environ) -> "Service":
 
     """
     in_container(environ)
+    for note in in_a_deployment(declared()):
+        logger.warning("{}", note)
     try:
         service = Service(environ, SystemClock())
         service.start()
@@ -170,8 +172,6 @@ class Service:
         self._http_server.start()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         logger.info("the gateway answers, with {} models", len(self._known_state.models()))
-        for note in in_a_deployment(declared()):
-            logger.warning("{}", note)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""
