@@ -86,6 +86,8 @@ def serve(environ: Mapping[str, str] = os.environ) -> "Service":
 
     """
     in_container(environ)
+    for note in in_a_deployment(declared()):
+        logger.warning("{}", note)
     try:
         service = Service(environ, SystemClock())
         service.start()
@@ -174,8 +176,6 @@ class Service:
         note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
-        for note in in_a_deployment(declared()):
-            logger.warning("{}", note)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""
