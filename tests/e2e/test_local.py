@@ -33,7 +33,7 @@ def registry() -> Iterator[RegistryDouble]:
 
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
-    """`up` prints `ready URL` on stdout when all of it answers, and where its page is; at SIGTERM it ends with 0 and leaves no process."""
+    """`up` prints `ready URL` on stdout when all of it answers, then where its page is; SIGTERM leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
         assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
