@@ -108,12 +108,14 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY)
+        self._known_state = KnownState(
+            self._facts, source, clock, every=REFRESH_EVERY, aliases=plan.fleet and plan.fleet.named
+        )
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
                 known_state=self._known_state,
-                router=Router(self._known_state, servers.tiers, plan.declared_tier),
+                router=Router(self._known_state, servers.tiers, plan.declared_tier, plan.settings_of),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),

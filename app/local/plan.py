@@ -9,6 +9,7 @@ from app.fleet.schema import Fleet
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
 from jobs.weights.prune_plan import RetentionRules
 
@@ -65,6 +66,10 @@ class StackPlan:
     def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
         return self.fleet.declared_tier(name) if self.fleet else None
+
+    def settings_of(self, name: ModelName) -> ModelSettings:
+        """What is set for a model."""
+        return self.fleet.settings_of(name) if self.fleet else UNSET
 
 
 def allowed_registries(environ: Mapping[str, str], fleet: Fleet | None, *, is_loopback: bool) -> Registries:

@@ -1,7 +1,7 @@
 """How a gateway elsewhere stands, in words: what `status`, `models`, `route` and plans print when given a URL."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -10,14 +10,17 @@ from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
 from jobs.home.gateway_client import GatewayClient
 from jobs.home.status import ModelEntry, ModelsFound
+from jobs.models.aliases import Aliases
 from jobs.telemetry.nightly_report import line
 
 
 def remote_models(remote: GatewayClient) -> ModelsFound:
     """The models there, as a models directory here is shown."""
-    listed, complaints = remote.models()
-    entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
-    return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
+    listed, aliases, complaints = remote.models()
+    found = ModelsFound(remote.url, tuple(map(ModelEntry.of, listed))).with_aliases(
+        Aliases({each.text: str(each.target) for each in aliases})
+    )
+    return replace(found, complaints=tuple(map(plain, complaints)))
 
 
 def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
@@ -25,6 +28,8 @@ def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator
     yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
     for problem in health["problems"]:
         yield f"trouble  {plain(problem)}"
+    for note in health.get("notes", ()):
+        yield f"note     {plain(note)}"
     yield "tiers    " + ("as they are known there; asleep is healthy" if health["tiers"] else "none")
     for tier in health["tiers"]:
         held = f", {tier['held']} callers wait" if tier["held"] else ""
@@ -62,7 +67,8 @@ class RemotePreview:
 
 def route_lines(route: Mapping[str, Any]) -> Iterator[str]:
     """Where a model is answered, and why."""
-    yield f"{plain(route['model'])} is answered on tier {plain(route['tier'])}"
+    asked = f"{plain(route['alias'])} is " if route.get("alias") else ""
+    yield f"{asked}{plain(route['model'])} is answered on tier {plain(route['tier'])}"
     for fact in route["facts"]:
         yield f"  {plain(fact)}"
     if route.get("warning"):

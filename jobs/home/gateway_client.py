@@ -4,7 +4,8 @@ So the command line has the same words, JSON and exit codes wherever the jobs ar
 who posts a job is told by the key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
 from urllib.parse import quote, urlsplit
@@ -13,11 +14,13 @@ import httpx
 
 from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
+from jobs.core.model_name import ModelName
 from jobs.core.retry import REQUESTS, Policy
 from jobs.core.sanitize import plain
 from jobs.http.errors import LOOPBACK_IS_DIRECT, translated
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Posted
+from jobs.models.aliases import Alias, need_alias
 from jobs.ollama.responses import Listed
 
 PATIENCE = timedelta(seconds=30)
@@ -141,10 +144,12 @@ class GatewayClient:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def models(self) -> tuple[list[Listed], list[str]]:
-        """The whole models, and lines about the rest."""
+    def models(self) -> tuple[list[Listed], list[Alias], list[str]]:
+        """The whole models, their other names, and lines about the rest."""
         answer = self._document("/models")
-        return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
+        models = [Listed.of(each) for each in answer["models"]]
+        # A gateway of an older version knows no aliases.
+        return models, list(_aliases(answer.get("aliases", ()))), list(map(str, answer["complaints"]))
 
     def route(self, model: str, context: int | None) -> dict[str, Any]:
         """On which tier a model is answered, and why.
@@ -220,6 +225,13 @@ class GatewayClient:
             f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {answer.url.path}",
             hint="the address is that which `ollama-modal up` or the deployment printed",
         )
+
+
+def _aliases(told: Iterable[Mapping[str, Any]]) -> Iterator[Alias]:
+    """Those that can be read."""
+    for each in told:
+        with suppress(errors.BadName, KeyError, TypeError):
+            yield Alias(need_alias(str(each["alias"])), ModelName.parse(str(each["model"])), str(each["by"]))
 
 
 def _checked(url: str) -> str:

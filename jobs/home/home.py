@@ -66,6 +66,8 @@ class Stack:
     """The registry that stands for all others."""
     registries: Registries = ANYWHERE
     """Those that may be pulled from."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """The other names of models that the fleet declares."""
 
     @property
     def pull_ways(self) -> tuple[str, ...]:
@@ -87,6 +89,7 @@ class Stack:
             "fleet": str(self.fleet) if self.fleet else None,
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
+            "aliases": dict(self.aliases),
         }
 
     @classmethod
@@ -104,6 +107,7 @@ class Stack:
             fleet=Path(document["fleet"]) if document.get("fleet") else None,
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
+            aliases=dict(document.get("aliases") or {}),
         )
 
 

@@ -5,7 +5,7 @@ It reads what `up` wrote down and asks the servers; it changes nothing, and need
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import httpx
 
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble, Unauthorized
+from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
@@ -21,9 +22,12 @@ from jobs.home.gateway_client import GatewayClient
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.errors import LOOPBACK_IS_DIRECT
 from jobs.ledger.job import Job, JobState
+from jobs.models.aliases import Alias, Aliases
+from jobs.models.aliases import complaints as complaints_of
 from jobs.models.card import KnownModel as ListedModel
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed, Running
+from jobs.store import keys
 from jobs.telemetry.nightly_report import line, report
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import ModelDetails
@@ -42,15 +46,21 @@ class ModelEntry:
     digest: str
     modified_at: datetime
     details: ModelDetails
+    alias_of: str = ""
+    """The model, where this is another name of it."""
 
     @classmethod
     def of(cls, model: SurveyedModel | Listed) -> "ModelEntry":
         return cls(str(model.name), model.size, model.digest, model.modified_at, model.details)
 
+    def named(self, alias: str) -> "ModelEntry":
+        """The same model by another name."""
+        return replace(self, name=alias, alias_of=self.name)
+
     def row(self, now: datetime) -> tuple[object, ...]:
         details = self.details
         return (
-            self.name,
+            f"{self.name} is {self.alias_of}" if self.alias_of else self.name,
             human_bytes(self.size),
             self.digest[:12],
             local_time(self.modified_at, now),
@@ -61,7 +71,10 @@ class ModelEntry:
 
     def as_json(self) -> dict[str, Any]:
         """As Ollama's own list shows it."""
-        return asdict(self) | {"modified_at": isoformat(self.modified_at), "details": self.details.as_json()}
+        shown = asdict(self) | {"modified_at": isoformat(self.modified_at), "details": self.details.as_json()}
+        if alias_of := shown.pop("alias_of"):
+            shown["details"]["parent_model"] = alias_of
+        return shown
 
 
 @dataclass(frozen=True)
@@ -69,6 +82,21 @@ class ModelsFound:
     where: str
     models: tuple[ModelEntry, ...]
     complaints: tuple[str, ...] = ()
+    patterns: tuple[Alias, ...] = ()
+    """Names of no list, by which models are found."""
+
+    def with_aliases(self, aliases: Aliases) -> "ModelsFound":
+        """The same models by their other names too."""
+        by_name = {ModelName.parse(entry.name).folded(): entry for entry in self.models}
+        named = [
+            entry.named(str(alias.name))
+            for name, entry in by_name.items()
+            for alias in aliases.by_target.get(name, ())
+            if alias.name.folded() not in by_name
+        ]
+        wrong = complaints_of(aliases, lambda name: name.folded() in by_name)
+        models = tuple(sorted((*self.models, *named), key=lambda entry: entry.name))
+        return replace(self, models=models, complaints=(*self.complaints, *wrong), patterns=aliases.patterns)
 
 
 def local_models(home: Home, clock: Clock) -> ModelsFound:
@@ -79,13 +107,14 @@ def local_models(home: Home, clock: Clock) -> ModelsFound:
 
     """
     stack = home.need_stack()
-    if stack.models is None:
-        server = stack.servers[0]
-        with client_of(server, clock) as ollama:
-            return ModelsFound(
-                server.url, tuple(sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name))
-            )
-    return models_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+    aliases = Aliases(stack.aliases).with_made(home.facts().get(keys.ALIASES))
+    if stack.models is not None:
+        found = models_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+        return found.with_aliases(aliases)
+    server = stack.servers[0]
+    with client_of(server, clock) as ollama:
+        listed = sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name)
+    return ModelsFound(server.url, tuple(listed)).with_aliases(aliases)
 
 
 def models_in(survey: Survey, where: str) -> ModelsFound:

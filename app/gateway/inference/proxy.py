@@ -6,7 +6,7 @@ for it is ended at once, but for a load. Each request is recorded once, when it 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from app.gateway.inference import operator_options
@@ -15,10 +15,11 @@ from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
-from app.gateway.protocol import dialects
+from app.gateway.protocol import dialects, model_defaults
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
-from app.gateway.protocol.request import InferenceRequest, read_request, rename_model
+from app.gateway.protocol.json_fields import Body
+from app.gateway.protocol.request import InferenceRequest, read_request, renamed, with_context
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
@@ -91,11 +92,12 @@ class _ProxiedRequest:
         route = self._route = await self._routed(request)
         if request.refusal is not None:
             raise request.refusal
-        answer = await self._answered(request, route)
+        request, body = await self._prepared(request, route)
+        answer = await self._answered(request, route, body)
         try:
             if answer.is_request_sent:  # and the answer may take minutes
                 self._exchange.forget_body()
-            await self._reply.pass_on(answer, route)
+            await self._reply.pass_on(answer, route, asked_as=request.model if route.alias else "")
         finally:
             answer.close()
 
@@ -109,13 +111,29 @@ class _ProxiedRequest:
                 raise
             return cache.route(caller, request.model, request.context)
 
-    async def _answered(self, request: InferenceRequest, route: Route) -> UpstreamAnswer:
+    async def _prepared(self, request: InferenceRequest, route: Route) -> tuple[InferenceRequest, Body]:
+        """The request and its body as the server gets them: as they came, where neither has to say something else."""
+        exchange, path, wanted = self._exchange, self._exchange.entry.path, []
+        # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
+        if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
+            wanted.append(renamed(request, route.served_name))
+        if route.settings and path in model_defaults.LOOKED_AT:
+            context = _context_of(request, route, path)
+            wanted += await request.with_defaults(exchange, route.settings, context)
+            if context is not None:
+                self._reply.context_length = context
+                request = replace(request, settings=with_context(request.settings, context))
+        if wanted:
+            assert isinstance(exchange.body, bytearray)
+            model_defaults.apply(exchange.body, wanted)
+        return request, exchange.body
+
+    async def _answered(self, request: InferenceRequest, route: Route, body: Body) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
         proxy, exchange = self._proxy, self._exchange
         cold_starts = proxy.cold_starts[route.tier]
         until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
-        body = _body_for(exchange, request, route)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             await self._ready(request, route, until)
@@ -145,7 +163,7 @@ class _ProxiedRequest:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _begun(
-        self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+        self, request: InferenceRequest, route: Route, headers: list[Header], body: Body
     ) -> UpstreamAnswer:
         """The head of an answer. A caller who leaves before it ends the request, unless a load may hang on it."""
         proxy = self._proxy
@@ -221,15 +239,15 @@ class _ProxiedRequest:
             seconds=self._proxy.clock.monotonic() - exchange.began,
             held_seconds=self._held,
             woke=self._woke,
+            alias=route.alias if route else "",
         )
 
 
-def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytes | bytearray:
-    """The body as it came. Only /api/embeddings finds names by their exact spelling, so only there it may change."""
-    if exchange.entry.path == "/api/embeddings" and ModelName.parse(request.model) != route.model:
-        assert isinstance(exchange.body, bytearray)
-        rename_model(exchange.body, request, route.served_name)
-    return exchange.body
+def _context_of(request: InferenceRequest, route: Route, path: str) -> int | None:
+    """The context that a request gets because one is set for the model; None where it says or gets its own."""
+    is_set = route.settings.context is not None and model_defaults.takes_options(path)
+    wanted = route.settings.context_for(request.context) if is_set else None
+    return None if wanted == request.context else wanted
 
 
 def _is_about_a_model(answer: UpstreamAnswer) -> bool:

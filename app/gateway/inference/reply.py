@@ -4,6 +4,7 @@ An answer that has begun cannot take its status back: what goes wrong then is it
 has one. `ending` is what was seen of its end.
 """
 
+from app.gateway.inference.answer_name import AnswerName
 from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
@@ -30,6 +31,8 @@ class CallerReply:
         self._clock = clock
         self._tail: dialects.Tail | None = None
         self._content_type = b""
+        self.context_length: int | None = None
+        """The context that the request got from the operator, in place of its own or of none."""
 
     @property
     def tokens(self) -> dialects.Tokens:
@@ -45,8 +48,13 @@ class CallerReply:
         await self._begin(200, [(b"content-type", dialects.SSE)], route)
         await self._exchange.write(dialects.comment(text))
 
-    async def pass_on(self, answer: UpstreamAnswer, route: Route) -> None:
+    async def pass_on(self, answer: UpstreamAnswer, route: Route, *, asked_as: str = "") -> None:
         """Pass on what a server answers.
+
+        Args:
+            answer: as it comes.
+            route: where from.
+            asked_as: the name that the model has in the answer, where that is not its own.
 
         Raises:
             ServerTrouble: it is not what an Ollama answers.
@@ -56,7 +64,7 @@ class CallerReply:
         if answer.status >= 400:
             await self._refuse(answer, route)
         else:
-            await self._relay(answer, route)
+            await self._relay(answer, route, AnswerName(route.served_name, asked_as) if asked_as else None)
 
     async def fail(self, trouble: Trouble) -> None:
         """Say what went wrong."""
@@ -71,24 +79,35 @@ class CallerReply:
             return
         self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
         served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
+        if self.context_length is not None:
+            served.append((b"x-context-length", b"%d" % self.context_length))
         await self._exchange.begin(status, [*headers, *served])
 
-    async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
+    async def _relay(self, answer: UpstreamAnswer, route: Route, name: AnswerName | None) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
         content_type, path = answer.header(b"content-type"), self._exchange.entry.path
         if not _is_ollamas(content_type, path) or (self._exchange.status and not content_type.startswith(dialects.SSE)):
             shown = content_type.decode("latin-1") or "no type"
             raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
         tail = self._tail = dialects.tail_of(path, content_type)
-        await self._begin(answer.status, to_caller(answer.headers), route)
+        headers = to_caller(answer.headers)
+        if name is not None:  # whose length is not that of the other name
+            headers = [header for header in headers if header[0] != b"content-length"]
+        await self._begin(answer.status, headers, route)
         while piece := await answer.read():
             if self.first_byte_seconds is None:
                 self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
             tail.feed(piece)
-            if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
+            is_last = answer.is_over and self._is_ended(tail)
+            if name is not None:
+                piece = name.feed(piece) + (name.rest() if answer.is_over else b"")
+            if is_last:  # the last piece and the end go out as one packet
                 await self._exchange.end(piece)
                 return
-            await self._exchange.write(piece)
+            if piece:
+                await self._exchange.write(piece)
+        if name is not None and (held := name.rest()):
+            await self._exchange.write(held)
         if not self._is_ended(tail):
             raise CutShort("the server ended its answer before the end")
         await self._exchange.end()
