@@ -17,7 +17,7 @@ from app.gateway.protocol.json_fields import Body, fields_of
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import BadName, BadRequest, NotFound, Refused
 from jobs.core.model_name import ModelName
-from jobs.models.aliases import as_made
+from jobs.models.aliases import Aliases, as_made
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 
@@ -94,22 +94,25 @@ class MadeAliases:
             if entry is None:
                 self._refuse_declared(name, caller)
                 return False
-            caller.need_model(ModelName.parse(entry["target"]), asked_as=name)
+            for alias in Aliases(made={str(name.folded()): entry}).all:  # none, where it cannot be read
+                caller.need_model(alias.target, asked_as=name)
             self._facts.put(keys.ALIASES, made)
         logger.info("{} is no alias any more, removed by {}", name, caller.name)
         self._known.refresh()
         return True
 
     def _made(self) -> Mapping[str, Any]:
-        made = self._facts.get(keys.ALIASES)
-        return made if isinstance(made, Mapping) else {}
+        made = self._facts.get(keys.ALIASES, {})
+        if not isinstance(made, Mapping):
+            raise Refused("the aliases in the ledger cannot be read, so none is changed: a later version wrote them")
+        return made
 
     def _refuse_declared(self, name: ModelName, caller: Caller | None = None) -> None:
         alias = self._known.aliases.exact.get(name.folded())
         if alias is not None and alias.is_declared and (caller is None or caller.may_use(alias.target)):
             raise Refused(
-                f"the fleet declares {str(name)!r} as an alias of {str(alias.target)!r}",
-                hint="change it in [aliases] of the fleet file, and deploy or start again",
+                f"the fleet declares {str(name)!r} as an alias of {str(alias.target)!r}: change it in [aliases] of the"
+                " fleet file, and deploy or start again"
             )
 
 
