@@ -313,11 +313,12 @@ class Fleet(_Table):
 
     def settings_of(self, name: ModelName) -> ModelSettings:
         """What is set for a model."""
-        return self._settings_by_model.get(name.folded(), UNSET)
+        return self.settings_by_model.get(name.folded(), UNSET)
 
     @cached_property
-    def _settings_by_model(self) -> Mapping[ModelName, ModelSettings]:
-        return {model.parsed.folded(): model.settings for model in reversed(self.models)}
+    def settings_by_model(self) -> Mapping[ModelName, ModelSettings]:
+        """What is set for models, by their folded names; those that nothing is set for are left out."""
+        return {model.parsed.folded(): model.settings for model in self.models if model.settings}
 
     def may_pull_from(self) -> Registries:
         return Registries.of(

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import Any
 
 from fastapi import APIRouter
+from loguru import logger
 
 from app.fleet.schema import Fleet
 from app.gateway.app import GatewayApp
@@ -90,6 +91,7 @@ class GatewayParts:
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
         simulated: the servers only pretend, which the page says.
+        settings_in_manifests: the servers know by themselves what is set for models, whatever the dialect.
         notes: what of the fleet has no effect here, in lines for people.
         complaints: what is wrong with models that are not whole, in lines for people.
         thrown: the name, in small letters, and the digest of each version in the trash.
@@ -124,6 +126,7 @@ class GatewayParts:
     quota_bytes: int | None = None
     rented: bool = True
     simulated: bool = False
+    settings_in_manifests: bool = False
     notes: Sequence[str] = ()
     complaints: Callable[[], Sequence[str]] = tuple
     thrown: Callable[[], Collection[tuple[str, str]]] = tuple
@@ -174,6 +177,7 @@ class Composed:
             clock=parts.clock,
             detached=self.detached,
             comment_seconds=parts.comment_seconds,
+            settings_in_manifests=parts.settings_in_manifests,
         )
         gateway = GatewayApp(
             keys=parts.keys,
@@ -196,6 +200,8 @@ class Composed:
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
         bodies.give_memory_back()
+        for note in self._parts.notes:
+            logger.warning("{}", note)
         self.usage_recorder.start()
 
     async def _end(self) -> None:

@@ -148,6 +148,7 @@ class Service:
                 registries=fleet.may_pull_from(),
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
+                settings_in_manifests=True,
                 complaints=models.complaints,
                 thrown=models.thrown,
                 names_here=models.names_here,

@@ -17,6 +17,7 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
+from app.gateway.protocol import model_defaults
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.nightly_thread import coming_night
 from app.local.plan import StackPlan
@@ -126,6 +127,7 @@ class LocalGateway:
                 registries=plan.registries,
                 origins=plan.origins,
                 fleet=plan.fleet,
+                notes=model_defaults.notes(plan.fleet.settings_by_model) if plan.fleet else (),
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,

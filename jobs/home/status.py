@@ -205,6 +205,8 @@ class LocalStatus:
     night: Mapping[str, Any]
     problems: tuple[str, ...] = ()
     """What the gateway says is wrong, or why it says nothing."""
+    notes: tuple[str, ...] = ()
+    """What of the fleet has no effect here, as the gateway says."""
 
     def as_json(self) -> dict[str, Any]:
         stack = self.stack
@@ -214,6 +216,7 @@ class LocalStatus:
             "up": {"pid": self.up_pid, "since": isoformat(stack.started_at)} if is_up and stack else None,
             "gateway": stack.gateway if is_up and stack else None,
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "simulated": stack.simulated if stack else None,
             "tiers": [tier.as_json() for tier in self.tiers],
             "ways": list(stack.pull_ways) if stack else [],
@@ -231,6 +234,7 @@ class LocalStatus:
         return [
             *self._up(now),
             *(f"trouble  {plain(problem)}" for problem in self.problems),
+            *(f"note     {plain(note)}" for note in self.notes),
             *self._servers(),
             *self._models(),
             self._queue(),
@@ -287,23 +291,26 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
-    problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
+    answers = stack and stack.gateway and stack.pid == pid
+    problems, notes = _health(str(stack.gateway), key, clock) if stack and answers else ((), ())
     if stack is None or stack.models is None:
-        return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems)
+        return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems, notes)
     survey = weights_of(stack.models, home, clock).survey()
-    return LocalStatus(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
+    return LocalStatus(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems, notes)
 
 
-def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
-    """What the gateway of the running stack says is wrong."""
+def _health(gateway: str, key: str | None, clock: Clock) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the gateway of the running stack says is wrong, and what it notes."""
     patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
     with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
-            return tuple(map(str, remote.health()["problems"]))
+            health = remote.health()
+            return tuple(map(str, health["problems"])), tuple(map(str, health.get("notes", ())))
         except Unauthorized:
-            return ("whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY",) if not key else ()
+            why = "whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY"
+            return () if key else (why,), ()
         except Trouble as trouble:
-            return (f"the gateway does not say how it is: {trouble}",)
+            return (f"the gateway does not say how it is: {trouble}",), ()
 
 
 def _tier(server: LocalServer, clock: Clock) -> LocalTier:

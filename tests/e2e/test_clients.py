@@ -140,7 +140,7 @@ def test_ollama_without_the_scope_is_refused(client: ollama.Client) -> None:
     not os.environ.get("OLLAMA_BIN"), reason="OLLAMA_BIN names no real ollama; with one this runs its own command"
 )
 def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
-    """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, copies, runs and removes.
+    """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, runs and removes.
 
     A copy is another name: to remove it leaves the model.
     """

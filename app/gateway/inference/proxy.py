@@ -56,6 +56,8 @@ class Proxy:
     clock: Clock
     detached: DetachedRequests
     comment_seconds: float = COMMENT_SECONDS
+    settings_in_manifests: bool = False
+    """The servers know by themselves what is set for models: what a route has no field for counts there too."""
 
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
@@ -117,10 +119,12 @@ class _ProxiedRequest:
         # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
         if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
             wanted.append(renamed(request, route.served_name))
-        if route.settings and path in model_defaults.LOOKED_AT:
-            context = _context_of(request, route, path)
-            wanted += await request.with_defaults(exchange, route.settings, context)
-            if context is not None:
+        if route.settings:
+            context = _context_of(request, route)
+            says_it = model_defaults.takes_options(path)
+            if path in model_defaults.LOOKED_AT:
+                wanted += await request.with_defaults(exchange, route.settings, context if says_it else None)
+            if context is not None and (says_it or self._proxy.settings_in_manifests):
                 self._reply.context_length = context
                 request = replace(request, settings=with_context(request.settings, context))
         if wanted:
@@ -243,10 +247,9 @@ class _ProxiedRequest:
         )
 
 
-def _context_of(request: InferenceRequest, route: Route, path: str) -> int | None:
+def _context_of(request: InferenceRequest, route: Route) -> int | None:
     """The context that a request gets because one is set for the model; None where it says or gets its own."""
-    is_set = route.settings.context is not None and model_defaults.takes_options(path)
-    wanted = route.settings.context_for(request.context) if is_set else None
+    wanted = route.settings.context_for(request.context)
     return None if wanted == request.context else wanted
 
 

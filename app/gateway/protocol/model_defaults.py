@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from app.gateway.protocol.json_fields import Body, Fields, ValueSpan
+from jobs.core.model_name import ModelName
 from jobs.models.model_settings import ModelSettings
 
 Edit = tuple[ValueSpan, bytes]
@@ -107,6 +108,22 @@ def no_effect(settings: ModelSettings) -> dict[str, list[str]]:
     if settings.system:
         found["system"] = ["/v1/completions"]
     return {name: paths for name, paths in found.items() if paths}
+
+
+def notes(settings: Mapping[ModelName, ModelSettings]) -> tuple[str, ...]:
+    """What of it has no effect where servers know nothing of it but what requests say, in a line for each model."""
+    lines = []
+    for name, each in settings.items():
+        by_paths: dict[tuple[str, ...], list[str]] = {}
+        for what, paths in no_effect(each).items():
+            by_paths.setdefault(tuple(paths), []).append(what)
+        parts = [f"{', '.join(what)} on {', '.join(paths)}" for paths, what in by_paths.items()]
+        if parts:
+            lines.append(
+                f"of what the fleet sets for {name} this has no effect here: {'; '.join(parts)}. Ollama has no field"
+                " for it there, so callers get what its server was started with"
+            )
+    return tuple(lines)
 
 
 def _options(fields: Fields, parameters: Mapping[str, Any], context: int | None, new: dict[str, Any]) -> Iterator[Edit]:

@@ -1,5 +1,6 @@
 """Answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream frames, count."""
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -109,7 +110,8 @@ def using(
     parts: SimulatorParts, request: Request, model: StoredModel, body: dict[str, Any]
 ) -> AbstractContextManager[float]:
     """Have the model in memory; whoever leaves while it loads aborts the load."""
-    options = checked_options(body.get("options"))
+    own = json.loads(parts.store.text_of(model, "params") or "{}")
+    options = own | {name: value for name, value in checked_options(body.get("options")).items() if value is not None}
     trained = int(model.config.get("context_length") or parts.settings.context_length)
     context = min(int(options.get("num_ctx") or parts.settings.context_length), trained)
     return parts.runners.using(
