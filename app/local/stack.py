@@ -120,6 +120,7 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
         },
         tiers=servers.tiers,
         declared_tier=plan.declared_tier,
+        settings=plan.settings_of,
         retention=plan.retention,
         weights_use=lambda: weights_use(home, local_servers(servers), clock),
     )

@@ -44,7 +44,7 @@ def with_settings(manifest: Manifest, settings: ModelSettings, read: Callable[[L
     contents: dict[str, bytes] = {}
     parameters = {**settings.parameters, **({"num_ctx": settings.context} if settings.context else {})}
     if parameters:
-        contents[PARAMS] = json.dumps({**_own_parameters(manifest, read), **parameters}).encode()
+        contents[PARAMS] = _written({**_own_parameters(manifest, read), **parameters})
     if settings.system:
         contents[SYSTEM] = settings.system.encode()
     if not contents:
@@ -59,6 +59,13 @@ def with_settings(manifest: Manifest, settings: ModelSettings, read: Callable[[L
 def _layer(media_type: str, content: bytes) -> dict[str, Any]:
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
+
+
+def _written(parameters: dict[str, Any]) -> bytes:
+    try:
+        return json.dumps(parameters, allow_nan=False).encode()
+    except ValueError as error:
+        raise Corrupt("its parameters hold a number that is none") from error
 
 
 def _own_parameters(manifest: Manifest, read: Callable[[Layer], bytes]) -> dict[str, Any]:

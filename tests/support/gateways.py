@@ -116,6 +116,8 @@ def gateway(
     origins: Sequence[str] = (),
     aliases: Mapping[str, str] | None = None,
     settings: SettingsOf = unset,
+    settings_in_manifests: bool = False,
+    notes: Sequence[str] = (),
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -143,6 +145,8 @@ def gateway(
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
         origins=Origins(origins),
+        settings_in_manifests=settings_in_manifests,
+        notes=notes,
     )
     known_state.refresh()
     composed = Composed(parts)

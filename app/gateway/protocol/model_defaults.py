@@ -122,6 +122,7 @@ def notes(settings: Mapping[ModelName, ModelSettings]) -> tuple[str, ...]:
             lines.append(
                 f"of what the fleet sets for {name} this has no effect here: {'; '.join(parts)}. Ollama has no field"
                 " for it there, so callers get what its server was started with"
+                f"{', and have the model loaded anew for it' if each.context else ''}"
             )
     return tuple(lines)
 

@@ -136,7 +136,7 @@ def test_what_is_set_goes_before_a_models_own_parameters(tmp_path: Path) -> None
     assert view.layout.blob(layers[SYSTEM].digest).read_bytes() == system
 
 
-@pytest.mark.parametrize("own", [b"no json", b"[1]", b"[" * 100_000, b"\xff\xfe"])
+@pytest.mark.parametrize("own", [b"no json", b"[1]", b"[" * 100_000, b"\xff\xfe", b'{"a":NaN}', b'{"a":1e999}'])
 def test_a_model_whose_own_parameters_cannot_be_read_is_served_as_it_is(tmp_path: Path, own: bytes) -> None:
     """Nothing that stands in a model's files keeps it, or others, from being served."""
     model = _with_layers(own, b"Its own.")
