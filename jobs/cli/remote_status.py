@@ -67,8 +67,10 @@ class RemotePreview:
 
 def route_lines(route: Mapping[str, Any]) -> Iterator[str]:
     """Where a model is answered, and why."""
-    asked = f"{plain(route['alias'])} is " if route.get("alias") else ""
-    yield f"{asked}{plain(route['model'])} is answered on tier {plain(route['tier'])}"
+    asked = (
+        f"{plain(route['alias'])} is {plain(route['model'])}, which" if route.get("alias") else plain(route["model"])
+    )
+    yield f"{asked} is answered on tier {plain(route['tier'])}"
     for fact in route["facts"]:
         yield f"  {plain(fact)}"
     if route.get("warning"):

@@ -1,13 +1,17 @@
 """Aliases and what is set for a model, in the fleet file: what may stand there, and how the rest is refused."""
 
+import re
+import tomllib
 from typing import Any
 
 import pytest
 
+from app.fleet.file import FLEET_FILE
 from app.fleet.schema import Fleet, parse
 from jobs.core.model_name import ModelName
 from jobs.models.model_settings import UNSET, ModelSettings
 from tests.app.fleet.test_file import document, refused
+from tests.support.checkout import ROOT
 
 
 def declaring(**tables: Any) -> Fleet:
@@ -35,6 +39,36 @@ def test_the_shipped_file_sets_nothing() -> None:
     fleet = parse(document(), "fleet.toml")
 
     assert (fleet.aliases, [model.settings for model in fleet.models]) == ({}, [UNSET, UNSET])
+
+
+def _examples() -> list[str]:
+    """The tables that documents show: those of app/README.md, and those that the fleet file has in comments."""
+    shown = re.findall(r"```toml\n(.*?)```", (ROOT / "app/README.md").read_text("utf-8"), re.DOTALL)
+    lines = FLEET_FILE.read_text("utf-8").splitlines()
+    begin = next(index for index, line in enumerate(lines) if line.startswith("# context = "))
+    told = [line.removeprefix("#").strip() for line in lines[begin : lines.index("[volume]")]]
+    settings = "\n".join(line for line in told if re.match(r"(context|parameters|system) = ", line))
+    aliases = "\n".join(told[told.index("[aliases]") :])
+    return [
+        *(each for each in shown if "[aliases]" in each or "[[models]]" in each),
+        f'[[models]]\nname = "qwen3:30b"\ntier = "h100"\n{settings}\n{aliases}',
+    ]
+
+
+@pytest.mark.parametrize("example", _examples())
+def test_what_documents_show_is_taken(example: str) -> None:
+    """Each example of an alias and of what is set for a model is one that a fleet file may have."""
+    tables = tomllib.loads(example)
+    fleet = declaring(**tables)
+
+    assert fleet.aliases == tables.get("aliases", {})
+    for model in tables.get("models", ()):
+        settings = fleet.settings_of(ModelName.parse(model["name"]))
+        assert (settings.context, settings.parameters, settings.system) == (
+            model["context"],
+            model["parameters"],
+            model["system"],
+        )
 
 
 def test_prune_keeps_what_an_alias_stands_for() -> None:
