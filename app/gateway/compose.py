@@ -244,7 +244,7 @@ class Composed:
             metrics=self.metrics,
             models=lambda: lists.models(parts.known_state),
             aliases=lambda may_see: lists.aliases(parts.known_state, may_see),
-            notes=lambda: parts.notes,
+            notes=lambda: [*parts.notes, *aliases.notes(parts.known_state.aliases, self._is_here)],
             remove_alias=self._made_aliases.remove,
             subject=parts.router.subject,
             route=lambda text, context, may_see: parts.router.route(text, context=context, may_see=may_see).as_json(),
@@ -264,8 +264,11 @@ class Composed:
 
     def _complaints(self) -> list[str]:
         parts, known_state = self._parts, self._known_state
-        wrong_aliases = aliases.complaints(known_state.aliases, lambda name: known_state.find(name) is not None)
+        wrong_aliases = aliases.complaints(known_state.aliases, self._is_here)
         return [*parts.complaints(), *card_complaints(known_state.models()), *wrong_aliases]
+
+    def _is_here(self, name: ModelName) -> bool:
+        return self._known_state.find(name) is not None
 
     def _absent(self, kind: Kind, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound | None:
         known_state = self._known_state

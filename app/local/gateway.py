@@ -109,9 +109,7 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._known_state = KnownState(
-            self._facts, source, clock, every=REFRESH_EVERY, aliases=plan.fleet and plan.fleet.named
-        )
+        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY, aliases=plan.aliases)
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},

@@ -9,6 +9,7 @@ from app.fleet.schema import Fleet
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.models.aliases import Aliases
 from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
 from jobs.weights.prune_plan import RetentionRules
@@ -66,6 +67,11 @@ class StackPlan:
     def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
         return self.fleet.declared_tier(name) if self.fleet else None
+
+    @property
+    def aliases(self) -> Aliases:
+        """The other names of models that are declared."""
+        return self.fleet.named if self.fleet else Aliases()
 
     def settings_of(self, name: ModelName) -> ModelSettings:
         """What is set for a model."""

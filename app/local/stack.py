@@ -145,7 +145,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         fleet=plan.fleet_file,
         mirror=servers.mirror,
         registries=plan.registries,
-        aliases=plan.fleet.aliases if plan.fleet else {},
+        aliases=plan.aliases.declared,
     )
     home.write_stack(stack)
     for each in stack.servers:

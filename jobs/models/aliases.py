@@ -6,7 +6,7 @@ model and never as an alias again, so there are no chains.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -15,6 +15,7 @@ from loguru import logger
 
 from jobs.core.errors import BadName
 from jobs.core.model_name import DEFAULT_TAG, ModelName
+from jobs.models.near_names import NearNames
 
 FLEET = "the fleet"
 """Who made those that are declared."""
@@ -121,6 +122,14 @@ class Aliases:
         exact = self.exact.get(name.folded())
         return exact or next((alias for alias in self.patterns if alias.fits(name)), None)
 
+    def near(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> list[ModelName]:
+        """Those whose names come near one that is neither a model nor an alias, where their models may be seen."""
+        return self._near.near(name, lambda found: may_see(self.exact[found.folded()].target))
+
+    @cached_property
+    def _near(self) -> NearNames:
+        return NearNames(alias.name for alias in self.exact.values())
+
     def with_made(self, made: Any) -> Self:
         """The same ones with these made ones; this very object where nothing has changed."""
         wanted = made if isinstance(made, Mapping) else {}
@@ -147,16 +156,23 @@ def _read_made(made: Mapping[str, Any]) -> Iterable[Alias]:
 
 def complaints(aliases: Aliases, is_here: Callable[[ModelName], bool]) -> list[str]:
     """What is wrong with aliases beside the models that are here, each with what to do about it."""
-    lines = []
+    return [line for wrong, remedy in _wrong(aliases, is_here) for line in (f"warning: {wrong}", f"hint: {remedy}")]
+
+
+def notes(aliases: Aliases, is_here: Callable[[ModelName], bool]) -> list[str]:
+    """The same, in a line each."""
+    return [f"{wrong}; {remedy}" for wrong, remedy in _wrong(aliases, is_here)]
+
+
+def _wrong(aliases: Aliases, is_here: Callable[[ModelName], bool]) -> Iterator[tuple[str, str]]:
     for alias in aliases.all:
         if not alias.is_pattern and is_here(alias.name):
-            lines += [
-                f"warning: the alias {alias.text} of {alias.target} has no effect: a model of that name is here",
-                f"hint: leave the alias out, or `ollama-modal delete {alias.text}`",
-            ]
+            yield (
+                f"the alias {alias.text} of {alias.target} has no effect: a model of that name is here",
+                f"leave the alias out, or `ollama-modal delete {alias.text}`",
+            )
         elif not is_here(alias.target):
-            lines += [
-                f"warning: {alias.text} is an alias of {alias.target}, which is not here",
-                f"hint: `ollama-modal pull {alias.target}`",
-            ]
-    return lines
+            yield (
+                f"{alias.text} is an alias of {alias.target}, which is not here",
+                f"`ollama-modal pull {alias.target}`",
+            )

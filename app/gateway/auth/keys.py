@@ -114,6 +114,8 @@ class Caller:
         """
         if not self.may_see(name):
             what = repr(str(asked_as or name)) if name is not None else "all models at once"
+            if asked_as is not None and self.may_use(asked_as):
+                what = f"the model that {what} stands for"
             raise Forbidden(f"key {self.name!r} may not use {what}", hint=f"it may use {', '.join(self.models)}")
 
 

@@ -119,7 +119,7 @@ class _ProxiedRequest:
         # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
         if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
             wanted.append(renamed(request, route.served_name))
-        if route.settings:
+        if route.settings and request.needs_load:
             context = _context_of(request, route)
             says_it = model_defaults.takes_options(path)
             if path in model_defaults.LOOKED_AT:

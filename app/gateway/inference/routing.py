@@ -138,7 +138,8 @@ class Router:
     def _unknown(self, name: ModelName, alias: Alias | None, may_see: Callable[[ModelName], bool]) -> NotFound:
         if alias is not None and may_see(alias.target):
             return missing_target(name, alias)
-        near = self._known.near(name, may_see)
+        aliases = self._known.aliases.near(name, lambda each: may_see(each) and self._known.find(each) is not None)
+        near = [*self._known.near(name, may_see), *aliases]
         alike = f"there is {', '.join(map(str, near))}; " if near else ""
         return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
 

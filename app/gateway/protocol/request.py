@@ -102,7 +102,7 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
         return await _of_document(exchange, _show_request)
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
-    names = _WATCHED | refusals.FIELDS.get(path, frozenset()) | LOOKED_AT.get(path, frozenset())
+    names = _LOOKED_FOR.get(path, _WATCHED)
     return await _in_turn(exchange, lambda: _inference_request(fields_of(body, names, _INSIDE), exchange.entry))
 
 
@@ -168,6 +168,11 @@ MODEL_KEYS = ("model", "name")
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
 _WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
+_LOOKED_FOR = {
+    path: _WATCHED | refusals.FIELDS.get(path, frozenset()) | LOOKED_AT.get(path, frozenset())
+    for path in {*refusals.FIELDS, *LOOKED_AT}
+}
+"""By path, all that may decide something."""
 _INSIDE = {"options": frozenset(refusals.OPTIONS)}
 
 _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}

@@ -198,7 +198,11 @@ def test_the_ops_api_tells_all_aliases(running: RunningGateway) -> None:
         {"alias": "claude-*", "model": "llama3.2:latest", "by": FLEET, "is_here": True},
     ]
     assert "warning: gone is an alias of deepseek-r1:32b, which is not here" in told["complaints"]
-    assert get(running, "/ops/v1/health")["models"]["count"] == 3
+    health = get(running, "/ops/v1/health")
+    assert (health["models"]["count"], health["status"]) == (3, "ok")
+    assert health["notes"] == [
+        "gone is an alias of deepseek-r1:32b, which is not here; `ollama-modal pull deepseek-r1:32b`"
+    ]
 
 
 def test_a_route_tells_what_stands_behind_an_alias(running: RunningGateway) -> None:
@@ -224,10 +228,11 @@ def test_an_alias_of_what_is_not_here(running: RunningGateway, dialect: Dialect)
 
 
 def test_a_name_that_nobody_declared_is_no_model(running: RunningGateway) -> None:
-    """What is no alias is unknown as before, though it is near one."""
+    """What is no alias is unknown as before, though it is near one; that one is named."""
     response = post(running, "/api/chat", {"model": "gpt-4", "messages": TALK})
 
     assert response.status_code == 404
+    assert "there is gpt-4o:latest; to pull it" in response.json()["error"]
 
 
 def test_a_model_is_never_an_alias(double: OllamaDouble, tmp_path: Path) -> None:
@@ -265,6 +270,9 @@ def test_what_stands_behind_an_alias_decides_who_may_ask(double: OllamaDouble, t
     assert (allowed.status_code, allowed.json()["model"]) == (200, "gpt-4o")
     assert [each.status_code for each in (refused, shown, route, found)] == [403, 403, 403, 404]
     assert not any("llama3.2" in each.text for each in (refused, shown, route, found))
+    assert refused.json()["error"].startswith(
+        "key 'limited' may not use the model that 'claude-3:latest' stands for; it may use tiny*, claude-*"
+    )
     assert listed == ["tiny:latest", "gpt-4o:latest"]
     assert [each["alias"] for each in told] == ["gpt-4o"]
 
