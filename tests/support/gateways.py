@@ -114,6 +114,7 @@ def gateway(
     plan: Callable[[], Preview] = unknown_night,
     refresh_seconds: float = 2.0,
     origins: Sequence[str] = (),
+    rented: bool = True,
     aliases: Mapping[str, str] | None = None,
     settings: SettingsOf = unset,
     settings_in_manifests: bool = False,
@@ -145,6 +146,7 @@ def gateway(
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
         origins=Origins(origins),
+        rented=rented,
         settings_in_manifests=settings_in_manifests,
         notes=notes,
     )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.made_aliases import MadeAliases, copy_asked
 from app.gateway.catalog.state import KnownState
 from app.gateway.inference.routing import missing_target
@@ -20,12 +21,19 @@ STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
 def handlers(
-    known: KnownState, passes: Handler, made_aliases: MadeAliases, settings: SettingsOf, *, version: str
+    known: KnownState,
+    loaded: LoadedModels,
+    passes: Handler,
+    made_aliases: MadeAliases,
+    settings: SettingsOf,
+    *,
+    version: str,
 ) -> Mapping[str, Handler]:
     """The handler of each path of the table that is answered here.
 
     Args:
         known: what is known.
+        loaded: what the servers have in memory.
         passes: asks a server, where what is known is not enough.
         made_aliases: makes another name for a model.
         settings: what is set for a model.
@@ -38,6 +46,10 @@ def handlers(
 
     async def openai_model(exchange: Exchange) -> None:
         await exchange.answer(lists.openai_model(known, exchange.below.strip(), exchange.caller.may_use))
+
+    async def ps(exchange: Exchange) -> None:
+        await loaded.refresh()
+        await exchange.answer(lists.ps(known, loaded.reports(), exchange.caller.may_use))
 
     async def show(exchange: Exchange) -> None:
         request = await read_document(exchange)
@@ -53,11 +65,6 @@ def handlers(
         else:
             await exchange.answer(lists.show(model, request, settings(model.name)))
 
-    async def copy(exchange: Exchange) -> None:
-        source, destination = copy_asked(exchange.body)
-        await asyncio.to_thread(made_aliases.make, exchange.caller, source, destination)
-        await exchange.answer_bytes(b"", 200, TEXT)
-
     def answering(document: Callable[[Exchange], Any]) -> Handler:
         async def answer(exchange: Exchange) -> None:
             await exchange.answer(document(exchange))
@@ -69,9 +76,18 @@ def handlers(
         "/api/version": answering(lambda _: lists.version(known, version)),
         "/api/status": answering(lambda _: STATUS),
         "/api/tags": answering(lambda exchange: lists.tags(known, exchange.caller.may_use)),
-        "/api/ps": answering(lambda exchange: lists.ps(known, exchange.caller.may_use)),
+        "/api/ps": ps,
         "/v1/models": answering(lambda exchange: lists.openai_models(known, exchange.caller.may_use)),
         "/v1/models/{model}": openai_model,
         "/api/show": show,
-        "/api/copy": copy,
+        "/api/copy": _copying(made_aliases),
     }
+
+
+def _copying(made_aliases: MadeAliases) -> Handler:
+    async def copy(exchange: Exchange) -> None:
+        source, destination = copy_asked(exchange.body)
+        await asyncio.to_thread(made_aliases.make, exchange.caller, source, destination)
+        await exchange.answer_bytes(b"", 200, TEXT)
+
+    return copy

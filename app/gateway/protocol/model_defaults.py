@@ -6,15 +6,12 @@ of Ollama there (openai/openai.go, openai/responses.go, anthropic/anthropic.go):
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from app.gateway.protocol.json_fields import Body, Fields, ValueSpan
+from app.gateway.protocol.json_fields import Body, BodyEdit, Fields
 from jobs.core.model_name import ModelName
 from jobs.models.model_settings import ModelSettings
-
-Edit = tuple[ValueSpan, bytes]
-"""What is to stand in a body in the place of what stands there; where both ends are one, it is put in between."""
 
 _OPENAI = {
     **{name: name for name in ("temperature", "top_p", "seed", "stop", "frequency_penalty", "presence_penalty")},
@@ -66,7 +63,7 @@ def takes_system(path: str) -> bool:
     return path in _SYSTEM or path in _CONVERSATION
 
 
-def edits(path: str, body: Body, fields: Fields, settings: ModelSettings, context: int | None) -> Iterator[Edit]:
+def edits(path: str, body: Body, fields: Fields, settings: ModelSettings, context: int | None) -> Iterator[BodyEdit]:
     """What is to be put into a body. It looks through all messages where a system prompt is set.
 
     Args:
@@ -88,12 +85,6 @@ def edits(path: str, body: Body, fields: Fields, settings: ModelSettings, contex
     yield from _put(body.index(b"{"), fields, new)
     if path in _CONVERSATION and path not in _SYSTEM and settings.system:
         yield from _first_message(fields, _CONVERSATION[path], settings.system)
-
-
-def apply(body: bytearray, wanted: Iterable[Edit]) -> None:
-    """Make the edits, from the end to the beginning. Of those at one place the first stays first."""
-    for (start, end), text in sorted(wanted, key=lambda edit: edit[0], reverse=True):
-        body[start:end] = text
 
 
 def no_effect(settings: ModelSettings) -> dict[str, list[str]]:
@@ -127,7 +118,9 @@ def notes(settings: Mapping[ModelName, ModelSettings]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _options(fields: Fields, parameters: Mapping[str, Any], context: int | None, new: dict[str, Any]) -> Iterator[Edit]:
+def _options(
+    fields: Fields, parameters: Mapping[str, Any], context: int | None, new: dict[str, Any]
+) -> Iterator[BodyEdit]:
     """What goes into the options; all of them are new, where a request brings none."""
     inside = fields.inside("options")
     wanted = {name: value for name, value in parameters.items() if not _is_said(inside, name)}
@@ -143,7 +136,7 @@ def _options(fields: Fields, parameters: Mapping[str, Any], context: int | None,
         yield span, _json(wanted)
 
 
-def _put(brace: int, fields: Fields, values: Mapping[str, Any]) -> Iterator[Edit]:
+def _put(brace: int, fields: Fields, values: Mapping[str, Any]) -> Iterator[BodyEdit]:
     """Put values into an object that has others: where null, or what is to be replaced, stands, or at its beginning."""
     added = {name: value for name, value in values.items() if fields.span(name) is None}
     for name, value in values.items():
@@ -165,7 +158,7 @@ def _system(path: str, fields: Fields, prompt: str) -> Iterator[tuple[str, str]]
     yield name, prompt
 
 
-def _first_message(fields: Fields, name: str, prompt: str) -> Iterator[Edit]:
+def _first_message(fields: Fields, name: str, prompt: str) -> Iterator[BodyEdit]:
     """A message before all others, unless one of them is of the system. Without any, the model is only loaded."""
     span = fields.span(name)
     if span is None or not fields.is_set(name) or has_system_role(fields, name):

@@ -1,4 +1,4 @@
-"""What a request asks for, as far as it decides where it goes. The body itself is passed on untouched.
+"""What a request asks for, as far as it decides where it goes. The body itself is passed on as it is, nearly always.
 
 Read as Go's decoder reads it, or refused: a body that two readers could understand differently would let a key reach a
 model that it may not use. What is not small is read in a thread, one body of a key at a time, and nothing of it is
@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from app.gateway.protocol import forms, refusals
+from app.gateway.protocol import forms, refusals, usage_chunk
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.json_fields import Body, Fields, ValueSpan, fields_of
-from app.gateway.protocol.model_defaults import LOOKED_AT, Edit, edits
+from app.gateway.protocol.json_fields import Body, BodyEdit, Fields, ValueSpan, fields_of
+from app.gateway.protocol.model_defaults import LOOKED_AT, edits
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden, Trouble
 from jobs.models.model_settings import ModelSettings
@@ -60,6 +60,8 @@ class InferenceRequest:
     """Whether a server answers only with the model in memory."""
     is_kept: bool = True
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
+    keep_seconds: float | None = None
+    """How long it stays, below zero for ever; None where the request does not say."""
     model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
     is_form: bool = False
@@ -68,8 +70,20 @@ class InferenceRequest:
     """What was looked for in the body, for as long as that is as it came."""
     refusal: Trouble | None = None
     """Why Ollama would not do it, once it has found the model."""
+    wants: refusals.Wants = refusals.NOTHING
+    """What the model has to be able to do for it."""
 
-    async def with_defaults(self, exchange: Exchange, settings: ModelSettings, context: int | None) -> list[Edit]:
+    @property
+    def unloads(self) -> bool:
+        """Whether it is there only to have the model let go."""
+        return not self.needs_load and self.keep_seconds == 0
+
+    asking_for_usage: BodyEdit | None = None
+    """How the body has to be changed so that the tokens of its stream are told."""
+    forbids_cut: bool = False
+    """Whether its caller wants an error where the prompt does not fit."""
+
+    async def with_defaults(self, exchange: Exchange, settings: ModelSettings, context: int | None) -> list[BodyEdit]:
         """What is to be put into the body of what is set for the model; read in a thread where the body is large.
 
         Args:
@@ -103,7 +117,9 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
     names = _LOOKED_FOR.get(path, _WATCHED)
-    return await _in_turn(exchange, lambda: _inference_request(fields_of(body, names, _INSIDE), exchange.entry))
+    return await _in_turn(
+        exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
+    )
 
 
 async def read_document(exchange: Exchange) -> Mapping[str, Any]:
@@ -148,8 +164,8 @@ def with_context(settings: LoadSettings, context: int) -> LoadSettings:
     return tuple((name, said[name]) for name in RELOADS if name in said)
 
 
-def renamed(request: InferenceRequest, name: str) -> Edit:
-    """Another model's name in the body."""
+def naming(request: InferenceRequest, name: str) -> BodyEdit:
+    """How the body names another model."""
     return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
 
 
@@ -167,13 +183,16 @@ MODEL_KEYS = ("model", "name")
 """Native requests name the model by either; the first counts."""
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
-_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
+_WATCHED = frozenset(
+    {"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only", "truncate"}
+)
 _LOOKED_FOR = {
     path: _WATCHED | refusals.FIELDS.get(path, frozenset()) | LOOKED_AT.get(path, frozenset())
     for path in {*refusals.FIELDS, *LOOKED_AT}
 }
 """By path, all that may decide something."""
-_INSIDE = {"options": frozenset(refusals.OPTIONS)}
+_INSIDE = {"options": frozenset(refusals.OPTIONS), "stream_options": frozenset({"include_usage"})}
+_STRUCTS = frozenset({"stream_options"})
 
 _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
@@ -184,7 +203,7 @@ def _form_request(body: Body, exchange: Exchange) -> InferenceRequest:
     return InferenceRequest(_text(text), streams=False, model_at=span, is_form=True)
 
 
-def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
+def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearray) -> InferenceRequest:
     if fields.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
@@ -193,18 +212,23 @@ def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = _keep_alive(fields) if is_native else None
     seconds = _seconds(keep)
-    refusal = refusals.refuse(fields, entry.path)
+    verdict = refusals.judge(fields, entry.path)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
+    streams = stream if isinstance(stream, bool) else is_native
     return InferenceRequest(
         model,
-        stream if isinstance(stream, bool) else is_native,
+        streams,
         _settings(fields.inside("options")) if is_native else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
+        keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
         model_at=fields.span("model") or (0, 0),
-        refusal=None if unloads else refusal,
         fields=fields,
+        refusal=None if unloads else verdict.refusal,
+        wants=refusals.NOTHING if unloads else verdict.wants,
+        asking_for_usage=usage_chunk.asking(fields, body) if streams and entry.path in usage_chunk.PATHS else None,
+        forbids_cut=fields.scalar("truncate") is False,
     )
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol import refusals
-from app.gateway.protocol.json_fields import fields_of
-from app.gateway.protocol.model_defaults import LOOKED_AT, apply, edits, no_effect, takes_options
+from app.gateway.protocol.json_fields import edit, fields_of
+from app.gateway.protocol.model_defaults import LOOKED_AT, edits, no_effect, takes_options
 from jobs.models.model_settings import UNSET, ModelSettings
 
 PARAMETERS = {
@@ -43,7 +43,7 @@ def edited(path: str, text: str | bytes, settings: ModelSettings = SETTINGS) -> 
     names |= refusals.FIELDS.get(path, frozenset())
     fields = fields_of(body, names, {"options": frozenset(refusals.OPTIONS)})
     context = settings.context if takes_options(path) else None
-    apply(body, list(edits(path, body, fields, settings, context)))
+    edit(body, list(edits(path, body, fields, settings, context)))
     pairs = json.loads(body, object_pairs_hook=list)
     assert len({name for name, _ in pairs}) == len(pairs), "a name stands twice"
     return json.loads(body)
