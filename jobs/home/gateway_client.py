@@ -4,13 +4,15 @@ So the command line has the same words, JSON and exit codes wherever the jobs ar
 who posts a job is told by the key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
+from jobs.core.model_name import ModelName
 from jobs.core.retry import REQUESTS, Policy
 from jobs.core.sanitize import plain
 from jobs.home.unreachable import ADDRESS, hint_for
@@ -18,6 +20,7 @@ from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, Posted
 
 if TYPE_CHECKING:
+    from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
 
 PATIENCE = timedelta(seconds=30)
@@ -176,12 +179,14 @@ class GatewayClient:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def models(self) -> "tuple[list[Listed], list[str]]":
-        """The whole models, and lines about the rest."""
+    def models(self) -> "tuple[list[Listed], list[Alias], list[str]]":
+        """The whole models, their other names, and lines about the rest."""
         from jobs.ollama.responses import Listed  # noqa: PLC0415 - few ask for them
 
         answer = self._document("/models")
-        return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
+        models = [Listed.of(each) for each in answer["models"]]
+        # A gateway of an older version knows no aliases.
+        return models, list(_aliases(answer.get("aliases", ()))), list(map(str, answer["complaints"]))
 
     def route(self, model: str, context: int | None) -> dict[str, Any]:
         """On which tier a model is answered, and why.
@@ -294,6 +299,15 @@ class GatewayClient:
         return errors.Refused(
             f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {path}", hint=hint
         )
+
+
+def _aliases(told: Iterable[Mapping[str, Any]]) -> "Iterator[Alias]":
+    """Those that can be read."""
+    from jobs.models.aliases import Alias, need_alias  # noqa: PLC0415 - few ask for them
+
+    for each in told:
+        with suppress(errors.BadName, KeyError, TypeError):
+            yield Alias(need_alias(str(each["alias"])), ModelName.parse(str(each["model"])), str(each["by"]))
 
 
 def client_for(url: str, patience: timedelta) -> Client:

@@ -77,6 +77,8 @@ class Stack:
     """The registry that stands for all others."""
     registries: Registries = ANYWHERE
     """Those that may be pulled from."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """The other names of models that the fleet declares."""
 
     @property
     def pull_ways(self) -> tuple[str, ...]:
@@ -99,6 +101,7 @@ class Stack:
             "fleet_text": self.fleet_text,
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
+            "aliases": dict(self.aliases),
         }
 
     @classmethod
@@ -119,6 +122,7 @@ class Stack:
             fleet_text=document.get("fleet_text"),
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
+            aliases=dict(document.get("aliases") or {}),
         )
 
 

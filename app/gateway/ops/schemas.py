@@ -261,8 +261,18 @@ class ModelResponse(BaseModel):
     can_roll_back: Annotated[bool, Field(description="The trash has an earlier version")] = False
 
 
+class AliasResponse(BaseModel):
+    """Another name for a model."""
+
+    alias: Annotated[str, Field(description="The name, or a pattern in which * stands for anything")]
+    model: str
+    by: Annotated[str, Field(description="The key that made it, or `the fleet` where it is declared")]
+    is_here: Annotated[bool, Field(description="Whether the model is here")]
+
+
 class ModelsResponse(BaseModel):
     models: list[ModelResponse]
+    aliases: Annotated[list[AliasResponse], Field(description="Other names of models")] = []
     complaints: Annotated[list[str], Field(description="What is wrong with the rest, in lines for people")]
 
 
@@ -301,6 +311,7 @@ class RouteResponse(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
+    alias: Annotated[str | None, Field(description="What was asked for, where that is an alias")] = None
     tier: str
     facts: list[str]
     warning: str | None = None
@@ -330,6 +341,7 @@ class HealthResponse(BaseModel):
 
     status: Literal["ok", "trouble"]
     problems: list[str]
+    notes: Annotated[list[str], Field(description="What of the fleet has no effect here")] = []
     version: str
     models: dict[str, int]
     tiers: list[TierResponse]

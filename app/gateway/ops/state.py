@@ -124,7 +124,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
 
     @api.get("/models", response_model=schemas.ModelsResponse)
     async def models(caller: MayRead) -> JSONResponse:
-        """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
+        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
         known = await asyncio.to_thread(ops_context.models)
         complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
         thrown = await asyncio.to_thread(ops_context.thrown)
@@ -133,7 +133,8 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
             for each in known
             if caller.may_name(str(each["name"]))
         ]
-        return JSONResponse({"models": seen, "complaints": list(complaints)})
+        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
+        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
     async def tiers(caller: MayRead) -> JSONResponse:
@@ -147,7 +148,8 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
-        caller.need_model(ModelName.parse(model))
+        name = ModelName.parse(model)
+        caller.need_model(ops_context.subject(name), asked_as=name)
         return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
 
     @api.get("/usage", response_model=schemas.UsageResponse)
@@ -177,6 +179,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         document: dict[str, Any] = {
             "status": "trouble" if why else "ok",
             "problems": why,
+            "notes": [] if caller.models else list(ops_context.notes()),
             "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
             "tiers": tiers_for(caller),
