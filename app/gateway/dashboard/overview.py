@@ -22,6 +22,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
+from jobs.core.units import counted
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
 from jobs.ledger.kinds import KINDS
 
@@ -111,7 +112,7 @@ class Overview:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
         simulated: the servers only pretend.
 
     """
@@ -203,7 +204,7 @@ def upcoming(
     if rented:
         does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
-        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
@@ -213,19 +214,15 @@ def _nightly(fleet: Fleet, *, rented: bool) -> str:
     warmed = sum(model.warmed for model in fleet.models)
     parts = ["moves to the trash what nobody needs"]
     if pinned:
-        parts.append(f"pulls what is missing of {_count(pinned, 'pinned model')}")
+        parts.append(f"pulls what is missing of {counted(pinned, 'pinned model')}")
     if fleet.models:
         parts.append("pulls newer versions of declared models")
     parts.append("verifies a share of the weights")
     if warmed:
-        parts.append(f"{'wakes servers to try' if rented else 'loads'} {_count(warmed, 'model')}")
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {counted(warmed, 'model')}")
     if rented:
         parts.append("archives what is old")
     return ", ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:

@@ -8,7 +8,7 @@ bytes, so that a pass in a thread never keeps the event loop from the interprete
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobs.core.errors import BadRequest
@@ -180,6 +180,16 @@ def _shortened(body: Body, start: int, end: int) -> bytes:
     return bytes(body[start : start + _BEGINNING]).partition(b"\\")[0] + _CUT_TEXT
 
 
+BodyEdit = tuple[ValueSpan, bytes]
+"""What of a body is replaced, and by what."""
+
+
+def edit(body: bytearray, edits: Iterable[BodyEdit]) -> None:
+    """Make these changes, each where the body had it before all of them. They do not overlap."""
+    for (start, end), text in sorted(edits, reverse=True):
+        body[start:end] = text
+
+
 def _kind(first: int) -> str:
     """The kind of a value that begins with this byte."""
     return _KINDS.get(first, "number")
@@ -188,13 +198,19 @@ def _kind(first: int) -> str:
 _KINDS = {_OBJECT: "object", _LIST: "array", _QUOTE: "string", **dict.fromkeys(b"tf", "bool"), ord("n"): "null"}
 
 
-def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[str]] | None = None) -> Fields:
+def fields_of(
+    body: Body,
+    names: frozenset[str],
+    inside: Mapping[str, frozenset[str]] | None = None,
+    structs: frozenset[str] = frozenset(),
+) -> Fields:
     """Look for these names in the object that the body is, and in objects that stand there under a name.
 
     Args:
         body: all of it.
         names: in lower case; Go takes them in any.
         inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
+        structs: of those objects, the ones whose names Go takes in any case, too; they are given in lower case.
 
     Raises:
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
@@ -206,14 +222,14 @@ def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[
     if body[at] not in _CLOSES:
         raise _no_object(body, at)
     top = _Level(names)
-    inner = _scanned(body, at, top, inside or {})
+    inner = _scanned(body, at, top, inside or {}, structs)
     if body[at] == _LIST:
         raise BadRequest("the body is a JSON list, not an object")
     return Fields(body, top.spans, {name: Fields(body, each.spans) for name, each in inner.items()})
 
 
 class _Level:
-    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; inside are maps."""
+    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; others may be maps."""
 
     def __init__(self, names: frozenset[str], *, is_map: bool = False) -> None:
         self.names = names
@@ -236,7 +252,9 @@ class _Level:
         return key if key in self.names else ""
 
 
-def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
+def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
+    body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]], structs: frozenset[str]
+) -> dict[str, _Level]:
     """Note where the values stand, and return the levels below the top by their names."""
     size = len(body)
     inner: dict[str, _Level] = {}
@@ -272,7 +290,7 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
                     if len(around) == 1:
                         level = top
                     elif len(around) == 2 and name in inside:
-                        level = inner[name] = _Level(inside[name], is_map=True)
+                        level = inner[name] = _Level(inside[name], is_map=name not in structs)
                 name = ""
                 at = _after_gap(body, at + 1)
                 if at == size or body[at] != closer:

@@ -2,6 +2,7 @@
 
 __main__          `python -m jobs.testing.ollama`: an Ollama that infers nothing, until a signal ends it
 anthropic_routes  the simulator's Anthropic route, `/v1/messages`
+context           a prompt that does not fit the simulated model: cut without a word, or refused, as Ollama does it
 download          one blob on its way into the simulator's directory, as ollama's server/download.go fetches it
 faults            things that go wrong in the Ollama simulator, switched on per route while it runs
 generation        answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream

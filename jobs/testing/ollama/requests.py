@@ -38,6 +38,8 @@ class SimulatorSettings:
     keep_alive: timedelta = timedelta(minutes=5)
     max_queue: int = 512
     parallel: int = 1
+    max_loaded_models: int = 0
+    """0 is as many as fit."""
     context_length: int = 4096
     origins: tuple[str, ...] = ()
     registry: str | None = None
