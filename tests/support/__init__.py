@@ -6,6 +6,7 @@ checkout           where the checkout is, whoever asks
 client_bodies      what real client libraries send, recorded
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk
+deep_bodies        bodies that are wrong below their first level, or only look so, and what a real Ollama said of each
 deployments        a deployment on the control plane, and what is asked of it by the real client
 dialects           how each kind of client asks, and the pieces of an answer to it
 disks              a small disk of one's own, and what fills it up
