@@ -7,6 +7,7 @@ deploy              all of it: `modal deploy -m app.deploy`
 deploy_refusals     what whoever deploys is told of a fleet file: its errors, a line each, or what has no effect
 endpoint            a server class for each tier
 endpoint_v2         the simple alternative: one server behind Modal's own token
+file_start          what `modal` is told when it is given the path of a file instead of a module
 image_pinning       the bytes of Ollama's image: pinned, or told that they are not
 image_requirements  which pinned packages an image gets
 jobs                the workers and schedules, and what `modal run -m app.jobs::NAME` can be called with

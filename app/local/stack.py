@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from loguru import logger
 
 from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
+from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
@@ -20,6 +21,7 @@ from app.local.plan import StackPlan
 from app.local.processes import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
+from app.logs import SAID
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
@@ -54,9 +56,14 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
     processes: list[ServerProcess] = []
     is_up = False
     keys = keys_of(home, os.environ, plan.host)
-    try:
-        with ExitStack() as ending:
-            ending.callback(logger.info, "up has ended")
+
+    def has_ended() -> None:
+        if is_up:
+            logger.info("up has ended")
+
+    with ExitStack() as ending:
+        ending.callback(has_ended)  # after all that ends before
+        try:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, processes, clock)
             servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
@@ -84,16 +91,16 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
                 restarter.check()
                 _require_running(server)
                 clock.wait(CHECK_SECONDS)
-    except StackStopped as stopped:
-        logger.info("{}", stopped)
-        return 0
-    except Trouble as trouble:
-        logger.error("up ended: {}", trouble)
-        if not is_up:
-            raise
-        complain(trouble)
-        say(f"hint: the log is {home.logs / 'up.log'}")
-        return 1
+        except StackStopped as stopped:  # what led to the end is told before the end
+            logger.info("{}", stopped)
+            return 0
+        except Trouble as trouble:
+            logger.bind(**{SAID: True}).error("up ended: {}", trouble)
+            if not is_up:
+                raise
+            complain(trouble)
+            say(f"hint: the log is {home.logs / 'up.log'}")
+            return 1
 
 
 def say_effects(plan: StackPlan, servers: Servers) -> None:
@@ -163,6 +170,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,
+        fleet_text=plan.fleet_text,
         mirror=servers.mirror,
         registries=plan.registries,
     )
@@ -173,5 +181,6 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", gateway)
-    put(f"ready {gateway}")
+    put(f"ready {gateway}")  # alone on its line: scripts read it
+    put(f"page {gateway}{PAGE}")
     return stack

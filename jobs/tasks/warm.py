@@ -105,7 +105,7 @@ def why_missing(attempt: RunningAttempt) -> NotFound | None:
     said = f": {last.message}" if last.message else ""
     return NotFound(
         f"{attempt.job.subject!r} is not here, since its pull {pull.id} {_ENDED[pull.state]}{said}",
-        hint=last.hint or f"pull it again: ollama-modal retry {pull.id}",
+        hint=last.hint or f"pull it again: `ollama-modal retry {pull.id}`",
     )
 
 

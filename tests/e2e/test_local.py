@@ -33,9 +33,10 @@ def registry() -> Iterator[RegistryDouble]:
 
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
-    """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
+    """`up` prints `ready URL` on stdout when all of it answers, and where its page is; at SIGTERM it ends with 0 and leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
+        assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
         assert httpx.get(f"{running.url}/ops/v1/board").json()["simulated"] is True
         pids = family(running.process.pid)
         assert len(pids) == 3  # itself, a registry, a server
@@ -98,8 +99,16 @@ def test_a_taken_port_is_told(shell: Shell) -> None:
         port = str(taken.getsockname()[1])
         done = shell.run("up", "--simulate", "--port", port)
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert done.stderr.count(f"port {port} of 127.0.0.1 cannot be used") == 1
     assert "started" not in done.stderr
+
+
+def test_the_end_is_told_after_what_led_to_it(shell: Shell) -> None:
+    """The last line of `up` says that it has ended; the signal that ended it stands before, once."""
+    with up(shell, "--simulate") as running:
+        code, said = running.stop()
+    lines = [line.split("INFO", 1)[-1].strip() for line in said.splitlines()]
+    assert (code, lines[-1], lines.count("stopping on SIGTERM")) == (0, "up has ended", 1)
 
 
 def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
@@ -131,6 +140,11 @@ def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
     assert job["attempts"][0]["class"] == "killed"
+    fetched, resumed = job["result"]["fetched_bytes"], job["result"]["resumed_bytes"]
+    assert resumed > 10_000_000
+    assert fetched < job["result"]["size"] - 10_000_000
+    assert fetched / job["result"]["fetch_seconds"] < 100_000_000  # of 60 that are allowed a second, and a burst
+    assert " had come in an attempt before" in shell.run("job", id).stdout
 
 
 def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
@@ -278,6 +292,13 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
         assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
         shell.ask("pull", "qwen2.5:0.5b")
         assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+
+        fleet.write_text(declared.replace('"tiny"', '"tiny:v2"'))  # until it is read anew, the nights do not follow it
+        for asked in (shell.run("plan"), shell.run("plan", "--url", running.url)):
+            assert asked.stderr.endswith("all is as it should be\n")
+        assert f"note: {fleet} has changed since `up` read it" in shell.run("plan").stderr
+        assert {step["subject"] for step in shell.ask("plan", "--fleet", str(fleet))["steps"]} >= {"tiny:v2"}
+    assert {step["subject"] for step in shell.ask("plan")["steps"]} >= {"tiny:v2"}  # so the next `up` will
     fleet.write_text("nothing = 1\n")
     refused = shell.run("up", "--simulate", "--fleet", str(fleet))
     assert refused.returncode == 2

@@ -204,6 +204,7 @@ def stack_plan(fleet: Fleet | None, *tiers: str) -> StackPlan:
         concurrency=1,
         fleet=fleet,
         fleet_file=None,
+        fleet_text=None,
     )
 
 

@@ -1,5 +1,6 @@
 """The watch of every tick: what it finds wrong, what it writes down, and the wakes it does not allow."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -79,6 +80,20 @@ def test_a_dead_job_is_an_incident(store: Store) -> None:
     store.ledger().claim(again, worker="w", lease=timedelta(hours=2))
     store.clock.wait(3600)
     assert wrong(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("rented", "typed"),
+    [(True, "modal run -m app.jobs::{} --id {}"), (False, "ollama-modal {} {}")],
+    ids=["on Modal", "on one machine"],
+)
+def test_a_dead_job_says_what_can_be_done_with_it(store: Store, rented: bool, typed: str) -> None:
+    """Its story, to try it again, or to hear no more of it: each in a command of the place."""
+    ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    id = store.ledger().reader.jobs()[0].id
+    (case,) = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented).open
+    commands = re.findall("`([^`]*)`", case.incident.hint)
+    assert commands == [typed.format(verb, id) for verb in ("job", "retry", "dismiss")]
 
 
 def test_jobs_that_nobody_takes_up_are_an_incident(store: Store) -> None:
