@@ -414,7 +414,7 @@ def test_a_found_ollama_stands_for_the_declared_tiers(tmp_path: Path) -> None:
     warned = [line.partition("WARNING ")[2] for line in said.splitlines() if " no effect: " in line]
     assert warned[0].startswith(f"[tiers] has no effect: the Ollama at {ollama.url} was running already")
     assert "of a10g: OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_NUM_PARALLEL=4" in warned[0]
-    assert warned[1].startswith("[volume], and pinned and warmed of [[models]], have no effect: no night can run")
+    assert warned[1].startswith("[volume], alerts.quota_percent, and pinned and warmed of [[models]] have no effect")
     assert len(warned) == 2
 
 

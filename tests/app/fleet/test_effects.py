@@ -276,6 +276,10 @@ def test_what_is_modals_is_named_once() -> None:
         " the kinds budget, wakes, platform of [alerts]"
     )
     assert of_modal(fleet, BARE).endswith("simulated, flash_attention, load_timeout_seconds of their ollama")
+    assert of_modal(fleet, OneMachine({}, ("local",), found="http://127.0.0.1:11434")) == (
+        "of the fleet file, this is Modal's and has no effect on one machine: monthly_budget_dollars of [alerts];"
+        " [prices]; the kinds budget, wakes, platform of [alerts]"
+    )
     assert list(on_one_machine(fleet, BARE)) == []
     assert list(in_a_deployment(fleet)) == []
 
@@ -386,8 +390,8 @@ def test_a_directory_that_is_not_ours_is_told() -> None:
     """Without a models directory of its own no night can run, and what that takes along is named."""
     said = notes(fleet_with(), simulated=True, not_ours="'/models' is not ours to write", quota=True)
     assert said[0] == (
-        "[volume], and pinned and warmed of [[models]], have no effect: no night can run, since '/models' is not ours"
-        " to write; name a directory that is yours by --models, or have `up` start its servers itself"
+        "[volume], alerts.quota_percent, and pinned and warmed of [[models]] have no effect: no night can run, since"
+        " '/models' is not ours to write; name a directory of yours by --models, or have `up` start its servers itself"
     )
     assert not any("--quota" in note for note in said)
 
