@@ -20,9 +20,9 @@ from app.fleet.file import FLEET_FILE, BadFleet, Times, read
 from app.fleet.schedule import due
 from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TimezoneName
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 GB = 1_000_000_000
 

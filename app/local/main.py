@@ -51,8 +51,8 @@ def up(
     from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415
     from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
+    from jobs.core.retention import RetentionRules  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
-    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415
 
     fleet_file = fleet.absolute() if fleet is not None else None
     declared = load(fleet_file) if fleet_file is not None else None

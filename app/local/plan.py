@@ -9,8 +9,8 @@ from app.fleet.schema import Fleet
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 

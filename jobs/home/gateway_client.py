@@ -18,7 +18,11 @@ from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, Posted
 
 if TYPE_CHECKING:
+    import httpx
+
     from jobs.ollama.responses import Listed
+
+    Client = httpx.Client | LoopbackClient
 
 PATIENCE = timedelta(seconds=30)
 """A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
@@ -58,13 +62,6 @@ class Answer(Protocol):
     def json(self) -> Any: ...
 
 
-class Client(Protocol):
-    """As much of `httpx.Client` as is used. What it raises is Trouble, or of httpx."""
-
-    def request(self, method: str, url: str, /, *, headers: Mapping[str, str], **options: Any) -> Answer: ...
-    def close(self) -> None: ...
-
-
 class GatewayClient:
     """Posts, reads and changes the jobs of one gateway.
 
@@ -78,7 +75,7 @@ class GatewayClient:
     """
 
     def __init__(
-        self, url: str, key: str | None, *, clock: Clock, client: Client | None = None, policy: Policy = REQUESTS
+        self, url: str, key: str | None, *, clock: Clock, client: "Client | None" = None, policy: Policy = REQUESTS
     ) -> None:
         self.url = _checked(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -296,7 +293,7 @@ class GatewayClient:
         )
 
 
-def client_for(url: str, patience: timedelta) -> Client:
+def client_for(url: str, patience: timedelta) -> "Client":
     """What asks it: this machine is asked without httpx, which takes longer to import than most commands to run."""
     if is_plain_loopback(url):
         return LoopbackClient(patience.total_seconds())

@@ -14,6 +14,7 @@ import pytest
 from jobs.core.errors import NoRoom, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.core.retention import RetentionRules
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
 from jobs.ledger.job_text import story
@@ -31,7 +32,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import recall
-from jobs.weights.prune_plan import RetentionRules, WeightsUse
+from jobs.weights.prune_plan import WeightsUse
 from jobs.weights.removal import remove
 from jobs.weights.staging import staging_subject
 from jobs.weights.trash_moves import throw_models
