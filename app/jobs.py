@@ -22,7 +22,7 @@ import modal
 
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
-from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
+from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
 from jobs.cli.signature import parameter, with_signature
 from jobs.ledger.kinds import KINDS, Kind, Kinds
 
@@ -93,6 +93,14 @@ def plan_night() -> "Night":
     return plan_night()
 
 
+@app.function(image=cpu_image, timeout=_SHORT)
+def read_fleet() -> "dict[str, Any]":
+    """The fleet file that is deployed."""
+    from app.fleet.file import read  # noqa: PLC0415
+
+    return read()
+
+
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def archived_jobs(since: str) -> "list[dict[str, Any]]":
     """The archived jobs that were posted since then."""
@@ -141,10 +149,7 @@ def _commands() -> "ModalCommands":
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
     return modal_commands(
-        weights_worker,
-        archived_jobs,
-        partial(deployment.answer, plan_prune, PLAN_PRUNE),
-        partial(deployment.answer, names_here, "names_here"),
+        weights_worker, archived_jobs, plan_prune, partial(deployment.answer, names_here, "names_here")
     )
 
 
@@ -238,7 +243,8 @@ def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.deployment.modal_cli import show_cost  # noqa: PLC0415
 
-    _commands().run(partial(show_cost, past=_past_usage, since=since, json=json))
+    at = _commands()
+    at.run(partial(show_cost, launcher=at.launcher, past=_past_usage, since=since, json=json))
 
 
 @app.local_entrypoint()
@@ -251,8 +257,9 @@ def windows(json: bool = False) -> None:
 
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
-    """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    _commands().run(lambda commands: commands.show_preview(deployment.answer(plan_night, "plan_night"), json=json))
+    """Tell what the next night would do, and why: by the fleet that is deployed. Posts nothing, wakes no GPU."""
+    at = _commands()
+    at.run(lambda commands: commands.show_preview(at.launcher.followed(plan_night, PLAN_NIGHT), json=json))
 
 
 @app.local_entrypoint()

@@ -25,9 +25,21 @@ def read(path: Path = FLEET_FILE) -> dict[str, Any]:
 
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFleet(f"{path} cannot be read: {error}") from error
+    return parsed(text, path)
+
+
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """What the text of the file says.
+
+    Raises:
+        BadFleet: it is no TOML.
+
+    """
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise BadFleet(f"{path} is no TOML: {error}") from error
 

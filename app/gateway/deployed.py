@@ -15,6 +15,7 @@ import modal
 from loguru import logger
 
 from app import resources
+from app.accounting.archive import archive_at
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
@@ -29,6 +30,7 @@ from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
+from app.scheduler.absence import note_old_archive
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
@@ -131,7 +133,7 @@ class Service:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
         self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY)
-        self._leave = leave
+        self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
         composed = Composed(
@@ -166,6 +168,7 @@ class Service:
         """Return when requests are answered."""
         self._known_state.start()
         self._http_server.start()
+        note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
 

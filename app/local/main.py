@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -19,10 +19,14 @@ from app.local import key_commands, report_commands  # noqa: F401 - add theirs t
 from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.cli.models import commands as model_commands  # noqa: F401 - as above
+from jobs.cli.output import say
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, NetworkTrouble, Refused, Unauthorized
 from jobs.core.units import parse_bytes
-from jobs.home.home import home_of
+from jobs.home.home import Stack, home_of
+
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
 
 PORT = 11500
 HOST = "127.0.0.1"
@@ -70,6 +74,7 @@ def up(
         concurrency=concurrency,
         fleet=declared,
         fleet_file=fleet_file,
+        fleet_text=fleet_file.read_text("utf-8") if fleet_file is not None else None,
     )
     clock = SystemClock()
     home = home_of(os.environ)
@@ -85,15 +90,18 @@ def plan(
     key: KeyOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
-    """Tell what the next night would do, and why. Posts nothing."""
+    """Tell what the next night will do, and why. Posts nothing.
+
+    By the fleet that the night follows: the one that `up` was started with, or with a URL the one there; or by that of
+    `--fleet`.
+    """
     if url and fleet is not None:
         raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
     if (preview := _planned_by_gateway(url, key) if fleet is None else None) is not None:
         done(commands_at(url, key).show_preview(preview, json=json))
     at = this_machine()
     stack = at.home.need_stack()
-    path = fleet or stack.fleet
-    if path is None:
+    if fleet is None and stack.fleet is None:
         raise Refused(
             "no fleet file says what should be here",
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
@@ -101,8 +109,11 @@ def plan(
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
-    declared = load(path.absolute())
-    wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
+    if fleet is None:
+        declared, wanted = _followed(stack, is_up=at.home.up_pid() is not None), stack.retention
+    else:
+        declared = load(fleet.absolute())
+        wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes)
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))
 
@@ -115,15 +126,38 @@ def _planned_by_gateway(url: str | None, key: str | None) -> Preview | None:
     from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - listing jobs is to feel instant without it
 
     if url:
+        say("note: this is by the fleet that the nights there follow")
         return RemotePreview(remote_at(url, key).plan())
     home = home_of(os.environ)
     stack = home.read_stack()
     if stack is None or stack.pid != home.up_pid() or stack.gateway is None or stack.fleet is None:
         return None
     try:
-        return RemotePreview(remote_at(stack.gateway, key).plan())
+        preview = RemotePreview(remote_at(stack.gateway, key).plan())
     except (Unauthorized, NetworkTrouble):
         return None
+    _note_changes(stack)
+    return preview
+
+
+def _followed(stack: Stack, *, is_up: bool) -> "Fleet":
+    """The fleet that the nights of `up` follow: while it runs, as its file was when it was read."""
+    from app.fleet.file import parsed  # noqa: PLC0415
+    from app.fleet.schema import load, parse  # noqa: PLC0415
+
+    assert stack.fleet is not None
+    if not is_up or stack.fleet_text is None:
+        return load(stack.fleet)
+    _note_changes(stack)
+    return parse(parsed(stack.fleet_text, stack.fleet), str(stack.fleet))
+
+
+def _note_changes(stack: Stack) -> None:
+    """Say that the fleet's file is not what a running `up` has read."""
+    if stack.fleet is None or stack.fleet_text is None:
+        return
+    if not stack.fleet.exists() or stack.fleet.read_text("utf-8", "replace") != stack.fleet_text:
+        say(f"note: {stack.fleet} has changed since `up` read it; this is by what it said then. Start `up` again")
 
 
 @contextmanager

@@ -34,6 +34,7 @@ class StackPlan:
         concurrency: pulls side by side.
         fleet: what should be here, if that is declared.
         fleet_file: says so.
+        fleet_text: in these words.
 
     Raises:
         BadRequest: the tiers make no sense.
@@ -52,6 +53,7 @@ class StackPlan:
     concurrency: int
     fleet: Fleet | None
     fleet_file: Path | None
+    fleet_text: str | None
 
     def __post_init__(self) -> None:
         for name in self.tiers:

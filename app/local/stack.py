@@ -149,6 +149,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,
+        fleet_text=plan.fleet_text,
         mirror=servers.mirror,
         registries=plan.registries,
     )

@@ -8,7 +8,8 @@ pinned    a model that the fleet pins is not there, and nobody is pulling it
 budget    the month has cost more than was meant
 nightly   the night's run has not come, or failed again and again
 wakes     the night or a window was refused a wake: the day's are used up
-platform  a tick or a night was not answered, or refused for a while, by the platform itself
+platform  a tick or a night was not answered, or refused for a while, by the platform itself; or the app was away for so
+          long that the ledger has forgotten
 """
 
 import re
@@ -20,6 +21,7 @@ from typing import Any
 from app.accounting.spending import month_began, month_dollars
 from app.fleet.schema import Fleet
 from app.model_server.health import Health
+from app.scheduler import absence
 from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted, human_bytes
@@ -193,6 +195,8 @@ def _platform(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
         if outage.who == "gap":
             said = f"the platform was away: {outage.message}"
         hint = "it is tried again at the next tick; status.modal.com tells whether others see it, too"
+        if outage.who == absence.ABSENCE:
+            said, hint = outage.message, absence.HINT
         yield Incident("platform", outage.who, said, hint)
 
 

@@ -12,7 +12,7 @@ from loguru import logger
 
 from app.fleet.schedule import NIGHT, night_began
 from app.fleet.schema import Fleet
-from app.scheduler import alert_check, outages
+from app.scheduler import absence, alert_check, outages
 from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
@@ -65,6 +65,7 @@ def tick(
     every = timedelta(minutes=context.fleet.schedule.tick_minutes)
     with parts.part("the look at the tick before"):
         outages.note_gap(context.facts, every, context.clock.now())
+        absence.note_late_tick(context.facts, context.clock.now())
     with parts.part("the sweep of the ledger"):
         tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
     with parts.part("the windows"):

@@ -65,6 +65,8 @@ class Stack:
     why_by_server: str | None = None
     fleet: Path | None = None
     """The file that declares what should be here, if there is one."""
+    fleet_text: str | None = None
+    """What it said when `up` read it: that is what the nights follow."""
     mirror: str | None = None
     """The registry that stands for all others."""
     registries: Registries = ANYWHERE
@@ -88,6 +90,7 @@ class Stack:
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
             "fleet": str(self.fleet) if self.fleet else None,
+            "fleet_text": self.fleet_text,
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
         }
@@ -105,6 +108,7 @@ class Stack:
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
             fleet=Path(document["fleet"]) if document.get("fleet") else None,
+            fleet_text=document.get("fleet_text"),
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
         )

@@ -192,9 +192,11 @@ def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
         yield f"       {_next(job, now)}"
 
 
-def _speed(job: Job, count: int) -> str:
-    last = job.attempts[-1]
-    seconds = ((last.ended_at or last.started_at) - last.started_at).total_seconds()
+def _speed(job: Job, count: int, seconds: float | None = None) -> str:
+    """Of what took so long, or else the last attempt."""
+    if seconds is None:
+        last = job.attempts[-1]
+        seconds = ((last.ended_at or last.started_at) - last.started_at).total_seconds()
     return f" at {human_bytes(count / seconds)}/s" if count and seconds > 0 else ""
 
 
@@ -202,11 +204,13 @@ def _pulled(job: Job, result: Mapping[str, Any]) -> str:
     what = f"{result['model']}, {human_bytes(result['size'])}, digest {str(result['digest'])[:12]}"
     if result["way"] != "registry":
         return f"{what}: pulled by the server of tier {result['tier']}, because {result['why']}"
-    fetched, reused = result["fetched_bytes"], result["reused_bytes"]
-    if not fetched:
+    fetched, resumed, reused = result["fetched_bytes"], result.get("resumed_bytes", 0), result["reused_bytes"]
+    if not fetched and not resumed:
         return f"{what}: all of it was here already and sound"
-    kept = f", {human_bytes(reused)} was here already" if reused else ""
-    return f"{what}: {human_bytes(fetched)} straight from the registry{_speed(job, fetched)}{kept}"
+    kept = f", {human_bytes(resumed)} had come in an attempt before" if resumed else ""
+    kept += f", {human_bytes(reused)} was here already" if reused else ""
+    speed = _speed(job, fetched, result.get("fetch_seconds"))
+    return f"{what}: {human_bytes(fetched)} straight from the registry{speed}{kept}"
 
 
 def _verified(job: Job, result: Mapping[str, Any]) -> str:

@@ -189,7 +189,7 @@ def _row(posted: NightJob, job: Job | None) -> dict[str, Any]:
         "state": str(job.state) if job else UNKNOWN,
         "class": last.failure_class if last and is_trouble else None,
         "message": last.message if last and is_trouble else None,
-        "pulled_bytes": result.get("fetched_bytes", 0) if posted.kind == "pull" else 0,
+        "pulled_bytes": result.get("fetched_bytes", 0) + result.get("resumed_bytes", 0) if posted.kind == "pull" else 0,
         "freed_bytes": result.get("freed_bytes", 0) if posted.kind == "prune" else 0,
         "verified_bytes": result.get("bytes", 0) if posted.kind == "verify" else 0,
     }

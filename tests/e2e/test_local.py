@@ -140,6 +140,11 @@ def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
     assert job["attempts"][0]["class"] == "killed"
+    fetched, resumed = job["result"]["fetched_bytes"], job["result"]["resumed_bytes"]
+    assert resumed > 10_000_000
+    assert fetched < job["result"]["size"] - 10_000_000
+    assert fetched / job["result"]["fetch_seconds"] < 100_000_000  # of 60 that are allowed a second, and a burst
+    assert " had come in an attempt before" in shell.run("job", id).stdout
 
 
 def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
@@ -287,6 +292,13 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
         assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
         shell.ask("pull", "qwen2.5:0.5b")
         assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+
+        fleet.write_text(declared.replace('"tiny"', '"tiny:v2"'))  # until it is read anew, the nights do not follow it
+        for asked in (shell.run("plan"), shell.run("plan", "--url", running.url)):
+            assert asked.stderr.endswith("all is as it should be\n")
+        assert f"note: {fleet} has changed since `up` read it" in shell.run("plan").stderr
+        assert {step["subject"] for step in shell.ask("plan", "--fleet", str(fleet))["steps"]} >= {"tiny:v2"}
+    assert {step["subject"] for step in shell.ask("plan")["steps"]} >= {"tiny:v2"}  # so the next `up` will
     fleet.write_text("nothing = 1\n")
     refused = shell.run("up", "--simulate", "--fleet", str(fleet))
     assert refused.returncode == 2

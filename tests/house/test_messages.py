@@ -16,8 +16,8 @@ from typer.exceptions import TyperException
 
 from app import jobs
 from app.deployment.modal_cli import ENTRY_POINTS, worded
-from app.local import main
 from app.scheduler.alert_rules import hint_on_one_machine
+from jobs.cli import main
 from jobs.cli.main import with_url
 from tests.house.test_documents import fenced
 from tests.support.checkout import ROOT
@@ -48,6 +48,21 @@ def test_counts_agree_with_their_nouns() -> None:
     ]
 
     assert not by_hand
+
+
+def test_a_host_is_shown_with_its_port() -> None:
+    """No message is made from the host of an address alone."""
+    alone = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
+        for path in SOURCES
+        if path.name != "egress.py"  # where it is put together with its port
+        for node in formatted(path)
+        for part in node.values
+        if isinstance(part, ast.FormattedValue)
+        if re.search(r"(url|base|target|realm)\.host(name)?$", ast.unparse(part.value))
+    ]
+
+    assert not alone
 
 
 # -- commands ----------------------------------------------------------------------------------------------------------
@@ -107,6 +122,7 @@ def what_is_wrong(command: str) -> str:
 
 
 def _wrong_here(words: list[str]) -> str:
+    importlib.import_module("app.local.main")  # adds its commands
     command: Any = typer.main.get_command(main.app)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         if words[0] in STANDS_FOR_ANY:
@@ -165,6 +181,7 @@ def test_commands_that_are_named_exist() -> None:
 
 def test_commands_are_told_apart_from_words() -> None:
     """A command in a message stands between backticks: only so is it worded for each place."""
+    importlib.import_module("app.local.main")
     verbs = "|".join(typer.main.get_group(main.app).commands)
     bare = [
         f"{path.relative_to(ROOT)}: {text}"

@@ -1,11 +1,13 @@
 """The watch of a deployment: ticks find what is wrong, a webhook is told once, and what was spent is told."""
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import Any
 
 import modal
 import pytest
@@ -115,7 +117,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: Webho
 
 def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Path) -> None:
     """`cost` adds up what the containers counted, and `windows` prices what the fleet declares."""
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
     now = SystemClock().now()
     shares = {"cold": 60, "warming": 0, "serving": 1740, "idle": 1800}
     meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
@@ -135,6 +137,32 @@ def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Pa
     done = modal_command(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout
+
+
+def test_what_is_told_follows_the_fleet_that_is_deployed(deployed: Platform, tmp_path: Path) -> None:
+    """What a checkout says that is not deployed counts for no plan, no prune, no price and no pull; that is said."""
+    other = tmp_path / "other"
+    for name in ("app", "jobs"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", other)
+    fleet = other / "app/fleet.toml"
+    text = fleet.read_text("utf-8").replace('"llama3.2"', '"tiny"').replace('"huggingface.co"', '"listed.example"')
+    fleet.write_text(re.sub(r"^A10 = .*$", "A10 = 99", text, flags=re.MULTILINE), "utf-8")
+
+    def run(*words: str) -> Any:
+        return modal_command(deployed, "run", "-q", "-m", *words, folder=other)
+
+    plan = run("app.jobs::plan", "--json")
+    assert plan.returncode == 0, plan.stderr
+    subjects = {step["subject"] for step in json.loads(plan.stdout)["steps"]}
+    assert "llama3.2:latest" in subjects
+    assert "tiny:latest" not in subjects
+    assert "note: this is by the fleet that is deployed" in plan.stderr
+    assert "$99" not in run("app.jobs::cost").stdout
+    pull = run("app.jobs::pull", "--model", "listed.example/user/model", "--no-wait")
+    assert (pull.returncode, pull.stdout) == (2, "")
+    assert "nothing is pulled from 'listed.example': it is not listed" in pull.stderr
+    assert "by the fleet that is deployed" in run("app.jobs::prune", "--dry-run").stderr
 
 
 def awake(platform: Platform) -> dict[str, int]:

@@ -16,8 +16,9 @@ from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.core.retention import RetentionRules
 from jobs.core.retry import NEVER
+from jobs.core.units import human_bytes
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
-from jobs.ledger.job_text import story
+from jobs.ledger.job_text import result_text, story
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
@@ -314,6 +315,24 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     assert job.state is JobState.SUCCEEDED
     assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
     assert bench.staging == []
+
+
+def test_a_resumed_pull_tells_of_what_it_fetched(bench: Bench) -> None:
+    """Its bytes and its speed are those of this attempt; what an attempt before had fetched is told apart."""
+    bench.registry.faults.add(RegistryFault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
+    failed = worked(bench.store, bench.context(), post(bench.store, attempts=1))
+    bench.registry.faults.clear()
+    bench.registry.reset()
+
+    job = worked(bench.store, bench.context(), bench.store.ledger().retry(failed.id, by="test").job.id)
+
+    assert job.result
+    fetched, resumed, seconds = (job.result[key] for key in ("fetched_bytes", "resumed_bytes", "fetch_seconds"))
+    assert fetched == sum(bench.registry.served.values())
+    assert fetched + resumed == MODEL.size
+    assert resumed >= CONNECTIONS * RANGE_BYTES
+    at = f"{human_bytes(fetched)} straight from the registry at {human_bytes(fetched / seconds)}/s"
+    assert result_text(job).endswith(f"{at}, {human_bytes(resumed)} had come in an attempt before")
 
 
 def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:
