@@ -47,7 +47,7 @@ _PLAN_SECONDS = 150.0
 class Headers(Protocol):
     """Of an answer; their case does not matter."""
 
-    def get(self, name: str, failobj: str = ..., /) -> Any: ...
+    def get(self, name: str, default: Any = ..., /) -> Any: ...
 
 
 class Answer(Protocol):

@@ -23,11 +23,21 @@ def is_plain_loopback(url: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Headers:
+    """Of an answer; their case does not matter."""
+
+    message: HTTPMessage
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        return self.message.get(name, default)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What came, in the words of `httpx.Response`."""
 
     status_code: int
-    headers: HTTPMessage
+    headers: Headers
     content: bytes
 
     @property
@@ -86,7 +96,7 @@ class LoopbackClient:
             try:
                 connection.request(method, target, body, {"accept": "*/*", **(headers or {}), **typed})
                 answer = connection.getresponse()
-                return Answer(answer.status, answer.headers, answer.read())
+                return Answer(answer.status, Headers(answer.headers), answer.read())
             except TimeoutError as error:
                 raise Stalled(f"it has said nothing for {patience:g} s") from error
             except (OSError, HTTPException) as error:

@@ -16,7 +16,8 @@ from tests.support.local_stack import COMMAND, Shell, Up, up
 
 HEAVY = {
     "httpx", "loguru", "rich", "pydantic", "fastapi", "uvicorn", "modal", "prometheus_client", "asyncio",
-    "cryptography", "cronsim", "encodings.idna", "jobs.weights.directory", "jobs.weights.prune_plan", "jobs.ledger.ledger",
+    "cryptography", "cronsim", "encodings.idna", "jobs.weights.directory", "jobs.weights.prune_plan",
+    "jobs.ledger.ledger",
 }  # fmt: skip
 """Each takes from a twentieth to a fifth of a second of processor time; a command that reads takes less in all."""
 
