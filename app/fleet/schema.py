@@ -33,11 +33,11 @@ from app.fleet.values import (
     TimezoneName,
 )
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.models.aliases import Aliases
 from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 GB = 1_000_000_000
 

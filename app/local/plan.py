@@ -10,11 +10,11 @@ from app.fleet.values import TIER, TIER_FORM
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.models.aliases import Aliases
 from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 

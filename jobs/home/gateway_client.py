@@ -20,8 +20,12 @@ from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, Posted
 
 if TYPE_CHECKING:
+    import httpx
+
     from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
+
+    Client = httpx.Client | LoopbackClient
 
 PATIENCE = timedelta(seconds=30)
 """A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
@@ -46,7 +50,7 @@ _PLAN_SECONDS = 150.0
 class Headers(Protocol):
     """Of an answer; their case does not matter."""
 
-    def get(self, name: str, failobj: str = ..., /) -> Any: ...
+    def get(self, name: str, default: Any = ..., /) -> Any: ...
 
 
 class Answer(Protocol):
@@ -59,13 +63,6 @@ class Answer(Protocol):
     @property
     def headers(self) -> Headers: ...
     def json(self) -> Any: ...
-
-
-class Client(Protocol):
-    """As much of `httpx.Client` as is used. What it raises is Trouble, or of httpx."""
-
-    def request(self, method: str, url: str, /, *, headers: Mapping[str, str], **options: Any) -> Answer: ...
-    def close(self) -> None: ...
 
 
 class GatewayClient:
@@ -81,7 +78,7 @@ class GatewayClient:
     """
 
     def __init__(
-        self, url: str, key: str | None, *, clock: Clock, client: Client | None = None, policy: Policy = REQUESTS
+        self, url: str, key: str | None, *, clock: Clock, client: "Client | None" = None, policy: Policy = REQUESTS
     ) -> None:
         self.url = _checked(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -310,7 +307,7 @@ def _aliases(told: Iterable[Mapping[str, Any]]) -> "Iterator[Alias]":
             yield Alias(need_alias(str(each["alias"])), ModelName.parse(str(each["model"])), str(each["by"]))
 
 
-def client_for(url: str, patience: timedelta) -> Client:
+def client_for(url: str, patience: timedelta) -> "Client":
     """What asks it: this machine is asked without httpx, which takes longer to import than most commands to run."""
     if is_plain_loopback(url):
         return LoopbackClient(patience.total_seconds())

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
+from jobs.core.retention import RetentionRules
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store import private_files as private
@@ -30,19 +31,12 @@ from jobs.store.sqlite_reader import SqliteReader
 
 if TYPE_CHECKING:
     from jobs.ledger.ledger import Ledger
-    from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_HOME"
 
 _TRIES = 25
 _PAUSE_SECONDS = 0.02
 """Whoever asks whether `up` runs holds its lock for an instant, so a starting `up` tries again for half a second."""
-
-
-def _usual_retention() -> "RetentionRules":
-    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - listing jobs is to feel instant without it
-
-    return RetentionRules()
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Stack:
     simulated: bool
     servers: tuple[LocalServer, ...]
     models: Path | None
-    retention: "RetentionRules" = field(default_factory=_usual_retention)
+    retention: RetentionRules = field(default_factory=RetentionRules)
     """What the weights may take, and for how long."""
     gateway: str | None = None
     """Where clients ask."""
@@ -106,8 +100,6 @@ class Stack:
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - as above
-
         return cls(
             pid=int(document["pid"]),
             started_at=parse_moment(document["started_at"]),

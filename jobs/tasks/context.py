@@ -8,6 +8,7 @@ from typing import Any
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Unsupported
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.models import capabilities
 from jobs.models.card import card_of, facts_of
 from jobs.models.gguf import MemoryFacts
@@ -16,7 +17,7 @@ from jobs.models.placement import TierCapacity, place_model
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import RetentionRules, WeightsUse
+from jobs.weights.prune_plan import WeightsUse
 from jobs.worker.attempt import RunningAttempt
 
 

@@ -28,6 +28,7 @@ month_report       the played month on one page, as `scripts/month` prints it
 month_servers      the servers of that month
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
+person             a person at a terminal of their own, who types and sees what is written there
 processes          real processes: free ports, who runs, a driver that says what we like
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture

@@ -29,9 +29,10 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, plan
+from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
 from tests.support.stores import Store, open_store
 from tests.support.waiting import until
