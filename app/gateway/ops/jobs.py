@@ -41,6 +41,10 @@ EventId = Annotated[str, Field(pattern=f"^{ID}$")]
 Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
 
 
+_LIVE = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""Proxies such as nginx hold a stream back until they have kilobytes of it, unless they are told not to."""
+
+
 class EventStream(Followed):
     media_type = "text/event-stream"
 
@@ -152,7 +156,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         if seen is not None and job.has_ended and not list(news(job, seen)):
             return Response(status_code=204)
         leave = following.begin(request)
-        return EventStream.held(_stream(ledger_pool, job, seen), leave, headers={"cache-control": "no-store"})
+        return EventStream.held(_stream(ledger_pool, job, seen), leave, headers=_LIVE)
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:

@@ -171,7 +171,8 @@ class Poster:
             dead = dead_letters.dead(ledger.reader.jobs(), kinds)
             jobs = [job for job in dead if (job.kind, dead_letters.class_of(job)) == (kind, failure_class)]
             jobs = [job for job in jobs if not caller.models or caller.may_see(model_of(job))]
-            changed, refused = 0, {}
+            changed = 0
+            refused: dict[str, str] = {}
             for tried, job in enumerate(jobs):
                 if changed == AT_ONCE or len(refused) == AT_ONCE:
                     return ChangedJobs(changed, len(jobs) - tried, refused)

@@ -1,6 +1,6 @@
 // Follows jobs that run, live, over a few streams. What has no stream is still seen by the polls of the whole list.
 
-import { follow } from "/ui/api.js";
+import { follow } from "./api.js";
 
 const STREAMS = 3; // a browser opens six connections to one host; the polls need some of them
 const REST = 10000; // after a stream that broke

@@ -1,10 +1,10 @@
 // The last four weeks as small charts: requests, cost, health. A chart is there when its numbers are.
 
-import { dailyBars } from "/ui/bars.js";
-import { setText } from "/ui/dom.js";
-import { daysUntil } from "/ui/figure.js";
-import { dailyStates, WORDS } from "/ui/strips.js";
-import { count, day, dollars, now } from "/ui/words.js";
+import { dailyBars } from "./bars.js";
+import { setText } from "./dom.js";
+import { daysUntil } from "./figure.js";
+import { dailyStates, WORDS } from "./strips.js";
+import { count, day, dollars, now } from "./words.js";
 
 const LENGTH = 28;
 

@@ -349,8 +349,8 @@ def test_a_job_that_is_not_there_is_404(ask: TestClient, path: str) -> None:
 # -- who may -----------------------------------------------------------------------------------------------------------
 
 READS = [
-    "/ops/v1/jobs", "/ops/v1/jobs/summary", "/ops/v1/models", "/ops/v1/tiers", "/ops/v1/route?model=llama3.2", "/ops/v1/usage",
-    "/ops/v1/health", "/ops/v1/openapi.json", "/readyz",
+    "/ops/v1/jobs", "/ops/v1/jobs/summary", "/ops/v1/models", "/ops/v1/tiers", "/ops/v1/route?model=llama3.2",
+    "/ops/v1/usage", "/ops/v1/health", "/ops/v1/openapi.json", "/readyz",
 ]  # fmt: skip
 ADMINS = ["/metrics", "/ops/v1/plan", "/ops/v1/plan/prune"]
 CHANGES = [
