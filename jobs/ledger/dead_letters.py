@@ -62,6 +62,10 @@ def current(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
     return found
 
 
+FOLDED_FROM = 5
+"""So many failures of one kind are shown as one; of fewer, people want to see each."""
+
+
 @dataclass(frozen=True)
 class DeadGroup:
     """Dead letters of one kind and class of failure, which one remedy serves.
@@ -80,6 +84,11 @@ class DeadGroup:
     @property
     def newest(self) -> Job:
         return self.jobs[0]
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether they are so many that they are shown as one."""
+        return len(self.jobs) >= FOLDED_FROM
 
     @property
     def remedy(self) -> str:

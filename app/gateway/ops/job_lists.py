@@ -21,7 +21,7 @@ class JobsQuery:
     Args:
         fitting: only those that fit.
         is_dead: only those that failed for good, and that nobody has mended or dismissed.
-        is_folded: of such failures of one kind and class, only the newest.
+        is_folded: of many such failures of one kind and class, only the newest.
         limit: so many on a page.
         cursor: where the page begins; at the newest when left out.
         before: only those after the job of this id.
@@ -54,7 +54,7 @@ def listed(
     if query.is_dead:
         fitting = replace(fitting, ids=frozenset(job.id for group in groups for job in group.jobs))
     jobs = [job for job in of_any_state if fitting.fits(job)]
-    leaders = {group.newest.id: group for group in groups if len(group.jobs) > 1} if query.is_folded else {}
+    leaders = {group.newest.id: group for group in groups if group.is_folded} if query.is_folded else {}
     if leaders:
         hidden = {job.id for group in leaders.values() for job in group.jobs[1:]}
         jobs = [job for job in jobs if job.id not in hidden]
@@ -108,7 +108,7 @@ def _counts(jobs: Iterable[Job]) -> dict[JobState, int]:
 
 
 def _reference(job: Job) -> dict[str, Any]:
-    return {"id": job.id, "kind": job.kind, "subject": job.subject}
+    return {"id": job.id, "kind": job.kind, "subject": job.subject, "cursor": cursor_of(job)}
 
 
 def _group(group: DeadGroup, kinds: Kinds) -> dict[str, Any]:
@@ -121,6 +121,6 @@ def _group(group: DeadGroup, kinds: Kinds) -> dict[str, Any]:
         "newest_at": isoformat(newest.posted_at),
         "message": newest.attempts[-1].message if newest.attempts else None,
         "remedy": group.remedy,
-        "cursor": cursor_of(newest),
+        "few": [] if group.is_folded else [_reference(job) for job in group.jobs],
         "can_retry": group.is_worth_retrying(kinds),
     }

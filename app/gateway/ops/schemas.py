@@ -223,6 +223,7 @@ class JobReference(BaseModel):
     id: str
     kind: str
     subject: str
+    cursor: Annotated[str, Field(description="A list of jobs that fit this one begins with it")]
 
 
 class DeadGroupEntry(BaseModel):
@@ -235,7 +236,7 @@ class DeadGroupEntry(BaseModel):
     newest_at: Annotated[datetime, Field(description="When the newest of them was posted")]
     message: Annotated[str | None, Field(description="Why the newest of them failed")]
     remedy: str
-    cursor: Annotated[str, Field(description="Where a list of jobs begins with the newest of them")]
+    few: Annotated[list[JobReference], Field(description="Each of them, unless they are so many that they are folded")]
     can_retry: Annotated[bool, Field(description="To post all of them again may help, and takes no weights away")]
 
 

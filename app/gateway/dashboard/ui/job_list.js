@@ -80,14 +80,13 @@ export class JobList {
     return Boolean(old && old.state !== job.state);
   }
 
-  /** Bring a job before the reader: `{ id, cursor }`, with the cursor of its place among all that failed, if it did. */
-  seek({ id, cursor = null }) {
+  /** Bring a job before the reader, `{ id, cursor }`, among the jobs of a `which`. */
+  seek({ id, cursor }, which) {
     this.#sought = id;
     if (this.#focusSought()) return;
-    for (const choice of this.#parts.choices) choice.checked = choice.value === (cursor ? "failed" : "all");
-    this.#which = cursor ? "failed" : "all";
-    this.#text = cursor ? "" : id;
-    this.#parts.find.value = this.#text;
+    for (const choice of this.#parts.choices) choice.checked = choice.value === which;
+    this.#which = which;
+    this.#parts.find.value = this.#text = "";
     this.#newer = [];
     this.#cursor = cursor;
     this.#onAsk();

@@ -19,7 +19,7 @@ export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all 
 
 /**
  * A row of a list, to be shown `{ job, isCurrent, waitsFor, context }`. `context` has `remedies` by class of failure,
- * `mayChange`, `act(verb, job)` that cancels, retries or dismisses, and `seek(job)` that brings another one into sight.
+ * `mayChange`, `act(verb, job)` that cancels, retries or dismisses, and `seek(job, which)` that brings another one into sight.
  */
 export function jobRow(part = "job") {
   let latest = null;
@@ -42,7 +42,7 @@ export function jobRow(part = "job") {
   const attempts = story();
   const seek = (event) => {
     event.preventDefault();
-    latest.context.seek(latest.waitsFor);
+    latest.context.seek(latest.waitsFor, "all");
   };
   const before = el("a", { href: "#jobs", on: { click: seek } });
   const waits = el("span", { class: "waits" }, ", waits for the ", before);

@@ -15,19 +15,19 @@ export function headline({ section, title, list, summary }, known, seek) {
   setIcon(title.firstElementChild, wrong.length ? "degraded" : "succeeded");
   const needs = `${count(wrong.length, "thing")} ${wrong.length === 1 ? "needs" : "need"} you`;
   setText(title.lastElementChild, wrong.length ? needs : "All is well");
-  keep(list, wrong, ({ group, words }) => (group ? `${group.kind}/${group.class}` : words), (item) => problem(item, seek));
+  keep(list, wrong, ({ words }) => words, (item) => problem(item, seek));
   setText(summary, factsOf(known));
 }
 
-function problem({ group }, seek) {
-  let latest = group;
+function problem({ job }, seek) {
+  let latest = job;
   const press = (event) => {
     event.preventDefault();
-    seek({ id: latest.newest.id, cursor: latest.cursor });
+    seek(latest, "failed");
   };
-  const line = group ? el("a", { href: "#jobs", on: { click: press } }) : el("span");
+  const line = job ? el("a", { href: "#jobs", on: { click: press } }) : el("span");
   const show = (item) => {
-    latest = item.group;
+    latest = item.job;
     setText(line, item.words);
   };
   return { node: el("li", {}, line), show };
@@ -38,13 +38,16 @@ function problemsOf({ health, tiers, summary }) {
   return [
     ...health.problems.map((line) => ({ words: `${capital(line)}.` })),
     ...bad.map(({ tier, state, why }) => ({ words: `Tier ${tier} is ${state}${why ? `: ${why}` : ""}.` })),
-    ...summary.dead.map((group) => ({ group, words: failed(group) })),
+    ...summary.dead.flatMap(failures),
   ];
 }
 
-function failed(group) {
-  if (group.count === 1) return `${capital(titleOf(group.newest))} failed and was not tried again.`;
-  return `${groupTitle(group)} failed (${causeOf(group)}) and were not tried again.`;
+/** A line for each, or one for all where they are many. */
+function failures(group) {
+  if (group.few.length === 0) {
+    return [{ job: group.newest, words: `${groupTitle(group)} failed (${causeOf(group)}) and were not tried again.` }];
+  }
+  return group.few.map((job) => ({ job, words: `${capital(titleOf(job))} failed and was not tried again.` }));
 }
 
 function factsOf({ tiers, summary, health, board }) {

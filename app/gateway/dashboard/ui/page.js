@@ -65,7 +65,8 @@ function hasTried(path) {
 }
 
 function pace() {
-  return known.summary?.open || known.tiers?.some(({ state }) => state === "waking") ? BRISK : CALM;
+  const isBusy = known.summary?.open || jobList.jobs.some((job) => !hasEnded(job));
+  return isBusy || known.tiers?.some(({ state }) => state === "waking") ? BRISK : CALM;
 }
 
 // -- taking what was learnt in ----------------------------------------------------------------------------------------
@@ -95,7 +96,8 @@ function takeList(answer) {
 function tellEnds(moved) {
   for (const job of moved.filter(hasEnded)) announce(`${titleOf(job)}: ${job.state}`);
   if (moved.length) polling.again("models", "health", "tiers", "jobs/summary");
-  following.follow(jobList.jobs.filter(({ state }) => state === "running"));
+  const open = jobList.jobs.filter((job) => !hasEnded(job));
+  following.follow([...open.filter(({ state }) => state === "running"), ...open]);
   show();
 }
 
@@ -134,7 +136,7 @@ function show() {
   keepFocus();
 }
 
-const seek = (job) => jobList.seek(job);
+const seek = (job, which) => jobList.seek(job, which);
 
 function showConnection() {
   const trouble = polling.trouble;
