@@ -19,16 +19,19 @@ interleaving       threads that move one at a time, in an order that the test ch
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
 large_models       models of the sizes that people have, without their bytes
 local_stack        runs `ollama-modal` as people do
+many_jobs          gateways with many jobs behind them
 models_directory   small models, and a models directory filled with them
 month              a month of a fleet, played in seconds
 month_report       the played month on one page, as `scripts/month` prints it
 month_servers      the servers of that month
+nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
 processes          real processes: free ports, who runs, a driver that says what we like
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
+slow_proxy         a proxy in front of a gateway, below a folder and slow where a test says so
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not

@@ -5,7 +5,7 @@ import { focus } from "./focus.js";
 import { groupRow } from "./groups.js";
 import { jobRow } from "./jobs.js";
 
-const LISTED = 25;
+const LISTED = 15;
 const TYPING = 250; // milliseconds without a key, after which the gateway is asked
 const STATES = { all: [], open: ["queued", "running", "waiting"], failed: ["failed"] };
 const NONE = { all: "No job was ever posted.", open: "Nothing is under way.", failed: "No job has failed." };
