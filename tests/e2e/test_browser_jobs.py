@@ -280,20 +280,23 @@ def test_the_focus_stays_after_a_delete(window: Browser, stack: Up) -> None:
     for model in ("tiny", "qwen2.5:0.5b"):
         page.type("#pull-model", model)
         page.press(ENTER)
-        page.until(lambda model=model: model in page.text("#model-list"))
+        page.until_text("#model-list", model)
     names = "return [...document.querySelectorAll('#model-list th bdi')].map(({innerText}) => innerText)"
     listed = page.run(names)
-    for gone, name in enumerate(listed):
+
+    def delete_first() -> None:
+        before = page.run(names)
         page.run("document.querySelector('#model-list button:not([hidden])').focus()")
         page.press(ENTER)
         page.run("document.querySelector('#asking [data-part=\"yes\"]').focus()")
         page.press(SPACE)
-        page.until(lambda name=name: name not in page.run(names), "the model never went")
-        left = listed[gone + 1 :]
-        if left:
-            page.until(lambda left=left: focused(page, "innerText").startswith(left[0]), "the next row has no focus")
-        else:
-            page.until(lambda: focused(page, "id") == "models-title", "the heading has no focus")
+        page.until(lambda: page.run(names) == before[1:], "the model never went")
+
+    for after in listed[1:]:
+        delete_first()
+        assert focused(page, "innerText").startswith(after)
+    delete_first()
+    assert focused(page, "id") == "models-title"
 
 
 # -- in the reader's own colours ---------------------------------------------------------------------------------------

@@ -102,7 +102,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
             bool, Query(description="Only what failed for good, and was not tried again, made needless or dismissed")
         ] = False,
         folded: Annotated[
-            bool, Query(description="Of many such failures of one kind and class only the newest, with how many there are")
+            bool, Query(description="Of many such failures of one kind and class only the newest, with their number")
         ] = False,
         since: Annotated[
             schemas.Moment | schemas.Left, Query(description="Posted then or later, archived jobs among them")
