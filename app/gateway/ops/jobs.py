@@ -25,6 +25,7 @@ from jobs.ledger.all_jobs import OPEN, JobFilter
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.kinds import kind_named
 from jobs.ledger.ledger import Posted
+from jobs.ledger.reader import LedgerReader
 
 LISTED_AT_MOST = 1_000
 
@@ -120,17 +121,17 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         query = JobsQuery(fitting, dead, folded, limit, cursor, before)
         all_jobs = await ledger_pool.jobs()
 
-        def tell() -> dict[str, Any]:
+        def tell(_: LedgerReader) -> dict[str, Any]:
             archived = ops_context.archived(since) if since else ()
             return listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived)
 
-        return JSONResponse(await asyncio.to_thread(tell))
+        return JSONResponse(await ledger_pool.read(tell))
 
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)
     async def summarise(caller: MayRead) -> JSONResponse:
         """Count all jobs of the ledger, and tell in groups what failed and needs somebody."""
         all_jobs = await ledger_pool.jobs()
-        return JSONResponse(await asyncio.to_thread(summary, all_jobs, may_see=sight(caller), kinds=kinds))
+        return JSONResponse(await ledger_pool.read(lambda _: summary(all_jobs, may_see=sight(caller), kinds=kinds)))
 
     @api.get("/{id}", response_model=schemas.JobResponse)
     async def job(id: Id, caller: MayRead) -> JSONResponse:
