@@ -184,6 +184,20 @@ def test_all_failures_of_a_kind_are_tried_again_or_dismissed(window: Browser, tm
         assert page.text("#news") == "60 jobs posted again"
 
 
+def test_declared_prices_are_shown_where_nothing_is_rented(window: Browser, tmp_path: Path) -> None:
+    """On one machine the prices of its fleet file stand at each tier, with their day and source, and cost nothing."""
+    with many_jobs(tmp_path, total=3, rented=False) as running:
+        page = opened(window, running.url)
+        tiers = " ".join(page.text("#tier-list").split())
+
+        assert "$0 here · $1.42 an hour where it is rented" in tiers
+        assert "$4.84 an hour where it is rented" in tiers
+        assert "Prices are of 2026-09-15, from" in page.text("footer")
+        assert "nothing is rented here" in page.text("footer")
+        assert "an hour now" not in page.text("#standing")
+        assert page.text("#now-title") == "1 thing needs you"
+
+
 # -- while it loads ----------------------------------------------------------------------------------------------------
 
 LATE = {

@@ -112,6 +112,7 @@ def gateway(
     plan: Callable[[], Preview] = unknown_night,
     refresh_seconds: float = 2.0,
     origins: Sequence[str] = (),
+    rented: bool = True,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -135,6 +136,7 @@ def gateway(
         hold_timing=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
+        rented=rented,
         plans=Plans(night=plan),
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,

@@ -25,6 +25,7 @@ class JobHistory:
     """Writes jobs into a ledger as they came, the oldest first, and the last one now."""
 
     ledger: Ledger
+    facts: SqliteDict
     clock: HandClock
 
     def succeeded(self, kind: str, model: str) -> Job:
@@ -56,7 +57,7 @@ def history(path: Path, began: datetime) -> Iterator[JobHistory]:
     clock = HandClock(began)
     facts, queue = SqliteDict(path), SqliteQueue(path, clock=clock)
     try:
-        yield JobHistory(Ledger(queue, facts, clock), clock)
+        yield JobHistory(Ledger(queue, facts, clock), facts, clock)
     finally:
         queue.close()
         facts.close()
@@ -76,8 +77,8 @@ def outage(past: JobHistory, failures: int = 239, total: int = 500) -> None:
 
 
 @contextmanager
-def many_jobs(folder: Path, keys: str = "", *, failures: int = 239, total: int = 500) -> Iterator[RunningGateway]:
-    """A gateway over a ledger after an outage. No servers are behind it."""
+def many_jobs(folder: Path, *, failures: int = 239, total: int = 500, rented: bool = True) -> Iterator[RunningGateway]:
+    """A gateway without keys over a ledger after an outage. No servers are behind it."""
     now = SystemClock().now()
     with history(folder / "gateway.sqlite", now - timedelta(seconds=12 * total + 30)) as past:
         if total > 5:
@@ -87,8 +88,9 @@ def many_jobs(folder: Path, keys: str = "", *, failures: int = 239, total: int =
             past.failed("pull", "nomic-embed-txt", "not_found", "registry.ollama.ai has no nomic-embed-txt:latest")
             past.running("pull", "qwen3", Reading(11_780_000_000, 18_556_688_736, 204_000_000.0, "pulling"))
         report = Report("a10g", "c1", "serving", now, started_at=now - timedelta(minutes=9), dollars_per_hour=1.42)
-        past.ledger._facts.put(report.key, report.as_json())
+        past.facts.put(report.key, report.as_json())
     nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
     models = ModelList([model(name) for name in ("llama3.2", "qwen3", "nomic-embed-text", "deepseek-r1:32b")])
-    with gateway(folder, nowhere, keys=keys, source=models, tiers=FLEET.catalog_tiers(), fleet=FLEET) as running:
+    tiers = FLEET.catalog_tiers()
+    with gateway(folder, nowhere, source=models, tiers=tiers, fleet=FLEET, rented=rented) as running:
         yield running

@@ -42,9 +42,9 @@ export function groupRow() {
       trouble,
       remedy,
       refusal,
-      each.node,
     ),
     el("div", { class: "job-actions" }, retry, dismiss),
+    each.node,
   );
   const show = (known) => {
     latest = known;

@@ -45,7 +45,7 @@ export class Weeks {
     this.#chart("Health", dailyStates, health.length > 0, () => ofHealth(health));
     const missing = [
       requests.length === 0 && `No request${this.#whose} has come in these weeks.`,
-      cost === null && "Nothing is priced here, so no cost is told.",
+      cost === null && "Nothing is rented here, so no cost is told.",
       health.length === 0 && "No tier has reported its health yet.",
     ];
     setText(this.#note, missing.filter(Boolean).join(" "));
