@@ -19,7 +19,8 @@ from tests.support.slow_proxy import slow_proxy
 
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
 
-STEADY = arbitrary("steady", 10_000_000)
+STEADY = [arbitrary(name, 10_000_000) for name in ("by-nginx", "by-ours")]
+"""Some seconds of pulling each, at the stack's rate limit."""
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +254,7 @@ def weeks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     folder = tmp_path_factory.mktemp("stack")
-    with RegistryDouble((*LIBRARY, STEADY)) as registry:
+    with RegistryDouble((*LIBRARY, *STEADY)) as registry:
         programs = simulator_as_ollama(folder / "bin", registry.url)
         path = f"{programs}:{Shell(folder).environ['PATH']}"
         shell = Shell(folder, {"PATH": path, VARIABLE: "", "OLLAMA_MODAL_REGISTRY": registry.url})
@@ -273,7 +274,7 @@ def test_it_works_below_a_folder(window: Browser, stack: Up, tmp_path: Path, pro
         else:
             url = opened_here.enter_context(slow_proxy(stack.url, folder="/llm"))
         page = opened(window, url)
-        model = "steady" if proxy == "nginx" else "tiny"
+        model = f"by-{proxy}"
         page.type("#pull-model", model)
         page.press(ENTER)
         page.until(lambda: f"{model}:latest" in page.text("#model-list"), "the pull never ended")
