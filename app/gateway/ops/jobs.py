@@ -22,9 +22,8 @@ from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, mode
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest, FailureClass
 from jobs.ledger.all_jobs import OPEN, JobFilter
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.kinds import kind_named
-from jobs.ledger.ledger import Posted
 from jobs.ledger.reader import LedgerReader
 
 LISTED_AT_MOST = 1_000
@@ -70,6 +69,8 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     201: {"model": schemas.JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
 }
 
+_CHECKED: dict[int | str, dict[str, Any]] = {204: {"description": "With `check`: it would be posted"}}
+
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -106,7 +107,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
             bool, Query(description="Of many such failures of one kind and class only the newest, with their number")
         ] = False,
         since: Annotated[
-            schemas.Moment | schemas.Left, Query(description="Posted then or later, archived jobs among them")
+            schemas.Since | schemas.Left, Query(description="Posted then or later, archived jobs among them")
         ] = None,
         begin: Annotated[IdText | schemas.Left, Query(description="As much of an id as is known")] = None,
         cursor: Annotated[CursorText | schemas.Left, Query(description="`next` of the page before")] = None,
@@ -116,13 +117,14 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         """List jobs, the newest first. A key for some models sees those about them."""
         if kind is not None:
             kind_named(kind, kinds)
+        began = schemas.since_of(since, ops_context.clock.now())
         states = OPEN if state == "open" else frozenset({JobState(state)} if state else ())
-        fitting = JobFilter(kind, subject, since, begin or "", q or "", states, failure_class)
+        fitting = JobFilter(kind, subject, began, begin or "", q or "", states, failure_class)
         query = JobsQuery(fitting, dead, folded, limit, cursor, before)
         all_jobs = await ledger_pool.jobs()
 
         def tell(_: LedgerReader) -> dict[str, Any]:
-            archived = ops_context.archived(since) if since else ()
+            archived = ops_context.archived(began) if began else ()
             return listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived)
 
         return JSONResponse(await ledger_pool.read(tell))
@@ -161,12 +163,20 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
-    async def post(caller: MayChange, body: schemas.JobBody) -> JSONResponse:
+    async def post(
+        caller: MayChange,
+        body: schemas.JobBody,
+        *,
+        check: Annotated[bool, Query(description="Post nothing: say whether it would be refused, and why")] = False,
+    ) -> Response:
         """Post a job. One of this kind about this model that is under way is shared."""
+        if check:
+            await poster.check(caller, **body.model_dump(exclude={"attempts"}))
+            return Response(status_code=204)
         return _answer(await poster.post(caller, **body.model_dump()))
 
     post.__annotations__["body"] = schemas.job_body(poster.ops_context.kinds)
-    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)(post)
+    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED | _CHECKED)(post)
 
     kinds = poster.ops_context.kinds
     harmless = [name for name, kind in kinds.items() if not kind.takes_away]

@@ -78,7 +78,7 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
 
 
 def test_servers_of_ones_own_cost_nothing_now() -> None:
-    """With a fleet file on one machine its pins, nights and prices are told; nothing is spent, nothing else comes."""
+    """With a fleet file on one machine its pins, nights, windows and prices are told, but nothing is spent."""
     windows = fleet(windows=[WORK_HOURS])
 
     told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE)
@@ -86,7 +86,10 @@ def test_servers_of_ones_own_cost_nothing_now() -> None:
     tier = told["tiers"]["a10g"]
     assert (told["rented"], tier["dollars_per_hour"], tier["dollars_now"]) == (False, 1.42, None)
     assert told["prices"] == {"as_of": "2026-09-15", "source": FLEET.prices.source}
-    assert [run["what"] for run in told["next"]] == ["Nightly"]
+    assert {run["what"].removesuffix(" opens").removesuffix(" closes") for run in told["next"]} == {
+        "Nightly",
+        "The window of a10g",
+    }
     assert told["models"]["llama3.2:latest"]["pinned"]
 
 
