@@ -22,10 +22,12 @@ killed_worker      a worker in a process of its own, which kills itself at the c
 large_models       models of the sizes that people have, without their bytes
 ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
 local_stack        runs `ollama-modal` as people do
+many_jobs          gateways with many jobs behind them
 models_directory   small models, and a models directory filled with them
 month              a month of a fleet, played in seconds
 month_report       the played month on one page, as `scripts/month` prints it
 month_servers      the servers of that month
+nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
 person             a person at a terminal of their own, who types and sees what is written there
@@ -33,6 +35,7 @@ processes          real processes: free ports, who runs, a driver that says what
 pull_setup         a pull from a loopback registry, through ledger and worker
 sample_history     four weeks that a deployment might have had, for the page's picture
 scripted_server    a server that does as a test says, down to the byte
+slow_proxy         a proxy in front of a gateway, below a folder and slow where a test says so
 stored_keys        which entries of the table of keys a stored key belongs to
 stores             a ledger on a store of its own, and what is done to it
 tiny_llama         a model of a hundred kilobytes that llama.cpp runs

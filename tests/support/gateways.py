@@ -142,11 +142,11 @@ def gateway(
         hold_timing=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
+        rented=rented,
         plans=Plans(night=plan),
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
         origins=Origins(origins),
-        rented=rented,
         settings_in_manifests=settings_in_manifests,
         notes=notes,
     )

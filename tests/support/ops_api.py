@@ -89,6 +89,8 @@ class OpsApi:
     sent_lanes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     age: timedelta | None = timedelta(seconds=2)
+    listed_for: timedelta = timedelta(0)
+    """By default each list is a reading of its own: tests write to the ledger past the gateway."""
     stores: list[Store] = field(default_factory=list)
     ledger_pool: list[LedgerPool] = field(default_factory=list)
 
@@ -131,7 +133,12 @@ class OpsApi:
 
     def app(self, ops_context: OpsContext | None = None, *, followers: int = 100) -> FastAPI:
         ops_context = ops_context or self.ops_context()
-        staff = LedgerPool(ops_context.open_ledger, every=timedelta(milliseconds=50))
+        staff = LedgerPool(
+            ops_context.open_ledger,
+            every=timedelta(milliseconds=50),
+            listed_for=self.listed_for,
+            kinds=ops_context.kinds,
+        )
         self.ledger_pool.append(staff)
         return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff))
 

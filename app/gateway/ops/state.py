@@ -62,7 +62,7 @@ class JobCounts:
 
         """
         if self._counting is None and self._is_older_than(COUNT_EVERY):
-            self._counting = asyncio.create_task(self._ledger_pool.read(_counted))
+            self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._counted)
         if (counting := self._counting) is not None:
             await asyncio.wait({counting}, timeout=STORE_SECONDS)
@@ -72,6 +72,9 @@ class JobCounts:
                 raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
         return self._counts
 
+    async def _count(self) -> Mapping[tuple[str, str], int]:
+        return (await self._ledger_pool.jobs()).counts
+
     def _counted(self, counting: "asyncio.Task[Mapping[tuple[str, str], int]]") -> None:
         self._counting = None
         if not counting.cancelled() and counting.exception() is None:
@@ -79,10 +82,6 @@ class JobCounts:
 
     def _is_older_than(self, age: timedelta) -> bool:
         return self._at is None or self._clock.monotonic() - self._at >= age.total_seconds()
-
-
-def _counted(ledger: LedgerReader) -> Mapping[tuple[str, str], int]:
-    return Counter((job.kind, str(job.state)) for job in ledger.jobs())
 
 
 async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str]:
