@@ -374,6 +374,8 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
         models = {"nomic-embed-text": "a10g", "qwen3:0.6b": "h100", "qwen2.5:0.5b": "a10g"}
         until(lambda: len(httpx.get(f"{running.url}/api/tags").json()["models"]) == len(models))
         routes = {model: httpx.get(f"{running.url}/ops/v1/route?model={model}").json() for model in models}
+        long = {"model": "qwen2.5:0.5b", "prompt": "word " * 6_000, "stream": False}
+        read = httpx.post(f"{running.url}/api/generate", json=long, timeout=60).json()["prompt_eval_count"]
         shell.ask("warm", "qwen2.5:0.5b", "--tier", "h100")
         url = next(server["url"] for server in json.loads(stack_of(shell))["servers"] if server["tier"] == "h100")
         [loaded] = httpx.get(f"{url}/api/ps").json()["models"]
@@ -390,6 +392,7 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
     assert h100 == {**a10g, "OLLAMA_CONTEXT_LENGTH": "16384", "OLLAMA_LOAD_TIMEOUT": "600s"}
     assert {model: route["tier"] for model, route in routes.items()} == models
     assert "3 contexts of 8,192 tokens at q4_0" in " ".join(routes["qwen2.5:0.5b"]["facts"])
+    assert read >= 6_000  # by itself, an Ollama reads 4,096
     assert loaded["context_length"] == 16_384
     assert loaded["expires_at"] > "2100"
     warned = [line.partition("WARNING ")[2] for line in said.splitlines() if "no effect" in line and "WARNING" in line]
