@@ -28,6 +28,9 @@ WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 STALE = timedelta(days=1)
 """Older news is none: a webhook that is set up today need not hear of last week."""
 
+LISTED = tuple(prefix for prefixes in keys.SORTS.values() for prefix in prefixes)
+"""What a check judges by, beside the jobs."""
+
 AT_ONCE = 20
 """Messages of one delivery; the rest waits for the next."""
 
@@ -48,7 +51,7 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
-    entries = dict(facts.items())
+    entries = dict(facts.items(*LISTED)) | {key: facts.get(key) for key in (keys.WEIGHTS_ROOM, keys.WEIGHTS_MODELS)}
     health = healths(entries, fleet, now)
     for each in health:
         _write_turn(facts, entries, each, now)
@@ -101,7 +104,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
-    entries, sent = dict(facts.items()), 0
+    entries, sent = dict(facts.items(*keys.CASES)), 0
     delivery = AlertDelivery(facts, clock, entries)
     for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(alert.case, clock.now()):

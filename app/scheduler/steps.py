@@ -143,7 +143,7 @@ def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Call
 
 def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
     """Servers that say they are up and have not said anything for long: killed, most likely. Marked once."""
-    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(keys.SERVER)]
+    reports = [(key, Report.from_json(value)) for key, value in facts.items(keys.SERVER)]
     for key, report in reports:
         if report.state == "serving" and now - report.at > REPORT_STALE:
             why = f"not heard of since {isoformat(report.at)}"

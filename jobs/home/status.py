@@ -24,7 +24,7 @@ from jobs.ledger.job import Job, JobState
 from jobs.models.card import KnownModel as ListedModel
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.responses import Listed, Running
-from jobs.telemetry.nightly_report import line, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, line, report
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.survey import Broken, Survey, SurveyedModel
@@ -254,7 +254,7 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
     queue = {str(state): counts[state] for state in JobState}
-    night = report(dict(home.facts().items()), jobs)
+    night = report(dict(home.facts().items(*OF_NIGHTS)), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()

@@ -59,9 +59,9 @@ class LedgerReader:
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""
-        known = list(self._facts.keys())
+        known = list(self._facts.keys(keys.job(begin), keys.gone(begin)))
         gone = {key.removeprefix(keys.GONE) for key in known if key.startswith(keys.GONE)}
-        ids = (key.removeprefix(keys.JOB) for key in known if key.startswith(keys.job(begin)))
+        ids = (key.removeprefix(keys.JOB) for key in known if key.startswith(keys.JOB))
         return [id for id in ids if id not in gone]
 
     def jobs(self, newest: int | None = None) -> list[Job]:
@@ -69,7 +69,7 @@ class LedgerReader:
         gathered: dict[str, JobFacts] = {}
         gone: set[str] = set()
         rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for key, value in self._facts.items():
+        for key, value in self._facts.items(*keys.OF_JOBS):
             word, slash, about = key.partition("/")
             match word + slash:
                 case keys.JOB:

@@ -268,7 +268,7 @@ def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
 
     Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
     """
-    known = [key for key in facts.keys() if key.startswith(keys.USAGE)]  # noqa: SIM118 - a DictLike, no dict
+    known = list(facts.keys(keys.USAGE))
     first = since.isoformat() if since else _first_day(known)
     entries = [_read(facts.get(key)) for key in known if key.removeprefix(keys.USAGE) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]

@@ -50,10 +50,10 @@ class NoFacts:
     def get(self, key: Any, default: Any = None) -> Any:
         return default
 
-    def keys(self) -> Iterator[Any]:
+    def keys(self, *prefixes: str) -> Iterator[Any]:
         return iter(())
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         return iter(())
 
 

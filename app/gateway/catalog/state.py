@@ -75,7 +75,6 @@ class KnownState:
         self._models = _Models()
         #: Replaced under `_refreshing`, read by any thread.
         self._reported = _Reported()
-        #: Remembers those that will not change any more. Used under `_refreshing` alone.
         self._reports_of_all = ReportsOf(facts)
         #: Why something could not be learnt, by what it is. Replaced under `_refreshing`, read by any thread.
         self._troubles: dict[str, str] = {}

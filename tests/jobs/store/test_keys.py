@@ -32,11 +32,15 @@ STORED = {
     "nightly/ran": "overwritten",
     "nightly/since": "once",
     "nightly/tries": "overwritten",
+    "open/<id>": "overwritten",
+    "open_complete": "overwritten",
     "platform/<who>": "overwritten",
     "recovered/<key>/<n>": "once",
     "refused_wake/<tier>/<day>": "overwritten",
     "seen/<key>": "overwritten",
     "server/<tier>/<container>": "overwritten",
+    "sorts/moved": "overwritten",
+    "sorts/moving": "overwritten",
     "spent/<month>": "overwritten",
     "telling/<key>/<n>/<change>/<k>": "once",
     "tick/done": "overwritten",
@@ -49,6 +53,7 @@ STORED = {
     "weights/models": "overwritten",
     "weights/room": "overwritten",
     "window/<tier>": "overwritten",
+    "worker/<lane>": "overwritten",
 }
 """As they were stored from the first day on: what a ledger holds must be found by later code."""
 
