@@ -129,7 +129,7 @@ def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Call
     with parts.part("the sweep"):
         swept = ledger.sweep()
         lost = swept.lost
-        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.enqueued}))
+        lanes = tuple(sorted(swept.due_lanes))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
             send_worker(lane)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobs.core.clock import parse_moment
-from jobs.ledger.ledger import point
+from jobs.ledger.attempts import point
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 

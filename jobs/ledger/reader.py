@@ -38,24 +38,30 @@ class LedgerReader:
 
     def find(self, id: str) -> Job | None:
         """The job, or None when there is none, or none any more."""
+        facts = self.facts(id)
+        return None if facts is None else fold(facts)
+
+    def facts(self, id: str) -> JobFacts | None:
+        """What its job is the fold of, or None when there is none, or none any more."""
         request = self._facts.get(keys.job(id))
         if request is None:
             return None
-        job = fold(self._facts_of(id, request))
+        facts = self._facts_of(id, request)
         # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
-        if not job.has_ended and self._facts.get(keys.gone(id)) is not None:
+        if not fold(facts).has_ended and self._facts.get(keys.gone(id)) is not None:
             return None
-        return job
+        return facts
 
     def latest(self, kind: str, subject: str) -> Job | None:
         """The newest job of this kind about this subject; None when there is none, or none any more."""
         pointer = self._facts.get(keys.live(kind, subject))
-        newest = None
-        if pointer is not None:
-            generation = int(pointer["generation"])  # it may be older than the newest one, never younger
-            while (job := self.find(f"{pointer['line']}-{generation}")) is not None:
-                newest, generation = job, generation + 1
-        return newest
+        if pointer is None:
+            return None
+        line, first, newest = pointer["line"], int(pointer["generation"]), None
+        generation = first  # the newest one, an older one, or the one to be posted next
+        while (job := self.find(f"{line}-{generation}")) is not None:
+            newest, generation = job, generation + 1
+        return newest or (self.find(f"{line}-{first - 1}") if first > 1 else None)
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""

@@ -8,8 +8,9 @@ from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 
 

@@ -99,7 +99,8 @@ def test_what_jobs_leave_behind_is_in_the_table(store: Store, subject: str) -> N
     ledger.retire(job.id)
 
     assert patterns_of(store.facts.keys()) == {
-        *("job/<id>", "live/<kind>/<subject>", "claim/<id>/<n>", "end/<id>/<n>", "cancel/<id>", "gone/<id>")
+        *("job/<id>", "live/<kind>/<subject>", "claim/<id>/<n>", "end/<id>/<n>", "cancel/<id>", "gone/<id>"),
+        "open_complete",
     }
 
 

@@ -16,8 +16,8 @@ import pytest
 from jobs.core.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Backoff, Ending, JobState, after_trouble
-from jobs.ledger.ledger import Claim, Ledger
 from jobs.registry.client import Registry
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
@@ -44,7 +44,7 @@ class RollbackSetup:
         self.clock = HandClock()
         store = open_store(root / "ledger.sqlite", self.clock)
         closing.callback(store.close)
-        self.ledger: Ledger = store.ledger()
+        self.ledger = store.ledger()
         self.persists = 0
         self.failing: int | None = None
         self.weights = weights_at(root, persist=self.persist, clock=self.clock)
