@@ -60,7 +60,7 @@ def run() -> bool:
         declared_tier=lambda name: tier_of(name, fleet, facts),
     )
     warming = Warming(context, fleet, facts, clock)
-    return work(ledger, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
+    return work(ledger, facts, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
 def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:

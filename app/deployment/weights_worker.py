@@ -160,7 +160,7 @@ def run() -> bool:
     )
     mounted = MountedWeights(volume, Path(MODELS), facts, clock)
     with performing(ledger, facts, mounted, registry=registry, fleet=fleet, clock=clock) as perform:
-        is_done = work(ledger, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+        is_done = work(ledger, facts, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
     _move(facts)
     return is_done
 

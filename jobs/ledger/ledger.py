@@ -172,6 +172,10 @@ class Ledger:
         """Wait for the id of a job of this lane; None when none came. One that comes twice does no harm."""
         return self._queue.next_id(lane, timeout)
 
+    def has_queued(self, lane: str) -> bool:
+        """Whether an id waits in this lane, as far as can be known now."""
+        return bool(self._queue.length(lane))
+
     def enqueue(self, id: str) -> None:
         """Put an id back that was taken from the queue by a worker that cannot work on it."""
         if (job := self.reader.find(id)) is not None:
