@@ -23,6 +23,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.listed import ListedDict
 from jobs.store.protocols import DictLike
+from jobs.telemetry import usage
 from jobs.telemetry.night_tries import SILENT, Tries, tries_of, write_down
 from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
@@ -119,10 +120,11 @@ def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) 
 def _send(context: ScheduleContext, posted: Sequence[NightJob]) -> None:
     """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
     parts = NightParts("night")
+    sent: set[str] = set()
     with parts.part("the sweep of the ledger"):
-        tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
-    # A sweep sends nobody for a job that was posted just now; and the weights worker always comes, to archive.
-    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
+        sent.update(tick_ledger(context.ledger, context.facts, context.clock, context.send_worker).lanes)
+    # The weights worker always comes, to archive; the others should a sweep that failed have sent nobody.
+    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)} - sent:
         with parts.part(f"sending a worker to lane {lane}"):
             context.send_worker(lane)
     outages.note(context.facts, "night", parts.failed, context.clock.now())
@@ -171,6 +173,7 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
         context.ledger.keep_open()
     with parts.part("a look at what is only listed"):
         alert_check.keep(context.facts)
+        usage.keep(context.facts)
 
 
 def _write_failure(context: ScheduleContext, tries: Tries) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.core.errors import StoreTrouble
 from jobs.store.prefixes import beginning
 from jobs.store.protocols import DictLike
 
@@ -23,6 +24,7 @@ class ListedDict:
         self._real = real
         self._prefixes = prefixes
         self._known: dict[Any, Any] | None = None
+        self._is_away = False
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
         is_written = self._real.put(key, value, skip_if_exists=skip_if_exists)
@@ -31,9 +33,13 @@ class ListedDict:
         return is_written
 
     def get(self, key: Any, default: Any = None) -> Any:
-        if not self._is_listed(key):
+        if not self._is_listed(key) or self._is_away:
             return self._real.get(key, default)
-        return self._listed().get(key, default)
+        try:
+            return self._listed().get(key, default)
+        except StoreTrouble:  # who lists it is told; by its key it may be read even so
+            self._is_away = True
+            return self._real.get(key, default)
 
     def keys(self, *prefixes: str) -> Iterator[Any]:
         if not self._are_listed(prefixes):
