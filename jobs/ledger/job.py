@@ -253,6 +253,13 @@ def fold(facts: JobFacts) -> Job:
     )
 
 
+def after_beat(job: Job, beat: Mapping[str, Any]) -> Job:
+    """A running job once its holder was heard of."""
+    last = job.attempts[-1]
+    heard = replace(last, last_sign=max(last.started_at, parse_moment(beat["at"])))
+    return replace(job, attempts=(*job.attempts[:-1], heard), progress=_reading(beat.get("progress")))
+
+
 def after_end(job: Job, end: Mapping[str, Any]) -> Job:
     """A running job once this fact has ended its attempt."""
     n = len(job.attempts)

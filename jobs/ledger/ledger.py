@@ -126,7 +126,9 @@ class Ledger:
             return job
         self._attempts.write_once(keys.cancel(id), {"by": by, "at": isoformat(self._clock.now())})
         if job.state is JobState.RUNNING:
-            return replace(job, cancel_asked=True)
+            asked = replace(job, cancel_asked=True)
+            self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
+            return asked
         ended = self._attempts.end_cancelled(facts)
         return self.reader.get(id) if ended is None else replace(ended, cancel_asked=True)
 

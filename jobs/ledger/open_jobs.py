@@ -40,6 +40,7 @@ class OpenJob:
         running: the attempt after those, if it was claimed.
         not_before: until when it waits, if it does.
         put_at: when its id was last put into the queue for the attempt that is due; None when it is not there.
+        cancel_asked: somebody asked for it to stop while it ran.
 
     """
 
@@ -49,6 +50,7 @@ class OpenJob:
     running: Running | None = None
     not_before: datetime | None = None
     put_at: datetime | None = None
+    cancel_asked: bool = False
 
     @property
     def id(self) -> str:
@@ -90,6 +92,7 @@ class OpenJob:
             running=Running(last.n, last.started_at, last.lease) if last else None,
             not_before=job.not_before,
             put_at=None if is_running else put_at,
+            cancel_asked=job.cancel_asked,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -103,6 +106,7 @@ class OpenJob:
             and {"n": running.n, "at": isoformat(running.at), "lease_seconds": running.lease.total_seconds()},
             "not_before": isoformat(self.not_before) if self.not_before else None,
             "put_at": isoformat(self.put_at) if self.put_at else None,
+            "cancel_asked": self.cancel_asked,
         }
 
     @classmethod
@@ -118,7 +122,12 @@ class OpenJob:
             ),
             not_before=parse_moment(not_before) if not_before else None,
             put_at=parse_moment(put_at) if put_at else None,
+            cancel_asked=bool(document.get("cancel_asked")),
         )
+
+    def is_like(self, job: Job) -> bool:
+        """Whether the same is said of it as the job tells, but for its progress and its place in the queue."""
+        return replace(self, put_at=None) == OpenJob.of(job)
 
     def is_due(self, now: datetime) -> bool:
         return self.running is None and (self.not_before is None or self.not_before <= now)

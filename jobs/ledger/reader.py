@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import IllegalMove, Job, JobFacts, fold
+from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold
+from jobs.ledger.open_jobs import OpenJob
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, PatientDict
 from jobs.store.protocols import DictLike
@@ -40,6 +41,21 @@ class LedgerReader:
         """The job, or None when there is none, or none any more."""
         facts = self.facts(id)
         return None if facts is None else fold(facts)
+
+    def look(self, job: Job) -> Job:
+        """The job as it is, for whoever knows how it was a moment ago: while it stands as it did, this is two reads.
+
+        Raises:
+            NotFound: the ledger has it no longer.
+
+        """
+        said = self._facts.get(keys.open(job.id))
+        if said is None or job.has_ended or not OpenJob.from_json(said).is_like(job):
+            return self.get(job.id)
+        if job.state is not JobState.RUNNING:
+            return job
+        beat = self._facts.get(keys.beat(job.id, len(job.attempts)))
+        return job if beat is None else after_beat(job, beat)
 
     def facts(self, id: str) -> JobFacts | None:
         """What its job is the fold of, or None when there is none, or none any more."""

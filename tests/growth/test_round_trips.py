@@ -9,11 +9,22 @@ from datetime import timedelta
 
 import pytest
 
+from app.fleet.file import read
+from app.fleet.schedule import jobs_of_night
+from app.fleet.schema import parse
+from app.model_server.report import Report
+from app.scheduler import runs
+from app.scheduler.night_plan import Actual
 from jobs.core.progress import Reading
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
+from jobs.store import keys
+from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
 from tests.support.counting_stores import CountingStore, Trips
 
 LEASE = timedelta(minutes=1)
@@ -141,6 +152,21 @@ def cancel_running(scene: Scene) -> Callable[[], object]:
     return lambda: ledger.cancel(held.job.id, by="test")
 
 
+def look(scene: Scene) -> Callable[[], object]:
+    """Of a follower, at a job that runs."""
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    job = ledger.reader.get(held.job.id)
+    ledger.beat(held, Reading(5, 10))
+    return lambda: ledger.reader.look(job)
+
+
+def look_queued(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    job = ledger.reader.get(scene.posted(ledger))
+    return lambda: ledger.reader.look(job)
+
+
 def sweep(scene: Scene) -> Callable[[], object]:
     """By a ledger that has just been opened, as each tick's is."""
     scene.clock.tick(300)
@@ -162,8 +188,10 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
     ),
     end: (4, ""),
     end_for_now: (4, ""),
+    look: (2, ""),
+    look_queued: (2, ""),
     cancel_queued: (12, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
-    cancel_running: (7, "the whole job, and the wish"),
+    cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
     sweep: (2, ""),
 }
 """The most round trips of each operation; where that is more than was meant, why."""
@@ -210,3 +238,60 @@ def test_a_running_job_costs_a_sweep_one_read(running: int) -> None:
             ledger.beat(each, Reading())
     trips = scene.counted(scene.ledger().sweep)
     assert len(trips) == 2 + len(held), trips.asked
+
+
+# -- the schedules -----------------------------------------------------------------------------------------------------
+
+FLEET = parse(read(), "fleet.toml")
+
+
+def context(scene: Scene) -> runs.ScheduleContext:
+    return runs.ScheduleContext(scene.ledger(), scene.store.facts, FLEET, scene.clock, lambda _: None)
+
+
+def tick(scene: Scene) -> None:
+    runs.tick(context(scene), lambda: None, lambda _, __: None, lambda: None)
+
+
+def nothing_there(now: runs.ScheduleContext, memory: Memory) -> Actual:
+    here = Survey((), (), (), (), (), 0)
+    jobs = jobs_of_night(FLEET.schedule.times, [], now.clock.now())
+    return Actual((), {}, memory, plan(here, memory.weights_use([]), FLEET.retention(), now.clock.now()), jobs)
+
+
+@pytest.mark.parametrize(("queued", "running"), [(0, 0), (500, 0), (20, 4), (40, 4)])
+def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
+    """A tick makes twelve round trips, and one more for each running job; jobs that wait, servers and days of usage
+    that are known cost none."""
+    scene = Scene(ended=5, queued=queued)
+    ledger = scene.ledger()
+    held = [scene.claimed(ledger) for _ in range(running)]
+    for number in range(20):
+        report = Report("a10g", f"c{number}", "ended", scene.clock.now())
+        scene.store.facts.put(report.key, report.as_json())
+        usage_recorder = UsageRecorder(scene.store.facts, scene.clock, f"gateway-{number}")
+        usage_recorder.add(Use(scene.clock.now(), "m1:latest", "key", "a10g", "success"))
+        usage_recorder.flush()
+    for _ in range(2):
+        scene.clock.tick(300)
+        for each in held:
+            each.held_until, each.held_for = scene.clock.now() + LEASE, scene.clock.monotonic() + 60
+            ledger.beat(each, Reading())
+        trips = scene.counted(lambda: tick(scene))
+    assert len(trips) <= 12 + running, trips.asked
+
+
+@pytest.mark.parametrize("days", [0, 3])
+def test_a_night_keeps_to_its_budget(days: int) -> None:
+    """A night makes forty round trips and six a step, and reads by its key what the Dict would forget otherwise: five
+    reads an open job, and one for each day of usage. Jobs that have ended cost nothing."""
+    scene = Scene(ended=50, queued=4)
+    for day in range(days):
+        key = keys.usage(f"2026-01-0{day + 1}", "gateway")
+        scene.store.facts.put(key, {"v": 1, "rows": []})
+    open_jobs = len(scene.store.sorts["open"].kept) - 1
+    now = context(scene)
+    trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))
+    steps = sum(asked.startswith("enqueue ") for asked in trips.asked)
+    assert steps
+    assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked

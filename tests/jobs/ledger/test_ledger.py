@@ -532,3 +532,26 @@ def test_the_latest_job_of_a_line_is_found_behind_an_old_pointer(ledger: Ledger,
     latest = ledger.reader.latest("pull", "llama3.2:latest")
     assert latest is not None
     assert latest.id == second
+
+
+def test_a_look_tells_what_a_reading_tells(ledger: Ledger, clock: HandClock) -> None:
+    """Whoever follows a job and looks at it after each move knows as much as who reads all of it each time."""
+    id = post(ledger)
+    known = ledger.reader.get(id)
+    held: list[Claim] = []
+    moves = [
+        lambda: held.append(claimed(ledger, id)),
+        lambda: ledger.beat(held[-1], Reading(1, 10, 5.0, "pulling")),
+        lambda: clock.tick(3),
+        lambda: ledger.beat(held[-1], Reading(2, 10, 5.0, "pulling")),
+        lambda: ledger.end(held[-1], Ending("retry", "network", "cut", not_before=clock.now()), Reading(3, 10)),
+        lambda: held.append(claimed(ledger, id)),
+        lambda: ledger.cancel(id, by="me"),
+        lambda: ledger.beat(held[-1], Reading(4, 10)),
+        lambda: ledger.end(held[-1], Ending("cancelled"), Reading(5, 10)),
+    ]
+    for move in moves:
+        move()
+        known = ledger.reader.look(known)
+        assert known == ledger.reader.get(id)
+    assert known.state is JobState.CANCELLED
