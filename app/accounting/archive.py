@@ -34,6 +34,9 @@ JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE = (
 OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, *keys.CASES)
 """What is taken out of the Dict when it is old, beside jobs."""
 
+_PARTS_AFTER_KEY = {keys.SEEN: 0, keys.INCIDENT: 1, keys.RECOVERED: 1, keys.TOLD: 2, keys.TELLING: 3}
+"""What follows an incident's key in each kind of key about it: its number, the change, the try."""
+
 Commit = Callable[[], object]
 Entries = Mapping[str, Any]
 
@@ -122,8 +125,8 @@ def _old_cases(entries: Entries, now: datetime) -> list[str]:
     known = incidents.cases(entries)
     recent = {case.incident.key for case in known if not case.recovered_at or now - case.recovered_at <= AFTER}
     over = {case.incident.key for case in known} - recent
-    split = [(key, key.partition("/")[2]) for key in entries if key.startswith(keys.CASES)]
-    return [key for key, about in split if any(about == each or about.startswith(f"{each}/") for each in over)]
+    about = ((key, key.partition("/")) for key in entries if key.startswith(keys.CASES))
+    return [key for key, (word, slash, rest) in about if rest.rsplit("/", _PARTS_AFTER_KEY[word + slash])[0] in over]
 
 
 def _old_usage(entries: Entries, now: datetime) -> list[str]:
