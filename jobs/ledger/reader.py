@@ -161,7 +161,8 @@ class LedgerReader:
 
     def is_coming(self, subject: str) -> bool:
         """Whether a pull of this model is under way."""
-        return any(not job.has_ended for job in self.select(kind="pull", subject=subject)[0])
+        pull = self.latest("pull", subject)
+        return pull is not None and not pull.has_ended
 
     def _folded(self, id: str, facts: JobFacts) -> Job:
         try:

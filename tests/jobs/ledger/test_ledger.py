@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -537,21 +538,20 @@ def test_the_latest_job_of_a_line_is_found_behind_an_old_pointer(ledger: Ledger,
 def test_a_look_tells_what_a_reading_tells(ledger: Ledger, clock: HandClock) -> None:
     """Whoever follows a job and looks at it after each move knows as much as who reads all of it each time."""
     id = post(ledger)
-    known = ledger.reader.get(id)
-    held: list[Claim] = []
-    moves = [
-        lambda: held.append(claimed(ledger, id)),
-        lambda: ledger.beat(held[-1], Reading(1, 10, 5.0, "pulling")),
-        lambda: clock.tick(3),
-        lambda: ledger.beat(held[-1], Reading(2, 10, 5.0, "pulling")),
-        lambda: ledger.end(held[-1], Ending("retry", "network", "cut", not_before=clock.now()), Reading(3, 10)),
-        lambda: held.append(claimed(ledger, id)),
-        lambda: ledger.cancel(id, by="me"),
-        lambda: ledger.beat(held[-1], Reading(4, 10)),
-        lambda: ledger.end(held[-1], Ending("cancelled"), Reading(5, 10)),
-    ]
-    for move in moves:
+    seen = [ledger.reader.get(id)]
+
+    def look_after(move: Callable[[], object]) -> None:
         move()
-        known = ledger.reader.look(known)
-        assert known == ledger.reader.get(id)
-    assert known.state is JobState.CANCELLED
+        seen.append(ledger.reader.look(seen[-1]))
+        assert seen[-1] == ledger.reader.get(id)
+
+    for ending in (Ending("retry", "network", "cut", not_before=clock.now()), Ending("cancelled")):
+        claim = claimed(ledger, id)
+        look_after(lambda: None)
+        for done in (1, 2):
+            clock.tick(3)
+            look_after(lambda claim=claim, done=done: ledger.beat(claim, Reading(done, 10, 5.0, "pulling")))  # type: ignore[misc]
+        if ending.outcome == "cancelled":
+            look_after(lambda: ledger.cancel(id, by="me"))
+        look_after(lambda claim=claim, ending=ending: ledger.end(claim, ending, Reading(3, 10)))  # type: ignore[misc]
+    assert [job.state for job in seen][-1] is JobState.CANCELLED
