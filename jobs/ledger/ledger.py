@@ -11,7 +11,7 @@ g has ended. Two posters of the same subject thus race for the same key, which i
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from jobs.core.errors import Fenced, Refused
 from jobs.core.progress import Reading
 from jobs.ledger import dead_letters
 from jobs.ledger.attempts import Attempts, Claim
-from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, fold
+from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, Posted, fold
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.open_jobs import OpenJob, OpenJobs
@@ -31,14 +31,6 @@ from jobs.ledger.sweeper import Sweeper, Swept, waits_among
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientQueue, PatientShrinkingDict
 from jobs.store.protocols import QueueLike, ShrinkingDict
-
-
-@dataclass(frozen=True)
-class Posted:
-    """The job, and whether it was there before (then the caller shares it)."""
-
-    job: Job
-    attached: bool
 
 
 class Ledger:

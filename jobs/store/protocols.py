@@ -36,22 +36,14 @@ class QueueLike(Protocol):
         """How many items wait in one partition."""
 
 
-class DictLike(Protocol):
-    """A map of string keys to plain JSON-able values.
+class ReadableDict(Protocol):
+    """A map of string keys to plain JSON-able values, for whoever only reads it.
 
     - Values are copies: changing one that was read changes nothing stored.
     - No order, no transactions; entries fade after 7 idle days on Modal, and listing them does not keep them.
     - To list by prefixes costs what they answer: on SQLite exactly, on Modal all entries of the same sorts
       (`jobs.store.keys`). Without any it costs everything there is.
     """
-
-    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        """Write one entry.
-
-        - With `skip_if_exists` this is the one atomic conditional write: of any number of racing writers exactly one
-          gets True, all others False and no effect.
-        - A reply lost on the way may be retried by the client, so False can also mean "it was already me".
-        """
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or `default` when the key is absent."""
@@ -66,6 +58,18 @@ class DictLike(Protocol):
         """The entries whose keys begin as one of these, or all, in no order.
 
         - Entries written meanwhile may or may not be seen: this is no snapshot.
+        """
+
+
+class DictLike(ReadableDict, Protocol):
+    """One that can be written."""
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        """Write one entry.
+
+        - With `skip_if_exists` this is the one atomic conditional write: of any number of racing writers exactly one
+          gets True, all others False and no effect.
+        - A reply lost on the way may be retried by the client, so False can also mean "it was already me".
         """
 
 

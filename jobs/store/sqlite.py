@@ -226,15 +226,20 @@ class SqliteDict:
 
     def _beginning(self, columns: str, prefixes: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """The rows whose keys begin so: ranges of the primary key, so no other row is read."""
-        ranges = [(prefix, _end_of(prefix)) for prefix in shortest(map(_key, prefixes))]
-        select = f"SELECT {columns} FROM entries WHERE dict = ? AND key >= ?"  # noqa: S608 - one of two constants
-        sql = " UNION ALL ".join(select if end is None else f"{select} AND key < ?" for _, end in ranges)
-        values = [value for begin, end in ranges for value in (self._name, begin, end) if value is not None]
+        sql, values = listing(columns, self._name, prefixes)
         rows, _ = self._file.run(sql, *values)
         return rows
 
     def close(self) -> None:
         self._file.close()
+
+
+def listing(columns: str, name: str, prefixes: tuple[str, ...]) -> tuple[str, list[str]]:
+    """The statement that reads these columns of a dict's entries whose keys begin so, and its values."""
+    ranges = [(prefix, _end_of(prefix)) for prefix in shortest(map(_key, prefixes))]
+    select = f"SELECT {columns} FROM entries WHERE dict = ? AND key >= ?"  # noqa: S608 - one of two constants
+    sql = " UNION ALL ".join(select if end is None else f"{select} AND key < ?" for _, end in ranges)
+    return sql, [value for begin, end in ranges for value in (name, begin, end) if value is not None]
 
 
 def _end_of(prefix: str) -> str | None:

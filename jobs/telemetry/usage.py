@@ -18,7 +18,7 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import DictLike, ReadableDict
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
@@ -263,7 +263,7 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
+def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
     """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
     known = dict(facts.items(keys.USAGE))
     first = since.isoformat() if since else _first_day(known)
@@ -286,7 +286,7 @@ def _first_day(known: Iterable[str]) -> str:
         return ""
 
 
-def last_used(facts: DictLike, rows: Iterable[Row] | None = None) -> Mapping[str, datetime]:
+def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping[str, datetime]:
     """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known.
 
     `rows` are those of `usage`, where somebody has them already.
