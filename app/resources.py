@@ -19,7 +19,9 @@ from app.platform.deployment import Deployment
 from app.platform.limits import limits_of
 from app.platform.store import LimitedDict, LimitedQueue
 from app.platform.volume import LimitedVolume
+from jobs.core.clock import SystemClock
 from jobs.registry.mirror import VARIABLE as MIRROR
+from jobs.store.by_sort import DictBySort
 
 APP = "ollama-service"
 SERVERS = {"a10g": "OllamaA10G", "h100": "OllamaH100"}
@@ -62,7 +64,22 @@ weights = modal.Volume.from_name("ollama-model-weights", create_if_missing=True,
 
 volume = LimitedVolume(weights, _LIMITS)
 queue = LimitedQueue(modal.Queue.from_name("ollama-jobs", create_if_missing=True), _LIMITS)
-ledger = LimitedDict(modal.Dict.from_name("ollama-ledger", create_if_missing=True), _LIMITS)
+
+
+def _dict(name: str) -> LimitedDict:
+    return LimitedDict(modal.Dict.from_name(name, create_if_missing=True), _LIMITS)
+
+
+DICTS = {
+    "open": "ollama-open-jobs",
+    "reports": "ollama-reports",
+    "usage": "ollama-usage",
+    "incidents": "ollama-incidents",
+    "schedules": "ollama-schedules",
+}
+"""The Dict of each sort of `jobs.store.keys.SORTS`: Modal lists a Dict only whole. The jobs' own is `ollama-ledger`."""
+
+ledger = DictBySort(_dict("ollama-ledger"), {sort: _dict(name) for sort, name in DICTS.items()}, SystemClock())
 deployment = Deployment(APP, _LIMITS)
 """The Functions and servers that are deployed."""
 

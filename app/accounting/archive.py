@@ -32,6 +32,12 @@ JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE = (
     *("wakes", "incidents", "usage"),
 )
 
+OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, *keys.CASES)
+"""What is taken out of the Dict when it is old, beside jobs."""
+
+_PARTS_AFTER_KEY = {keys.SEEN: 0, keys.INCIDENT: 1, keys.RECOVERED: 1, keys.TOLD: 2, keys.TELLING: 3}
+"""What follows an incident's key in each kind of key about it: its number, the change, the try."""
+
 Commit = Callable[[], object]
 Entries = Mapping[str, Any]
 
@@ -74,7 +80,7 @@ def archived_jobs(archive: Archive, since: datetime) -> Iterator[Job]:
 
 def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> int:
     """Take what was observed long enough ago out of the Dict; how many entries those were."""
-    entries = dict(facts.items())
+    entries = dict(facts.items(*OBSERVED))
     leaving = {
         TURNS: _old_turns(entries, now),
         METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
@@ -120,9 +126,8 @@ def _old_cases(entries: Entries, now: datetime) -> list[str]:
     known = incidents.cases(entries)
     recent = {case.incident.key for case in known if not case.recovered_at or now - case.recovered_at <= AFTER}
     over = {case.incident.key for case in known} - recent
-    sorts = (keys.INCIDENT, keys.SEEN, keys.RECOVERED, keys.TELLING, keys.TOLD)
-    split = [(key, key.partition("/")[2]) for key in entries if key.startswith(sorts)]
-    return [key for key, about in split if any(about == each or about.startswith(f"{each}/") for each in over)]
+    about = ((key, key.partition("/")) for key in entries if key.startswith(keys.CASES))
+    return [key for key, (word, slash, rest) in about if rest.rsplit("/", _PARTS_AFTER_KEY[word + slash])[0] in over]
 
 
 def _old_usage(entries: Entries, now: datetime) -> list[str]:

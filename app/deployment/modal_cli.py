@@ -220,7 +220,9 @@ def show_cost(
 
     now = commands.now
     began = parse_since(since, "--since", now)
-    cost = estimate({**past(), **dict(ledger.items())}, priced(launcher.fleet(), now.date()), began, now)
+    cost = estimate(
+        {**past(), **dict(ledger.items(*keys.SORTS["usage"]))}, priced(launcher.fleet(), now.date()), began, now
+    )
     show(cost.as_json(), cost.lines(), json=json)
     return 0
 
@@ -232,7 +234,7 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
 
     say("note: these are the windows of app/fleet.toml of this checkout; they open once it is deployed")
     fleet = priced(declared(), commands.now.date())
-    windows = offers(fleet, {**past(), **dict(ledger.items())}, commands.clock.now())
+    windows = offers(fleet, {**past(), **dict(ledger.items(*keys.SORTS["usage"]))}, commands.clock.now())
     show([each.as_json() for each in windows], (line for each in windows for line in each.lines()), json=json)
     if not windows:
         say("fleet.toml declares no windows")
@@ -240,9 +242,9 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
 
 
 def show_night(commands: JobCommands, *, json: bool) -> int:
-    from jobs.telemetry.nightly_report import lines, report  # noqa: PLC0415 - a pull needs none of it
+    from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - a pull needs none of it
 
-    night = report(dict(ledger.items()), commands.reader.select()[0])
+    night = report(dict(ledger.items(*OF_NIGHTS)), commands.reader.select()[0])
     show(night, map(worded, lines(night, commands.now)), json=json)
     return 0
 

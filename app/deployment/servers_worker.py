@@ -19,7 +19,7 @@ from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.worker_process import work
 from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
-from app.model_server.report import Report, ReportsOf
+from app.model_server.report import ReportsOf
 from app.model_server.start_failures import refused_starts
 from app.resources import ledger as facts
 from app.resources import queue
@@ -62,7 +62,7 @@ def run() -> bool:
         settings=fleet.settings_of,
     )
     warming = Warming(context, fleet, facts, clock)
-    return work(ledger, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
+    return work(ledger, facts, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)
 
 
 def _servers(environ: Mapping[str, str]) -> dict[str, OllamaClient]:
@@ -190,7 +190,4 @@ class Warming:
             self._woken_until[tier] = now + within
 
     def _is_up(self, tier: str) -> bool:
-        reports = [
-            Report.from_json(value) for key, value in self._facts.items() if key.startswith(keys.server(tier, ""))
-        ]
-        return of_tier(tier, reports, self._clock.now()).state in {"ready", "degraded"}
+        return of_tier(tier, ReportsOf(self._facts, tier)(), self._clock.now()).state in {"ready", "degraded"}

@@ -15,7 +15,7 @@ from jobs.ledger.job import Job, JobState
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import Case, cases
-from jobs.telemetry.nightly_report import line, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, line, report
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class DeploymentStatus:
 def status(
     facts: DictLike, now: datetime, *, deployed: bool, jobs: Sequence[Job], gateway: str | None = None
 ) -> DeploymentStatus:
-    entries = dict(facts.items())
+    entries = dict(facts.items(keys.SERVER, *OF_NIGHTS)) | {keys.WEIGHTS_GENERATION: facts.get(keys.WEIGHTS_GENERATION)}
     counts = Counter(job.state for job in jobs)
     servers = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
     newest = sorted(servers, key=lambda report: report.at, reverse=True)

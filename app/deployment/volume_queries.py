@@ -40,7 +40,7 @@ def weights_use(reader: LedgerReader, facts: DictLike) -> WeightsUse:
 
 def loaded(facts: DictLike) -> list[str]:
     """The models that servers have in memory, by their last reports."""
-    reports = [Report.from_json(facts.get(key)) for key in list(facts.keys()) if key.startswith(keys.SERVER)]
+    reports = [Report.from_json(value) for _, value in facts.items(keys.SERVER)]
     return [each.name for report in reports if report.state == "serving" for each in report.loaded]
 
 

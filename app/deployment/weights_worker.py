@@ -29,6 +29,7 @@ from jobs.models.card import facts_of
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
+from jobs.store.by_sort import DictBySort
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
@@ -160,14 +161,19 @@ def run() -> bool:
     )
     mounted = MountedWeights(volume, Path(MODELS), facts, clock)
     with performing(ledger, facts, mounted, registry=registry, fleet=fleet, clock=clock) as perform:
-        return work(ledger, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+        is_done = work(ledger, facts, WEIGHTS_LANE, perform, clock, concurrency=AT_ONCE)
+    _move(facts)
+    return is_done
 
 
 @contextmanager
 def performing(
     ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
-    """What performs one attempt on the volume. Before any, what the Dict would forget is archived."""
+    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is archived.
+
+    Not when it was broken off: whoever is taken away has no time, and the night sends another one.
+    """
     mounted.open()
     context = TaskContext(
         clock=clock,
@@ -178,8 +184,16 @@ def performing(
     )
     _publish_models(mounted)
     with mounted.committing():
-        _archive(ledger, facts, mounted, fleet, clock)
         yield lambda run: perform(run, context)
+        _archive(ledger, facts, mounted, fleet, clock)
+
+
+def _move(facts: DictBySort) -> None:
+    """Bring what an older version left among the jobs to where it belongs. Until then it is found there as well."""
+    try:
+        facts.move()
+    except StoreTrouble as trouble:
+        logger.warning("what an older version stored is not moved yet: {}", trouble)
 
 
 def _publish_models(mounted: MountedWeights) -> None:
@@ -191,7 +205,7 @@ def _publish_models(mounted: MountedWeights) -> None:
 
 
 def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, fleet: Fleet, clock: Clock) -> None:
-    """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
+    """Take what is old out of the Dict. It can wait for the next call, and no pull should wait for it."""
     archive = archive_at(mounted.root)
     try:
         note_old_archive(facts, archive, clock.now())

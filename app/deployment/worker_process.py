@@ -18,6 +18,8 @@ from app.deployment.worker_timing import LEASE, LONGEST, SPARE
 from app.logs import in_container
 from jobs.core.clock import Clock
 from jobs.ledger.ledger import Ledger
+from jobs.store.protocols import DictLike
+from jobs.worker.presence import WorkerPresence
 from jobs.worker.worker import Perform, Timing, Worker
 
 IDLE_AFTER = timedelta(seconds=2)
@@ -50,7 +52,7 @@ def longest_call() -> timedelta:
     return timedelta(seconds=float(seconds)) if seconds else LONGEST - SPARE
 
 
-def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurrency: int) -> bool:
+def work(ledger: Ledger, facts: DictLike, lane: str, perform: Perform, clock: Clock, *, concurrency: int) -> bool:
     """Work the lane until nothing is left to do (true), or this container's time is up (false).
 
     Raises:
@@ -61,8 +63,13 @@ def work(ledger: Ledger, lane: str, perform: Perform, clock: Clock, *, concurren
     stop = threading.Event()
     with _interrupts(stop) as interrupts, _stopped_after(stop, longest_call()):
         name = os.environ.get("MODAL_TASK_ID")  # host and process id are the same in every container
-        worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=timing(lease()), name=name)
-        worker.run(stop, idle_after=IDLE_AFTER)
+        keeping_time = timing(lease())
+
+        def run() -> None:
+            worker = Worker(ledger, lane, perform, clock=clock, concurrency=concurrency, timing=keeping_time, name=name)
+            worker.run(stop, idle_after=IDLE_AFTER)
+
+        WorkerPresence(facts, lane, clock).work(run, lambda: not stop.is_set() and ledger.has_queued(lane))
     if interrupts:
         logger.info("this container is being taken away; what was running is handed back")
         raise KeyboardInterrupt

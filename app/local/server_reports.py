@@ -108,11 +108,10 @@ class ServerReporter:
         self._facts.put(report.key, report.as_json())
 
     def _end_earlier(self) -> None:
-        for key, value in list(self._facts.items()):
-            if key.startswith(keys.SERVER):
-                report = Report.from_json(value)
-                if not report.is_final:
-                    self._put(replace(report, state="ended", why="its stack is over", loaded=()))
+        for _, value in list(self._facts.items(keys.SERVER)):
+            report = Report.from_json(value)
+            if not report.is_final:
+                self._put(replace(report, state="ended", why="its stack is over", loaded=()))
 
     def _run(self) -> None:
         while not self._clock.wait(EVERY.total_seconds(), self._stopping):

@@ -42,15 +42,12 @@ class LocalWindows:
         now = self._clock.now()
         wanted = set(self._models_wanted(now))
         stays = {tier: self._models_staying(tier, now) for tier in {tier for tier, _ in wanted}}
-        tried = {
-            job.subject
-            for job in ledger.reader.jobs()
-            if job.posted_by == BY_WINDOW and now - job.posted_at < RETRY_AFTER
-        }
-        missing = sorted(
-            (tier, str(name)) for tier, name in wanted if name not in stays[tier] and str(name) not in tried
-        )
-        requests = [KINDS["warm"].request(name, {"tier": tier}) for tier, name in missing]
+        missing = sorted((tier, str(name)) for tier, name in wanted if name not in stays[tier])
+        requests = [
+            KINDS["warm"].request(name, {"tier": tier})
+            for tier, name in missing
+            if (last := ledger.reader.latest("warm", name)) is None or now - last.posted_at >= RETRY_AFTER
+        ]
         return [ledger.post(*request, by=BY_WINDOW).job.id for request in requests]
 
     def _models_wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:

@@ -127,7 +127,9 @@ class Workers:
 
     def start(self) -> None:
         """Give up what a killed `up` was at: this one has the home to itself, so nobody waits for a dead lease."""
-        self._home.ledger(self._clock).sweep(self._fence, no_worker_lives=True)
+        ledger = self._home.ledger(self._clock)
+        ledger.index_all(ledger.reader.jobs())  # an older version may have posted here since
+        ledger.sweep(self._fence, no_worker_lives=True)
         for lane in self._lanes:
             lane.thread.start()
 

@@ -148,22 +148,14 @@ class Report:
 
 
 class ReportsOf:
-    """The reports of one tier, or of all, as the ledger has them at each call.
-
-    Final ones are read once: reading an entry of a `modal.Dict` keeps it from fading.
-    """
+    """The reports of one tier, or of all, as the ledger has them at each call: in one listing, of no other entries."""
 
     def __init__(self, facts: DictLike, tier: str | None = None) -> None:
         self._facts = facts
         self._prefix = keys.SERVER if tier is None else keys.server(tier, "")
-        #: The final ones, as they were read.
-        self._final: dict[str, Report] = {}
 
     def __call__(self) -> tuple[Report, ...]:
-        known = [key for key in self._facts.keys() if key.startswith(self._prefix)]  # noqa: SIM118 - a DictLike, no dict
-        reports = {key: self._final.get(key) or Report.from_json(self._facts.get(key)) for key in known}
-        self._final = {key: report for key, report in reports.items() if report.is_final}
-        return tuple(reports.values())
+        return tuple(Report.from_json(value) for _, value in self._facts.items(self._prefix))
 
 
 def _gpu(document: Any) -> Gpu | None:

@@ -9,6 +9,7 @@ import modal
 from app.platform.calls import run
 from app.platform.limits import LIMITS, CallLimits
 from jobs.core.retry import NEVER, Policy
+from jobs.store.prefixes import beginning
 
 T = TypeVar("T")
 
@@ -35,11 +36,13 @@ class LimitedDict:
     def pop(self, key: Any, default: Any = None) -> Any:
         return self._run(f"removing {key} from the ledger", lambda: self._entries.pop.aio(key, default))
 
-    def keys(self) -> Iterator[Any]:
-        return iter(self._all("listing the ledger", self._entries.keys.aio))
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        """Modal's Dict streams all of its keys, whichever are wanted; for `items`, all of its entries."""
+        return beginning(self._all("listing the ledger", self._entries.keys.aio), prefixes)
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        return iter(self._all("reading all of the ledger", self._entries.items.aio))
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        every = dict(self._all("reading all of the ledger", self._entries.items.aio))
+        return ((key, every[key]) for key in beginning(every, prefixes))
 
     def _run(self, doing: str, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return run(call, of="store", doing=doing, within=self._limits.entry, retry=self._limits.retry)

@@ -28,6 +28,9 @@ WEBHOOK = "OLLAMA_MODAL_WEBHOOK"
 STALE = timedelta(days=1)
 """Older news is none: a webhook that is set up today need not hear of last week."""
 
+LISTED = tuple(begin for sort, begins in keys.SORTS.items() if sort != "open" for begin in begins)
+"""What a check judges by, beside the jobs: how the keys begin."""
+
 AT_ONCE = 20
 """Messages of one delivery; the rest waits for the next."""
 
@@ -48,7 +51,7 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
-    entries = dict(facts.items())
+    entries = dict(facts.items(*LISTED)) | {key: facts.get(key) for key in (keys.WEIGHTS_ROOM, keys.WEIGHTS_MODELS)}
     health = healths(entries, fleet, now, rented=rented)
     for each in health:
         _write_turn(facts, entries, each, now)
@@ -63,14 +66,26 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
         rented=rented,
     )
     known = cases(entries)
-    for case in known:
-        if case.is_open:  # what is only listed, a Dict may forget in seven days
-            facts.get(keys.incident(case.id))
-            facts.get(keys.told(case.id, "opened"))
     after = record(facts, known, incidents(fleet, alert_facts), now)
     latest = {case.id: case for case in (*known, *after)}
     fresh = [alert for alert in due_alerts(latest.values()) if _is_fresh(alert.case, now)]
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
+
+
+def keep(facts: DictLike) -> None:
+    """Read by its key what is only listed otherwise, and counts for longer than the seven days of a Dict's memory."""
+    entries = dict(facts.items(keys.HEALTH, *keys.CASES))
+    last: dict[str, int] = {}
+    for key in entries:
+        if key.startswith(keys.HEALTH):
+            tier, _, n = key.removeprefix(keys.HEALTH).rpartition("/")
+            last[tier] = max(last.get(tier, 0), int(n))
+    for tier, number in last.items():
+        facts.get(keys.health(tier, number))
+    for case in cases(entries):
+        if case.is_open:
+            facts.get(keys.incident(case.id))
+            facts.get(keys.told(case.id, "opened"))
 
 
 def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime, *, rented: bool = True) -> list[Health]:
@@ -90,8 +105,6 @@ def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:
 def _write_turn(facts: DictLike, entries: Mapping[str, Any], health: Health, now: datetime) -> None:
     history = turns(entries, health.tier)
     last = history[-1] if history else None
-    if last is not None:
-        facts.get(keys.health(health.tier, last.n))
     turn = next_turn(last, health, now)
     if turn is not None and facts.put(keys.health(health.tier, turn.n), turn.as_json(), skip_if_exists=True):
         logger.info("tier {} is {}{}", health.tier, health.state, f": {health.why}" if health.why else "")
@@ -103,7 +116,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
-    entries, sent = dict(facts.items()), 0
+    entries, sent = dict(facts.items(*keys.CASES)), 0
     delivery = AlertDelivery(facts, clock, entries)
     for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(alert.case, clock.now()):

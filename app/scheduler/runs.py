@@ -17,10 +17,13 @@ from app.scheduler.night_plan import Actual, night
 from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
 from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.store.listed import ListedDict
 from jobs.store.protocols import DictLike
+from jobs.telemetry import usage
 from jobs.telemetry.night_tries import SILENT, Tries, tries_of, write_down
 from jobs.telemetry.nightly_report import NightJob, Ran, ran_last
 from jobs.weights.history import Memory, recall, remember
@@ -61,6 +64,8 @@ def tick(
         call_night: sends somebody to run the night; called when it failed, or did not come by itself.
 
     """
+    # Of each sort of entries there is a handful, and the parts of a tick ask for most of them.
+    context = replace(context, facts=ListedDict(context.facts, *alert_check.LISTED))
     parts = NightParts("tick")  # what goes wrong with one of them ends the call, but none of the others
     every = timedelta(minutes=context.fleet.schedule.tick_minutes)
     with parts.part("the look at the tick before"):
@@ -116,10 +121,11 @@ def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) 
 def _send(context: ScheduleContext, posted: Sequence[NightJob]) -> None:
     """Have it worked on. The jobs are posted, so what fails here is left to the next tick."""
     parts = NightParts("night")
+    sent: set[str] = set()
     with parts.part("the sweep of the ledger"):
-        tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
-    # A sweep sends nobody for a job that was posted just now; and the weights worker always comes, to archive.
-    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)}:
+        sent.update(tick_ledger(context.ledger, context.facts, context.clock, context.send_worker).lanes)
+    # The weights worker always comes, to archive; the others should a sweep that failed have sent nobody.
+    for lane in {WEIGHTS_LANE, *(KINDS[each.kind].lane for each in posted)} - sent:
         with parts.part(f"sending a worker to lane {lane}"):
             context.send_worker(lane)
     outages.note(context.facts, "night", parts.failed, context.clock.now())
@@ -150,12 +156,25 @@ def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> Non
 
 
 def _plan_and_post(context: ScheduleContext, actual: Callable[[Memory], Actual], due: datetime, began: datetime) -> Ran:
-    memory = recall(context.facts, context.ledger.reader.jobs())
+    jobs = context.ledger.reader.jobs()
+    _keep(context, jobs)
+    memory = recall(context.facts, jobs)
     remember(context.facts, memory)  # the Dict forgets uses and jobs; what is written anew each night it keeps
     plan = night(context.fleet, actual(memory), began)
     posted = post_night(context.ledger, plan)
     _send(context, posted)
     return Ran(due, began, tuple(posted), plan.notes, plan.share)
+
+
+def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
+    """Have the ledger know its open jobs, and the Dict not forget what is only listed. Another night can do it too."""
+    parts = NightParts("night")
+    with parts.part("the index of open jobs"):
+        context.ledger.index_all(jobs)
+        context.ledger.keep_open()
+    with parts.part("a look at what is only listed"):
+        alert_check.keep(context.facts)
+        usage.keep(context.facts)
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

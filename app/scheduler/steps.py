@@ -135,7 +135,7 @@ def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Call
     with parts.part("the sweep"):
         swept = ledger.sweep()
         lost = swept.lost
-        lanes = tuple(sorted({ledger.reader.get(id).lane for id in swept.enqueued}))
+        lanes = tuple(sorted(swept.due_lanes))
     for lane in lanes:
         with parts.part(f"sending a worker to lane {lane}"):
             send_worker(lane)
@@ -149,7 +149,7 @@ def tick_ledger(ledger: Ledger, facts: DictLike, clock: Clock, send_worker: Call
 
 def _silent(facts: DictLike, now: datetime) -> Iterable[str]:
     """Servers that say they are up and have not said anything for long: killed, most likely. Marked once."""
-    reports = [(key, Report.from_json(value)) for key, value in facts.items() if key.startswith(keys.SERVER)]
+    reports = [(key, Report.from_json(value)) for key, value in facts.items(keys.SERVER)]
     for key, report in reports:
         if report.state == "serving" and now - report.at > REPORT_STALE:
             why = f"not heard of since {isoformat(report.at)}"

@@ -25,7 +25,7 @@ from jobs.models.aliases import Alias, Aliases
 from jobs.models.aliases import complaints as complaints_of
 from jobs.ollama.responses import Listed, Running, listed_in
 from jobs.store import keys
-from jobs.telemetry.nightly_report import line, report
+from jobs.telemetry.nightly_report import OF_NIGHTS, line, report
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import ModelDetails
 from jobs.weights.survey import Broken, Survey, SurveyedModel, survey
@@ -292,7 +292,7 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
     queue = {str(state): counts[state] for state in JobState}
-    night = report(dict(home.read_facts().items()), jobs)
+    night = report(dict(home.read_facts().items(*OF_NIGHTS)), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(tier_now(server, clock) for server in stack.servers) if stack else ()

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from jobs.core.clock import parse_moment
-from jobs.ledger.ledger import point
+from jobs.ledger.attempts import point
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 
@@ -27,7 +27,7 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
 
     Safe to run any number of times at once, and to stop anywhere.
     """
-    entries = dict(facts.items())
+    entries = dict(facts.items(*keys.OF_JOBS))
     marks = {key.removeprefix(keys.GONE): value for key, value in entries.items() if key.startswith(keys.GONE)}
     ages = {id: now - parse_moment(mark["at"]) for id, mark in marks.items()}
     removed = 0

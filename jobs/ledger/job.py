@@ -243,8 +243,7 @@ def fold(facts: JobFacts) -> Job:
         end = facts.ends.get(n)
         attempts.append(_attempt(n, facts.claims[n], None if end else facts.beats.get(n), end))
         if end is not None:
-            is_last_loss = end["outcome"] == "lost" and n >= allowed
-            state = move(state, "failed" if is_last_loss else end["outcome"])
+            state = move(state, _event(end, n, allowed))
     last = len(attempts)
     latest = facts.ends.get(last) or facts.beats.get(last) or {}  # the end tells the last progress itself
     return Job(
@@ -263,6 +262,40 @@ def fold(facts: JobFacts) -> Job:
         cancel_asked=facts.cancel is not None,
         dismissed=facts.dismissed is not None,
     )
+
+
+def after_beat(job: Job, beat: Mapping[str, Any]) -> Job:
+    """A running job once its holder was heard of."""
+    last = job.attempts[-1]
+    heard = replace(last, last_sign=max(last.started_at, parse_moment(beat["at"])))
+    return replace(job, attempts=(*job.attempts[:-1], heard), progress=_reading(beat.get("progress")))
+
+
+def after_end(job: Job, end: Mapping[str, Any]) -> Job:
+    """A running job once this fact has ended its attempt."""
+    n = len(job.attempts)
+    last = job.attempts[-1]
+    ended = replace(
+        last,
+        ended_at=parse_moment(end["at"]),
+        outcome=end["outcome"],
+        failure_class=end.get("class"),
+        message=end.get("message"),
+        hint=end.get("hint"),
+        not_before=_moment(end.get("not_before")),
+    )
+    return replace(
+        job,
+        state=move(job.state, _event(end, n, job.attempts_allowed)),
+        attempts=(*job.attempts[:-1], ended),
+        progress=_reading(end.get("progress")),
+        result=end.get("result"),
+    )
+
+
+def _event(end: Mapping[str, Any], n: int, allowed: int) -> str:
+    """What an end does to its job: who loses the last attempt has failed."""
+    return "failed" if end["outcome"] == "lost" and n >= allowed else str(end["outcome"])
 
 
 def _reading(document: Mapping[str, Any] | None) -> Reading:

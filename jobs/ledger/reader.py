@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import IllegalMove, Job, JobFacts, fold, generation_of
+from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
+from jobs.ledger.open_jobs import OpenJob
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, PatientReads
 from jobs.store.protocols import ReadableDict
@@ -38,30 +39,51 @@ class LedgerReader:
 
     def find(self, id: str) -> Job | None:
         """The job, or None when there is none, or none any more."""
+        facts = self.facts(id)
+        return None if facts is None else fold(facts)
+
+    def look(self, job: Job) -> Job:
+        """The job as it is, for whoever knows how it was a moment ago: while it stands as it did, this is two reads.
+
+        Raises:
+            NotFound: the ledger has it no longer.
+
+        """
+        said = self._facts.get(keys.open(job.id))
+        if said is None or job.has_ended or not OpenJob.from_json(said).is_like(job):
+            return self.get(job.id)
+        if job.state is not JobState.RUNNING:
+            return job
+        beat = self._facts.get(keys.beat(job.id, len(job.attempts)))
+        return job if beat is None else after_beat(job, beat)
+
+    def facts(self, id: str) -> JobFacts | None:
+        """What its job is the fold of, or None when there is none, or none any more."""
         request = self._facts.get(keys.job(id))
         if request is None:
             return None
-        job = fold(self._facts_of(id, request))
+        facts = self._facts_of(id, request)
         # Half removed, an ended job looks like one that goes on. The mark is older than any removal, and read last.
-        if not job.has_ended and self._facts.get(keys.gone(id)) is not None:
+        if not fold(facts).has_ended and self._facts.get(keys.gone(id)) is not None:
             return None
-        return job
+        return facts
 
     def latest(self, kind: str, subject: str) -> Job | None:
         """The newest job of this kind about this subject; None when there is none, or none any more."""
         pointer = self._facts.get(keys.live(kind, subject))
-        newest = None
-        if pointer is not None:
-            generation = int(pointer["generation"])  # it may be older than the newest one, never younger
-            while (job := self.find(f"{pointer['line']}-{generation}")) is not None:
-                newest, generation = job, generation + 1
-        return newest
+        if pointer is None:
+            return None
+        line, first, newest = pointer["line"], int(pointer["generation"]), None
+        generation = first  # the newest one, an older one, or the one to be posted next
+        while (job := self.find(f"{line}-{generation}")) is not None:
+            newest, generation = job, generation + 1
+        return newest or (self.find(f"{line}-{first - 1}") if first > 1 else None)
 
     def ids(self, begin: str = "") -> list[str]:
         """The ids of all jobs, or of those whose id begins so, in no order."""
-        known = list(self._facts.keys())
+        known = list(self._facts.keys(keys.job(begin), keys.gone(begin)))
         gone = {key.removeprefix(keys.GONE) for key in known if key.startswith(keys.GONE)}
-        ids = (key.removeprefix(keys.JOB) for key in known if key.startswith(keys.job(begin)))
+        ids = (key.removeprefix(keys.JOB) for key in known if key.startswith(keys.JOB))
         return [id for id in ids if id not in gone]
 
     def jobs(self, newest: int | None = None) -> list[Job]:
@@ -69,7 +91,7 @@ class LedgerReader:
         gathered: dict[str, JobFacts] = {}
         gone: set[str] = set()
         rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for key, value in self._facts.items():
+        for key, value in self._facts.items(*keys.OF_JOBS):
             word, slash, about = key.partition("/")
             match word + slash:
                 case keys.JOB:
@@ -139,7 +161,8 @@ class LedgerReader:
 
     def is_coming(self, subject: str) -> bool:
         """Whether a pull of this model is under way."""
-        return any(not job.has_ended for job in self.select(kind="pull", subject=subject)[0])
+        pull = self.latest("pull", subject)
+        return pull is not None and not pull.has_ended
 
     def _folded(self, id: str, facts: JobFacts) -> Job:
         try:

@@ -1,10 +1,13 @@
 """Where facts and queued ids are kept: the shapes of a dict and a queue, SQLite, the archive, private files.
 
+by_sort        one dict of several: each sort of entries in one of its own, on a platform that lists a dict only whole
 files          what is asked of files and folders: that a rename lasts, and the system's refusals in our words
 jsonl_archive  what has left the ledger: files of JSON lines that only grow, rotated by size
 keys           every key of the dict, once: who writes it, what it says, how long it lives
+listed         a dict that lists some sorts of entries once, for whoever asks for many of them in one breath
 outage         something of ours that is away: said once as it goes and once when it is back
 patient_calls  asks the ledger's dict and queue once more when they fail for a moment, and counts how long they take
+prefixes       which keys begin as asked
 private_files  files and folders that are their owner's alone
 protocols      the shapes of modal.Queue and modal.Dict that we use, with their contracts
 sqlite         both shapes on one SQLite file, and what SQLite's errors mean

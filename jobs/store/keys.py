@@ -7,6 +7,7 @@ was stored by an older version is found under them.
 On Modal an entry that nobody reads or writes for seven days fades, whatever stands here; on one machine none does.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -42,6 +43,9 @@ CANCEL = "cancel/"
 GONE = "gone/"
 DISMISSED = "dismissed/"
 LIVE = "live/"
+OPEN = "open/"
+OPEN_COMPLETE = "open_complete"
+WORKER = "worker/"
 
 
 def job(id: str) -> str:
@@ -70,6 +74,14 @@ def gone(id: str) -> str:
 
 def dismissed(id: str) -> str:
     return f"{DISMISSED}{id}"
+
+
+def open(id: str) -> str:  # noqa: A001 - named as its word, like the others
+    return f"{OPEN}{id}"
+
+
+def worker(lane: str) -> str:
+    return f"{WORKER}{lane}"
 
 
 def live(kind: str, subject: str) -> str:
@@ -148,6 +160,10 @@ def refused_wake(tier: str, day: str) -> str:
     return f"{REFUSED_WAKE}{tier}/{day}"
 
 
+SORTS_MOVING = "sorts/moving"
+SORTS_MOVED = "sorts/moved"
+
+
 # -- incidents: a `key` is `<kind>/<subject>`, a `case` is `<key>/<n>`, a `change` of it opened or recovered -----------
 
 INCIDENT = "incident/"
@@ -177,6 +193,24 @@ def told(case: str, change: str) -> str:
     return f"{TOLD}{case}/{change}"
 
 
+# -- what is listed together -------------------------------------------------------------------------------------------
+
+OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
+"""All facts of jobs: who reads every job lists these."""
+
+CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
+"""All facts of incidents."""
+
+SORTS: Mapping[str, tuple[str, ...]] = {
+    "open": (OPEN, OPEN_COMPLETE, WORKER),
+    "reports": (SERVER, HEALTH),
+    "usage": (USAGE, METER, SPENT),
+    "incidents": CASES,
+    "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, WARMING),
+}
+"""What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
+
+
 # -- all of them -------------------------------------------------------------------------------------------------------
 
 _RETIRED = "an hour after its job was retired"
@@ -195,6 +229,11 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (cancel("<id>"), "who asked to cancel it, and when", "anyone allowed", True, _RETIRED),
     (dismissed("<id>"), "who knows that it failed for good, and has no need of it", "anyone allowed", True, _RETIRED),
     (gone("<id>"), "it is archived: not listed any more", "the archive", True, "as long as the job's own"),
+    (open("<id>"), "it is open, as far as whoever wrote this knew: its request, attempt and place in the queue",
+     "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
+    (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
+     False, _STAYS),
+    (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
     (meter("<tier>", "<container>"), "the seconds of one container, by what they went to", "that container", False,
@@ -216,6 +255,9 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
     (NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
     (NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
+    (SORTS_MOVING, "when an entry was last found among the jobs that belongs elsewhere", "the weights worker", False,
+     _STAYS),
+    (SORTS_MOVED, "since when none is looked for there", "the weights worker", False, _STAYS),
     (window("<tier>"), "whether a window keeps the tier awake", "the tick", False, _STAYS),
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
-from jobs.store.protocols import DictLike, QueueLike, ReadableDict
+from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
 
@@ -101,11 +101,12 @@ class PatientReads:
     def get(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("read", lambda: self._real.get(key, default))
 
-    def keys(self) -> Iterator[Any]:
-        return iter(self._calls.again("list", lambda: list(self._real.keys())))
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        return iter(self._calls.again("list", lambda: list(self._real.keys(*prefixes))))
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        return iter(self._calls.again("read of everything", lambda: list(self._real.items())))
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        what = f"read of all {', '.join(prefixes)}" if prefixes else "read of everything"
+        return iter(self._calls.again(what, lambda: list(self._real.items(*prefixes))))
 
 
 class PatientDict(PatientReads):
@@ -117,6 +118,17 @@ class PatientDict(PatientReads):
 
     def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
         return self._calls.again("write", lambda: self._written.put(key, value, skip_if_exists=skip_if_exists))
+
+
+class PatientShrinkingDict(PatientDict):
+    """A `ShrinkingDict`. A removal whose first answer was lost says the second time that nothing was there."""
+
+    def __init__(self, real: ShrinkingDict, calls: Calls) -> None:
+        super().__init__(real, calls)
+        self._shrinking = real
+
+    def pop(self, key: Any, default: Any = None) -> Any:
+        return self._calls.again("removal", lambda: self._shrinking.pop(key, default))
 
 
 class PatientQueue:

@@ -1,7 +1,7 @@
-"""The shapes of `modal.Queue` and `modal.Dict` that the ledger uses, with their contracts.
+"""The shapes of a queue and a dict that the ledger uses, with their contracts.
 
-The real ones satisfy these structurally, and so do those that a deployment puts around them, for limits and errors;
-`jobs.store.sqlite` has their one-machine counterparts. Parameter names and defaults are those of modal 1.6
+`jobs.store.sqlite` has both on one machine. A deployment's are `modal.Queue`, and Modal's Dicts behind what adds the
+reads by prefix that they lack, limits and errors (`app.platform`). Parameter names and defaults are those of modal 1.6
 (queue.py:302-789, dict.py:297-652), as far as they are used. All of it raises `StoreTrouble` when the store fails,
 beside `queue.Full` and `queue.Empty`.
 """
@@ -40,17 +40,25 @@ class ReadableDict(Protocol):
     """A map of string keys to plain JSON-able values, for whoever only reads it.
 
     - Values are copies: changing one that was read changes nothing stored.
-    - No order, no prefix reads, no transactions; entries fade after 7 idle days on Modal.
+    - No order, no transactions; entries fade after 7 idle days on Modal, and listing them does not keep them.
+    - To list by prefixes costs what they answer: on SQLite exactly, on Modal all entries of the same sorts
+      (`jobs.store.keys`). Without any it costs everything there is.
     """
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or `default` when the key is absent."""
 
-    def keys(self) -> Iterator[Any]:
-        """All keys, in no order; entries written meanwhile may or may not be seen."""
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        """The keys that begin as one of these, or all, in no order.
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        """All entries, in no order; entries written meanwhile may or may not be seen."""
+        - Entries written meanwhile may or may not be seen.
+        """
+
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        """The entries whose keys begin as one of these, or all, in no order.
+
+        - Entries written meanwhile may or may not be seen: this is no snapshot.
+        """
 
 
 class DictLike(ReadableDict, Protocol):
@@ -66,7 +74,7 @@ class DictLike(ReadableDict, Protocol):
 
 
 class ShrinkingDict(DictLike, Protocol):
-    """One from which entries can be removed. Only the archive does that; to write once means never to remove."""
+    """One from which entries can be removed. Facts are removed by the archive alone: to write once means never to."""
 
     def pop(self, key: Any, default: Any = None) -> Any:
         """Remove one entry and return its value, or `default` when it is absent."""

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.sqlite import BUSY_SECONDS, store_trouble
+from jobs.store.sqlite import BUSY_SECONDS, listing, store_trouble
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -34,11 +34,13 @@ class SqliteReader:
         rows = self._rows("SELECT value FROM entries WHERE dict = ? AND key = ?", self._name, key)
         return json.loads(rows[0][0]) if rows else default
 
-    def keys(self) -> Iterator[Any]:
-        return (key for (key,) in self._rows("SELECT key FROM entries WHERE dict = ?", self._name))
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        sql, values = listing("key", self._name, prefixes)
+        return (key for (key,) in self._rows(sql, *values))
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        rows = self._rows("SELECT key, value FROM entries WHERE dict = ?", self._name)
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        sql, values = listing("key, value", self._name, prefixes)
+        rows = self._rows(sql, *values)
         # As one document, for the reason that `SqliteDict.items` has.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
 

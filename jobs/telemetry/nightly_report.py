@@ -122,6 +122,10 @@ def ran_last(facts: ReadableDict | Mapping[str, Any]) -> Ran | None:
     return Ran.from_json(fact) if fact else None
 
 
+OF_NIGHTS = (keys.NIGHT_RAN, keys.NIGHT_TRIES, *keys.CASES)
+"""How the keys begin of what `report` goes by, beside the jobs."""
+
+
 def report(entries: Mapping[str, Any], jobs: Iterable[Job]) -> dict[str, Any]:
     """The last night, by the entries of the ledger's dict and its jobs; `at` is None where none has come yet."""
     ran, failing = ran_last(entries), _failing(entries)

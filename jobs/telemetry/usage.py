@@ -264,14 +264,17 @@ class UsageRecorder:
 
 
 def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
-
-    Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
-    """
-    known = [key for key in facts.keys() if key.startswith(keys.USAGE)]  # noqa: SIM118 - a DictLike, no dict
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
+    known = dict(facts.items(keys.USAGE))
     first = since.isoformat() if since else _first_day(known)
-    entries = [_read(facts.get(key)) for key in known if key.removeprefix(keys.USAGE) >= first]
+    entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
+
+
+def keep(facts: DictLike) -> None:
+    """Read each entry by its key, which on Modal keeps it from fading for another seven days; a listing does not."""
+    for key in list(facts.keys(keys.USAGE)):
+        facts.get(key)
 
 
 def _first_day(known: Iterable[str]) -> str:
@@ -283,10 +286,13 @@ def _first_day(known: Iterable[str]) -> str:
         return ""
 
 
-def last_used(facts: ReadableDict) -> Mapping[str, datetime]:
-    """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
+def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping[str, datetime]:
+    """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known.
+
+    `rows` are those of `usage`, where somebody has them already.
+    """
     found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
-    return _newer(found, usage(facts))
+    return _newer(found, usage(facts) if rows is None else rows)
 
 
 def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:

@@ -5,7 +5,7 @@ to what is written: `recall` joins the two, `remember` writes the sum. It remove
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, time
 from typing import Any, Self
 
@@ -86,44 +86,54 @@ def recall(facts: ReadableDict, jobs: Iterable[Job]) -> Memory:
     """What is written down, with what the uses and the ended jobs of the ledger add to it."""
     written = facts.get(keys.UPKEEP_MEMORY)
     memory = Memory.from_json(written) if isinstance(written, dict) else Memory()
-    used = {ModelName.parse(name): at for name, at in last_used(facts).items()}
-    began = [datetime.combine(datetime.fromisoformat(row.about.day), time(), UTC) for row in usage(facts)]
+    rows = usage(facts)
+    used = dict(memory.used)
+    for name, at in last_used(facts, rows).items():
+        _advance(used, ModelName.parse(name), at)
+    began = (datetime.combine(datetime.fromisoformat(day), time(), UTC) for day in {row.about.day for row in rows})
     since = min([*began, *([memory.used_since] if memory.used_since else [])], default=None)
+    learned = _Learned(dict(memory.came), dict(memory.verified), dict(memory.left))
     for job in sorted(jobs, key=lambda job: job.posted_at):
         if job.state is JobState.SUCCEEDED and job.ended_at is not None:
-            memory = _learned(memory, job, job.ended_at)
-    return replace(memory, used=_later(memory.used, used), used_since=since)
+            learned.add(job, job.ended_at)
+    return Memory(used, since, learned.came, learned.verified, learned.left)
 
 
 def remember(facts: DictLike, memory: Memory) -> None:
     facts.put(keys.UPKEEP_MEMORY, memory.as_json())
 
 
-def _learned(memory: Memory, job: Job, at: datetime) -> Memory:
-    """What a job that succeeded adds to the memory; the second time, nothing more."""
-    result, subject = job.result or {}, _names([job.subject])
-    match job.kind:
-        case "pull":
-            again = {
-                name
-                for name, left in memory.left.items()
-                if name in subject and left.digest == result.get("digest") and at > left.at
-            }
-            hashed = subject if result.get("way") == "registry" else frozenset()
-            return replace(
-                memory,
-                came=_later(memory.came, dict.fromkeys(subject, at)),
-                verified=_later(memory.verified, dict.fromkeys(hashed, at)),
-                left={name: left for name, left in memory.left.items() if name not in again},
-            )
-        case "verify":
-            return replace(
-                memory, verified=_later(memory.verified, dict.fromkeys(_names(result.get("models", ())), at))
-            )
-        case "rollback" if isinstance(result.get("left"), str):
-            newer = {name for name in subject if name not in memory.left or at > memory.left[name].at}
-            return replace(memory, left={**memory.left, **dict.fromkeys(newer, LeftModel(result["left"], at))})
-    return memory
+@dataclass
+class _Learned:
+    """What jobs tell, one after the other; each costs the same, however many models and jobs there are."""
+
+    came: dict[ModelName, datetime]
+    verified: dict[ModelName, datetime]
+    left: dict[ModelName, LeftModel]
+
+    def add(self, job: Job, at: datetime) -> None:
+        """What a job that succeeded adds; the second time, nothing more."""
+        result = job.result or {}
+        match job.kind:
+            case "pull":
+                for name in _names([job.subject]):
+                    left = self.left.get(name)
+                    if left is not None and left.digest == result.get("digest") and at > left.at:
+                        del self.left[name]
+                    _advance(self.came, name, at)
+                    if result.get("way") == "registry":
+                        _advance(self.verified, name, at)
+            case "verify":
+                for name in _names(result.get("models", ())):
+                    _advance(self.verified, name, at)
+            case "rollback" if isinstance(result.get("left"), str):
+                for name in _names([job.subject]):
+                    if name not in self.left or at > self.left[name].at:
+                        self.left[name] = LeftModel(result["left"], at)
+
+
+def _advance(moments: dict[ModelName, datetime], name: ModelName, at: datetime) -> None:
+    moments[name] = max(at, moments.get(name, at))
 
 
 def _names(texts: Iterable[str]) -> frozenset[ModelName]:
@@ -134,10 +144,6 @@ def _names(texts: Iterable[str]) -> frozenset[ModelName]:
         except BadName:  # a job about all models, or a server's word for something else
             continue
     return frozenset(names)
-
-
-def _later(one: Mapping[ModelName, datetime], other: Mapping[ModelName, datetime]) -> dict[ModelName, datetime]:
-    return {name: max(each[name] for each in (one, other) if name in each) for name in {*one, *other}}
 
 
 def _as_json(moments: Mapping[ModelName, datetime]) -> dict[str, str]:

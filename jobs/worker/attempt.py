@@ -9,8 +9,9 @@ import threading
 from jobs.core.clock import Clock
 from jobs.core.errors import Cancelled, Fenced, Interrupted, StoreUnavailable
 from jobs.core.progress import Progress
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Job
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 
 
 class RunningAttempt:
@@ -69,11 +70,11 @@ class RunningAttempt:
             StoreTrouble: nobody can tell now.
 
         """
-        self.beat()
+        self.beat(before_publishing=True)
         self.check()
 
-    def beat(self) -> None:
-        """Renew the lease; learn whether to stop.
+    def beat(self, *, before_publishing: bool = False) -> None:
+        """Renew the lease; learn whether to stop, for certain only before publishing.
 
         Raises:
             StoreTrouble: the ledger could not be asked, or does not answer another thread's beat.
@@ -85,7 +86,7 @@ class RunningAttempt:
                 hint="what was fetched so far is kept; the next attempt goes on from there",
             )
         try:
-            if self._ledger.beat(self._claim, self.progress.read()):
+            if self._ledger.beat(self._claim, self.progress.read(), before_publishing=before_publishing):
                 self.stop(Cancelled(f"job {self.job.id!r} was cancelled"))
         except Fenced as fenced:
             self.stop(fenced)

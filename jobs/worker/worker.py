@@ -19,8 +19,9 @@ from loguru import logger
 
 from jobs.core import errors
 from jobs.core.clock import Clock
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Backoff, Ending, Job, after_trouble
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store.outage import StoreOutage
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.silence import LedgerSilence

@@ -28,6 +28,7 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
+    deployed_facts,
     deployed_ledger,
     finished,
     modal_command,
@@ -132,7 +133,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: Webho
     assert set(texts) == {texts[0]}
     assert texts[0].startswith("ollama-modal: the pull of nonesuch:latest failed for good: not_found: ")
     assert f"--id {id}" in texts[0]
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts = deployed_facts(client)
     assert facts.get("told/job/pull/nonesuch:latest/1/opened")["how"] == "told"
     logs = "".join(one.output for one in deployed.containers("deliver_alerts", alive=False))
     assert "secret" not in logs
@@ -142,7 +143,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: Webho
 
 def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Path) -> None:
     """`cost` adds up what the containers counted, and `windows` prices what the fleet declares."""
-    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
+    facts = deployed_facts(client)
     now = SystemClock().now()
     shares = {"cold": 60, "warming": 0, "serving": 1740, "idle": 1800}
     meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
@@ -199,7 +200,7 @@ def awake(platform: Platform) -> dict[str, int]:
 def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Client) -> None:
     """A tick keeps a server up whose window is open and lets one go whose window has closed; what a deployment makes
     the platform forget the next tick says again, and nothing is warmed twice."""
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts = deployed_facts(client)
     facts.put(keys.window("h100"), True)  # from a window that has closed since
     tick(deployed)
     assert awake(deployed) == {"OllamaA10G": 1, "OllamaH100": 0}
@@ -215,7 +216,7 @@ def test_windows_are_kept_through_a_deployment(deployed: Platform, client: Clien
 
 def test_a_night_that_failed_is_sent_for_by_a_tick(deployed: Platform, client: Client) -> None:
     """The next tick sends a container for a night whose last try failed, and the night says that it was the second."""
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts = deployed_facts(client)
     now = SystemClock().now()
     due = night_began(declared().schedule.times, now).astimezone(UTC)
     failed = Tries(due).begun(now - timedelta(hours=2)).failed(OSError("no volume"))

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.resources import DICTS
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry.server import RegistryDouble
 from tests.modal.platform.containers import Settings
@@ -61,7 +62,7 @@ SAYS: dict[str, str] = {
     "ollama-modal keys new prometheus --scope admin-only": r"(?m)^prometheus sha256:\w{64} admin$",
     "modal app stop --yes ollama-service": r"^$",
     "modal volume delete --yes ollama-model-weights": r"^$",
-    "modal dict delete --yes ollama-ledger": r"^$",
+    **{f"modal dict delete --yes {name}": r"^$" for name in ("ollama-ledger", *DICTS.values())},
     "modal queue delete --yes ollama-jobs": r"^$",
     "modal secret delete --yes ollama-api-keys": r"^$",
     "modal secret delete --yes ollama-proxy-token": r"^$",

@@ -23,7 +23,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
-from tests.support.deployments import modal_command
+from tests.support.deployments import deployed_facts, modal_command
 from tests.support.processes import free_port, gpu_programs, is_running, nvidia_smi, running_with
 from tests.support.waiting import until
 
@@ -195,8 +195,7 @@ def chat(model: str) -> str:
 
 
 def report(client: Client, container: Container) -> dict[str, Any]:
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
-    found: dict[str, Any] = facts[f"server/a10g/{container.id}"]
+    found: dict[str, Any] = deployed_facts(client).get(f"server/a10g/{container.id}")
     return found
 
 

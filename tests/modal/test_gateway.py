@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.proxy import Proxy
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, with_secrets
+from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, with_secrets
 from tests.support.processes import free_port, gpu_programs, nvidia_smi
 from tests.support.waiting import until
 
@@ -211,10 +211,8 @@ def test_what_was_used_outlives_the_gateway(platform: Platform, client: Client, 
     platform.drain(container)
 
     assert platform.wait_exit(container) == 0
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
-    written = [
-        json.dumps(value) for key, value in facts.items() if str(key).startswith("usage/") and container.id in key
-    ]
+    facts = deployed_facts(client)
+    written = [json.dumps(value) for key, value in facts.items("usage/") if container.id in key]
     assert written
     assert any("root" in text and "llama3.2:latest" in text for text in written)
     assert ADMIN_KEY not in container.output
@@ -253,9 +251,9 @@ def test_servers_that_cannot_start_are_left_alone(
     assert len(gpus(platform)) - before == started
     [tier] = [each for each in told(ask, "/ops/v1/tiers")["tiers"] if each["tier"] == "a10g"]
     assert (tier["state"], tier["why"]) == ("lost", f"its starts are refused: {reason}")
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
-    for key, value in facts.items():  # a minute and more after the last server was killed
-        if str(key).startswith("server/a10g/") and value["state"] == "serving":
-            facts[key] = {**value, "at": isoformat(parse_moment(value["at"]) - timedelta(seconds=100))}
+    facts = deployed_facts(client)
+    for key, value in facts.items("server/a10g/"):  # a minute and more after the last server was killed
+        if value["state"] == "serving":
+            facts.put(key, {**value, "at": isoformat(parse_moment(value["at"]) - timedelta(seconds=100))})
     modal.Function.from_name(APP, "tick", client=client).remote()
-    assert facts["incident/tier/a10g/1"]["message"] == f"tier a10g is lost: its starts are refused: {reason}"
+    assert facts.get("incident/tier/a10g/1")["message"] == f"tier a10g is lost: its starts are refused: {reason}"

@@ -33,6 +33,7 @@ from tests.support.deployments import (
     ask,
     control_plane,
     deploy,
+    deployed_facts,
     deployed_ledger,
     finished,
     has_whole,
@@ -238,11 +239,11 @@ def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> No
 
     assert job.state is JobState.SUCCEEDED
     assert has_whole(deployed, "qwen2.5/0.5b")
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
-    assert facts["weights/generation"]
+    facts = deployed_facts(client)
+    assert facts.get("weights/generation")
     assert {one.function.app_id for one in deployed.containers("weights_worker", alive=False)} == {deployed.app(APP).id}
     status = ask(deployed, "status")
-    assert (status["deployed"], status["generation"]) == (True, facts["weights/generation"])
+    assert (status["deployed"], status["generation"]) == (True, facts.get("weights/generation"))
     assert status["gateway"] == "https://tests--ollama-service-gateway.us-east.modal.direct"
 
 
@@ -341,7 +342,7 @@ def test_a_prune_goes_by_recorded_use(deployed: Platform, client: Client) -> Non
     assert ask(deployed, "prune", "--dry-run", *unused)["notes"] == [
         "no use was ever recorded, so nobody can tell which model is unused: none goes for that"
     ]
-    usage_recorder = UsageRecorder(modal.Dict.from_name("ollama-ledger", client=client), SystemClock(), "test")
+    usage_recorder = UsageRecorder(deployed_facts(client), SystemClock(), "test")
     for name, days in (("other", 100), ("qwen2.5:0.5b", 0)):
         usage_recorder.add(Use(datetime.now(UTC) - timedelta(days=days), name, "key", "a10g", "success"))
     assert usage_recorder.flush()

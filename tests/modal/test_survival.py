@@ -24,6 +24,7 @@ from tests.support.deployments import (
     ask,
     control_plane,
     deploy,
+    deployed_facts,
     deployed_ledger,
     finished,
     has_whole,
@@ -144,7 +145,7 @@ def test_what_ended_long_ago_is_read_from_the_archive(deployed: Platform, client
     """The next run of the weights worker takes jobs that ended days ago out of the Dict and puts them beside the
     weights; `jobs --since 90d` finds them there."""
     clock = HandClock(SystemClock().now() - timedelta(days=10))
-    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
+    facts = deployed_facts(client, clock)
     queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
     old = Ledger(queue, facts, clock)
     id = old.post("pull", "ancient:latest", {"model": "ancient"}, by="somebody").job.id

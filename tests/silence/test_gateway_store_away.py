@@ -137,10 +137,10 @@ def test_metrics_say_whether_the_store_is_up(tmp_path: Path) -> None:
     class Moody(SqliteDict):
         is_away = False
 
-        def items(self) -> Iterator[tuple[Any, Any]]:
+        def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
             if self.is_away:
                 raise StoreUnavailable("the store is away")
-            return super().items()
+            return super().items(*prefixes)
 
     clock = HandClock()
     with ops_api(tmp_path, clock) as api:

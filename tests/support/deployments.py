@@ -14,9 +14,12 @@ import pytest
 from modal.client import Client
 
 from app.gateway.auth.keys import hash_of, new_key
-from jobs.core.clock import SystemClock
+from app.platform.store import LimitedDict, LimitedQueue
+from app.resources import DICTS
+from jobs.core.clock import Clock, SystemClock
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
+from jobs.store.by_sort import DictBySort
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.manifest import Manifest
 from tests.modal.platform.containers import Settings
@@ -84,8 +87,17 @@ def has_whole(platform: Platform, path: str) -> bool:
 
 def deployed_ledger(client: Client) -> Ledger:
     queue = modal.Queue.from_name("ollama-jobs", client=client, create_if_missing=True)
-    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
-    return Ledger(queue, facts, SystemClock())
+    return Ledger(LimitedQueue(queue), deployed_facts(client), SystemClock())
+
+
+def deployed_facts(client: Client, clock: Clock | None = None) -> DictBySort:
+    """All that the deployment's ledger keeps, as its containers see it."""
+
+    def one(name: str) -> LimitedDict:
+        return LimitedDict(modal.Dict.from_name(name, client=client, create_if_missing=True))
+
+    sorts = {sort: one(name) for sort, name in DICTS.items()}
+    return DictBySort(one("ollama-ledger"), sorts, clock or SystemClock())
 
 
 def tick(platform: Platform) -> None:

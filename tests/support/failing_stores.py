@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from jobs.core.errors import StoreTrouble, StoreUnavailable
-from jobs.store.protocols import DictLike, QueueLike
+from jobs.store.prefixes import beginning
+from jobs.store.protocols import QueueLike, ShrinkingDict
 
 T = TypeVar("T")
 
@@ -14,7 +15,7 @@ Meet = Callable[[str], None]
 
 
 class TroubledDict:
-    def __init__(self, real: DictLike, meet: Meet) -> None:
+    def __init__(self, real: ShrinkingDict, meet: Meet) -> None:
         self._real = real
         self._meet = meet
 
@@ -26,13 +27,17 @@ class TroubledDict:
         self._meet(f"get {key}")
         return self._real.get(key, default)
 
-    def keys(self) -> Iterator[Any]:
-        self._meet("keys")
-        return self._real.keys()
+    def pop(self, key: Any, default: Any = None) -> Any:
+        self._meet(f"pop {key}")
+        return self._real.pop(key, default)
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        self._meet("keys")
+        return self._real.keys(*prefixes)
+
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         self._meet("items")
-        return self._real.items()
+        return self._real.items(*prefixes)
 
 
 class TroubledQueue:
@@ -118,13 +123,17 @@ class MemoryDict:
         with self._lock:
             return self._kept.get(key, default)
 
-    def keys(self) -> Iterator[Any]:
+    def pop(self, key: Any, default: Any = None) -> Any:
         with self._lock:
-            return iter(list(self._kept))
+            return self._kept.pop(key, default)
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def keys(self, *prefixes: str) -> Iterator[Any]:
         with self._lock:
-            return iter(list(self._kept.items()))
+            return iter(list(beginning(self._kept, prefixes)))
+
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        with self._lock:
+            return iter([(key, self._kept[key]) for key in beginning(self._kept, prefixes)])
 
 
 class DeafQueue:

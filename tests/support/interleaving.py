@@ -93,13 +93,13 @@ class TurnDict:
         _stand()
         return self._real.pop(key, default)
 
-    def keys(self) -> Iterator[Any]:
+    def keys(self, *prefixes: str) -> Iterator[Any]:
         _stand()
-        return self._real.keys()
+        return self._real.keys(*prefixes)
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         _stand()
-        return self._real.items()
+        return self._real.items(*prefixes)
 
 
 class TurnQueue:

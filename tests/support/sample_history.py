@@ -21,8 +21,9 @@ from app.model_server.report import Loaded, Report
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.models.card import KnownModel
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict, SqliteQueue

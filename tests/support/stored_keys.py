@@ -13,7 +13,7 @@ PARTS = {
     "subject": ".+",
     "key": ".+",
     **dict.fromkeys(("n", "k", "place"), r"\d+"),
-    **dict.fromkeys(("kind", "tier", "who", "writer", "container"), "[^/]+"),
+    **dict.fromkeys(("kind", "tier", "who", "lane", "writer", "container"), "[^/]+"),
 }
 """What stands for each part of a pattern; a subject may be a model's name, and hold slashes."""
 

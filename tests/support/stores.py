@@ -8,8 +8,9 @@ from typing import Any
 
 from jobs.core.clock import Clock
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 
 
@@ -50,10 +51,10 @@ class NoFacts:
     def get(self, key: Any, default: Any = None) -> Any:
         return default
 
-    def keys(self) -> Iterator[Any]:
+    def keys(self, *prefixes: str) -> Iterator[Any]:
         return iter(())
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         return iter(())
 
 

@@ -1,4 +1,4 @@
-"""The real queue and dict satisfy our shapes, and so do ours; mypy is the test."""
+"""The real queue satisfies our shapes, and so do ours, and what is around the real ones; mypy is the test."""
 
 import modal
 
@@ -6,15 +6,16 @@ from app.deployment.weights_worker import Commits
 from app.platform.store import LimitedDict, LimitedQueue
 from app.platform.volume import LimitedVolume
 from jobs.core.clock import Clock, SystemClock
+from jobs.store.by_sort import DictBySort
 from jobs.store.protocols import QueueLike, ShrinkingDict
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.testing.clock import HandClock
 
 
 def shapes(
-    modal_queue: modal.Queue, modal_dict: modal.Dict, sqlite_queue: SqliteQueue, sqlite_dict: SqliteDict
+    modal_queue: modal.Queue, sqlite_queue: SqliteQueue, sqlite_dict: SqliteDict, by_sort: DictBySort
 ) -> tuple[list[QueueLike], list[ShrinkingDict], list[Clock]]:
-    return [modal_queue, sqlite_queue], [modal_dict, sqlite_dict], [SystemClock(), HandClock()]
+    return [modal_queue, sqlite_queue], [sqlite_dict, by_sort], [SystemClock(), HandClock()]
 
 
 def around_them(

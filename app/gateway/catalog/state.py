@@ -87,7 +87,6 @@ class KnownState:
         self._reported = _Reported()
         #: Replaced under `_refreshing`, read by any thread; the same object for as long as they are the same.
         self._aliases = aliases or Aliases()
-        #: Remembers those that will not change any more. Used under `_refreshing` alone.
         self._reports_of_all = ReportsOf(facts)
         #: Why something could not be learnt, by what it is. Replaced under `_refreshing`, read by any thread.
         self._troubles: dict[str, str] = {}

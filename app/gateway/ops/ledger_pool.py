@@ -153,8 +153,8 @@ class LedgerPool:
     def _close_question(self, _: "asyncio.Future[T]") -> None:
         self._open -= 1
 
-    async def job(self, id: str) -> Job:
-        """The job as it is, or was a moment ago.
+    async def job(self, id: str, known: Job | None = None) -> Job:
+        """The job as it is, or was a moment ago; with what was `known` of it, at the cost of a look.
 
         Raises:
             NotFound: there is no such job.
@@ -162,7 +162,8 @@ class LedgerPool:
         """
         reading = self._reads.get(id)
         if reading is None:
-            reading = self._reads[id] = asyncio.ensure_future(self.read(lambda reader: reader.get(id)))
+            read = self.read(lambda reader: reader.get(id) if known is None else reader.look(known))
+            reading = self._reads[id] = asyncio.ensure_future(read)
             reading.add_done_callback(lambda done: self._keep_for_a_while(id, done))
         return await asyncio.shield(reading)  # a follower who leaves does not end it for the others
 
@@ -184,7 +185,7 @@ class LedgerPool:
         while not job.has_ended:
             await asyncio.sleep(self._every)
             try:
-                job = await self.job(job.id)
+                job = await self.job(job.id, job)
                 read_at = loop.time()
             except StoreUnavailable:
                 if loop.time() - read_at > AWAY_AT_MOST.total_seconds():

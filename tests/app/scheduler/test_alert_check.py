@@ -20,8 +20,8 @@ from app.scheduler.wake_budget import Wakes, opening
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
 from jobs.home.home import Stack, home_of
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
-from jobs.ledger.ledger import Claim
 from jobs.store import keys
 from jobs.telemetry.container_time import Metered
 from jobs.telemetry.incidents import cases

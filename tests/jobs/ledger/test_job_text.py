@@ -12,10 +12,11 @@ from jobs.core.errors import FAILURE_CLASSES, TooManyRequests
 from jobs.core.progress import Reading
 from jobs.core.sanitize import LONGEST, plain
 from jobs.core.units import human_span
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, Job, JobState
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS, headline, remedy, result_text, story
 from jobs.ledger.kinds import KINDS
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from tests.support.stores import Store
 

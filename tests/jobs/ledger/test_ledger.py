@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -10,10 +11,11 @@ import pytest
 from jobs.cli.job_commands import JobCommands
 from jobs.core.errors import BadRequest, Fenced, NotFound, Refused
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending, JobState
 from jobs.ledger.kinds import KINDS
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from tests.support.stores import Store
 
@@ -196,15 +198,96 @@ def test_a_wiped_queue_is_filled_again(ledger: Ledger, store: Store) -> None:
     assert store.empty_queue() == 5
 
 
-def test_a_sweep_puts_an_id_in_once(ledger: Ledger, clock: HandClock) -> None:
-    """Sweeping again and again does not fill the queue; an id that may be lost is put in again after a minute."""
-    post(ledger)
-    for _ in range(10):
-        clock.tick(5)
-        assert ledger.sweep().enqueued == ()
-    clock.tick(60)
-    assert len(ledger.sweep().enqueued) == 1
+def test_a_sweep_puts_an_id_in_once(store: Store) -> None:
+    """Sweeping again and again, by whoever comes anew each time, does not fill the queue, however long nobody works."""
+    ids = {post(store.ledger(), f"m{n}:latest") for n in range(20)}
+    for _ in range(50):
+        store.clock.wait(300)
+        assert store.ledger().sweep().enqueued == ()
+    assert store.empty_queue() == 20
+    assert set(store.ledger().sweep().enqueued) == ids
+
+
+def test_a_sweep_puts_in_what_the_queue_lacks(store: Store) -> None:
+    """Of ids that were put in and that the queue has lost, those of the longest ago come back, and no others: a minute
+    later, for who took one out may be about to claim it."""
+    ids = []
+    for n in range(3):
+        ids.append(post(store.ledger(), f"m{n}:latest"))
+        store.clock.wait(1)
+    assert store.queue.get(partition="weights") == ids[0]
+    assert store.ledger().sweep().enqueued == ()
+    store.clock.wait(61)
+    assert store.ledger().sweep().enqueued == (ids[0],)
+    assert store.ledger().sweep().enqueued == ()
+
+
+def test_what_an_older_version_posted_is_swept(store: Store) -> None:
+    """Jobs that no index tells of, as they stand in ledgers of an older version, are found by the first sweep; those
+    that an older process posts later, by the next comparison with all jobs."""
+    fact = {"id": "old-1", "kind": "pull", "subject": "m", "lane": "weights", "posted_at": "2026-01-01T00:00:00Z"}
+    store.facts.put("job/old-1", fact)
+    store.facts.put("job/done-1", {**fact, "id": "done-1", "subject": "d"})
+    store.facts.put("claim/done-1/1", {"at": "2026-01-01T00:00:01Z", "lease_seconds": 30})
+    store.facts.put("end/done-1/1", {"at": "2026-01-01T00:00:02Z", "outcome": "succeeded"})
+    store.facts.put("live/pull/m", {"v": 1, "line": "old", "generation": 1})
+    ledger = store.ledger()
+    assert ledger.post("pull", "m", {}, by="test").attached
+    assert ledger.sweep().enqueued == ("old-1",)
+    assert [*store.facts.keys("open/")] == ["open/old-1"]
+
+    store.facts.put("job/late-1", {**fact, "id": "late-1", "subject": "l"})
     assert ledger.sweep().enqueued == ()
+    assert ledger.index_all(ledger.reader.jobs()) == 1
+    assert ledger.sweep().enqueued == ("late-1",)
+
+
+@pytest.mark.parametrize("moved", [61, 3700])
+def test_a_post_that_was_broken_off_is_no_job(store: Store, moved: int) -> None:
+    """What was announced and never posted keeps no worker, and is forgotten after an hour; posted after all, it is
+    worked on, though it had been forgotten."""
+    ledger, facts = store.ledger(), store.facts
+    id = post(ledger)
+    fact = facts.pop(f"job/{id}")
+    facts.put(f"open/{id}", {**facts.get(f"open/{id}"), "posted": False})
+    store.empty_queue()
+    store.clock.wait(moved)
+    swept = store.ledger().sweep()
+    assert (swept.enqueued, swept.open_lanes) == ((), frozenset())
+    assert (facts.get(f"open/{id}") is None) == (moved > 3600)
+    facts.put(f"job/{id}", fact)
+    assert post(ledger) == id
+    assert store.ledger().sweep().enqueued == (id,)
+
+
+def test_what_is_said_of_a_job_may_be_late(store: Store) -> None:
+    """Whatever an earlier moment left in the index, the next claim and the next sweeps go by the facts."""
+    ledger, facts = store.ledger(), store.facts
+    id = post(ledger)
+    said = [facts.get(f"open/{id}")]
+    claim = claimed(ledger, id)
+    said.append(facts.get(f"open/{id}"))
+    ledger.end(claim, Ending("retry", "network", "cut", not_before=store.clock.now()), Reading())
+    said.append(facts.get(f"open/{id}"))
+    for late in said:
+        facts.put(f"open/{id}", late)
+        assert ledger.claim("nope-1", worker="w", lease=LEASE) is None
+        store.ledger().sweep()
+        assert ledger.reader.get(id).state is JobState.WAITING
+    assert claimed(ledger, id).n == 2
+    ledger.cancel(id, by="test")
+    store.clock.wait(31)
+    for late in said:
+        facts.put(f"open/{id}", late)
+        store.empty_queue()
+        store.clock.wait(61)
+        store.ledger().sweep()
+        assert ledger.reader.get(id).state is JobState.CANCELLED
+        assert facts.get(f"open/{id}") is None
+    for late in said:
+        facts.put(f"open/{id}", late)
+        assert ledger.claim(id, worker="w", lease=LEASE) is None
+        assert facts.get(f"open/{id}") is None
 
 
 def test_a_full_queue_loses_nothing(store: Store) -> None:
@@ -450,3 +533,25 @@ def test_the_latest_job_of_a_line_is_found_behind_an_old_pointer(ledger: Ledger,
     latest = ledger.reader.latest("pull", "llama3.2:latest")
     assert latest is not None
     assert latest.id == second
+
+
+def test_a_look_tells_what_a_reading_tells(ledger: Ledger, clock: HandClock) -> None:
+    """Whoever follows a job and looks at it after each move knows as much as who reads all of it each time."""
+    id = post(ledger)
+    seen = [ledger.reader.get(id)]
+
+    def look_after(move: Callable[[], object]) -> None:
+        move()
+        seen.append(ledger.reader.look(seen[-1]))
+        assert seen[-1] == ledger.reader.get(id)
+
+    for ending in (Ending("retry", "network", "cut", not_before=clock.now()), Ending("cancelled")):
+        claim = claimed(ledger, id)
+        look_after(lambda: None)
+        for done in (1, 2):
+            clock.tick(3)
+            look_after(lambda claim=claim, done=done: ledger.beat(claim, Reading(done, 10, 5.0, "pulling")))  # type: ignore[misc]
+        if ending.outcome == "cancelled":
+            look_after(lambda: ledger.cancel(id, by="me"))
+        look_after(lambda claim=claim, ending=ending: ledger.end(claim, ending, Reading(3, 10)))  # type: ignore[misc]
+    assert [job.state for job in seen][-1] is JobState.CANCELLED

@@ -73,7 +73,7 @@ class World:
             me = f"{claim.job.id}.{claim.n}"
             self.holder["m"] = me
             try:
-                cancelled = ledger.beat(claim, Reading(1, 2))
+                cancelled = ledger.beat(claim, Reading(1, 2), before_publishing=True)
                 if not cancelled and self.holder.get("m") == me:
                     self.published.append(threading.current_thread().name)
                     self.check_publisher_not_ended(claim.job.id, claim.n)
@@ -304,7 +304,7 @@ def test_a_sleeper_wakes_in_another_age(steps: int, actor: str) -> None:
         for _ in range(steps):
             sleeper.step()
         finish(world)
-        assert {key.partition("/")[0] for key in world.facts.keys()} == {"job", "gone", "live"}  # noqa: SIM118
+        assert {key.partition("/")[0] for key in world.facts.keys()} == {*("job", "gone", "live", "open_complete")}  # noqa: SIM118
         second = world.watcher.post("pull", "m", {"model": "m"}, by="test", attempts=ALLOWED)
         assert not second.attached
         published = len(world.published)
@@ -341,7 +341,7 @@ def test_a_beat_that_lasted_for_days_is_fenced(tmp_path: Path) -> None:
     assert claim is not None
     asleep.clear()
     with pytest.raises(Fenced, match="ran out"):
-        ledger.beat(claim, Reading())
+        ledger.beat(claim, Reading(), before_publishing=True)
     assert asleep
     facts.close()
     queue.close()
@@ -353,7 +353,7 @@ def test_an_id_is_given_up_at_last() -> None:
         first = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
         world.watcher.cancel(first, by="test")
         finish(world, then_wait=31 * 86_400)
-        assert [*world.facts.keys()] == ["live/pull/m"]
+        assert sorted(world.facts.keys()) == ["live/pull/m", "open_complete"]
         line, _, generation = first.rpartition("-")
         assert world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id == f"{line}-{int(generation) + 1}"
 

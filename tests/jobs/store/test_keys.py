@@ -33,11 +33,15 @@ STORED = {
     "nightly/ran": "overwritten",
     "nightly/since": "once",
     "nightly/tries": "overwritten",
+    "open/<id>": "overwritten",
+    "open_complete": "overwritten",
     "platform/<who>": "overwritten",
     "recovered/<key>/<n>": "once",
     "refused_wake/<tier>/<day>": "overwritten",
     "seen/<key>": "overwritten",
     "server/<tier>/<container>": "overwritten",
+    "sorts/moved": "overwritten",
+    "sorts/moving": "overwritten",
     "spent/<month>": "overwritten",
     "telling/<key>/<n>/<change>/<k>": "once",
     "tick/done": "overwritten",
@@ -50,6 +54,7 @@ STORED = {
     "weights/models": "overwritten",
     "weights/room": "overwritten",
     "window/<tier>": "overwritten",
+    "worker/<lane>": "overwritten",
 }
 """As they were stored from the first day on: what a ledger holds must be found by later code."""
 
@@ -95,7 +100,8 @@ def test_what_jobs_leave_behind_is_in_the_table(store: Store, subject: str) -> N
     ledger.retire(job.id)
 
     assert patterns_of(store.facts.keys()) == {
-        *("job/<id>", "live/<kind>/<subject>", "claim/<id>/<n>", "end/<id>/<n>", "cancel/<id>", "gone/<id>")
+        *("job/<id>", "live/<kind>/<subject>", "claim/<id>/<n>", "end/<id>/<n>", "cancel/<id>", "gone/<id>"),
+        "open_complete",
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import modal
 import pytest
 
+from app.platform.store import LimitedDict
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Reading
@@ -71,7 +72,7 @@ def real_modal_pair(home: Path) -> Iterator[StorePair]:
 def modal_pair(queue: modal.Queue, facts: modal.Dict, pass_time: Callable[[float], None] | None) -> StorePair:
     return StorePair(
         queue,
-        facts,
+        LimitedDict(facts),
         modal.exception.RequestSizeError,
         pass_time,
         lambda count, key: queue.put_many(list(range(count)), partition=key),

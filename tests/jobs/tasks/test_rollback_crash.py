@@ -17,8 +17,8 @@ from jobs.core.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.core.retention import RetentionRules
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Backoff, Ending, JobState, after_trouble
-from jobs.ledger.ledger import Claim, Ledger
 from jobs.registry.client import Registry
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
@@ -45,7 +45,7 @@ class RollbackSetup:
         self.clock = HandClock()
         store = open_store(root / "ledger.sqlite", self.clock)
         closing.callback(store.close)
-        self.ledger: Ledger = store.ledger()
+        self.ledger = store.ledger()
         self.persists = 0
         self.failing: int | None = None
         self.weights = weights_at(root, persist=self.persist, clock=self.clock)

@@ -154,9 +154,9 @@ class Counted(SqliteDict):
         self.writes += 1
         return super().put(key, value, skip_if_exists=skip_if_exists)
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         self.passes += 1
-        return super().items()
+        return super().items(*prefixes)
 
 
 @pytest.mark.parametrize("count", [5, 10, 40])

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from jobs.core.clock import SystemClock
 from jobs.store import keys
+from jobs.store.prefixes import beginning
 from jobs.telemetry import usage as module
 from jobs.telemetry.usage import Row, UsageRecorder, Use, last_used, usage
 from jobs.testing.clock import HandClock
@@ -52,11 +53,11 @@ class Shaky:
             raise ConnectionError("not read")
         return self.entries.get(key, default)
 
-    def keys(self) -> Iterator[Any]:
-        return iter(list(self.entries))
+    def keys(self, *prefixes: str) -> Iterator[Any]:
+        return iter(list(beginning(self.entries, prefixes)))
 
-    def items(self) -> Iterator[tuple[Any, Any]]:
-        return iter(list(self.entries.items()))
+    def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
+        return iter([(key, self.entries[key]) for key in beginning(self.entries, prefixes)])
 
 
 def count(rows: list[Row]) -> int:

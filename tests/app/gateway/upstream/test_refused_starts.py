@@ -131,7 +131,6 @@ def age(running: RunningGateway, seconds: float) -> None:
         if key.startswith("server/"):
             said = Report.from_json(value)
             running.facts.put(key, replace(said, at=said.at - timedelta(seconds=seconds)).as_json())
-    running.known_state._reports_of_all._final.clear()
     running.known_state.refresh()
 
 

@@ -1,0 +1,183 @@
+"""The index of the jobs that are open: what a sweep looks at, however many have ended.
+
+An entry is written before the post and removed after the end. It is a hint, not a fact: whoever dies between a fact and
+its entry leaves the entry as it was. So nothing is decided by it that facts do not decide again: it may say of a job
+that it is open, or where it stands, when that has passed; a claim or a sweep that finds otherwise puts it right. What
+it lacks, as it does the jobs of an older version, `Ledger.index_all` brings in.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from jobs.core.clock import Clock, isoformat, parse_moment
+from jobs.ledger.job import Job, JobState
+from jobs.store import keys
+from jobs.store.protocols import ShrinkingDict
+
+ORPHAN_AFTER = timedelta(hours=1)
+"""A post that was announced so long ago and has not come was broken off."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The attempt that was claimed last, and when it will be late if nothing is heard of it."""
+
+    n: int
+    at: datetime
+    lease: timedelta
+
+
+@dataclass(frozen=True)
+class OpenJob:
+    """What is said of an open job.
+
+    Args:
+        fact: its request, as the ledger keeps it.
+        is_posted: its request is in the ledger; else somebody was about to write it.
+        ended: so many attempts have ended, and it went on after each.
+        running: the attempt after those, if it was claimed.
+        not_before: until when it waits, if it does.
+        put_at: when its id was last put into the queue for the attempt that is due; None when it is not there.
+        cancel_asked: somebody asked for it to stop while it ran.
+
+    """
+
+    fact: Mapping[str, Any]
+    is_posted: bool = True
+    ended: int = 0
+    running: Running | None = None
+    not_before: datetime | None = None
+    put_at: datetime | None = None
+    cancel_asked: bool = False
+
+    @property
+    def id(self) -> str:
+        return str(self.fact["id"])
+
+    @property
+    def kind(self) -> str:
+        return str(self.fact["kind"])
+
+    @property
+    def subject(self) -> str:
+        return str(self.fact["subject"])
+
+    @property
+    def lane(self) -> str:
+        return str(self.fact["lane"])
+
+    @property
+    def posted_at(self) -> datetime:
+        return parse_moment(self.fact["posted_at"])
+
+    @classmethod
+    def of(cls, job: Job, *, put_at: datetime | None = None) -> Self:
+        """What is to be said of a job that has not ended."""
+        is_running = job.state is JobState.RUNNING
+        last = job.attempts[-1] if is_running else None
+        return cls(
+            fact={
+                "id": job.id,
+                "kind": job.kind,
+                "subject": job.subject,
+                "lane": job.lane,
+                "request": dict(job.request),
+                "attempts_allowed": job.attempts_allowed,
+                "posted_by": job.posted_by,
+                "posted_at": isoformat(job.posted_at),
+            },
+            ended=len(job.attempts) - is_running,
+            running=Running(last.n, last.started_at, last.lease) if last else None,
+            not_before=job.not_before,
+            put_at=None if is_running else put_at,
+            cancel_asked=job.cancel_asked,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        running = self.running
+        return {
+            "v": 1,
+            "job": dict(self.fact),
+            "posted": self.is_posted,
+            "ended": self.ended,
+            "running": running
+            and {"n": running.n, "at": isoformat(running.at), "lease_seconds": running.lease.total_seconds()},
+            "not_before": isoformat(self.not_before) if self.not_before else None,
+            "put_at": isoformat(self.put_at) if self.put_at else None,
+            "cancel_asked": self.cancel_asked,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        running, not_before, put_at = (document.get(name) for name in ("running", "not_before", "put_at"))
+        return cls(
+            fact=document["job"],
+            is_posted=bool(document.get("posted", True)),
+            ended=int(document.get("ended", 0)),
+            running=running
+            and Running(
+                int(running["n"]), parse_moment(running["at"]), timedelta(seconds=float(running["lease_seconds"]))
+            ),
+            not_before=parse_moment(not_before) if not_before else None,
+            put_at=parse_moment(put_at) if put_at else None,
+            cancel_asked=bool(document.get("cancel_asked")),
+        )
+
+    def is_like(self, job: Job) -> bool:
+        """Whether the same is said of it as the job tells, but for its progress and its place in the queue."""
+        return replace(self, put_at=None) == OpenJob.of(job)
+
+    def is_due(self, now: datetime) -> bool:
+        return self.running is None and (self.not_before is None or self.not_before <= now)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All entries, and whether every job that was open when they were last compared with all jobs has one."""
+
+    jobs: tuple[OpenJob, ...]
+    is_complete: bool
+
+
+class OpenJobs:
+    """The entries, as they are in the store. Any thread may use it: it remembers nothing."""
+
+    def __init__(self, facts: ShrinkingDict, clock: Clock) -> None:
+        self._facts = facts
+        self._clock = clock
+
+    def all(self) -> Listed:
+        entries = dict(self._facts.items(keys.OPEN, keys.OPEN_COMPLETE))
+        is_complete = entries.pop(keys.OPEN_COMPLETE, None) is not None
+        return Listed(tuple(OpenJob.from_json(value) for value in entries.values()), is_complete)
+
+    def find(self, id: str) -> OpenJob | None:
+        entry = self._facts.get(keys.open(id))
+        return OpenJob.from_json(entry) if entry is not None else None
+
+    def announce(self, fact: Mapping[str, Any]) -> bool:
+        """Say that a job is about to be posted; false when something is said of it already."""
+        entry = OpenJob(fact, is_posted=False)
+        return self._facts.put(keys.open(entry.id), entry.as_json(), skip_if_exists=True)
+
+    def say(self, job: OpenJob) -> None:
+        self._facts.put(keys.open(job.id), job.as_json())
+
+    def say_put(self, job: OpenJob, at: datetime | None) -> None:
+        """Say when its id was last put into the queue; or that it is not there."""
+        self.say(replace(job, put_at=at))
+
+    def remove(self, id: str) -> None:
+        """Say nothing more of a job that has ended, or was never posted."""
+        self._facts.pop(keys.open(id), None)
+
+    def add_missing(self, jobs: Iterable[Job]) -> int:
+        """Have an entry for each of these that has not ended; how many lacked one."""
+        known = {entry.id for entry in self.all().jobs}
+        missing = [job for job in jobs if not job.has_ended and job.id not in known]
+        for job in missing:
+            self._facts.put(keys.open(job.id), OpenJob.of(job).as_json(), skip_if_exists=True)
+        self._facts.put(keys.OPEN_COMPLETE, {"v": 1, "at": isoformat(self._clock.now())})
+        return len(missing)

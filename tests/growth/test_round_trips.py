@@ -1,0 +1,297 @@
+"""What each operation asks of a deployment's stores, counted: its budget, and that the past adds nothing to it.
+
+A round trip to Modal takes 10 to 50 ms. A listing is one, and streams what it lists; so beside the trips the entries
+are counted, and neither may grow with the jobs that have ended.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import pytest
+
+from app.fleet.file import read
+from app.fleet.schedule import jobs_of_night
+from app.fleet.schema import parse
+from app.model_server.report import Report
+from app.scheduler import runs
+from app.scheduler.night_plan import Actual
+from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Ledger
+from jobs.store import keys
+from jobs.telemetry.usage import UsageRecorder, Use
+from jobs.testing.clock import HandClock
+from jobs.weights.history import Memory
+from jobs.weights.prune_plan import plan
+from jobs.weights.survey import Survey
+from tests.support.counting_stores import CountingStore, Trips
+
+LEASE = timedelta(minutes=1)
+
+
+class Scene:
+    """A ledger with a past, and what can be done to it."""
+
+    def __init__(self, ended: int = 0, queued: int = 0, running: int = 0) -> None:
+        self.clock = HandClock()
+        self.store = CountingStore(self.clock)
+        self.number = 0
+        ledger = self.ledger()
+        ledger.sweep()
+        for _ in range(ended):
+            self.ended(ledger)
+        for _ in range(running):
+            self.claimed(ledger)
+        for _ in range(queued):
+            self.posted(ledger)
+        self.store.trips.begin()
+
+    def ledger(self) -> Ledger:
+        return Ledger(self.store.queue, self.store.facts, self.clock)
+
+    def posted(self, ledger: Ledger, kind: str = "pull") -> str:
+        self.number += 1
+        return ledger.post(kind, f"m{self.number}:latest", {"model": f"m{self.number}"}, by="test").job.id
+
+    def claimed(self, ledger: Ledger, kind: str = "pull") -> Claim:
+        id = self.posted(ledger, kind)
+        self.store.queue.lanes["servers" if kind == "warm" else "weights"].remove(id)
+        claim = ledger.claim(id, worker="w", lease=LEASE)
+        assert claim is not None
+        return claim
+
+    def ended(self, ledger: Ledger) -> None:
+        ledger.end(self.claimed(ledger), Ending("succeeded"), Reading())
+
+    def counted(self, work: Callable[[], object]) -> Trips:
+        self.store.trips.begin()
+        work()
+        return self.store.trips
+
+
+def post_new(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    return lambda: ledger.post("pull", "new:latest", {"model": "new"}, by="test")
+
+
+def post_again(scene: Scene) -> Callable[[], object]:
+    """Of a subject whose last job has ended."""
+    ledger = scene.ledger()
+    scene.ended(ledger)
+    subject = f"m{scene.number}:latest"
+    return lambda: ledger.post("pull", subject, {"model": "m"}, by="test")
+
+
+def post_queued(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    scene.posted(ledger)
+    subject = f"m{scene.number}:latest"
+    return lambda: ledger.post("pull", subject, {"model": "m"}, by="test")
+
+
+def post_running(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    scene.claimed(ledger)
+    subject = f"m{scene.number}:latest"
+    return lambda: ledger.post("pull", subject, {"model": "m"}, by="test")
+
+
+def claim(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    id = scene.posted(ledger)
+    return lambda: ledger.claim(id, worker="w", lease=LEASE)
+
+
+def claim_second(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    first = scene.claimed(ledger)
+    ledger.end(first, Ending("retry", "network", "cut", not_before=scene.clock.now()), Reading())
+    return lambda: ledger.claim(first.job.id, worker="w", lease=LEASE)
+
+
+def claim_warm(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    id = scene.posted(ledger, "warm")
+    return lambda: ledger.claim(id, worker="w", lease=LEASE)
+
+
+def beat(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    return lambda: ledger.beat(held, Reading())
+
+
+def beat_before_publishing(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    return lambda: ledger.beat(held, Reading(), before_publishing=True)
+
+
+def end(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    return lambda: ledger.end(held, Ending("succeeded"), Reading())
+
+
+def end_for_now(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    return lambda: ledger.end(held, Ending("retry", "network", "cut", not_before=scene.clock.now()), Reading())
+
+
+def cancel_queued(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    id = scene.posted(ledger)
+    return lambda: ledger.cancel(id, by="test")
+
+
+def cancel_running(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    return lambda: ledger.cancel(held.job.id, by="test")
+
+
+def look(scene: Scene) -> Callable[[], object]:
+    """Of a follower, at a job that runs."""
+    ledger = scene.ledger()
+    held = scene.claimed(ledger)
+    job = ledger.reader.get(held.job.id)
+    ledger.beat(held, Reading(5, 10))
+    return lambda: ledger.reader.look(job)
+
+
+def look_queued(scene: Scene) -> Callable[[], object]:
+    ledger = scene.ledger()
+    job = ledger.reader.get(scene.posted(ledger))
+    return lambda: ledger.reader.look(job)
+
+
+def sweep(scene: Scene) -> Callable[[], object]:
+    """By a ledger that has just been opened, as each tick's is."""
+    scene.clock.tick(300)
+    return scene.ledger().sweep
+
+
+BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
+    post_new: (6, ""),
+    post_again: (6, ""),
+    post_queued: (6, ""),
+    post_running: (8, "who attaches is told of the whole job: its claim, end and beat beside its request"),
+    claim: (5, ""),
+    claim_second: (7, "the story of an attempt before it, two facts each, which decide whether another is worth it"),
+    claim_warm: (6, "one listing of the open jobs, whether the model is being changed"),
+    beat: (2, ""),
+    beat_before_publishing: (
+        3,
+        "both is asked for certain: whether somebody cancelled it, and whether somebody ended it",
+    ),
+    end: (4, ""),
+    end_for_now: (4, ""),
+    look: (2, ""),
+    look_queued: (2, ""),
+    cancel_queued: (12, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
+    cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
+    sweep: (2, ""),
+}
+"""The most round trips of each operation; where that is more than was meant, why."""
+
+
+@pytest.mark.parametrize("operation", BUDGETS, ids=lambda operation: operation.__name__)
+def test_an_operation_keeps_to_its_budget(operation: Callable[[Scene], Callable[[], object]]) -> None:
+    """Each operation on the ledger makes no more round trips than its budget says."""
+    scene = Scene(ended=3, queued=2)
+    trips = scene.counted(operation(scene))
+    most, _ = BUDGETS[operation]
+    assert len(trips) <= most, trips.asked
+
+
+@pytest.mark.parametrize("operation", BUDGETS, ids=lambda operation: operation.__name__)
+def test_the_past_costs_nothing(operation: Callable[[Scene], Callable[[], object]]) -> None:
+    """With ten times as many jobs that have ended an operation makes the same round trips, and lists no more."""
+    few, many = (
+        (len(trips), trips.listed)
+        for trips in (scene.counted(operation(scene)) for scene in (Scene(ended=10), Scene(ended=100)))
+    )
+    assert few == many
+
+
+@pytest.mark.parametrize("queued", [20, 40, 500])
+def test_jobs_that_wait_cost_a_sweep_no_trip(queued: int) -> None:
+    """However many jobs wait in the queue, a sweep is one listing and a count of the lane, by whoever it is made."""
+    scene = Scene(ended=5, queued=queued)
+    for _ in range(3):
+        trips = scene.counted(sweep(scene))
+        assert len(trips) == 2, trips.asked
+        assert trips.listed == queued + 1
+
+
+@pytest.mark.parametrize("running", [0, 3, 6])
+def test_a_running_job_costs_a_sweep_one_read(running: int) -> None:
+    """Of a job that runs and beats, a sweep reads the beat."""
+    scene = Scene(ended=5, queued=5)
+    ledger = scene.ledger()
+    held = [scene.claimed(ledger) for _ in range(running)]
+    for _ in range(10):
+        scene.clock.tick(30)
+        for each in held:
+            ledger.beat(each, Reading())
+    trips = scene.counted(scene.ledger().sweep)
+    assert len(trips) == 2 + len(held), trips.asked
+
+
+# -- the schedules -----------------------------------------------------------------------------------------------------
+
+FLEET = parse(read(), "fleet.toml")
+
+
+def context(scene: Scene) -> runs.ScheduleContext:
+    return runs.ScheduleContext(scene.ledger(), scene.store.facts, FLEET, scene.clock, lambda _: None)
+
+
+def tick(scene: Scene) -> None:
+    runs.tick(context(scene), lambda: None, lambda _, __: None, lambda: None)
+
+
+def nothing_there(now: runs.ScheduleContext, memory: Memory) -> Actual:
+    here = Survey((), (), (), (), (), 0)
+    jobs = jobs_of_night(FLEET.schedule.times, [], now.clock.now())
+    return Actual((), {}, memory, plan(here, memory.weights_use([]), FLEET.retention(), now.clock.now()), jobs)
+
+
+@pytest.mark.parametrize(("queued", "running"), [(0, 0), (500, 0), (20, 4), (40, 4)])
+def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
+    """A tick makes twelve round trips, and one more for each running job; jobs that wait, servers and days of usage
+    that are known cost none."""
+    scene = Scene(ended=5, queued=queued)
+    ledger = scene.ledger()
+    held = [scene.claimed(ledger) for _ in range(running)]
+    for number in range(20):
+        report = Report("a10g", f"c{number}", "ended", scene.clock.now())
+        scene.store.facts.put(report.key, report.as_json())
+        usage_recorder = UsageRecorder(scene.store.facts, scene.clock, f"gateway-{number}")
+        usage_recorder.add(Use(scene.clock.now(), "m1:latest", "key", "a10g", "success"))
+        usage_recorder.flush()
+    for _ in range(2):
+        scene.clock.tick(300)
+        for each in held:
+            each.held_until, each.held_for = scene.clock.now() + LEASE, scene.clock.monotonic() + 60
+            ledger.beat(each, Reading())
+        trips = scene.counted(lambda: tick(scene))
+    assert len(trips) <= 12 + running, trips.asked
+
+
+@pytest.mark.parametrize("days", [0, 3])
+def test_a_night_keeps_to_its_budget(days: int) -> None:
+    """A night makes forty round trips and six a step, and reads by its key what the Dict would forget otherwise: five
+    reads an open job, and one for each day of usage. Jobs that have ended cost nothing."""
+    scene = Scene(ended=50, queued=4)
+    for day in range(days):
+        key = keys.usage(f"2026-01-0{day + 1}", "gateway")
+        scene.store.facts.put(key, {"v": 1, "rows": []})
+    open_jobs = len(scene.store.sorts["open"].kept) - 1
+    now = context(scene)
+    trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))
+    steps = sum(asked.startswith("enqueue ") for asked in trips.asked)
+    assert steps
+    assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked
