@@ -98,11 +98,11 @@ class _Facts:
         text = self._view.ask("get", key)
         return default if text is None else json.loads(text)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        return iter([key for key, _ in self._view.ask("items", prefix)])
+    def keys(self, *prefixes: str) -> Iterator[str]:
+        return iter([key for key, _ in self._view.ask("items", *prefixes)])
 
-    def items(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        return iter([(key, json.loads(text)) for key, text in self._view.ask("items", prefix)])
+    def items(self, *prefixes: str) -> Iterator[tuple[str, Any]]:
+        return iter([(key, json.loads(text)) for key, text in self._view.ask("items", *prefixes)])
 
     def _written(self, reply: Any) -> Any:
         if reply == LOST_ONCE:
@@ -301,8 +301,9 @@ class _Stores:
         match operation:
             case ("get", key):
                 return store, entries.get(key)
-            case ("items", prefix):
-                return store, tuple(sorted(entry for entry in entries.items() if entry[0].startswith(prefix)))
+            case ("items", *prefixes):
+                begins = tuple(prefixes) or ("",)
+                return store, tuple(sorted(entry for entry in entries.items() if entry[0].startswith(begins)))
             case ("put", key, text, skip):
                 if skip and key in entries:
                     return store, False

@@ -17,8 +17,9 @@ from typing import Any, TypeVar
 
 from jobs.core.errors import Fenced, NotFound, StoreTrouble
 from jobs.core.progress import Reading
+from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending, IllegalMove, Job, Outcome
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.testing.clock import HandClock
 from tests.support.exhaustive import (
@@ -200,7 +201,10 @@ class Promises:
         self._check_jobs(jobs)
         about = frozenset(entry for entry in facts.items() if not entry[0].startswith(keys.BEAT))
         if about not in self._known_to_end:  # a beat only moves the time from which on an attempt is given up
-            self._check_end(facts)
+            try:
+                self._check_end(facts)
+            except IllegalMove as illegal:
+                raise Violation(f"P3: {illegal}") from None
             self._known_to_end.add(about)
 
     def _check_jobs(self, jobs: list[Job]) -> None:
@@ -212,17 +216,18 @@ class Promises:
                 raise Violation(f"P3: {job.id} has {len(job.attempts)} attempts of {job.attempts_allowed}")
 
     def _check_end(self, facts: Entries) -> None:
-        """All die here; a sweep and a worker that come later bring every job to its end."""
-        store, clock = _Plain(facts), HandClock(BEGIN)
+        """All die here and the queue is lost; sweeps that come later, and a worker, bring every job to its end."""
+        clock, queue = HandClock(BEGIN), _Recorded()
         clock.tick(1000 * PASSES.total_seconds())
-        ledger = Ledger(NoQueue(), store, clock)
+        ledger = Ledger(queue, _Plain(facts), clock)
         before = {job.id: job for job in ledger.reader.jobs()}
         for _ in range(ALLOWED + 1):
             ledger.sweep()
-            for id in before:
+            for id in queue.ids:
                 claim = ledger.claim(id, worker="last", lease=LEASE)
                 if claim is not None:
                     ledger.end(claim, Ending("succeeded"), Reading())
+            clock.tick(PASSES.total_seconds())
         after = {job.id: job for job in ledger.reader.jobs()}
         for id, job in before.items():
             if id not in after or not after[id].has_ended:
@@ -256,17 +261,32 @@ class _Plain:
     def get(self, key: str, default: Any = None) -> Any:
         return self._entries.get(key, default)
 
-    def keys(self, prefix: str = "") -> Iterator[str]:
-        return iter([key for key in self._entries if key.startswith(prefix)])
+    def keys(self, *prefixes: str) -> Iterator[str]:
+        return iter([key for key in self._entries if key.startswith(prefixes or ("",))])
 
-    def items(self, prefix: str = "") -> Iterator[tuple[str, Any]]:
-        return iter([entry for entry in self._entries.items() if entry[0].startswith(prefix)])
+    def items(self, *prefixes: str) -> Iterator[tuple[str, Any]]:
+        return iter([entry for entry in self._entries.items() if entry[0].startswith(prefixes or ("",))])
+
+
+class _Recorded(NoQueue):
+    """A queue of which it is known what was put in."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        self.ids.append(v)
 
 
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
-BY_WORKER = (keys.CLAIM, keys.BEAT, keys.END)
-BY_OTHERS = {"poster": (keys.JOB, keys.LIVE), "sweeper": (keys.CLAIM, keys.END), "canceller": (keys.CANCEL, *BY_WORKER)}
+BY_ALL = (keys.OPEN, keys.LIVE)
+BY_WORKER = (keys.CLAIM, keys.BEAT, keys.END, *BY_ALL)
+BY_OTHERS = {
+    "poster": (keys.JOB, *BY_ALL),
+    "sweeper": (keys.CLAIM, keys.END, *BY_ALL),
+    "canceller": (keys.CANCEL, keys.CLAIM, keys.END, *BY_ALL),
+}
 
 
 def scenario(
@@ -291,7 +311,7 @@ def scenario(
     pointer = {"v": 1, "line": LINE, "generation": 1}
     return Scenario(
         actors=tuple(actors),
-        store={keys.live("pull", SUBJECT): pointer},
+        store={keys.live("pull", SUBJECT): pointer, keys.OPEN_COMPLETE: {"v": 1}},
         once=once,
         check=Promises().check,
         do=do,

@@ -1,12 +1,17 @@
 """The ledger in every order of steps, as far as a suite has time for it; `scripts/prove` goes further."""
 
 import secrets
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from jobs.ledger.ledger import Claim, Ledger
+from jobs.core.clock import Clock, isoformat
+from jobs.ledger.attempts import Attempts, Claim
+from jobs.ledger.job import JobFacts
+from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.store.protocols import QueueLike, ShrinkingDict
 from tests.support.exhaustive import Search, View, Violation, quiet
 from tests.support.ledger_proof import OpenLedger, scenario
 
@@ -32,19 +37,30 @@ def test_everybody_together_keeps_every_promise_at_first() -> None:
     assert found.states > 10_000
 
 
-class _WithoutFence(Ledger):
+class _WithoutFence(Attempts):
     """Whoever is late goes on."""
 
-    def _still_held(self, claim: Claim) -> Any:
+    def still_held(self, claim: Claim) -> datetime:
         return self._clock.now()
 
 
-class _BlindClaims(Ledger):
+class _BlindClaims(Attempts):
     """A claim is written over another one."""
 
-    def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
-        if not key.startswith(keys.CLAIM):
-            return super()._write_once(key, fact, token)
+    def claim(self, facts: JobFacts, worker: str, lease: timedelta, token: str) -> Claim | None:
+        key = keys.claim(str(facts.job["id"]), len(facts.claims) + 1)
+        self._facts.put(
+            key, {"at": isoformat(self._clock.now()), "worker": worker, "lease_seconds": 30.0, "token": token}
+        )
+        return super().claim(facts, worker, lease, token)
+
+
+class _ForgetfulEnds(Attempts):
+    """An end is written over another one."""
+
+    def write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
+        if not key.startswith(keys.END):
+            return super().write_once(key, fact, token)
         self._facts.put(key, {"v": 1, **fact, "token": token or secrets.token_hex(8)})
         return True
 
@@ -56,14 +72,15 @@ class _DoublePosts(Ledger):
         return f"line-{secrets.token_hex(8)}", 1
 
 
-class _ForgetfulEnds(Ledger):
-    """An end is written over another one."""
+def _with(attempts: type[Attempts]) -> type[Ledger]:
+    """A ledger whose attempts are such."""
 
-    def _write_once(self, key: str, fact: dict[str, Any], token: str | None = None) -> bool:
-        if not key.startswith(keys.END):
-            return super()._write_once(key, fact, token)
-        self._facts.put(key, {"v": 1, **fact, "token": token or secrets.token_hex(8)})
-        return True
+    class Broken(Ledger):
+        def __init__(self, queue: QueueLike, facts: ShrinkingDict, clock: Clock) -> None:
+            super().__init__(queue, facts, clock)
+            self._attempts = attempts(self._facts, self._queue, clock)
+
+    return Broken
 
 
 def _open(ledger: type[Ledger]) -> OpenLedger:
@@ -75,7 +92,13 @@ def _open(ledger: type[Ledger]) -> OpenLedger:
 
 @pytest.mark.parametrize(
     ("ledger", "workers", "sweepers", "promise"),
-    [(_WithoutFence, 1, 0, "P4"), (_BlindClaims, 2, 0, "P3"), (_DoublePosts, 0, 0, "P2"), (_ForgetfulEnds, 1, 1, "P3")],
+    [
+        (_with(_WithoutFence), 1, 0, "P4"),
+        (_with(_BlindClaims), 2, 0, "P[34]"),
+        (_with(_ForgetfulEnds), 1, 1, "P3"),
+        (_DoublePosts, 0, 0, "P2"),
+    ],
+    ids=["without a fence", "blind claims", "forgetful ends", "double posts"],
 )
 def test_a_ledger_that_breaks_a_promise_is_found(
     ledger: type[Ledger], workers: int, sweepers: int, promise: str

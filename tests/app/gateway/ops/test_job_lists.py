@@ -185,11 +185,11 @@ class Reads:
         store, reads = self.api.store(), self
 
         class Counted(SqliteDict):
-            def items(self) -> Any:
+            def items(self, *prefixes: str) -> Any:
                 reads.count += 1
                 if reads.is_away:
                     raise StoreUnavailable("the store is away")
-                return super().items()
+                return super().items(*prefixes)
 
         store.facts.close()
         store.facts = Counted(store.path)
