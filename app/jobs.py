@@ -20,6 +20,7 @@ if __name__ == "jobs":
 
 import modal
 
+from app.deploy_refusals import refusals_told
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
 from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
     from jobs.weights.prune_plan import PrunePlan
 
-_TIMES = Times.read()
+with refusals_told():
+    _TIMES = Times.read()
 _DAY = int(LONGEST.total_seconds())
 _SHORT = 600
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING, Any
 from app.deployment import status as reports
 from app.deployment.spawn_worker import spawn_worker
 from app.resources import APP, GATEWAY, PLAN_PRUNE, READ_FLEET, WEIGHTS_WORKER, deployment, ledger, queue
-from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, say, settle_streams, show
+from jobs.cli.interrupt import INTERRUPTED
+from jobs.cli.job_commands import JobCommands, Preview, exit_code
+from jobs.cli.output import say, settle_streams, show
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import parse_span
+from jobs.core.since import parse_since
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
@@ -217,7 +219,7 @@ def show_cost(
     from app.accounting.spending import estimate  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
     now = commands.now
-    began = now - parse_span(since, "--since")
+    began = parse_since(since, "--since", now)
     cost = estimate({**past(), **dict(ledger.items())}, priced(launcher.fleet(), now.date()), began, now)
     show(cost.as_json(), cost.lines(), json=json)
     return 0

@@ -26,7 +26,7 @@ from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from jobs.core.clock import Clock
-from jobs.core.errors import Bug, Forbidden, NotFound, Trouble
+from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unsupported
 
 OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
 """What the ops API answers."""
@@ -194,6 +194,8 @@ def _refuse_wrong(exchange: Exchange, path: str, *, is_known: bool) -> None:
         raise WrongMethod(f"{entry.path} does not take {exchange.method}", hint=f"use {' or '.join(entry.methods)}")
     if entry.action == "refused":  # to any caller: another key would not help
         raise Forbidden(f"{entry.path} is not served here: {entry.why}")
+    if entry.action == "unserved":
+        raise Unsupported(f"{entry.path} is not served here: {entry.why}")
     exchange.caller.need(*_scopes(entry))
 
 

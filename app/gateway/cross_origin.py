@@ -29,7 +29,10 @@ PROGRAMS = frozenset({"app", "file", "tauri", "vscode-webview", "vscode-file"})
 METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 
 EXPOSED = b", ".join(
-    (b"x-request-id", b"x-served-model", b"x-served-tier", b"x-simulated", b"retry-after", b"www-authenticate")
+    (
+        *(b"x-request-id", b"x-served-model", b"x-served-tier", b"x-prompt-truncated", b"x-simulated", b"retry-after"),
+        b"www-authenticate",
+    )
 )
 """Beside what browsers always show: of these clients make something."""
 

@@ -16,9 +16,11 @@ from loguru import logger
 
 from app import resources
 from app.accounting.archive import archive_at
+from app.deploy_refusals import refusals_told
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
+from app.fleet.effect_notes import in_a_deployment
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
@@ -47,7 +49,8 @@ MEMORY_MIB = 512
 REFRESH_EVERY = timedelta(seconds=10)
 """Each refresh reads the ledger across the network. A model that a request misses is looked for at once."""
 
-_FLEET = declared()
+with refusals_told():
+    _FLEET = declared()
 
 
 @resources.app.server(
@@ -171,6 +174,8 @@ class Service:
         note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
+        for note in in_a_deployment(declared()):
+            logger.warning("{}", note)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""

@@ -63,7 +63,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    memory = recall(home.facts(), home.reader(clock).jobs())
+    memory = recall(home.read_facts(), home.reader(clock).jobs())
     return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 

@@ -11,9 +11,12 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
+from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
+from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
+from app.local.plan import VARIABLE as PULL_FROM
 from app.local.plan import StackPlan
 from app.local.processes import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
@@ -64,6 +67,7 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, processes, clock)
             servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
+            say_effects(plan, servers)
             restarter = Restarter(processes, clock)
             problems: list[Callable[[], tuple[str, ...]]] = [restarter.problems]  # grown before the gateway opens
             gateway = LocalGateway(
@@ -97,6 +101,24 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
             complain(trouble)
             say(f"hint: the log is {home.logs / 'up.log'}")
             return 1
+
+
+def say_effects(plan: StackPlan, servers: Servers) -> None:
+    """Say of which keys of the fleet file nothing comes here, and what counts in their place."""
+    if plan.fleet is None:
+        return
+    machine = OneMachine(
+        environ=os.environ,
+        tiers=[tier.name for tier in servers.tiers],
+        found=servers.urls[0] if servers.found else None,
+        simulated=servers.simulated,
+        quota=plan.retention.quota_bytes != plan.fleet.volume.quota_bytes,
+        pull_from=PULL_FROM if os.environ.get(PULL_FROM, "").strip() else None,
+        not_ours=None if servers.models else servers.why_by_server,
+    )
+    logger.info("{}", of_modal(plan.fleet, machine))
+    for note in on_one_machine(plan.fleet, machine):
+        logger.warning("{}", note)
 
 
 def _require_running(server: HttpServer) -> None:
@@ -159,5 +181,6 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", gateway)
-    put(f"ready {gateway}")
+    put(f"ready {gateway}")  # alone on its line: scripts read it
+    put(f"page {gateway}{PAGE}")
     return stack

@@ -9,29 +9,59 @@ import getpass
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
+from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
+from jobs.cli.terminal.table import GiveWay
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import local_time, parse_span
+from jobs.core.since import parse_since
+from jobs.core.units import local_time
 from jobs.ledger import dead_letters
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
 from jobs.ledger.kinds import ALL, JobRequest, Kind, kind_named
-from jobs.ledger.ledger import Posted
 
 if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
 
-INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
+
+
+_JOBS_GIVE_WAY = (
+    GiveWay("REMARK", 30),
+    GiveWay("POSTED", lambda moment: moment[5:16]),
+    GiveWay("REMARK", 12),
+    GiveWay("MODEL", 24, "middle"),
+    GiveWay("REMARK", "left out"),
+    GiveWay("TRIES", "left out"),
+    GiveWay("POSTED", lambda moment: moment[:5]),
+    GiveWay("MODEL", 16, "middle"),
+    GiveWay("POSTED", "left out"),
+    GiveWay("DONE", "left out"),
+    GiveWay("MODEL", 8, "middle"),
+)
+"""An id is typed again, and the kind, the model and the state say what it is; the rest is a `job ID` away."""
+
+_PLAN_GIVES_WAY = (GiveWay("WHAT", 24, "middle"),)
+
+_MODELS_GIVE_WAY = (
+    GiveWay("MODIFIED", lambda moment: moment[:10]),
+    GiveWay("FAMILY", "left out"),
+    GiveWay("MODIFIED", "left out"),
+    GiveWay("DIGEST", "left out"),
+    GiveWay("QUANTISATION", "left out"),
+    GiveWay("PARAMETERS", "left out"),
+    GiveWay("NAME", 16, "middle"),
+)
+"""A name is typed again; `show NAME` tells the rest."""
 
 
 class Preview(Protocol):
@@ -120,7 +150,7 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Callable[[], Mapping[str, Any]] = dict
     poll_every: timedelta = POLL_EVERY
     refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
     refuses_itself: bool = False
@@ -146,10 +176,10 @@ class JobCommands:
         """
         if attempts is not None and attempts < 1:
             raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
-        parameters = kind.read(typed)
+        parameters, defaults = kind.read(typed), self.defaults()
         requests: dict[str, JobRequest] = {}
         for model in models or (None,):
-            request = kind.request(model, parameters, self.defaults)
+            request = kind.request(model, parameters, defaults)
             requests.setdefault(request.subject, request)  # what is named twice is one
         if len(requests) > 1 or not self.refuses_itself:
             for request in requests.values():
@@ -253,15 +283,16 @@ class JobCommands:
     def _followed(self, ids: Sequence[str]) -> list[Job] | None:
         """The jobs once they have ended; None when whoever followed them left."""
         try:
-            return follow(
-                ids,
-                self.reader.get,
-                clock=self.clock,
-                is_worked=self.is_worked,
-                idle=self.idle,
-                every=self.poll_every,
-                worded=self.worded,
-            )
+            with Interruptible():
+                return follow(
+                    ids,
+                    self.reader.get,
+                    clock=self.clock,
+                    is_worked=self.is_worked,
+                    idle=self.idle,
+                    every=self.poll_every,
+                    worded=self.worded,
+                )
         except KeyboardInterrupt:
             say()
             for id in ids:
@@ -304,7 +335,7 @@ class JobCommands:
         """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
         if limit < 0:
             raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
-        began = self.clock.now() - parse_span(since, "--since") if since is not None else None
+        began = parse_since(since, "--since", self.clock.now()) if since is not None else None
         if dead:
             return self._list_dead(began, json=json)
         if state is not None and state not in set(JobState):
@@ -316,7 +347,7 @@ class JobCommands:
             put_json([job.as_json() for job in jobs])
         elif jobs:
             head = ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK")
-            put_table(head, [self._row(job) for job in jobs])
+            put_table(head, [self._row(job) for job in jobs], _JOBS_GIVE_WAY)
         else:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
@@ -420,7 +451,9 @@ class JobCommands:
             return 0
         rows = list(preview.rows())
         if rows:
-            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+            put_table(
+                ("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows], _PLAN_GIVES_WAY, folds=True
+            )
         for note in preview.notes:
             say(f"note: {self.worded(plain(note))}")
         say(preview.summary)
@@ -432,7 +465,7 @@ class JobCommands:
             put_json([each.as_json() for each in models.models])
         elif models.models:
             head = ("NAME", "SIZE", "DIGEST", "MODIFIED", "FAMILY", "PARAMETERS", "QUANTISATION")
-            put_table(head, [each.row(self.now) for each in models.models])
+            put_table(head, [each.row(self.now) for each in models.models], _MODELS_GIVE_WAY)
         else:
             say(f"no models in {models.where}")
         for line in models.complaints:

@@ -17,7 +17,7 @@ from jobs.core.sanitize import plain
 from jobs.core.units import counted, human_bytes
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import ReadableDict
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.night_tries import last_tries
 
@@ -116,7 +116,7 @@ class Ran:
         return replace(both, share=before.share or self.share)
 
 
-def ran_last(facts: DictLike | Mapping[str, Any]) -> Ran | None:
+def ran_last(facts: ReadableDict | Mapping[str, Any]) -> Ran | None:
     """The night that ran last."""
     fact = facts.get(keys.NIGHT_RAN)
     return Ran.from_json(fact) if fact else None

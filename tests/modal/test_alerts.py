@@ -28,7 +28,6 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
-    deploy,
     deployed_ledger,
     finished,
     modal_command,
@@ -64,18 +63,35 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(hook: WebhookServer, checkout: Path) -> Iterator[Platform]:
+def deployment(hook: WebhookServer, checkout: Path) -> Iterator[tuple[Platform, str]]:
+    """The platform, and what whoever deployed to it was told."""
     with RegistryDouble() as registry, control_plane(registry) as platform:
         with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
-        deploy(platform, folder=checkout)
-        yield platform
+        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=checkout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform, done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(deployment: tuple[Platform, str]) -> Platform:
+    return deployment[0]
 
 
 @pytest.fixture(scope="module")
 def client(deployed: Platform) -> Iterator[Client]:
     with deployed.client() as client:
         yield client
+
+
+def test_what_has_no_effect_is_told_to_who_deploys(deployment: tuple[Platform, str]) -> None:
+    """Keys of the fleet file that another key makes void are named, a line each, and nothing else of it."""
+    _, said = deployment
+    assert [line for line in said.splitlines() if "effect" in line or "budget" in line] == [
+        "warning: alerts.quota_percent = 90 has no effect: 'quota' is none of alerts.kinds",
+        "warning: alerts.nightly_late_hours = 3 has no effect: 'nightly' is none of alerts.kinds",
+        "warning: alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
+    ]
 
 
 def told(platform: Platform) -> int:

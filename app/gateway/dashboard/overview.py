@@ -1,11 +1,12 @@
 """What the page shows beside jobs, models and tiers: `GET /ops/v1/board`.
 
 Whose key it is, what is declared of tiers and models, what is spent at this moment, when each model was last used,
-what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
+what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks a server
+only where that costs nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -94,19 +95,24 @@ class OverviewResponse(BaseModel):
     ]
 
 
+async def nothing_newer() -> None:
+    """The reports are as new as they get."""
+
+
 @dataclass(frozen=True)
 class Overview:
     """Collects what the page shows beside jobs, models and tiers, for one caller.
 
     Args:
         clock: the time.
-        reports: what the servers said last.
+        reports: of the servers that are up, with what is in their memory now.
+        refresh: has the servers asked for that first, where it costs nothing.
         last_used: when each model was, by its folded name; it reads the ledger.
         routes: the tier that answers for each model that is here, by its folded name.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
         simulated: the servers only pretend.
 
     """
@@ -120,6 +126,7 @@ class Overview:
     keyless: bool = False
     rented: bool = True
     simulated: bool = False
+    refresh: Callable[[], Awaitable[None]] = nothing_newer
 
     def as_json(self, caller: Caller) -> dict[str, Any]:
         """All of it, for this caller. It reads the store, in any thread."""
@@ -197,7 +204,7 @@ def upcoming(
     if rented:
         does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
-        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
@@ -235,6 +242,7 @@ def router(overview: Overview) -> APIRouter:
     @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
     async def board(caller: MayRead) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
+        await overview.refresh()
         return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
 
     return api

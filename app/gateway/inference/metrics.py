@@ -76,6 +76,12 @@ class Metrics:
             ("model", "tier", "key", "kind"),
             registry=self._registry,
         )
+        self._prompts_truncated = Counter(
+            "ollama_modal_prompts_truncated",
+            "Prompts of which the model was given less than all, as far as that is known",
+            ("model", "tier", "key"),
+            registry=self._registry,
+        )
         self._first_byte = Histogram(
             "ollama_modal_first_byte_seconds",
             "From the request to the first byte of its answer, time held included",
@@ -103,6 +109,8 @@ class Metrics:
             self._tokens.labels(model, tier, key, "prompt").inc(record.prompt_tokens)
         if record.output_tokens:
             self._tokens.labels(model, tier, key, "output").inc(record.output_tokens)
+        if record.is_prompt_truncated:
+            self._prompts_truncated.labels(model, tier, key).inc()
         if record.first_byte_seconds is not None:
             self._first_byte.labels(tier).observe(record.first_byte_seconds)
 

@@ -1,24 +1,31 @@
 """Inference, passed on: to the tier that the model belongs to, byte for byte, as it comes.
 
-A request is tried again only as long as not a byte of an answer has come. When its caller leaves, what the server does
+What is added to a request, so that tokens are counted and cut prompts are told, is taken out of the answer again. A
+request is tried again only as long as not a byte of an answer has come. When its caller leaves, what the server does
 for it is ended at once, but for a load. Each request is recorded once, when it has ended.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
-from app.gateway.inference import operator_options
+from app.gateway.catalog.loaded_models import LoadedModels
+from app.gateway.catalog.state import KnownState
+from app.gateway.inference import abilities, operator_options, prompt_truncation
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
+from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
-from app.gateway.protocol.request import InferenceRequest, read_request, rename_model
+from app.gateway.protocol.json_fields import edit
+from app.gateway.protocol.request import InferenceRequest, naming, read_request
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
@@ -48,12 +55,16 @@ class Proxy:
     upstreams: Mapping[str, TierUpstream]
     upstream_clients: Mapping[str, UpstreamClient]
     cold_starts: Mapping[str, ColdStarts]
+    known: KnownState
+    loaded: LoadedModels
     route_cache: RouteCache
     refresh: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
     recorder: Recorder
     clock: Clock
     detached: DetachedRequests
+    lengths_left: Callable[[Route, int], frozenset[int]]
+    """What is left of a prompt that is cut there; see `prompt_truncation`. Costs nothing worth the name."""
     comment_seconds: float = COMMENT_SECONDS
 
     async def pass_on(self, exchange: Exchange) -> None:
@@ -72,6 +83,7 @@ class _ProxiedRequest:
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False
+        self._uncut: prompt_truncation.UncutPrompt | None = None
 
     async def run(self) -> None:
         try:
@@ -89,15 +101,39 @@ class _ProxiedRequest:
         request = await read_request(self._exchange)
         operator_options.refuse(request, self._exchange.caller)
         route = self._route = await self._routed(request)
-        if request.refusal is not None:
-            raise request.refusal
+        if self._exchange.entry.path in prompt_truncation.COUNTED:
+            size = len(self._exchange.body)
+            self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
+        self._refuse(request, route)
         answer = await self._answered(request, route)
+        self._reply.is_prompt_truncated = self._uncut is not None and self._uncut.is_cut and answer.status < 400
         try:
             if answer.is_request_sent:  # and the answer may take minutes
                 self._exchange.forget_body()
-            await self._reply.pass_on(answer, route)
+            with self._in_memory(request, route, answer):
+                await self._reply.pass_on(answer, route)
         finally:
             answer.close()
+
+    def _in_memory(
+        self, request: InferenceRequest, route: Route, answer: UpstreamAnswer
+    ) -> AbstractContextManager[None]:
+        """Note what the server has in memory for this answer."""
+        loaded, (tier, name) = self._proxy.loaded, (route.tier, route.served_name)
+        if answer.status == 200 and request.needs_load:
+            keep = request.keep_seconds
+            return loaded.used(tier, name, dict(request.settings), None if keep is None else timedelta(seconds=keep))
+        if answer.status == 200 and request.unloads:
+            loaded.unloaded(tier, name)
+        return nullcontext()
+
+    def _refuse(self, request: InferenceRequest, route: Route) -> None:
+        """Refuse what Ollama would refuse once it has found the model, in its order: options come last."""
+        refusal = request.refusal
+        if refusal is None or isinstance(refusal, InvalidOption):
+            abilities.refuse(request.wants, request.model, self._proxy.known.find(route.model))
+        if refusal is not None:
+            raise refusal
 
     async def _routed(self, request: InferenceRequest) -> Route:
         """Where it goes. A model that is not known may have come a moment ago: that is looked up once."""
@@ -116,11 +152,15 @@ class _ProxiedRequest:
         until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
         body = _body_for(exchange, request, route)
+        if request.asking_for_usage is not None:
+            self._reply.take_usage_out()
+        if prompt_truncation.may_cut(exchange, request):
+            self._uncut = prompt_truncation.UncutPrompt(body)
         resets, unseen, pause = 0, 0, FIRST_PAUSE_SECONDS
         while True:
             await self._ready(request, route, until)
             try:
-                answer = await self._begun(request, route, headers, body)
+                answer = await self._asked(request, route, headers, body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble
@@ -133,16 +173,30 @@ class _ProxiedRequest:
             else:
                 unseen += answer.status == 404
                 if answer.status not in {404, 503} or unseen > UNSEEN or not _is_about_a_model(answer):
-                    if request.needs_load and request.is_kept:
-                        cold_starts.answered(route.served_name, request.settings)
-                    elif not request.is_kept:
-                        cold_starts.forget(route.served_name)
+                    self._note_load(request, route)
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
                 raise last
             await self._waiting(asyncio.sleep(pause), request, route)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _note_load(self, request: InferenceRequest, route: Route) -> None:
+        """What an answer tells of the model's place in memory."""
+        cold_starts = self._proxy.cold_starts[route.tier]
+        if request.needs_load and request.is_kept:
+            cold_starts.answered(route.served_name, request.settings)
+        elif not request.is_kept:
+            cold_starts.forget(route.served_name)
+
+    async def _asked(
+        self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
+    ) -> UpstreamAnswer:
+        """The head of an answer; where a prompt is refused because it does not fit, of that to what is cut of it."""
+        answer = await self._begun(request, route, headers, body)
+        if self._uncut is not None and await self._uncut.is_refused(answer):
+            answer = await self._begun(request, route, headers, body)
+        return answer
 
     async def _begun(
         self, request: InferenceRequest, route: Route, headers: list[Header], body: bytes | bytearray
@@ -221,14 +275,23 @@ class _ProxiedRequest:
             seconds=self._proxy.clock.monotonic() - exchange.began,
             held_seconds=self._held,
             woke=self._woke,
+            is_prompt_truncated=reply.is_prompt_truncated,
         )
 
 
-def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytes | bytearray:
-    """The body as it came. Only /api/embeddings finds names by their exact spelling, so only there it may change."""
+def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytearray:
+    """The body as it came, but for two things.
+
+    Only /api/embeddings finds names by their exact spelling, so only there the name may change. Of some streams tokens
+    are only counted where the body asks for it.
+    """
+    assert isinstance(exchange.body, bytearray)
+    edits = []
     if exchange.entry.path == "/api/embeddings" and ModelName.parse(request.model) != route.model:
-        assert isinstance(exchange.body, bytearray)
-        rename_model(exchange.body, request, route.served_name)
+        edits.append(naming(request, route.served_name))
+    if request.asking_for_usage is not None:
+        edits.append(request.asking_for_usage)
+    edit(exchange.body, edits)
     return exchange.body
 
 

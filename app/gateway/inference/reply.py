@@ -4,17 +4,25 @@ An answer that has begun cannot take its status back: what goes wrong then is it
 has one. `ending` is what was seen of its end.
 """
 
+from collections.abc import Callable
+
 from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
 from app.gateway.protocol.errors import headers_of, status_of
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_caller
+from app.gateway.protocol.usage_chunk import UsageFilter
 from app.gateway.upstream.holding import Expired, LoadFailed
 from app.gateway.upstream.upstream_client import UpstreamAnswer
 from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
+
+_MOST_DOCUMENT = 64 * 1024
+"""Bytes of a document whose end is waited for."""
+
+LengthsLeft = Callable[[], frozenset[int]]
 
 MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""
@@ -26,10 +34,15 @@ class CallerReply:
     def __init__(self, exchange: Exchange, clock: Clock) -> None:
         self.ending: RequestEnding = "error"
         self.first_byte_seconds: float | None = None
+        self.is_prompt_truncated = False
+        """Whether the model was given less than the prompt, as far as it is known."""
+        self.lengths_left: LengthsLeft = frozenset
+        """Counts of prompt tokens that give away a prompt that was cut, where there are such."""
         self._exchange = exchange
         self._clock = clock
         self._tail: dialects.Tail | None = None
         self._content_type = b""
+        self._usage_filter: UsageFilter | None = None
 
     @property
     def tokens(self) -> dialects.Tokens:
@@ -39,6 +52,10 @@ class CallerReply:
         """Some clients leave as soon as they have read the terminator; then all of the answer was theirs."""
         is_whole = self._tail is not None and self._tail.verdict() == "whole"
         self.ending = "success" if is_whole else "client_gone"
+
+    def take_usage_out(self) -> None:
+        """Keep the usage of the stream from its caller, who has not asked for it."""
+        self._usage_filter = UsageFilter(self._exchange.entry.path)
 
     async def comment(self, text: str, route: Route) -> None:
         """A comment line of an event stream, which begins with it if need be."""
@@ -71,7 +88,8 @@ class CallerReply:
             return
         self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
         served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
-        await self._exchange.begin(status, [*headers, *served])
+        cut = [(b"x-prompt-truncated", b"true")] if self.is_prompt_truncated else []
+        await self._exchange.begin(status, [*headers, *served, *cut])
 
     async def _relay(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass an answer on as it comes, then look at how it ended."""
@@ -80,24 +98,72 @@ class CallerReply:
             shown = content_type.decode("latin-1") or "no type"
             raise ServerTrouble(f"the server answered {answer.status} with {shown!r}")
         tail = self._tail = dialects.tail_of(path, content_type)
-        await self._begin(answer.status, to_caller(answer.headers), route)
-        while piece := await answer.read():
+        usage_filter = self._usage_filter if content_type.startswith(dialects.SSE) else None
+        headers = to_caller(answer.headers)
+        if usage_filter is not None:
+            headers = [header for header in headers if header[0] != b"content-length"]
+        if content_type.startswith(dialects.JSON) and self.lengths_left():
+            await self._pass_document_on(answer, tail, headers, route)
+            return
+        await self._begin(answer.status, headers, route)
+        while piece := await self._read(answer, tail):
+            if usage_filter is not None:
+                piece = usage_filter.passed(piece)  # from here on, what the caller is sent
+            if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
+                await self._exchange.end(piece + self._rest())
+                return
+            if piece:
+                await self._exchange.write(piece)
+        self._need_end(tail)
+        await self._exchange.end(self._rest())
+
+    async def _pass_document_on(
+        self, answer: UpstreamAnswer, tail: dialects.Tail, headers: list[Header], route: Route
+    ) -> None:
+        """Pass on one document, its end before its head: what its end tells stands there. A long one does not wait."""
+        whole = b""
+        while len(whole) < _MOST_DOCUMENT and (piece := await self._read(answer, tail)):
+            whole += piece
+            if answer.is_over:
+                break
+        is_ended = answer.is_over and self._is_ended(tail)
+        await self._begin(answer.status, headers, route)
+        if is_ended:
+            await self._exchange.end(whole)
+            return
+        await self._exchange.write(whole)
+        while piece := await self._read(answer, tail):
+            await self._exchange.write(piece)
+        self._need_end(tail)
+        await self._exchange.end()
+
+    async def _read(self, answer: UpstreamAnswer, tail: dialects.Tail) -> bytes:
+        piece = await answer.read()
+        if piece:
             if self.first_byte_seconds is None:
                 self.first_byte_seconds = self._clock.monotonic() - self._exchange.began
             tail.feed(piece)
-            if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
-                await self._exchange.end(piece)
-                return
-            await self._exchange.write(piece)
+        return piece
+
+    def _need_end(self, tail: dialects.Tail) -> None:
         if not self._is_ended(tail):
             raise CutShort("the server ended its answer before the end")
-        await self._exchange.end()
+
+    def _rest(self) -> bytes:
+        """What of the answer has come and was not passed on."""
+        return self._usage_filter.rest() if self._usage_filter is not None else b""
 
     def _is_ended(self, tail: dialects.Tail) -> bool:
         """Whether the answer ended as its protocol wants it to, well or not; and notes which."""
         verdict = tail.verdict()
         self.ending = "success" if verdict == "whole" else "error"
+        self._count(tail)
         return verdict != "cut"
+
+    def _count(self, tail: dialects.Tail) -> None:
+        """Note what the count of its tokens tells of the prompt."""
+        if lengths := self.lengths_left():
+            self.is_prompt_truncated = tail.tokens().prompt in lengths
 
     async def _refuse(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass a server's own refusal on as it is, where it is in the caller's shape."""
@@ -120,9 +186,14 @@ class CallerReply:
         if not exchange.status:
             await exchange.answer(dialects.error(entry.speech, status, text, exchange.id), status, more=more or ())
         elif self._content_type.startswith((dialects.SSE, dialects.NDJSON)):
-            if self._tail is not None and self._tail.ends_inside():
+            tail = self._tail
+            if rest := self._rest():
+                await exchange.write(rest)
+            if tail is not None and tail.ends_inside():
                 await exchange.write(b"\n\n" if self._content_type.startswith(dialects.SSE) else b"\n")
-            await exchange.write(dialects.error_in_stream(entry.path, entry.speech, status, text, exchange.id))
+            number = tail.next_sequence_number() if tail is not None else 0
+            told = dialects.error_in_stream(entry.path, entry.speech, status, text, exchange.id, sequence_number=number)
+            await exchange.write(told)
             await exchange.end()
         # else one document was cut: nothing can be added to it, and its missing end shows it
 

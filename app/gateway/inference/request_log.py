@@ -46,6 +46,8 @@ class RequestRecord:
     """How long it waited for a server to wake or a model to load."""
     woke: bool
     """Whether this request is the one that woke the tier."""
+    is_prompt_truncated: bool = False
+    """Whether the model was given less than the prompt, as far as that is known."""
 
 
 class Recorder(Protocol):
@@ -97,7 +99,8 @@ class Records:
             )
         )
         self._metrics.add(record)
-        logger.bind(tier=record.tier, model=record.model, key=record.key).info("{}", line(record))
+        about = {"tier": record.tier, "model": record.model, "key": record.key}
+        logger.bind(**about, prompt_truncated=record.is_prompt_truncated).info("{}", line(record))
 
 
 def line(record: RequestRecord) -> str:
@@ -109,7 +112,8 @@ def line(record: RequestRecord) -> str:
     )
     first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
     held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
+    truncated = ", prompt truncated" if record.is_prompt_truncated else ""
     return (
         f"{record.route} {record.model or 'no model'} on {record.tier or 'no tier'} for {record.key}: {record.ending}"
-        f" {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
+        f" {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}{truncated}"
     )

@@ -13,9 +13,9 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.cli.job_commands import LONG_AGO
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job
+from jobs.ledger.job import Job, Posted
 from jobs.ledger.kinds import ALL, JobRequest, kind_named
-from jobs.ledger.ledger import Ledger, Posted
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 
 

@@ -10,4 +10,5 @@ json_fields  the fields of a JSON body that decide something, as Go reads them, 
 refusals     what Ollama refuses of a request by its body alone, before a model is loaded for it
 request      what a request asks for, as far as it decides where it goes
 routes       every route that Ollama's server registers, and what becomes of it here
+usage_chunk  the usage of an OpenAI stream: asked for on the caller's behalf, counted, and taken out again
 """

@@ -66,15 +66,21 @@ def error(speech: Speech, status: int, text: str, request_id: str) -> dict[str, 
             return {"type": "error", "error": {"type": kind, "message": text}, "request_id": request_id}
 
 
-def error_in_stream(path: str, speech: Speech, status: int, text: str, request_id: str) -> bytes:
-    """An error where the status was sent long ago: a last line, or an event that every client takes for an error."""
+def error_in_stream(
+    path: str, speech: Speech, status: int, text: str, request_id: str, *, sequence_number: int = 0
+) -> bytes:
+    """An error where the status was sent long ago: a last line, or an event that every client takes for an error.
+
+    The events of `/v1/responses` are counted; there it bears this number.
+    """
     document = error(speech, status, text, request_id)
     if speech == "ollama":
         return _dumped(document) + b"\n"
     if speech == "anthropic":
         return b"event: error\ndata: " + _dumped(document) + b"\n\n"
     if path == "/v1/responses":
-        event = {"type": "error", "code": "server_error", "message": text, "param": None, "sequence_number": 0}
+        said = {"type": "error", "code": "server_error", "message": text, "param": None}
+        event = {**said, "sequence_number": sequence_number}
         return b"event: error\ndata: " + _dumped(event) + b"\n\n"
     return b"data: " + _dumped(document) + b"\n\n"
 
@@ -120,6 +126,9 @@ class Tail(Protocol):
     def tokens(self) -> Tokens: ...
     def ends_inside(self) -> bool:
         """Whether a line was begun and not ended."""
+
+    def next_sequence_number(self) -> int:
+        """The number of the event that comes next, where events are counted."""
 
 
 def tail_of(path: str, content_type: bytes) -> Tail:
@@ -172,6 +181,9 @@ class LineTail:
 
     def ends_inside(self) -> bool:
         return bool(self._line) and not self._is_ended
+
+    def next_sequence_number(self) -> int:
+        return 0
 
 
 _LONG_LINE = 64 * 1024
@@ -226,9 +238,18 @@ class EventTail(_Kept):
         is_error = kind in {b"error", b"response.failed"} or match["data"].startswith(b'{"error"')
         return "error" if is_error else "cut"
 
+    def tokens(self) -> Tokens:
+        counted = _counted(self.last())
+        # Of a stream that was left early, /v1/completions has said nothing yet but zeros.
+        return Tokens() if counted == Tokens(0, 0) else counted
+
     def ends_inside(self) -> bool:
         last = self.last()
         return bool(last) and not last.endswith(b"\n\n")
+
+    def next_sequence_number(self) -> int:
+        last = _last(self.last(), rb'"sequence_number":\s*(\d+)[,}]')
+        return 0 if last is None else last + 1
 
 
 class WholeTail(_Kept):
@@ -243,6 +264,9 @@ class WholeTail(_Kept):
 
     def ends_inside(self) -> bool:
         return True
+
+    def next_sequence_number(self) -> int:
+        return 0
 
 
 def _counted(tail: bytes) -> Tokens:

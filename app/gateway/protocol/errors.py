@@ -80,6 +80,8 @@ def headers_of(trouble: Trouble) -> dict[str, str]:
         headers["www-authenticate"] = 'Bearer realm="ollama-modal"'
     if status_of(trouble) == 408:
         headers["connection"] = "close"  # the rest of it would only be taken for the next request
+    if status_of(trouble) == 501:
+        headers["x-should-retry"] = "false"  # else the clients of OpenAI and Anthropic try it three times
     again = trouble.retry_after or (COME_AGAIN if status_of(trouble) == 503 else None)
     if again is not None:
         headers["retry-after"] = str(max(1, math.ceil(again.total_seconds())))

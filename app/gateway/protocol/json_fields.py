@@ -8,10 +8,11 @@ bytes, so that a pass in a thread never keeps the event loop from the interprete
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobs.core.errors import BadRequest
+from jobs.ollama.go_types import CUT, Number
 
 Body = bytes | bytearray
 ValueSpan = tuple[int, int]
@@ -27,6 +28,21 @@ MOST_NAMES = 256
 
 MOST_TEXT = 8 * 1024
 """Bytes of a value that decides something."""
+
+MOST_OUTLINE = 64 * 1024
+"""Bytes of a value of which an outline is built; it takes some milliseconds."""
+
+MOST_UNCUT = 1024
+"""Bytes of a text that stands in an outline as it is."""
+
+MOST_SEARCHED = 8 * 1024 * 1024
+"""Bytes of a value in which long texts are looked for: all of it is gone through once more."""
+
+_BEGINNING = 64
+_CUT_TEXT = json.dumps(CUT).encode()[1:]
+
+TOO_LONG: Any = object()
+"""In place of an outline that would be too long."""
 
 _STEP = 64 * 1024
 """Bytes that one step through something long looks at."""
@@ -98,6 +114,19 @@ class Fields:
         start, end = self._spans.get(name, (0, 0))
         return bytes(self._body[start : min(end, start + MOST_TEXT)])
 
+    def outline(self, name: str) -> Any:
+        """The value, built as Go's decoder has it, its long texts cut off behind their beginning; None if it is not
+        there, and `TOO_LONG` where it would be long even so.
+        """
+        if (span := self._spans.get(name)) is None:
+            return None
+        start, end = span
+        text = bytes(self._body[start:end]) if end - start <= MOST_UNCUT else _outline(self._body, start, end)
+        if text is None:
+            return TOO_LONG
+        value = json.loads(text.decode("utf-8", "replace"), parse_float=Number.of, parse_int=Number.of)
+        return _encodable(value) if b"\\u" in text else value
+
     def scalar(self, name: str) -> Any:
         """A text, number or truth; None for null and for what is not there, lists and objects included.
 
@@ -123,6 +152,44 @@ class Fields:
         return _built(bytes(self._body[span[0] : span[1]]))
 
 
+def _outline(body: Body, start: int, end: int) -> bytes | None:
+    """What stands there, its long texts cut; None where it is long even so."""
+    if body[start] == _QUOTE:
+        return _shortened(body, start, end)
+    if end - start > MOST_SEARCHED:
+        return None
+    pieces: list[bytes] = []
+    size, at = 0, start
+    while at < end:
+        quote = body.find(b'"', at, min(end, at + MOST_OUTLINE))
+        if quote < 0:
+            quote = min(end, at + MOST_OUTLINE)
+        after = _end_of_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
+        pieces += [bytes(body[at:quote]), _shortened(body, quote, after)]
+        size += len(pieces[-1]) + len(pieces[-2])
+        if size > MOST_OUTLINE:
+            return None
+        at = after
+    return b"".join(pieces)
+
+
+def _shortened(body: Body, start: int, end: int) -> bytes:
+    """A text, quotes included; of a long one the beginning, of which nothing is half."""
+    if end - start <= MOST_UNCUT:
+        return bytes(body[start:end])
+    return bytes(body[start : start + _BEGINNING]).partition(b"\\")[0] + _CUT_TEXT
+
+
+BodyEdit = tuple[ValueSpan, bytes]
+"""What of a body is replaced, and by what."""
+
+
+def edit(body: bytearray, edits: Iterable[BodyEdit]) -> None:
+    """Make these changes, each where the body had it before all of them. They do not overlap."""
+    for (start, end), text in sorted(edits, reverse=True):
+        body[start:end] = text
+
+
 def _kind(first: int) -> str:
     """The kind of a value that begins with this byte."""
     return _KINDS.get(first, "number")
@@ -131,13 +198,19 @@ def _kind(first: int) -> str:
 _KINDS = {_OBJECT: "object", _LIST: "array", _QUOTE: "string", **dict.fromkeys(b"tf", "bool"), ord("n"): "null"}
 
 
-def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[str]] | None = None) -> Fields:
+def fields_of(
+    body: Body,
+    names: frozenset[str],
+    inside: Mapping[str, frozenset[str]] | None = None,
+    structs: frozenset[str] = frozenset(),
+) -> Fields:
     """Look for these names in the object that the body is, and in objects that stand there under a name.
 
     Args:
         body: all of it.
         names: in lower case; Go takes them in any.
         inside: of these names, those of objects to look into, each with the names to look for there, in their own case.
+        structs: of those objects, the ones whose names Go takes in any case, too; they are given in lower case.
 
     Raises:
         BadRequest: it is no JSON object, or says a name twice where we look, or is beyond our limits.
@@ -149,14 +222,14 @@ def fields_of(body: Body, names: frozenset[str], inside: Mapping[str, frozenset[
     if body[at] not in _CLOSES:
         raise _no_object(body, at)
     top = _Level(names)
-    inner = _scanned(body, at, top, inside or {})
+    inner = _scanned(body, at, top, inside or {}, structs)
     if body[at] == _LIST:
         raise BadRequest("the body is a JSON list, not an object")
     return Fields(body, top.spans, {name: Fields(body, each.spans) for name, each in inner.items()})
 
 
 class _Level:
-    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; inside are maps."""
+    """An object that we look into. The outer one becomes a struct of Go's, which knows no case; others may be maps."""
 
     def __init__(self, names: frozenset[str], *, is_map: bool = False) -> None:
         self.names = names
@@ -179,7 +252,9 @@ class _Level:
         return key if key in self.names else ""
 
 
-def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]]) -> dict[str, _Level]:  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
+def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens: a call for each would double its time
+    body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[str]], structs: frozenset[str]
+) -> dict[str, _Level]:
     """Note where the values stand, and return the levels below the top by their names."""
     size = len(body)
     inner: dict[str, _Level] = {}
@@ -215,7 +290,7 @@ def _scanned(body: Body, at: int, top: _Level, inside: Mapping[str, frozenset[st
                     if len(around) == 1:
                         level = top
                     elif len(around) == 2 and name in inside:
-                        level = inner[name] = _Level(inside[name], is_map=True)
+                        level = inner[name] = _Level(inside[name], is_map=name not in structs)
                 name = ""
                 at = _after_gap(body, at + 1)
                 if at == size or body[at] != closer:

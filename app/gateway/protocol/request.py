@@ -1,4 +1,4 @@
-"""What a request asks for, as far as it decides where it goes. The body itself is passed on untouched.
+"""What a request asks for, as far as it decides where it goes. The body itself is passed on as it is, nearly always.
 
 Read as Go's decoder reads it, or refused: a body that two readers could understand differently would let a key reach a
 model that it may not use. What is not small is read in a thread, one body of a key at a time, and nothing of it is
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
-from app.gateway.protocol import forms, refusals
+from app.gateway.protocol import forms, refusals, usage_chunk
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.json_fields import Fields, ValueSpan, fields_of
+from app.gateway.protocol.json_fields import BodyEdit, Fields, ValueSpan, fields_of
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden, Trouble
 
@@ -58,10 +58,24 @@ class InferenceRequest:
     """Whether a server answers only with the model in memory."""
     is_kept: bool = True
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
+    keep_seconds: float | None = None
+    """How long it stays, below zero for ever; None where the request does not say."""
     model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
     refusal: Trouble | None = None
     """Why Ollama would not do it, once it has found the model."""
+    wants: refusals.Wants = refusals.NOTHING
+    """What the model has to be able to do for it."""
+
+    @property
+    def unloads(self) -> bool:
+        """Whether it is there only to have the model let go."""
+        return not self.needs_load and self.keep_seconds == 0
+
+    asking_for_usage: BodyEdit | None = None
+    """How the body has to be changed so that the tokens of its stream are told."""
+    forbids_cut: bool = False
+    """Whether its caller wants an error where the prompt does not fit."""
 
     @property
     def context(self) -> int | None:
@@ -87,7 +101,9 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
             exchange, lambda: InferenceRequest(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
         )
     names = _WATCHED | refusals.FIELDS.get(path, frozenset())
-    return await _in_turn(exchange, lambda: _inference_request(fields_of(body, names, _INSIDE), exchange.entry))
+    return await _in_turn(
+        exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
+    )
 
 
 async def read_document(exchange: Exchange) -> Mapping[str, Any]:
@@ -113,10 +129,9 @@ def model_in(request: Mapping[str, Any]) -> str:
     return _text(request.get("model") or request.get("name"))
 
 
-def rename_model(body: bytearray, request: InferenceRequest, name: str) -> None:
-    """Put another model's name into the body."""
-    start, end = request.model_at
-    body[start:end] = json.dumps(name).encode()
+def naming(request: InferenceRequest, name: str) -> BodyEdit:
+    """How the body names another model."""
+    return request.model_at, json.dumps(name).encode()
 
 
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
@@ -130,14 +145,17 @@ async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
 
 
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
-_WATCHED = frozenset({"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only"})
-_INSIDE = {"options": frozenset(refusals.OPTIONS)}
+_WATCHED = frozenset(
+    {"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only", "truncate"}
+)
+_INSIDE = {"options": frozenset(refusals.OPTIONS), "stream_options": frozenset({"include_usage"})}
+_STRUCTS = frozenset({"stream_options"})
 
 _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
 
 
-def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
+def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearray) -> InferenceRequest:
     if fields.is_set("_debug_render_only"):
         raise Forbidden("_debug_render_only is not served here", hint="leave it out")
     is_native = entry.speech == "ollama"
@@ -146,17 +164,22 @@ def _inference_request(fields: Fields, entry: RouteEntry) -> InferenceRequest:
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = _keep_alive(fields) if is_native else None
     seconds = _seconds(keep)
-    refusal = refusals.refuse(fields, entry.path)
+    verdict = refusals.judge(fields, entry.path)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
+    streams = stream if isinstance(stream, bool) else is_native
     return InferenceRequest(
         model,
-        stream if isinstance(stream, bool) else is_native,
+        streams,
         _settings(fields.inside("options")) if is_native else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
+        keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
         model_at=fields.span("model") or (0, 0),
-        refusal=None if unloads else refusal,
+        refusal=None if unloads else verdict.refusal,
+        wants=refusals.NOTHING if unloads else verdict.wants,
+        asking_for_usage=usage_chunk.asking(fields, body) if streams and entry.path in usage_chunk.PATHS else None,
+        forbids_cut=fields.scalar("truncate") is False,
     )
 
 

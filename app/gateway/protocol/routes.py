@@ -1,9 +1,10 @@
-"""Every route that Ollama's server registers (server/routes.go:1876-1926), and what becomes of it here.
+"""Every route that Ollama's server registers (server/routes.go:1876-1926), and some that clients ask for beside them.
 
 passed    goes to the tier that the model belongs to, byte for byte
 here      is answered by the gateway; no server is asked. What answers GET answers HEAD, also where Ollama does not
 job       becomes a job of the ledger
 refused   is answered 403 with the reason
+unserved  is answered 501 with the reason: Ollama has no such route either, but clients ask for it
 
 A path is looked up after `clean`: a doubled or trailing slash is forgiven, and nothing else is. The table stands in
 app/README.md too; a test compares the two.
@@ -13,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-RouteAction = Literal["passed", "here", "job", "refused"]
+RouteAction = Literal["passed", "here", "job", "refused", "unserved"]
 Speech = Literal["ollama", "openai", "anthropic"]
 KeyScope = Literal["chat", "admin"]
 
@@ -43,12 +44,16 @@ def speech_of(path: str) -> Speech:
 _ACCOUNT = "this service has no account at ollama.com: nobody signs in to it, and nothing is pushed from it"
 _CLOUD = "nothing is asked of ollama.com from here"
 _MAKES = "no model is made, saved or copied here; models come from registries by a pull, whole and hashed"
+_COUNTS = (
+    "only a server with the model in memory counts tokens; ask it for one token (`max_tokens` or `num_predict` of 1),"
+    " and its answer tells how many the prompt has"
+)
 
 TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("GET", "HEAD"), "/", "here"),
     RouteEntry(("GET", "HEAD"), "/api/version", "here"),
     RouteEntry(("GET", "HEAD"), "/api/tags", "here"),
-    RouteEntry(("GET", "HEAD"), "/api/ps", "here", why="from the servers' own reports"),
+    RouteEntry(("GET", "HEAD"), "/api/ps", "here", why="from the servers' own reports, and what was seen here since"),
     RouteEntry(("GET", "HEAD"), "/api/status", "here", why="the cloud is switched off, always"),
     RouteEntry(
         ("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"
@@ -77,6 +82,9 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("POST",), "/v1/responses", "passed"),
     RouteEntry(("POST",), "/v1/audio/transcriptions", "passed", why="a form; its `model` field decides"),
     RouteEntry(("POST",), "/v1/messages", "passed"),
+    RouteEntry(("POST",), "/v1/messages/count_tokens", "unserved", why=_COUNTS),
+    RouteEntry(("POST",), "/api/tokenize", "unserved", why=_COUNTS),
+    RouteEntry(("POST",), "/tokenize", "unserved", why=_COUNTS),
 )
 
 _EXACT = {entry.path: entry for entry in TABLE if "{" not in entry.path}

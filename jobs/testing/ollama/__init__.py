@@ -2,12 +2,12 @@
 
 __main__          `python -m jobs.testing.ollama`: an Ollama that infers nothing, until a signal ends it
 anthropic_routes  the simulator's Anthropic route, `/v1/messages`
+context           a prompt that does not fit the simulated model: cut without a word, or refused, as Ollama does it
 download          one blob on its way into the simulator's directory, as ollama's server/download.go fetches it
 faults            things that go wrong in the Ollama simulator, switched on per route while it runs
 generation        answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream
                   frames, count
 go_formats        what the simulator says of itself, how it counts, and the odd formats of Go that it has to speak
-go_types          the bodies that Ollama decodes, as Go types: what each field may hold, and Go's words for the rest
 http              the simulator's HTTP front: finds the route, lets faults strike, sends answers piece by piece
 json_schema       a small instance of a JSON schema, which the simulated model answers with
 memory            what the simulator holds in memory: one load at a time, kept alive, dropped when whoever asked for

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.core.model_name import ModelName
+from jobs.testing.ollama.context import Message, embeddable, prompt_length
 from jobs.testing.ollama.faults import SimError
 from jobs.testing.ollama.go_formats import checked_options, keep_alive, nanoseconds, stamp, tokens, vector
 from jobs.testing.ollama.memory import AS_MANY_AS_FIT
@@ -33,6 +34,15 @@ class AnswerShape:
         messages = body.get("messages") or []
         said = [str(each.get("content") or "") for each in messages if isinstance(each, dict)]
         return (said[-1] or "(nothing)") if said else ""
+
+    def messages(self, body: dict[str, Any]) -> list[Message]:
+        """The role of each message and how many tokens it has."""
+        said = (body.get("messages") or []) if self.is_chat else [{"content": body.get("prompt")}]
+        return [
+            (str(each.get("role") or ""), len(tokens(str(each.get("content") or ""))))
+            for each in said
+            if isinstance(each, dict)
+        ]
 
     def frame(self, piece: Piece) -> Frame:
         """The fields of a frame that hold what the model says."""
@@ -110,16 +120,20 @@ def using(
 ) -> AbstractContextManager[float]:
     """Have the model in memory; whoever leaves while it loads aborts the load."""
     options = checked_options(body.get("options"))
-    trained = int(model.config.get("context_length") or parts.settings.context_length)
-    context = min(int(options.get("num_ctx") or parts.settings.context_length), trained)
     return parts.runners.using(
         model,
         keep_alive(body.get("keep_alive")),
-        context=context,
+        context=context_of(parts, model, body),
         gone=request.gone,
         on_cpu="cpu" in request.faults,
         num_gpu=AS_MANY_AS_FIT if options.get("num_gpu") is None else int(options["num_gpu"]),
     )
+
+
+def context_of(parts: SimulatorParts, model: StoredModel, body: dict[str, Any]) -> int:
+    """The tokens that the model takes at a time."""
+    trained = int(model.config.get("context_length") or parts.settings.context_length)
+    return min(int(checked_options(body.get("options")).get("num_ctx") or parts.settings.context_length), trained)
 
 
 def merged(frames: list[Frame], shape: AnswerShape) -> Frame:
@@ -150,13 +164,14 @@ def embedded(parts: SimulatorParts, request: Request, body: dict[str, Any]) -> F
     with using(parts, request, model, body) as load_seconds:
         if not texts:
             return {"model": asked, "embeddings": []}
+        counts = [embeddable(len(tokens(text)), context_of(parts, model, body), body) for text in texts]
         vectors = [vector_for(model, text, body.get("dimensions")) for text in texts]
     return {
         "model": asked,
         "embeddings": vectors,
         "total_duration": nanoseconds(parts.clock.monotonic() - started),
         "load_duration": nanoseconds(load_seconds),
-        "prompt_eval_count": sum(len(tokens(text)) for text in texts),
+        "prompt_eval_count": sum(counts),
     }
 
 
@@ -194,6 +209,7 @@ def _frames(
     started = parts.clock.monotonic()
     with using(parts, request, model, body) as load_seconds, parts.runners.slot(model):
         begun = parts.clock.monotonic()
+        count = prompt_length(shape.messages(body), context_of(parts, model, body), body)
         thinks = "thinking" in model.capabilities and body.get("think") is not False
         said: Output = output(body, prompt, thinks=thinks)
 
@@ -212,7 +228,7 @@ def _frames(
             **({} if shape.is_chat else {"context": [len(piece.text) for piece in said.pieces]}),
             "total_duration": nanoseconds(done - started),
             "load_duration": nanoseconds(load_seconds),
-            "prompt_eval_count": max(1, len(tokens(prompt))),
+            "prompt_eval_count": max(1, count),
             "prompt_eval_duration": nanoseconds((done - begun) / 10),
             "eval_count": len(said.pieces),
             "eval_duration": nanoseconds(done - begun),

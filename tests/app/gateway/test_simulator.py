@@ -1,6 +1,7 @@
 """The gateway before the simulator, which errs as Ollama errs: answers, swallowed errors, loads that callers end."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,7 +14,7 @@ from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.faults import OllamaFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.server import RegistryDouble
-from tests.support.dialects import OPENAI, Dialect, each_dialect
+from tests.support.dialects import OPENAI, TALK, Dialect, each_dialect
 from tests.support.gateways import PATIENCE, ModelList, RunningGateway, asked, caller_of, gateway, model
 from tests.support.waiting import until
 
@@ -46,14 +47,35 @@ def running(double: OllamaDouble, tmp_path: Path) -> Iterator[RunningGateway]:
 @pytest.mark.parametrize("stream", [True, False])
 def test_whole_answers(running: RunningGateway, dialect: Dialect, stream: bool) -> None:
     """Streamed or not, an answer is recorded as a success, with the tokens that Ollama counted."""
-    more: dict[str, Any] = {"stream_options": {"include_usage": True}} if dialect is OPENAI and stream else {}
-    response = asked(running, dialect, model="tiny", stream=stream, **more)
+    response = asked(running, dialect, model="tiny", stream=stream)
     assert response.status_code == 200
     assert "simulator" in response.text
     row = running.row()
     assert (row.about.ending, row.about.model, row.about.tier) == ("success", "tiny:latest", "local")
     assert row.sums.prompt_tokens > 0
     assert row.sums.output_tokens > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [(OPENAI.path, {"messages": TALK}), ("/v1/completions", {"prompt": "hello"})]
+)
+def test_a_stream_tells_its_usage_to_who_asks(
+    running: RunningGateway, double: OllamaDouble, path: str, body: dict[str, Any]
+) -> None:
+    """Tokens are counted of each stream; to its caller they are told as without a gateway."""
+
+    def events(url: str, options: dict[str, bool] | None) -> list[str]:
+        request = {"model": "tiny", "stream": True, **body} | ({"stream_options": options} if options else {})
+        said = httpx.post(url + path, json=request, timeout=PATIENCE).text
+        return re.sub(r'"(id|created)":("[^"]*"|\d+)', "", said).split("\n\n")
+
+    each: tuple[dict[str, bool] | None, ...] = (None, {"include_usage": False}, {"include_usage": True})
+    for times, options in enumerate(each, 1):
+        said = events(running.url, options)
+        assert said == events(double.url, options)
+        assert any("usage" in event for event in said) == (options == {"include_usage": True})
+        (row,) = running.rows(times)
+        assert (row.sums.prompt_tokens, row.sums.output_tokens >= times) == (times, True)
 
 
 @each_dialect

@@ -156,6 +156,17 @@ def test_a_missing_pinned_model_is_an_incident(store: Store) -> None:
     assert wrong(store) == {}
 
 
+@pytest.mark.parametrize("rented", [False, True])
+def test_a_server_of_no_declared_tier_is_watched_on_one_machine(store: Store, *, rented: bool) -> None:
+    """Where one server stands for all tiers, its silence is an incident as that of a tier's own."""
+    report = Report("local", "local", "serving", store.clock.now())
+    store.facts.put(report.key, report.as_json())
+    store.clock.wait(1_800)
+    found = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented)
+    lost = [case.incident.key for case in found.open if case.incident.kind == "tier"]
+    assert lost == ([] if rented else ["tier/local"])
+
+
 def test_a_passed_budget_is_an_incident(store: Store) -> None:
     """A month that has cost more than was meant is an incident; the next month begins anew."""
     store.clock.wait(20 * 86_400)

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.core.clock import SystemClock
 from jobs.core.errors import NoRoom, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
@@ -219,6 +220,24 @@ def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
     assert job.result["tokens_per_second"] > 0
     assert (job.result["tier"], job.result["on_gpu"]) == ("a10g", True)
     assert "is loaded on tier a10g, on the GPU, after" in told(job)
+
+
+@pytest.mark.parametrize(
+    ("declared", "minutes"),
+    [(None, 30), (timedelta(minutes=5), 30), (timedelta(hours=2), 120), (timedelta(seconds=-1), None)],
+)
+def test_a_warm_up_stays_as_long_as_its_tier_keeps_models(
+    bench: Bench, declared: timedelta | None, minutes: int | None
+) -> None:
+    """A warmed model stays half an hour, or for as long as its tier keeps idle ones where that is longer."""
+    bench.do("pull")
+    with warmed_by(bench, replace(ROOMY, keep_alive=declared)) as context:
+        bench.do("warm", context)
+        [running] = context.servers[ROOMY.name].ps()
+    left = running.expires_at - SystemClock().now()
+    wanted = timedelta(days=36_500) if minutes is None else timedelta(minutes=minutes)
+    assert left > wanted - timedelta(minutes=2)
+    assert minutes is None or left < wanted + timedelta(minutes=2)
 
 
 def test_a_warm_up_that_lands_on_the_cpu_is_refused(bench: Bench) -> None:

@@ -56,6 +56,27 @@ def test_an_error_inside_is_an_error(dialect: Dialect) -> None:
     assert dialect.error_in(told) == "too tired"
 
 
+@given(count=st.integers(0, 1200), places=st.lists(st.integers(0, 10_000)))
+def test_an_error_goes_on_counting(count: int, places: list[int]) -> None:
+    """The error that ends a stream of counted events has the number after the last one; of none it is the first."""
+    tail = tail_of("/v1/responses", b"text/event-stream")
+    event = 'event: x\ndata: {"delta":"\\"sequence_number\\":9","sequence_number":%d,"type":"x"}\n\n'
+    said = "".join(event % number for number in range(count)).encode()
+    for piece in cut(said, places) if said else []:
+        tail.feed(piece)
+    told = error_in_stream("/v1/responses", "openai", 502, "no", "r", sequence_number=tail.next_sequence_number())
+    assert json.loads(told.partition(b"data: ")[2])["sequence_number"] == count
+
+
+def test_zeros_are_no_count() -> None:
+    """A completion that was left early has only said zeros; nothing is counted of it."""
+    tail = tail_of("/v1/completions", b"text/event-stream")
+    tail.feed(
+        b'data: {"choices":[{"text":"a"}],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}\n\n'
+    )
+    assert tail.tokens() == Tokens()
+
+
 @pytest.mark.parametrize(
     "frame",
     [

@@ -1,0 +1,88 @@
+"""Whether a prompt was cut, which Ollama does without a word.
+
+Where a prompt does not fit, `/api/chat` leaves out the oldest messages, the runner takes tokens out of its middle, and
+`/api/embed` reads its beginning alone (server/prompt.go, server/routes.go; llm/llama_server.go:279-318).
+With `truncate: false` these routes refuse such a prompt instead, before anything of it is evaluated. So a request that
+may not fit is sent with that first; when it is refused, it is sent as it came, and what is answered then is the answer
+to a prompt that was cut: known for certain, and before the first byte of it.
+
+`/v1` has no such field. There only the count at the end tells, and of the runner's cut alone, which leaves a length of
+its own; of messages that were left out nothing does.
+"""
+
+from collections.abc import Iterable
+
+from app.gateway.protocol.exchange import Exchange
+from app.gateway.protocol.request import InferenceRequest
+from app.gateway.upstream.upstream_client import UpstreamAnswer
+from app.model_server.report import Report
+from jobs.models.card import KnownModel
+
+LEAST_CONTEXT = {"/api/chat": 2048, "/api/generate": 2048, "/api/embed": 256}
+"""Tokens that every model takes on these routes, unless the request says less. A token has a byte or more, so that a
+shorter body cannot hold a prompt that does not fit, and need not be asked about."""
+
+COUNTED = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"})
+"""Routes whose prompts the runner may cut, and that cannot forbid it."""
+
+NUM_KEEP = 4
+"""Tokens at the beginning that the runner keeps, unless the model's parameters say otherwise (api/types.go)."""
+
+_MOST_REFUSAL = 1024 * 1024
+
+_FORBIDDEN = b',"truncate":false'
+"""At the end of the body, where Go's decoder takes it before what was said earlier."""
+
+
+def may_cut(exchange: Exchange, request: InferenceRequest) -> bool:
+    """Whether Ollama may cut the prompt of this request, and would not if it were told."""
+    least = LEAST_CONTEXT.get(exchange.entry.path)
+    if least is None or request.forbids_cut:
+        return False
+    return len(exchange.body) > min(least, request.context or least)
+
+
+class UncutPrompt:
+    """A body that forbids Ollama to cut its prompt, until that is refused."""
+
+    def __init__(self, body: bytearray) -> None:
+        self._body = body
+        self.is_cut = False
+        """Whether it was refused as it came."""
+        end = body.rindex(b"}")
+        body[end:end] = _FORBIDDEN
+
+    async def is_refused(self, answer: UpstreamAnswer) -> bool:
+        """Whether this answer refuses the request; then it is read and done with, and the body as it came.
+
+        Whatever it is refused for: if it is not for its length, it is refused again.
+        """
+        if self.is_cut or answer.status != 400:
+            return False
+        try:
+            await answer.whole(_MOST_REFUSAL)
+        finally:
+            answer.close()
+        self.is_cut = True
+        end = self._body.rindex(b"}")
+        del self._body[end - len(_FORBIDDEN) : end]
+        return True
+
+
+def lengths_left(model: KnownModel, reports: Iterable[Report], body_size: int) -> frozenset[int]:
+    """What the runner leaves of a prompt that does not fit, in tokens, for each context that the model is loaded with.
+
+    It keeps the first `num_keep` and frees half of the rest (llm/llama_server.go, contextShiftPromptLimit). A prompt
+    has no more tokens than bytes, so a context above the body's size cuts nothing.
+    """
+    contexts = {loaded.context for report in reports for loaded in report.loaded if loaded.name == str(model.name)}
+    card = model.card
+    keep = card.options.get("num_keep") if card is not None else None
+    kept = keep if isinstance(keep, int) and not isinstance(keep, bool) else NUM_KEEP
+    return frozenset(_left(context, kept + bos) for context in contexts if 1 < context < body_size for bos in (0, 1))
+
+
+def _left(context: int, keep: int) -> int:
+    """For `keep` tokens, the one that some tokenizers put before all others included; below zero all are kept."""
+    keep = min(keep, context - 1) if keep >= 0 else context - 1
+    return context - max((context - keep) // 2, 1)
