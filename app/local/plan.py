@@ -58,7 +58,7 @@ class StackPlan:
     concurrency: int
     fleet: Fleet | None
     fleet_file: Path | None
-    fleet_text: str | None
+    fleet_text: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.tiers:
