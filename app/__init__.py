@@ -4,8 +4,10 @@ It composes the jobs package for where it runs: on Modal, or (`local`) on one ma
 `from app.local.main import main`; this file imports nothing.
 
 deploy              all of it: `modal deploy -m app.deploy`
+deploy_refusals     what whoever deploys is told of a fleet file: its errors, a line each, or what has no effect
 endpoint            a server class for each tier
 endpoint_v2         the simple alternative: one server behind Modal's own token
+file_start          what `modal` is told when it is given the path of a file instead of a module
 image_pinning       the bytes of Ollama's image: pinned, or told that they are not
 image_requirements  which pinned packages an image gets
 jobs                the workers and schedules, and what `modal run -m app.jobs::NAME` can be called with

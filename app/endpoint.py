@@ -8,20 +8,23 @@ from typing import Any
 
 import modal
 
+from app.deploy_refusals import refusals_told
 from app.deployment.server_container import serve
-from app.fleet.schema import declared
+from app.fleet.schema import Fleet, declared
 from app.image_pinning import warn_unpinned
 from app.resources import MODELS, OLLAMA_IMAGE, PORT, SERVERS, app, gpu_image, weights
 
-_FLEET = declared()
-_FLEET.expect_tiers(set(SERVERS))
+with refusals_told():
+    _FLEET = declared()
+    _FLEET.expect_tiers(set(SERVERS))
 
 if modal.is_local():
     warn_unpinned(OLLAMA_IMAGE)
 
 
-def _options(name: str) -> dict[str, Any]:
-    tier = _FLEET.tier(name)
+def server_options(fleet: Fleet, name: str) -> dict[str, Any]:
+    """What is asked of Modal for the servers of a tier."""
+    tier = fleet.tier(name)
     return {
         "port": PORT,
         "image": gpu_image,
@@ -39,7 +42,7 @@ def _options(name: str) -> dict[str, Any]:
     }
 
 
-@app.server(**_options("a10g"))
+@app.server(**server_options(_FLEET, "a10g"))
 class OllamaA10G:
     @modal.enter()
     def start(self) -> None:
@@ -50,7 +53,7 @@ class OllamaA10G:
         self.server.stop()
 
 
-@app.server(**_options("h100"))
+@app.server(**server_options(_FLEET, "h100"))
 class OllamaH100:
     @modal.enter()
     def start(self) -> None:

@@ -8,6 +8,7 @@ not begun after 150 s becomes a redirect, and streams that are not `text/event-s
 
 import modal
 
+from app.deploy_refusals import refusals_told
 from app.deployment.server_container import serve
 from app.fleet.schema import declared
 from app.image_pinning import warn_unpinned
@@ -16,7 +17,8 @@ from app.resources import MODELS, OLLAMA_IMAGE, PORT, gpu_image, weights
 TIER = "a10g"
 LONGEST_ANSWER_SECONDS = 3600
 
-_TIER = declared().tier(TIER)
+with refusals_told():
+    _TIER = declared().tier(TIER)
 
 app = modal.App("ollama-simple")
 

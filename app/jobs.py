@@ -8,15 +8,22 @@ pull, verify, delete, prune, rollback and warm are made from `jobs.ledger.kinds`
 long: each function imports what it works with.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from app.file_start import refuse
+
+if __name__ == "jobs":
+    refuse(sys.argv)
+
 import modal
 
+from app.deploy_refusals import refusals_told
 from app.deployment.worker_timing import LONGEST, START
 from app.fleet.file import Times
-from app.resources import MODELS, PLAN_PRUNE, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
+from app.resources import MODELS, PLAN_NIGHT, WEIGHTS_WORKER, app, cpu_image, deployment, hf_token, weights
 from jobs.cli.signature import parameter, with_signature
 from jobs.ledger.kinds import KINDS, Kind, Kinds
 
@@ -27,7 +34,8 @@ if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
     from jobs.weights.prune_plan import PrunePlan
 
-_TIMES = Times.read()
+with refusals_told():
+    _TIMES = Times.read()
 _DAY = int(LONGEST.total_seconds())
 _SHORT = 600
 
@@ -87,6 +95,14 @@ def plan_night() -> "Night":
     return plan_night()
 
 
+@app.function(image=cpu_image, timeout=_SHORT)
+def read_fleet() -> "dict[str, Any]":
+    """The fleet file that is deployed."""
+    from app.fleet.file import read  # noqa: PLC0415
+
+    return read()
+
+
 @app.function(image=cpu_image, volumes={MODELS: weights.with_mount_options(read_only=True)}, timeout=_SHORT)
 def archived_jobs(since: str) -> "list[dict[str, Any]]":
     """The archived jobs that were posted since then."""
@@ -135,10 +151,7 @@ def _commands() -> "ModalCommands":
     from app.deployment.modal_cli import modal_commands  # noqa: PLC0415
 
     return modal_commands(
-        weights_worker,
-        archived_jobs,
-        partial(deployment.answer, plan_prune, PLAN_PRUNE),
-        partial(deployment.answer, names_here, "names_here"),
+        weights_worker, archived_jobs, plan_prune, partial(deployment.answer, names_here, "names_here")
     )
 
 
@@ -232,7 +245,8 @@ def cost(since: str = "7d", json: bool = False) -> None:
     """Tell what the servers have cost, about, and what for."""
     from app.deployment.modal_cli import show_cost  # noqa: PLC0415
 
-    _commands().run(partial(show_cost, past=_past_usage, since=since, json=json))
+    at = _commands()
+    at.run(partial(show_cost, launcher=at.launcher, past=_past_usage, since=since, json=json))
 
 
 @app.local_entrypoint()
@@ -245,8 +259,9 @@ def windows(json: bool = False) -> None:
 
 @app.local_entrypoint()
 def plan(json: bool = False) -> None:
-    """Tell what the next night would do, and why. Posts nothing, wakes no GPU."""
-    _commands().run(lambda commands: commands.show_preview(deployment.answer(plan_night, "plan_night"), json=json))
+    """Tell what the next night would do, and why: by the fleet that is deployed. Posts nothing, wakes no GPU."""
+    at = _commands()
+    at.run(lambda commands: commands.show_preview(at.launcher.followed(plan_night, PLAN_NIGHT), json=json))
 
 
 @app.local_entrypoint()

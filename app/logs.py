@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from loguru import Record
 
 
+SAID = "_said"
+"""Bound to a line that a person at the terminal is told in other words: the file alone has it."""
+
 LONGEST_LINE = 2_000
 """Characters of a message on a terminal; the file has all of it."""
 
@@ -44,11 +47,11 @@ def in_container(environ: Mapping[str, str] = os.environ, **about: str) -> None:
 
 
 def on_terminal(log: Path) -> None:
-    """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated."""
+    """Readable lines on stderr, talk among them, and JSON lines in a file that is rotated. Nothing is told twice."""
     log.parent.mkdir(mode=FOLDER, exist_ok=True)
     _start({})
     screen = _to_stderr(_notice_text)
-    _add(screen, level="INFO", form=as_text)
+    _add(screen, level="INFO", form=as_text, only=lambda record: SAID not in record["extra"])
     _add(LineQueue(RotatedFile(log).write_lines, _notice_json), level="DEBUG", form=as_json)
     talk_through(screen.write)
 
@@ -69,10 +72,16 @@ def _start(about: Mapping[str, str]) -> None:
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
 
-def _add(queue: LineQueue, *, level: str, form: "Callable[[Record], str]") -> None:
+def _add(
+    queue: LineQueue,
+    *,
+    level: str,
+    form: "Callable[[Record], str]",
+    only: "Callable[[Record], bool] | None" = None,
+) -> None:
     _queues.append(queue)
     # The end of the process removes all sinks, which stops the queue and with it writes what is left.
-    logger.add(queue, level=level, format=form, colorize=False, diagnose=False, backtrace=False)
+    logger.add(queue, level=level, format=form, filter=only, colorize=False, diagnose=False, backtrace=False)
 
 
 class _ToLoguru(logging.Handler):

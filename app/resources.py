@@ -34,6 +34,7 @@ DELIVER_ALERTS = "deliver_alerts"
 NIGHTLY = "nightly"
 PLAN_NIGHT = "plan_night"
 PLAN_PRUNE = "plan_prune"
+READ_FLEET = "read_fleet"
 PORT = 11434
 PYTHON = "3.12"
 

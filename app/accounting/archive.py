@@ -11,6 +11,7 @@ from typing import Any
 from loguru import logger
 
 from jobs.core.clock import parse_moment
+from jobs.core.units import counted
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
@@ -48,7 +49,7 @@ def archive_jobs(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: da
     old = [job for job in ledger.reader.jobs() if job.ended_at and now - job.ended_at > AFTER]
     if archive.append(JOBS, (job.as_json() for job in reversed(old))):
         commit()
-        logger.info("archived {} jobs", len(old))
+        logger.info("archived {}", counted(len(old), "job"))
     for job in old:
         ledger.retire(job.id)
     clear(facts, now)
@@ -90,7 +91,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         usage.keep_last_used(facts, [row for key in leaving[USAGE] for row in usage.rows_of(entries[key])])
         for key in gone:
             facts.pop(key, None)
-        logger.info("archived {} facts", len(gone))
+        logger.info("archived {}", counted(len(gone), "fact"))
     return len(gone)
 
 

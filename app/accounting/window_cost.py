@@ -15,6 +15,7 @@ from typing import Any
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from jobs.core.clock import isoformat
+from jobs.core.units import counted
 from jobs.telemetry.container_time import metered
 
 MONTH = timedelta(days=30)
@@ -79,7 +80,7 @@ class Offer:
         window = self.window
         yield f"{window.tier}  {window.start!r} for {window.hours} h, with {', '.join(window.models)}"
         yield (
-            f"  ${self.dollars:,.2f} a month: {self.openings} openings, {self.hours:,.0f} h at"
+            f"  ${self.dollars:,.2f} a month: {counted(self.openings, 'opening')}, {self.hours:,.0f} h at"
             f" ${self.dollars_per_hour:.2f}"
         )
         start = (
@@ -88,7 +89,7 @@ class Offer:
             else f"a start of {self.cold_seconds:.0f} s"
         )
         yield (
-            f"  it pays from {self.break_even:,} cold starts per opening on: each is {start} and"
+            f"  it pays from {counted(self.break_even, 'cold start')} per opening on: each is {start} and"
             f" {self.tail_seconds:.0f} s of idle tail, ${self.cold_start_dollars:.2f}"
         )
         if self.next_opening:

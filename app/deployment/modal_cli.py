@@ -9,18 +9,21 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from app.deployment import status as reports
 from app.deployment.spawn_worker import spawn_worker
-from app.resources import APP, GATEWAY, WEIGHTS_WORKER, deployment, ledger, queue
-from jobs.cli.job_commands import INTERRUPTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, say, settle_streams, show
+from app.resources import APP, GATEWAY, PLAN_PRUNE, READ_FLEET, WEIGHTS_WORKER, deployment, ledger, queue
+from jobs.cli.interrupt import INTERRUPTED
+from jobs.cli.job_commands import JobCommands, Preview, exit_code
+from jobs.cli.output import say, settle_streams, show
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import parse_span
+from jobs.core.since import parse_since
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE, Kind
 from jobs.ledger.ledger import Ledger
@@ -30,6 +33,8 @@ from jobs.store import keys
 
 if TYPE_CHECKING:
     import modal
+
+    from app.fleet.schema import Fleet
 
 DEPLOY = "hint: deploy it: `modal deploy -m app.deploy`"
 DEPLOYED = "Pull again, or deploy: `modal deploy -m app.deploy`"
@@ -43,16 +48,27 @@ CHECK_EVERY = timedelta(seconds=5)
 IDLE = ("nothing is deployed that could work the queue; the job waits until it is", DEPLOY)
 
 
+ENTRY_POINTS = frozenset(
+    {*KINDS, "retry", "jobs", "job", "cancel", "dismiss", "models", "night", "cost", "windows", "plan", "status"}
+)
+"""What `app.jobs` has for `modal run`."""
+
+_COMMAND = re.compile(r"`ollama-modal (\w+)(?: ([^-\s`][^\s`]*))?([^`]*)`")
+_OF_ONE_MACHINE = re.compile(r" --(fleet|url|key)\b")
+
+
 def worded(text: str) -> str:
-    """The commands of `ollama-modal` in a text, as they are typed here."""
+    """The commands of `ollama-modal` in a text, as they are typed here; those of one machine alone stay."""
 
     def ours(command: re.Match[str]) -> str:
-        verb, argument = command[1], command[2]
+        verb, argument, options = command.groups()
+        if verb not in ENTRY_POINTS or _OF_ONE_MACHINE.search(options):
+            return command[0]
         option = "--model" if verb in KINDS else "--id"
-        return f"modal run -m app.jobs::{verb}" + (f" {option} {argument}" if argument else "")
+        named = f" {option} {argument}" if argument else ""
+        return f"`modal run -m app.jobs::{verb}{named}{options.replace(' --class', ' --failure-class')}`"
 
-    text = re.sub(r"(\bollama-modal retry --all) --class\b", r"\1 --failure-class", text)
-    return re.sub(r"\bollama-modal (\w+)(?: ([^-\s`][^\s`]*))?", ours, text)
+    return _COMMAND.sub(ours, text)
 
 
 class WorkerLauncher:
@@ -72,6 +88,27 @@ class WorkerLauncher:
         if self._deployed is None:
             self._deployed = deployment.has(WEIGHTS_WORKER)
         return self._deployed
+
+    def followed(self, own: "modal.Function[..., Any, Any]", name: str, *arguments: Any) -> Any:
+        """What follows from the fleet that is deployed; with nothing deployed, from the one of this checkout."""
+        if not self.deployed:
+            say(f"note: nothing is deployed as {APP!r}; this is by app/fleet.toml of this checkout")
+            return deployment.answer(own, name, *arguments)
+        say("note: this is by the fleet that is deployed; a change in app/fleet.toml counts once it is deployed")
+        return deployment.ask(name, *arguments)
+
+    def fleet(self) -> "Fleet":
+        """The fleet that is deployed; where it cannot be had, and says so, that of this checkout."""
+        from app.fleet.schema import declared, parse  # noqa: PLC0415 - takes long to import, and most pulls need none of it
+
+        if not self.deployed:
+            return declared()
+        try:
+            return parse(deployment.ask(READ_FLEET), "the fleet that is deployed")
+        except Trouble as trouble:
+            say(f"note: the fleet that is deployed cannot be read: {plain(trouble)}")
+            say("note: this is by app/fleet.toml of this checkout instead")
+            return declared()
 
     @property
     def ends_with_us(self) -> bool:
@@ -117,7 +154,7 @@ class WorkerLauncher:
     def _send(self, job: Job) -> None:
         if self.deployed:
             spawn_worker(job.lane)
-        elif self.follows and job.lane == WEIGHTS_LANE:
+        elif self.follows and job.lane == WEIGHTS_LANE and self._call is None:  # one works on all of them
             say(f"nothing is deployed as {APP!r}; the worker runs in the app of this command, while you follow the job")
             self._call = deployment.start(self._own, WEIGHTS_WORKER)
 
@@ -140,7 +177,10 @@ class ModalCommands:
     def post(
         self, kind: Kind, *, wait: bool, attempts: int, json: bool, model: str = "", dry_run: bool = False, **typed: Any
     ) -> None:
-        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way."""
+        """Post a job of this kind. An option that is empty, or 0, was left out: `modal run` knows no other way.
+
+        Several models stand in one option, with commas between: no name has one.
+        """
 
         def post(commands: JobCommands) -> int:
             given = {name: value or None for name, value in typed.items()}
@@ -149,7 +189,8 @@ class ModalCommands:
                 return commands.show_preview(self.preview(request), json=json)
             if kind.lane == SERVERS_LANE and not self.launcher.deployed:
                 raise Refused("no server is deployed that could load a model", hint=DEPLOY.removeprefix("hint: "))
-            return commands.post(kind, model or None, wait=wait, attempts=attempts or None, json=json, **given)
+            models = [name for each in model.split(",") if (name := each.strip())]
+            return commands.post(kind, models, wait=wait, attempts=attempts or None, json=json, **given)
 
         self.run(post, follows=wait)
 
@@ -171,14 +212,15 @@ class ModalCommands:
             sys.exit(code)
 
 
-def show_cost(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]], since: str, json: bool) -> int:
+def show_cost(
+    commands: JobCommands, *, launcher: WorkerLauncher, past: Callable[[], Mapping[str, Any]], since: str, json: bool
+) -> int:
     from app.accounting.modal_prices import priced  # noqa: PLC0415
-    from app.accounting.spending import estimate  # noqa: PLC0415
-    from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
+    from app.accounting.spending import estimate  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
     now = commands.now
-    began = now - parse_span(since, "--since")
-    cost = estimate({**past(), **dict(ledger.items())}, priced(declared(), now.date()), began, now)
+    began = parse_since(since, "--since", now)
+    cost = estimate({**past(), **dict(ledger.items())}, priced(launcher.fleet(), now.date()), began, now)
     show(cost.as_json(), cost.lines(), json=json)
     return 0
 
@@ -188,6 +230,7 @@ def show_windows(commands: JobCommands, *, past: Callable[[], Mapping[str, Any]]
     from app.accounting.window_cost import offers  # noqa: PLC0415
     from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and a pull needs none of it
 
+    say("note: these are the windows of app/fleet.toml of this checkout; they open once it is deployed")
     fleet = priced(declared(), commands.now.date())
     windows = offers(fleet, {**past(), **dict(ledger.items())}, commands.clock.now())
     show([each.as_json() for each in windows], (line for each in windows for line in each.lines()), json=json)
@@ -215,7 +258,7 @@ def show_status(commands: JobCommands, launcher: WorkerLauncher, *, json: bool) 
 def modal_commands(
     own: "modal.Function[..., Any, Any]",
     archived_jobs: "modal.Function[..., Any, Any]",
-    preview: Callable[[dict[str, Any]], Preview],
+    plan_prune: "modal.Function[..., Any, Any]",
     names_here: Callable[[bool], Sequence[ModelName]],
 ) -> ModalCommands:
     """The commands of this process.
@@ -223,7 +266,7 @@ def modal_commands(
     Args:
         own: the weights worker of its own app.
         archived_jobs: reads the archive.
-        preview: what a prune that is asked for in these words would do.
+        plan_prune: tells what a prune that is asked for in these words would do.
         names_here: the models on the volume, whole or not, and if so asked those in the trash. It starts a container,
             so it is asked only about a model that the ledger does not know.
 
@@ -233,9 +276,7 @@ def modal_commands(
 
     def refusal(kind: Kind, name: ModelName) -> Trouble | None:
         if kind.name == "pull" and name.host.lower() not in USUAL:
-            from app.fleet.schema import declared  # noqa: PLC0415 - takes long to import, and most pulls need none of it
-
-            return declared().may_pull_from().refusal(name)
+            return launcher.fleet().may_pull_from().refusal(name)
         known = ledger.get(keys.WEIGHTS_MODELS) if kind.needs != "nothing" else None
         if known is None or str(name.folded()) in known:
             return None
@@ -256,4 +297,4 @@ def modal_commands(
         worded=worded,
         refusal=refusal,
     )
-    return ModalCommands(commands, launcher, preview)
+    return ModalCommands(commands, launcher, partial(launcher.followed, plan_prune, PLAN_PRUNE))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
-from app.fleet.schema import declared
+from app.fleet.schema import Fleet, declared
 from app.logs import in_container
 from app.model_server.settings import PROBE_EVERY, ServerHost, TierSettings
 from app.model_server.supervisor import ServerSupervisor
@@ -30,13 +30,13 @@ def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSuperviso
 
     """
     in_container(environ, tier=tier)
-    server = ServerSupervisor(_tier_settings(tier, environ), _server_host(environ))
+    server = ServerSupervisor(tier_settings(declared(), tier, environ), _server_host(environ))
     server.start()
     return server
 
 
-def _tier_settings(name: str, environ: Mapping[str, str]) -> TierSettings:
-    fleet = declared()
+def tier_settings(fleet: Fleet, name: str, environ: Mapping[str, str]) -> TierSettings:
+    """What a tier of the fleet asks of its server."""
     tier = fleet.tier(name)
     every = environ.get("OLLAMA_MODAL_PROBE_SECONDS")
     return TierSettings(

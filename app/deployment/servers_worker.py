@@ -28,6 +28,7 @@ from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import Refused, StoreTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER, Policy
+from jobs.core.units import counted
 from jobs.ledger.kinds import SERVERS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
@@ -181,7 +182,8 @@ class Warming:
             by_window = job.posted_by == BY_WINDOW
             why = opening(self._fleet, tier, job.posted_at) if by_window else f"{job.id}/{run.n}"
             if not self._wakes.take(tier, why, now):
-                used = f"its {self._wakes.budget(tier)} wakes of our own for today are used up"
+                allowed = self._wakes.budget(tier)
+                used = f"its {counted(allowed, 'wake')} of our own for today {'is' if allowed == 1 else 'are'} used up"
                 hint = f"raise tiers.{tier}.own_wakes_per_day in fleet.toml, or warm it by hand: that is always allowed"
                 raise Refused(f"tier {tier} was not woken: {used}", hint=hint)
             self._woken_until[tier] = now + within

@@ -20,6 +20,7 @@ from app.deployment.worker_timing import COMMIT_EVERY
 from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, queue, volume
 from app.resources import ledger as facts
+from app.scheduler.absence import note_old_archive
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.ledger.kinds import WEIGHTS_LANE
@@ -193,6 +194,7 @@ def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, flee
     """Take what is old out of the Dict. It can wait for the next call; the pulls of this one should not wait for it."""
     archive = archive_at(mounted.root)
     try:
+        note_old_archive(facts, archive, clock.now())
         archive_jobs(ledger, facts, archive, clock.now(), mounted.commit)
         archive_facts(facts, archive, clock.now(), mounted.commit)
         note_month(facts, archive, fleet, clock.now())

@@ -4,6 +4,7 @@ Whoever runs one command imports this and pays for no validation; a deployment c
 """
 
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +15,20 @@ FLEET_FILE = Path(__file__).parent.with_name("fleet.toml")
 
 
 class BadFleet(Refused, ValueError):
-    """The fleet file is wrong."""
+    """The fleet file is wrong.
+
+    Args:
+        message: which file, and what about it.
+        problems: what is wrong in it, each with its key.
+
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems)
+
+    def __str__(self) -> str:
+        return "\n  ".join([super().__str__(), *self.problems])
 
 
 def read(path: Path = FLEET_FILE) -> dict[str, Any]:
@@ -25,10 +39,22 @@ def read(path: Path = FLEET_FILE) -> dict[str, Any]:
 
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadFleet(f"{path} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    return parsed(text, path)
+
+
+def parsed(text: str, path: Path) -> dict[str, Any]:
+    """What the text of the file says.
+
+    Raises:
+        BadFleet: it is no TOML.
+
+    """
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # beside its own errors: a number, or brackets, without end
         raise BadFleet(f"{path} is no TOML: {error}") from error
 
 

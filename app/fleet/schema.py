@@ -17,8 +17,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.right_parts import right_parts
 from app.fleet.schedule import due
-from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TimezoneName
+from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TierName, TimezoneName
 from jobs.core.model_name import ModelName
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
@@ -215,7 +216,7 @@ class AlertsConfig(_Table):
 
 
 class Fleet(_Table):
-    tiers: Annotated[dict[str, TierConfig], Field(min_length=1)]
+    tiers: Annotated[dict[TierName, TierConfig], Field(min_length=1)]
     models: list[ModelConfig] = []
     windows: list[WindowConfig] = []
     registries: SourcesConfig = SourcesConfig()
@@ -235,9 +236,12 @@ class Fleet(_Table):
         return self.tiers[name]
 
     def expect_tiers(self, served: set[str]) -> None:
-        """Refuse a tier that no server class serves: its models would never be reached."""
-        if unserved := sorted(set(self.tiers) - served):
-            raise BadFleet(f"tiers.{unserved[0]}: no class in app/endpoint.py serves it; write one, or remove it")
+        """Refuse a tier that no server class serves, as its models would never be reached, and a class without one."""
+        words = "no class in app/endpoint.py serves it; write one, or remove it"
+        problems = [f"tiers.{name}: {words}" for name in sorted(set(self.tiers) - served)]
+        problems += [f"tiers.{name}: is missing, but a server class asks for it" for name in served - set(self.tiers)]
+        if problems:
+            raise BadFleet("the fleet file does not fit app/endpoint.py:", sorted(problems))
 
     def models_of(self, tier: str) -> list[ModelConfig]:
         return [model for model in self.models if model.tier == tier]
@@ -252,6 +256,7 @@ class Fleet(_Table):
                 context=tier.ollama.context_length,
                 parallel=tier.ollama.num_parallel,
                 cache_type=tier.ollama.kv_cache_type,
+                keep_alive=timedelta(seconds=tier.ollama.keep_alive_seconds),
                 dollars_per_hour=self.dollars_per_hour(name),
             )
             for name, tier in self.tiers.items()
@@ -341,12 +346,23 @@ def parse(document: Mapping[str, Any], source: str) -> Fleet:
     try:
         fleet = Fleet.model_validate(document)
     except ValidationError as error:
-        problems = [_worded(each) for each in error.errors(include_url=False)]
+        details = error.errors(include_url=False)
+        problems = [*map(_worded, details), *_misfits_of_the_rest(document, details)]
     else:
         problems = list(fleet.misfits())
         if not problems:
             return fleet
-    raise BadFleet("\n  ".join([f"{source} is refused:", *problems]))
+    raise BadFleet(f"{source} is refused:", problems)
+
+
+def _misfits_of_the_rest(document: Mapping[str, Any], details: list[ErrorDetails]) -> list[str]:
+    """What does not fit together among what is right by itself, as far as that can be told."""
+    parts = right_parts(document, (each["loc"] for each in details))
+    try:
+        rest = Fleet.model_validate(parts.document) if parts else None
+    except ValidationError:
+        return []
+    return [each for each in rest.misfits() if parts.wrote(each)] if parts and rest else []
 
 
 _WORDS: dict[str, str] = {
@@ -383,5 +399,8 @@ def _worded(detail: ErrorDetails) -> str:
 
 
 def _short(value: Any) -> str:
-    shown = re.sub(r"\s+", " ", repr(value))
+    try:
+        shown = re.sub(r"\s+", " ", repr(value))
+    except ValueError:  # a whole number of thousands of digits, which Python does not write out
+        return "a number without end"
     return shown if len(shown) <= 60 else f"{shown[:57]}…"

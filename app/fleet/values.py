@@ -44,6 +44,12 @@ def _registry(text: str) -> str:
     return text
 
 
+def _tier(text: str) -> str:
+    if not TIER.fullmatch(text):
+        raise PydanticCustomError("tier", "names no tier; {looks_like}", {"looks_like": TIER_FORM})
+    return text
+
+
 def _cron(text: str) -> str:
     try:
         CronSim(text, datetime(2026, 1, 1, tzinfo=UTC))
@@ -81,6 +87,12 @@ ORIGIN = re.compile(r"(?=[^*]*\*?[^*]*\Z)(?:\*|[A-Za-z][A-Za-z0-9+.-]{0,30}://[^
 
 ORIGIN_FORM = "as in https://chat.example.com, https://*.example.com, chrome-extension://* or *"
 
+TIER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+"""What a tier may be called: it names a server's log, and stands in labels of meters and in headers."""
+
+TIER_FORM = "small letters, digits and dashes, like a10g or h100"
+
+TierName = Annotated[str, AfterValidator(_tier)]
 GpuName = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]
 RegistryText = Annotated[str, AfterValidator(_registry)]

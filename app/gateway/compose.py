@@ -7,7 +7,8 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -17,6 +18,7 @@ from app.gateway.app import GatewayApp
 from app.gateway.auth.keys import Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.loaded_models import KEEP, LoadedModels
 from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
@@ -36,7 +38,7 @@ from app.gateway.ops import app as ops
 from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
-from app.gateway.upstream import tier_state
+from app.gateway.upstream import server_requests, tier_state
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
@@ -150,7 +152,8 @@ class Composed:
         self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
-        holding = HoldContext(servers, parts.clock, self.metrics.woke, refresh, parts.hold_timing)
+        self._loaded = self._loaded_models()
+        holding = HoldContext(servers, parts.clock, self._woke, refresh, parts.hold_timing, self._loaded.loaded)
         self.cold_starts = {
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
@@ -164,6 +167,8 @@ class Composed:
             upstreams=parts.upstreams,
             upstream_clients=self.upstream_clients,
             cold_starts=self.cold_starts,
+            known=parts.known_state,
+            loaded=self._loaded,
             route_cache=route_cache,
             refresh=refresh,
             recorder=records,
@@ -176,7 +181,7 @@ class Composed:
             keys=parts.keys,
             limits=self.limits,
             passes=proxy.pass_on,
-            handlers=handlers(parts.known_state, proxy.pass_on, version=parts.version),
+            handlers=handlers(parts.known_state, self._loaded, proxy.pass_on, version=parts.version),
             ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
             page=Page(),
             recorder=records,
@@ -201,6 +206,26 @@ class Composed:
             client.close()
         self._ledger_pool.close()
         self.usage_recorder.stop()
+
+    def _loaded_models(self) -> LoadedModels:
+        parts = self._parts
+
+        def keep(tier: str) -> timedelta:
+            declared = parts.fleet.tiers.get(tier) if parts.fleet else None
+            return timedelta(seconds=declared.ollama.keep_alive_seconds) if declared else KEEP
+
+        ask = {name: partial(server_requests.loaded, client) for name, client in self.upstream_clients.items()}
+        return LoadedModels(
+            parts.known_state,
+            parts.clock,
+            lambda name, context: parts.router.route(str(name), context=context).weighed,
+            {name: keep(name) for name in parts.upstreams},
+            {} if parts.rented else ask,
+        )
+
+    def _woke(self, tier: str, cause: str) -> None:
+        self.metrics.woke(tier, cause)
+        self._loaded.absent(tier)
 
     def _readings(self) -> Readings:
         known_state = self._known_state
@@ -269,7 +294,8 @@ class Composed:
         parts = self._parts
         return overview.Overview(
             clock=parts.clock,
-            reports=parts.known_state.reports,
+            reports=self._loaded.reports,
+            refresh=self._loaded.refresh,
             last_used=lambda: last_used(parts.facts),
             routes=self._routes,
             fleet=parts.fleet,

@@ -15,9 +15,12 @@ import modal
 from loguru import logger
 
 from app import resources
+from app.accounting.archive import archive_at
+from app.deploy_refusals import refusals_told
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
 from app.deployment.spawn_worker import spawn_worker
+from app.fleet.effect_notes import in_a_deployment
 from app.fleet.schema import Fleet, declared
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.state import KnownState
@@ -29,8 +32,10 @@ from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
+from app.scheduler.absence import note_old_archive
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
+from jobs.core.units import counted
 from jobs.ledger.ledger import Ledger
 
 PORT = 8000
@@ -44,7 +49,8 @@ MEMORY_MIB = 512
 REFRESH_EVERY = timedelta(seconds=10)
 """Each refresh reads the ledger across the network. A model that a request misses is looked for at once."""
 
-_FLEET = declared()
+with refusals_told():
+    _FLEET = declared()
 
 
 @resources.app.server(
@@ -130,7 +136,7 @@ class Service:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
         self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY)
-        self._leave = leave
+        self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
         composed = Composed(
@@ -165,8 +171,11 @@ class Service:
         """Return when requests are answered."""
         self._known_state.start()
         self._http_server.start()
+        note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
-        logger.info("the gateway answers, with {} models", len(self._known_state.models()))
+        logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
+        for note in in_a_deployment(declared()):
+            logger.warning("{}", note)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""

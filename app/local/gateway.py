@@ -34,9 +34,6 @@ from jobs.weights import trash
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
 
-STARTUP = timedelta(minutes=10)
-"""For a load from a slow disk. The servers themselves are up before anybody can ask."""
-
 REFRESH_EVERY = timedelta(seconds=1)
 """A directory of this machine is read in milliseconds."""
 
@@ -111,7 +108,7 @@ class LocalGateway:
         self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY)
         self.composed = Composed(
             GatewayParts(
-                upstreams={tier: TierUpstream(tier, url, startup=STARTUP) for tier, url in urls.items()},
+                upstreams={tier: TierUpstream(tier, url, startup=plan.startup(tier)) for tier, url in urls.items()},
                 known_state=self._known_state,
                 router=Router(self._known_state, servers.tiers, plan.declared_tier),
                 keys=keys,

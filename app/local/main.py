@@ -11,16 +11,22 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
+from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
+from jobs.cli.models import commands as model_commands  # noqa: F401 - as above
+from jobs.cli.output import say
 from jobs.core.clock import SystemClock
-from jobs.core.errors import BadRequest, Refused
+from jobs.core.errors import BadRequest, NetworkTrouble, Refused, Unauthorized
 from jobs.core.units import parse_bytes
-from jobs.home.home import home_of
+from jobs.home.home import Stack, home_of
+
+if TYPE_CHECKING:
+    from app.fleet.schema import Fleet
 
 PORT = 11500
 HOST = "127.0.0.1"
@@ -33,7 +39,10 @@ def up(
     port: Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="The gateway's; 0 picks one")] = PORT,
     host: Annotated[str, typer.Option(metavar="HOST", help="Where the gateway listens; others need keys")] = HOST,
     simulate: Annotated[bool, typer.Option("--simulate", help="With servers and a registry that only pretend")] = False,
-    tier: Annotated[list[str] | None, typer.Option(metavar="NAME", help="A server of its own; may be repeated")] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A server of its own, not those of the fleet; may be repeated"),
+    ] = None,
     models: Annotated[Path | None, typer.Option(metavar="DIR", help="The models directory; else OLLAMA_MODELS")] = None,
     quota: Annotated[str | None, typer.Option(metavar="SIZE", help="Refuse pulls beyond so much, like 200GB")] = None,
     rate_limit: Annotated[str | None, typer.Option(metavar="SIZE", help="For pulls that name none, like 20MB")] = None,
@@ -42,7 +51,7 @@ def up(
 ) -> None:
     """Run the stack on this machine: servers, workers, ledger, gateway.
 
-    Prints `ready URL` on stdout when all of it answers; the URL is the gateway's.
+    Prints `ready URL` on stdout when all of it answers, which is the gateway's, and `page URL` of its page.
     """
     from app.fleet.schema import load  # noqa: PLC0415
     from app.gateway.cross_origin import allowed_origins  # noqa: PLC0415
@@ -68,6 +77,7 @@ def up(
         concurrency=concurrency,
         fleet=declared,
         fleet_file=fleet_file,
+        fleet_text=fleet_file.read_text("utf-8") if fleet_file is not None else None,
     )
     clock = SystemClock()
     home = home_of(os.environ)
@@ -83,28 +93,76 @@ def plan(
     key: KeyOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
-    """Tell what the next night would do, and why. Posts nothing."""
-    if url:
-        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
+    """Tell what the next night will do, and why. Posts nothing.
 
-        if fleet is not None:
-            raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
-        done(commands_at(url, key).show_preview(RemotePreview(remote_at(url, key).plan()), json=json))
-    from app.fleet.schema import load  # noqa: PLC0415 - takes as long as a whole command
+    By the fleet that the night follows: the one that `up` was started with, or with a URL the one there; or by that of
+    `--fleet`.
+    """
+    if url and fleet is not None:
+        raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
+    if fleet is None and (preview := _planned_by_gateway(url, key)) is not None:
+        done(commands_at(url, key).show_preview(preview, json=json))
+    from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
+    declared = load(fleet.absolute()) if fleet is not None else None
     at = this_machine()
     stack = at.home.need_stack()
-    path = fleet or stack.fleet
-    if path is None:
+    if declared is None:
+        declared, wanted = _followed(stack, is_up=at.home.up_pid() is not None), stack.retention
+    else:
+        wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes)
+    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
+    done(at.commands.show_preview(found, json=json))
+
+
+def _followed(stack: Stack, *, is_up: bool) -> "Fleet":
+    """The fleet that the nights of `up` follow: while it runs, as its file was when it was read.
+
+    Raises:
+        Refused: it was given none.
+
+    """
+    from app.fleet.file import parsed  # noqa: PLC0415
+    from app.fleet.schema import load, parse  # noqa: PLC0415 - takes as long as two whole commands
+
+    if stack.fleet is None:
         raise Refused(
             "no fleet file says what should be here",
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
         )
-    declared = load(path.absolute())
-    wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes) if fleet else stack.retention
-    found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
-    done(at.commands.show_preview(found, json=json))
+    if not is_up or stack.fleet_text is None:
+        return load(stack.fleet)
+    _say_if_changed(stack.fleet, stack.fleet_text)
+    return parse(parsed(stack.fleet_text, stack.fleet), str(stack.fleet))
+
+
+def _say_if_changed(fleet: Path, text: str | None) -> None:
+    """Say that the fleet file is another one than `up` has read."""
+    if text is not None and (not fleet.exists() or fleet.read_text("utf-8", "replace") != text):
+        say(f"note: {fleet} has changed since `up` read it; this is by what it said then. Start `up` again")
+
+
+def _planned_by_gateway(url: str | None, key: str | None) -> Preview | None:
+    """What a gateway plans: the one that is named, else that of a running `up`, which will do it as well.
+
+    None when there is neither, or the key does not open our own: then the plan is made here.
+    """
+    from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - listing jobs is to feel instant without it
+
+    if url:
+        say("note: this is by the fleet that the nights there follow")
+        return RemotePreview(remote_at(url, key).plan())
+    home = home_of(os.environ)
+    stack = home.read_stack()
+    if stack is None or stack.pid != home.up_pid() or stack.gateway is None or stack.fleet is None:
+        return None
+    try:
+        preview = RemotePreview(remote_at(stack.gateway, key).plan())
+    except (Unauthorized, NetworkTrouble):
+        return None
+    _say_if_changed(stack.fleet, stack.fleet_text)
+    return preview
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from app.local.plan import allowed_registries
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, asked_about, night
+from app.scheduler.parts import is_told
 from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, Unsupported
@@ -62,7 +63,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
 
 def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
     """What the next night would post now."""
-    memory = recall(home.facts(), home.reader(clock).jobs())
+    memory = recall(home.read_facts(), home.reader(clock).jobs())
     return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 
@@ -97,7 +98,8 @@ class NightlyThread:
                 except StoreTrouble as trouble:
                     self._outage.met(what, trouble)
                 except Exception as error:  # noqa: BLE001 - what failed is tried again, and must not end `up`
-                    logger.opt(exception=error).error("the {} failed and is tried again: {}", what, error)
+                    level = "DEBUG" if is_told(error) else "ERROR"  # its trace is for the file, where all of it is kept
+                    logger.opt(exception=error).log(level, "the {} failed and is tried again: {}", what, error)
             if self._clock.wait(CHECK_EVERY.total_seconds(), self._stopping):
                 return
 

@@ -1,20 +1,23 @@
 """What `up` was asked for, checked: servers, limits, the gateway's address, registries, the fleet file."""
 
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 
-from app.fleet.schema import Fleet
+from app.fleet.schema import Fleet, TierConfig
+from app.fleet.values import TIER, TIER_FORM
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
 from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
-_TIER = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+STARTUP = timedelta(minutes=10)
+"""For a load from a slow disk, of a tier that nothing is declared of."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class StackPlan:
 
     Args:
         simulate: servers and a registry that only pretend.
-        tiers: a server each; none is one server without a tier's name.
+        tiers: that were asked for by name, a server each; where none was, those that are declared have one each.
         models: the models directory, if it was named.
         host: where the gateway listens.
         port: and at which port.
@@ -34,6 +37,7 @@ class StackPlan:
         concurrency: pulls side by side.
         fleet: what should be here, if that is declared.
         fleet_file: says so.
+        fleet_text: in these words.
 
     Raises:
         BadRequest: the tiers make no sense.
@@ -52,15 +56,45 @@ class StackPlan:
     concurrency: int
     fleet: Fleet | None
     fleet_file: Path | None
+    fleet_text: str | None
 
     def __post_init__(self) -> None:
         for name in self.tiers:
-            if not _TIER.fullmatch(name):
-                raise BadRequest(f"{name!r} names no tier", hint="small letters, digits and dashes, like a10g or h100")
+            if not TIER.fullmatch(name):
+                raise BadRequest(f"{name!r} names no tier", hint=TIER_FORM)
         if len(set(self.tiers)) < len(self.tiers):
             raise BadRequest(
                 f"a tier is named twice: {', '.join(self.tiers)}", hint="each --tier is a server of its own"
             )
+
+    @property
+    def server_tiers(self) -> tuple[str, ...]:
+        """The tiers that a server is started of; none is one server without a tier's name."""
+        return self.tiers or (tuple(self.fleet.tiers) if self.fleet else ())
+
+    def capacities(self, environ: Mapping[str, str]) -> Iterator[TierCapacity]:
+        """The same, as their servers are tuned in an environment. Nothing here has a price.
+
+        A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
+        """
+        declared = {tier.name: tier for tier in (self.fleet.catalog_tiers() if self.fleet else ())}
+        for name in self.server_tiers or (LOCAL.name,):
+            tier = declared.get(name) or KNOWN_TIERS.get(name) or TierCapacity(name, None, gpu_promised=False)
+            yield tuned(replace(tier, gpu_promised=False, dollars_per_hour=None), environ)
+
+    def tuning(self, tier: str, environ: Mapping[str, str]) -> dict[str, str]:
+        """What is declared for a tier's servers, as they are told it; what the operator tells them himself, counts."""
+        config = self._config(tier)
+        wanted = config.ollama.environ() if config else {}
+        return {name: value for name, value in wanted.items() if not environ.get(name, "").strip()}
+
+    def startup(self, tier: str) -> timedelta:
+        """How long callers wait for a tier's server and its loads."""
+        config = self._config(tier)
+        return timedelta(seconds=config.startup_timeout_seconds) if config else STARTUP
+
+    def _config(self, tier: str) -> TierConfig | None:
+        return self.fleet.tiers.get(tier) if self.fleet else None
 
     def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""

@@ -207,6 +207,6 @@ class Restarter:
         logger.error("{}; it is started again in {:.0f} s, and what it said last is in {}", how, pause, process.log)
 
     def _problem(self, process: ServerProcess, ends: _Ends) -> str:
-        times = "" if ends.count == 1 else f", for the {ends.count}th time" if ends.count > 3 else " again"
+        times = "" if ends.count == 1 else f", {ends.count} times now" if ends.count > 3 else " again"
         then = "it is being started again" if ends.again_at is not None else "it was started again"
         return f"{ends.how}{times}; {then}, and what it said last is in {process.log}"

@@ -9,7 +9,7 @@ import typer
 from jobs.cli.main import Json, KeyOption, Url, app, commands_at, remote_at, this_machine
 from jobs.cli.output import say, show
 from jobs.core.clock import SystemClock
-from jobs.core.units import parse_span
+from jobs.core.since import parse_since
 from jobs.home.home import home_of
 
 FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help="Else that of `up`, or app/fleet.toml")]
@@ -25,13 +25,13 @@ def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
         last_night = remote_at(url, key).night()
     else:
         at = this_machine()
-        commands, last_night = at.commands, report(dict(at.home.facts().items()), at.commands.reader.select()[0])
+        commands, last_night = at.commands, report(dict(at.home.read_facts().items()), at.commands.reader.select()[0])
     show(last_night, (commands.worded(line) for line in lines(last_night, commands.now)), json=json)
 
 
 @app.command()
 def cost(
-    since: Annotated[str, typer.Option(metavar="SPAN", help="How far back, like 7d or 12h")] = "7d",
+    since: Annotated[str, typer.Option(metavar="WHEN", help="From when on, like 7d, 12h or 2026-09-15")] = "7d",
     url: Url = None,
     key: KeyOption = None,
     json: Json = False,
@@ -41,12 +41,12 @@ def cost(
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
-        answer = remote_at(url, key).cost(SystemClock().now() - parse_span(since, "--since"))
+        answer = remote_at(url, key).cost(parse_since(since, "--since", SystemClock().now()))
         show(answer, Cost.from_json(answer).lines(), json=json)
         return
     at = this_machine()
-    began = at.commands.now - parse_span(since, "--since")
-    rows = usage(at.home.facts(), since=began.date())
+    began = parse_since(since, "--since", at.commands.now)
+    rows = usage(at.home.read_facts(), since=began.date())
     owned_cost = owned(rows, began, at.commands.now)
     show(owned_cost.as_json(), owned_cost.use_lines(), json=json)
     if json:

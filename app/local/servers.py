@@ -23,7 +23,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home
 from jobs.home.status import weights_of
-from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
+from jobs.models.placement import LOCAL, TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 
@@ -47,6 +47,8 @@ class Servers:
     mirror: str | None = None
     """The registry to use instead of all others."""
     why_by_server: str | None = None
+    found: bool = False
+    """It was there already, and is not ours to tune."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def _running_server(url: str, version: str, launcher: ServerLauncher) -> Servers
     logger.info("using the Ollama {} that runs at {}", version, url)
     if why:
         logger.info("pulls go through that server: {}", why)
-    return Servers((LOCAL,), (url,), models, why_by_server=why)
+    return Servers((LOCAL,), (url,), models, why_by_server=why, found=True)
 
 
 def _directory_of_running(url: str, launcher: ServerLauncher) -> tuple[Path | None, str | None]:
@@ -128,13 +130,11 @@ def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
     binary = shutil.which("ollama", path=launcher.environ.get("PATH"))
     if binary is None:
         why = "no `ollama` is on PATH"
-        if not launcher.plan.tiers:
+        if not launcher.plan.tiers:  # else nobody looked for one
             why = f"no Ollama answers at {silent}, and none is on PATH"
         raise Refused(why, hint=GET_OLLAMA)
     models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
-    # A tier's name says how it is used; whether there is such a GPU in this machine, nobody has promised.
-    named = launcher.plan.tiers or (LOCAL.name,)
-    tiers = tuple(tuned(replace(_tier(name), gpu_promised=False), launcher.environ) for name in named)
+    tiers = tuple(launcher.plan.capacities(launcher.environ))
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     urls = _serve(tiers, launcher, [binary, "serve"], own)
     return Servers(tiers, urls, models)
@@ -164,7 +164,7 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
             vram_bytes=tier.vram_bytes // SCALE if tier.vram_bytes else None,
             runner_bytes=tier.runner_bytes // SCALE,
         )
-        for tier in map(_tier, launcher.plan.tiers or (LOCAL.name,))
+        for tier in launcher.plan.capacities(launcher.environ)
     )
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
     own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1"}
@@ -194,18 +194,14 @@ def _prepared(models: Path, launcher: ServerLauncher) -> Path:
     return models
 
 
-def _tier(name: str) -> TierCapacity:
-    return KNOWN_TIERS.get(name) or TierCapacity(name, None, gpu_promised=False)
-
-
 def _serve(
     tiers: Sequence[TierCapacity], launcher: ServerLauncher, argv: Sequence[str], own: Mapping[str, str]
 ) -> tuple[str, ...]:
     urls = _free_urls(len(tiers))
-    started = [
-        (launcher.start(f"ollama-{tier.name}", argv, {**own, "OLLAMA_HOST": url.removeprefix("http://")}), url)
-        for tier, url in zip(tiers, urls, strict=True)
-    ]
+    started = []
+    for tier, url in zip(tiers, urls, strict=True):
+        env = {**launcher.plan.tuning(tier.name, launcher.environ), **own, "OLLAMA_HOST": url.removeprefix("http://")}
+        started.append((launcher.start(f"ollama-{tier.name}", argv, env), url))
     _wait_until_up(started, launcher, _version)
     return urls
 

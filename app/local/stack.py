@@ -11,13 +11,17 @@ from contextlib import ExitStack, closing
 
 from loguru import logger
 
+from app.fleet.effect_notes import OneMachine, of_modal, on_one_machine
+from app.gateway.dashboard.page import PREFIX as PAGE
 from app.gateway.http_server import HttpServer, listening
 from app.local.gateway import LocalGateway, keys_of
 from app.local.nightly_thread import NightlyThread
+from app.local.plan import VARIABLE as PULL_FROM
 from app.local.plan import StackPlan
 from app.local.processes import Restarter, ServerProcess, stop
 from app.local.servers import ServerLauncher, Servers, find_or_start
 from app.local.workers import Workers
+from app.logs import SAID
 from jobs.cli.output import complain, put, say
 from jobs.core.clock import Clock
 from jobs.core.errors import Bug, Trouble
@@ -52,12 +56,18 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
     processes: list[ServerProcess] = []
     is_up = False
     keys = keys_of(home, os.environ, plan.host)
-    try:
-        with ExitStack() as ending:
-            ending.callback(logger.info, "up has ended")
+
+    def has_ended() -> None:
+        if is_up:
+            logger.info("up has ended")
+
+    with ExitStack() as ending:
+        ending.callback(has_ended)  # after all that ends before
+        try:
             listener = ending.enter_context(closing(listening(plan.host, plan.port)))
             ending.callback(stop, processes, clock)
             servers = find_or_start(ServerLauncher(plan, home, os.environ, clock, processes, check))
+            say_effects(plan, servers)
             restarter = Restarter(processes, clock)
             problems: list[Callable[[], tuple[str, ...]]] = [restarter.problems]  # grown before the gateway opens
             gateway = LocalGateway(
@@ -81,16 +91,34 @@ def run_stack(plan: StackPlan, home: Home, clock: Clock, signals: Sequence[int])
                 restarter.check()
                 _require_running(server)
                 clock.wait(CHECK_SECONDS)
-    except StackStopped as stopped:
-        logger.info("{}", stopped)
-        return 0
-    except Trouble as trouble:
-        logger.error("up ended: {}", trouble)
-        if not is_up:
-            raise
-        complain(trouble)
-        say(f"hint: the log is {home.logs / 'up.log'}")
-        return 1
+        except StackStopped as stopped:  # what led to the end is told before the end
+            logger.info("{}", stopped)
+            return 0
+        except Trouble as trouble:
+            logger.bind(**{SAID: True}).error("up ended: {}", trouble)
+            if not is_up:
+                raise
+            complain(trouble)
+            say(f"hint: the log is {home.logs / 'up.log'}")
+            return 1
+
+
+def say_effects(plan: StackPlan, servers: Servers) -> None:
+    """Say of which keys of the fleet file nothing comes here, and what counts in their place."""
+    if plan.fleet is None:
+        return
+    machine = OneMachine(
+        environ=os.environ,
+        tiers=[tier.name for tier in servers.tiers],
+        found=servers.urls[0] if servers.found else None,
+        simulated=servers.simulated,
+        quota=plan.retention.quota_bytes != plan.fleet.volume.quota_bytes,
+        pull_from=PULL_FROM if os.environ.get(PULL_FROM, "").strip() else None,
+        not_ours=None if servers.models else servers.why_by_server,
+    )
+    logger.info("{}", of_modal(plan.fleet, machine))
+    for note in on_one_machine(plan.fleet, machine):
+        logger.warning("{}", note)
 
 
 def _require_running(server: HttpServer) -> None:
@@ -142,6 +170,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         rate_limit=plan.rate_limit,
         why_by_server=servers.why_by_server,
         fleet=plan.fleet_file,
+        fleet_text=plan.fleet_text,
         mirror=servers.mirror,
         registries=plan.registries,
     )
@@ -152,5 +181,6 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
     quota = f"at most {human_bytes(most)}" if most else "no quota"
     logger.info("models are in {}, {}", servers.models or "the server's own directory", quota)
     logger.info("the gateway answers at {}", gateway)
-    put(f"ready {gateway}")
+    put(f"ready {gateway}")  # alone on its line: scripts read it
+    put(f"page {gateway}{PAGE}")
     return stack

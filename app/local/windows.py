@@ -7,8 +7,6 @@ by itself; after the window a model goes as any other does that was warmed.
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from loguru import logger
-
 from app.fleet.schema import Fleet
 from app.scheduler.wake_budget import BY_WINDOW
 from jobs.core.clock import Clock
@@ -17,6 +15,7 @@ from jobs.home.home import LocalServer
 from jobs.home.status import client_of
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
+from jobs.models.placement import LOCAL
 
 RENEW_BEFORE = timedelta(minutes=5)
 """One that would be unloaded so soon is warmed again, which has it stay."""
@@ -29,7 +28,7 @@ class LocalWindows:
     """
     Args:
         fleet: declares the windows.
-        servers: of this machine; a window of another tier has no effect, and that is said.
+        servers: of this machine; one without a tier's name stands for all, else a window of another tier has no effect.
         clock: the time.
     """
 
@@ -37,10 +36,6 @@ class LocalWindows:
         self._fleet = fleet
         self._servers = {server.tier: server for server in servers}
         self._clock = clock
-        for tier in sorted({window.tier for window in fleet.windows} - set(self._servers)):
-            logger.warning(
-                "windows of tier {} have no effect: no server here is of it; `up --tier {}` has one", tier, tier
-            )
 
     def post_warmups(self, ledger: Ledger) -> list[str]:
         """Post a warm-up of each model that should be loaded and is not, or not for long; the ids of the jobs."""
@@ -60,8 +55,11 @@ class LocalWindows:
 
     def _models_wanted(self, now: datetime) -> Iterator[tuple[str, ModelName]]:
         for window in self._fleet.windows_open(now):
-            if window.tier in self._servers:
-                yield from ((window.tier, ModelName.parse(text).folded()) for text in window.models)
+            if (tier := self._served_by(window.tier)) is not None:
+                yield from ((tier, ModelName.parse(text).folded()) for text in window.models)
+
+    def _served_by(self, tier: str) -> str | None:
+        return next((name for name in (tier, LOCAL.name) if name in self._servers), None)
 
     def _models_staying(self, tier: str, now: datetime) -> set[ModelName]:
         """What is loaded there, and for some time to come."""

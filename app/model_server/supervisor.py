@@ -22,6 +22,7 @@ from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
 from jobs.core.errors import CpuFallback, Trouble
 from jobs.core.model_name import ModelName
+from jobs.core.units import counted
 from jobs.ollama.responses import Running
 from jobs.telemetry.container_time import Meter, TimeShare, is_warming
 
@@ -115,7 +116,7 @@ class ServerSupervisor:
             self._daemon.stop()
             self._report(state="ended")
             raise
-        logger.info("ollama {} answers; it has {} models", self._version, len(self._models_view.names()))
+        logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
         self._thread.start()
 
     def stop(self) -> None:
@@ -179,10 +180,11 @@ class ServerSupervisor:
         # A load from slow storage silences Ollama for a while, and is no trouble yet.
         is_trouble = self._misses >= MISSES_ALLOWED - 1
         self._report(
-            self._last_running, why=f"{self._misses} probes in a row without an answer: {trouble}" if is_trouble else ""
+            self._last_running,
+            why=f"{counted(self._misses, 'probe')} in a row without an answer: {trouble}" if is_trouble else "",
         )
         if self._misses >= MISSES_ALLOWED:
-            self._end_container(f"ollama has not answered {self._misses} probes in a row: {trouble}")
+            self._end_container(f"ollama has not answered {counted(self._misses, 'probe')} in a row: {trouble}")
 
     def _reload_if_due(self, view: ServerView) -> None:
         wanted = self._weights_reload.wanted_generation()

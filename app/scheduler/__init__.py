@@ -1,5 +1,6 @@
 """What is due and posted: tick, night, windows, wake budget, alerts.
 
+absence        an app that was stopped for so long that the ledger has forgotten: seen and told
 alert_check    how the tiers are and what is wrong, at every tick; and the delivery of the news
 alert_rules    what is wrong now: from what is written down to incidents
 night_plan     what should be, against what is: the steps of a night, each with its reason; pure

@@ -49,7 +49,7 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items())
-    health = healths(entries, fleet, now)
+    health = healths(entries, fleet, now, rented=rented)
     for each in health:
         _write_turn(facts, entries, each, now)
     wakes = Wakes(facts, fleet)
@@ -73,10 +73,12 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
-def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime) -> list[Health]:
-    """How each tier of the fleet is, by the reports among these entries."""
+def healths(entries: Mapping[str, Any], fleet: Fleet, now: datetime, *, rented: bool = True) -> list[Health]:
+    """How each tier of the fleet is, by the reports among these entries; on one machine, each that a server is of."""
     reports = [Report.from_json(value) for key, value in entries.items() if key.startswith(keys.SERVER)]
-    return [of_tier(tier, [each for each in reports if each.tier == tier], now) for tier in fleet.tiers]
+    others = () if rented else sorted({each.tier for each in reports if not each.is_final})
+    tiers = dict.fromkeys((*fleet.tiers, *others))
+    return [of_tier(tier, [each for each in reports if each.tier == tier], now) for tier in tiers]
 
 
 def turns(entries: Mapping[str, Any], tier: str) -> list[Turn]:

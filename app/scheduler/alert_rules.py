@@ -8,7 +8,8 @@ pinned    a model that the fleet pins is not there, and nobody is pulling it
 budget    the month has cost more than was meant
 nightly   the night's run has not come, or failed again and again
 wakes     the night or a window was refused a wake: the day's are used up
-platform  a tick or a night was not answered, or refused for a while, by the platform itself
+platform  a tick or a night was not answered, or refused for a while, by the platform itself; or the app was away for so
+          long that the ledger has forgotten
 """
 
 import re
@@ -20,9 +21,10 @@ from typing import Any
 from app.accounting.spending import month_began, month_dollars
 from app.fleet.schema import Fleet
 from app.model_server.health import Health
+from app.scheduler import absence
 from app.scheduler.outages import noted
 from jobs.core.clock import parse_moment
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.ledger.dead_letters import class_of, dead
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import trouble
@@ -63,13 +65,13 @@ def incidents(fleet: Fleet, facts: AlertFacts) -> list[Incident]:
     """What is wrong, of the kinds that the fleet wants to hear of."""
     kinds = [kind for kind in fleet.alerts.kinds if facts.rented or kind not in {"budget", "platform"}]
     wrong = [each for kind in kinds for each in _RULES[kind](fleet, facts)]
-    return wrong if facts.rented else [replace(each, hint=_hint_on_one_machine(each.hint)) for each in wrong]
+    return wrong if facts.rented else [replace(each, hint=hint_on_one_machine(each.hint)) for each in wrong]
 
 
-def _hint_on_one_machine(hint: str) -> str:
+def hint_on_one_machine(hint: str) -> str:
     """The same for one machine, where no command of Modal's helps."""
     hint = re.sub(r"modal run -m app\.jobs::(\w+)", r"ollama-modal \1", hint)
-    hint = re.sub(r"\b(ollama-modal \w+|retry) --(?:id|model)\b", r"\1", hint)
+    hint = re.sub(r"\b(ollama-modal \w+) --(?:id|model)\b", r"\1", hint)
     hint = hint.replace("the app page has a button that runs it now", "`ollama-modal up` tries it when it starts")
     return _LOG_OF_MODAL.sub("the log of `up`", hint)
 
@@ -81,7 +83,11 @@ def _jobs(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     for job in dead(facts.jobs):
         why = trouble(job.attempts[-1]) if job.attempts else class_of(job)
         said = f"the {job.kind} of {job.subject} failed for good: {why}"
-        hint = f"`modal run -m app.jobs::job --id {job.id}` tells its story, `retry --id {job.id}` tries it again"
+        hint = (
+            f"`modal run -m app.jobs::job --id {job.id}` tells its story,"
+            f" `modal run -m app.jobs::retry --id {job.id}` tries it again,"
+            f" `modal run -m app.jobs::dismiss --id {job.id}` has no more said of it"
+        )
         yield Incident("job", f"{job.kind}/{job.subject}", said, hint)
 
 
@@ -99,7 +105,8 @@ def _workers(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
         if not waiting or (heard is not None and heard > late):
             continue
         known = f"; worker {last.worker} was heard of last, at {heard:%H:%M}" if last and heard else ""
-        said = f"nobody takes up the jobs of lane {lane}: {len(waiting):,} wait, since {min(waiting):%H:%M}{known}"
+        wait = f"{counted(len(waiting), 'waits', 'wait')}, since {min(waiting):%H:%M}"
+        said = f"nobody takes up the jobs of lane {lane}: {wait}{known}"
         hint = "`modal app logs ollama-service` may tell why; what hangs in a container ends when that is stopped"
         yield Incident("worker", lane, said, hint)
 
@@ -177,7 +184,8 @@ def _nightly(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
 def _wakes(fleet: Fleet, facts: AlertFacts) -> Iterator[Incident]:
     for tier in facts.refused:
         allowed = fleet.tier(tier).own_wakes_per_day
-        said = f"tier {tier} was not woken: the day's {allowed} wakes by night and windows are used up"
+        wakes, are = counted(allowed, "wake"), "is" if allowed == 1 else "are"
+        said = f"tier {tier} was not woken: the day's {wakes} by night and windows {are} used up"
         yield Incident("wakes", tier, said, f"raise tiers.{tier}.own_wakes_per_day if that was meant")
 
 
@@ -187,6 +195,8 @@ def _platform(_: Fleet, facts: AlertFacts) -> Iterator[Incident]:
         if outage.who == "gap":
             said = f"the platform was away: {outage.message}"
         hint = "it is tried again at the next tick; status.modal.com tells whether others see it, too"
+        if outage.who == absence.ABSENCE:
+            said, hint = outage.message, absence.HINT
         yield Incident("platform", outage.who, said, hint)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from app.fleet.schedule import NIGHT
 from app.fleet.schema import Fleet
 from jobs.core.model_name import ModelName
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS
 from jobs.telemetry.nightly_report import BY_NIGHTLY, ReadShare
@@ -77,7 +77,7 @@ class Night:
 
     @property
     def summary(self) -> str:
-        return f"{len(self.steps)} jobs to post" if self.steps else "all is as it should be"
+        return f"{counted(len(self.steps), 'job')} to post" if self.steps else "all is as it should be"
 
     def as_json(self) -> dict[str, Any]:
         return {

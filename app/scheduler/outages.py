@@ -11,6 +11,7 @@ from typing import Any
 
 from loguru import logger
 
+from app.scheduler.absence import ABSENCE
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import NetworkTrouble, StoreTrouble
 from jobs.store import keys
@@ -21,6 +22,9 @@ LONG_AGO = timedelta(days=1)
 
 FRESH = timedelta(minutes=15)
 """A tick comes every few minutes; what has not been met for so long has passed."""
+
+ABSENCE_TOLD = timedelta(days=1)
+"""For so long somebody who comes back may look."""
 
 
 @dataclass(frozen=True)
@@ -63,5 +67,8 @@ def note_done(facts: DictLike, now: datetime) -> None:
 def noted(entries: Mapping[str, Any], now: datetime) -> Iterator[PlatformOutage]:
     """What was met a short while ago."""
     for key, fact in sorted(entries.items()):
-        if key.startswith(keys.PLATFORM) and now - (at := parse_moment(fact["at"])) < FRESH:
-            yield PlatformOutage(key.removeprefix(keys.PLATFORM), at, tuple(fact["parts"]), fact["message"])
+        if not key.startswith(keys.PLATFORM):
+            continue
+        who, at = key.removeprefix(keys.PLATFORM), parse_moment(fact["at"])
+        if now - at < (ABSENCE_TOLD if who == ABSENCE else FRESH):
+            yield PlatformOutage(who, at, tuple(fact["parts"]), fact["message"])

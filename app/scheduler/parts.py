@@ -5,6 +5,19 @@ from contextlib import contextmanager
 
 from loguru import logger
 
+_TOLD = "the log tells of it"
+
+
+def is_told(error: Exception) -> bool:
+    """Whether the log tells of it already: on its way out of parts within parts an error is met several times."""
+    return _TOLD in getattr(error, "__notes__", ())
+
+
+def mark_told(error: Exception) -> None:
+    """Say on it that the log tells of it."""
+    if not is_told(error):
+        error.add_note(_TOLD)
+
 
 class NightParts:
     """
@@ -23,7 +36,9 @@ class NightParts:
         try:
             yield
         except Exception as error:  # noqa: BLE001 - `end` raises it, when the others have had their turn
-            logger.error("{}: {} failed, the rest goes on: {}: {}", self._what, name, type(error).__name__, error)
+            if not is_told(error):
+                logger.error("{}: {} failed, the rest goes on: {}: {}", self._what, name, type(error).__name__, error)
+            mark_told(error)
             self.failed[name] = error
 
     def end(self) -> None:

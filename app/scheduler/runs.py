@@ -12,9 +12,9 @@ from loguru import logger
 
 from app.fleet.schedule import NIGHT, night_began
 from app.fleet.schema import Fleet
-from app.scheduler import alert_check, outages
+from app.scheduler import absence, alert_check, outages
 from app.scheduler.night_plan import Actual, night
-from app.scheduler.parts import NightParts
+from app.scheduler.parts import NightParts, mark_told
 from app.scheduler.steps import keep_windows, post_night, tick_ledger
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
@@ -65,6 +65,7 @@ def tick(
     every = timedelta(minutes=context.fleet.schedule.tick_minutes)
     with parts.part("the look at the tick before"):
         outages.note_gap(context.facts, every, context.clock.now())
+        absence.note_late_tick(context.facts, context.clock.now())
     with parts.part("the sweep of the ledger"):
         tick_ledger(context.ledger, context.facts, context.clock, context.send_worker)
     with parts.part("the windows"):
@@ -108,7 +109,7 @@ def _send_for_night(context: ScheduleContext, call_night: Callable[[], object]) 
         try:
             call_night()
         except Exception as error:
-            _write_failure(context, sent.failed(error))
+            _write_failure(context, sent, error)
             raise
 
 
@@ -143,7 +144,7 @@ def nightly(context: ScheduleContext, actual: Callable[[Memory], Actual]) -> Non
         ran = replace(_plan_and_post(context, actual, due, began), tries=tries.count, trouble=tries.trouble)
         context.facts.put(keys.NIGHT_RAN, ran.after(before).as_json())  # last: one that broke off did not come
     except Exception as error:
-        _write_failure(context, tries.failed(error))
+        _write_failure(context, tries, error)
         raise
     write_down(context.facts, tries.ran())
 
@@ -157,9 +158,11 @@ def _plan_and_post(context: ScheduleContext, actual: Callable[[Memory], Actual],
     return Ran(due, began, tuple(posted), plan.notes, plan.share)
 
 
-def _write_failure(context: ScheduleContext, tries: Tries) -> None:
-    logger.error("the night that was due at {} failed, try {}: {}", isoformat(tries.due), tries.count, tries.trouble)
+def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:
+    failed = tries.failed(failure)
+    logger.error("the night that was due at {} failed, try {}: {}", isoformat(tries.due), failed.count, failed.trouble)
+    mark_told(failure)
     try:
-        write_down(context.facts, tries)
+        write_down(context.facts, failed)
     except Exception as error:  # noqa: BLE001 - the first trouble is the one to raise; a silent try is tried again too
         logger.warning("that could not be written down: {}: {}", type(error).__name__, error)

@@ -27,11 +27,17 @@ from jobs.telemetry.nightly_report import BY_NIGHTLY, NightJob
 
 @dataclass(frozen=True)
 class Ticked:
-    """What a tick did."""
+    """What a tick did: the lanes it sent workers to, the jobs whose silent attempts it gave up, the silent servers."""
 
     lanes: tuple[str, ...]
     lost: tuple[str, ...]
     silent: tuple[str, ...]
+
+    def __str__(self) -> str:
+        words = [f"a worker is sent to lane {lane}" for lane in self.lanes]
+        words += [f"a silent attempt of job {id} is given up" for id in self.lost]
+        words += [f"server {server} went silent" for server in self.silent]
+        return ", ".join(words) or "nothing had to be done"
 
 
 def keep_windows(

@@ -1,6 +1,6 @@
-"""Follows a job to its end: a bar on a terminal, else a line per ten per cent. Both tell of every attempt that failed.
+"""Follows jobs to their end: a bar each on a terminal, else a line per ten per cent. Both tell of each failed attempt.
 
-It only reads. Whoever stops following (Ctrl-C) leaves the job as it is.
+It only reads. Whoever stops following (Ctrl-C) leaves the jobs as they are.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import StoreUnavailable
 from jobs.core.sanitize import plain
 from jobs.core.units import human_span
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.job_text import headline, trouble
 
 POLL_EVERY = timedelta(milliseconds=200)
@@ -25,62 +25,69 @@ AWAY_AT_MOST = timedelta(minutes=10)
 
 
 class View(Protocol):
-    """How a job is shown while it goes on."""
+    """How jobs are shown while they go on."""
 
     def show(self, job: Job) -> None:
-        """The job has changed."""
+        """This job has changed."""
 
     def print_line(self, line: str) -> None:
         """A line that stays."""
 
 
 def follow(
-    read: Callable[[], Job],
+    ids: Sequence[str],
+    read: Callable[[str], Job],
     *,
     clock: Clock,
     is_worked: Callable[[], bool],
     idle: Sequence[str],
     every: timedelta = POLL_EVERY,
-) -> Job:
-    """Show the job until it has ended, and answer with it.
+    worded: Callable[[str], str] = str,
+) -> list[Job]:
+    """Show these jobs until all of them have ended, and answer with them, in their order.
 
     Args:
-        read: the job as it stands.
+        ids: of the jobs.
+        read: a job as it stands.
         clock: for waiting.
         is_worked: whether anybody works the queue; when not, that is said once.
         idle: in these lines.
-        every: how often to read it.
+        every: how often to read them.
+        worded: turns the commands in a hint into those of this place.
 
     Raises:
-        StoreUnavailable: the job could not be read for long.
+        StoreUnavailable: a job could not be read for long.
 
     """
     with _view() as view:
-        announcer = _Announcer(view, idle)
+        announcers = {id: _Announcer(view, worded, names_it=len(ids) > 1) for id in ids}
+        common, jobs = _Common(view, idle), dict[str, Job]()
         seen_at = clock.monotonic()
         while True:
             try:
-                job = read()
+                for id in ids:
+                    if id not in jobs or not jobs[id].has_ended:
+                        jobs[id] = read(id)
             except StoreUnavailable as trouble:
                 if clock.monotonic() - seen_at > AWAY_AT_MOST.total_seconds():
                     raise
-                announcer.announce_away(trouble)
+                common.announce_away(trouble)
             else:
                 seen_at = clock.monotonic()
-                announcer.announce(job, clock.now(), is_worked)
-                if job.has_ended:
-                    return job
+                common.announce(all(job.has_ended for job in jobs.values()), is_worked)
+                for id, announcer in announcers.items():
+                    announcer.announce(jobs[id], clock.now())
+                if all(job.has_ended for job in jobs.values()):
+                    return [jobs[id] for id in ids]
             clock.wait(every.total_seconds())
 
 
-class _Announcer:
-    """What was said so far, so that everything is said once."""
+class _Common:
+    """What was said so far of what concerns all of the jobs, so that it is said once."""
 
     def __init__(self, view: View, idle: Sequence[str]) -> None:
         self._view = view
         self._idle_lines = idle
-        self._seen: Job | None = None
-        self._attempts = 0
         self._idle = False
         self._is_away = False
 
@@ -89,33 +96,48 @@ class _Announcer:
             self._view.print_line(f"how it stands cannot be read now, and is asked for again: {plain(trouble)}")
         self._is_away = True
 
-    def announce(self, job: Job, now: datetime, is_worked: Callable[[], bool]) -> None:
+    def announce(self, is_over: bool, is_worked: Callable[[], bool]) -> None:
         self._is_away = False
-        if self._idle != (not job.has_ended and not is_worked()):
-            self._idle = not self._idle
-            self._announce_idle()
+        if self._idle == (not is_over and not is_worked()):
+            return
+        self._idle = not self._idle
+        for line in self._idle_lines if self._idle else ("the queue is being worked now",):
+            self._view.print_line(line)
+
+
+class _Announcer:
+    """What was said so far of one job, so that everything is said once; of several each line names its job."""
+
+    def __init__(self, view: View, worded: Callable[[str], str], *, names_it: bool) -> None:
+        self._view = view
+        self._worded = worded
+        self._names_it = names_it
+        self._seen: Job | None = None
+        self._attempts = 0
+        self._hint: str | None = None
+
+    def announce(self, job: Job, now: datetime) -> None:
         if job == self._seen:
             return
         for attempt in job.attempts[self._attempts :]:
             if attempt.outcome is None:
                 break
             self._attempts = attempt.n
-            if attempt.outcome in {"retry", "lost"}:
-                left = attempt.not_before - now if attempt.not_before else timedelta(0)
-                after = f"next try in {human_span(left)}" if left > timedelta(0) else "next try now"
-                again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
-                self._view.print_line(f"attempt {attempt.n} failed because of {trouble(attempt)}{again}")
-                if attempt.hint:
-                    self._view.print_line(f"hint: {plain(attempt.hint)}")
+            is_last = job.has_ended and attempt is job.attempts[-1]  # whoever follows tells how it all ended
+            if attempt.outcome in {"retry", "lost"} and not is_last:
+                self._announce_failed(job, attempt, now)
         self._view.show(job)
         self._seen = job
 
-    def _announce_idle(self) -> None:
-        if self._idle:
-            for line in self._idle_lines:
-                self._view.print_line(line)
-        else:
-            self._view.print_line("the queue is being worked now")
+    def _announce_failed(self, job: Job, attempt: Attempt, now: datetime) -> None:
+        left = attempt.not_before - now if attempt.not_before else timedelta(0)
+        after = f"next try in {human_span(left)}" if left > timedelta(0) else "next try now"
+        again = "" if job.has_ended else f"; {after} ({attempt.n + 1} of {job.attempts_allowed})"
+        whose = f"{plain(f'{job.kind} {job.subject}')}: " if self._names_it else ""
+        self._view.print_line(f"{whose}attempt {attempt.n} failed because of {trouble(attempt)}{again}")
+        if attempt.hint and attempt.hint != self._hint:
+            self._view.print_line(f"hint: {self._worded(plain(attempt.hint))}")
+        self._hint = attempt.hint
 
 
 @contextmanager
@@ -123,28 +145,27 @@ def _view() -> Iterator[View]:
     if not is_terminal():
         yield Lines()
         return
-    from jobs.cli.progress_bar import bar  # noqa: PLC0415 - rich takes longer to import than most commands to run
+    from jobs.cli.progress_bar import bars  # noqa: PLC0415 - rich takes longer to import than most commands to run
 
-    with bar() as drawn:
+    with bars() as drawn:
         yield drawn
 
 
 class Lines:
-    """A line per ten per cent of each phase, and one when the state changes."""
+    """Of each job a line per ten per cent of each phase, and one when the state changes."""
 
     def __init__(self, write: Callable[[str], None] = say) -> None:
         self._write = write
-        self._state: JobState | None = None
-        self._status = ""
-        self._tenth = -1
+        #: Of each job that was shown: its state, its phase, and the tenths that were told of that.
+        self._shown: dict[str, tuple[JobState, str, int]] = {}
 
     def show(self, job: Job) -> None:
         reading = job.progress
         tenth = min(10, 10 * reading.completed // reading.total) if reading.total else -1
-        is_new = job.state is not self._state or reading.status != self._status
-        if not is_new and tenth <= self._tenth:
+        state, status, told = self._shown.get(job.id, (None, "", -1))
+        if (state, status) == (job.state, reading.status) and tenth <= told:
             return
-        self._state, self._status, self._tenth = job.state, reading.status, tenth
+        self._shown[job.id] = job.state, reading.status, tenth
         self._write("  ".join(headline(job)))
 
     def print_line(self, line: str) -> None:

@@ -8,30 +8,60 @@ Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 interrupted.
 import getpass
 import os
 import socket
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from jobs.cli.follow import POLL_EVERY, follow
+from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, confirmed, put, put_json, put_table, say, show
+from jobs.cli.terminal.table import GiveWay
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, NotFound, Refused, StoreTrouble, Trouble, Unauthorized
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import local_time, parse_span
+from jobs.core.since import parse_since
+from jobs.core.units import local_time
 from jobs.ledger import dead_letters
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.job_text import remedy, result_text, share, story, trouble
-from jobs.ledger.kinds import ALL, Kind, kind_named
-from jobs.ledger.ledger import Posted
+from jobs.ledger.kinds import ALL, JobRequest, Kind, kind_named
 
 if TYPE_CHECKING:
     from jobs.home.status import ModelsFound
 
-INTERRUPTED = 130
 LISTED = 20
 """Jobs that fit on a screen."""
+
+
+_JOBS_GIVE_WAY = (
+    GiveWay("REMARK", 30),
+    GiveWay("POSTED", lambda moment: moment[5:16]),
+    GiveWay("REMARK", 12),
+    GiveWay("MODEL", 24, "middle"),
+    GiveWay("REMARK", "left out"),
+    GiveWay("TRIES", "left out"),
+    GiveWay("POSTED", lambda moment: moment[:5]),
+    GiveWay("MODEL", 16, "middle"),
+    GiveWay("POSTED", "left out"),
+    GiveWay("DONE", "left out"),
+    GiveWay("MODEL", 8, "middle"),
+)
+"""An id is typed again, and the kind, the model and the state say what it is; the rest is a `job ID` away."""
+
+_PLAN_GIVES_WAY = (GiveWay("WHAT", 24, "middle"),)
+
+_MODELS_GIVE_WAY = (
+    GiveWay("MODIFIED", lambda moment: moment[:10]),
+    GiveWay("FAMILY", "left out"),
+    GiveWay("MODIFIED", "left out"),
+    GiveWay("DIGEST", "left out"),
+    GiveWay("QUANTISATION", "left out"),
+    GiveWay("PARAMETERS", "left out"),
+    GiveWay("NAME", 16, "middle"),
+)
+"""A name is typed again; `show NAME` tells the rest."""
 
 
 class Preview(Protocol):
@@ -107,6 +137,7 @@ class JobCommands:
         defaults: of parameters that are left out, by name.
         poll_every: how often a job that is followed is read.
         refusal: why a job of a kind about a model would come to nothing; None when it may come to something.
+        refuses_itself: whoever keeps the jobs refuses such a one as it is posted; it is asked first only of several.
         confirmed: whether the person who asked says yes to a question.
 
     """
@@ -119,9 +150,10 @@ class JobCommands:
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     worded: Callable[[str], str] = str
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Callable[[], Mapping[str, Any]] = dict
     poll_every: timedelta = POLL_EVERY
     refusal: Callable[[Kind, ModelName], Trouble | None] = no_refusal
+    refuses_itself: bool = False
     confirmed: Callable[[str], bool] = confirmed
 
     @property
@@ -135,17 +167,31 @@ class JobCommands:
 
     # -- posting -------------------------------------------------------------------------------------------------------
 
-    def post(self, kind: Kind, model: str | None, *, wait: bool, attempts: int | None, json: bool, **typed: Any) -> int:
-        """Post a job of this kind with the parameters that a person typed, or share the one that is under way."""
+    def post(
+        self, kind: Kind, models: Sequence[str] = (), *, wait: bool, attempts: int | None, json: bool, **typed: Any
+    ) -> int:
+        """Post a job of this kind about each of these models, or share those that are under way; about all for none.
+
+        With the parameters that a person typed. A name that makes no sense posts nothing, whichever of them it is.
+        """
         if attempts is not None and attempts < 1:
             raise BadRequest(f"--attempts {attempts} makes no sense", hint="at least 1")
-        request = kind.request(model, kind.read(typed), self.defaults)
-        self._need_sense(kind, request.subject)
-        posted = self.ledger.post(*request, by=who(), attempts=attempts)
-        without = kind.without_effect(request.request, posted.job.request)
-        if posted.attached and without:
-            say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
-        return self._see_through(posted, wait, json)
+        parameters, defaults = kind.read(typed), self.defaults()
+        requests: dict[str, JobRequest] = {}
+        for model in models or (None,):
+            request = kind.request(model, parameters, defaults)
+            requests.setdefault(request.subject, request)  # what is named twice is one
+        if len(requests) > 1 or not self.refuses_itself:
+            for request in requests.values():
+                self._need_sense(kind, request.subject)
+        jobs = []
+        for request in requests.values():
+            posted = self.ledger.post(*request, by=who(), attempts=attempts)
+            without = kind.without_effect(request.request, posted.job.request)
+            if posted.attached and without:
+                say(f"note: it goes on as it was first asked for; {', '.join(without)} has no effect now")
+            jobs.append(self._announced(posted))
+        return self._see_through(jobs, wait, json, is_list=len(models) > 1)
 
     def _need_sense(self, kind: Kind, subject: str) -> None:
         """Insist that a job can come to something: a typo is no failed job, and no alarm."""
@@ -181,7 +227,7 @@ class JobCommands:
             raise BadRequest("--class goes with --all", hint="`ollama-modal retry --all --class network`")
         job = self.find(id)
         retry = self.ledger.again(job, by=who(), anyway=anyway) if job.has_ended else self.ledger.retry(id, by=who())
-        return self._see_through(retry, wait, json)
+        return self._see_through([self._announced(retry)], wait, json, is_list=False)
 
     def _retry_all(self, failure_class: str | None, *, yes: bool, json: bool) -> int:
         """Nobody is followed."""
@@ -205,18 +251,27 @@ class JobCommands:
             self._warn_if_idle()
         return 0
 
-    def _see_through(self, posted: Posted, wait: bool, json: bool) -> int:
-        """Follow the job that was posted, or say how to."""
+    def _announced(self, posted: Posted) -> Job:
+        """The job, once it is said that it is posted, and a worker is sent."""
         job = posted.job
         if posted.attached:
             say(f"following the {job.kind} of {job.subject} that is already under way, job {job.id}")
         else:
             say(f"posted job {job.id}: {job.kind} {job.subject}")
         self.posted(job)
+        return job
+
+    def _see_through(self, jobs: Sequence[Job], wait: bool, json: bool, *, is_list: bool) -> int:
+        """Follow the jobs that were posted, or say how to; 1 if one of them failed."""
         if wait:
-            ended = self._followed(job.id)
-            return INTERRUPTED if ended is None else self._conclude(ended, json)
-        show(job.as_json(), [job.id], json=json)
+            ended = self._followed([job.id for job in jobs])
+            if ended is None:
+                return INTERRUPTED
+            if json:
+                put_json([job.as_json() for job in ended] if is_list else ended[0].as_json())
+            return max(self._conclude(job, json) for job in ended)
+        documents = [job.as_json() for job in jobs]
+        show(documents if is_list else documents[0], [job.id for job in jobs], json=json)
         self._warn_if_idle()
         return 0
 
@@ -225,27 +280,30 @@ class JobCommands:
             for line in self.idle:
                 say(line)
 
-    def _followed(self, id: str) -> Job | None:
-        """The job once it has ended; None when whoever followed it left."""
+    def _followed(self, ids: Sequence[str]) -> list[Job] | None:
+        """The jobs once they have ended; None when whoever followed them left."""
         try:
-            return follow(
-                lambda: self.reader.get(id),
-                clock=self.clock,
-                is_worked=self.is_worked,
-                idle=self.idle,
-                every=self.poll_every,
-            )
+            with Interruptible():
+                return follow(
+                    ids,
+                    self.reader.get,
+                    clock=self.clock,
+                    is_worked=self.is_worked,
+                    idle=self.idle,
+                    every=self.poll_every,
+                    worded=self.worded,
+                )
         except KeyboardInterrupt:
             say()
-            say(f"job {id} goes on without you")
+            for id in ids:
+                say(f"job {id} goes on without you")
+            id = ids[0] if len(ids) == 1 else "ID"
             again = f"follow it again: `ollama-modal job {id} --follow`; or end it: `ollama-modal cancel {id}`"
             say(f"hint: {self.worded(again)}")
             return None
 
     def _conclude(self, job: Job, json: bool) -> int:
         """Say how the job ended; the exit code for it."""
-        if json:
-            put_json(job.as_json())
         match job.state:
             case JobState.SUCCEEDED:
                 if not json:
@@ -277,7 +335,7 @@ class JobCommands:
         """List the newest jobs of a state and a kind; or `dead` ones with what to do about them, whatever they are."""
         if limit < 0:
             raise BadRequest(f"--limit {limit} makes no sense", hint="at least 1, or 0 for all")
-        began = self.clock.now() - parse_span(since, "--since") if since is not None else None
+        began = parse_since(since, "--since", self.clock.now()) if since is not None else None
         if dead:
             return self._list_dead(began, json=json)
         if state is not None and state not in set(JobState):
@@ -289,7 +347,7 @@ class JobCommands:
             put_json([job.as_json() for job in jobs])
         elif jobs:
             head = ("JOB", "KIND", "MODEL", "STATE", "DONE", "TRIES", "POSTED", "REMARK")
-            put_table(head, [self._row(job) for job in jobs])
+            put_table(head, [self._row(job) for job in jobs], _JOBS_GIVE_WAY)
         else:
             say("no jobs" if (state, kind, since) == (None, None, None) else "no such jobs")
         if count > len(jobs):
@@ -330,10 +388,10 @@ class JobCommands:
         """Tell a job's story, at its end when it is followed."""
         job = self.find(id)
         if follow and not job.has_ended:
-            ended = self._followed(job.id)
+            ended = self._followed([job.id])
             if ended is None:
                 return INTERRUPTED
-            job = ended
+            job = ended[0]
         show(job.as_json(), map(self.worded, story(job, self.now)), json=json)
         return 1 if follow and job.state is not JobState.SUCCEEDED else 0
 
@@ -393,7 +451,9 @@ class JobCommands:
             return 0
         rows = list(preview.rows())
         if rows:
-            put_table(("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows])
+            put_table(
+                ("DO", "WHAT", "SIZE", "WHY"), [tuple(map(plain, row)) for row in rows], _PLAN_GIVES_WAY, folds=True
+            )
         for note in preview.notes:
             say(f"note: {self.worded(plain(note))}")
         say(preview.summary)
@@ -405,7 +465,7 @@ class JobCommands:
             put_json([each.as_json() for each in models.models])
         elif models.models:
             head = ("NAME", "SIZE", "DIGEST", "MODIFIED", "FAMILY", "PARAMETERS", "QUANTISATION")
-            put_table(head, [each.row(self.now) for each in models.models])
+            put_table(head, [each.row(self.now) for each in models.models], _MODELS_GIVE_WAY)
         else:
             say(f"no models in {models.where}")
         for line in models.complaints:

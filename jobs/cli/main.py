@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 import typer
 from typer.exceptions import TyperException
 
+from jobs.cli.completion import job_ids, model_names
+from jobs.cli.help import CommandGroup
 from jobs.cli.job_commands import LISTED, JobCommands, Preview, exit_code
-from jobs.cli.output import log_warnings, put, say, settle_streams, show
+from jobs.cli.output import put, put_lines, say, settle_streams, show
 from jobs.cli.signature import parameter, with_signature
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock
-from jobs.core.errors import FAILURE_CLASSES, Refused, Trouble
+from jobs.core.errors import FAILURE_CLASSES, BadRequest, Refused, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.home.home import Home, home_of
+from jobs.home.local_jobs import LocalJobs
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import KINDS, Kind, Kinds, Parameter
 from jobs.version import VERSION
@@ -38,15 +42,36 @@ REMOTE_POLL_EVERY = timedelta(seconds=1)
 """Each look is a request across the network."""
 
 app = typer.Typer(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Many open models behind one address. Jobs survive; the GPU sleeps.",
 )
 
-Name = Annotated[str, typer.Argument(metavar="MODEL", help="For example llama3.2, deepseek-r1:32b, hf.co/user/repo:Q4")]
-NameOrAll = Annotated[str | None, typer.Argument(metavar="[MODEL]", help="All models when left out")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="For example llama3.2, deepseek-r1:32b, hf.co/user/repo:Q4",
+        autocompletion=model_names,
+    ),
+]
+Names = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL...", help="One or more, like llama3.2 hf.co/user/repo:Q4", autocompletion=model_names
+    ),
+]
+NamesOrAll = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[MODEL]...", help="All models when left out", autocompletion=model_names),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan; change nothing, post nothing")]
-IdArgument = Annotated[str, typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique")]
+IdArgument = Annotated[
+    str,
+    typer.Argument(metavar="ID", help="A job's id, or as much of its beginning as is unique", autocompletion=job_ids),
+]
 Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Follow the job to its end, or print its id and return")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout")]
 AttemptsOption = Annotated[int | None, typer.Option("--attempts", metavar="N", min=1, help="How often to try in all")]
@@ -68,17 +93,22 @@ class ThisMachine(NamedTuple):
 def this_machine() -> ThisMachine:
     clock = SystemClock()
     home = home_of(os.environ)
-    ledger, stack = home.ledger(clock), home.read_stack()
     commands = JobCommands(
-        ledger,
+        LocalJobs(home, clock),
         clock,
         is_worked=lambda: home.up_pid() is not None,
         idle=IDLE,
         log=str(home.logs / "up.log"),
-        defaults={"rate_limit": stack.rate_limit} if stack else {},
+        defaults=lambda: _defaults(home),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
+
+
+def _defaults(home: Home) -> Mapping[str, Any]:
+    """What `up` was told for jobs that name no value of their own."""
+    stack = home.read_stack()
+    return {"rate_limit": stack.rate_limit} if stack else {}
 
 
 def _refusal(home: Home, clock: Clock, kind: Kind, name: ModelName) -> Trouble | None:
@@ -98,20 +128,22 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
     """The commands over the jobs of the gateway there, or of this machine."""
     if not url:
         return this_machine().commands
-    clock = SystemClock()
+    clock, remote = SystemClock(), remote_at(url, key)
     return JobCommands(
-        remote_at(url, key),
+        remote,
         clock,
         is_worked=lambda: True,  # where a gateway answers, it sends for workers
         idle=IDLE,
         log=f"with whoever runs {url}",
         worded=lambda text: text if os.environ.get("OLLAMA_MODAL_URL") else with_url(text, url),
         poll_every=REMOTE_POLL_EVERY,
+        refusal=lambda kind, name: remote.refusal(kind.name, str(name)),
+        refuses_itself=True,
     )
 
 
 def remote_at(url: str, key: str | None) -> "GatewayClient":
-    from jobs.home.gateway_client import GatewayClient  # noqa: PLC0415 - brings httpx, which takes long to import
+    from jobs.home.gateway_client import GatewayClient  # noqa: PLC0415 - listing jobs is to feel instant without it
 
     remote = GatewayClient(url, key, clock=SystemClock())
     atexit.register(remote.close)  # a command ends by an exception, from wherever it is
@@ -119,8 +151,17 @@ def remote_at(url: str, key: str | None) -> "GatewayClient":
 
 
 def with_url(text: str, url: str) -> str:
-    """The commands in a text, as they are typed for the gateway there."""
-    return re.sub(r"`ollama-modal (\w+)", lambda command: f"{command[0]} --url {shlex.quote(url)}", text)
+    """The commands in a text, as they are typed for the gateway there; what is for one machine alone stays as it is."""
+    callbacks = {
+        each.name or each.callback.__name__: each.callback for each in app.registered_commands if each.callback
+    }
+    there = {name for name, callback in callbacks.items() if "url" in inspect.signature(callback).parameters}
+
+    def ours(command: re.Match[str]) -> str:
+        is_there = command[1] in there and " --fleet" not in command[2] and " --url" not in command[2]
+        return f"`ollama-modal {command[1]} --url {shlex.quote(url)}{command[2]}`" if is_there else command[0]
+
+    return re.sub(r"`ollama-modal (\w+)([^`]*)`", ours, text)
 
 
 def done(code: int) -> NoReturn:
@@ -142,7 +183,7 @@ def start(
 
 # -- commands that post a job ------------------------------------------------------------------------------------------
 
-_MODEL = {"one": [parameter("model", Name)], "one or all": [parameter("model", NameOrAll, None)], "all": []}
+_MODELS = {"one": [parameter("models", Names)], "one or all": [parameter("models", NamesOrAll, None)], "all": []}
 _OF_ALL = [
     parameter("wait", Wait, True),
     parameter("attempts", AttemptsOption, None),
@@ -160,15 +201,15 @@ def add_post_commands(to: typer.Typer, kinds: Kinds = KINDS) -> None:
 
 def _post_command(kind: Kind) -> Callable[..., None]:
     def post(
-        *, url: str | None, key: str | None, dry_run: bool = False, model: str | None = None, **typed: Any
+        *, url: str | None, key: str | None, dry_run: bool = False, models: list[str] | None = None, **typed: Any
     ) -> None:
         if dry_run:
             done(show_dry_run(kind, typed, url, key))
-        done(commands_at(url, key).post(kind, model, **typed))
+        done(commands_at(url, key).post(kind, models or (), **typed))
 
     own = [parameter("dry_run", DryRun, False)] if kind.has_dry_run else []
     own += map(_option, kind.parameters)
-    return with_signature(post, kind.name, kind.help, [*_MODEL[kind.model], *own, *_OF_ALL])
+    return with_signature(post, kind.name, kind.help, [*_MODELS[kind.model], *own, *_OF_ALL])
 
 
 def _option(of: Parameter) -> inspect.Parameter:
@@ -183,7 +224,7 @@ def show_dry_run(kind: Kind, typed: Mapping[str, Any], url: str | None, key: str
     """Show what a job would do; post nothing."""
     request = kind.request(None, kind.read(typed)).request
     if url:
-        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - brings httpx, which takes long to import
+        from jobs.cli.remote_status import RemotePreview  # noqa: PLC0415 - listing jobs is to feel instant without it
 
         preview: Preview = RemotePreview(remote_at(url, key).prune_plan(request))
         return commands_at(url, key).show_preview(preview, json=typed["json"])
@@ -202,9 +243,15 @@ add_post_commands(app)
 @app.command("jobs")
 def list_jobs(
     *,
-    state: Annotated[str | None, typer.Option(metavar="STATE", help=f"Only these: {', '.join(JobState)}")] = None,
-    kind: Annotated[str | None, typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}")] = None,
-    since: Annotated[str | None, typer.Option(metavar="SPAN", help="Posted no longer ago, like 90d or 12h")] = None,
+    state: Annotated[
+        str | None,
+        typer.Option(metavar="STATE", help=f"Only these: {', '.join(JobState)}", autocompletion=lambda: list(JobState)),
+    ] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option(metavar="KIND", help=f"Only these: {', '.join(KINDS)}", autocompletion=lambda: list(KINDS)),
+    ] = None,
+    since: Annotated[str | None, typer.Option(metavar="WHEN", help="Posted since then, like 90d or 2026-09-15")] = None,
     limit: Annotated[int, typer.Option(metavar="N", min=0, help="How many of the newest; 0 for all")] = LISTED,
     dead: Annotated[bool, typer.Option("--dead", help="Those that failed for good, by class, with the remedy")] = False,
     url: Url = None,
@@ -238,7 +285,10 @@ def cancel(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json = 
 @app.command()
 def retry(
     id: Annotated[
-        str, typer.Argument(metavar="[ID]", help="A job's id, or as much of its beginning as is unique")
+        str,
+        typer.Argument(
+            metavar="[ID]", help="A job's id, or as much of its beginning as is unique", autocompletion=job_ids
+        ),
     ] = "",
     *,
     every: Annotated[bool, typer.Option("--all", help="Every job that failed for good")] = False,
@@ -274,9 +324,8 @@ def dismiss(id: IdArgument, url: Url = None, key: KeyOption = None, json: Json =
 @app.command()
 def models(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """List the models. Those that are not whole are complained about."""
-    # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import remote_models  # noqa: PLC0415
+        from jobs.cli.remote_status import remote_models  # noqa: PLC0415 - listing jobs is to feel instant without it
 
         done(commands_at(url, key).list_models(remote_models(remote_at(url, key)), json=json))
     from jobs.home.status import local_models  # noqa: PLC0415
@@ -295,19 +344,22 @@ def show_route(
     json: Json = False,
 ) -> None:
     """Tell on which tier a model is answered. And why, in words and numbers."""
-    from jobs.cli.remote_status import route_lines  # noqa: PLC0415 - brings httpx, which takes long to import
+    gateway = gateway_url(url)
+    from jobs.cli.remote_status import route_lines  # noqa: PLC0415 - listing jobs is to feel instant without it
 
-    route = remote_at(url or own_gateway(), key).route(model, context)
+    route = remote_at(gateway, key).route(model, context)
     show(route, route_lines(route), json=json)
 
 
-def own_gateway() -> str:
-    """Where the gateway of this machine answers.
+def gateway_url(url: str | None) -> str:
+    """Where the gateway answers that is named, or that of this machine.
 
     Raises:
         Refused: it does not run.
 
     """
+    if url:
+        return url
     home = home_of(os.environ)
     stack = home.read_stack()
     if home.up_pid() is None or stack is None or stack.gateway is None:
@@ -318,9 +370,8 @@ def own_gateway() -> str:
 @app.command()
 def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what runs. That is `up`, its servers, the models, the queue; or a gateway and its tiers."""
-    # Both bring httpx, which takes long to import.
     if url:
-        from jobs.cli.remote_status import status_lines  # noqa: PLC0415
+        from jobs.cli.remote_status import status_lines  # noqa: PLC0415 - as above
 
         remote = remote_at(url, key)
         health = {**remote.health(), "night": remote.night()}
@@ -331,6 +382,22 @@ def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     at = this_machine()
     survey = local_status(at.home, at.commands.clock, at.commands.reader.select()[0], key)
     show(survey.as_json(), survey.lines(at.commands.now), json=json)
+
+
+@app.command("help")
+def show_help(
+    context: typer.Context,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[COMMAND]...", help="All of them when left out")] = None,
+) -> None:
+    """Tell what a command does, and its options."""
+    above = context.parent
+    assert above is not None
+    for name in names or ():
+        group = above.command
+        if not isinstance(group, typer.core.TyperGroup) or (command := group.get_command(above, name)) is None:
+            raise BadRequest(f"there is no command {plain(name, 40)!r}", hint="`ollama-modal help` lists commands")
+        above = typer.Context(command, info_name=name, parent=above)
+    put_lines(above.get_help().splitlines())
 
 
 # -- the entry ---------------------------------------------------------------------------------------------------------
@@ -348,6 +415,6 @@ def _code(application: typer.Typer) -> int:
         outcome = typer.main.get_command(application).main(prog_name="ollama-modal", standalone_mode=False)
     except TyperException as error:
         say(f"error: {plain(error.format_message()).rstrip('.')}")
-        say("hint: `ollama-modal --help` lists commands, `ollama-modal COMMAND --help` their options")
+        say("hint: `ollama-modal help` lists commands, `ollama-modal help COMMAND` their options")
         return error.exit_code
     return outcome if isinstance(outcome, int) else 0

@@ -1,22 +1,19 @@
 """What the command line writes: data to stdout, talk to stderr. Nobody else prints.
 
-A reader that has gone away is no failure: what it would have read is dropped. Nothing is written in colour, and what
-is in a line can neither move the cursor nor begin another line, whoever's words they are.
+A reader that has gone away is no failure: what it would have read is dropped. Only states are in colour, on a terminal,
+and what is in a line can neither move the cursor nor begin another line, whoever's words they are.
 """
 
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-from loguru import logger
-
+from jobs.cli.terminal.screen import folded, has_colour, is_screen, painted, width_of
+from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.errors import Trouble, os_trouble
 from jobs.core.sanitize import plain, visible
-
-if TYPE_CHECKING:
-    from loguru import Record
 
 
 def put(line: str) -> None:
@@ -24,9 +21,25 @@ def put(line: str) -> None:
     _write(sys.stdout, visible(line))
 
 
+def put_text(piece: str) -> None:
+    """A piece of a text that comes in pieces: as it is in a pipe; on a screen it cannot move the cursor."""
+    _write(sys.stdout, "\n".join(map(_tabbed, piece.split("\n"))) if is_screen(sys.stdout) else piece, end="")
+
+
+def _tabbed(line: str) -> str:
+    return "\t".join(map(visible, line.split("\t")))
+
+
 def put_lines(lines: Iterable[str]) -> None:
+    """For a person, who sees states in colour and lines that are broken between words."""
+    width = width_of(sys.stdout)
     for line in lines:
-        put(line)
+        for piece in folded(visible(line), width):
+            _write(sys.stdout, _painted(sys.stdout, piece))
+
+
+def _painted(stream: TextIO | None, line: str) -> str:
+    return painted(line) if has_colour(stream) else line
 
 
 def put_json(document: Any) -> None:
@@ -41,28 +54,25 @@ def show(document: Any, lines: Iterable[str], *, json: bool) -> None:
         put_lines(lines)
 
 
-def put_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Columns as wide as they need to be; numbers stand right."""
-    cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    for row in cells:
-        padded = [
-            cell.rjust(width) if name in _NUMBERS else cell.ljust(width)
-            for cell, width, name in zip(row, widths, head, strict=True)
-        ]
-        put("  ".join(padded).rstrip())
-
-
-_NUMBERS = frozenset({"SIZE", "TRIES", "DONE"})
+def put_table(
+    head: Sequence[str], rows: Sequence[Sequence[object]], steps: Sequence[GiveWay] = (), *, folds: bool = False
+) -> None:
+    """Columns that fit the terminal by these steps; in a pipe as wide as they need to be."""
+    for line in table(head, rows, width_of(sys.stdout), steps, folds=folds):
+        _write(sys.stdout, _painted(sys.stdout, visible(line)))
 
 
 def say(line: str = "") -> None:
     """A line of talk."""
     if _talk is None:
-        _write(sys.stderr, visible(line))
+        word, colon, rest = visible(line).partition(": ")
+        _write(sys.stderr, f"{_painted(sys.stderr, word)}{colon}{rest}" if word in _SAID else visible(line))
     else:
         _talk(f"{visible(line)}\n")
 
+
+_SAID = frozenset({"error", "warning", "hint"})
+"""What a line of talk may begin with."""
 
 #: Where talk goes instead of stderr itself; set once, by an entry point, before any other thread.
 _talk: Callable[[str], object] | None = None
@@ -74,32 +84,22 @@ def talk_through(write: Callable[[str], object] | None) -> None:
     _talk = write
 
 
-def log_warnings() -> None:
-    """Of what happens inside, tell warnings alone, never with the values of variables: they may be secrets."""
-    logger.remove()
-    logger.add(
-        lambda line: say(str(line).rstrip()), level="WARNING", format=_as_warning, diagnose=False, backtrace=False,
-    )  # fmt: skip
-
-
-def _as_warning(record: "Record") -> str:
-    """The message alone; an exception's trace is for the log."""
-    record["extra"]["_said"] = plain(record["message"])
-    return "warning: {extra[_said]}"
-
-
 def complain(trouble: Trouble, worded: Callable[[str], str] = str) -> None:
-    """Say what happened and, on a line of its own, what to do about it, in the words of the place."""
-    say(f"error: {worded(plain(trouble).rstrip('.'))}")
+    """Say what happened and, on lines of their own, each thing that is wrong and what to do about it, in the words of
+    the place."""
+    happened = trouble.args[0] if trouble.problems else trouble
+    say(f"error: {worded(plain(happened).rstrip('.'))}")
+    for problem in trouble.problems:  # none is cut: who mends one file wants to mend it once
+        say(f"  {worded(plain(problem, longest=len(problem)))}")
     if trouble.hint:
         say(f"hint: {worded(plain(trouble.hint))}")
 
 
-def _write(stream: TextIO | None, line: str) -> None:
+def _write(stream: TextIO | None, line: str, end: str = "\n") -> None:
     if stream is None:  # closed before we started
         return
     try:
-        stream.write(f"{line}\n")
+        stream.write(f"{line}{end}")
         stream.flush()
     except OSError as error:
         silence(stream)

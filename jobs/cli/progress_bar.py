@@ -1,4 +1,4 @@
-"""The progress bar: rich lives here and nowhere else. What comes from outside is drawn as text, never as markup."""
+"""The progress bars: rich lives here and nowhere else. What comes from outside is drawn as text, never as markup."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +12,22 @@ from jobs.ledger.job import Job
 from jobs.ledger.job_text import amounts, share
 
 
-class Bar:
-    def __init__(self, progress: Progress, task: TaskID) -> None:
+class Bars:
+    """A bar for each job that is shown."""
+
+    def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task = task
+        self._tasks: dict[str, TaskID] = {}
 
     def show(self, job: Job) -> None:
+        if job.id not in self._tasks:
+            self._tasks[job.id] = self._progress.add_task("", total=None, tail="")
         reading = job.progress
         what = str(job.state) if job.has_ended or not reading.status else reading.status
         known = reading.total > 0
         done = reading.total if job.state == "succeeded" else min(reading.completed, reading.total)
         self._progress.update(
-            self._task,
+            self._tasks[job.id],
             description=plain(f"{job.kind} {job.subject}"),
             total=reading.total if known else (1 if job.has_ended else None),
             completed=done if known else (1 if job.state == "succeeded" else 0),
@@ -35,8 +39,8 @@ class Bar:
 
 
 @contextmanager
-def bar() -> Iterator[Bar]:
-    """A bar on stderr for as long as the block lasts; its last state stays on the screen."""
+def bars() -> Iterator[Bars]:
+    """Bars on stderr for as long as the block lasts; their last state stays on the screen."""
     progress = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -44,4 +48,4 @@ def bar() -> Iterator[Bar]:
         console=Console(stderr=True, highlight=False, emoji=False),
     )
     with progress:
-        yield Bar(progress, progress.add_task("", total=None, tail=""))
+        yield Bars(progress)

@@ -3,25 +3,39 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.core.clock import parse_moment
+from jobs.core.errors import Trouble
+from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
 from jobs.home.gateway_client import GatewayClient
-from jobs.home.status import ModelEntry, ModelsFound
-from jobs.telemetry.nightly_report import line
+
+if TYPE_CHECKING:
+    from jobs.home.status import ModelsFound
 
 
-def remote_models(remote: GatewayClient) -> ModelsFound:
+def remote_models(remote: GatewayClient) -> "ModelsFound":
     """The models there, as a models directory here is shown."""
+    from jobs.home.status import ModelEntry, ModelsFound  # noqa: PLC0415 - to be told of a route takes none of it
+
     listed, complaints = remote.models()
     entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
     return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
 
 
+def absent_there(remote: GatewayClient, text: str) -> Trouble | None:
+    """Why nothing can be done with a model that the gateway has not, with the names that come near."""
+    from jobs.models.near_names import absent  # noqa: PLC0415 - only who mistyped needs it
+
+    return absent(ModelName.parse(text), [ModelName.parse(each.name) for each in remote.models()[0]])
+
+
 def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:
     """Line by line. The words are those of the status of this machine, as far as they have the same to say."""
+    from jobs.telemetry.nightly_report import line  # noqa: PLC0415 - as above
+
     yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
     for problem in health["problems"]:
         yield f"trouble  {plain(problem)}"

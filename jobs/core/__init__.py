@@ -7,5 +7,6 @@ model_name  model names by Ollama's grammar
 progress    how far an attempt has come
 retry       the retry policies, as values
 sanitize    text from outside (names, messages of registries and servers) made fit to be shown to a person
+since       since when, in one reading for the command line and for the API
 units       numbers as people read and write them: decimal bytes, as Ollama shows them
 """

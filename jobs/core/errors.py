@@ -66,6 +66,8 @@ class Trouble(Exception):
     failure_class: ClassVar[FailureClass] = "bug"
     tries: ClassVar[int | None] = 1
     """How many attempts of this class a job is worth in all; None is as many as the job allows."""
+    problems: tuple[str, ...] = ()
+    """Where several things are wrong at once: each of them, to be shown whole, on a line of its own."""
 
     def __init__(
         self, message: str | None = None, *, hint: str | None = None, retry_after: timedelta | None = None

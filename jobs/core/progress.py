@@ -29,12 +29,13 @@ class Progress:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        #: These five are written by the threads that move bytes and read by the one that beats; under `_lock`, but for
+        #: These six are written by the threads that move bytes and read by the one that beats; under `_lock`, but for
         #: `_moved_at`, which any thread may also read without it.
         self._completed = 0
         self._total = 0
         self._status = ""
         self._moved_at = clock.monotonic()
+        self._moved = 0
         self._trail: deque[tuple[float, int]] = deque(maxlen=256)
 
     def begin(self, status: str, *, total: int | None = None, completed: int | None = None) -> None:
@@ -54,9 +55,19 @@ class Progress:
         with self._lock:
             self._completed += amount
             if amount > 0:
+                self._moved += amount
                 self._moved_at = now
                 if not self._trail or now - self._trail[-1][0] >= 0.05:
                     self._trail.append((now, self._completed))
+
+    def find(self, amount: int) -> None:
+        """Count `amount` bytes that were there already: they bring it further, and are no part of the rate."""
+        if not amount:
+            return
+        with self._lock:
+            self._completed += amount
+            self._moved_at = self._clock.monotonic()
+            self._trail = deque(((at, count + amount) for at, count in self._trail), maxlen=self._trail.maxlen)
 
     def set_completed(self, completed: int) -> None:
         """For sources that report where they are instead of what they added."""
@@ -69,6 +80,12 @@ class Progress:
         """More to do has become known; that is no movement."""
         with self._lock:
             self._total = total
+
+    @property
+    def moved_bytes(self) -> int:
+        """How many bytes came in all, in this phase and those before; not those that were found, or are no longer."""
+        with self._lock:
+            return self._moved
 
     @property
     def idle_seconds(self) -> float:

@@ -42,6 +42,11 @@ def parse_bytes(text: str, what: str) -> int:
     return count
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """`1 job`, `2 jobs`, `1,204 jobs`; `many` where an s does not make it so."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 def human_span(span: timedelta | float) -> str:
     """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 5 min`, `3 d 4 h`. Of seconds there may be more than a `timedelta` holds."""
     seconds = max(0.0, span.total_seconds() if isinstance(span, timedelta) else span)

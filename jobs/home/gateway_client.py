@@ -6,22 +6,24 @@ who posts a job is told by the key.
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, NoReturn, Self
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from urllib.parse import quote, urlsplit
-
-import httpx
 
 from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
 from jobs.core.retry import REQUESTS, Policy
 from jobs.core.sanitize import plain
-from jobs.http.errors import LOOPBACK_IS_DIRECT, translated
-from jobs.ledger.job import Job
-from jobs.ledger.ledger import Posted
-from jobs.ollama.responses import Listed
+from jobs.home.unreachable import ADDRESS, hint_for
+from jobs.http.loopback import LoopbackClient, is_plain_loopback
+from jobs.ledger.job import Job, Posted
+
+if TYPE_CHECKING:
+    from jobs.ollama.responses import Listed
 
 PATIENCE = timedelta(seconds=30)
 """A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
+
+KEY_HINT = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
 
 PAGE = 1_000
 """As many jobs as a gateway lists at once."""
@@ -38,6 +40,31 @@ _PLAN_SECONDS = 150.0
 """Registries are asked for it, and on Modal a container may have to start."""
 
 
+class Headers(Protocol):
+    """Of an answer; their case does not matter."""
+
+    def get(self, name: str, failobj: str = ..., /) -> Any: ...
+
+
+class Answer(Protocol):
+    """As much of `httpx.Response` as is looked at."""
+
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def is_success(self) -> bool: ...
+    @property
+    def headers(self) -> Headers: ...
+    def json(self) -> Any: ...
+
+
+class Client(Protocol):
+    """As much of `httpx.Client` as is used. What it raises is Trouble, or of httpx."""
+
+    def request(self, method: str, url: str, /, *, headers: Mapping[str, str], **options: Any) -> Answer: ...
+    def close(self) -> None: ...
+
+
 class GatewayClient:
     """Posts, reads and changes the jobs of one gateway.
 
@@ -51,13 +78,13 @@ class GatewayClient:
     """
 
     def __init__(
-        self, url: str, key: str | None, *, clock: Clock, client: httpx.Client | None = None, policy: Policy = REQUESTS
+        self, url: str, key: str | None, *, clock: Clock, client: Client | None = None, policy: Policy = REQUESTS
     ) -> None:
         self.url = _checked(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._clock = clock
         self._policy = policy
-        self._client = client or httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
+        self._client = client or client_for(self.url, PATIENCE)
 
     def close(self) -> None:
         self._client.close()
@@ -87,6 +114,14 @@ class GatewayClient:
         body = {"kind": kind, "attempts": attempts, **request}
         given = {name: value for name, value in body.items() if value is not None}
         return _posted(self._ask("POST", "/jobs", json=given))
+
+    def refusal(self, kind: str, model: str) -> errors.Trouble | None:
+        """Why a job of a kind about a model would be refused there; None when it would be posted. Posts nothing."""
+        try:
+            self._ask("POST", "/jobs", json={"kind": kind, "model": model}, params={"check": "true"})
+        except (errors.Refused, errors.NotFound, errors.Unauthorized) as refusal:
+            return refusal
+        return None
 
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:  # noqa: ARG002 - the key tells
         query = {"anyway": "true"} if anyway else {}
@@ -141,8 +176,10 @@ class GatewayClient:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def models(self) -> tuple[list[Listed], list[str]]:
+    def models(self) -> "tuple[list[Listed], list[str]]":
         """The whole models, and lines about the rest."""
+        from jobs.ollama.responses import Listed  # noqa: PLC0415 - few ask for them
+
         answer = self._document("/models")
         return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
 
@@ -156,6 +193,10 @@ class GatewayClient:
         query = {"model": model} | ({"context": str(context)} if context is not None else {})
         return self._document("/route", params=query)
 
+    def tiers(self) -> list[dict[str, Any]]:
+        """How each tier stands."""
+        return list(self._document("/tiers")["tiers"])
+
     def health(self) -> dict[str, Any]:
         """How all of it stands."""
         return self._document("/health")
@@ -167,6 +208,16 @@ class GatewayClient:
     def cost(self, since: datetime) -> dict[str, Any]:
         """What was spent there since then, about."""
         return self._document("/cost", params={"since": isoformat(since)})
+
+    def ollama(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What the gateway answers as an Ollama would, at a path of Ollama's.
+
+        Raises:
+            NotFound: there is no such model, or not for this key.
+
+        """
+        answer: dict[str, Any] = self._ask(method, path, base="", **({} if body is None else {"json": body})).json()
+        return answer
 
     def plan(self) -> dict[str, Any]:
         """What the next night would do there."""
@@ -183,43 +234,77 @@ class GatewayClient:
         document: dict[str, Any] = self._ask("GET", path, **options).json()
         return document
 
-    def _ask(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _ask(self, method: str, path: str, *, base: str = "/ops/v1", **options: Any) -> Answer:
         """An answer that is no failure. Asking twice for the same does no harm anywhere here."""
 
-        def ask() -> httpx.Response:
-            with translated(f"asking the gateway at {self.url}"):
-                answer = self._client.request(method, f"{self.url}/ops/v1{path}", headers=self._headers, **options)
+        def ask() -> Answer:
+            answer = self._sent(method, f"{base}{path}", **options)
             if not answer.is_success:
-                self._refuse(answer)
-            if not answer.headers.get("content-type", "").startswith("application/json"):
-                raise self._not_ours(answer)
+                self._refuse(answer, f"{base}{path}")
+            is_json = answer.headers.get("content-type", "").startswith("application/json")
+            if not is_json and answer.status_code != 204:
+                raise self._not_ours(answer, f"{base}{path}")
             return answer
 
         return self._policy.call(ask, sleep=self._sleep)
 
+    def _sent(self, method: str, path: str, **options: Any) -> Answer:
+        """Whatever answer there is; where there is none, the error says what to do about it."""
+        doing = f"asking the gateway at {self.url}"
+        url = f"{self.url}{path}"
+        try:
+            if isinstance(self._client, LoopbackClient):
+                try:
+                    return self._client.request(method, url, headers=self._headers, **options)
+                except errors.NetworkTrouble as trouble:
+                    raise type(trouble)(f"{doing}: {trouble}") from trouble
+            from jobs.http.errors import translated  # noqa: PLC0415 - brings httpx, which takes long to import
+
+            with translated(doing):
+                return self._client.request(method, url, headers=self._headers, **options)
+        except (errors.NetworkTrouble, errors.Misconfigured) as trouble:
+            trouble.hint = hint_for(self.url, trouble)
+            raise
+
     def _sleep(self, seconds: float) -> None:
         self._clock.wait(seconds)
 
-    def _refuse(self, answer: httpx.Response) -> NoReturn:
+    def _refuse(self, answer: Answer, path: str) -> NoReturn:
         """Raise what the gateway says, as what it means for the command line."""
         try:
             failure = answer.json()
             error, hint = plain(str(failure["error"])), failure.get("hint")
         except (ValueError, KeyError, TypeError) as broken:
             if answer.status_code < 500:
-                raise self._not_ours(answer) from broken
+                raise self._not_ours(answer, path) from broken
             error, hint = f"the gateway at {self.url} answers {answer.status_code}", None
         status = answer.status_code
         meaning = _MEANING.get(status, errors.BadRequest if status < 500 else errors.ServerTrouble)
-        if meaning is errors.Unauthorized and not self._headers:
-            hint = "give the key by --key, or better in OLLAMA_MODAL_KEY, which no list of processes shows"
+        if meaning is errors.Unauthorized and self._headers:
+            hint = hint or "is the key, in OLLAMA_MODAL_KEY or by --key, one of this gateway's?"
+        elif meaning is errors.Unauthorized:
+            hint = KEY_HINT
         raise meaning(error, hint=plain(str(hint)) if hint else None, retry_after=_wait(answer))
 
-    def _not_ours(self, answer: httpx.Response) -> errors.Trouble:
+    def _not_ours(self, answer: Answer, path: str) -> errors.Trouble:
+        hint = f"{ADDRESS}, without a path behind it"
+        if 300 <= answer.status_code < 400:
+            there = plain(str(answer.headers.get("location", "nowhere")))[:200]
+            hint = f"it sends on to {there!r}: is that the address?"
         return errors.Refused(
-            f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {answer.url.path}",
-            hint="the address is that which `ollama-modal up` or the deployment printed",
+            f"what answers at {self.url} is no gateway of ours: {answer.status_code} from {path}", hint=hint
         )
+
+
+def client_for(url: str, patience: timedelta) -> Client:
+    """What asks it: this machine is asked without httpx, which takes longer to import than most commands to run."""
+    if is_plain_loopback(url):
+        return LoopbackClient(patience.total_seconds())
+    import httpx  # noqa: PLC0415
+
+    from jobs.http.errors import LOOPBACK_IS_DIRECT  # noqa: PLC0415
+
+    return httpx.Client(timeout=patience.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
 
 
 def _checked(url: str) -> str:
@@ -239,10 +324,10 @@ def _is_plain(id: str) -> bool:
     return len(id) <= 64 and id.isascii() and id.replace("-", "").isalnum()
 
 
-def _posted(answer: httpx.Response) -> Posted:
+def _posted(answer: Answer) -> Posted:
     return Posted(Job.from_json(answer.json()), attached=answer.status_code == 200)
 
 
-def _wait(answer: httpx.Response) -> timedelta | None:
+def _wait(answer: Answer) -> timedelta | None:
     text = answer.headers.get("retry-after", "")
     return timedelta(seconds=int(text)) if text.isascii() and text.isdigit() and len(text) < 6 else None

@@ -17,23 +17,32 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
-from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store import private_files as private
 from jobs.store.files import translated
 from jobs.store.sqlite import SqliteDict, SqliteQueue
-from jobs.weights.prune_plan import RetentionRules
+from jobs.store.sqlite_reader import SqliteReader
+
+if TYPE_CHECKING:
+    from jobs.ledger.ledger import Ledger
+    from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_HOME"
 
 _TRIES = 25
 _PAUSE_SECONDS = 0.02
 """Whoever asks whether `up` runs holds its lock for an instant, so a starting `up` tries again for half a second."""
+
+
+def _usual_retention() -> "RetentionRules":
+    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - listing jobs is to feel instant without it
+
+    return RetentionRules()
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ class Stack:
     simulated: bool
     servers: tuple[LocalServer, ...]
     models: Path | None
-    retention: RetentionRules = field(default_factory=RetentionRules)
+    retention: "RetentionRules" = field(default_factory=_usual_retention)
     """What the weights may take, and for how long."""
     gateway: str | None = None
     """Where clients ask."""
@@ -62,6 +71,8 @@ class Stack:
     why_by_server: str | None = None
     fleet: Path | None = None
     """The file that declares what should be here, if there is one."""
+    fleet_text: str | None = None
+    """What it said when `up` read it: that is what the nights follow."""
     mirror: str | None = None
     """The registry that stands for all others."""
     registries: Registries = ANYWHERE
@@ -85,12 +96,15 @@ class Stack:
             "rate_limit": self.rate_limit,
             "why_by_server": self.why_by_server,
             "fleet": str(self.fleet) if self.fleet else None,
+            "fleet_text": self.fleet_text,
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
+        from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - as above
+
         return cls(
             pid=int(document["pid"]),
             started_at=parse_moment(document["started_at"]),
@@ -102,6 +116,7 @@ class Stack:
             rate_limit=document.get("rate_limit"),
             why_by_server=document.get("why_by_server"),
             fleet=Path(document["fleet"]) if document.get("fleet") else None,
+            fleet_text=document.get("fleet_text"),
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
         )
@@ -150,7 +165,7 @@ class Home:
         if not os.access(self.root, os.W_OK | os.X_OK):
             raise self._unusable(PermissionError(0, "it cannot be written"))
 
-    def ledger(self, clock: Clock) -> Ledger:
+    def ledger(self, clock: Clock) -> "Ledger":
         """A ledger of one's own on this home's file; threads may share it, but then wait for one another.
 
         Raises:
@@ -158,15 +173,37 @@ class Home:
             StoreTrouble: the file in it cannot.
 
         """
+        from jobs.ledger.ledger import Ledger  # noqa: PLC0415 - whoever only reads needs no writer
+
         facts = self.facts()
         return Ledger(SqliteQueue(self._ledger_file, clock=clock), facts, clock)
 
     def reader(self, clock: Clock) -> LedgerReader:
-        """The ledger, for whoever only reads it."""
-        return LedgerReader.of(self.facts(), clock)
+        """The ledger, for whoever only reads it: nothing is made, and nothing changes.
+
+        Raises:
+            BadRequest: the home cannot be read.
+
+        """
+        return LedgerReader.of(self.read_facts(), clock)
+
+    def read_facts(self) -> SqliteReader:
+        """The ledger's dict, for whoever only reads it: empty where there is none. Threads may share it.
+
+        Raises:
+            BadRequest: the home cannot be read.
+
+        """
+        try:
+            os.listdir(self.root)  # noqa: PTH208 - asks whether it can be read
+        except FileNotFoundError:
+            pass  # nobody has written anything yet
+        except (OSError, ValueError) as error:
+            raise self._unusable(error) from error
+        return SqliteReader(self._ledger_file)
 
     def facts(self) -> SqliteDict:
-        """The ledger's dict by itself. Threads may share it.
+        """The ledger's dict by itself, to be written. Threads may share it.
 
         Raises:
             BadRequest: the home cannot be used.

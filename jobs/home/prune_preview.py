@@ -21,7 +21,7 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
     The servers are asked what they have loaded: they are on this machine, and asking wakes nobody.
     """
     jobs = home.reader(clock).jobs()
-    return recall(home.facts(), jobs).weights_use(jobs, loaded(servers, clock))
+    return recall(home.read_facts(), jobs).weights_use(jobs, loaded(servers, clock))
 
 
 def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What is here, for the command line: the models and what is wrong with them, the servers and whether they answer.
 
-It reads what `up` wrote down and asks the servers; it changes nothing, and needs no running `up`.
+It reads what `up` wrote down and asks the servers; it changes nothing, and needs no running `up`. Servers of this
+machine are asked without httpx, which takes longer to import than all of this takes.
 """
 
 from collections import Counter
@@ -8,26 +9,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from jobs.core.clock import Clock, isoformat
-from jobs.core.errors import Trouble, Unauthorized
+from jobs.core.errors import NetworkTrouble, ServerTrouble, Trouble, Unauthorized
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
-from jobs.home.gateway_client import GatewayClient
+from jobs.home.gateway_client import GatewayClient, client_for
 from jobs.home.home import Home, LocalServer, Stack
-from jobs.http.errors import LOOPBACK_IS_DIRECT
+from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, JobState
-from jobs.models.card import KnownModel as ListedModel
-from jobs.ollama.client import OllamaClient
-from jobs.ollama.responses import Listed, Running
+from jobs.ollama.responses import Listed, Running, listed_in
 from jobs.telemetry.nightly_report import line, report
-from jobs.weights.directory import ModelsDirectory
+from jobs.weights.layout import Layout
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.survey import Broken, Survey, SurveyedModel
+from jobs.weights.survey import Broken, Survey, SurveyedModel, survey
+
+if TYPE_CHECKING:
+    from jobs.models.card import KnownModel
+    from jobs.ollama.client import OllamaClient
+    from jobs.weights.directory import ModelsDirectory
 
 PATIENCE = timedelta(seconds=5)
 """A server on loopback answers a short question at once, or something is wrong with it."""
@@ -85,29 +87,33 @@ def local_models(home: Home, clock: Clock) -> ModelsFound:
             return ModelsFound(
                 server.url, tuple(sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name))
             )
-    return models_in(weights_of(stack.models, home, clock).survey(), str(stack.models))
+    return models_in(survey(Layout(stack.models)), str(stack.models))
 
 
-def models_in(survey: Survey, where: str) -> ModelsFound:
-    whole = sorted(survey.models, key=lambda model: model.name)
-    return ModelsFound(where, tuple(map(ModelEntry.of, whole)), tuple(complaints(survey)))
+def models_in(found: Survey, where: str) -> ModelsFound:
+    whole = sorted(found.models, key=lambda model: model.name)
+    return ModelsFound(where, tuple(map(ModelEntry.of, whole)), tuple(complaints(found)))
 
 
-def weights_of(models: Path, home: Home, clock: Clock) -> ModelsDirectory:
+def weights_of(models: Path, home: Home, clock: Clock) -> "ModelsDirectory":
+    from jobs.weights.directory import ModelsDirectory  # noqa: PLC0415 - whoever only looks needs none of it
+
     return ModelsDirectory(models, lock=home.weights_lock, persist=lambda: None, clock=clock)
 
 
-def client_of(server: LocalServer, clock: Clock) -> OllamaClient:
+def client_of(server: LocalServer, clock: Clock) -> "OllamaClient":
     """A server that is asked once, and not for long."""
+    from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - brings httpx, which takes long to import
+
     return OllamaClient(server.url, policy=NEVER, clock=clock, stall=PATIENCE)
 
 
-def complaints(survey: Survey) -> list[str]:
+def complaints(found: Survey) -> list[str]:
     """What is wrong, each with what to do about it."""
     lines = []
-    for broken in survey.broken:
+    for broken in found.broken:
         lines += [f"warning: {broken.name} is broken: {plain(broken.cause)}", f"hint: {_cure(broken)}"]
-    for stray in survey.poisoned:
+    for stray in found.poisoned:
         lines += [
             f"warning: {plain(stray.path)} ends every pull that a server makes of that blob",
             "hint: delete that file",
@@ -115,7 +121,7 @@ def complaints(survey: Survey) -> list[str]:
     return lines
 
 
-def card_complaints(models: Iterable[ListedModel]) -> list[str]:
+def card_complaints(models: "Iterable[KnownModel]") -> list[str]:
     """What is wrong with the files of whole models, each with what to do about it."""
     lines = []
     for model in models:
@@ -254,20 +260,20 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     """How things stand, with these jobs in the ledger; `key` opens the gateway, where it wants one."""
     counts = Counter(job.state for job in jobs)
     queue = {str(state): counts[state] for state in JobState}
-    night = report(dict(home.facts().items()), jobs)
+    night = report(dict(home.read_facts().items()), jobs)
     stack = home.read_stack()
     pid = home.up_pid()
-    tiers = tuple(_tier(server, clock) for server in stack.servers) if stack else ()
+    tiers = tuple(tier_now(server, clock) for server in stack.servers) if stack else ()
     problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
     if stack is None or stack.models is None:
         return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems)
-    survey = weights_of(stack.models, home, clock).survey()
-    return LocalStatus(home, pid, stack, tiers, len(survey.models), survey.usage_bytes, queue, night, problems)
+    found = survey(Layout(stack.models))
+    return LocalStatus(home, pid, stack, tiers, len(found.models), found.usage_bytes, queue, night, problems)
 
 
 def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
     """What the gateway of the running stack says is wrong."""
-    patient = httpx.Client(timeout=PATIENCE.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
+    patient = client_for(gateway, PATIENCE)
     with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
             return tuple(map(str, remote.health()["problems"]))
@@ -277,9 +283,35 @@ def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
             return (f"the gateway does not say how it is: {trouble}",)
 
 
-def _tier(server: LocalServer, clock: Clock) -> LocalTier:
+def tier_now(server: LocalServer, clock: Clock) -> LocalTier:
+    """What a server of the stack answers now, or why it does not."""
     try:
-        with client_of(server, clock) as ollama:
-            return LocalTier(server, ollama.version(), tuple(ollama.ps()))
+        if not is_plain_loopback(server.url):
+            with client_of(server, clock) as ollama:
+                return LocalTier(server, ollama.version(), tuple(ollama.ps()))
+        version = _document(server, "/api/version", "asking for the version")
+        running = _document(server, "/api/ps", "listing running models")
+        said = str(version.get("version", "")) if isinstance(version, dict) else ""
+        return LocalTier(server, said, tuple(map(Running.of, listed_in(running))))
     except Trouble as trouble:
         return LocalTier(server, None, problem=str(trouble))
+
+
+def _document(server: LocalServer, path: str, doing: str) -> Any:
+    """What a server of this machine answers.
+
+    Raises:
+        NetworkTrouble: it does not, or what comes makes no sense.
+
+    """
+    url = server.url.rstrip("/") + path
+    try:
+        answer = LoopbackClient(PATIENCE.total_seconds()).request("GET", url)
+    except NetworkTrouble as trouble:
+        raise type(trouble)(f"{doing}: {trouble}") from trouble
+    if not answer.is_success:
+        raise ServerTrouble(f"{doing}: the server answers {answer.status_code}")
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise ServerTrouble(f"{doing}: the answer is no JSON") from error

@@ -13,7 +13,7 @@ from datetime import datetime
 from jobs.core.errors import FAILURE_CLASSES, BadName, BadRequest, Refused
 from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
-from jobs.core.units import local_time
+from jobs.core.units import counted, local_time
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import remedy_of_kind, trouble
 from jobs.ledger.kinds import KINDS, Kinds
@@ -122,7 +122,7 @@ def lines(jobs: Sequence[Job], now: datetime) -> Iterator[str]:
     for job in jobs:
         groups[class_of(job)].append(job)
     for name, group in sorted(groups.items(), key=lambda entry: (-len(entry[1]), entry[0])):
-        yield f"{name}: {len(group):,} job{'' if len(group) == 1 else 's'}"
+        yield f"{name}: {counted(len(group), 'job')}"
         for job in group:
             why = trouble(job.attempts[-1]) if job.attempts else ""
             yield f"  {job.id}  {job.kind} {plain(job.subject)}  {local_time(job.posted_at, now)}  {why}"

@@ -321,3 +321,11 @@ def after_trouble(job: Job, trouble: Trouble, *, now: datetime, backoff: Backoff
         return ending
     wait = trouble.retry_after if trouble.retry_after is not None else backoff.delay(n, spread)
     return replace(ending, outcome="retry", not_before=now + wait)
+
+
+@dataclass(frozen=True)
+class Posted:
+    """The job that a post came to, and whether it was there before (then the caller shares it)."""
+
+    job: Job
+    attached: bool

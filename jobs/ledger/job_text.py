@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.core.progress import Reading
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes, human_span, local_time
+from jobs.core.units import counted, human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.kinds import KINDS, Kinds
 
@@ -192,9 +192,11 @@ def _attempt(attempt: Attempt, job: Job, now: datetime) -> Iterator[str]:
         yield f"       {_next(job, now)}"
 
 
-def _speed(job: Job, count: int) -> str:
-    last = job.attempts[-1]
-    seconds = ((last.ended_at or last.started_at) - last.started_at).total_seconds()
+def _speed(job: Job, count: int, seconds: float | None = None) -> str:
+    """Of what took so long, or else the last attempt."""
+    if seconds is None:
+        last = job.attempts[-1]
+        seconds = ((last.ended_at or last.started_at) - last.started_at).total_seconds()
     return f" at {human_bytes(count / seconds)}/s" if count and seconds > 0 else ""
 
 
@@ -202,16 +204,18 @@ def _pulled(job: Job, result: Mapping[str, Any]) -> str:
     what = f"{result['model']}, {human_bytes(result['size'])}, digest {str(result['digest'])[:12]}"
     if result["way"] != "registry":
         return f"{what}: pulled by the server of tier {result['tier']}, because {result['why']}"
-    fetched, reused = result["fetched_bytes"], result["reused_bytes"]
-    if not fetched:
+    fetched, resumed, reused = result["fetched_bytes"], result.get("resumed_bytes", 0), result["reused_bytes"]
+    if not fetched and not resumed:
         return f"{what}: all of it was here already and sound"
-    kept = f", {human_bytes(reused)} was here already" if reused else ""
-    return f"{what}: {human_bytes(fetched)} straight from the registry{_speed(job, fetched)}{kept}"
+    kept = f", {human_bytes(resumed)} had come in an attempt before" if resumed else ""
+    kept += f", {human_bytes(reused)} was here already" if reused else ""
+    speed = _speed(job, fetched, result.get("fetch_seconds"))
+    return f"{what}: {human_bytes(fetched)} straight from the registry{speed}{kept}"
 
 
 def _verified(job: Job, result: Mapping[str, Any]) -> str:
     what = (
-        f"{_count(len(result['models']), 'model')}, {_count(result['blobs'], 'blob')},"
+        f"{counted(len(result['models']), 'model')}, {counted(result['blobs'], 'blob')},"
         f" {human_bytes(result['bytes'])}{_speed(job, result['bytes'])}"
     )
     if torn := result.get("torn"):
@@ -219,13 +223,13 @@ def _verified(job: Job, result: Mapping[str, Any]) -> str:
     if not result["mended"]:
         return f"{what}: every byte is what it should be"
     which = ", ".join(f"{each['digest'][:19]}… was {each['damage']}" for each in result["mended"])
-    return f"{what}: {_count(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
+    return f"{what}: {counted(len(result['mended']), 'damaged blob')} fetched again, and sound now: {which}"
 
 
 def _deleted(_: Job, result: Mapping[str, Any]) -> str:
     if result["way"] != "directory":
         return f"{result['model']} was deleted by the server"
-    blobs = f"{_count(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
+    blobs = f"{counted(result['blobs'], 'blob')} went with it, {human_bytes(result['freed_bytes'])}"
     what = f"{result['model']} is gone; {blobs}"
     return f"{what}; {result['note']}" if result.get("note") else what
 
@@ -262,7 +266,3 @@ _RESULTS: Mapping[str, Callable[[Job, Mapping[str, Any]], str]] = {
     "rollback": _rolled_back,
     "warm": _warmed,
 }
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

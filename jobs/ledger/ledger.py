@@ -21,21 +21,13 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import Fenced, Refused, StoreTrouble, Trouble
 from jobs.core.progress import Reading
 from jobs.ledger import dead_letters
-from jobs.ledger.job import VERSION, Ending, Job, JobState
+from jobs.ledger.job import VERSION, Ending, Job, JobState, Posted
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.reader import LedgerReader
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, Heard, PatientDict, PatientQueue
 from jobs.store.protocols import DictLike, QueueLike
-
-
-@dataclass(frozen=True)
-class Posted:
-    """The job, and whether it was there before (then the caller shares it)."""
-
-    job: Job
-    attached: bool
 
 
 @dataclass

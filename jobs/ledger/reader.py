@@ -9,20 +9,20 @@ from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.job import IllegalMove, Job, JobFacts, fold
 from jobs.store import keys
-from jobs.store.patient_calls import Calls, PatientDict
-from jobs.store.protocols import DictLike
+from jobs.store.patient_calls import Calls, PatientReads
+from jobs.store.protocols import ReadableDict
 
 
 class LedgerReader:
     """It remembers nothing, so threads may share one. Each method raises `StoreTrouble` when the store fails."""
 
-    def __init__(self, facts: DictLike) -> None:
+    def __init__(self, facts: ReadableDict) -> None:
         self._facts = facts
 
     @classmethod
-    def of(cls, facts: DictLike, clock: Clock) -> Self:
+    def of(cls, facts: ReadableDict, clock: Clock) -> Self:
         """One by itself, for whoever only reads; a store that fails for a moment is asked again."""
-        return cls(PatientDict(facts, Calls(clock)))
+        return cls(PatientReads(facts, Calls(clock)))
 
     def get(self, id: str) -> Job:
         """The job as its facts stand now.

@@ -75,6 +75,11 @@ class Card:
         )
 
     @cached_property
+    def abilities(self) -> frozenset[str] | None:
+        """What a server will find that the model can do; None where its files do not tell."""
+        return None if self.missing or self.header is None else frozenset(capabilities.shown(self.traits))
+
+    @cached_property
     def facts(self) -> MemoryFacts | None:
         return MemoryFacts.of(self.header) if self.header else None
 

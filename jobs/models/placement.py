@@ -7,6 +7,7 @@ Where a model's header does not tell its layers and heads, a fifth more than its
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from jobs.core.units import human_bytes
 from jobs.models.gguf import MemoryFacts
@@ -41,6 +42,7 @@ class TierCapacity:
         context: the context length of its server; None is Ollama's own choice.
         parallel: contexts that it keeps for each model.
         cache_type: how the context cache is packed.
+        keep_alive: how long its server keeps an idle model, negative for ever; None is Ollama's own choice.
         dollars_per_hour: its price while it is up, where that is known.
         runner_bytes: memory that is taken beside weights and contexts.
 
@@ -52,6 +54,7 @@ class TierCapacity:
     context: int | None = None
     parallel: int = 1
     cache_type: str = "f16"
+    keep_alive: timedelta | None = None
     dollars_per_hour: float | None = None
     runner_bytes: int = field(default=RUNNER_BYTES, repr=False)
 
@@ -150,6 +153,7 @@ def tuned(tier: TierCapacity, environ: Mapping[str, str]) -> TierCapacity:
         context=context or tier.context,
         parallel=parallel or tier.parallel,
         cache_type=cache if cache in CACHE_BYTES else tier.cache_type,
+        keep_alive=None if environ.get("OLLAMA_KEEP_ALIVE", "").strip() else tier.keep_alive,
     )
 
 

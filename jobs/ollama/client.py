@@ -5,7 +5,7 @@ and retried by the ledger. Every error is one of ours, with the server's own wor
 """
 
 import ssl
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from datetime import timedelta
 from functools import cache
@@ -23,7 +23,7 @@ from jobs.http.errors import LOOPBACK_IS_DIRECT, as_it_is, translated
 from jobs.http.watched_stream import Head, exchange
 from jobs.ollama.errors import refusal
 from jobs.ollama.pull_progress import PullWatch
-from jobs.ollama.responses import Frame, Listed, Running, listed_in
+from jobs.ollama.responses import ChatFrame, Frame, Listed, Running, listed_in
 
 STALL = timedelta(seconds=60)
 """Twice the 30 s after which Ollama itself gives up a silent connection and asks again."""
@@ -209,6 +209,35 @@ class OllamaClient:
         with closing(self._patient("/api/generate", body, doing=doing, check=check, patience=patience)) as frames:
             for wire in frames:
                 frame = Frame.of(wire)
+                yield frame
+                if frame.done:
+                    return
+        raise CutShort(f"{doing}: the stream ended before it said done")
+
+    def chat(
+        self,
+        name: str,
+        messages: Sequence[Mapping[str, str]],
+        *,
+        more: Mapping[str, Any] | None = None,
+        check: Callable[[], None] = _nothing,
+        patience: timedelta = PATIENCE,
+    ) -> Iterator[ChatFrame]:
+        """Answer the last of these messages. The iterator ends after the frame that says done, or raises CutShort.
+
+        Args:
+            name: of the model.
+            messages: with `role` and `content`.
+            more: fields of the request: `format`, `think`, `options`.
+            check: called with every frame and while none comes; may raise to stop.
+            patience: how long it may say nothing.
+
+        """
+        doing = f"chatting with {name!r} on {self.url}"
+        body = {"model": name, "messages": list(messages), "stream": True, **(more or {})}
+        with closing(self._patient("/api/chat", body, doing=doing, check=check, patience=patience)) as answers:
+            for wire in answers:
+                frame = ChatFrame.of(wire)
                 yield frame
                 if frame.done:
                     return

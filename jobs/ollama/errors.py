@@ -130,7 +130,7 @@ def refusal(status: int, text: str, *, doing: str, retry_after: str | None = Non
     trouble = _STATUSES.get(status) or (ServerTrouble if status >= 500 else BadRequest)
     if status in {400, 500}:
         trouble = next((each.trouble for each in MEANINGS if each.pattern.search(looked_at)), trouble)
-    hint = "pull it first: ollama-modal pull NAME" if trouble is NotFound and "model" in text else None
+    hint = "pull it first: `ollama-modal pull NAME`" if trouble is NotFound and "model" in text else None
     seconds = retry_after if retry_after and retry_after.isascii() and retry_after.isdecimal() else None
     wait = min(timedelta(seconds=int(seconds[:9])), _LONGEST_WAIT) if seconds else None  # nine digits are years
     return trouble(said, hint=hint, retry_after=wait)

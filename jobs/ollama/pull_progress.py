@@ -107,7 +107,11 @@ class PullWatch:
         total, completed = count(frame.get("total")), count(frame.get("completed"))  # zeros are left out on the wire
         if digest not in self._layers and len(self._layers) >= MAX_LAYERS:
             raise ServerTrouble(f"{self._doing}: the server tells of more than {MAX_LAYERS:,} layers")
-        had_completed, had_total = self._layers.get(digest, (0, 0))
+        if digest not in self._layers:  # what it has of a layer when it begins with it was there before
+            self._layers[digest] = (completed, 0)
+            self._completed += completed
+            self._progress.find(completed)
+        had_completed, had_total = self._layers[digest]
         self._layers[digest] = (completed, total)
         (self._unfinished.discard if completed == total else self._unfinished.add)(digest)
         self._completed += completed - had_completed

@@ -114,6 +114,28 @@ class Frame:
         return cls(text=str(wire.get("response") or ""), done=wire.get("done") is True, usage=Usage.of(wire))
 
 
+@dataclass(frozen=True)
+class ChatFrame:
+    """A piece of what `/api/chat` answers; the last one has `done`, why it ended, and what it cost."""
+
+    text: str
+    thinking: str = ""
+    done: bool = False
+    done_reason: str = ""
+    usage: Usage = Usage()
+
+    @classmethod
+    def of(cls, wire: Mapping[str, Any]) -> Self:
+        message = _mapping(wire.get("message") or {}, "a message")
+        return cls(
+            text=str(message.get("content") or ""),
+            thinking=str(message.get("thinking") or ""),
+            done=wire.get("done") is True,
+            done_reason=str(wire.get("done_reason") or ""),
+            usage=Usage.of(wire),
+        )
+
+
 def listed_in(document: Any) -> list[Any]:
     """The `models` of a list answer; null counts as none."""
     models = _mapping(document, "a list of models").get("models") or []

@@ -12,7 +12,7 @@ import httpx
 from jobs.core import foreign
 from jobs.core.errors import Corrupt, ServerTrouble, Unsupported
 from jobs.core.sanitize import plain
-from jobs.registry.egress import flaw
+from jobs.registry.egress import flaw, shown_host
 from jobs.registry.range_journal import ByteRange
 from jobs.weights.manifest import Layer
 
@@ -34,9 +34,9 @@ def redirect_target(response: httpx.Response) -> httpx.URL:
         ServerTrouble: nowhere.
 
     """
-    target = parsed_address(response.headers["Location"], f"{response.url.host} redirects us", response.url)
+    target = parsed_address(response.headers["Location"], f"{shown_host(response.url)} redirects us", response.url)
     if response.url.scheme == "https" and target.scheme != "https":
-        raise Unsupported(f"{response.url.host} redirects from https to {target.scheme}://{target.host}")
+        raise Unsupported(f"{shown_host(response.url)} redirects from https to {target.scheme}://{shown_host(target)}")
     return target
 
 
@@ -68,16 +68,18 @@ def announced_span(response: httpx.Response, layer: Layer, asked: ByteRange) -> 
     if response.status_code == 206:
         match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
         if match is None:
-            raise ServerTrouble(f"{response.url.host} does not say which bytes of {layer.digest} it sends")
+            raise ServerTrouble(f"{shown_host(response.url)} does not say which bytes of {layer.digest} it sends")
         size = layer.size if match[3] == "*" else int(match[3])
         coming = int(match[1]), int(match[2]) + 1
     else:
         size = int(response.headers.get("Content-Length", layer.size))  # a number, or it would have been refused
         coming = 0, layer.size
     if size != layer.size:
-        raise Corrupt(f"{layer.digest} has {size} bytes at {response.url.host}; its manifest says {layer.size}")
+        raise Corrupt(f"{layer.digest} has {size} bytes at {shown_host(response.url)}; its manifest says {layer.size}")
     if response.status_code == 206 and coming != asked:
-        raise ServerTrouble(f"{response.url.host} sends bytes {coming} of {layer.digest} where {asked} were asked for")
+        raise ServerTrouble(
+            f"{shown_host(response.url)} sends bytes {coming} of {layer.digest} where {asked} were asked for"
+        )
     return coming
 
 
@@ -131,13 +133,15 @@ def _encoding(response: httpx.Response) -> str:
 def need_no_encoding(response: httpx.Response) -> None:
     """Insist on the bytes themselves, as they were asked for: a few that are encoded may stand for any number."""
     if encoding := _encoding(response):
-        raise Unsupported(f"{response.url.host} answers encoded as {plain(encoding)[:80]!r}, which was not asked for")
+        raise Unsupported(
+            f"{shown_host(response.url)} answers encoded as {plain(encoding)[:80]!r}, which was not asked for"
+        )
 
 
 def need_one_length(response: httpx.Response) -> None:
     length = response.headers.get("Content-Length")
     if length is not None and not _LENGTH.fullmatch(length):
-        raise ServerTrouble(f"{response.url.host} answers with {plain(length)[:80]!r} for a length")
+        raise ServerTrouble(f"{shown_host(response.url)} answers with {plain(length)[:80]!r} for a length")
 
 
 def token_in(raw: bytes) -> str:

@@ -38,6 +38,12 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast and not ip.is_reserved
 
 
+def shown_host(url: httpx.URL) -> str:
+    """The host of an address, with its port where that is not its scheme's own: whom people are told of."""
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return host if url.port in (None, _PORTS.get(url.scheme)) else f"{host}:{url.port}"
+
+
 def flaw(url: httpx.URL) -> str:
     """Why nobody can be asked at this address, in words; empty where somebody could be.
 
@@ -91,14 +97,13 @@ class Egress:
 
     def _is_chosen(self, url: httpx.URL) -> bool:
         """Whether the operator chose this host himself."""
-        host = url.host.lower()
-        netloc = host if url.port in (None, _PORTS.get(url.scheme)) else f"{host}:{url.port}"
         listed = (self.registries.hosts or frozenset()) | self.registries.plain
-        return host == self.base.host.lower() or netloc in listed
+        return url.host.lower() == self.base.host.lower() or shown_host(url).lower() in listed
 
     def _refused(self, url: httpx.URL, address: str) -> Unsupported:
         return Unsupported(
-            f"{self.base.host} redirects to {plain(url.host)!r} at {plain(address)}, which is no public address",
+            f"{shown_host(self.base)} redirects to {plain(shown_host(url))!r} at {plain(address)},"
+            " which is no public address",
             hint=f"if it belongs to the registry, list it beside it. {self.registries.remedy}".strip(),
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 from jobs.core import foreign
 from jobs.core.errors import Corrupt, Unsupported
 from jobs.core.sanitize import plain
+from jobs.core.units import counted
 from jobs.models import go_template as go_templates
 from jobs.weights.manifest import IMAGE, Layer, Manifest, word, words
 
@@ -100,7 +101,7 @@ def _need_no_other_document(document: Any, what: str) -> None:
     listed = document.get("manifests")
     if document.get("mediaType") in _INDEXES or (isinstance(listed, list) and "layers" not in document):
         raise Unsupported(
-            f"{what} is no model, but an index of {len(listed) if isinstance(listed, list) else 0:,} manifests"
+            f"{what} is no model, but an index of {counted(len(listed) if isinstance(listed, list) else 0, 'manifest')}"
             f" ({_kinds(_platforms(listed))})",
             hint="name one of them, where it is a model for Ollama: an index itself cannot be served",
         )

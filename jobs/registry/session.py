@@ -32,7 +32,7 @@ from jobs.core.errors import (
 from jobs.core.model_name import DEFAULT_HOST, DEFAULT_NAMESPACE, NAME_FORM, ModelName
 from jobs.http.errors import translated
 from jobs.registry import answers
-from jobs.registry.egress import Egress
+from jobs.registry.egress import Egress, shown_host
 from jobs.registry.mirror import HF_TOKEN, HUGGING_FACE
 from jobs.registry.range_journal import ByteRange
 from jobs.registry.range_queue import DownloadStopped
@@ -166,7 +166,7 @@ class RegistrySession:
         for _ in range(_HOPS):
             token = self._token if self._is_registry(url) else None
             with (
-                translated(f"asking {url.host} for {str(self._name)!r}"),
+                translated(f"asking {shown_host(url)} for {str(self._name)!r}"),
                 closing(self._send(url, headers, token)) as got,
             ):
                 if got.status_code == 401 and self._is_registry(url) and not has_logged_in:
@@ -179,7 +179,7 @@ class RegistrySession:
                 else:
                     yield got
                     return
-        raise ServerTrouble(f"{self._base.host} redirects in circles for {str(self._name)!r}")
+        raise ServerTrouble(f"{shown_host(self._base)} redirects in circles for {str(self._name)!r}")
 
     def _send(
         self, url: httpx.URL, headers: dict[str, str], token: str | None = None, params: dict[str, str] | None = None
@@ -201,7 +201,7 @@ class RegistrySession:
             got = self._client.send(request, stream=True, follow_redirects=False)
         except (httpx.ReadError, httpx.RemoteProtocolError) as error:
             if url.scheme == "http" and self._is_registry(url) and self._egress.sees_peers and _speaks_tls(url):
-                raise Misconfigured(f"{url.host} hangs up when it is asked over http", hint=_TLS_HINT) from error
+                raise Misconfigured(f"{shown_host(url)} hangs up when it is asked over http", hint=_TLS_HINT) from error
             raise
         try:
             answers.need_one_length(got)
@@ -238,12 +238,12 @@ class RegistrySession:
             challenge = dict(_PARAMETER.findall(rest))
             if scheme.lower() != "bearer" or "realm" not in challenge:
                 words = answers.error_words(challenged)[:200]
-                said = f"{self._base.host} wants a login for {str(self._name)!r}"
+                said = f"{shown_host(self._base)} wants a login for {str(self._name)!r}"
                 raise Unauthorized(f"{said}: {words}" if words else said, hint=self._login_hint())
-            realm = answers.parsed_address(challenge.pop("realm"), f"{self._base.host} sends us for a token")
+            realm = answers.parsed_address(challenge.pop("realm"), f"{shown_host(self._base)} sends us for a token")
             if (realm.scheme, realm.netloc) != (self._base.scheme, self._base.netloc):
                 raise Unauthorized(
-                    f"{self._base.host} sends us to {realm.host!r} for a token, which is another host",
+                    f"{shown_host(self._base)} sends us to {shown_host(realm)!r} for a token, which is another host",
                     hint="a token is only fetched from the registry itself",
                 )
             answers.drain(challenged)
@@ -271,7 +271,7 @@ class RegistrySession:
         status = response.status_code
         if response.is_success:
             return
-        host = response.url.host
+        host = shown_host(response.url)
         words = answers.error_words(response)
         said = f"{host} answers {status} for {what}"
         if not self._is_registry(response.url) and status in {401, 403}:

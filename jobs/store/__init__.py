@@ -8,4 +8,5 @@ patient_calls  asks the ledger's dict and queue once more when they fail for a m
 private_files  files and folders that are their owner's alone
 protocols      the shapes of modal.Queue and modal.Dict that we use, with their contracts
 sqlite         both shapes on one SQLite file, and what SQLite's errors mean
+sqlite_reader  reads the dict of such a file, and changes no byte of it
 """

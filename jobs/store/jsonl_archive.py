@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ class Archive:
             if path.exists():
                 with path.open(encoding="utf-8", errors="replace") as file:
                     yield from _records(file, path)
+
+    def kept_at(self) -> datetime | None:
+        """When something was appended last; None where nothing ever was."""
+        files = self._folder.glob("*.jsonl")
+        return max((datetime.fromtimestamp(path.stat().st_mtime, UTC) for path in files), default=None)
 
     def _full(self, sort: str) -> list[tuple[int, Path]]:
         """The files that were set aside, by their numbers, oldest first; some may have been taken away since."""

@@ -20,6 +20,7 @@ class KeyPattern:
         writer: who writes it.
         is_once: it is written once and never changed; of racing writers one wins. Else the last one does.
         lives: until when it is there.
+        loses: what people miss when it fades; empty where whoever is at work writes it again.
 
     """
 
@@ -28,6 +29,7 @@ class KeyPattern:
     writer: str
     is_once: bool
     lives: str
+    loses: str = ""
 
 
 # -- jobs --------------------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
     (UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
     (TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
-    (platform("<who>"), "what the platform failed at", "whoever met it: tick, night, or gap", False, _STAYS),
+    (platform("<who>"), "what the platform failed at, or that the app was away", "whoever met it", False, _STAYS),
     (NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),
     (NIGHT_TRIES, "how often the night that is due was tried", "the night, or who sends for it", False, _STAYS),
     (NIGHTS_SINCE, "from when on nights are expected here", "the check for alerts", True, _STAYS),
@@ -222,4 +224,19 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      True, _CASE),
     (told("<key>/<n>", "<change>"), "it is told, or given up", "who tells the webhook", True, _CASE),
 )  # fmt: skip
-TABLE = tuple(KeyPattern(*row) for row in _ROWS)
+
+_OPEN_JOBS = "jobs that were not archived yet, those among them that had not ended"
+_INCIDENTS = "incidents that were open, or had just passed"
+_LOSES: dict[str, str] = {
+    **dict.fromkeys((JOB, CLAIM, BEAT, END, CANCEL, DISMISSED), _OPEN_JOBS),
+    USAGE: "who used what in the last two weeks",
+    LAST_USED: "when each model was last used",
+    METER: "what the last day's containers cost",
+    HEALTH: "how the tiers were in the last days",
+    UPKEEP_MEMORY: "what was verified when, and which versions were rolled back from",
+    NIGHT_RAN: "what the last night did",
+    **dict.fromkeys((INCIDENT, RECOVERED), _INCIDENTS),
+}
+"""By what the keys begin with."""
+
+TABLE = tuple(KeyPattern(*row, loses=_LOSES.get(row[0].partition("<")[0], "")) for row in _ROWS)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
-from jobs.store.protocols import DictLike, QueueLike
+from jobs.store.protocols import DictLike, QueueLike, ReadableDict
 
 T = TypeVar("T")
 
@@ -91,15 +91,12 @@ class Calls:
             return call()
 
 
-class PatientDict:
-    """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""
+class PatientReads:
+    """A `ReadableDict`."""
 
-    def __init__(self, real: DictLike, calls: Calls) -> None:
+    def __init__(self, real: ReadableDict, calls: Calls) -> None:
         self._real = real
         self._calls = calls
-
-    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        return self._calls.again("write", lambda: self._real.put(key, value, skip_if_exists=skip_if_exists))
 
     def get(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("read", lambda: self._real.get(key, default))
@@ -109,6 +106,17 @@ class PatientDict:
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         return iter(self._calls.again("read of everything", lambda: list(self._real.items())))
+
+
+class PatientDict(PatientReads):
+    """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""
+
+    def __init__(self, real: DictLike, calls: Calls) -> None:
+        super().__init__(real, calls)
+        self._written = real
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        return self._calls.again("write", lambda: self._written.put(key, value, skip_if_exists=skip_if_exists))
 
 
 class PatientQueue:

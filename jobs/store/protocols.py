@@ -36,20 +36,12 @@ class QueueLike(Protocol):
         """How many items wait in one partition."""
 
 
-class DictLike(Protocol):
-    """A map of string keys to plain JSON-able values.
+class ReadableDict(Protocol):
+    """A map of string keys to plain JSON-able values, for whoever only reads it.
 
     - Values are copies: changing one that was read changes nothing stored.
     - No order, no prefix reads, no transactions; entries fade after 7 idle days on Modal.
     """
-
-    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
-        """Write one entry.
-
-        - With `skip_if_exists` this is the one atomic conditional write: of any number of racing writers exactly one
-          gets True, all others False and no effect.
-        - A reply lost on the way may be retried by the client, so False can also mean "it was already me".
-        """
 
     def get(self, key: Any, default: Any = None) -> Any:
         """The value, or `default` when the key is absent."""
@@ -59,6 +51,18 @@ class DictLike(Protocol):
 
     def items(self) -> Iterator[tuple[Any, Any]]:
         """All entries, in no order; entries written meanwhile may or may not be seen."""
+
+
+class DictLike(ReadableDict, Protocol):
+    """One that can be written."""
+
+    def put(self, key: Any, value: Any, *, skip_if_exists: bool = False) -> bool:
+        """Write one entry.
+
+        - With `skip_if_exists` this is the one atomic conditional write: of any number of racing writers exactly one
+          gets True, all others False and no effect.
+        - A reply lost on the way may be retried by the client, so False can also mean "it was already me".
+        """
 
 
 class ShrinkingDict(DictLike, Protocol):

@@ -84,9 +84,11 @@ def _pull_by_registry(
         _require_room(attempt, context, weights, max(0, missing - staging.bytes_held()))
         total = sum(layer.size for layer in manifest.blobs)
         attempt.progress.begin("pulling", total=total, completed=total - missing)
+        moved, began_at = attempt.progress.moved_bytes, context.clock.monotonic()
         _need_servable(attempt, context, manifest, wanted=wanted, staging=staging)
         attempt.progress.begin("pulling", total=total, completed=total - missing)
         fetch_to_staging(attempt, context, name, wanted, staging)
+        fetched, took = attempt.progress.moved_bytes - moved, context.clock.monotonic() - began_at
         attempt.progress.begin("publishing")
         for layer in wanted:
             if layer.digest in damaged:
@@ -102,7 +104,9 @@ def _pull_by_registry(
         "size": manifest.size,
         "facts": facts and facts.as_json(),
         "way": "registry",
-        "fetched_bytes": missing,
+        "fetched_bytes": fetched,
+        "fetch_seconds": round(took, 3),
+        "resumed_bytes": max(0, missing - fetched),
         "reused_bytes": total - missing,
     }
 

@@ -16,7 +16,8 @@ from jobs.tasks.context import Result, TaskContext
 from jobs.worker.attempt import RunningAttempt
 
 WARM_KEEP_ALIVE = timedelta(minutes=30)
-"""How long a warmed model stays loaded when nobody uses it; a server at zero containers forgets it anyway."""
+"""How long a warmed model stays loaded when nobody uses it, unless its tier keeps idle models for longer; a server at
+zero containers forgets it anyway."""
 
 TOKENS = 16
 """Enough to tell how fast it is: the first one is made while the prompt is read, so one alone takes no time."""
@@ -39,7 +40,7 @@ def warm(attempt: RunningAttempt, context: TaskContext) -> Result:
     try:
         attempt.progress.begin(f"loading on {tier.name}")
         started = context.clock.monotonic()
-        server.load(str(name), keep_alive=WARM_KEEP_ALIVE, check=attempt.check)
+        server.load(str(name), keep_alive=_keep_alive(tier), check=attempt.check)
         load_seconds = context.clock.monotonic() - started
         proof = _proof(attempt, context, name, tier, server)
     except NotFound as missing:
@@ -67,6 +68,11 @@ def warm(attempt: RunningAttempt, context: TaskContext) -> Result:
     }
 
 
+def _keep_alive(tier: TierCapacity) -> timedelta:
+    own = tier.keep_alive
+    return WARM_KEEP_ALIVE if own is None or timedelta(0) <= own < WARM_KEEP_ALIVE else own
+
+
 def _proof(
     attempt: RunningAttempt, context: TaskContext, name: ModelName, tier: TierCapacity, server: OllamaClient
 ) -> dict[str, Any]:
@@ -76,7 +82,7 @@ def _proof(
     if "completion" in abilities:
         attempt.progress.begin(f"asking {tier.name} for {TOKENS} tokens")
         asked_at, options = context.clock.monotonic(), {"num_predict": TOKENS}
-        frames = server.generate(str(name), "Hi", options=options, keep_alive=WARM_KEEP_ALIVE, check=attempt.check)
+        frames = server.generate(str(name), "Hi", options=options, keep_alive=_keep_alive(tier), check=attempt.check)
         last = next(frames)
         proof |= {"proved_by": "tokens", "first_token_seconds": round(context.clock.monotonic() - asked_at, 3)}
         for frame in frames:
@@ -85,7 +91,7 @@ def _proof(
             proof["tokens_per_second"] = last.usage.tokens_per_second
     elif "embedding" in abilities:
         attempt.progress.begin(f"asking {tier.name} for an embedding")
-        length = server.embed(str(name), "Hi", keep_alive=WARM_KEEP_ALIVE, check=attempt.check)
+        length = server.embed(str(name), "Hi", keep_alive=_keep_alive(tier), check=attempt.check)
         proof |= {"proved_by": "an embedding", "embedding_length": length}
     return proof
 
@@ -99,7 +105,7 @@ def why_missing(attempt: RunningAttempt) -> NotFound | None:
     said = f": {last.message}" if last.message else ""
     return NotFound(
         f"{attempt.job.subject!r} is not here, since its pull {pull.id} {_ENDED[pull.state]}{said}",
-        hint=last.hint or f"pull it again: ollama-modal retry {pull.id}",
+        hint=last.hint or f"pull it again: `ollama-modal retry {pull.id}`",
     )
 
 

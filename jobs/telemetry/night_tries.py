@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import Trouble
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import DictLike, ReadableDict
 
 MOST = 8
 """Tries of one night: some four hours, by then its morning has come."""
@@ -110,13 +110,13 @@ class Tries:
         return self.next_at is not None and not self.at <= now < self.next_at
 
 
-def tries_of(entries: DictLike | Mapping[str, Any], due: datetime) -> Tries:
+def tries_of(entries: ReadableDict | Mapping[str, Any], due: datetime) -> Tries:
     """The tries of the night that was due then."""
     known = last_tries(entries)
     return known if known is not None and known.due == due else Tries(due)
 
 
-def last_tries(entries: DictLike | Mapping[str, Any]) -> Tries | None:
+def last_tries(entries: ReadableDict | Mapping[str, Any]) -> Tries | None:
     """The tries that were written down last, of whichever night."""
     fact = entries.get(keys.NIGHT_TRIES)
     return Tries.from_json(fact) if fact else None

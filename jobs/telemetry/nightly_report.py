@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import ReadableDict
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.night_tries import last_tries
 
@@ -116,7 +116,7 @@ class Ran:
         return replace(both, share=before.share or self.share)
 
 
-def ran_last(facts: DictLike | Mapping[str, Any]) -> Ran | None:
+def ran_last(facts: ReadableDict | Mapping[str, Any]) -> Ran | None:
     """The night that ran last."""
     fact = facts.get(keys.NIGHT_RAN)
     return Ran.from_json(fact) if fact else None
@@ -189,7 +189,7 @@ def _row(posted: NightJob, job: Job | None) -> dict[str, Any]:
         "state": str(job.state) if job else UNKNOWN,
         "class": last.failure_class if last and is_trouble else None,
         "message": last.message if last and is_trouble else None,
-        "pulled_bytes": result.get("fetched_bytes", 0) if posted.kind == "pull" else 0,
+        "pulled_bytes": result.get("fetched_bytes", 0) + result.get("resumed_bytes", 0) if posted.kind == "pull" else 0,
         "freed_bytes": result.get("freed_bytes", 0) if posted.kind == "prune" else 0,
         "verified_bytes": result.get("bytes", 0) if posted.kind == "verify" else 0,
     }
@@ -208,7 +208,7 @@ def _summary(night: Mapping[str, Any]) -> str:
     """The night in one line: `5 jobs, 4 succeeded, 1 failed; pulled 3.2 GB, freed 0 B, verified 1.1 GB`."""
     states = Counter(str(each["state"]) for each in night["jobs"])
     count = len(night["jobs"])
-    parts = [f"{count} job{'' if count == 1 else 's'}" if count else "nothing was to be done"]
+    parts = [counted(count, "job") if count else "nothing was to be done"]
     parts += [f"{states[state]} {state}" for state in (*map(str, JobState), UNKNOWN) if states[state]]
     moved = [f"{did} {human_bytes(night[f'{did}_bytes'])}" for did in ("pulled", "freed", "verified")]
     text = f"{', '.join(parts)}; {', '.join(moved)}" if count else parts[0]
@@ -223,7 +223,7 @@ def _which_fails(failing: Mapping[str, Any] | None) -> str:
 
 
 def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+    return "once" if count == 1 else counted(count, "time")
 
 
 def line(night: Mapping[str, Any], now: datetime) -> str:
@@ -283,7 +283,7 @@ def _read(night: Mapping[str, Any], now: datetime) -> str:
     part = 100 * night["verified_bytes"] / share.bytes if share.bytes else 0
     by = f"; all of it by {share.all_read_by.astimezone(now.tzinfo):%Y-%m-%d}"
     if share.all_read_by <= parse_moment(night["at"]):
-        by = f": all of it within the last {share.days} days"
+        by = f": all of it within the last {counted(share.days, 'day')}"
     return f"{human_bytes(share.bytes)}, {part:.0f} % of it read in full this night{by}"
 
 

@@ -18,7 +18,7 @@ from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import DictLike, ReadableDict
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
@@ -263,7 +263,7 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: DictLike, *, since: date | None = None) -> list[Row]:
+def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
     """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
 
     Each entry is read by its key, which on Modal keeps it from fading for another seven days; older ones may fade.
@@ -283,7 +283,7 @@ def _first_day(known: Iterable[str]) -> str:
         return ""
 
 
-def last_used(facts: DictLike) -> Mapping[str, datetime]:
+def last_used(facts: ReadableDict) -> Mapping[str, datetime]:
     """When each model was last asked for, by its folded name; one that is not in it was not, as far as is known."""
     found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
     return _newer(found, usage(facts))

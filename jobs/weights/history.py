@@ -14,7 +14,7 @@ from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import Job, JobState
 from jobs.store import keys
-from jobs.store.protocols import DictLike
+from jobs.store.protocols import DictLike, ReadableDict
 from jobs.telemetry.usage import last_used, usage
 from jobs.weights.prune_plan import WeightsUse
 from jobs.weights.staging import slug, staging_subject
@@ -82,7 +82,7 @@ class Memory:
         )
 
 
-def recall(facts: DictLike, jobs: Iterable[Job]) -> Memory:
+def recall(facts: ReadableDict, jobs: Iterable[Job]) -> Memory:
     """What is written down, with what the uses and the ended jobs of the ledger add to it."""
     written = facts.get(keys.UPKEEP_MEMORY)
     memory = Memory.from_json(written) if isinstance(written, dict) else Memory()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from jobs.core.model_name import ModelName
-from jobs.core.units import human_bytes
+from jobs.core.units import counted, human_bytes
 from jobs.weights.survey import Stray, Survey, SurveyedModel
 
 IN_USE = timedelta(days=1)
@@ -241,7 +241,7 @@ class _ModelRemovals:
             return None
         ever = "last used" if self._use.used.get(model.name.folded()) == last else "never used since"
         if unused is not None and self._now - last >= unused:
-            return f"{ever} {last:%Y-%m-%d}, {(self._now - last).days} days ago"
+            return f"{ever} {last:%Y-%m-%d}, {counted((self._now - last).days, 'day')} ago"
         if quota is not None and left > quota:
             return f"over the quota of {human_bytes(quota)}, and {ever} {last:%Y-%m-%d}"
         return None
@@ -289,7 +289,7 @@ def could_go(survey: Survey, plan: PrunePlan) -> str:
 
 
 def _unfinished(survey: Survey, use: WeightsUse, retention: RetentionRules, now: datetime) -> Iterator[Removal]:
-    days = f"{retention.unfinished.total_seconds() / 3600:.0f} hours"
+    days = counted(round(retention.unfinished.total_seconds() / 3600), "hour")
     for stray in (*survey.of("partial"), *survey.of("part"), *survey.of("temp")):
         if now - stray.modified_at >= retention.unfinished:
             yield _stray("unfinished", stray, f"a {stray.kind} file that nobody touched for {days}")
@@ -325,15 +325,15 @@ def _notes(survey: Survey, use: WeightsUse, retention: RetentionRules) -> Iterat
     unknown = survey.of("unknown")
     if unknown:
         shown = ", ".join(repr(stray.path.name) for stray in unknown[:3])
-        files = "1 file that is not ours is" if len(unknown) == 1 else f"{len(unknown)} files that are not ours are"
+        files = counted(len(unknown), "file that is not ours is", "files that are not ours are")
         yield f"{files} never touched: {shown}{' …' if len(unknown) > 3 else ''}"
 
 
 def _count(strays: tuple[Stray, ...]) -> str:
     size = human_bytes(sum(each.size for each in strays))
-    return f"{len(strays)} blob{'s' if len(strays) > 1 else ''} ({size})"
+    return f"{counted(len(strays), 'blob')} ({size})"
 
 
 def _days(span: timedelta) -> str:
     hours = span.total_seconds() / 3600
-    return f"{hours / 24:.0f} days" if hours >= 48 else f"{hours:.0f} hours"
+    return counted(round(hours / 24), "day") if hours >= 48 else counted(round(hours), "hour")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
@@ -76,7 +77,8 @@ def _delete_unreferenced(weights: ModelsDirectory, name: ModelName, blobs: tuple
     deleted = tuple(layer for layer in free if layer.digest not in heirs and _delete_blob(weights, layer))
     flush_folder(layout.blobs)
     kept = tuple(layer for layer in blobs if layer.digest in needed or layer.digest in heirs)
-    note = f"{len(heirs)} blobs lie in the trash now, because an earlier model there needs them" if heirs else ""
+    lie, need = counted(len(heirs), "blob lies", "blobs lie"), "it" if len(heirs) == 1 else "them"
+    note = f"{lie} in the trash now, because an earlier model there needs {need}" if heirs else ""
     return Removed(name, deleted, kept, note)
 
 

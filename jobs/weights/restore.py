@@ -31,7 +31,8 @@ def newest_thrown(weights: ModelsDirectory, name: ModelName) -> TrashFolder:
             return folder
     raise NotFound(
         f"the trash holds no earlier {str(name)!r}",
-        hint="what was replaced or pruned stays there for its grace only; `ollama-modal pull` brings the newest",
+        hint="what was replaced or pruned stays there for its grace only;"
+        f" `ollama-modal pull {name}` brings the newest",
     )
 
 

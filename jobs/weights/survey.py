@@ -16,6 +16,7 @@ from typing import Literal
 from jobs.core.clock import moment_of
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
+from jobs.core.units import counted
 from jobs.store.files import translated
 from jobs.weights import staging, trash
 from jobs.weights.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file
@@ -168,7 +169,8 @@ def read_model(layout: Layout, file: ManifestFile) -> SurveyedModel | Broken | N
     missing = tuple(layer for state, layer in states if state is BlobState.MISSING)
     short = tuple(layer for state, layer in states if state is BlobState.SHORT)
     if missing or short:
-        cause = f"of {len(states)} blobs {len(missing)} are missing and {len(short)} have a wrong size"
+        gone, wrong = counted(len(missing), "is", "are"), counted(len(short), "has", "have")
+        cause = f"of {counted(len(states), 'blob')} {gone} missing and {wrong} a wrong size"
         return Broken(file.name, file.path, stat.st_size, cause, manifest, missing, short)
     return SurveyedModel(
         name=file.name,

@@ -12,6 +12,7 @@ from loguru import logger
 
 from jobs.core.errors import Refused
 from jobs.core.model_name import ModelName
+from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
@@ -65,7 +66,7 @@ def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_
     """
     if not names:
         return 0
-    layout, what = weights.layout, str(names[0]) if len(names) == 1 else f"{len(names)} models"
+    layout, what = weights.layout, str(names[0]) if len(names) == 1 else counted(len(names), "model")
     with weights.exclusive(still_ours), translated(f"moving {what} to the trash"):
         still_ours()
         if weights.needed() is None:

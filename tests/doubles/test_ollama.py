@@ -210,6 +210,28 @@ def test_an_idle_model_makes_room_on_the_gpu(models: Path) -> None:
     assert (running.name, running.is_on_gpu) == ("other:latest", True)
 
 
+def test_no_more_models_are_in_memory_than_may_be(models: Path) -> None:
+    """With OLLAMA_MAX_LOADED_MODELS the idle one that is soonest to go leaves for another; one in use is waited for."""
+    put(models, TINY, "other")
+    put(models, TINY, "third")
+    with OllamaDouble(models, max_loaded_models=2, tokens_per_second=20) as double:
+        ollama = OllamaClient(double.url, policy=NEVER)
+        ollama.load("tiny", keep_alive=timedelta(hours=1))
+        ollama.load("other", keep_alive=timedelta(minutes=1))
+        ollama.load("third")
+        assert {each.name for each in ollama.ps()} == {"tiny:latest", "third:latest"}
+        ollama.unload("third")
+        frames = [ollama.generate(name, "hi") for name in ("tiny", "other")]
+        for each in frames:
+            next(each)
+        ollama.load("third")
+        assert len(ollama.ps()) == 2
+        assert "third:latest" in {each.name for each in ollama.ps()}
+        for each in frames:
+            list(each)
+        ollama.close()
+
+
 def test_a_fault_puts_one_load_on_the_cpu(double: OllamaDouble) -> None:
     """The GPU fell out, and the server does not say so."""
     double.faults.add(OllamaFault("/api/generate", "cpu"))
@@ -365,6 +387,11 @@ def test_connections_are_accepted_before_anything_is_answered(models: Path) -> N
         ({"OLLAMA_NOPRUNE": "false"}, "no_prune", False),
         ({"OLLAMA_KEEP_ALIVE": "90"}, "keep_alive", timedelta(seconds=90)),
         ({"OLLAMA_KEEP_ALIVE": "1h30m"}, "keep_alive", timedelta(minutes=90)),
+        ({"OLLAMA_KEEP_ALIVE": "-1"}, "keep_alive", timedelta(days=106_751)),
+        ({"OLLAMA_CONTEXT_LENGTH": "8192"}, "context_length", 8192),
+        ({"OLLAMA_NUM_PARALLEL": "4"}, "parallel", 4),
+        ({"OLLAMA_MAX_LOADED_MODELS": "2"}, "max_loaded_models", 2),
+        ({}, "max_loaded_models", 0),
         ({"OLLAMA_SIM_VRAM": "cpu"}, "vram", 0),
         ({"OLLAMA_SIM_VRAM": "5000"}, "vram", 5000),
         ({}, "vram", None),

@@ -10,6 +10,7 @@ import pytest
 
 from tests.doubles.conftest import Asker
 from tests.support.client_bodies import ClientBody, client_bodies
+from tests.support.deep_bodies import DeepBody, deep_bodies
 
 GENERATE, CHAT, EMBED, EMBEDDINGS = "/api/generate", "/api/chat", "/api/embed", "/api/embeddings"
 COMPLETIONS, OPENAI, RESPONSES, ANTHROPIC = "/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"
@@ -147,6 +148,14 @@ def test_a_wrong_type_is_refused_in_gos_words(asker: Asker, path: str, body: dic
     status, said = asker.ask("POST", path, {"model": "x"} | more | body)
 
     assert (status, _text_of(said)) == (400, text)
+
+
+@pytest.mark.parametrize("sent", deep_bodies(), ids=str)
+def test_what_stands_deeper_is_looked_at_as_well(asker: Asker, sent: DeepBody) -> None:
+    """Messages, tools, schemas and pictures are refused in the same words, or taken, whatever is left out of them."""
+    status, said = asker.ask("POST", sent.path, {"model": "x"} | sent.body)
+
+    assert (status, _text_of(said)) == (400, sent.text) if sent.text else status == 404
 
 
 @pytest.mark.parametrize(("options", "text"), WRONG_OPTIONS)

@@ -33,9 +33,10 @@ def registry() -> Iterator[RegistryDouble]:
 
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
-    """`up` prints `ready URL` on stdout when all of it answers; at SIGTERM it ends with 0 and leaves no process."""
+    """`up` prints `ready URL` on stdout when all of it answers, and where its page is; at SIGTERM it ends with 0 and leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
+        assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
         assert httpx.get(f"{running.url}/ops/v1/board").json()["simulated"] is True
         pids = family(running.process.pid)
         assert len(pids) == 3  # itself, a registry, a server
@@ -98,8 +99,16 @@ def test_a_taken_port_is_told(shell: Shell) -> None:
         port = str(taken.getsockname()[1])
         done = shell.run("up", "--simulate", "--port", port)
     assert done.returncode == 2
-    assert f"port {port} of 127.0.0.1 cannot be used" in done.stderr
+    assert done.stderr.count(f"port {port} of 127.0.0.1 cannot be used") == 1
     assert "started" not in done.stderr
+
+
+def test_the_end_is_told_after_what_led_to_it(shell: Shell) -> None:
+    """The last line of `up` says that it has ended; the signal that ended it stands before, once."""
+    with up(shell, "--simulate") as running:
+        code, said = running.stop()
+    lines = [line.split("INFO", 1)[-1].strip() for line in said.splitlines()]
+    assert (code, lines[-1], lines.count("stopping on SIGTERM")) == (0, "up has ended", 1)
 
 
 def test_each_tier_is_a_server_of_its_own(shell: Shell) -> None:
@@ -131,6 +140,11 @@ def test_a_killed_up_takes_its_servers_along(shell: Shell) -> None:
     assert done.returncode == 0, done.stderr
     assert [attempt["outcome"] for attempt in job["attempts"]] == ["lost", "succeeded"]
     assert job["attempts"][0]["class"] == "killed"
+    fetched, resumed = job["result"]["fetched_bytes"], job["result"]["resumed_bytes"]
+    assert resumed > 10_000_000
+    assert fetched < job["result"]["size"] - 10_000_000
+    assert fetched / job["result"]["fetch_seconds"] < 100_000_000  # of 60 that are allowed a second, and a burst
+    assert " had come in an attempt before" in shell.run("job", id).stdout
 
 
 def test_a_stopped_up_hands_its_job_back(shell: Shell) -> None:
@@ -278,10 +292,134 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
         assert shell.ask("prune", "--dry-run", "--url", running.url)["throw"] == []
         shell.ask("pull", "qwen2.5:0.5b")
         assert shell.ask("prune", "--dry-run", "--unused-days", "0.0001")["throw"] == []
+
+        fleet.write_text(declared.replace('"tiny"', '"tiny:v2"'))  # until it is read anew, the nights do not follow it
+        for asked in (shell.run("plan"), shell.run("plan", "--url", running.url)):
+            assert asked.stderr.endswith("all is as it should be\n")
+        assert f"note: {fleet} has changed since `up` read it" in shell.run("plan").stderr
+        assert {step["subject"] for step in shell.ask("plan", "--fleet", str(fleet))["steps"]} >= {"tiny:v2"}
+    assert {step["subject"] for step in shell.ask("plan")["steps"]} >= {"tiny:v2"}  # so the next `up` will
     fleet.write_text("nothing = 1\n")
     refused = shell.run("up", "--simulate", "--fleet", str(fleet))
     assert refused.returncode == 2
     assert "nothing = 1: there is no such key" in refused.stderr
+
+
+SETTINGS = {
+    "OLLAMA_CONTEXT_LENGTH",
+    "OLLAMA_NUM_PARALLEL",
+    "OLLAMA_MAX_LOADED_MODELS",
+    "OLLAMA_FLASH_ATTENTION",
+    "OLLAMA_KV_CACHE_TYPE",
+    "OLLAMA_KEEP_ALIVE",
+    "OLLAMA_LOAD_TIMEOUT",
+}
+
+
+def settings_of(pid: int) -> dict[str, str]:
+    """What a server process was told by its environment."""
+    pairs = (each.partition("=") for each in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    return {name: value for name, _, value in pairs if name in SETTINGS}
+
+
+def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> None:
+    """`up --fleet` alone starts a server of each declared tier, which is told all that [tiers.X.ollama] says, but for
+    what the operator's own environment says; that is said, and so is what has no effect on one machine."""
+    fleet = tmp_path / "fleet.toml"
+    text = FLEET_FILE.read_text("utf-8").replace('"llama3.2"', '"nomic-embed-text"').replace('"q8_0"', '"q4_0"')
+    fleet.write_text(text.replace('"deepseek-r1:32b"', '"qwen3:0.6b"'))
+    said_by_hand = {"OLLAMA_NUM_PARALLEL": "3", "OLLAMA_KEEP_ALIVE": "", "OLLAMA_MODAL_PULL_FROM": "registry.ollama.ai"}
+    shell = Shell(tmp_path, said_by_hand)
+    with up(shell, "--simulate", "--fleet", str(fleet), "--quota", "5GB") as running:
+        a10g, h100 = map(settings_of, servers_of(running.process.pid))
+        shell.ask("pull", "qwen2.5:0.5b")
+        models = {"nomic-embed-text": "a10g", "qwen3:0.6b": "h100", "qwen2.5:0.5b": "a10g"}
+        until(lambda: len(httpx.get(f"{running.url}/api/tags").json()["models"]) == len(models))
+        routes = {model: httpx.get(f"{running.url}/ops/v1/route?model={model}").json() for model in models}
+        shell.ask("warm", "qwen2.5:0.5b", "--tier", "h100")
+        url = next(server["url"] for server in json.loads(stack_of(shell))["servers"] if server["tier"] == "h100")
+        [loaded] = httpx.get(f"{url}/api/ps").json()["models"]
+        _, said = running.stop()
+    assert a10g == {
+        "OLLAMA_CONTEXT_LENGTH": "8192",
+        "OLLAMA_NUM_PARALLEL": "3",
+        "OLLAMA_MAX_LOADED_MODELS": "2",
+        "OLLAMA_FLASH_ATTENTION": "1",
+        "OLLAMA_KV_CACHE_TYPE": "q4_0",
+        "OLLAMA_KEEP_ALIVE": "-1",
+        "OLLAMA_LOAD_TIMEOUT": "300s",
+    }
+    assert h100 == {**a10g, "OLLAMA_CONTEXT_LENGTH": "16384", "OLLAMA_LOAD_TIMEOUT": "600s"}
+    assert {model: route["tier"] for model, route in routes.items()} == models
+    assert "3 contexts of 8,192 tokens at q4_0" in " ".join(routes["qwen2.5:0.5b"]["facts"])
+    assert loaded["context_length"] == 16_384
+    assert loaded["expires_at"] > "2100"
+    warned = [line.partition("WARNING ")[2] for line in said.splitlines() if "no effect" in line and "WARNING" in line]
+    assert [line.partition(":")[0] for line in warned] == [
+        "tiers.a10g.ollama.num_parallel = 4 and tiers.h100.ollama.num_parallel = 4 have no effect",
+        "volume.quota_gb = 1000 has no effect",
+        "registries.allowed has no effect",
+    ]
+    [modals] = [line for line in said.splitlines() if "has no effect on one machine" in line]
+    assert "gpu, cpu_cores, memory_gb, min_containers" in modals
+
+
+def test_a_found_ollama_stands_for_the_declared_tiers(tmp_path: Path) -> None:
+    """Beside an Ollama that runs, no other is started for a fleet's tiers; what it says of them is said to have no
+    effect, with what to set there."""
+    with OllamaDouble(tmp_path / "theirs") as ollama:
+        shell = Shell(tmp_path, {"OLLAMA_HOST": ollama.url.removeprefix("http://")})
+        with up(shell, "--fleet", str(FLEET_FILE)) as running:
+            assert len(family(running.process.pid)) == 1
+            assert [server["tier"] for server in json.loads(stack_of(shell))["servers"]] == ["local"]
+            _, said = running.stop()
+    warned = [line.partition("WARNING ")[2] for line in said.splitlines() if " no effect: " in line]
+    assert warned[0].startswith(f"[tiers] has no effect: the Ollama at {ollama.url} was running already")
+    assert "of a10g: OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_NUM_PARALLEL=4" in warned[0]
+    assert warned[1].startswith("[volume], and pinned and warmed of [[models]], have no effect: no night can run")
+    assert len(warned) == 2
+
+
+@pytest.mark.skipif("OLLAMA_BIN" not in os.environ, reason="no real Ollama: set OLLAMA_BIN to the path of an `ollama`")
+def test_a_real_ollama_takes_what_is_declared(tmp_path: Path) -> None:
+    """A real `ollama serve` for each declared tier understands all that the fleet says of it, as its log tells."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    shutil.copy(os.environ["OLLAMA_BIN"], programs / "ollama")
+    shell = Shell(tmp_path, {"PATH": f"{programs}:{os.environ['PATH']}"})
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(FLEET_FILE.read_text("utf-8").replace("pinned = true", "pinned = false"))
+    with up(shell, "--fleet", str(fleet), "--models", str(tmp_path / "models")) as running:
+        _, said = running.stop()
+    log = (shell.home / "om/logs/ollama-h100.log").read_text()
+    forever = "2562047h47m16.854775807s"
+    for pair in (
+        *("OLLAMA_CONTEXT_LENGTH:16384", "OLLAMA_NUM_PARALLEL:4", "OLLAMA_MAX_LOADED_MODELS:2"),
+        *("OLLAMA_KV_CACHE_TYPE:q8_0", f"OLLAMA_KEEP_ALIVE:{forever}", "OLLAMA_LOAD_TIMEOUT:10m0s"),
+        "OLLAMA_FLASH_ATTENTION:true",
+    ):
+        assert f" {pair} " in log or f"[{pair} " in log
+    assert "a10g, h100 are servers of their own on one machine" in said
+
+
+@pytest.mark.parametrize("command", ["up", "plan", "windows"])
+def test_a_wrong_fleet_is_told_an_error_a_line(shell: Shell, tmp_path: Path, command: str) -> None:
+    """Each of thirty errors is a whole line of its own in a pipe and on a narrow terminal alike; the call was wrong."""
+    wrong = "".join(f'[[models]]\nname = "model {n}"\ntier = "a10g"\n' for n in range(30))
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(FLEET_FILE.read_text("utf-8").replace("[volume]", f"{wrong}\n[volume]", 1))
+    done = Shell(shell.home, {"COLUMNS": "60"}).run(command, "--fleet", str(fleet))
+    first, *problems = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert first == f"error: {fleet} is refused:"
+    assert problems == [
+        f"  models[{n + 2}].name = 'model {n}': 'model {n}' is not a model name: bad model 'model {n}'; a name looks"
+        " like llama3.2, deepseek-r1:32b, user/model:tag or hf.co/user/repo:Q4_K_M"
+        for n in range(30)
+    ]
+    fleet.write_text("tiers = [\n")
+    done = shell.run(command, "--fleet", str(fleet))
+    assert (done.returncode, done.stderr) == (2, f"error: {fleet} is no TOML: Invalid value (at end of document)\n")
 
 
 def test_without_a_fleet_nothing_is_declared(shell: Shell) -> None:

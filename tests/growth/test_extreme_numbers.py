@@ -22,7 +22,7 @@ from app.fleet.schema import declared
 from app.gateway.auth.keys import Key, parse_expiry
 from app.local.key_commands import expiry_of
 from jobs.cli.follow import Lines
-from jobs.cli.progress_bar import Bar
+from jobs.cli.progress_bar import Bars
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import BadRequest
 from jobs.core.progress import Progress, Reading
@@ -78,7 +78,7 @@ def test_a_pull_is_told_however_large_and_slow(total: int, done: int, rate: floa
     written: list[str] = []
     Lines(written.append).show(job)
     drawn = Drawn(console=Console(file=io.StringIO(), width=200))
-    Bar(drawn, drawn.add_task("", total=None, tail="")).show(job)
+    Bars(drawn).show(job)
     told = [*written, *story(job, NOW)]
     assert written
     assert not total or any(human_bytes(total) in line for line in told)

@@ -1,11 +1,13 @@
 """The watch of a deployment: ticks find what is wrong, a webhook is told once, and what was spent is told."""
 
+import json
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, timedelta
 from pathlib import Path
+from typing import Any
 
 import modal
 import pytest
@@ -26,7 +28,6 @@ from tests.support.deployments import (
     APP,
     ask,
     control_plane,
-    deploy,
     deployed_ledger,
     finished,
     modal_command,
@@ -62,18 +63,35 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def deployed(hook: WebhookServer, checkout: Path) -> Iterator[Platform]:
+def deployment(hook: WebhookServer, checkout: Path) -> Iterator[tuple[Platform, str]]:
+    """The platform, and what whoever deployed to it was told."""
     with RegistryDouble() as registry, control_plane(registry) as platform:
         with_secrets(platform)
         platform.create_secret("ollama-webhook", {"OLLAMA_MODAL_WEBHOOK": hook.url})
-        deploy(platform, folder=checkout)
-        yield platform
+        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=checkout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield platform, done.stderr
+
+
+@pytest.fixture(scope="module")
+def deployed(deployment: tuple[Platform, str]) -> Platform:
+    return deployment[0]
 
 
 @pytest.fixture(scope="module")
 def client(deployed: Platform) -> Iterator[Client]:
     with deployed.client() as client:
         yield client
+
+
+def test_what_has_no_effect_is_told_to_who_deploys(deployment: tuple[Platform, str]) -> None:
+    """Keys of the fleet file that another key makes void are named, a line each, and nothing else of it."""
+    _, said = deployment
+    assert [line for line in said.splitlines() if "effect" in line or "budget" in line] == [
+        "warning: alerts.quota_percent = 90 has no effect: 'quota' is none of alerts.kinds",
+        "warning: alerts.nightly_late_hours = 3 has no effect: 'nightly' is none of alerts.kinds",
+        "warning: alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
+    ]
 
 
 def told(platform: Platform) -> int:
@@ -115,7 +133,7 @@ def test_a_dead_job_is_told_once(deployed: Platform, client: Client, hook: Webho
 
 def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Path) -> None:
     """`cost` adds up what the containers counted, and `windows` prices what the fleet declares."""
-    facts = modal.Dict.from_name("ollama-ledger", client=client)
+    facts = modal.Dict.from_name("ollama-ledger", client=client, create_if_missing=True)
     now = SystemClock().now()
     shares = {"cold": 60, "warming": 0, "serving": 1740, "idle": 1800}
     meter = Metered("a10g", "ta-1", now - timedelta(hours=2), now - timedelta(hours=1), shares)  # type: ignore[arg-type]
@@ -135,6 +153,32 @@ def test_what_was_spent_is_told(deployed: Platform, client: Client, checkout: Pa
     done = modal_command(deployed, "run", "-q", "-m", "app.jobs::windows", folder=checkout)
     assert done.returncode == 0, done.stderr
     assert "each is a start of 60 s and 300 s of idle tail, $0.14" in done.stdout
+
+
+def test_what_is_told_follows_the_fleet_that_is_deployed(deployed: Platform, tmp_path: Path) -> None:
+    """What a checkout says that is not deployed counts for no plan, no prune, no price and no pull; that is said."""
+    other = tmp_path / "other"
+    for name in ("app", "jobs"):
+        shutil.copytree(ROOT / name, other / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.lock", other)
+    fleet = other / "app/fleet.toml"
+    text = fleet.read_text("utf-8").replace('"llama3.2"', '"tiny"').replace('"huggingface.co"', '"listed.example"')
+    fleet.write_text(re.sub(r"^A10 = .*$", "A10 = 99", text, flags=re.MULTILINE), "utf-8")
+
+    def run(*words: str) -> Any:
+        return modal_command(deployed, "run", "-q", "-m", *words, folder=other)
+
+    plan = run("app.jobs::plan", "--json")
+    assert plan.returncode == 0, plan.stderr
+    subjects = {step["subject"] for step in json.loads(plan.stdout)["steps"]}
+    assert "llama3.2:latest" in subjects
+    assert "tiny:latest" not in subjects
+    assert "note: this is by the fleet that is deployed" in plan.stderr
+    assert "$99" not in run("app.jobs::cost").stdout
+    pull = run("app.jobs::pull", "--model", "listed.example/user/model", "--no-wait")
+    assert (pull.returncode, pull.stdout) == (2, "")
+    assert "nothing is pulled from 'listed.example': it is not listed" in pull.stderr
+    assert "by the fleet that is deployed" in run("app.jobs::prune", "--dry-run").stderr
 
 
 def awake(platform: Platform) -> dict[str, int]:

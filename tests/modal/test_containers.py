@@ -30,6 +30,7 @@ CALLED: dict[str, tuple[object, ...]] = {
     "names_here": (True,),
     "plan_prune": ({},),
     "plan_night": (),
+    "read_fleet": (),
     "archived_jobs": ("2026-01-01T00:00:00Z",),
     "archived_usage": (),
     "deliver_alerts": (),

@@ -151,10 +151,15 @@ def test_broken_fleet_is_refused_before_anything_is_created(tmp_path: Path) -> N
     fleet = tmp_path / "app/fleet.toml"
     fleet.write_text(fleet.read_text("utf-8").replace("scaledown_window_seconds = 300", "scaledown_window_seconds = 1"))
     with Platform() as platform:
-        done = modal_command(platform, "deploy", "-m", "app.endpoint", folder=tmp_path)
+        for module in ("app.endpoint", "app.endpoint_v2"):
+            done = modal_command(platform, "deploy", "-m", module, folder=tmp_path, COLUMNS="60")
 
-        assert done.returncode != 0
-        assert "tiers.a10g.scaledown_window_seconds = 1: too small; at least 2" in done.stdout + done.stderr
+            assert done.returncode == 2
+            assert done.stderr.splitlines()[-3:] == [
+                f"error: {fleet} is refused:",
+                "  tiers.a10g.scaledown_window_seconds = 1: too small; at least 2",
+                "  tiers.h100.scaledown_window_seconds = 1: too small; at least 2",
+            ]
         assert not platform.running_apps()
         assert not platform.requests("VolumeGetOrCreate")
 

@@ -90,7 +90,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
+    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night", "read_fleet"}
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
     assert set(functions) == {*servers, *looking, *working, "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
@@ -158,17 +158,31 @@ def test_schedules_fire_when_they_should(deployed: Platform) -> None:
 
 
 def test_a_broken_fleet_creates_nothing(tmp_path: Path) -> None:
-    """A deployment of all of it with a wrong fleet file ends with the key's path, and has created nothing."""
+    """With a wrong fleet file a deployment ends with 2 and a whole line for each of thirty errors, though the terminal
+    be narrow, and has created nothing; with one that is no TOML, so does any command."""
     for folder in ("app", "jobs"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.lock", tmp_path)
     fleet = tmp_path / "app/fleet.toml"
-    fleet.write_text(fleet.read_text("utf-8").replace("nightly_hour = 3", "nightly_hour = 30"))
+    wrong = "".join(f'[[models]]\nname = "model-{n}"\ntier = "a tier that nobody declared"\n\n' for n in range(30))
+    text = fleet.read_text("utf-8").replace("nightly_hour = 3", "nightly_hour = 30")
+    fleet.write_text(text.replace("[volume]", f"{wrong}[volume]"))
     with Platform() as platform:
-        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=tmp_path)
+        done = modal_command(platform, "deploy", "-m", "app.deploy", folder=tmp_path, COLUMNS="60")
+        said = done.stderr.splitlines()
+        fleet.write_text(f"{text}nothing\n")
+        broken = modal_command(platform, "run", "-m", "app.jobs::jobs", folder=tmp_path, COLUMNS="60")
 
-        assert done.returncode != 0
-        assert "schedule.nightly_hour = 30: too large; at most 23" in done.stdout + done.stderr
+        assert (done.returncode, broken.returncode) == (2, 2)
+        assert [line for line in said if "error" in line.lower()] == [f"error: {fleet} is refused:"]
+        assert "  schedule.nightly_hour = 30: too large; at most 23" in said
+        words = "'a tier that nobody declared': there is no such tier; one of a10g, h100"
+        assert [line for line in said if "nobody declared" in line] == [
+            f"  models[{index}].tier = {words}" for index in range(2, 32)
+        ]
+        place = f"at line {len(text.splitlines()) + 1}, column 8"
+        words = f"error: {fleet} is no TOML: Expected '=' after a key in a key/value pair ({place})"
+        assert [line for line in broken.stderr.splitlines() if line] == [words]
         assert not platform.running_apps()
         assert not platform.requests("VolumeGetOrCreate")
 

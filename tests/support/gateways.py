@@ -112,6 +112,7 @@ def gateway(
     plan: Callable[[], Preview] = unknown_night,
     refresh_seconds: float = 2.0,
     origins: Sequence[str] = (),
+    rented: bool = True,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -139,6 +140,7 @@ def gateway(
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
         origins=Origins(origins),
+        rented=rented,
     )
     known_state.refresh()
     composed = Composed(parts)

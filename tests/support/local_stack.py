@@ -94,7 +94,9 @@ def up(shell: Shell, *words: str) -> Iterator[Up]:
     if not line.startswith("ready "):
         _, said = process.communicate(timeout=PATIENCE)
         raise AssertionError(f"up did not come up: {line!r}\n{said}")
+    page = process.stdout.readline()
     running = Up(shell, process, line.split()[1])
+    assert page == f"page {running.url}/ui\n"
     try:
         yield running
     finally:

@@ -19,6 +19,7 @@ TOLD = ("pull", "rollback", "prune", "delete")
 
 
 def report(month: Month) -> str:
+    """The page. The registry is a double on whichever port was free, and is shown under a name instead."""
     sections = {
         "What happened, beside warm-ups and verifications that went well": _happened(month),
         "Nights": _nights(month),
@@ -30,6 +31,10 @@ def report(month: Month) -> str:
     head = f"A month of a fleet: {DAYS} days from {BEGIN:%-d %B %Y}, times in {month.fleet.schedule.timezone}"
     parts = [head, *("\n".join([f"{name}", *(f"  {line}" for line in lines)]) for name, lines in sections.items())]
     return "\n\n".join(parts)
+
+
+def _named(text: str, month: Month) -> str:
+    return text.replace(month.registry.url.removeprefix("http://"), "registry.example")
 
 
 def _at(month: Month, moment: datetime | None) -> str:
@@ -48,7 +53,7 @@ def _happened(month: Month) -> Iterator[str]:
             subject = "" if job.subject == "*" else job.subject.removesuffix(":latest")
             why = reasons.get(job.id, f"asked for by {job.posted_by}")
             if job.state is JobState.FAILED:
-                why = str(job.attempts[-1].message)
+                why = _named(str(job.attempts[-1].message), month)
             elif len(job.attempts) > 1:
                 why += f"; done in attempt {len(job.attempts)}"
             line = f"{_at(month, job.posted_at)}  {job.kind:<8}  {subject:<15}  {job.state.value:<9}  {why}"
@@ -92,7 +97,7 @@ def _price(month: Month) -> Iterator[str]:
 def _alerts(month: Month) -> Iterator[str]:
     yield "since         until         each told once as it came and once as it passed"
     for case in sorted(month.cases(), key=lambda case: (case.opened_at, case.id)):
-        line = f"{_at(month, case.opened_at)}  {_at(month, case.recovered_at)}  {case.incident.message}"
+        line = f"{_at(month, case.opened_at)}  {_at(month, case.recovered_at)}  {_named(case.incident.message, month)}"
         yield _cut(line, WIDTH - 2)
 
 

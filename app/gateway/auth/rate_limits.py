@@ -11,6 +11,7 @@ from datetime import timedelta
 from app.gateway.auth.keys import Caller
 from jobs.core.clock import Clock
 from jobs.core.errors import TooManyRequests
+from jobs.core.units import counted
 
 MINUTE = 60.0
 
@@ -35,7 +36,7 @@ class RateLimits:
         """
         if caller.concurrent is not None and self._present[caller.name] >= caller.concurrent:
             raise TooManyRequests(
-                f"key {caller.name!r} has {caller.concurrent} requests under way, as many as it may",
+                f"key {caller.name!r} has {counted(caller.concurrent, 'request')} under way, as many as it may",
                 hint="wait for one of them to end",
                 retry_after=BUSY,
             )
@@ -60,7 +61,7 @@ class RateLimits:
         if len(recent) >= rpm:
             wait = timedelta(seconds=MINUTE - (now - recent[0]))
             raise TooManyRequests(
-                f"key {caller.name!r} has asked {rpm} times within a minute, as often as it may",
+                f"key {caller.name!r} has asked {counted(rpm, 'time')} within a minute, as often as it may",
                 hint="ask more slowly",
                 retry_after=wait,
             )

@@ -6,13 +6,13 @@ purpose: an empty `/v1/models` has `"data": []` where Ollama says null, on which
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from app.gateway.catalog.state import KnownState
-from app.model_server.report import Loaded
+from app.model_server.report import Loaded, Report
 from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import ModelName
 from jobs.models import capabilities, gguf
@@ -58,13 +58,13 @@ def _listed(model: KnownModel) -> dict[str, Any]:
     }
 
 
-def ps(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
-    """What the servers that serve had in memory when they last said so, longest to stay first.
+def ps(known: KnownState, reports: Iterable[Report], may_see: MaySee = everything) -> dict[str, Any]:
+    """What the servers of these reports have in memory, longest to stay first.
 
     A model that several have is listed once: as it is where it stays longest.
     """
     by_name: dict[ModelName, tuple[Loaded, ModelName]] = {}
-    for loaded in (each for report in known.serving() for each in report.loaded):
+    for loaded in (each for report in reports for each in report.loaded):
         try:
             name = ModelName.parse(loaded.name)
         except BadName:

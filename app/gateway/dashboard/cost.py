@@ -19,7 +19,7 @@ from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.dashboard.overview import PricesEntry
 from app.gateway.ops.post_jobs import MayRead, sees_use
-from app.gateway.ops.schemas import Left, Moment
+from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.core.clock import Clock
 from jobs.telemetry.cost import Cost, owned
 
@@ -106,13 +106,14 @@ def router(costs: Costs) -> APIRouter:
     async def cost(
         caller: MayRead,
         since: Annotated[
-            Moment | Left,
+            Since | Left,
             Query(
                 description=f"From this moment on; {USUAL.days} days when left out, {MOST.days} at most: see `since`"
             ),
         ] = None,
     ) -> JSONResponse:
         """Estimate what the servers cost, and what for. A key without the admin scope sees its own uses."""
-        return JSONResponse(await asyncio.to_thread(costs.as_json, caller, since))
+        began = since_of(since, costs.clock.now())
+        return JSONResponse(await asyncio.to_thread(costs.as_json, caller, began))
 
     return api

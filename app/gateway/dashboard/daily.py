@@ -19,6 +19,7 @@ from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import MayRead, sees_use
+from app.gateway.ops.schemas import Left, Since, since_of
 from app.model_server.health import Turn
 from jobs.core.clock import Clock
 from jobs.store import keys
@@ -166,11 +167,12 @@ def router(days: Days) -> APIRouter:
     async def by_day(
         caller: MayRead,
         since: Annotated[
-            date | None,
+            Since | Left,
             Query(description=f"From this day on, in UTC; {USUAL} days when left out, {MOST} at most: see `since`"),
         ] = None,
     ) -> JSONResponse:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""
-        return JSONResponse(await asyncio.to_thread(days.as_json, caller, since))
+        began = since_of(since, days.clock.now())
+        return JSONResponse(await asyncio.to_thread(days.as_json, caller, began.date() if began else None))
 
     return api

@@ -1,11 +1,12 @@
 """What the page shows beside jobs, models and tiers: `GET /ops/v1/board`.
 
 Whose key it is, what is declared of tiers and models, what is spent at this moment, when each model was last used,
-what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks no server.
+what runs next by itself, and what to do about each class of failure. It reads what is written down, and asks a server
+only where that costs nothing.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -21,6 +22,7 @@ from app.gateway.auth.keys import Caller
 from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
+from jobs.core.units import counted
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
 from jobs.ledger.kinds import KINDS
 
@@ -93,19 +95,24 @@ class OverviewResponse(BaseModel):
     ]
 
 
+async def nothing_newer() -> None:
+    """The reports are as new as they get."""
+
+
 @dataclass(frozen=True)
 class Overview:
     """Collects what the page shows beside jobs, models and tiers, for one caller.
 
     Args:
         clock: the time.
-        reports: what the servers said last.
+        reports: of the servers that are up, with what is in their memory now.
+        refresh: has the servers asked for that first, where it costs nothing.
         last_used: when each model was, by its folded name; it reads the ledger.
         routes: the tier that answers for each model that is here, by its folded name.
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, ticks and windows come, as on Modal; on one machine only the nights do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
         simulated: the servers only pretend.
 
     """
@@ -119,6 +126,7 @@ class Overview:
     keyless: bool = False
     rented: bool = True
     simulated: bool = False
+    refresh: Callable[[], Awaitable[None]] = nothing_newer
 
     def as_json(self, caller: Caller) -> dict[str, Any]:
         """All of it, for this caller. It reads the store, in any thread."""
@@ -196,7 +204,7 @@ def upcoming(
     if rented:
         does = "ends attempts that went silent, and sees to work that is due"
         runs += [(next(due(times.tick, zone, now)), "Tick", does)]
-        runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
+    runs += [_window(window, fleet, now, may_name) for window in fleet.windows]
     for at, what, does in sorted(runs, key=lambda run: run[0]):
         yield {"what": what, "at": isoformat(at), "does": does}
 
@@ -206,19 +214,15 @@ def _nightly(fleet: Fleet, *, rented: bool) -> str:
     warmed = sum(model.warmed for model in fleet.models)
     parts = ["moves to the trash what nobody needs"]
     if pinned:
-        parts.append(f"pulls what is missing of {_count(pinned, 'pinned model')}")
+        parts.append(f"pulls what is missing of {counted(pinned, 'pinned model')}")
     if fleet.models:
         parts.append("pulls newer versions of declared models")
     parts.append("verifies a share of the weights")
     if warmed:
-        parts.append(f"{'wakes servers to try' if rented else 'loads'} {_count(warmed, 'model')}")
+        parts.append(f"{'wakes servers to try' if rented else 'loads'} {counted(warmed, 'model')}")
     if rented:
         parts.append("archives what is old")
     return ", ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _window(window: WindowConfig, fleet: Fleet, now: datetime, may_name: MayName) -> tuple[datetime, str, str]:
@@ -238,6 +242,7 @@ def router(overview: Overview) -> APIRouter:
     @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
     async def board(caller: MayRead) -> JSONResponse:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
+        await overview.refresh()
         return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
 
     return api

@@ -1,5 +1,6 @@
 """A request to a model: routed, passed on, recorded.
 
+abilities          requests for what a model cannot do, refused before it is loaded
 detached           requests that go on after their caller has left, because a load may hang on them
 local_routes       the routes that are answered without a server
 metrics            what `/metrics` shows, for Prometheus

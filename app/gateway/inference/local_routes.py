@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.gateway.catalog import ollama_lists as lists
+from app.gateway.catalog.loaded_models import LoadedModels
 from app.gateway.catalog.state import KnownState
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.request import model_in, read_document
@@ -15,11 +16,12 @@ TEXT = b"text/plain; charset=utf-8"
 STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
-def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str, Handler]:
+def handlers(known: KnownState, loaded: LoadedModels, passes: Handler, *, version: str) -> Mapping[str, Handler]:
     """The handler of each path of the table that is answered here.
 
     Args:
         known: what is known.
+        loaded: what the servers have in memory.
         passes: asks a server, where what is known is not enough.
         version: of the Ollama that the servers run, while none has reported its own.
 
@@ -30,6 +32,10 @@ def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str
 
     async def openai_model(exchange: Exchange) -> None:
         await exchange.answer(lists.openai_model(known, exchange.below.strip(), exchange.caller.may_use))
+
+    async def ps(exchange: Exchange) -> None:
+        await loaded.refresh()
+        await exchange.answer(lists.ps(known, loaded.reports(), exchange.caller.may_use))
 
     async def show(exchange: Exchange) -> None:
         request = await read_document(exchange)
@@ -54,7 +60,7 @@ def handlers(known: KnownState, passes: Handler, *, version: str) -> Mapping[str
         "/api/version": answering(lambda _: lists.version(known, version)),
         "/api/status": answering(lambda _: STATUS),
         "/api/tags": answering(lambda exchange: lists.tags(known, exchange.caller.may_use)),
-        "/api/ps": answering(lambda exchange: lists.ps(known, exchange.caller.may_use)),
+        "/api/ps": ps,
         "/v1/models": answering(lambda exchange: lists.openai_models(known, exchange.caller.may_use)),
         "/v1/models/{model}": openai_model,
         "/api/show": show,

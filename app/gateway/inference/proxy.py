@@ -7,16 +7,21 @@ for it is ended at once, but for a load. Each request is recorded once, when it 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
-from app.gateway.inference import operator_options, prompt_truncation
+from app.gateway.catalog.loaded_models import LoadedModels
+from app.gateway.catalog.state import KnownState
+from app.gateway.inference import abilities, operator_options, prompt_truncation
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
+from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
 from app.gateway.protocol.json_fields import edit
@@ -50,6 +55,8 @@ class Proxy:
     upstreams: Mapping[str, TierUpstream]
     upstream_clients: Mapping[str, UpstreamClient]
     cold_starts: Mapping[str, ColdStarts]
+    known: KnownState
+    loaded: LoadedModels
     route_cache: RouteCache
     refresh: Callable[[], Awaitable[bool]]
     """Has what is known looked up again; false when that was done just now."""
@@ -97,16 +104,36 @@ class _ProxiedRequest:
         if self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
             self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
-        if request.refusal is not None:
-            raise request.refusal
+        self._refuse(request, route)
         answer = await self._answered(request, route)
         self._reply.is_prompt_truncated = self._uncut is not None and self._uncut.is_cut and answer.status < 400
         try:
             if answer.is_request_sent:  # and the answer may take minutes
                 self._exchange.forget_body()
-            await self._reply.pass_on(answer, route)
+            with self._in_memory(request, route, answer):
+                await self._reply.pass_on(answer, route)
         finally:
             answer.close()
+
+    def _in_memory(
+        self, request: InferenceRequest, route: Route, answer: UpstreamAnswer
+    ) -> AbstractContextManager[None]:
+        """Note what the server has in memory for this answer."""
+        loaded, (tier, name) = self._proxy.loaded, (route.tier, route.served_name)
+        if answer.status == 200 and request.needs_load:
+            keep = request.keep_seconds
+            return loaded.used(tier, name, dict(request.settings), None if keep is None else timedelta(seconds=keep))
+        if answer.status == 200 and request.unloads:
+            loaded.unloaded(tier, name)
+        return nullcontext()
+
+    def _refuse(self, request: InferenceRequest, route: Route) -> None:
+        """Refuse what Ollama would refuse once it has found the model, in its order: options come last."""
+        refusal = request.refusal
+        if refusal is None or isinstance(refusal, InvalidOption):
+            abilities.refuse(request.wants, request.model, self._proxy.known.find(route.model))
+        if refusal is not None:
+            raise refusal
 
     async def _routed(self, request: InferenceRequest) -> Route:
         """Where it goes. A model that is not known may have come a moment ago: that is looked up once."""

@@ -16,9 +16,8 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
 from jobs.core.errors import BadRequest
-from jobs.ledger.job import Job, JobState
+from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.kinds import kind_named
-from jobs.ledger.ledger import Posted
 from jobs.ledger.reader import LedgerReader
 
 LISTED_AT_MOST = 1_000
@@ -56,6 +55,8 @@ _POSTED: dict[int | str, dict[str, Any]] = {
     201: {"model": schemas.JobResponse, "description": "It is posted, and will end, whatever happens to any worker"},
 }
 
+_CHECKED: dict[int | str, dict[str, Any]] = {204: {"description": "With `check`: it would be posted"}}
+
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> APIRouter:
     api = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -74,21 +75,22 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         state: JobState | schemas.Left = None,
         subject: Annotated[SubjectText | schemas.Left, Query(description="As in a job's JSON")] = None,
         since: Annotated[
-            schemas.Moment | schemas.Left, Query(description="Posted then or later, archived jobs among them")
+            schemas.Since | schemas.Left, Query(description="Posted then or later, archived jobs among them")
         ] = None,
         begin: Annotated[IdText | schemas.Left, Query(description="As much of an id as is known")] = None,
         before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
     ) -> JSONResponse:
         """List jobs, the newest first. A key for some models sees those about them."""
+        began = schemas.since_of(since, ops_context.clock.now())
 
         def select(ledger: LedgerReader) -> tuple[list[Job], int]:
             if kind is not None:
                 kind_named(kind, ops_context.kinds)
             jobs, total = ledger.select(
-                kind=kind, state=state, subject=subject, since=since, begin=begin or "", before=before,
+                kind=kind, state=state, subject=subject, since=began, begin=begin or "", before=before,
                 limit=None if caller.models else limit,
-                archived=tuple(ops_context.archived(since)) if since else (),
+                archived=tuple(ops_context.archived(began)) if began else (),
             )  # fmt: skip
             if caller.models:
                 jobs = [job for job in jobs if caller.may_see(model_of(job))]
@@ -126,12 +128,20 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
-    async def post(caller: MayChange, body: schemas.JobBody) -> JSONResponse:
+    async def post(
+        caller: MayChange,
+        body: schemas.JobBody,
+        *,
+        check: Annotated[bool, Query(description="Post nothing: say whether it would be refused, and why")] = False,
+    ) -> Response:
         """Post a job. One of this kind about this model that is under way is shared."""
+        if check:
+            await poster.check(caller, **body.model_dump(exclude={"attempts"}))
+            return Response(status_code=204)
         return _answer(await poster.post(caller, **body.model_dump()))
 
     post.__annotations__["body"] = schemas.job_body(poster.ops_context.kinds)
-    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED)(post)
+    api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED | _CHECKED)(post)
 
     @api.post("/{id}/cancel", response_model=schemas.JobResponse)
     async def cancel(id: Id, caller: MayChange) -> JSONResponse:

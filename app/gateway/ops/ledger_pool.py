@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from jobs.core.errors import StoreUnavailable
+from jobs.core.units import counted
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
@@ -52,7 +53,9 @@ class LedgerPool:
 
         """
         if self._open >= THREADS + MOST_WAITING:
-            raise StoreUnavailable(f"the ledger is away: {self._open} questions wait for it")
+            raise StoreUnavailable(
+                f"the ledger is away: {counted(self._open, 'question waits', 'questions wait')} for it"
+            )
         context = copy_context()  # what is logged there belongs to the same request
         self._open += 1
         answer = asyncio.get_running_loop().run_in_executor(

@@ -1,5 +1,6 @@
 """Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -12,9 +13,9 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.cli.job_commands import LONG_AGO
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
-from jobs.ledger.job import Job
-from jobs.ledger.kinds import ALL, kind_named
-from jobs.ledger.ledger import Ledger, Posted
+from jobs.ledger.job import Job, Posted
+from jobs.ledger.kinds import ALL, JobRequest, kind_named
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 
 
@@ -57,21 +58,33 @@ class Poster:
             NotFound: it needs a model that is neither here nor being pulled.
 
         """
+        request = self._request(caller, kind, model, parameters)
+
+        def post(ledger: Ledger) -> Posted:
+            self._need_here(caller, ledger, request)
+            return self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
+
+        return await self.ledger_pool.do(post)
+
+    async def check(self, caller: Caller, kind: str, model: str | None, **parameters: Any) -> None:
+        """Raise what `post` would, and post nothing."""
+        request = self._request(caller, kind, model, parameters)
+        await self.ledger_pool.do(lambda ledger: self._need_here(caller, ledger, request))
+
+    def _request(self, caller: Caller, kind: str, model: str | None, parameters: Mapping[str, Any]) -> JobRequest:
         name = None if model is None else ModelName.parse(model)
         caller.need_model(name)
         self._need_registry(kind, name)
         defaults = {"rate_limit": self.ops_context.rate_limit}
-        spec = kind_named(kind, self.ops_context.kinds)
-        request = spec.request(model, parameters, defaults)
+        return kind_named(kind, self.ops_context.kinds).request(model, parameters, defaults)
 
-        def post(ledger: Ledger) -> Posted:
-            if name is not None and spec.needs != "nothing":
-                absent = self.ops_context.absent(spec, name, caller.may_use)
-                if absent is not None and not ledger.reader.is_coming(request.subject):
-                    raise absent
-            return self._send_worker(ledger.post(*request, by=caller.name, attempts=attempts))
-
-        return await self.ledger_pool.do(post)
+    def _need_here(self, caller: Caller, ledger: Ledger, request: JobRequest) -> None:
+        kind = kind_named(request.kind, self.ops_context.kinds)
+        if kind.needs == "nothing" or request.subject == ALL:
+            return
+        absent = self.ops_context.absent(kind, ModelName.parse(request.request["model"]), caller.may_use)
+        if absent is not None and not ledger.reader.is_coming(request.subject):
+            raise absent
 
     async def retry(self, caller: Caller, id: str, *, anyway: bool = False) -> Posted:
         """Post an ended job again, archived or not.

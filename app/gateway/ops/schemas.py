@@ -7,15 +7,15 @@ tries whether they do.
 """
 
 import inspect
-import re
 from datetime import date, datetime
 from typing import Annotated, Any, Literal, Union
 
 from fastapi import Query
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.json_schema import SkipJsonSchema
 
 from jobs.cli.signature import parameter
+from jobs.core.since import parse_since
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import Kind, Kinds, Parameter
 
@@ -37,13 +37,6 @@ Left = SkipJsonSchema[None]
 """A parameter that may be left out. It cannot be sent as null, so the document must not say so."""
 
 
-def _written(text: Any) -> Any:
-    """Only dates as people write them: pydantic takes numbers for seconds since 1970 as well."""
-    if isinstance(text, str) and not re.match(r"\d{4}-\d{2}-\d{2}", text, re.ASCII):
-        raise ValueError("a date begins with its year, as in 2026-09-15")
-    return text
-
-
 def _number(value: Any) -> Any:
     """What JSON calls a whole number, 3.0 included, and no text or truth that pydantic would turn into one."""
     if isinstance(value, str | bool):
@@ -53,8 +46,32 @@ def _number(value: Any) -> Any:
 
 # The limits come first: those that stand after a validator are checked, but not documented.
 Attempts = Annotated[int, Field(ge=1, le=100), BeforeValidator(_number)]
-Day = Annotated[date, BeforeValidator(_written)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_written)]
+Since = Annotated[
+    str,
+    Field(max_length=64),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": "^[0-9]{1,3}(s|m|min|h|d|w)$"},
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+            ],
+            "examples": ["7d", "24h", "2026-09-15", "2026-09-15T08:00:00Z"],
+        }
+    ),
+]
+"""A span before now, a day in UTC, or a moment; `since_of` reads it as the command line does."""
+
+
+def since_of(text: str | None, now: datetime) -> datetime | None:
+    """The moment that a `since` names, in UTC.
+
+    Raises:
+        BadRequest: it names none.
+
+    """
+    return None if text is None else parse_since(text, "since", now)
+
 
 _JOB = {
     "id": "k7m2p9x4qd-1",

@@ -153,10 +153,11 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
     @api.get("/usage", response_model=schemas.UsageResponse)
     async def usage(
         caller: MayRead,
-        since: Annotated[schemas.Day | schemas.Left, Query(description="From this day on, in UTC")] = None,
+        since: Annotated[schemas.Since | schemas.Left, Query(description="From this day on, in UTC")] = None,
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
-        rows = await asyncio.to_thread(ops_context.usage, since)
+        began = schemas.since_of(since, ops_context.clock.now())
+        rows = await asyncio.to_thread(ops_context.usage, began.date() if began else None)
         seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
         return JSONResponse({"usage": seen})
 

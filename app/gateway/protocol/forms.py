@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from app.gateway.protocol.headers import Header
 from app.gateway.protocol.json_fields import Body
 from jobs.core.errors import BadRequest
+from jobs.core.units import counted
 
 MOST_PARTS = 64
 """Go takes a thousand; a transcription has ten fields."""
@@ -68,7 +69,7 @@ def field_of(body: Body, headers: Iterable[Header], field: str) -> str:
                 raise BadRequest(f"{field!r} of the form is a file, or too long", hint="send it as a plain field")
             values.append(bytes(body[start:end]))
     if len(values) != 1:
-        raise BadRequest(f"the form has {len(values)} fields {field!r}", hint="send one")
+        raise BadRequest(f"the form has {counted(len(values), 'field')} {field!r}", hint="send one")
     return values[0].decode("utf-8", "replace")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from jobs.core.errors import BadRequest
+from jobs.ollama.go_types import CUT, Number
 
 Body = bytes | bytearray
 ValueSpan = tuple[int, int]
@@ -27,6 +28,21 @@ MOST_NAMES = 256
 
 MOST_TEXT = 8 * 1024
 """Bytes of a value that decides something."""
+
+MOST_OUTLINE = 64 * 1024
+"""Bytes of a value of which an outline is built; it takes some milliseconds."""
+
+MOST_UNCUT = 1024
+"""Bytes of a text that stands in an outline as it is."""
+
+MOST_SEARCHED = 8 * 1024 * 1024
+"""Bytes of a value in which long texts are looked for: all of it is gone through once more."""
+
+_BEGINNING = 64
+_CUT_TEXT = json.dumps(CUT).encode()[1:]
+
+TOO_LONG: Any = object()
+"""In place of an outline that would be too long."""
 
 _STEP = 64 * 1024
 """Bytes that one step through something long looks at."""
@@ -98,6 +114,19 @@ class Fields:
         start, end = self._spans.get(name, (0, 0))
         return bytes(self._body[start : min(end, start + MOST_TEXT)])
 
+    def outline(self, name: str) -> Any:
+        """The value, built as Go's decoder has it, its long texts cut off behind their beginning; None if it is not
+        there, and `TOO_LONG` where it would be long even so.
+        """
+        if (span := self._spans.get(name)) is None:
+            return None
+        start, end = span
+        text = bytes(self._body[start:end]) if end - start <= MOST_UNCUT else _outline(self._body, start, end)
+        if text is None:
+            return TOO_LONG
+        value = json.loads(text.decode("utf-8", "replace"), parse_float=Number.of, parse_int=Number.of)
+        return _encodable(value) if b"\\u" in text else value
+
     def scalar(self, name: str) -> Any:
         """A text, number or truth; None for null and for what is not there, lists and objects included.
 
@@ -121,6 +150,34 @@ class Fields:
         if (span := self._spans.get(name)) is None:
             return None
         return _built(bytes(self._body[span[0] : span[1]]))
+
+
+def _outline(body: Body, start: int, end: int) -> bytes | None:
+    """What stands there, its long texts cut; None where it is long even so."""
+    if body[start] == _QUOTE:
+        return _shortened(body, start, end)
+    if end - start > MOST_SEARCHED:
+        return None
+    pieces: list[bytes] = []
+    size, at = 0, start
+    while at < end:
+        quote = body.find(b'"', at, min(end, at + MOST_OUTLINE))
+        if quote < 0:
+            quote = min(end, at + MOST_OUTLINE)
+        after = _end_of_text(body, quote) if quote < end and body[quote] == _QUOTE else quote
+        pieces += [bytes(body[at:quote]), _shortened(body, quote, after)]
+        size += len(pieces[-1]) + len(pieces[-2])
+        if size > MOST_OUTLINE:
+            return None
+        at = after
+    return b"".join(pieces)
+
+
+def _shortened(body: Body, start: int, end: int) -> bytes:
+    """A text, quotes included; of a long one the beginning, of which nothing is half."""
+    if end - start <= MOST_UNCUT:
+        return bytes(body[start:end])
+    return bytes(body[start : start + _BEGINNING]).partition(b"\\")[0] + _CUT_TEXT
 
 
 BodyEdit = tuple[ValueSpan, bytes]

@@ -1,121 +1,23 @@
 """What Ollama refuses of a request by its body alone, so that it is refused before a model is loaded for it.
 
-Statuses and texts are Ollama's own (api/types.go, openai/openai.go, anthropic/anthropic.go, their middleware, and
-server/routes.go). Nothing is refused that Ollama takes; what stands deeper in a body than its first list is left to it.
+Statuses and texts are Ollama's own (`jobs.ollama`, and server/routes.go). Nothing is refused that Ollama takes. Of long
+texts the beginning is looked at, and a list or object that is long without them, by its kind alone: the rest is left to
+the server.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from app.gateway.protocol.errors import InvalidOption
-from app.gateway.protocol.json_fields import Fields
+from app.gateway.protocol.json_fields import TOO_LONG, Fields
 from jobs.core.errors import BadRequest, Trouble
-
-TEXT, TRUTH, WHOLE, FRACTION, MAP = "string", "bool", "int", "float64", "map[string]interface {}"
-
-_KINDS = {TEXT: "string", TRUTH: "bool", WHOLE: "number", FRACTION: "number", "float32": "number"}
-"""What JSON calls that which Go puts into its scalars; all other types here are objects."""
+from jobs.ollama import request_content as content
+from jobs.ollama.go_types import check, field
+from jobs.ollama.request_types import BODIES, think_of_effort
 
 _MOST_SHOWN = 200
-
-
-@dataclass(frozen=True)
-class _GoList:
-    """A list, and Go's names for it and for what is in it."""
-
-    name: str
-    of: str
-    kind: str = "object"
-
-
-_GENERATING: Mapping[str, str | _GoList] = {
-    "stream": TRUTH,
-    "options": MAP,
-    "truncate": TRUTH,
-    "shift": TRUTH,
-    "logprobs": TRUTH,
-    "top_logprobs": WHOLE,
-}
-_SAMPLING: Mapping[str, str | _GoList] = {
-    "max_tokens": WHOLE,
-    "seed": WHOLE,
-    "stream": TRUTH,
-    "stream_options": "openai.StreamOptions",
-}
-_MESSAGE_ALIAS = r'struct { Role string "json:\"role\""; Content json.RawMessage "json:\"content\"" }'
-_IMAGES = _GoList("[]api.ImageData", "api.ImageData", "string")
-
-_STRUCTS: Mapping[str, tuple[str, Mapping[str, str | _GoList]]] = {
-    "/api/generate": (
-        "GenerateRequest",
-        {
-            **_GENERATING,
-            **dict.fromkeys(("prompt", "suffix", "system", "template"), TEXT),
-            "raw": TRUTH,
-            "context": _GoList("[]int", "int", "number"),
-            "images": _IMAGES,
-        },
-    ),
-    "/api/chat": (
-        "ChatRequest",
-        {**_GENERATING, "messages": _GoList("[]api.Message", "api.Alias"), "tools": _GoList("api.Tools", "api.Tool")},
-    ),
-    "/api/embed": ("EmbedRequest", {"truncate": TRUTH, "dimensions": WHOLE, "options": MAP}),
-    "/api/embeddings": ("EmbeddingRequest", {"prompt": TEXT, "options": MAP}),
-    "/v1/chat/completions": (
-        "ChatCompletionRequest",
-        {
-            **_SAMPLING,
-            **dict.fromkeys(("temperature", "frequency_penalty", "presence_penalty", "top_p"), FRACTION),
-            "messages": _GoList("[]openai.Message", "openai.Message"),
-            "response_format": "openai.ResponseFormat",
-            "tools": _GoList("[]api.Tool", "api.Tool"),
-            "reasoning": "openai.Reasoning",
-            "reasoning_effort": TEXT,
-            "logprobs": TRUTH,
-            "top_logprobs": WHOLE,
-        },
-    ),
-    "/v1/completions": (
-        "CompletionRequest",
-        {
-            **_SAMPLING,
-            **dict.fromkeys(("temperature", "frequency_penalty", "presence_penalty", "top_p"), "float32"),
-            **dict.fromkeys(("prompt", "suffix"), TEXT),
-            "logprobs": WHOLE,
-        },
-    ),
-    "/v1/embeddings": ("EmbedRequest", {"dimensions": WHOLE, "encoding_format": TEXT}),
-    "/v1/responses": (
-        "ResponsesRequest",
-        {
-            **dict.fromkeys(("instructions", "truncation"), TEXT),
-            **dict.fromkeys(("background", "stream"), TRUTH),
-            **dict.fromkeys(("temperature", "top_p"), FRACTION),
-            "max_output_tokens": WHOLE,
-            "reasoning": "openai.ResponsesReasoning",
-            "text": "openai.ResponsesText",
-            "tools": _GoList("[]openai.ResponsesTool", "openai.ResponsesTool"),
-        },
-    ),
-    "/v1/messages": (
-        "MessagesRequest",
-        {
-            **dict.fromkeys(("max_tokens", "top_k"), WHOLE),
-            **dict.fromkeys(("temperature", "top_p"), FRACTION),
-            "stream": TRUTH,
-            "messages": _GoList("[]anthropic.MessageParam", _MESSAGE_ALIAS),
-            "stop_sequences": _GoList("[]string", "string", "string"),
-            "tools": _GoList("[]anthropic.Tool", "anthropic.Tool"),
-            "tool_choice": "anthropic.ToolChoice",
-            "thinking": "anthropic.ThinkingConfig",
-            "metadata": "anthropic.Metadata",
-            "output_config": "anthropic.OutputConfig",
-        },
-    ),
-}
 
 OPTIONS: Mapping[str, str] = {
     **dict.fromkeys(
@@ -137,65 +39,109 @@ OPTIONS: Mapping[str, str] = {
 _OPTION_KINDS = {"integer": "number", "float32": "number", "boolean": "bool", "array": "array"}
 
 _OWN: Mapping[str, frozenset[str]] = {
-    "/api/generate": frozenset({"format", "think"}),
-    "/api/chat": frozenset({"format", "think"}),
+    "/api/generate": frozenset({"format"}),
+    "/api/chat": frozenset({"format"}),
     "/api/embed": frozenset({"input"}),
     "/v1/embeddings": frozenset({"input"}),
-    "/v1/responses": frozenset({"input"}),
+    "/v1/completions": frozenset({"stop"}),
 }
-"""Beside those of the structs: fields that take values of several types."""
+"""Beside those of the types: fields that take anything, of which Ollama refuses some later."""
+
+_PATHS = frozenset(
+    {
+        *("/api/generate", "/api/chat", "/api/embed", "/api/embeddings", "/v1/chat/completions", "/v1/completions"),
+        *("/v1/embeddings", "/v1/responses", "/v1/messages"),
+    }
+)
 
 FIELDS: Mapping[str, frozenset[str]] = {
-    path: frozenset(fields) | _OWN.get(path, frozenset()) for path, (_, fields) in _STRUCTS.items()
+    path: (frozenset(BODIES[path].in_any_case) | _OWN.get(path, frozenset())) - {"model"} for path in _PATHS
 }
 """By path, what has to be looked for in a body to know whether it is refused."""
 
 
-def refuse(found: Fields, path: str) -> Trouble | None:
-    """Refuse what Ollama refuses before it looks for the model.
+@dataclass(frozen=True)
+class Wants:
+    """What a model has to be able to do for a request.
 
-    Returns:
-        What it refuses once it has found the model, and before or after it has loaded it; None if nothing.
+    Args:
+        verb: to chat or to generate; empty where any model will do.
+        thinks: it is asked to think, and nothing else will do.
+        tools: it is offered some.
+        inserts: it is asked for what stands before a suffix.
+
+    """
+
+    verb: str = ""
+    thinks: bool = False
+    tools: bool = False
+    inserts: bool = False
+
+
+NOTHING = Wants()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is said of a body that is not refused outright.
+
+    Args:
+        refusal: what Ollama refuses once it has found the model, and before or after it has loaded it.
+        wants: what the model has to be able to do.
+
+    """
+
+    refusal: Trouble | None = None
+    wants: Wants = NOTHING
+
+
+def judge(found: Fields, path: str) -> Verdict:
+    """Refuse what Ollama refuses before it looks for the model.
 
     Raises:
         BadRequest: with Ollama's own words.
 
     """
-    if path not in _STRUCTS:
-        return None
-    struct, fields = _STRUCTS[path]
-    present = [(span, name) for name in fields if (span := found.span(name)) is not None]
+    if path not in _PATHS:
+        return Verdict()
+    body = _Body(found)
+    struct = BODIES[path]
+    present = [(span, name) for name in FIELDS[path] & struct.in_any_case.keys() if (span := found.span(name))]
     for _, name in sorted(present):  # Go tells the first
-        _expect(found, name, fields[name], struct)
-    check = _CHECKS.get(path)
-    return check(found) if check is not None else None
+        tag, go_type = struct.in_any_case[name]
+        value = body.value(name)
+        check(_OF_KIND[found.kind(name)] if value is TOO_LONG else value, go_type, struct.name.rpartition(".")[2], tag)
+    checks = _CHECKS.get(path)
+    refusal = checks(body) if checks is not None else None
+    return Verdict(refusal, _WANTS[path](body) if path in _WANTS else NOTHING)
 
 
-def _expect(found: Fields, name: str, wanted: str | _GoList, struct: str) -> None:
-    kind = found.kind(name)
-    if kind == "null":
-        return
-    if isinstance(wanted, _GoList):
-        if kind != "array":
-            raise _mismatch(kind, struct, name, wanted.name)
-        first = found.kind_of_first(name)
-        if first not in {"", "null", wanted.kind}:
-            raise _mismatch(first, struct, name, wanted.of)
-        return
-    if kind != _KINDS.get(wanted, "object"):
-        raise _mismatch(kind, struct, name, wanted)
-    if wanted == WHOLE and not re.fullmatch(rb"-?[0-9]{1,18}", text := found.text(name)):
-        raise _mismatch(f"number {text[:_MOST_SHOWN].decode()}", struct, name, wanted)
+_OF_KIND: Mapping[str, Any] = {"array": [], "object": {}, "string": "", "number": 0, "bool": False, "null": None}
 
 
-def _mismatch(kind: str, struct: str, name: str, wanted: str) -> BadRequest:
-    return BadRequest(f"json: cannot unmarshal {kind} into Go struct field {struct}.{name} of type {wanted}")
+class _Body:
+    """The values of a body, each built once and as far as it is short."""
+
+    def __init__(self, found: Fields) -> None:
+        self.found = found
+        self._values: dict[str, Any] = {}
+
+    def value(self, name: str) -> Any:
+        if name not in self._values:
+            self._values[name] = self.found.outline(name)
+        return self._values[name]
+
+    def items(self, name: str) -> list[Any]:
+        """Those of a list; none of anything else, and of one that is too long."""
+        value = self.value(name)
+        return value if isinstance(value, list) else []
 
 
 # -- what each route wants beside the types ----------------------------------------------------------------------------
 
 
-def _generate(found: Fields) -> Trouble | None:
+def _generate(body: _Body) -> Trouble | None:
+    found = body.found
     late = _generating(found)
     if not found.is_set("prompt"):
         return late
@@ -204,27 +150,18 @@ def _generate(found: Fields) -> Trouble | None:
     return late or _bad_format(found)
 
 
-def _chat(found: Fields) -> Trouble | None:
+def _chat(body: _Body) -> Trouble | None:
+    found = body.found
     return _generating(found) or (_bad_format(found) if found.is_set("messages") else None)
 
 
 def _generating(found: Fields) -> Trouble | None:
-    _expect_think(found)
-    _expect_logprobs(found, "top_logprobs")
+    _expect_logprobs(found)
     return _bad_option(found)
 
 
-def _expect_think(found: Fields) -> None:
-    words = '"high", "medium", "low", "max"'
-    if found.kind("think") == "string":
-        if (said := found.scalar("think")) not in {"high", "medium", "low", "max"}:
-            raise BadRequest(f"invalid think value: {_quoted(said[:_MOST_SHOWN])} (must be {words}, true, or false)")
-    elif found.kind("think") not in {"null", "bool"}:
-        raise BadRequest(f"think must be a boolean or string ({words}, true, or false)")
-
-
-def _expect_logprobs(found: Fields, name: str) -> None:
-    if not 0 <= (found.scalar(name) or 0) <= 20:
+def _expect_logprobs(found: Fields) -> None:
+    if not 0 <= (found.scalar("top_logprobs") or 0) <= 20:
         raise BadRequest("top_logprobs must be between 0 and 20")
 
 
@@ -252,9 +189,9 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _embed(found: Fields) -> Trouble | None:
-    _expect_input(found)
-    return _bad_option(found)
+def _embed(body: _Body) -> Trouble | None:
+    _expect_input(body.found)
+    return _bad_option(body.found)
 
 
 def _expect_input(found: Fields) -> None:
@@ -262,7 +199,8 @@ def _expect_input(found: Fields) -> None:
         raise BadRequest("invalid input type")
 
 
-def _openai_embeddings(found: Fields) -> None:
+def _openai_embeddings(body: _Body) -> None:
+    found = body.found
     coded = found.scalar("encoding_format") or "float"
     if coded.lower() not in {"float", "base64"}:
         raise BadRequest(
@@ -273,47 +211,74 @@ def _openai_embeddings(found: Fields) -> None:
     _expect_input(found)
 
 
-def _openai_chat(found: Fields) -> None:
-    if not found.is_set("messages"):
+def _openai_chat(body: _Body) -> None:
+    if not body.found.is_set("messages"):
         raise BadRequest("[] is too short - 'messages'")
-    effort = found.scalar("reasoning_effort") or ""
-    if found.kind("reasoning") == "null" and effort and effort not in _EFFORTS:
-        words = ", ".join(_quoted(each) for each in _EFFORTS[:-1])
-        raise BadRequest(f'invalid reasoning value: {_quoted(effort[:_MOST_SHOWN])} (must be {words}, or "none")')
-    _expect_logprobs(found, "top_logprobs")
+    content.check_chat_completion(body.items("messages"))
+    think_of_effort(_effort(body))
+    _expect_logprobs(body.found)
 
 
-_EFFORTS = ("minimal", "low", "medium", "high", "xhigh", "ultra", "max", "none")
+def _effort(body: _Body) -> str:
+    reasoning = body.value("reasoning")
+    return str((body.value("reasoning_effort") if reasoning is None else field(reasoning, "effort")) or "")
 
 
-def _openai_completions(found: Fields) -> None:
-    if (found.scalar("logprobs") or 0) > 20:
+def _openai_completions(body: _Body) -> None:
+    content.check_stop(body.value("stop"))
+    if (body.found.scalar("logprobs") or 0) > 20:
         raise BadRequest("top_logprobs must be between 0 and 20")
 
 
-def _responses(found: Fields) -> None:
-    kind = found.kind("input")
-    if kind not in {"null", "string", "array"}:
-        raise BadRequest(
-            f"input must be a string or array: json: cannot unmarshal {kind} into Go value of type []json.RawMessage"
-        )
+def _responses(body: _Body) -> None:
+    content.check_response_items(body.value("input"))
+    think_of_effort(str(field(body.value("reasoning"), "effort") or ""))
+    content.check_response_tools(body.items("tools"))
 
 
-def _messages(found: Fields) -> None:
-    if (found.scalar("max_tokens") or 0) <= 0:
+def _messages(body: _Body) -> None:
+    if (body.found.scalar("max_tokens") or 0) <= 0:
         raise BadRequest("max_tokens is required and must be positive")
-    if not found.is_set("messages"):
+    if not body.found.is_set("messages"):
         raise BadRequest("messages is required")
+    content.check_messages(body.items("messages"))
+    content.check_tools(body.items("tools"))
 
 
-_CHECKS: Mapping[str, Callable[[Fields], Trouble | None]] = {
+_CHECKS: Mapping[str, Callable[[_Body], Trouble | None]] = {
     "/api/generate": _generate,
     "/api/chat": _chat,
     "/api/embed": _embed,
-    "/api/embeddings": _bad_option,
+    "/api/embeddings": lambda body: _bad_option(body.found),
     "/v1/chat/completions": _openai_chat,
     "/v1/completions": _openai_completions,
     "/v1/embeddings": _openai_embeddings,
     "/v1/responses": _responses,
     "/v1/messages": _messages,
+}
+
+
+# -- what each route wants of a model ----------------------------------------------------------------------------------
+
+
+def _to_think(effort: str) -> bool:
+    return bool(think_of_effort(effort))
+
+
+_WANTS: Mapping[str, Callable[[_Body], Wants]] = {
+    "/api/generate": lambda body: Wants(
+        "generate", thinks=body.found.is_set("think"), inserts=body.found.is_set("suffix")
+    ),
+    "/api/chat": lambda body: Wants("chat", thinks=body.found.is_set("think"), tools=body.found.is_set("tools")),
+    "/v1/completions": lambda body: Wants("generate", inserts=body.found.is_set("suffix")),
+    "/v1/chat/completions": lambda body: Wants(
+        "chat", thinks=_to_think(_effort(body)), tools=body.found.is_set("tools")
+    ),
+    "/v1/responses": lambda body: Wants(
+        "chat",
+        thinks=_to_think(str(field(body.value("reasoning"), "effort") or "")),
+        tools=content.response_tools(body.items("tools")) > 0,
+    ),
+    # Of a model that does not think, Ollama lets it pass here.
+    "/v1/messages": lambda body: Wants("chat", tools=body.found.is_set("tools")),
 }

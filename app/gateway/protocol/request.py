@@ -58,10 +58,20 @@ class InferenceRequest:
     """Whether a server answers only with the model in memory."""
     is_kept: bool = True
     """Whether the model stays in memory afterwards, for long enough to be counted on."""
+    keep_seconds: float | None = None
+    """How long it stays, below zero for ever; None where the request does not say."""
     model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
     refusal: Trouble | None = None
     """Why Ollama would not do it, once it has found the model."""
+    wants: refusals.Wants = refusals.NOTHING
+    """What the model has to be able to do for it."""
+
+    @property
+    def unloads(self) -> bool:
+        """Whether it is there only to have the model let go."""
+        return not self.needs_load and self.keep_seconds == 0
+
     asking_for_usage: BodyEdit | None = None
     """How the body has to be changed so that the tokens of its stream are told."""
     forbids_cut: bool = False
@@ -154,7 +164,7 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
     # The other dialects have neither options nor `keep_alive`: there these are fields without a meaning.
     keep = _keep_alive(fields) if is_native else None
     seconds = _seconds(keep)
-    refusal = refusals.refuse(fields, entry.path)
+    verdict = refusals.judge(fields, entry.path)
     # As `ollama stop` does it; to load a model in order to unload it would be absurd.
     unloads = seconds == 0 and entry.path in _QUESTIONS and not fields.is_set(_QUESTIONS[entry.path])
     streams = stream if isinstance(stream, bool) else is_native
@@ -164,8 +174,10 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
         _settings(fields.inside("options")) if is_native else (),
         needs_load=not unloads,
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
+        keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
         model_at=fields.span("model") or (0, 0),
-        refusal=None if unloads else refusal,
+        refusal=None if unloads else verdict.refusal,
+        wants=refusals.NOTHING if unloads else verdict.wants,
         asking_for_usage=usage_chunk.asking(fields, body) if streams and entry.path in usage_chunk.PATHS else None,
         forbids_cut=fields.scalar("truncate") is False,
     )

@@ -53,7 +53,7 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("GET", "HEAD"), "/", "here"),
     RouteEntry(("GET", "HEAD"), "/api/version", "here"),
     RouteEntry(("GET", "HEAD"), "/api/tags", "here"),
-    RouteEntry(("GET", "HEAD"), "/api/ps", "here", why="from the servers' own reports"),
+    RouteEntry(("GET", "HEAD"), "/api/ps", "here", why="from the servers' own reports, and what was seen here since"),
     RouteEntry(("GET", "HEAD"), "/api/status", "here", why="the cloud is switched off, always"),
     RouteEntry(
         ("POST",), "/api/show", "here", why="from the weights; `verbose` with what only a server knows is passed"

@@ -44,6 +44,7 @@ class ColdStarts:
         self._clock = context.clock
         self._refresh = context.refresh
         self._timing = context.timing
+        self._note = context.loaded
         self._waker = TierWaker(upstream, client, context)
         self._loaded: dict[str, tuple[LoadSettings, float]] = {}
         """The models that are taken to be in memory, with what settings and since when."""
@@ -236,6 +237,7 @@ class ColdStarts:
         if seconds > self._timing.real_load_seconds:
             self._loaded.clear()
             logger.info("{} is loaded on tier {}, in {:.1f} s", load.model, self._tier, seconds)
+        self._note(self._tier, load.model, dict(load.settings))
         self.answered(load.model, load.settings)
 
     async def _pause_over(self) -> None:

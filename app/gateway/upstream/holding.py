@@ -1,8 +1,9 @@
 """How callers are held while a tier wakes or a model loads: for how long, how many, and what ends it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.upstream.loads import LoadLimits
@@ -35,6 +36,10 @@ class HoldTiming:
     """How much may be loaded for those who wait."""
 
 
+def noted_nowhere(_tier: str, _model: str, _settings: Mapping[str, Any]) -> None:
+    """For cold starts of which nobody wants to know what they loaded."""
+
+
 @dataclass(frozen=True)
 class HoldContext:
     """What the cold starts of all tiers share.
@@ -43,6 +48,7 @@ class HoldContext:
         servers: what the servers reported of themselves.
         clock: for the times that are shown.
         woke: called at each wake with the tier and the cause.
+        loaded: called with the tier, a model and the options of its load, when a server has it in memory.
         refresh: has the reports read anew, unless that was done just now.
         timing: times and numbers.
 
@@ -53,6 +59,7 @@ class HoldContext:
     woke: Callable[[str, str], object]
     refresh: Callable[[], Awaitable[bool]]
     timing: HoldTiming
+    loaded: Callable[[str, str, Mapping[str, Any]], object] = noted_nowhere
 
 
 class NotReadyYet(NetworkTrouble):

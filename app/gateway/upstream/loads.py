@@ -15,6 +15,7 @@ from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import Caller
 from app.gateway.protocol.request import LoadSettings
 from jobs.core.errors import NetworkTrouble, TooManyRequests
+from jobs.core.units import counted
 
 AGAIN = timedelta(seconds=10)
 """When it is worth asking again: some of the loads have ended by then."""
@@ -109,7 +110,7 @@ class Loads:
             )
         if len(self._loads) >= self._limits.most_loads:
             raise TooManyLoads(
-                f"{len(self._loads)} loads wait for tier {self._tier!r} already",
+                f"{counted(len(self._loads), 'load waits', 'loads wait')} for tier {self._tier!r} already",
                 hint="ask again soon",
                 retry_after=AGAIN,
             )
@@ -134,14 +135,15 @@ class Loads:
         wait = timedelta(seconds=self._limits.kind_seconds)
         if len(own) >= share_of(self._limits.most_kinds, caller):
             raise TooManyRequests(
-                f"key {caller.name!r} has asked for {model!r} with {len(own)} kinds of options that it has to be loaded"
-                " anew for, as many as it may",
+                f"key {caller.name!r} has asked for {model!r} with {counted(len(own), 'kind')} of options"
+                " that it has to be loaded anew for, as many as it may",
                 hint=f"use one of these again: {'; '.join(map(_shown, own[:4]))}; or none of them",
                 retry_after=wait,
             )
         if len(kinds) >= self._limits.most_kinds:
             raise TooManyLoads(
-                f"{model!r} is asked for with {len(kinds)} kinds of options that it has to be loaded anew for already",
+                f"{model!r} is asked for with {counted(len(kinds), 'kind')} of options"
+                " that it has to be loaded anew for already",
                 hint=f"use one of these: {'; '.join(map(_shown, list(kinds)[:4]))}; or none of them",
                 retry_after=wait,
             )

@@ -1,4 +1,4 @@
-"""What the gateway asks of a server by itself: whether it is there, and to have a model in memory."""
+"""What the gateway asks of a server by itself: whether it is there, to have a model in memory, and which it has."""
 
 import json
 from collections.abc import Mapping
@@ -7,7 +7,9 @@ from typing import Any
 from app.gateway.protocol.dialects import error_text
 from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream.upstream_client import UpstreamClient
+from app.model_server.report import Loaded
 from jobs.core.errors import NetworkTrouble, ServerTrouble
+from jobs.ollama.responses import Running, listed_in
 
 _MOST_TEXT = 64 * 1024
 
@@ -45,6 +47,26 @@ async def load(client: UpstreamClient, model: str, settings: LoadSettings) -> tu
     if status == 400 and "does not support" in text:  # it only embeds
         status, text = await _post(client, "/api/embed", {"model": model, "input": [], **options})
     return status, text
+
+
+async def loaded(client: UpstreamClient) -> list[Loaded]:
+    """What the server has in memory. On a platform this would wake it.
+
+    Raises:
+        NetworkTrouble: it does not answer.
+        ServerTrouble: what it answers is no such list.
+
+    """
+    answer = await client.ask("GET", "/api/ps")
+    try:
+        text = await answer.whole(_MOST_TEXT)
+    finally:
+        answer.close()
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise ServerTrouble(f"the server answers {answer.status} with no list of what it has loaded") from error
+    return [Loaded.of(Running.of(each)) for each in listed_in(document)]
 
 
 async def _post(client: UpstreamClient, path: str, body: Mapping[str, Any]) -> tuple[int, str]:

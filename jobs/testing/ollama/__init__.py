@@ -8,7 +8,6 @@ faults            things that go wrong in the Ollama simulator, switched on per 
 generation        answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream
                   frames, count
 go_formats        what the simulator says of itself, how it counts, and the odd formats of Go that it has to speak
-go_types          the bodies that Ollama decodes, as Go types: what each field may hold, and Go's words for the rest
 http              the simulator's HTTP front: finds the route, lets faults strike, sends answers piece by piece
 json_schema       a small instance of a JSON schema, which the simulated model answers with
 memory            what the simulator holds in memory: one load at a time, kept alive, dropped when whoever asked for

@@ -4,6 +4,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from jobs.ollama.request_content import check_messages, check_tools
 from jobs.testing.ollama.faults import SimError, at_the_door
 from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged, until_failure
 from jobs.testing.ollama.go_formats import tokens
@@ -50,12 +51,14 @@ def messages(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
             raise SimError("max_tokens is required and must be positive", 400)
         if not body.get("messages"):
             raise SimError("messages is required", 400)
+        check_messages(body["messages"])
         native = _native(body)
+        check_tools(body.get("tools") or ())
     frames = all_frames(parts, request, native, CHAT)
     if not body.get("stream"):
         whole = merged(list(frames), CHAT)
         piece = CHAT.piece_of(whole)
-        usage = {"input_tokens": whole["prompt_eval_count"], "output_tokens": whole["eval_count"]}
+        usage = {"input_tokens": whole.get("prompt_eval_count", 0), "output_tokens": whole.get("eval_count", 0)}
         reason = _stop_reason(str(whole["done_reason"]), has_called=bool(piece.tool_calls))
         return as_line(_message(body["model"], _content(piece), reason, usage))
     estimate = sum(len(tokens(each["content"])) for each in native["messages"])
@@ -102,11 +105,8 @@ def _think(body: dict[str, Any]) -> bool | str | None:
 def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
     """One message is several: each result of a tool, and the texts of its blocks as one."""
     content, role = message.get("content"), str(message.get("role") or "").lower()
-    if "content" not in message:
-        raise SimError("unexpected end of JSON input", 400)
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content or []
-    for block in blocks:
-        _check_block(block)
+    blocks = [each for each in blocks if each is not None]
     text = "".join(str(block.get("text") or "") for block in blocks if block.get("type") == "text")
     results = [
         {"role": "tool", "content": _text(block.get("content"))}
@@ -118,26 +118,15 @@ def _messages(message: dict[str, Any]) -> list[dict[str, Any]]:
     return [*results, *own] if role == "user" else [*own, *results]
 
 
-def _check_block(block: dict[str, Any]) -> None:
-    kind = block.get("type")
-    if kind == "image":
-        source = block.get("source")
-        if not source:
-            raise SimError("invalid image source", 400)
-        if source.get("type") != "base64":
-            told = f"invalid image source type: {source.get('type')}. Only base64 images are supported."
-            raise SimError(told, 400)
-    if kind == "tool_use":
-        for name in ("id", "name"):
-            if not block.get(name):
-                raise SimError(f"tool_use block missing required '{name}' field", 400)
-
-
 def _text(content: Any) -> str:
     """What a tool told: a text, or blocks of which some hold text."""
     if isinstance(content, str):
         return content
-    return " ".join(str(block.get("text", "")) for block in content or [] if isinstance(block, dict))
+    return " ".join(
+        str(block.get("text", ""))
+        for block in (content if isinstance(content, list) else ())
+        if isinstance(block, dict)
+    )
 
 
 def _stop_reason(reason: str, *, has_called: bool) -> str:
@@ -174,7 +163,7 @@ def _message_events(model: str, estimate: int, first: Frame, rest: Iterator[Fram
         yield from blocks.events(CHAT.piece_of(frame))
         if frame["done"]:
             yield from blocks.closed()
-            usage = {"input_tokens": frame["prompt_eval_count"], "output_tokens": frame["eval_count"]}
+            usage = {"input_tokens": frame.get("prompt_eval_count", 0), "output_tokens": frame.get("eval_count", 0)}
             reason = _stop_reason(str(frame["done_reason"]), has_called=blocks.has_called)
             yield {"type": "message_delta", "delta": {"stop_reason": reason}, "usage": usage}
             yield {"type": "message_stop"}

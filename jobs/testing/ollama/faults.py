@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
+from jobs.core.errors import BadRequest
 from jobs.testing.fault_list import FaultList
 
 OllamaFaultKind = Literal["status", "error", "hang", "slow", "cut", "die", "digest", "full", "cpu"]
@@ -30,8 +31,8 @@ def at_the_door() -> Iterator[None]:
     """What is refused in here is refused before the native route is reached."""
     try:
         yield
-    except SimError as error:
-        raise SimError(error.text, 400, at_the_door=True) from error
+    except (SimError, BadRequest) as error:
+        raise SimError(str(error), 400, at_the_door=True) from error
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class Runners:
         keep_alive: for models that nobody named one for.
         max_queue: requests that may wait for a load.
         parallel: requests that one model answers at a time.
+        most: models in memory at once; 0 is as many as fit.
         clock: for expiry.
         stopping: set when the server goes down.
 
@@ -73,6 +74,7 @@ class Runners:
         keep_alive: timedelta,
         max_queue: int,
         parallel: int,
+        most: int,
         clock: Clock,
         stopping: threading.Event,
     ) -> None:
@@ -81,6 +83,7 @@ class Runners:
         self._keep_alive = keep_alive
         self._max_queue = max_queue
         self._parallel = parallel
+        self._most = most
         self._clock = clock
         self._stopping = stopping
         #: Held by the one request that loads; taken before `_lock`, never while that is held.
@@ -176,6 +179,7 @@ class Runners:
     def _load_now(
         self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool, num_gpu: int
     ) -> Runner:
+        self._make_place(model, gone)
         _log_start(model, context, num_gpu)
         if self._load_rate:
             until = self._clock.monotonic() + model.size / self._load_rate
@@ -197,6 +201,21 @@ class Runners:
             )
             self._loaded[model.name] = runner
             return runner
+
+    def _make_place(self, model: StoredModel, gone: Callable[[], bool]) -> None:
+        """Unload idle models, soonest to expire first, until one more may be in memory; wait while all are in use."""
+        while True:
+            with self._lock:
+                self._expire()
+                others = [each for each in self._loaded.values() if each.model.name != model.name]
+                idle = sorted((each for each in others if not each.users), key=lambda each: each.expires_at)
+                surplus = len(others) + 1 - self._most if self._most else 0
+                for each in idle[:surplus]:
+                    del self._loaded[each.model.name]
+                if surplus <= len(idle):
+                    return
+            _stay(gone, self._stopping)
+            self._clock.wait(STEP_SECONDS)
 
     def _room_for(self, model: StoredModel) -> int:
         """GPU memory for it, after idle models have made room, soonest to expire first."""

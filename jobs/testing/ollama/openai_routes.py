@@ -5,7 +5,6 @@ stream cleanly, without `finish_reason` and without `[DONE]`; so does this one.
 """
 
 import base64
-import json
 import struct
 from collections.abc import Iterator
 from datetime import datetime
@@ -13,10 +12,11 @@ from itertools import chain
 from typing import Any
 from urllib.parse import unquote
 
+from jobs.ollama.request_content import check_chat_completion, check_stop
+from jobs.ollama.request_types import think_of_effort
 from jobs.testing.ollama.faults import SimError, at_the_door
 from jobs.testing.ollama.generation import CHAT, GENERATE, AnswerShape, Frame, all_frames, embedded, merged
 from jobs.testing.ollama.go_formats import short_id, unix
-from jobs.testing.ollama.go_types import think_of_effort
 from jobs.testing.ollama.model_output import Piece
 from jobs.testing.ollama.native_routes import listed, shown
 from jobs.testing.ollama.requests import (
@@ -31,8 +31,6 @@ from jobs.testing.ollama.requests import (
     dumps,
 )
 
-_PICTURES = ("jpeg", "jpg", "png", "webp")
-
 
 def error_reply(error: SimError) -> Reply:
     """Every status in OpenAI's shape; only 400 and 404 have types of their own."""
@@ -46,6 +44,7 @@ def chat_completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer
     with at_the_door():
         if not body.get("messages"):
             raise SimError("[] is too short - 'messages'", 400)
+        check_chat_completion(body["messages"])
         native = {
             **_native(body, [each for each in _listed(body.get("stop")) if isinstance(each, str)]),
             "messages": [_message(each) for each in body["messages"]],
@@ -60,12 +59,9 @@ def chat_completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer
 
 def completions(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
-    stops = _listed(body.get("stop"))
     with at_the_door():
-        for each in stops:
-            if not isinstance(each, str):
-                raise SimError(f"invalid type for 'stop' field: {go_type_of(each)}", 400)
-    native = {**_native(body, stops), "prompt": body.get("prompt"), "suffix": body.get("suffix")}
+        check_stop(body.get("stop"))
+    native = {**_native(body, _listed(body.get("stop"))), "prompt": body.get("prompt"), "suffix": body.get("suffix")}
     return _completion(parts, request, body, native, GENERATE)
 
 
@@ -110,54 +106,11 @@ def _format(response_format: dict[str, Any]) -> Any:
 
 
 def _message(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as the native route takes it; the texts of its parts stand together, pictures are looked at."""
-    content, calls = message.get("content"), message.get("tool_calls")
+    """A message as the native route takes it; the texts of its parts stand together."""
+    content = message.get("content")
     if isinstance(content, list):
-        text = " ".join(filter(None, map(_text_of_part, content)))
-    elif isinstance(content, str) or calls is not None:
-        text = content or ""
-    else:
-        raise SimError(f"invalid message content type: {go_type_of(content)}", 400)
-    for call in calls or ():
-        _check_arguments((call.get("function") or {}).get("arguments") or "")
-    return {"role": str(message.get("role") or "").lower(), "content": text}
-
-
-def _text_of_part(part: Any) -> str:
-    kind = part.get("type") if isinstance(part, dict) else None
-    if kind == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
-    if kind == "image_url":
-        image = part.get("image_url")
-        check_image(image.get("url") if isinstance(image, dict) else image)
-        return ""
-    raise SimError("invalid message format", 400)
-
-
-def check_image(url: Any) -> None:
-    """Pictures come with the request; none is fetched."""
-    if not isinstance(url, str):
-        raise SimError("invalid message format", 400)
-    if url.startswith(("http://", "https://")):
-        text = "image URLs are not currently supported, please use base64 encoded data instead"
-        raise SimError(text, 400)
-    if not url.startswith(("data:;base64,", *(f"data:image/{kind};base64," for kind in _PICTURES))):
-        raise SimError("invalid image input", 400)
-
-
-def _check_arguments(text: str) -> None:
-    try:
-        fits = isinstance(json.loads(text), dict)
-    except ValueError:
-        fits = False
-    if not fits:
-        raise SimError("invalid tool call arguments", 400)
-
-
-def go_type_of(value: Any) -> str:
-    """How Go prints the type of a JSON value."""
-    names = {bool: "bool", int: "float64", float: "float64", str: "string", list: "[]interface {}"}
-    return "<nil>" if value is None else names.get(type(value), "map[string]interface {}")
+        content = " ".join(str(part["text"]) for part in content if part["type"] == "text")
+    return {"role": str(message.get("role") or "").lower(), "content": content or ""}
 
 
 def openai_tool_calls(piece: Piece) -> list[dict[str, Any]]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.core.clock import Clock
+from jobs.ollama.go_types import GoStruct, go_json
+from jobs.ollama.request_types import BODIES
 from jobs.testing.ollama.faults import OllamaFault, OllamaFaultKind, OllamaFaults, SimError, at_the_door
-from jobs.testing.ollama.go_types import STRUCTS, GoStruct, go_json
+from jobs.testing.ollama.go_formats import keep_alive
 from jobs.testing.ollama.memory import Runners
 from jobs.testing.ollama.pull import Puller
 from jobs.testing.ollama.store import Store
@@ -21,21 +23,7 @@ JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
 SSE = "text/event-stream"
 
-_GO_TYPES = {
-    "/api/generate": "api.GenerateRequest",
-    "/api/chat": "api.ChatRequest",
-    "/api/pull": "api.PullRequest",
-    "/api/show": "api.ShowRequest",
-    "/api/delete": "api.DeleteRequest",
-    "/api/copy": "api.CopyRequest",
-    "/api/embed": "api.EmbedRequest",
-    "/api/embeddings": "api.EmbeddingRequest",
-    "/v1/chat/completions": "openai.ChatCompletionRequest",
-    "/v1/completions": "openai.CompletionRequest",
-    "/v1/embeddings": "openai.EmbedRequest",
-    "/v1/responses": "openai.ResponsesRequest",
-    "/v1/messages": "anthropic.MessagesRequest",
-}
+_UNKNOWN = GoStruct("api.Request", {})
 
 
 @dataclass(frozen=True)
@@ -50,6 +38,8 @@ class SimulatorSettings:
     keep_alive: timedelta = timedelta(minutes=5)
     max_queue: int = 512
     parallel: int = 1
+    max_loaded_models: int = 0
+    """0 is as many as fit."""
     context_length: int = 4096
     origins: tuple[str, ...] = ()
     registry: str | None = None
@@ -91,8 +81,11 @@ class Request:
             empty = "EOF" if self.path.startswith("/v1/") else "missing request body"
             raise SimError(empty, 400, at_the_door=True)
         with at_the_door():
-            document = go_json(self.body, STRUCTS.get(_GO_TYPES.get(self.path, ""), GoStruct("api.Request", {})))
-        return {key.lower(): value for key, value in document.items()}
+            document = go_json(self.body, BODIES.get(self.path, _UNKNOWN))
+            fields = {key.lower(): value for key, value in document.items()}
+            if self.path.startswith("/api/"):
+                keep_alive(fields.get("keep_alive"))
+        return fields
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,22 @@ Keys stand in alphabetical order on the wire of a stream, and failures inside it
 from collections.abc import Iterator
 from typing import Any
 
-from jobs.testing.ollama.faults import SimError, at_the_door
+from jobs.ollama.request_content import check_response_items, check_response_tools
+from jobs.ollama.request_types import item_kind, think_of_effort
+from jobs.testing.ollama.faults import at_the_door
 from jobs.testing.ollama.generation import CHAT, Frame, all_frames, merged, until_failure
 from jobs.testing.ollama.go_formats import short_id, unix
-from jobs.testing.ollama.go_types import GoStruct, check, go_json, kind_of, think_of_effort
 from jobs.testing.ollama.model_output import Piece
-from jobs.testing.ollama.openai_routes import check_image, openai_tool_calls
+from jobs.testing.ollama.openai_routes import openai_tool_calls
 from jobs.testing.ollama.requests import SSE, Request, SimulatorAnswer, SimulatorParts, Stream, as_line, event
-
-_TYPE = 'struct { Type string "json:\\"type\\"" }'
-_TYPE_AND_ROLE = 'struct { Type string "json:\\"type\\""; Role string "json:\\"role\\"" }'
 
 
 def responses(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     body = request.json()
     with at_the_door():
+        check_response_items(body.get("input"))
         native = _native(body)
+        check_response_tools(body.get("tools") or ())
     frames = all_frames(parts, request, native, CHAT)
     answer = _Response(parts, body)
     if not body.get("stream"):
@@ -41,79 +41,45 @@ def _native(body: dict[str, Any]) -> dict[str, Any]:
         "model": body.get("model"),
         "messages": first + _messages(body.get("input")),
         "options": {ours: body[theirs] for theirs, ours in names.items() if body.get(theirs) is not None},
-        "tools": [{"type": "function", "function": tool} for tool in body.get("tools") or ()],
+        "tools": [{"type": "function", "function": tool} for tool in _tools(body.get("tools") or ())],
         "format": form.get("schema") if form.get("type") == "json_schema" else None,
         "think": think_of_effort(str((body.get("reasoning") or {}).get("effort") or "")),
     }
 
 
+def _tools(tools: list[Any]) -> list[Any]:
+    """Those of a namespace stand among the others."""
+    return [
+        each
+        for tool in tools
+        for each in (_tools(tool.get("tools") or []) if tool.get("type") == "namespace" else [tool])
+    ]
+
+
 def _messages(given: Any) -> list[dict[str, Any]]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}] if given else []
-    _check_list(given, "input")
-    found = []
-    for at, item in enumerate(given or ()):
-        try:
-            message = _message(item)
-        except SimError as error:
-            raise SimError(f"input[{at}]: {error.text}") from error
-        found += [message] if message else []
-    return found
-
-
-def _check_list(value: Any, name: str) -> None:
-    if value is not None and not isinstance(value, list):
-        told = f"json: cannot unmarshal {kind_of(value)} into Go value of type []json.RawMessage"
-        raise SimError(f"{name} must be a string or array: {told}")
+    return [message for item in given or () if (message := _message(item)) is not None]
 
 
 def _message(item: Any) -> dict[str, Any] | None:
     """One item of the conversation; None for one that says nothing to a model."""
-    check(item, GoStruct(_TYPE_AND_ROLE, {"type": "string", "role": "string"}))
-    kind, role = item.get("type") or "", str(item.get("role") or "")
-    if kind == "message" or (not kind and role):
-        return {"role": role.lower(), "content": _text(item.get("content"), "content")}
-    if kind == "function_call_output":
-        return {"role": "tool", "content": _text(item.get("output"), "output")}
-    if kind == "function_call":
-        _check_arguments(str(item.get("arguments") or ""))
-        return {"role": "assistant", "content": ""}
-    if kind in ("reasoning", "web_search_call"):
-        return None
-    raise SimError(f'unknown input item type: "{kind}"' if kind else "input item missing required 'type' field")
+    match item_kind(item):
+        case "message":
+            return {"role": str(item.get("role") or "").lower(), "content": _text(item.get("content"))}
+        case "function_call_output":
+            return {"role": "tool", "content": _text(item.get("output"))}
+        case "function_call":
+            return {"role": "assistant", "content": ""}
+        case _:
+            return None
 
 
-def _text(content: Any, name: str) -> str:
+def _text(content: Any) -> str:
     """A text, or parts of which some hold text."""
     if isinstance(content, str):
         return content
-    _check_list(content, name)
-    return "".join(_text_of_part(part, f"{name}[{at}]") for at, part in enumerate(content or ()))
-
-
-def _text_of_part(part: Any, place: str) -> str:
-    try:
-        check(part, GoStruct(_TYPE, {"type": "string"}))
-    except SimError as error:
-        raise SimError(f"{place}: {error.text}") from error
-    kind = part.get("type") or ""
-    if kind in ("input_text", "output_text"):
-        return str(part.get("text") or "")
-    if kind == "input_image":
-        if part.get("image_url"):
-            check_image(part["image_url"])
-        return ""
-    if kind == "input_file":
-        raise SimError("file inputs are not currently supported")
-    raise SimError(f"{place}: unknown content type: {kind}")
-
-
-def _check_arguments(text: str) -> None:
-    if text:
-        try:
-            go_json(text.encode(), GoStruct("map[string]interface {}", {}))
-        except SimError as error:
-            raise SimError(f"failed to parse function call arguments: {error.text}") from error
+    return "".join(str(part.get("text") or "") for part in content or ())
 
 
 # -- the answer --------------------------------------------------------------------------------------------------------

@@ -114,6 +114,7 @@ class OllamaDouble:
             keep_alive=settings.keep_alive,
             max_queue=settings.max_queue,
             parallel=settings.parallel,
+            most=settings.max_loaded_models,
             clock=self._clock,
             stopping=self.stopping,
         )
@@ -136,6 +137,7 @@ def settings_from(environ: Mapping[str, str]) -> dict[str, Any]:
         "keep_alive": keep_alive(int(alive) if number else alive),
         "max_queue": _number(environ, "OLLAMA_MAX_QUEUE", 512),
         "parallel": max(1, _number(environ, "OLLAMA_NUM_PARALLEL", 1)),
+        "max_loaded_models": _number(environ, "OLLAMA_MAX_LOADED_MODELS", 0),
         "context_length": _number(environ, "OLLAMA_CONTEXT_LENGTH", 0) or 4096,
         "origins": tuple(filter(None, environ.get("OLLAMA_ORIGINS", "").split(","))),
         "registry": environ.get("OLLAMA_SIM_REGISTRY") or None,

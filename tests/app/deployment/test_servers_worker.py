@@ -98,7 +98,7 @@ def test_our_own_wakes_are_counted(case: Case) -> None:
     refused = case.warm("nightly", wakes=1)
     assert refused.state is JobState.FAILED
     assert refused.attempts[-1].failure_class == "refused"
-    assert "its 1 wakes of our own for today are used up" in str(refused.attempts[-1].message)
+    assert "its 1 wake of our own for today is used up" in str(refused.attempts[-1].message)
     assert "own_wakes_per_day" in str(refused.attempts[-1].hint)
 
 

@@ -83,6 +83,52 @@ def test_every_problem_is_told_at_once() -> None:
     ]
 
 
+def test_what_does_not_fit_is_told_beside_what_is_wrong() -> None:
+    """Mistakes that only show beside other tables are told in the same go, as far as those are right; nothing is told
+    of what nobody wrote."""
+
+    def change(fleet: dict[str, Any]) -> None:
+        fleet["tiers"]["h100"]["max_containers"] = 0
+        fleet["models"][0]["pinned"] = "yes"
+        fleet["models"] += [
+            {"name": "qwen3", "tier": "l4"},
+            {"name": "a b", "tier": "l4"},
+            {"name": "QWEN3", "tier": "h100"},
+        ]
+        fleet["windows"] = [{"tier": "l4", "start": "never", "hours": 1, "models": ["m"]}]
+        fleet["alerts"]["kinds"] = "job"
+        del fleet["prices"]["gpu"]["A10"]
+
+    told = refused(change)
+    assert [problem.partition(" = ")[0].partition(":")[0] for problem in told] == [
+        "tiers.h100.max_containers",
+        "models[0].pinned",
+        "models[3].name",
+        "windows[0].start",
+        "alerts.kinds",
+        "models[2].tier",
+        "models[4].name",
+        "prices.gpu.A10",
+    ]
+    assert told[-2] == "models[4].name = 'QWEN3': is models[2] again; leave one of them out"
+
+
+@pytest.mark.parametrize(
+    "path", ["tiers", "tiers.a10g", "models", "models.0", "windows", "registries", "prices", "alerts", "volume"]
+)
+def test_a_table_of_the_wrong_kind_hides_no_other(path: str) -> None:
+    """Whatever stands in a table's place, what is wrong there is told, and what is wrong elsewhere is, too."""
+
+    def change(fleet: dict[str, Any]) -> None:
+        setting("schedule.nightly_hour", 30)(fleet)
+        setting(path, "nothing of use")(fleet)
+
+    told = refused(change)
+
+    assert "schedule.nightly_hour = 30: too large; at most 23" in told
+    assert any(problem.startswith(path.replace(".0", "[0]")) for problem in told)
+
+
 def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
     *tables, key = path.split(".")
 
@@ -90,7 +136,7 @@ def setting(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
         table: Any = fleet
         for name in tables:
             table = table[int(name) if name.isdecimal() else name]
-        table[key] = value
+        table[int(key) if key.isdecimal() else key] = value
 
     return change
 
@@ -206,17 +252,33 @@ def test_tier_without_a_gpu_promises_none() -> None:
     assert (tier.name, tier.vram_bytes, tier.gpu_promised) == ("a10g", None, False)
 
 
+@pytest.mark.parametrize("name", ["", "A10G", "../logs", "a b", "x" * 33])
+def test_tier_is_named_as_a_tier(name: str) -> None:
+    """A tier's name can stand in a file's name, a label and a header, or it is refused with what one looks like."""
+
+    def change(fleet: dict[str, Any]) -> None:
+        fleet["tiers"][name] = fleet["tiers"]["a10g"]
+
+    [told] = refused(change)
+    assert told == f"tiers.{name} = {name!r}: names no tier; small letters, digits and dashes, like a10g or h100"
+
+
 def test_tier_that_nobody_serves_is_refused() -> None:
     """A tier without a server class, and a server class without its tier, are both refused by name."""
     fleet = declared()
 
-    with pytest.raises(BadFleet, match=r"tiers\.h100: no class in app/endpoint.py serves it"):
-        fleet.expect_tiers({"a10g"})
+    with pytest.raises(BadFleet) as raised:
+        fleet.expect_tiers({"l4"})
+    assert [problem.partition("; ")[0] for problem in raised.value.problems] == [
+        "tiers.a10g: no class in app/endpoint.py serves it",
+        "tiers.h100: no class in app/endpoint.py serves it",
+        "tiers.l4: is missing, but a server class asks for it",
+    ]
     with pytest.raises(BadFleet, match=r"tiers\.l4: is missing"):
         fleet.tier("l4")
 
 
-@pytest.mark.parametrize("text", ["tiers = ", "\0", None])
+@pytest.mark.parametrize("text", ["tiers = ", "\0", f"a = {'[' * 9_000}", f"a = {'9' * 9_000}", None])
 def test_unreadable_file_is_refused(tmp_path: Path, text: str | None) -> None:
     """A file that is no TOML, or not there, is refused with its path."""
     path = tmp_path / "fleet.toml"
@@ -226,6 +288,12 @@ def test_unreadable_file_is_refused(tmp_path: Path, text: str | None) -> None:
     for reading in (load, read, Times.read):
         with pytest.raises(BadFleet, match=str(path)):
             reading(path)
+
+
+def test_a_number_that_cannot_be_written_out_is_refused() -> None:
+    """A whole number of ten thousand digits, which TOML can say in fewer signs, is told without them."""
+    [told] = refused(setting("volume.quota_gb", 1 << 40_000))
+    assert told.startswith("volume.quota_gb = a number without end: ")
 
 
 def test_file_without_times_is_refused_by_the_quick_reader(tmp_path: Path) -> None:

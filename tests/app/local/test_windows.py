@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loguru import logger
 
 from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
@@ -76,10 +75,15 @@ def test_what_cannot_be_loaded_is_not_asked_for_all_the_time(
     assert len(ids) == 2
 
 
-def test_a_window_of_no_server_here_is_said(clock: HandClock) -> None:
-    """A window of a tier that has no server on this machine is told of when `up` starts."""
-    said: list[str] = []
-    sink = logger.add(lambda line: said.append(str(line)), format="{message}")
-    LocalWindows(fleet(), [LocalServer("a10g", "http://127.0.0.1:1")], clock)
-    logger.remove(sink)
-    assert said == ["windows of tier h100 have no effect: no server here is of it; `up --tier h100` has one\n"]
+def test_a_server_without_a_tiers_name_stands_for_all(store: Store, server: OllamaDouble, clock: HandClock) -> None:
+    """Windows of every tier have their models loaded by the one server that is here without a tier's name."""
+    windows = LocalWindows(fleet(), [LocalServer("local", server.url)], clock)
+    clock.wait(31 * 60)
+    [id] = windows.post_warmups(store.ledger())
+    assert store.ledger().reader.get(id).request == {"model": "tiny:latest", "tier": "local"}
+
+
+def test_a_window_of_no_server_here_loads_nothing(store: Store, server: OllamaDouble, clock: HandClock) -> None:
+    """A window of a tier that has no server here posts nothing, while another that has one does."""
+    clock.wait(31 * 60)
+    assert LocalWindows(fleet(), [LocalServer("l4", server.url)], clock).post_warmups(store.ledger()) == []

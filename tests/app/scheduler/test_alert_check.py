@@ -1,5 +1,6 @@
 """The watch of every tick: what it finds wrong, what it writes down, and the wakes it does not allow."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -81,6 +82,20 @@ def test_a_dead_job_is_an_incident(store: Store) -> None:
     assert wrong(store) == {}
 
 
+@pytest.mark.parametrize(
+    ("rented", "typed"),
+    [(True, "modal run -m app.jobs::{} --id {}"), (False, "ollama-modal {} {}")],
+    ids=["on Modal", "on one machine"],
+)
+def test_a_dead_job_says_what_can_be_done_with_it(store: Store, rented: bool, typed: str) -> None:
+    """Its story, to try it again, or to hear no more of it: each in a command of the place."""
+    ended(store, "m:latest", Ending("failed", "network", "cut short"))
+    id = store.ledger().reader.jobs()[0].id
+    (case,) = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented).open
+    commands = re.findall("`([^`]*)`", case.incident.hint)
+    assert commands == [typed.format(verb, id) for verb in ("job", "retry", "dismiss")]
+
+
 def test_jobs_that_nobody_takes_up_are_an_incident(store: Store) -> None:
     """Jobs that have waited for a while are an incident, unless one of their lane is being worked."""
     for name in ("a:latest", "b:latest"):
@@ -139,6 +154,17 @@ def test_a_missing_pinned_model_is_an_incident(store: Store) -> None:
     store.clock.wait(3600)
     store.ledger().post("pull", "deepseek-r1:32b", {"model": "deepseek-r1:32b"}, by="test")
     assert wrong(store) == {}
+
+
+@pytest.mark.parametrize("rented", [False, True])
+def test_a_server_of_no_declared_tier_is_watched_on_one_machine(store: Store, *, rented: bool) -> None:
+    """Where one server stands for all tiers, its silence is an incident as that of a tier's own."""
+    report = Report("local", "local", "serving", store.clock.now())
+    store.facts.put(report.key, report.as_json())
+    store.clock.wait(1_800)
+    found = check(store.ledger().reader, store.facts, FLEET, store.clock.now(), rented=rented)
+    lost = [case.incident.key for case in found.open if case.incident.kind == "tier"]
+    assert lost == ([] if rented else ["tier/local"])
 
 
 def test_a_passed_budget_is_an_incident(store: Store) -> None:

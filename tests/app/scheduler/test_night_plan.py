@@ -214,6 +214,8 @@ def test_a_plan_is_json_and_words() -> None:
         "size": None,
     }
     assert found.summary == "2 jobs to post"
+    one = actual(stocked(LLAMA), tonight=(job("verify", "x"),))
+    assert night(unwarmed(), one, NOW).summary == "1 job to post"
     assert night(unwarmed(), actual(stocked(LLAMA), stocked(DEEPSEEK), tonight=(job("verify", "x"),)), NOW).summary == (
         "all is as it should be"
     )

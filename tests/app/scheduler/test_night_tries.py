@@ -226,7 +226,7 @@ def test_trouble_that_cannot_be_written_down_is_raised_all_the_same(platform: Pl
 
     facts = Gone(platform.store.path)
     platform.post = runs.ScheduleContext(platform.post.ledger, facts, FLEET, platform.store.clock, lambda _: None)
-    with pytest.raises(StoreUnavailable, match=r"^away$"):
+    with pytest.raises(StoreUnavailable, match=r"^away\b"):
         platform.night()
     platform.ticks(timedelta(minutes=20))
     facts.close()

@@ -172,6 +172,10 @@ def test_a_model_goes_where_it_was_declared(store: Store) -> None:
         ("`ollama-modal job abc-1 --json` prints", "`modal run -m app.jobs::job --id abc-1 --json` prints"),
         ("pull it: `ollama-modal pull llama3.2:1b`", "pull it: `modal run -m app.jobs::pull --model llama3.2:1b`"),
         ("`ollama-modal jobs` lists them", "`modal run -m app.jobs::jobs` lists them"),
+        ("`ollama-modal retry --all --class disk`", "`modal run -m app.jobs::retry --all --failure-class disk`"),
+        ("on one machine with `ollama-modal up --fleet FILE`", "on one machine with `ollama-modal up --fleet FILE`"),
+        ("`ollama-modal cost --url URL`", "`ollama-modal cost --url URL`"),
+        ("`ollama-modal keys new NAME`", "`ollama-modal keys new NAME`"),
     ],
 )
 def test_hints_name_the_commands_of_the_place(text: str, here: str) -> None:

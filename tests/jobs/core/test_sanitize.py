@@ -16,7 +16,8 @@ from rich.progress import Progress as RichProgress
 
 from app.logs import as_text
 from jobs.cli import output as terminal
-from jobs.cli.progress_bar import Bar
+from jobs.cli.progress_bar import Bars
+from jobs.cli.warnings_log import log_warnings
 from jobs.core.errors import CutShort, NotFound, ServerTrouble, Stalled, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Progress
@@ -80,7 +81,7 @@ def test_json_is_written_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_warning_of_a_command_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """What happens inside is told in a line, and an exception without its trace."""
-    terminal.log_warnings()
+    log_warnings()
     try:
         logger.opt(exception=ValueError(FORGED)).warning("odd: {}", FORGED)
     finally:
@@ -111,7 +112,7 @@ def test_a_bar_tells_no_raw_words() -> None:
     """A line above the bar is as harmless as any other."""
     console = Console(record=True, width=400, highlight=False)
     progress = RichProgress(console=console)
-    Bar(progress, progress.add_task("")).print_line(FORGED)
+    Bars(progress).print_line(FORGED)
     assert harmless(console.export_text().removesuffix("\n").rstrip())
 
 

@@ -5,7 +5,13 @@ from datetime import timedelta
 import pytest
 
 from jobs.core.errors import BadRequest
-from jobs.core.units import human_bytes, parse_span
+from jobs.core.units import counted, human_bytes, parse_span
+
+
+def test_one_is_not_several() -> None:
+    """A count agrees with its noun, whatever the noun's plural is, and large ones are grouped."""
+    assert [counted(number, "job") for number in (0, 1, 2, 1204)] == ["0 jobs", "1 job", "2 jobs", "1,204 jobs"]
+    assert [counted(number, "waits", "wait") for number in (1, 2)] == ["1 waits", "2 wait"]
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def test_following_tells_of_attempts_and_idleness(
         ledger.end(claimed(ledger, id), Ending("succeeded", result={}), Reading())
 
     turns = Turn(clock, lambda: None, come_up, fail, lambda: None, succeed)
-    ended = follow(lambda: ledger.reader.get(id), clock=turns, is_worked=lambda: is_up, idle=IDLE)
+    (ended,) = follow([id], ledger.reader.get, clock=turns, is_worked=lambda: is_up, idle=IDLE)
 
     said = capsys.readouterr().err
     assert ended.state is JobState.SUCCEEDED

@@ -140,6 +140,23 @@ def test_a_slow_pull_that_moves_is_left_alone() -> None:
         watch.take({"status": "pulling 111111111111", "digest": D1, "total": 1000, "completed": done})
 
 
+def test_what_a_server_had_of_a_layer_is_no_speed() -> None:
+    """The first frame of a layer says what lay there before; only what comes after it counts in the rate."""
+    clock = HandClock()
+    progress = Progress(clock)
+    watch = PullWatch("pulling 'm'", progress, stall=timedelta(seconds=60), verify_budget=timedelta(hours=1))
+
+    for digest in (D1, D2):
+        for more in range(6):
+            completed = 800_000 + 1_000 * more
+            watch.take({"status": f"pulling {digest}", "digest": digest, "total": 1_000_000, "completed": completed})
+            clock.tick(1)
+
+    assert progress.read().completed == 1_000_000 + 805_000  # the first is whole, or the second had not begun
+    assert progress.moved_bytes < 250_000
+    assert progress.read().bytes_per_second < 30_000
+
+
 def test_verifying_has_a_budget_of_its_own() -> None:
     """The server re-reads every blob without a word; that may take far longer than a stall, but not for ever."""
     clock = HandClock()

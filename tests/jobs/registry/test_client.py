@@ -34,6 +34,7 @@ from jobs.core.progress import Progress
 from jobs.core.retry import AT_ONCE, NEVER, Policy
 from jobs.registry.allowlist import Registries, is_loopback
 from jobs.registry.client import Registry
+from jobs.registry.egress import shown_host
 from jobs.registry.range_journal import journal_of, resume
 from jobs.testing.models import arbitrary
 from jobs.testing.registry.faults import RegistryFault
@@ -151,7 +152,7 @@ def test_nobody_there_is_unreachable(tmp_path: Path) -> None:
     """A refused connection is Unreachable, and can be tried again."""
     with RegistryDouble([MODEL]) as double:
         registry = registry_of(double)
-    with pytest.raises(Unreachable, match=r"asking 127\.0\.0\.1 for 'odd:latest'") as caught:
+    with pytest.raises(Unreachable, match=r"asking 127\.0\.0\.1:\d+ for 'odd:latest'") as caught:
         registry.manifest(NAME)
     assert caught.value.can_retry
 
@@ -284,9 +285,35 @@ def test_a_token_is_never_fetched_from_another_host(double: RegistryDouble) -> N
     """A challenge that points elsewhere is refused without a request to that place."""
     double.wants_token = True
     double.realm = f"{double.cdn_url}/token"
-    with pytest.raises(Unauthorized, match="which is another host"):
+    elsewhere = httpx.URL(double.cdn_url).netloc.decode()
+    with pytest.raises(Unauthorized, match=f"sends us to '{elsewhere}' for a token, which is another host"):
         registry_of(double).manifest(NAME)
     assert double.requests["token"] == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 412, 429, 500, 503])
+def test_whoever_refuses_is_told_with_its_port(double: RegistryDouble, status: int) -> None:
+    """On one machine several listen: a message that names the host alone does not tell which of them it was."""
+    double.faults.add(RegistryFault("manifest", "status", status, times=None))
+    with pytest.raises(Trouble) as refused:
+        registry_of(double).manifest(NAME)
+    assert status == 412 or httpx.URL(double.url).netloc.decode() in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://registry.example/v2", "registry.example"),
+        ("https://registry.example:443", "registry.example"),
+        ("http://registry.example:443", "registry.example:443"),
+        ("http://127.0.0.1:5000/x", "127.0.0.1:5000"),
+        ("https://[::1]:5000", "[::1]:5000"),
+        ("https://user:secret@registry.example:5000", "registry.example:5000"),
+    ],
+)
+def test_a_host_keeps_its_port(address: str, shown: str) -> None:
+    """Shown is the port that its scheme does not imply, and never what stands before the host."""
+    assert shown_host(httpx.URL(address)) == shown
 
 
 def test_a_token_that_does_not_help_is_unauthorized(double: RegistryDouble) -> None:

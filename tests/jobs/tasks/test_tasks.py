@@ -11,12 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
+from jobs.core.clock import SystemClock
 from jobs.core.errors import NoRoom, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.core.retry import NEVER
+from jobs.core.units import human_bytes
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
-from jobs.ledger.job_text import story
+from jobs.ledger.job_text import result_text, story
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
 from jobs.models.gguf import MemoryFacts
@@ -220,6 +222,24 @@ def test_a_warm_up_tells_how_long_it_took(bench: Bench) -> None:
     assert "is loaded on tier a10g, on the GPU, after" in told(job)
 
 
+@pytest.mark.parametrize(
+    ("declared", "minutes"),
+    [(None, 30), (timedelta(minutes=5), 30), (timedelta(hours=2), 120), (timedelta(seconds=-1), None)],
+)
+def test_a_warm_up_stays_as_long_as_its_tier_keeps_models(
+    bench: Bench, declared: timedelta | None, minutes: int | None
+) -> None:
+    """A warmed model stays half an hour, or for as long as its tier keeps idle ones where that is longer."""
+    bench.do("pull")
+    with warmed_by(bench, replace(ROOMY, keep_alive=declared)) as context:
+        bench.do("warm", context)
+        [running] = context.servers[ROOMY.name].ps()
+    left = running.expires_at - SystemClock().now()
+    wanted = timedelta(days=36_500) if minutes is None else timedelta(minutes=minutes)
+    assert left > wanted - timedelta(minutes=2)
+    assert minutes is None or left < wanted + timedelta(minutes=2)
+
+
 def test_a_warm_up_that_lands_on_the_cpu_is_refused(bench: Bench) -> None:
     """Where a GPU was promised, running on the CPU is a failure that trying again would not change."""
     bench.do("pull")
@@ -313,6 +333,24 @@ def test_a_retry_goes_on_from_what_a_failed_job_staged(bench: Bench) -> None:
     assert job.state is JobState.SUCCEEDED
     assert sum(bench.registry.served.values()) <= MODEL.size + CONNECTIONS * RANGE_BYTES
     assert bench.staging == []
+
+
+def test_a_resumed_pull_tells_of_what_it_fetched(bench: Bench) -> None:
+    """Its bytes and its speed are those of this attempt; what an attempt before had fetched is told apart."""
+    bench.registry.faults.add(RegistryFault("cdn", "status", 500, times=None, after=2 * CONNECTIONS))
+    failed = worked(bench.store, bench.context(), post(bench.store, attempts=1))
+    bench.registry.faults.clear()
+    bench.registry.reset()
+
+    job = worked(bench.store, bench.context(), bench.store.ledger().retry(failed.id, by="test").job.id)
+
+    assert job.result
+    fetched, resumed, seconds = (job.result[key] for key in ("fetched_bytes", "resumed_bytes", "fetch_seconds"))
+    assert fetched == sum(bench.registry.served.values())
+    assert fetched + resumed == MODEL.size
+    assert resumed >= CONNECTIONS * RANGE_BYTES
+    at = f"{human_bytes(fetched)} straight from the registry at {human_bytes(fetched / seconds)}/s"
+    assert result_text(job).endswith(f"{at}, {human_bytes(resumed)} had come in an attempt before")
 
 
 def test_a_pull_takes_back_what_lies_in_the_trash(bench: Bench) -> None:

@@ -125,7 +125,8 @@ def test_a_warm_up_tells_why_its_pull_failed(bench: Bench) -> None:
         job = worked(bench.store, context, warm)
     assert [each.failure_class for each in job.attempts] == ["not_found"]
     message, hint = job.attempts[0].message, job.attempts[0].hint
-    assert f"is not here, since its pull {pull} failed: 127.0.0.1 has no walnut:latest" in str(message)
+    registry = httpx.URL(bench.registry.url).netloc.decode()
+    assert f"is not here, since its pull {pull} failed: {registry} has no walnut:latest" in str(message)
     assert "check the spelling" in str(hint)
 
 

@@ -145,7 +145,7 @@ def test_broken_models_say_how(tmp_path: Path) -> None:
     by_name = {str(each.name): each for each in survey.incomplete}
     assert by_name["gone:latest"].missing == (layer_of(b"gone"),)
     assert by_name["cut:latest"].short == (layer_of(b"content"),)
-    assert by_name["cut:latest"].cause == "of 2 blobs 0 are missing and 1 have a wrong size"
+    assert by_name["cut:latest"].cause == "of 2 blobs 0 are missing and 1 has a wrong size"
 
 
 def test_a_blob_is_present_short_or_missing(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_what_is_loaded_comes_from_the_servers_own_reports(store: Store, stand: 
     put(store, "h100", "five", loaded("no such name!", 7))
     stand.refresh()
 
-    answer = lists.ps(stand)["models"]
+    answer = lists.ps(stand, stand.serving())["models"]
 
     assert [each["name"] for each in answer] == ["TINY:latest", "gone:latest"]
     assert answer[0] == {
@@ -214,7 +214,7 @@ def test_what_is_loaded_comes_from_the_servers_own_reports(store: Store, stand: 
         "size_vram": 5_000,
         "context_length": 2048,
     }
-    assert lists.ps(stand, lambda name: name.model == "gone")["models"] == answer[1:]
+    assert lists.ps(stand, stand.serving(), lambda name: name.model == "gone")["models"] == answer[1:]
 
 
 def test_old_reports_still_open(store: Store, stand: KnownState) -> None:
@@ -225,7 +225,7 @@ def test_old_reports_still_open(store: Store, stand: KnownState) -> None:
     )
     stand.refresh()
 
-    (entry,) = lists.ps(stand)["models"]
+    (entry,) = lists.ps(stand, stand.serving())["models"]
 
     model = find(ModelName.parse("tiny"))
     assert model is not None
@@ -267,7 +267,7 @@ def test_an_empty_list_is_a_list(store: Store, tmp_path: Path) -> None:
 
     assert lists.openai_models(known_state) == {"object": "list", "data": []}
     assert lists.tags(known_state) == {"models": []}
-    assert lists.ps(known_state) == {"models": []}
+    assert lists.ps(known_state, known_state.serving()) == {"models": []}
 
 
 ANYTHING = st.recursive(

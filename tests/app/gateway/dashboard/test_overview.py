@@ -78,7 +78,8 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
 
 
 def test_servers_of_ones_own_have_no_price() -> None:
-    """With a fleet file on one machine pins and nights are told, and neither prices nor what only a platform does."""
+    """With a fleet file on one machine pins, nights and windows are told, and neither prices nor what only a platform
+    does."""
     windows = fleet(windows=[WORK_HOURS])
 
     told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE)
@@ -86,7 +87,10 @@ def test_servers_of_ones_own_have_no_price() -> None:
     assert (told["prices"], told["tiers"]["a10g"]["dollars_per_hour"], told["tiers"]["a10g"]["dollars_now"]) == (
         None,
     ) * 3
-    assert [run["what"] for run in told["next"]] == ["Nightly"]
+    assert {run["what"].removesuffix(" opens").removesuffix(" closes") for run in told["next"]} == {
+        "Nightly",
+        "The window of a10g",
+    }
     assert told["models"]["llama3.2:latest"]["pinned"]
 
 

@@ -25,6 +25,7 @@ from jobs.core.clock import isoformat
 from jobs.core.errors import Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.core.since import EXAMPLES
 from jobs.ledger.job import Ending
 from jobs.ledger.kinds import KINDS
 from jobs.ledger.ledger import Ledger
@@ -146,6 +147,7 @@ def test_archived_jobs_are_told_too(ask: TestClient, api: OpsApi) -> None:
     assert listed(since="2000-01-01T00:00:00Z") == [id, "old-1"]
     assert listed(since="2000-01-01T00:00:00Z", kind="warm") == []
     assert listed(since="2000-01-01T00:00:00Z", before=id) == ["old-1"]
+    assert (listed(since="7d"), listed(since="60d"), listed(since="2000-01-01")) == ([id], [id, "old-1"], [id, "old-1"])
     assert then.get("/ops/v1/jobs/old-1").json() == old.as_json()
     assert then.get("/ops/v1/jobs/nonesuch-1").status_code == 404
 
@@ -464,6 +466,16 @@ def test_what_stands_is_told(ask: TestClient, api: OpsApi) -> None:
     ):
         shape.model_validate(told)
     assert ask.get("/ops/v1/usage", params={"since": "2026-09-16"}).json() == {"usage": []}
+    assert ask.get("/ops/v1/usage", params={"since": "90d"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["jobs", "usage"])
+def test_since_is_what_it_is_in_the_shell(ask: TestClient, path: str) -> None:
+    """What the shell refuses is a 400 in the shell's words, with what would be right."""
+    answer = ask.get(f"/ops/v1/{path}", params={"since": "soon"})
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "since 'soon' is no time"
+    assert answer.json()["hint"] == EXAMPLES
 
 
 def test_a_key_for_chat_sees_its_own_usage(api: OpsApi) -> None:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.gateway.protocol import json_fields
-from app.gateway.protocol.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, fields_of
+from app.gateway.protocol.json_fields import MOST_DEPTH, MOST_NAMES, MOST_TEXT, MOST_VALUES, TOO_LONG, fields_of
 from jobs.core.errors import BadRequest
+from jobs.ollama.go_types import CUT
 
 NAMES = frozenset({"model", "options", "prompt", "x"})
 INSIDE = {"options": frozenset({"num_ctx"})}
@@ -84,3 +85,64 @@ def test_the_limits_are_where_they_are_said_to_be() -> None:
     assert fields_of(b'{"model":"' + b"a" * (MOST_TEXT - 2) + b'"}', NAMES).scalar("model")
     with pytest.raises(BadRequest, match="has 8,193 bytes"):
         fields_of(b'{"model":"' + b"a" * (MOST_TEXT - 1) + b'"}', NAMES).scalar("model")
+
+
+# -- outlines ----------------------------------------------------------------------------------------------------------
+
+
+def outline_of(value: Any) -> Any:
+    return fields_of(json.dumps({"a": value}).encode(), frozenset({"a"})).outline("a")
+
+
+@pytest.mark.parametrize("value", [None, True, 5, "x", "\u00e9\n", [], {"b": [1, {"c": "d"}]}, "y" * 1000])
+def test_an_outline_of_what_is_short_is_the_value(value: Any) -> None:
+    """Nothing is missing of it."""
+    assert outline_of(value) == value
+
+
+def test_an_outline_has_the_beginning_of_long_texts() -> None:
+    """A picture of megabytes inside a message is cut, and what stands around it is whole."""
+    url = "data:image/png;base64," + "A" * 5_000_000
+    outline = outline_of([{"type": "image", "n\\\\": url, "quoted": '\\"' * 3000, "last": "x"}])
+    (part,) = outline
+    assert (part["type"], part["last"]) == ("image", "x")
+    for text in (part["n\\\\"], part["quoted"]):
+        assert text.endswith(CUT)
+    assert part["n\\\\"].startswith("data:image/png;base64,AAA")
+
+
+def test_what_is_long_without_its_texts_has_no_outline() -> None:
+    """It would take too long to build, and to look through."""
+    assert outline_of(["y" * 1000] * 100) is TOO_LONG
+    assert outline_of([0] * 100_000) is TOO_LONG
+
+
+def test_a_number_in_an_outline_is_known_as_it_was_written() -> None:
+    """Go tells a number that is not whole, or that 64 bits do not hold, in the words of the body."""
+    body = b'{"a": [1.50, 1e3, 9223372036854775808, -9223372036854775808]}'
+    first, second, third, last = fields_of(body, frozenset({"a"})).outline("a")
+    assert [each.text for each in (first, second, third)] == ["1.50", "1e3", "9223372036854775808"]
+    assert last == -(2**63)
+
+
+def agrees(outline: Any, value: Any) -> bool:
+    """Whether the one is an outline of the other."""
+    match value:
+        case str():
+            beginning, cut, end = outline.partition(CUT)
+            return outline == value or (cut == CUT and not end and value.startswith(beginning) and len(value) > 170)
+        case list():
+            return len(outline) == len(value) and all(map(agrees, outline, value))
+        case dict():
+            kept = [agrees(outline[key], each) for key, each in value.items() if key in outline]
+            return all(kept) and len(kept) >= sum(len(key) < 170 for key in value)
+        case _:
+            return bool(outline == value)
+
+
+@given(values, st.booleans())
+def test_outlines_lose_nothing_but_the_ends_of_long_texts(value: Any, ascii_only: bool) -> None:
+    """Whatever JSON holds, in whatever nesting, escapes included; what has no outline is long."""
+    body = json.dumps({"x": value}, ensure_ascii=ascii_only).encode()
+    outline = fields_of(body, NAMES).outline("x")
+    assert len(body) > 1024 if outline is TOO_LONG else agrees(outline, value)

@@ -109,7 +109,7 @@ PLAIN = [
     Case("chat", b'{"model":"llama3.2","options":null,"keep_alive":null,"stream":null,"format":null,"tools":null}'),
     Case("chat", b'{"MODEL":"llama3.2","Messages":[{"role":"user","content":"\\ud83d\\ude00"}]}'),
     Case("show", b'{"name":"llama3.2"}'),
-    Case("openai", b'{"model":"llama3.2","messages":[{"role":"user"}],"options":{"x":1},"stream":false}'),
+    Case("openai", b'{"model":"llama3.2","messages":[{"role":"user","content":"x"}],"options":{"x":1},"stream":false}'),
     *(
         Case("form", body.encode(), content_type)
         for content_type in (FORM, 'multipart/form-data; boundary="B"')

@@ -1,0 +1,280 @@
+"""What the servers have in memory now: by their reports, and by what this gateway has seen since it read them.
+
+A server reports now and then; a caller who has just been answered with a model, or has unloaded it, asks at once. So
+what went through here is remembered for each tier until a report says more. Where asking a server costs nothing it is
+asked instead, once for all who want to know; a server on a rented GPU never is, because that would wake it.
+
+Each gateway knows what it saw itself. What went through another one, or past both, it learns by the reports.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from loguru import logger
+
+from app.gateway.catalog.state import KnownState
+from app.model_server.report import REPORT_STALE, Loaded, Report
+from jobs.core.clock import Clock
+from jobs.core.errors import BadName, Trouble
+from jobs.core.model_name import ModelName
+from jobs.models.placement import Weighed
+
+Ask = Callable[[], Awaitable[Sequence[Loaded]]]
+
+KEEP = timedelta(minutes=5)
+"""How long Ollama keeps a model that nobody said anything of."""
+
+SETTLING = timedelta(seconds=2)
+"""So far the clocks of two containers may be apart, and so long Ollama may take to let a model go."""
+
+REUSED_SECONDS = 0.5
+"""So long a server's answer stands for callers who come later, where nothing went through here meanwhile."""
+
+ASK_SECONDS = 2.0
+"""So long a server may take to answer; one that loads from a slow disk does not. Then what is known has to do."""
+
+FOR_EVER = timedelta(seconds=(2**63 - 1) // 1_000_000_000)
+"""What Ollama makes of a negative keep-alive: the longest time that Go can count (api/types.go)."""
+
+UNREPORTED = "not reported yet"
+"""Of a container that has answered, and has no report here."""
+
+
+@dataclass(frozen=True)
+class _Note:
+    """What was seen of one model; without `loaded` it was unloaded."""
+
+    at: datetime
+    loaded: Loaded | None
+    keep: timedelta = KEEP
+    busy: int = 0
+    """Requests of ours that it answers now."""
+
+
+@dataclass(frozen=True)
+class _Tier:
+    """What was seen of one tier.
+
+    Args:
+        notes: by the model's folded name.
+        absent_at: when nothing of it was up: what was reported before is in memory no longer.
+        answer: what its server answered last, and when it was asked.
+
+    """
+
+    notes: Mapping[ModelName, _Note] = field(default_factory=dict)
+    absent_at: datetime | None = None
+    answer: tuple[datetime, tuple[Loaded, ...]] | None = None
+
+
+class LoadedModels:
+    """Written by the event loop; `reports` may be asked by any thread.
+
+    Args:
+        known: the models, and what the servers reported.
+        clock: the time.
+        weigh: the memory that a model takes on its tier, with so long a context if one is asked for.
+        keep: of each tier, how long it keeps a model of which a request says nothing.
+        ask: what each tier has in memory, where asking costs nothing.
+
+    """
+
+    def __init__(
+        self,
+        known: KnownState,
+        clock: Clock,
+        weigh: Callable[[ModelName, int | None], Weighed],
+        keep: Mapping[str, timedelta],
+        ask: Mapping[str, Ask] | None = None,
+    ) -> None:
+        self._known = known
+        self._clock = clock
+        self._weigh = weigh
+        self._keep = keep
+        self._ask = ask or {}
+        #: Has every tier from the beginning. Values are replaced as a whole by the event loop; any thread may read.
+        self._tiers = {tier: _Tier() for tier in keep}
+        #: These four are the event loop's own.
+        self._asking = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._seen = 0
+        self._seen_when_asked = 0
+
+    # What is seen
+
+    @contextmanager
+    def used(self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None) -> Iterator[None]:
+        """For as long as a server answers with this model, and from then on as long as it keeps it.
+
+        Args:
+            tier: which kind of server.
+            name: how it was asked for the model.
+            settings: the options of the request that a load depends on.
+            keep: how long it is to be kept afterwards, below zero for ever; None is as before.
+
+        """
+        self.loaded(tier, name, settings, keep, busy=1)
+        try:
+            yield
+        finally:
+            self._ended(tier, ModelName.parse(name).folded())
+
+    def loaded(
+        self, tier: str, name: str, settings: Mapping[str, Any], keep: timedelta | None = None, *, busy: int = 0
+    ) -> None:
+        """A server of the tier has this model in memory."""
+        parsed, now = ModelName.parse(name), self._clock.now()
+        seen = self._tiers[tier]
+        before = seen.notes.get(parsed.folded())
+        if keep is None:
+            was_loaded = before is not None and before.loaded is not None
+            keep = before.keep if before and was_loaded else self._keep[tier]
+        entry = self._entry(parsed, settings, now + _length(keep))
+        note = _Note(now, entry, keep, busy + (before.busy if before else 0))
+        self._put(tier, replace(seen, notes={**seen.notes, parsed.folded(): note}))
+
+    def unloaded(self, tier: str, name: str) -> None:
+        """A server of the tier was told to unload this model, and has said that it does."""
+        seen, folded = self._tiers[tier], ModelName.parse(name).folded()
+        busy = note.busy if (note := seen.notes.get(folded)) else 0
+        self._put(tier, replace(seen, notes={**seen.notes, folded: _Note(self._clock.now(), None, busy=busy)}))
+
+    def absent(self, tier: str) -> None:
+        """No server of the tier is there."""
+        self._put(tier, _Tier(absent_at=self._clock.now()))
+
+    def _ended(self, tier: str, folded: ModelName) -> None:
+        """Ollama counts the time to keep a model from the end of its last request."""
+        seen, now = self._tiers[tier], self._clock.now()
+        if (note := seen.notes.get(folded)) is None:  # the tier was lost meanwhile
+            return
+        busy = max(0, note.busy - 1)
+        kept = note.loaded and replace(note.loaded, expires_at=now + _length(note.keep))
+        note = replace(note, at=now, busy=busy, loaded=kept if busy or note.keep else None)
+        self._put(tier, replace(seen, notes={**seen.notes, folded: note}))
+
+    def _put(self, tier: str, seen: _Tier) -> None:
+        self._seen += 1
+        self._tiers[tier] = seen
+
+    def _entry(self, name: ModelName, settings: Mapping[str, Any], expires_at: datetime) -> Loaded:
+        """As near as can be told without asking: the sizes are those of the weights, as Ollama tells them of a runner
+        that says nothing."""
+        model = self._known.find(name)
+        own = model.card.options.get("num_ctx") if model and model.card else None
+        asked = settings.get("num_ctx") or own
+        try:
+            weighed = self._weigh(name, asked if isinstance(asked, int) and asked > 0 else None)
+        except Trouble:
+            weighed = None  # it was deleted meanwhile
+        size = model.size if model else 0
+        on_gpu = min(size, weighed.tier.vram_bytes or 0) if weighed and weighed.tier.gpu_promised else 0
+        context = weighed.context if weighed else 0
+        return Loaded(str(name), size, on_gpu, context, model.digest if model else "", expires_at)
+
+    # Asking
+
+    async def refresh(self) -> None:
+        """Ask the servers where that costs nothing, so that what follows is no older than this call.
+
+        Of all who come while they are asked, the first has them asked once more, for all.
+        """
+        if not self._ask:
+            return
+        now = self._clock.monotonic
+        came = now()
+        async with self._asking:
+            is_quiet = self._seen == self._seen_when_asked and now() - self._asked_at < REUSED_SECONDS
+            if self._asked_at >= came or is_quiet:
+                return
+            self._seen_when_asked, self._asked_at = self._seen, now()
+            await asyncio.gather(*(self._ask_tier(tier, ask) for tier, ask in self._ask.items()))
+
+    async def _ask_tier(self, tier: str, ask: Ask) -> None:
+        at = self._clock.now()
+        try:
+            async with asyncio.timeout(ASK_SECONDS):
+                loaded = tuple(await ask())
+        except (TimeoutError, Trouble) as trouble:
+            logger.debug("tier {} did not say what it has loaded: {}", tier, trouble)
+            return
+        self._tiers[tier] = replace(self._tiers[tier], answer=(at, loaded))
+
+    # What is known
+
+    def reports(self) -> tuple[Report, ...]:
+        """The reports of servers that are up, each with what is in its memory as far as it is known now."""
+        serving = self._known.serving()
+        tiers = dict.fromkeys((*self._tiers, *(each.tier for each in serving)))
+        return tuple(
+            report for tier in tiers for report in self._of_tier(tier, [each for each in serving if each.tier == tier])
+        )
+
+    def _of_tier(self, tier: str, reports: list[Report]) -> list[Report]:
+        if (seen := self._tiers.get(tier)) is None:
+            return reports
+        now = self._clock.now()
+        told_at = min((each.at for each in reports), default=_LONG_AGO)  # by all: any of them may be meant
+        if seen.absent_at is not None:
+            reports = [replace(each, loaded=()) if each.at < seen.absent_at else each for each in reports]
+        heard_at = _LONG_AGO
+        if seen.answer is not None and seen.answer[0] > max(told_at, now - REPORT_STALE) and len(reports) <= 1:
+            heard_at = seen.answer[0]
+            report = reports[0] if reports else self._unreported(tier, heard_at)
+            reports = [replace(report, loaded=seen.answer[1])]
+        for folded, note in seen.notes.items():
+            settles = timedelta(0) if note.loaded else SETTLING
+            if told_at <= note.at + SETTLING and heard_at <= note.at + settles:
+                reports = self._with_note(tier, folded, note, reports)
+        return reports
+
+    def _with_note(self, tier: str, folded: ModelName, note: _Note, reports: list[Report]) -> list[Report]:
+        now = self._clock.now()
+        if note.loaded is None or not (note.busy or (note.loaded.expires_at or now) > now):
+            return _without(folded, reports)
+        if not reports and not note.busy and now - note.at > REPORT_STALE:
+            return []  # for so long a server that is there would have said something
+        reports = sorted(reports, key=lambda each: each.at, reverse=True) or [self._unreported(tier, note.at)]
+        at, known = next(
+            ((at, one) for at, each in enumerate(reports) if (one := _find(folded, each)) is not None), (0, None)
+        )
+        entry = note.loaded
+        if known is not None and known.context == entry.context:
+            entry = replace(entry, size=known.size, size_vram=known.size_vram)
+        others = tuple(each for each in reports[at].loaded if each is not known)
+        reports[at] = replace(reports[at], loaded=(*others, entry))
+        return reports
+
+    def _unreported(self, tier: str, at: datetime) -> Report:
+        """Of a container that has answered, though it has no report here that says so."""
+        waking = (each for each in self._known.reports(tier) if each.state == "waking")
+        return replace(next(waking, Report(tier, UNREPORTED, "", at)), state="serving", at=at)
+
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def _length(keep: timedelta) -> timedelta:
+    return FOR_EVER if keep < timedelta(0) else keep
+
+
+def _find(folded: ModelName, report: Report) -> Loaded | None:
+    return next((each for each in report.loaded if _folded(each.name) == folded), None)
+
+
+def _without(folded: ModelName, reports: list[Report]) -> list[Report]:
+    """Without this model, where one server is up. Of several, nobody can tell which one it was that let it go."""
+    if len(reports) > 1:
+        return reports
+    return [replace(each, loaded=tuple(one for one in each.loaded if _folded(one.name) != folded)) for each in reports]
+
+
+def _folded(name: str) -> ModelName | None:
+    try:
+        return ModelName.parse(name).folded()
+    except BadName:
+        return None

@@ -1,0 +1,52 @@
+"""The jobs of this machine's ledger, for the commands: read as they lie, and opened for writing by what writes."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from jobs.core.clock import Clock
+from jobs.home.home import Home
+from jobs.ledger.job import Job, Posted
+from jobs.ledger.reader import LedgerReader
+
+if TYPE_CHECKING:
+    from jobs.ledger.ledger import Ledger
+
+
+class LocalJobs:
+    """A home that nobody ever wrote to has no jobs, and stays as it is while it is only read."""
+
+    def __init__(self, home: Home, clock: Clock) -> None:
+        self._home, self._clock = home, clock
+        self._ledger: Ledger | None = None
+
+    @property
+    def reader(self) -> LedgerReader:
+        """What reads the jobs.
+
+        Raises:
+            BadRequest: the home cannot be used.
+
+        """
+        return self._ledger.reader if self._ledger else self._home.reader(self._clock)
+
+    def post(
+        self, kind: str, subject: str, request: Mapping[str, Any], *, by: str, attempts: int | None = None
+    ) -> Posted:
+        return self._written().post(kind, subject, request, by=by, attempts=attempts)
+
+    def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
+        return self._written().retry(id, by=by, anyway=anyway)
+
+    def again(self, job: Job, *, by: str, anyway: bool = False) -> Posted:
+        return self._written().again(job, by=by, anyway=anyway)
+
+    def cancel(self, id: str, *, by: str) -> Job:
+        return self._written().cancel(id, by=by)
+
+    def dismiss(self, id: str, *, by: str) -> Job:
+        return self._written().dismiss(id, by=by)
+
+    def _written(self) -> "Ledger":
+        if self._ledger is None:
+            self._ledger = self._home.ledger(self._clock)
+        return self._ledger
