@@ -253,7 +253,7 @@ def test_reports_that_are_final_are_read_once(store: Store, tmp_path: Path) -> N
 
     assert facts.read.count("server/a10g/gone") == 1
     assert facts.read.count("server/a10g/up") == 3
-    assert set(facts.read) == {keys.WEIGHTS_GENERATION, "server/a10g/gone", "server/a10g/up"}
+    assert set(facts.read) == {keys.WEIGHTS_GENERATION, keys.ALIASES, "server/a10g/gone", "server/a10g/up"}
     assert len(known_state.reports()) == 2
 
 
