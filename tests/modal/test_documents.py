@@ -179,7 +179,7 @@ def test_removing_leaves_nothing(deployment: Deployment, reader: Typist) -> None
         if command.text == KEYS_NEW:
             deployment.after(KEYS_NEW, said)
     for first_use in (
-        "modal dict create ollama-ledger",
+        *(f"modal dict create {name}" for name in ("ollama-ledger", *DICTS.values())),
         "modal queue create ollama-jobs",
     ):  # a tick or a job makes them
         reader.type(Command("", 0, first_use))
