@@ -46,6 +46,7 @@ def tier_settings(fleet: Fleet, name: str, environ: Mapping[str, str]) -> TierSe
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
+        models=fleet.settings_by_model,
         probe_every=timedelta(seconds=float(every)) if every else PROBE_EVERY,
     )
 

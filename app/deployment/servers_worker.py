@@ -59,6 +59,7 @@ def run() -> bool:
         servers=_servers(os.environ),
         tiers=fleet.catalog_tiers(),
         declared_tier=lambda name: tier_of(name, fleet, facts),
+        settings=fleet.settings_of,
     )
     warming = Warming(context, fleet, facts, clock)
     return work(ledger, facts, SERVERS_LANE, warming.perform, clock, concurrency=AT_ONCE)

@@ -43,8 +43,9 @@ class OneMachine:
 
 
 def of_modal(fleet: Fleet, machine: OneMachine) -> str:
-    """The keys that mean something on Modal alone, in one line."""
-    keys = [pattern for pattern in set_keys(fleet) if not KEYS[pattern].here and pattern != WEBHOOK]
+    """The keys that mean something on Modal alone, in one line; what has a line of its own is left out."""
+    own = ("tiers.", WEBHOOK) if machine.found else (WEBHOOK,)
+    keys = [pattern for pattern in set_keys(fleet) if not KEYS[pattern].here and not pattern.startswith(own)]
     parts = [_of_table(table, list(group)) for table, group in groupby(keys, lambda key: key.partition(".")[0])]
     if kinds := [kind for kind in fleet.alerts.kinds if kind in RENTED_ALERTS]:
         parts.append(f"the kinds {', '.join(kinds)} of [alerts]")
@@ -71,8 +72,8 @@ def on_one_machine(fleet: Fleet, machine: OneMachine) -> Iterator[str]:
     keys = set_keys(fleet)
     if machine.not_ours:
         yield (
-            "[volume], and pinned and warmed of [[models]], have no effect: no night can run, since"
-            f" {machine.not_ours}; name a directory that is yours by --models, or have `up` start its servers itself"
+            "[volume], alerts.quota_percent, and pinned and warmed of [[models]] have no effect: no night can run,"
+            f" since {machine.not_ours}; name a directory of yours by --models, or have `up` start its servers itself"
         )
     elif machine.quota:
         yield f"volume.quota_gb = {fleet.volume.quota_gb} has no effect: --quota counts"

@@ -24,6 +24,8 @@ _MODAL = "asked of Modal for each container"
 _OLLAMA = "the environment of the tier's servers"
 _NIGHT = "what the night does"
 _ALERTS = "what is told"
+_OPEN = "what a request gets that leaves it open"
+"""On one machine where its route has a field for it; which has none, `model_defaults.notes` says."""
 
 KEYS: Mapping[str, Effect] = {
     "tiers.*.gpu": Effect(_MODAL, ""),
@@ -49,6 +51,23 @@ KEYS: Mapping[str, Effect] = {
     "models[].tier": Effect("where it is answered", "the same"),
     "models[].pinned": Effect(_NIGHT, _NIGHT),
     "models[].warmed": Effect("what nights and starting servers load", "what nights load"),
+    "models[].context": Effect(
+        "what a request gets that asks for none or for more", "the same, on Ollama's own routes"
+    ),
+    "models[].parameters.temperature": Effect(_OPEN, _OPEN),
+    "models[].parameters.top_p": Effect(_OPEN, _OPEN),
+    "models[].parameters.top_k": Effect(_OPEN, _OPEN),
+    "models[].parameters.min_p": Effect(_OPEN, _OPEN),
+    "models[].parameters.typical_p": Effect(_OPEN, _OPEN),
+    "models[].parameters.seed": Effect(_OPEN, _OPEN),
+    "models[].parameters.stop": Effect(_OPEN, _OPEN),
+    "models[].parameters.num_predict": Effect(_OPEN, _OPEN),
+    "models[].parameters.repeat_penalty": Effect(_OPEN, _OPEN),
+    "models[].parameters.repeat_last_n": Effect(_OPEN, _OPEN),
+    "models[].parameters.presence_penalty": Effect(_OPEN, _OPEN),
+    "models[].parameters.frequency_penalty": Effect(_OPEN, _OPEN),
+    "models[].system": Effect("what goes before a conversation that brings none", "the same"),
+    "aliases.*": Effect("which model answers to a name", "the same"),
     "windows[].tier": Effect("which tier is kept awake", "which server keeps the models"),
     "windows[].start": Effect("when", "the same"),
     "windows[].hours": Effect("for how long", "the same"),

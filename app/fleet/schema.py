@@ -17,13 +17,27 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from app.fleet.file import FLEET_FILE, BadFleet, Times, read
+from app.fleet.misnamed import misnamed
+from app.fleet.parameters import ParametersConfig
 from app.fleet.right_parts import right_parts
 from app.fleet.schedule import due
-from app.fleet.values import CronLine, GpuName, ModelText, OriginText, RegistryText, TickMinutes, TierName, TimezoneName
+from app.fleet.values import (
+    AliasText,
+    CronLine,
+    GpuName,
+    ModelText,
+    OriginText,
+    RegistryText,
+    TickMinutes,
+    TierName,
+    TimezoneName,
+)
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
+from jobs.models.aliases import Aliases
+from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.models.placement import TierCapacity
 from jobs.registry.allowlist import USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 GB = 1_000_000_000
 
@@ -111,10 +125,18 @@ class ModelConfig(_Table):
     tier: str
     pinned: bool = False
     warmed: bool = False
+    context: Annotated[int, Field(ge=512, le=1_048_576)] | None = None
+    """Tokens, for requests that ask for none or for more; else what a request asks for, or the tier's."""
+    parameters: ParametersConfig = ParametersConfig()
+    system: Annotated[str, Field(min_length=1, max_length=65_536)] | None = None
 
     @property
     def parsed(self) -> ModelName:
         return ModelName.parse(self.name)
+
+    @property
+    def settings(self) -> ModelSettings:
+        return ModelSettings(self.context, self.parameters.options(), self.system or "")
 
 
 class WindowConfig(_Table):
@@ -218,6 +240,7 @@ class AlertsConfig(_Table):
 class Fleet(_Table):
     tiers: Annotated[dict[TierName, TierConfig], Field(min_length=1)]
     models: list[ModelConfig] = []
+    aliases: dict[AliasText, ModelText] = {}
     windows: list[WindowConfig] = []
     registries: SourcesConfig = SourcesConfig()
     gateway: GatewayConfig = GatewayConfig()
@@ -265,7 +288,9 @@ class Fleet(_Table):
     def retention(self) -> RetentionRules:
         """What a prune may take. What the fleet wants to be there, it never takes."""
         table = self.volume.retention
-        kept: dict[ModelName, str] = {}
+        kept: dict[ModelName, str] = {
+            alias.target.folded(): f"the fleet's alias {alias.text!r} stands for it" for alias in self.named.all
+        }
         for window in self.windows:
             kept |= {ModelName.parse(text).folded(): f"a window of {window.tier} loads it" for text in window.models}
         kept |= {model.parsed.folded(): "the fleet warms it" for model in self.models if model.warmed}
@@ -286,6 +311,20 @@ class Fleet(_Table):
     def tiers_by_model(self) -> Mapping[ModelName, str]:
         """The tier of each declared model, by its folded name; of two for the same name the first counts."""
         return {model.parsed.folded(): model.tier for model in reversed(self.models)}
+
+    @cached_property
+    def named(self) -> Aliases:
+        """The other names of models that are declared."""
+        return Aliases(self.aliases)
+
+    def settings_of(self, name: ModelName) -> ModelSettings:
+        """What is set for a model."""
+        return self.settings_by_model.get(name.folded(), UNSET)
+
+    @cached_property
+    def settings_by_model(self) -> Mapping[ModelName, ModelSettings]:
+        """What is set for models, by their folded names; those that nothing is set for are left out."""
+        return {model.parsed.folded(): model.settings for model in self.models if model.settings}
 
     def may_pull_from(self) -> Registries:
         return Registries.of(
@@ -310,6 +349,7 @@ class Fleet(_Table):
                 host = model.parsed.host
                 problem = f"nothing is pulled from {host!r}; add that to registries.allowed"
                 yield f"models[{index}].name = {model.name!r}: {problem}"
+        yield from misnamed(self.named, first_index)
         for name, tier in self.tiers.items():
             gpu, _ = tier.gpu_and_count
             if gpu is not None and gpu not in self.prices.gpu:

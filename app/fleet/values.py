@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
+from jobs.models.aliases import need_alias
 from jobs.registry.allowlist import REGISTRY_FORM, is_entry
 
 # Modal's list of August 2026, with the older names it still takes; its client passes on any text.
@@ -36,6 +37,13 @@ def _model(text: str) -> str:
     except BadName as error:
         raise PydanticCustomError("model", "{message}; {hint}", {"message": str(error), "hint": error.hint}) from error
     return text
+
+
+def _alias(text: str) -> str:
+    try:
+        return need_alias(text)
+    except BadName as error:
+        raise PydanticCustomError("alias", "{message}; {hint}", {"message": str(error), "hint": error.hint}) from error
 
 
 def _registry(text: str) -> str:
@@ -95,6 +103,7 @@ TIER_FORM = "small letters, digits and dashes, like a10g or h100"
 TierName = Annotated[str, AfterValidator(_tier)]
 GpuName = Annotated[str, AfterValidator(_gpu)]
 ModelText = Annotated[str, AfterValidator(_model)]
+AliasText = Annotated[str, AfterValidator(_alias)]
 RegistryText = Annotated[str, AfterValidator(_registry)]
 OriginText = Annotated[str, AfterValidator(_origin)]
 CronLine = Annotated[str, AfterValidator(_cron)]

@@ -118,7 +118,8 @@ class GatewayApp:
             if path.startswith(OWN):
                 await _with_head(self._ops, _at(path, scope), receive, _with_request_id(exchange, send))
             elif path == PAGE or path.startswith(f"{PAGE}/"):
-                await self._page(_at(path, scope), receive, _with_request_id(exchange, send))
+                slash = "/" if path == PAGE and scope["path"].endswith("/") else ""
+                await self._page(_at(f"{path}{slash}", scope), receive, _with_request_id(exchange, send))
             else:
                 await self._respond(scope, path, exchange, receive)
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
+from loguru import logger
 
 from app.fleet.schema import Fleet
 from app.gateway.app import GatewayApp
@@ -19,6 +20,7 @@ from app.gateway.auth.keys import Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import KEEP, LoadedModels
+from app.gateway.catalog.made_aliases import MadeAliases
 from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
@@ -51,6 +53,7 @@ from jobs.home.status import card_complaints
 from jobs.ledger.job import Job
 from jobs.ledger.kinds import Kind
 from jobs.ledger.ledger import Ledger
+from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
@@ -91,6 +94,8 @@ class GatewayParts:
         quota_bytes: for the weights; the fleet's when left out.
         rented: servers are paid by the second, as on Modal.
         simulated: the servers only pretend, which the page says.
+        settings_in_manifests: the servers know by themselves what is set for models, whatever the dialect.
+        notes: what of the fleet has no effect here, in lines for people.
         complaints: what is wrong with models that are not whole, in lines for people.
         thrown: the name, in small letters, and the digest of each version in the trash.
         names_here: the models that are here, whole or not, and if so asked those of which the trash has a version; None
@@ -124,6 +129,8 @@ class GatewayParts:
     quota_bytes: int | None = None
     rented: bool = True
     simulated: bool = False
+    settings_in_manifests: bool = False
+    notes: Sequence[str] = ()
     complaints: Callable[[], Sequence[str]] = tuple
     thrown: Callable[[], Collection[tuple[str, str]]] = tuple
     names_here: Callable[[bool], Sequence[ModelName]] | None = None
@@ -146,6 +153,7 @@ class Composed:
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
         self._known_state = parts.known_state
+        self._made_aliases = MadeAliases(parts.facts, parts.known_state, parts.clock)
         route_cache = RouteCache(parts.router, parts.known_state)
         self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
@@ -176,12 +184,20 @@ class Composed:
             detached=self.detached,
             lengths_left=self._lengths_left,
             comment_seconds=parts.comment_seconds,
+            settings_in_manifests=parts.settings_in_manifests,
         )
         gateway = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
             passes=proxy.pass_on,
-            handlers=handlers(parts.known_state, self._loaded, proxy.pass_on, version=parts.version),
+            handlers=handlers(
+                parts.known_state,
+                self._loaded,
+                proxy.pass_on,
+                self._made_aliases,
+                parts.router.settings,
+                version=parts.version,
+            ),
             ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
             page=Page(),
             recorder=records,
@@ -196,6 +212,8 @@ class Composed:
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
         bodies.give_memory_back()
+        for note in self._parts.notes:
+            logger.warning("{}", note)
         self.usage_recorder.start()
 
     async def _end(self) -> None:
@@ -256,12 +274,16 @@ class Composed:
             limits=self.limits,
             clock=parts.clock,
             metrics=self.metrics,
-            models=lambda: list(lists.tags(parts.known_state)["models"]),
+            models=lambda: lists.models(parts.known_state),
+            aliases=lambda may_see: lists.aliases(parts.known_state, may_see),
+            notes=lambda: [*parts.notes, *aliases.notes(parts.known_state.aliases, self._is_here)],
+            remove_alias=self._made_aliases.remove,
+            subject=parts.router.subject,
             route=lambda text, context, may_see: parts.router.route(text, context=context, may_see=may_see).as_json(),
             tiers=self._tiers,
             usage=used,
             age=parts.known_state.age,
-            complaints=lambda: [*parts.complaints(), *card_complaints(parts.known_state.models())],
+            complaints=self._complaints,
             problems=parts.problems,
             archived=parts.archived,
             send_worker=parts.send_worker,
@@ -272,10 +294,23 @@ class Composed:
             thrown=parts.thrown,
         )
 
+    def _complaints(self) -> list[str]:
+        parts, known_state = self._parts, self._known_state
+        wrong_aliases = aliases.complaints(known_state.aliases, self._is_here)
+        return [*parts.complaints(), *card_complaints(known_state.models()), *wrong_aliases]
+
+    def _is_here(self, name: ModelName) -> bool:
+        return self._known_state.find(name) is not None
+
     def _absent(self, kind: Kind, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound | None:
         known_state = self._known_state
-        if known_state.find(name) is not None:
+        model, alias = known_state.resolve(name)
+        if model is not None and alias is None:
             return None
+        if alias is not None and may_see(alias.target):
+            return NotFound(
+                f"{str(name)!r} is no model, but an alias of {str(alias.target)!r}", hint="name the model itself"
+            )
         if self._parts.names_here is not None:
             return absent(name, self._parts.names_here(kind.needs == "model or trash"), may_see)
         is_fresh = known_state.refresh()

@@ -30,8 +30,8 @@ METHODS = b"GET, HEAD, POST, DELETE, OPTIONS"
 
 EXPOSED = b", ".join(
     (
-        *(b"x-request-id", b"x-served-model", b"x-served-tier", b"x-prompt-truncated", b"x-simulated", b"retry-after"),
-        b"www-authenticate",
+        *(b"x-request-id", b"x-served-model", b"x-served-tier", b"x-context-length", b"x-prompt-truncated"),
+        *(b"x-simulated", b"retry-after", b"www-authenticate"),
     )
 )
 """Beside what browsers always show: of these clients make something."""

@@ -86,6 +86,8 @@ def serve(environ: Mapping[str, str] = os.environ) -> "Service":
 
     """
     in_container(environ)
+    for note in in_a_deployment(declared()):
+        logger.warning("{}", note)
     try:
         service = Service(environ, SystemClock())
         service.start()
@@ -135,7 +137,7 @@ class Service:
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
-        self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY)
+        self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY, aliases=fleet.named)
         self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
@@ -143,7 +145,7 @@ class Service:
             GatewayParts(
                 upstreams=upstreams(fleet, environ),
                 known_state=self._known_state,
-                router=Router(self._known_state, fleet.catalog_tiers(), fleet.declared_tier),
+                router=Router(self._known_state, fleet.catalog_tiers(), fleet.declared_tier, fleet.settings_of),
                 keys=keys,
                 facts=resources.ledger,
                 open_ledger=lambda: Ledger(resources.queue, resources.ledger, clock),
@@ -154,6 +156,7 @@ class Service:
                 registries=fleet.may_pull_from(),
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
+                settings_in_manifests=True,
                 complaints=models.complaints,
                 thrown=models.thrown,
                 names_here=models.names_here,
@@ -174,8 +177,6 @@ class Service:
         note_old_archive(resources.ledger, archive_at(Path(resources.MODELS)), self._clock.now())
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         logger.info("the gateway answers, with {}", counted(len(self._known_state.models()), "model"))
-        for note in in_a_deployment(declared()):
-            logger.warning("{}", note)
 
     def stop(self) -> None:
         """Take no more, and let what is under way end if it is quick: it has had its grace before."""

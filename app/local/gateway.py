@@ -17,6 +17,7 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
+from app.gateway.protocol import model_defaults
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.local.nightly_thread import coming_night
 from app.local.plan import StackPlan
@@ -105,12 +106,12 @@ class LocalGateway:
         layout = Layout(servers.models) if servers.models else None
         source = Directory(layout) if layout else Listing(self._listing)
         self._reporter = ServerReporter(urls, self._facts, clock)
-        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY)
+        self._known_state = KnownState(self._facts, source, clock, every=REFRESH_EVERY, aliases=plan.aliases)
         self.composed = Composed(
             GatewayParts(
                 upstreams={tier: TierUpstream(tier, url, startup=plan.startup(tier)) for tier, url in urls.items()},
                 known_state=self._known_state,
-                router=Router(self._known_state, servers.tiers, plan.declared_tier),
+                router=Router(self._known_state, servers.tiers, plan.declared_tier, plan.settings_of),
                 keys=keys,
                 facts=self._facts,
                 open_ledger=lambda: home.ledger(clock),
@@ -121,6 +122,7 @@ class LocalGateway:
                 registries=plan.registries,
                 origins=plan.origins,
                 fleet=plan.fleet,
+                notes=model_defaults.notes(plan.fleet.settings_by_model) if plan.fleet else (),
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from app.gateway.auth.keys import ADMIN, CHAT, SCOPES, VARIABLE, Key, hash_of, new_key, parse_expiry, proof_of
 from jobs.cli.main import app
 from jobs.cli.output import put, put_json, say
 from jobs.core.clock import SystemClock, isoformat
@@ -39,7 +38,7 @@ def new(
     scope: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="|".join((*SCOPES, ADMIN_ONLY)),
+            metavar=f"chat|admin|{ADMIN_ONLY}",
             help="chat when left out; admin is chat as well, admin-only is not; may be repeated",
         ),
     ] = None,
@@ -58,6 +57,8 @@ def new(
     json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout")] = False,
 ) -> None:
     """Make a key. It is shown this once; the line beside it holds only its hash."""
+    from app.gateway.auth.keys import VARIABLE, Key, hash_of, new_key, proof_of  # noqa: PLC0415 - others start without
+
     key = new_key() if public_key is None else None
     proof = hash_of(key) if key is not None else proof_of(public_key or "")
     words = [name, proof, *scopes_of(scope or ())]
@@ -83,6 +84,8 @@ def new(
 
 def scopes_of(asked: Iterable[str]) -> list[str]:
     """The words of the line, which says all that a key may: `admin` alone, there, is one that cannot chat."""
+    from app.gateway.auth.keys import ADMIN, CHAT  # noqa: PLC0415 - as above
+
     words = [word for each in asked for word in each.split(",")] or [CHAT]
     implied = [CHAT] if ADMIN in words else []
     return list(dict.fromkeys([*implied, *(ADMIN if word == ADMIN_ONLY else word for word in words)]))
@@ -95,6 +98,8 @@ def expiry_of(text: str, now: datetime) -> datetime:
         BadRequest: it is no time, or over already.
 
     """
+    from app.gateway.auth.keys import parse_expiry  # noqa: PLC0415 - as above
+
     moment = now + parse_span(text, "--expires") if text[-1:].isalpha() and text[-1] != "Z" else parse_expiry(text)
     if moment <= now:
         raise BadRequest(f"--expires {text!r} is over already", hint=f"it is {isoformat(now)} now")

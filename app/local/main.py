@@ -58,8 +58,8 @@ def up(
     from app.local.plan import StackPlan, allowed_registries  # noqa: PLC0415
     from app.local.stack import run_stack  # noqa: PLC0415 - every command imports this file, and only this one needs httpx
     from app.logs import on_terminal  # noqa: PLC0415
+    from jobs.core.retention import RetentionRules  # noqa: PLC0415
     from jobs.registry.allowlist import is_loopback  # noqa: PLC0415
-    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415
 
     fleet_file = fleet.absolute() if fleet is not None else None
     declared = load(fleet_file) if fleet_file is not None else None
@@ -102,11 +102,16 @@ def plan(
         raise BadRequest("--fleet is of this machine, and --url of another", hint="leave one of them out")
     if fleet is None and (preview := _planned_by_gateway(url, key)) is not None:
         done(commands_at(url, key).show_preview(preview, json=json))
+    at = this_machine()
+    if fleet is None and at.home.need_stack().fleet is None:
+        raise Refused(
+            "no fleet file says what should be here",
+            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
+        )
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
     from app.local.nightly_thread import coming_night  # noqa: PLC0415
 
     declared = load(fleet.absolute()) if fleet is not None else None
-    at = this_machine()
     stack = at.home.need_stack()
     if declared is None:
         declared, wanted = _followed(stack, is_up=at.home.up_pid() is not None), stack.retention
@@ -114,33 +119,6 @@ def plan(
         wanted = replace(declared.retention(), quota_bytes=stack.retention.quota_bytes)
     found = coming_night(at.home, replace(stack, retention=wanted), declared, at.commands.clock)
     done(at.commands.show_preview(found, json=json))
-
-
-def _followed(stack: Stack, *, is_up: bool) -> "Fleet":
-    """The fleet that the nights of `up` follow: while it runs, as its file was when it was read.
-
-    Raises:
-        Refused: it was given none.
-
-    """
-    from app.fleet.file import parsed  # noqa: PLC0415
-    from app.fleet.schema import load, parse  # noqa: PLC0415 - takes as long as two whole commands
-
-    if stack.fleet is None:
-        raise Refused(
-            "no fleet file says what should be here",
-            hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
-        )
-    if not is_up or stack.fleet_text is None:
-        return load(stack.fleet)
-    _say_if_changed(stack.fleet, stack.fleet_text)
-    return parse(parsed(stack.fleet_text, stack.fleet), str(stack.fleet))
-
-
-def _say_if_changed(fleet: Path, text: str | None) -> None:
-    """Say that the fleet file is another one than `up` has read."""
-    if text is not None and (not fleet.exists() or fleet.read_text("utf-8", "replace") != text):
-        say(f"note: {fleet} has changed since `up` read it; this is by what it said then. Start `up` again")
 
 
 def _planned_by_gateway(url: str | None, key: str | None) -> Preview | None:
@@ -161,8 +139,28 @@ def _planned_by_gateway(url: str | None, key: str | None) -> Preview | None:
         preview = RemotePreview(remote_at(stack.gateway, key).plan())
     except (Unauthorized, NetworkTrouble):
         return None
-    _say_if_changed(stack.fleet, stack.fleet_text)
+    _note_changes(stack)
     return preview
+
+
+def _followed(stack: Stack, *, is_up: bool) -> "Fleet":
+    """The fleet that the nights of `up` follow: while it runs, as its file was when it was read."""
+    from app.fleet.file import parsed  # noqa: PLC0415
+    from app.fleet.schema import load, parse  # noqa: PLC0415
+
+    assert stack.fleet is not None
+    if not is_up or stack.fleet_text is None:
+        return load(stack.fleet)
+    _note_changes(stack)
+    return parse(parsed(stack.fleet_text, stack.fleet), str(stack.fleet))
+
+
+def _note_changes(stack: Stack) -> None:
+    """Say that the fleet's file is not what a running `up` has read."""
+    if stack.fleet is None or stack.fleet_text is None:
+        return
+    if not stack.fleet.exists() or stack.fleet.read_text("utf-8", "replace") != stack.fleet_text:
+        say(f"note: {stack.fleet} has changed since `up` read it; this is by what it said then. Start `up` again")
 
 
 @contextmanager

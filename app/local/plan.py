@@ -10,9 +10,11 @@ from app.fleet.values import TIER, TIER_FORM
 from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
+from jobs.models.aliases import Aliases
+from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
-from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
@@ -56,7 +58,7 @@ class StackPlan:
     concurrency: int
     fleet: Fleet | None
     fleet_file: Path | None
-    fleet_text: str | None
+    fleet_text: str | None = None
 
     def __post_init__(self) -> None:
         for name in self.tiers:
@@ -99,6 +101,15 @@ class StackPlan:
     def declared_tier(self, name: ModelName) -> str | None:
         """The tier that is declared for a model, if one is."""
         return self.fleet.declared_tier(name) if self.fleet else None
+
+    @property
+    def aliases(self) -> Aliases:
+        """The other names of models that are declared."""
+        return self.fleet.named if self.fleet else Aliases()
+
+    def settings_of(self, name: ModelName) -> ModelSettings:
+        """What is set for a model."""
+        return self.fleet.settings_of(name) if self.fleet else UNSET
 
 
 def allowed_registries(environ: Mapping[str, str], fleet: Fleet | None, *, is_loopback: bool) -> Registries:

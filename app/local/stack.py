@@ -148,6 +148,7 @@ def task_context(servers: Servers, plan: StackPlan, home: Home, clock: Clock) ->
         },
         tiers=servers.tiers,
         declared_tier=plan.declared_tier,
+        settings=plan.settings_of,
         retention=plan.retention,
         weights_use=lambda: weights_use(home, local_servers(servers), clock),
     )
@@ -173,6 +174,7 @@ def record_stack(servers: Servers, plan: StackPlan, gateway: str, home: Home, cl
         fleet_text=plan.fleet_text,
         mirror=servers.mirror,
         registries=plan.registries,
+        aliases=plan.aliases.declared,
     )
     home.write_stack(stack)
     for each in stack.servers:

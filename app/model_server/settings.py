@@ -1,7 +1,7 @@
 """What a server is handed by where it runs, and what its tier asks of it. Plain values."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from app.model_server.process import COMMAND
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
+from jobs.models.model_settings import ModelSettings
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 from jobs.store.protocols import DictLike
@@ -63,4 +64,6 @@ class TierSettings:
     startup: timedelta
     dollars_per_hour: float | None = None
     warmed: tuple[ModelName, ...] = ()
+    models: Mapping[ModelName, ModelSettings] = field(default_factory=dict)
+    """What is set for models, by their names in small letters."""
     probe_every: timedelta = PROBE_EVERY

@@ -6,6 +6,7 @@ the server cannot do its work any more, it ends the container. The platform is h
 """
 
 import threading
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,7 +50,7 @@ class ServerSupervisor:
         self._settings = settings
         self._host = host
         self._stopping = threading.Event()
-        self._models_view = ModelsView(host.volume, host.disk / "models")
+        self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
         home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
         self._daemon = Daemon(
@@ -289,6 +290,10 @@ class ServerSupervisor:
                 hint="the next container may have a GPU that works",
             )
 
+    def _loaded(self, running: Running) -> Loaded:
+        """By the digest that lists have, which is not the one that the server tells where something is set for it."""
+        return replace(Loaded.of(running), digest=self._models_view.published_digest(running.digest))
+
     def _report(self, running: list[Running] | None = None, *, state: str = "serving", why: str = "") -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server."""
         report = Report(
@@ -301,7 +306,7 @@ class ServerSupervisor:
             version=self._version,
             gpu=self._gpu,
             models=tuple(sorted(str(name) for name in self._models_view.names())),
-            loaded=tuple(map(Loaded.of, running or ())),
+            loaded=tuple(self._loaded(each) for each in running or ()),
             served=self._served(),
             in_flight=self._in_flight(),
             generation=self._weights_reload.generation,

@@ -468,6 +468,9 @@ class JobCommands:
             put_table(head, [each.row(self.now) for each in models.models], _MODELS_GIVE_WAY)
         else:
             say(f"no models in {models.where}")
+        if not json:
+            for alias in models.patterns:
+                say(f"{alias.text} is {alias.target}")
         for line in models.complaints:
             say(self.worded(line))
         return 0

@@ -1,7 +1,7 @@
 """How a gateway elsewhere stands, in words: what `status`, `models`, `route` and plans print when given a URL."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 def remote_models(remote: GatewayClient) -> "ModelsFound":
     """The models there, as a models directory here is shown."""
     from jobs.home.status import ModelEntry, ModelsFound  # noqa: PLC0415 - to be told of a route takes none of it
+    from jobs.models.aliases import Aliases  # noqa: PLC0415
 
-    listed, complaints = remote.models()
-    entries = sorted(map(ModelEntry.of, listed), key=lambda entry: entry.name)
-    return ModelsFound(remote.url, tuple(entries), tuple(map(plain, complaints)))
+    listed, aliases, complaints = remote.models()
+    found = ModelsFound(remote.url, tuple(map(ModelEntry.of, listed))).with_aliases(
+        Aliases({each.text: str(each.target) for each in aliases})
+    )
+    return replace(found, complaints=tuple(map(plain, complaints)))
 
 
 def absent_there(remote: GatewayClient, text: str) -> Trouble | None:
@@ -39,6 +42,8 @@ def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator
     yield f"gateway  {url} answers, ollama-modal {plain(health['version'])}"
     for problem in health["problems"]:
         yield f"trouble  {plain(problem)}"
+    for note in health.get("notes", ()):
+        yield f"note     {plain(note)}"
     yield "tiers    " + ("as they are known there; asleep is healthy" if health["tiers"] else "none")
     for tier in health["tiers"]:
         held = f", {tier['held']} callers wait" if tier["held"] else ""
@@ -76,7 +81,10 @@ class RemotePreview:
 
 def route_lines(route: Mapping[str, Any]) -> Iterator[str]:
     """Where a model is answered, and why."""
-    yield f"{plain(route['model'])} is answered on tier {plain(route['tier'])}"
+    asked = (
+        f"{plain(route['alias'])} is {plain(route['model'])}, which" if route.get("alias") else plain(route["model"])
+    )
+    yield f"{asked} is answered on tier {plain(route['tier'])}"
     for fact in route["facts"]:
         yield f"  {plain(fact)}"
     if route.get("warning"):

@@ -5,6 +5,7 @@ errors      the error tree; each error knows whether trying again can help
 foreign     text and JSON from outside, made encodable, finite and shallow before anything else reads it
 model_name  model names by Ollama's grammar
 progress    how far an attempt has come
+retention   what the weights may take, and for how long
 retry       the retry policies, as values
 sanitize    text from outside (names, messages of registries and servers) made fit to be shown to a person
 since       since when, in one reading for the command line and for the API

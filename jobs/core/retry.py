@@ -8,11 +8,12 @@ Tests pass `AT_ONCE`, which never waits.
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
-
-import tenacity  # noqa: TID251 - the one place
+from typing import TYPE_CHECKING, TypeVar
 
 from jobs.core.errors import NetworkTrouble, Trouble
+
+if TYPE_CHECKING:
+    import tenacity  # noqa: TID251 - the one place
 
 T = TypeVar("T")
 
@@ -45,6 +46,9 @@ class Policy:
             Trouble: the last error, when the count or the time is used up or trying again cannot help.
 
         """
+        if self.attempts == 1:
+            return function()
+        import tenacity  # noqa: PLC0415, TID251 - the one place; who is content with one try needs none of it
 
         def before_sleep(state: tenacity.RetryCallState) -> None:
             outcome = state.outcome
@@ -65,10 +69,12 @@ class Policy:
         )
         return retrying(function)
 
-    def _wait(self, state: tenacity.RetryCallState) -> float:
+    def _wait(self, state: "tenacity.RetryCallState") -> float:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, Trouble) and error.retry_after is not None:
             return error.retry_after.total_seconds()
+        import tenacity  # noqa: PLC0415, TID251 - as above
+
         growing = tenacity.wait_exponential(self.first.total_seconds(), max=self.longest.total_seconds())
         return (growing + tenacity.wait_random(0, self.first.total_seconds()))(state)
 

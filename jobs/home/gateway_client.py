@@ -4,13 +4,15 @@ So the command line has the same words, JSON and exit codes wherever the jobs ar
 who posts a job is told by the key.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
 from urllib.parse import quote, urlsplit
 
 from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
+from jobs.core.model_name import ModelName
 from jobs.core.retry import REQUESTS, Policy
 from jobs.core.sanitize import plain
 from jobs.home.unreachable import ADDRESS, hint_for
@@ -18,7 +20,12 @@ from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, Posted
 
 if TYPE_CHECKING:
+    import httpx
+
+    from jobs.models.aliases import Alias
     from jobs.ollama.responses import Listed
+
+    Client = httpx.Client | LoopbackClient
 
 PATIENCE = timedelta(seconds=30)
 """A gateway reads a ledger before it answers; one that has said nothing for so long has gone."""
@@ -43,7 +50,7 @@ _PLAN_SECONDS = 150.0
 class Headers(Protocol):
     """Of an answer; their case does not matter."""
 
-    def get(self, name: str, failobj: str = ..., /) -> Any: ...
+    def get(self, name: str, default: Any = ..., /) -> Any: ...
 
 
 class Answer(Protocol):
@@ -56,13 +63,6 @@ class Answer(Protocol):
     @property
     def headers(self) -> Headers: ...
     def json(self) -> Any: ...
-
-
-class Client(Protocol):
-    """As much of `httpx.Client` as is used. What it raises is Trouble, or of httpx."""
-
-    def request(self, method: str, url: str, /, *, headers: Mapping[str, str], **options: Any) -> Answer: ...
-    def close(self) -> None: ...
 
 
 class GatewayClient:
@@ -78,7 +78,7 @@ class GatewayClient:
     """
 
     def __init__(
-        self, url: str, key: str | None, *, clock: Clock, client: Client | None = None, policy: Policy = REQUESTS
+        self, url: str, key: str | None, *, clock: Clock, client: "Client | None" = None, policy: Policy = REQUESTS
     ) -> None:
         self.url = _checked(url)
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -176,12 +176,14 @@ class GatewayClient:
 
     # -- what is there -------------------------------------------------------------------------------------------------
 
-    def models(self) -> "tuple[list[Listed], list[str]]":
-        """The whole models, and lines about the rest."""
+    def models(self) -> "tuple[list[Listed], list[Alias], list[str]]":
+        """The whole models, their other names, and lines about the rest."""
         from jobs.ollama.responses import Listed  # noqa: PLC0415 - few ask for them
 
         answer = self._document("/models")
-        return [Listed.of(each) for each in answer["models"]], list(map(str, answer["complaints"]))
+        models = [Listed.of(each) for each in answer["models"]]
+        # A gateway of an older version knows no aliases.
+        return models, list(_aliases(answer.get("aliases", ()))), list(map(str, answer["complaints"]))
 
     def route(self, model: str, context: int | None) -> dict[str, Any]:
         """On which tier a model is answered, and why.
@@ -296,7 +298,16 @@ class GatewayClient:
         )
 
 
-def client_for(url: str, patience: timedelta) -> Client:
+def _aliases(told: Iterable[Mapping[str, Any]]) -> "Iterator[Alias]":
+    """Those that can be read."""
+    from jobs.models.aliases import Alias, need_alias  # noqa: PLC0415 - few ask for them
+
+    for each in told:
+        with suppress(errors.BadName, KeyError, TypeError):
+            yield Alias(need_alias(str(each["alias"])), ModelName.parse(str(each["model"])), str(each["by"]))
+
+
+def client_for(url: str, patience: timedelta) -> "Client":
     """What asks it: this machine is asked without httpx, which takes longer to import than most commands to run."""
     if is_plain_loopback(url):
         return LoopbackClient(patience.total_seconds())

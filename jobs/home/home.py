@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable, Trouble, is_exhausted
+from jobs.core.retention import RetentionRules
 from jobs.ledger.reader import LedgerReader
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store import private_files as private
@@ -30,19 +31,12 @@ from jobs.store.sqlite_reader import SqliteReader
 
 if TYPE_CHECKING:
     from jobs.ledger.ledger import Ledger
-    from jobs.weights.prune_plan import RetentionRules
 
 VARIABLE = "OLLAMA_MODAL_HOME"
 
 _TRIES = 25
 _PAUSE_SECONDS = 0.02
 """Whoever asks whether `up` runs holds its lock for an instant, so a starting `up` tries again for half a second."""
-
-
-def _usual_retention() -> "RetentionRules":
-    from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - listing jobs is to feel instant without it
-
-    return RetentionRules()
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Stack:
     simulated: bool
     servers: tuple[LocalServer, ...]
     models: Path | None
-    retention: "RetentionRules" = field(default_factory=_usual_retention)
+    retention: RetentionRules = field(default_factory=RetentionRules)
     """What the weights may take, and for how long."""
     gateway: str | None = None
     """Where clients ask."""
@@ -77,6 +71,8 @@ class Stack:
     """The registry that stands for all others."""
     registries: Registries = ANYWHERE
     """Those that may be pulled from."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """The other names of models that the fleet declares."""
 
     @property
     def pull_ways(self) -> tuple[str, ...]:
@@ -99,12 +95,11 @@ class Stack:
             "fleet_text": self.fleet_text,
             "mirror": self.mirror,
             "registries": self.registries.as_json(),
+            "aliases": dict(self.aliases),
         }
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
-        from jobs.weights.prune_plan import RetentionRules  # noqa: PLC0415 - as above
-
         return cls(
             pid=int(document["pid"]),
             started_at=parse_moment(document["started_at"]),
@@ -119,6 +114,7 @@ class Stack:
             fleet_text=document.get("fleet_text"),
             mirror=document.get("mirror"),
             registries=Registries.from_json(document.get("registries") or {}),
+            aliases=dict(document.get("aliases") or {}),
         )
 
 

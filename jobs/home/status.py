@@ -6,13 +6,14 @@ machine are asked without httpx, which takes longer to import than all of this t
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import NetworkTrouble, ServerTrouble, Trouble, Unauthorized
+from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span, local_time
@@ -20,7 +21,10 @@ from jobs.home.gateway_client import GatewayClient, client_for
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.http.loopback import LoopbackClient, is_plain_loopback
 from jobs.ledger.job import Job, JobState
+from jobs.models.aliases import Alias, Aliases
+from jobs.models.aliases import complaints as complaints_of
 from jobs.ollama.responses import Listed, Running, listed_in
+from jobs.store import keys
 from jobs.telemetry.nightly_report import OF_NIGHTS, line, report
 from jobs.weights.layout import Layout
 from jobs.weights.manifest import ModelDetails
@@ -44,15 +48,21 @@ class ModelEntry:
     digest: str
     modified_at: datetime
     details: ModelDetails
+    alias_of: str = ""
+    """The model, where this is another name of it."""
 
     @classmethod
     def of(cls, model: SurveyedModel | Listed) -> "ModelEntry":
         return cls(str(model.name), model.size, model.digest, model.modified_at, model.details)
 
+    def named(self, alias: str) -> "ModelEntry":
+        """The same model by another name."""
+        return replace(self, name=alias, alias_of=self.name)
+
     def row(self, now: datetime) -> tuple[object, ...]:
         details = self.details
         return (
-            self.name,
+            f"{self.name} is {self.alias_of}" if self.alias_of else self.name,
             human_bytes(self.size),
             self.digest[:12],
             local_time(self.modified_at, now),
@@ -63,7 +73,10 @@ class ModelEntry:
 
     def as_json(self) -> dict[str, Any]:
         """As Ollama's own list shows it."""
-        return asdict(self) | {"modified_at": isoformat(self.modified_at), "details": self.details.as_json()}
+        shown = asdict(self) | {"modified_at": isoformat(self.modified_at), "details": self.details.as_json()}
+        if alias_of := shown.pop("alias_of"):
+            shown["details"]["parent_model"] = alias_of
+        return shown
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,21 @@ class ModelsFound:
     where: str
     models: tuple[ModelEntry, ...]
     complaints: tuple[str, ...] = ()
+    patterns: tuple[Alias, ...] = ()
+    """Names of no list, by which models are found."""
+
+    def with_aliases(self, aliases: Aliases) -> "ModelsFound":
+        """The same models by their other names too."""
+        by_name = {ModelName.parse(entry.name).folded(): entry for entry in self.models}
+        named = [
+            entry.named(str(alias.name))
+            for name, entry in by_name.items()
+            for alias in aliases.by_target.get(name, ())
+            if alias.name.folded() not in by_name
+        ]
+        wrong = complaints_of(aliases, lambda name: name.folded() in by_name)
+        models = tuple(sorted((*self.models, *named), key=lambda entry: entry.name))
+        return replace(self, models=models, complaints=(*self.complaints, *wrong), patterns=aliases.patterns)
 
 
 def local_models(home: Home, clock: Clock) -> ModelsFound:
@@ -81,13 +109,13 @@ def local_models(home: Home, clock: Clock) -> ModelsFound:
 
     """
     stack = home.need_stack()
-    if stack.models is None:
-        server = stack.servers[0]
-        with client_of(server, clock) as ollama:
-            return ModelsFound(
-                server.url, tuple(sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name))
-            )
-    return models_in(survey(Layout(stack.models)), str(stack.models))
+    aliases = Aliases(stack.aliases).with_made(home.read_facts().get(keys.ALIASES))
+    if stack.models is not None:
+        return models_in(survey(Layout(stack.models)), str(stack.models)).with_aliases(aliases)
+    server = stack.servers[0]
+    with client_of(server, clock) as ollama:
+        listed = sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name)
+    return ModelsFound(server.url, tuple(listed)).with_aliases(aliases)
 
 
 def models_in(found: Survey, where: str) -> ModelsFound:
@@ -182,6 +210,8 @@ class LocalStatus:
     night: Mapping[str, Any]
     problems: tuple[str, ...] = ()
     """What the gateway says is wrong, or why it says nothing."""
+    notes: tuple[str, ...] = ()
+    """What of the fleet has no effect here, as the gateway says."""
 
     def as_json(self) -> dict[str, Any]:
         stack = self.stack
@@ -191,6 +221,7 @@ class LocalStatus:
             "up": {"pid": self.up_pid, "since": isoformat(stack.started_at)} if is_up and stack else None,
             "gateway": stack.gateway if is_up and stack else None,
             "problems": list(self.problems),
+            "notes": list(self.notes),
             "simulated": stack.simulated if stack else None,
             "tiers": [tier.as_json() for tier in self.tiers],
             "ways": list(stack.pull_ways) if stack else [],
@@ -208,6 +239,7 @@ class LocalStatus:
         return [
             *self._up(now),
             *(f"trouble  {plain(problem)}" for problem in self.problems),
+            *(f"note     {plain(note)}" for note in self.notes),
             *self._servers(),
             *self._models(),
             self._queue(),
@@ -264,23 +296,26 @@ def local_status(home: Home, clock: Clock, jobs: Sequence[Job], key: str | None 
     stack = home.read_stack()
     pid = home.up_pid()
     tiers = tuple(tier_now(server, clock) for server in stack.servers) if stack else ()
-    problems = _problems(stack.gateway, key, clock) if stack and stack.gateway and stack.pid == pid else ()
+    answers = stack and stack.gateway and stack.pid == pid
+    problems, notes = _health(str(stack.gateway), key, clock) if stack and answers else ((), ())
     if stack is None or stack.models is None:
-        return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems)
+        return LocalStatus(home, pid, stack, tiers, None, None, queue, night, problems, notes)
     found = survey(Layout(stack.models))
-    return LocalStatus(home, pid, stack, tiers, len(found.models), found.usage_bytes, queue, night, problems)
+    return LocalStatus(home, pid, stack, tiers, len(found.models), found.usage_bytes, queue, night, problems, notes)
 
 
-def _problems(gateway: str, key: str | None, clock: Clock) -> tuple[str, ...]:
-    """What the gateway of the running stack says is wrong."""
+def _health(gateway: str, key: str | None, clock: Clock) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the gateway of the running stack says is wrong, and what it notes."""
     patient = client_for(gateway, PATIENCE)
     with GatewayClient(gateway, key, clock=clock, client=patient, policy=NEVER) as remote:
         try:
-            return tuple(map(str, remote.health()["problems"]))
+            health = remote.health()
+            return tuple(map(str, health["problems"])), tuple(map(str, health.get("notes", ())))
         except Unauthorized:
-            return ("whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY",) if not key else ()
+            why = "whether all of it works is told to whoever has a key: set OLLAMA_MODAL_KEY"
+            return () if key else (why,), ()
         except Trouble as trouble:
-            return (f"the gateway does not say how it is: {trouble}",)
+            return (f"the gateway does not say how it is: {trouble}",), ()
 
 
 def tier_now(server: LocalServer, clock: Clock) -> LocalTier:

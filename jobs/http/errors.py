@@ -79,7 +79,7 @@ def _misconfigured(error: BaseException, said: str) -> Misconfigured | None:
             return Misconfigured(said, hint=CERTIFICATE_HINT)
         if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
             return Misconfigured(said, hint=PLAIN_HINT)
-        cause = cause.__cause__
+        cause = cause.__cause__ or cause.__context__  # some of httpcore's are raised while the other is handled
     return None
 
 

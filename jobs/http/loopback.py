@@ -6,6 +6,7 @@ import json as json_of
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPMessage
+from socket import create_connection
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -22,11 +23,21 @@ def is_plain_loopback(url: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Headers:
+    """Of an answer; their case does not matter."""
+
+    message: HTTPMessage
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        return self.message.get(name, default)
+
+
+@dataclass(frozen=True)
 class Answer:
     """What came, in the words of `httpx.Response`."""
 
     status_code: int
-    headers: HTTPMessage
+    headers: Headers
     content: bytes
 
     @property
@@ -73,18 +84,21 @@ class LoopbackClient:
         target = (parts.path or "/") + (f"?{urlencode(params)}" if params else "")
         body = None if json is None else json_of.dumps(json).encode()
         typed = {} if body is None else {"content-type": "application/json"}
-        connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=timeout or self._patience)
+        patience = timeout or self._patience
+        connection = HTTPConnection(parts.hostname or "", parts.port or 80, timeout=patience)
         try:
             try:
-                connection.connect()
+                # As bytes: a name in text would be encoded by rules that take long to import, and loopback has none.
+                address: Any = ((parts.hostname or "").encode(), parts.port or 80)
+                connection.sock = create_connection(address, patience)
             except OSError as error:
                 raise Unreachable(error.strerror or str(error)) from error
             try:
                 connection.request(method, target, body, {"accept": "*/*", **(headers or {}), **typed})
                 answer = connection.getresponse()
-                return Answer(answer.status, answer.headers, answer.read())
+                return Answer(answer.status, Headers(answer.headers), answer.read())
             except TimeoutError as error:
-                raise Stalled(f"it has said nothing for {timeout or self._patience:g} s") from error
+                raise Stalled(f"it has said nothing for {patience:g} s") from error
             except (OSError, HTTPException) as error:
                 raise CutShort(str(error) or type(error).__name__) from error
         finally:

@@ -8,6 +8,7 @@ Grouped by the class of their failure, because an outage kills many jobs in one 
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from jobs.core.errors import FAILURE_CLASSES, BadName, BadRequest, Refused
@@ -15,7 +16,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.sanitize import plain
 from jobs.core.units import counted, local_time
 from jobs.ledger.job import Job, JobState
-from jobs.ledger.job_text import remedy_of_kind, trouble
+from jobs.ledger.job_text import AGAIN, REMEDIES_OF_KINDS, remedy_of_kind, trouble
 from jobs.ledger.kinds import KINDS, Kinds
 
 LIKELY: Mapping[str, str] = {
@@ -30,6 +31,9 @@ LIKELY: Mapping[str, str] = {
 }
 """What to do about all jobs of a class, most likely."""
 
+POINTLESS = frozenset({"not_found", "refused", "bug"})
+"""Classes of which a second try meets the same."""
+
 
 def class_of(job: Job) -> str:
     return (job.attempts[-1].failure_class if job.attempts else None) or "bug"
@@ -37,27 +41,86 @@ def class_of(job: Job) -> str:
 
 def dead(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
     """The failed jobs that no later one supersedes, whatever became of it, and nobody dismissed; newest first."""
+    return [job for job in current(jobs, kinds) if is_dead(job)]
+
+
+def is_dead(job: Job) -> bool:
+    """Whether a job that nothing supersedes is a dead letter."""
+    return job.state is JobState.FAILED and not job.dismissed
+
+
+def current(jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
+    """The jobs that no later one supersedes, whatever became of them; newest first."""
     seen: set[tuple[str, str]] = set()
     changed: set[str] = set()
     found = []
-    for job in sorted(jobs, key=_age, reverse=True):
-        is_current = (job.kind, job.subject) not in seen and job.subject not in changed
-        if job.state is JobState.FAILED and is_current and not job.dismissed:
+    for job in sorted(jobs, key=lambda job: job.age, reverse=True):
+        if (job.kind, job.subject) not in seen and job.subject not in changed:
             found.append(job)
         seen.add((job.kind, job.subject))
         changed.update(_changed(job, kinds))
     return found
 
 
+FOLDED_FROM = 5
+"""So many failures of one kind are shown as one; of fewer, people want to see each."""
+
+
+@dataclass(frozen=True)
+class DeadGroup:
+    """Dead letters of one kind and class of failure, which one remedy serves.
+
+    Args:
+        kind: theirs.
+        failure_class: theirs.
+        jobs: the newest first.
+
+    """
+
+    kind: str
+    failure_class: str
+    jobs: tuple[Job, ...]
+
+    @property
+    def newest(self) -> Job:
+        return self.jobs[0]
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether they are so many that they are shown as one."""
+        return len(self.jobs) >= FOLDED_FROM
+
+    @property
+    def remedy(self) -> str:
+        """What to do about all of them."""
+        template = REMEDIES_OF_KINDS.get((self.kind, self.failure_class))
+        if template is None:
+            return LIKELY.get(self.failure_class, LIKELY["bug"])
+        return template.removesuffix(f", {AGAIN}").format(id="ID", subject="MODEL")
+
+    def is_worth_retrying(self, kinds: Kinds = KINDS) -> bool:
+        """Whether to post all of them again may help, and takes no weights away."""
+        return self.failure_class not in POINTLESS and not takes_away(self.newest, kinds)
+
+
+def groups(dead: Iterable[Job]) -> tuple[DeadGroup, ...]:
+    """Dead letters by kind and class of failure, the largest group first."""
+    found: dict[tuple[str, str], list[Job]] = defaultdict(list)
+    for job in sorted(dead, key=lambda job: job.age, reverse=True):
+        found[job.kind, class_of(job)].append(job)
+    ordered = sorted(found.items(), key=lambda entry: (-len(entry[1]), entry[0]))
+    return tuple(DeadGroup(kind, name, tuple(jobs)) for (kind, name), jobs in ordered)
+
+
 def superseding(job: Job, jobs: Iterable[Job], kinds: Kinds = KINDS) -> list[Job]:
     """Those jobs that supersede this one, newest first."""
-    later = (other for other in jobs if other.id != job.id and _age(other) >= _age(job))
+    later = (other for other in jobs if other.id != job.id and other.age[:2] >= job.age[:2])
     found = [
         other
         for other in later
         if (other.kind, other.subject) == (job.kind, job.subject) or job.subject in _changed(other, kinds)
     ]
-    return sorted(found, key=_age, reverse=True)
+    return sorted(found, key=lambda job: job.age, reverse=True)
 
 
 def takes_away(job: Job, kinds: Kinds = KINDS) -> bool:
@@ -98,12 +161,6 @@ def _folded(name: object) -> str | None:
         return None
 
 
-def _age(job: Job) -> tuple[datetime, int]:
-    """Of two jobs of one line that were posted in the same moment, the one of the higher generation is the later."""
-    generation = job.id.rpartition("-")[2]
-    return job.posted_at, int(generation) if generation.isdecimal() else 0
-
-
 def of_class(jobs: Iterable[Job], wanted: str | None) -> list[Job]:
     """The dead letters whose failure is of this class, or all of them.
 
@@ -130,6 +187,6 @@ def lines(jobs: Sequence[Job], now: datetime) -> Iterator[str]:
                 yield f"    to do: {plain(of_kind)}"
         if not all(map(remedy_of_kind, group)):
             yield f"  to do: {LIKELY[name]}"
-        if name not in {"not_found", "refused", "bug"} and not all(map(takes_away, group)):
+        if name not in POINTLESS and not all(map(takes_away, group)):
             yield f"         `ollama-modal retry --all --class {name}`"
         yield "         or nothing, and hear no more of one: `ollama-modal dismiss ID`"

@@ -149,6 +149,11 @@ class Job:
         return self.attempts[-1].ended_at if self.has_ended else None
 
     @property
+    def age(self) -> tuple[datetime, int, str]:
+        """Sorts jobs, the oldest first; of those of one line that were posted in one moment, by their generation."""
+        return self.posted_at, generation_of(self.id), self.id
+
+    @property
     def not_before(self) -> datetime | None:
         """Until when a waiting job waits."""
         return self.attempts[-1].not_before if self.state is JobState.WAITING else None
@@ -201,6 +206,12 @@ class Job:
     def __str__(self) -> str:
         attempts = " ".join(f"{attempt.n}:{attempt.outcome or 'open'}" for attempt in self.attempts)
         return f"{self.id} {self.kind} {self.subject} {self.state} [{attempts}]"
+
+
+def generation_of(id: str) -> int:
+    """Where in its line the job of this id stands; 0 for an id that does not say."""
+    generation = id.rpartition("-")[2]
+    return int(generation) if generation.isascii() and generation.isdecimal() else 0
 
 
 @dataclass

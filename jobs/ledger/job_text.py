@@ -13,31 +13,32 @@ from jobs.core.units import counted, human_bytes, human_span, local_time
 from jobs.ledger.job import Attempt, Job, JobState
 from jobs.ledger.kinds import KINDS, Kinds
 
-_AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
+AGAIN = "then try exactly the same again: `ollama-modal retry {id}`"
+"""How a remedy ends after which the same may go well."""
 
 REMEDIES: Mapping[str, str] = {
     "not_found": "check the spelling of {subject!r} and whether its publisher still has it, and ask for the right name",
-    "auth": "sign the Ollama server in (`ollama signin`) or name a model that is public, " + _AGAIN,
+    "auth": "sign the Ollama server in (`ollama signin`) or name a model that is public, " + AGAIN,
     "disk": "make room (`ollama-modal models` shows sizes, `ollama-modal delete MODEL` frees one) or raise the"
-    " quota, " + _AGAIN,
-    "network": "see whether the worker's machine reaches the other side; what was fetched is kept, " + _AGAIN,
+    " quota, " + AGAIN,
+    "network": "see whether the worker's machine reaches the other side; what was fetched is kept, " + AGAIN,
     "corrupt": "the bytes were wrong twice: something on the way here damages them, or the registry's own copy"
-    " is bad; wait a while, " + _AGAIN,
+    " is bad; wait a while, " + AGAIN,
     "killed": "its worker died or was ended each time; see why in the workers' log (memory, a reboot, a kill), "
-    + _AGAIN,
+    + AGAIN,
     "refused": "trying again changes nothing: change what the message names, and ask anew",
-    "bug": "this is our mistake: please report it with what `ollama-modal job {id} --json` prints, " + _AGAIN,
+    "bug": "this is our mistake: please report it with what `ollama-modal job {id} --json` prints, " + AGAIN,
 }
 """What to do about a failed job, by the class of its failure."""
 
 
-_PULL_FIRST = "pull it first: `ollama-modal pull {subject}`, " + _AGAIN
+_PULL_FIRST = "pull it first: `ollama-modal pull {subject}`, " + AGAIN
 
 REMEDIES_OF_KINDS: Mapping[tuple[str, str], str] = {
     ("delete", "not_found"): "nothing: it is not here, as was asked for; `ollama-modal dismiss {id}` ends it",
-    ("delete", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
-    ("delete", "network"): "see whether the server that keeps the models answers (`ollama-modal status`), " + _AGAIN,
-    ("prune", "disk"): "see that the workers may write the models directory and that its disk is sound, " + _AGAIN,
+    ("delete", "disk"): "see that the workers may write the models directory and that its disk is sound, " + AGAIN,
+    ("delete", "network"): "see whether the server that keeps the models answers (`ollama-modal status`), " + AGAIN,
+    ("prune", "disk"): "see that the workers may write the models directory and that its disk is sound, " + AGAIN,
     ("rollback", "not_found"): "nothing can come back, for the trash holds no earlier version;"
     " `ollama-modal pull {subject}` brings the newest",
     ("rollback", "corrupt"): "the earlier version is damaged and stays in the trash; `ollama-modal pull {subject}`"
@@ -45,9 +46,9 @@ REMEDIES_OF_KINDS: Mapping[tuple[str, str], str] = {
     ("verify", "not_found"): _PULL_FIRST,
     ("verify", "corrupt"): "what is damaged is nowhere to be had: `ollama-modal pull {subject}` brings the newest",
     ("warm", "not_found"): _PULL_FIRST,
-    ("warm", "network"): "see whether its server answers (`ollama-modal status`), " + _AGAIN,
+    ("warm", "network"): "see whether its server answers (`ollama-modal status`), " + AGAIN,
     ("warm", "corrupt"): "hash its files, which fetches anew what is damaged: `ollama-modal verify {subject}`, "
-    + _AGAIN,
+    + AGAIN,
 }
 """The same where a kind of job needs another remedy than most, by kind and class."""
 

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold
+from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
 from jobs.ledger.open_jobs import OpenJob
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, PatientReads
@@ -102,7 +102,7 @@ class LedgerReader:
                     id, _, n = about.partition("/")
                     rest[id].append((prefix, n, value))
         there = [entry for entry in gathered.items() if entry[0] not in gone]
-        by_age = sorted(there, key=lambda entry: parse_moment(entry[1].job["posted_at"]), reverse=True)
+        by_age = sorted(there, key=_age, reverse=True)
         for id, facts in by_age[:newest]:
             for prefix, n, value in rest.get(id, ()):
                 if prefix == keys.CANCEL:
@@ -144,7 +144,7 @@ class LedgerReader:
         jobs = self.jobs()
         if archived:
             every = {job.id: job for job in (*archived, *jobs)}
-            jobs = sorted(every.values(), key=lambda job: job.posted_at, reverse=True)
+            jobs = sorted(every.values(), key=lambda job: job.age, reverse=True)
         if before is not None:
             known = [job.id for job in jobs]
             jobs = jobs[known.index(before) + 1 :] if before in known else []
@@ -187,3 +187,9 @@ class LedgerReader:
         if last in facts.ends and facts.ends[last]["outcome"] in {"failed", "lost"}:
             facts.dismissed = self._facts.get(keys.dismissed(id))
         return facts
+
+
+def _age(entry: tuple[str, JobFacts]) -> tuple[datetime, int, str]:
+    """As `Job.age`, of a job that is not folded yet."""
+    id, facts = entry
+    return parse_moment(facts.job["posted_at"]), generation_of(id), id

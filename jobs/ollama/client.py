@@ -172,12 +172,13 @@ class OllamaClient:
         self,
         name: str,
         *,
+        options: Mapping[str, Any] | None = None,
         keep_alive: timedelta | None = None,
         check: Callable[[], None] = _nothing,
         patience: timedelta = PATIENCE,
     ) -> None:
         """Have the model in memory. The server drops a load when its caller leaves, so this stays until the end."""
-        body = {"model": name, "stream": False} | _keep_alive(keep_alive)
+        body = {"model": name, "stream": False} | _options(options) | _keep_alive(keep_alive)
         doing = f"loading {name!r} on {self.url}"
 
         def ask(path: str, body: Mapping[str, Any]) -> None:
@@ -248,6 +249,7 @@ class OllamaClient:
         name: str,
         text: str,
         *,
+        options: Mapping[str, Any] | None = None,
         keep_alive: timedelta | None = None,
         check: Callable[[], None] = _nothing,
         patience: timedelta = PATIENCE,
@@ -258,7 +260,7 @@ class OllamaClient:
             ServerTrouble: the answer holds no vector.
 
         """
-        body = {"model": name, "input": text} | _keep_alive(keep_alive)
+        body = {"model": name, "input": text} | _options(options) | _keep_alive(keep_alive)
         doing = f"embedding with {name!r} on {self.url}"
         answers = list(self._patient("/api/embed", body, doing=doing, check=check, patience=patience))
         vectors = answers[0].get("embeddings") if answers else None

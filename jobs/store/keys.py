@@ -121,6 +121,7 @@ WEIGHTS_GENERATION = "weights/generation"
 WEIGHTS_MODELS = "weights/models"
 WEIGHTS_ROOM = "weights/room"
 UPKEEP_MEMORY = "upkeep/memory"
+ALIASES = "aliases"
 
 
 def server(tier: str, container: str) -> str:
@@ -248,6 +249,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      False, _STAYS),
     (WEIGHTS_ROOM, "how many bytes the weights take", "as above", False, _STAYS),
     (UPKEEP_MEMORY, "who used, fetched and verified what, from jobs that are gone", "the night", False, _STAYS),
+    (ALIASES, "the names that `ollama cp` made, and the models behind them", "the gateway", False, _STAYS),
     (TICK_DONE, "when a tick last did all of its work", "the tick", False, _STAYS),
     (platform("<who>"), "what the platform failed at, or that the app was away", "whoever met it", False, _STAYS),
     (NIGHT_RAN, "what the last night posted, and why", "the night", False, _STAYS),

@@ -8,14 +8,16 @@ from typing import Any
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Unsupported
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.models import capabilities
 from jobs.models.card import card_of, facts_of
 from jobs.models.gguf import MemoryFacts
+from jobs.models.model_settings import SettingsOf, unset
 from jobs.models.placement import TierCapacity, place_model
 from jobs.ollama.client import OllamaClient
 from jobs.registry.client import Registry
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import RetentionRules, WeightsUse
+from jobs.weights.prune_plan import WeightsUse
 from jobs.worker.attempt import RunningAttempt
 
 
@@ -33,6 +35,8 @@ class TaskContext:
     """Who uses the weights, and who is at work on them; asked when a prune plans."""
     declared_tier: Callable[[ModelName], str | None] = lambda _: None
     """The tier that was declared for a model, whatever its size."""
+    settings: SettingsOf = unset
+    """What was set for a model: with its context it is placed and warmed."""
     server_pull_lock: threading.Lock = field(default_factory=threading.Lock)
     """Held by the one attempt whose server pulls: two pulls that share a blob can crash it (ollama
     server/download.go:442). Every thread of a worker shares it."""
@@ -51,7 +55,13 @@ class TaskContext:
         return self.weights
 
     def choose_server(
-        self, model: str, size: int, tier: str | None, *, facts: MemoryFacts | None = None
+        self,
+        model: str,
+        size: int,
+        tier: str | None,
+        *,
+        facts: MemoryFacts | None = None,
+        context: int | None = None,
     ) -> tuple[TierCapacity, OllamaClient]:
         """The tier that is asked for, or the cheapest one whose memory holds the model; and its server.
 
@@ -64,7 +74,7 @@ class TaskContext:
         if not served:
             raise Unsupported("no Ollama server is part of this stack", hint="start one: `ollama-modal up`")
         if tier is None:
-            chosen = place_model(size, served, facts=facts).tier
+            chosen = place_model(size, served, facts=facts, context=context).tier
         else:
             asked_for = next((each for each in served if each.name == tier), None)
             if asked_for is None:
@@ -81,7 +91,8 @@ class TaskContext:
         declared = self.declared_tier(name)
         if tier is None and declared in self.servers:
             tier = declared
-        return self.choose_server(str(name), known.size if known else 0, tier, facts=facts)
+        context, size = self.settings(name).context, known.size if known else 0
+        return self.choose_server(str(name), size, tier, facts=facts, context=context)
 
     def capabilities(self, name: ModelName, server: OllamaClient) -> tuple[str, ...]:
         """What a model can do: as its own files tell, or as the server shows it where they cannot be read from here."""

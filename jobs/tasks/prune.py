@@ -5,9 +5,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from jobs.core.retention import RetentionRules
 from jobs.tasks.context import Result, TaskContext
 from jobs.weights import prune_plan, trash_moves
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse
+from jobs.weights.prune_plan import PrunePlan, WeightsUse
 from jobs.weights.survey import Survey
 from jobs.worker.attempt import RunningAttempt
 

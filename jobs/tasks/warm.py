@@ -40,7 +40,7 @@ def warm(attempt: RunningAttempt, context: TaskContext) -> Result:
     try:
         attempt.progress.begin(f"loading on {tier.name}")
         started = context.clock.monotonic()
-        server.load(str(name), keep_alive=_keep_alive(tier), check=attempt.check)
+        server.load(str(name), options=_options(context, name), keep_alive=_keep_alive(tier), check=attempt.check)
         load_seconds = context.clock.monotonic() - started
         proof = _proof(attempt, context, name, tier, server)
     except NotFound as missing:
@@ -81,7 +81,7 @@ def _proof(
     proof: dict[str, Any] = {"proved_by": "its load", "first_token_seconds": None, "tokens_per_second": None}
     if "completion" in abilities:
         attempt.progress.begin(f"asking {tier.name} for {TOKENS} tokens")
-        asked_at, options = context.clock.monotonic(), {"num_predict": TOKENS}
+        asked_at, options = context.clock.monotonic(), {**_options(context, name), "num_predict": TOKENS}
         frames = server.generate(str(name), "Hi", options=options, keep_alive=_keep_alive(tier), check=attempt.check)
         last = next(frames)
         proof |= {"proved_by": "tokens", "first_token_seconds": round(context.clock.monotonic() - asked_at, 3)}
@@ -91,9 +91,16 @@ def _proof(
             proof["tokens_per_second"] = last.usage.tokens_per_second
     elif "embedding" in abilities:
         attempt.progress.begin(f"asking {tier.name} for an embedding")
-        length = server.embed(str(name), "Hi", keep_alive=_keep_alive(tier), check=attempt.check)
+        options = _options(context, name)
+        length = server.embed(str(name), "Hi", options=options, keep_alive=_keep_alive(tier), check=attempt.check)
         proof |= {"proved_by": "an embedding", "embedding_length": length}
     return proof
+
+
+def _options(context: TaskContext, name: ModelName) -> dict[str, Any]:
+    """Those that a load depends on, and that callers will have: with others they would load the model anew."""
+    length = context.settings(name).context
+    return {"num_ctx": length} if length else {}
 
 
 def why_missing(attempt: RunningAttempt) -> NotFound | None:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.core.units import counted, human_bytes
 from jobs.weights.survey import Stray, Survey, SurveyedModel
 
@@ -19,46 +20,6 @@ IN_USE = timedelta(days=1)
 """A model that was used so lately is in use: whoever talks to it pauses now and then."""
 
 RemovalKind = Literal["model", "orphan", "unfinished", "trash"]
-
-
-@dataclass(frozen=True)
-class RetentionRules:
-    """What the weights may take, and for how long.
-
-    Args:
-        unused: a model that nobody used for so long goes; None keeps all of them.
-        grace: how long something lies in the trash before it is deleted.
-        unfinished: part files and stagings that nobody touched for so long go.
-        quota_bytes: while the models take more, the least recently used goes.
-        kept: models that stay whatever happens, and why, by folded name.
-
-    """
-
-    unused: timedelta | None = None
-    grace: timedelta = timedelta(days=7)
-    unfinished: timedelta = timedelta(days=3)
-    quota_bytes: int | None = None
-    kept: Mapping[ModelName, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "unused_days": self.unused and self.unused / timedelta(days=1),
-            "trash_days": self.grace / timedelta(days=1),
-            "unfinished_hours": self.unfinished / timedelta(hours=1),
-            "quota_bytes": self.quota_bytes,
-            "kept": {str(name): why for name, why in self.kept.items()},
-        }
-
-    @classmethod
-    def from_json(cls, document: Mapping[str, Any]) -> Self:
-        days = document["unused_days"]
-        return cls(
-            unused=None if days is None else timedelta(days=days),
-            grace=timedelta(days=document["trash_days"]),
-            unfinished=timedelta(hours=document["unfinished_hours"]),
-            quota_bytes=document["quota_bytes"],
-            kept={ModelName.parse(name): why for name, why in document["kept"].items()},
-        )
 
 
 @dataclass(frozen=True)

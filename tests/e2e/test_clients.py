@@ -140,7 +140,10 @@ def test_ollama_without_the_scope_is_refused(client: ollama.Client) -> None:
     not os.environ.get("OLLAMA_BIN"), reason="OLLAMA_BIN names no real ollama; with one this runs its own command"
 )
 def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
-    """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, runs and removes."""
+    """Ollama's own command, which can send no key, comes in by its signature: it pulls, lists, runs and removes.
+
+    A copy is another name: to remove it leaves the model.
+    """
     folder = tmp_path / ".ollama"
     folder.mkdir()
     private = Ed25519PrivateKey.generate()
@@ -161,6 +164,12 @@ def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
         pulled = ollama_run("pull", SMALL, OLLAMA_AUTH="1")
         listed = ollama_run("list", OLLAMA_AUTH="1")
         said = ollama_run("run", SMALL, "Hello", OLLAMA_AUTH="1")
+        copied = ollama_run("cp", SMALL, "mine", OLLAMA_AUTH="1")
+        with_copy = ollama_run("list", OLLAMA_AUTH="1")
+        shown = ollama_run("show", "mine", OLLAMA_AUTH="1")
+        said_by_copy = ollama_run("run", "mine", "Hello", OLLAMA_AUTH="1")
+        copy_removed = ollama_run("rm", "mine", OLLAMA_AUTH="1")
+        without_copy = ollama_run("list", OLLAMA_AUTH="1")
         removed = ollama_run("rm", SMALL, OLLAMA_AUTH="1")
         unsigned = ollama_run("list")
 
@@ -168,6 +177,13 @@ def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
     assert "success" in pulled.stderr
     assert f"{SMALL}:latest" in listed.stdout
     assert "simulator" in said.stdout
+    assert (copied.returncode, copied.stdout + copied.stderr) == (0, f"copied '{SMALL}' to 'mine'\n")
+    assert "mine:latest" in with_copy.stdout
+    assert shown.returncode == 0, shown.stderr
+    assert said_by_copy.stdout == said.stdout
+    assert copy_removed.returncode == 0, copy_removed.stderr
+    assert "mine" not in without_copy.stdout
+    assert f"{SMALL}:latest" in without_copy.stdout
     assert removed.returncode == 0, removed.stderr
     assert unsigned.returncode != 0
 

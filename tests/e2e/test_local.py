@@ -33,7 +33,7 @@ def registry() -> Iterator[RegistryDouble]:
 
 
 def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
-    """`up` prints `ready URL` on stdout when all of it answers, and where its page is; at SIGTERM it ends with 0 and leaves no process."""
+    """`up` prints `ready URL` on stdout when all of it answers, then where its page is; SIGTERM leaves no process."""
     with up(shell, "--simulate") as running:
         assert httpx.get(f"{running.url}/api/version").status_code == 200
         assert "<title>" in httpx.get(f"{running.url}/ui", follow_redirects=True).text
@@ -305,6 +305,44 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
     assert "nothing = 1: there is no such key" in refused.stderr
 
 
+def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> None:
+    """Aliases of the fleet answer, stand in `models` and `route`, and what is set for a model counts; `status` says
+    what does not. A name that was made is there for the next `up`, and without a gateway `models` tells the same."""
+    fleet = tmp_path / "fleet.toml"
+    declared = FLEET_FILE.read_text("utf-8").replace("pinned = true", "pinned = false").replace("llama3.2", "tiny")
+    declared = declared.replace("warmed = true", "context = 1024\nparameters = { top_k = 7 }", 1)
+    fleet.write_text(declared.replace("[volume]", '[aliases]\n"gpt-4o" = "tiny"\n"claude-*" = "gone"\n\n[volume]'))
+    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
+        shell.ask("pull", "tiny")
+        answer = httpx.post(f"{running.url}/api/chat", json=body, timeout=30)
+        copied = httpx.post(f"{running.url}/api/copy", json={"source": "gpt-4o", "destination": "mine"}, timeout=30)
+        remote = shell.run("models", "--url", running.url)
+        route = shell.run("route", "gpt-4o")
+        status = shell.run("status")
+        warm = shell.run("warm", "gpt-4o", "--url", running.url)
+        (loaded,) = httpx.get(f"{running.url}/api/ps").json()["models"]
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
+        again = httpx.post(f"{running.url}/api/chat", json={**body, "model": "mine"}, timeout=30)
+    local = shell.run("models")
+    listed = {each["name"]: each["details"]["parent_model"] for each in shell.ask("models")}
+
+    assert (answer.json()["model"], answer.headers["x-served-model"]) == ("gpt-4o", "tiny:latest")
+    assert answer.headers["x-context-length"] == "1024"
+    assert copied.status_code == 200
+    assert (again.status_code, again.headers["x-served-model"]) == (200, "tiny:latest")
+    assert route.stdout.startswith("gpt-4o:latest is tiny:latest, which is answered on tier a10g\n")
+    assert "note     of what the fleet sets for tiny:latest this has no effect here: top_k on" in status.stdout
+    assert (warm.returncode, "an alias of 'tiny:latest'" in warm.stderr) == (2, True)
+    assert loaded["name"] == "tiny:latest"
+    assert listed == {"gpt-4o:latest": "tiny:latest", "mine:latest": "tiny:latest", "tiny:latest": ""}
+    for told in (remote, local):
+        assert "gpt-4o:latest is tiny:latest" in told.stdout
+        assert "mine:latest is tiny:latest" in told.stdout
+        assert "claude-* is gone:latest" in told.stderr
+        assert "warning: claude-* is an alias of gone:latest, which is not here" in told.stderr
+
+
 SETTINGS = {
     "OLLAMA_CONTEXT_LENGTH",
     "OLLAMA_NUM_PARALLEL",
@@ -336,6 +374,8 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
         models = {"nomic-embed-text": "a10g", "qwen3:0.6b": "h100", "qwen2.5:0.5b": "a10g"}
         until(lambda: len(httpx.get(f"{running.url}/api/tags").json()["models"]) == len(models))
         routes = {model: httpx.get(f"{running.url}/ops/v1/route?model={model}").json() for model in models}
+        long = {"model": "qwen2.5:0.5b", "prompt": "word " * 6_000, "stream": False}
+        read = httpx.post(f"{running.url}/api/generate", json=long, timeout=60).json()["prompt_eval_count"]
         shell.ask("warm", "qwen2.5:0.5b", "--tier", "h100")
         url = next(server["url"] for server in json.loads(stack_of(shell))["servers"] if server["tier"] == "h100")
         [loaded] = httpx.get(f"{url}/api/ps").json()["models"]
@@ -352,6 +392,7 @@ def test_declared_tiers_have_servers_as_they_are_declared(tmp_path: Path) -> Non
     assert h100 == {**a10g, "OLLAMA_CONTEXT_LENGTH": "16384", "OLLAMA_LOAD_TIMEOUT": "600s"}
     assert {model: route["tier"] for model, route in routes.items()} == models
     assert "3 contexts of 8,192 tokens at q4_0" in " ".join(routes["qwen2.5:0.5b"]["facts"])
+    assert read >= 6_000  # by itself, an Ollama reads 4,096
     assert loaded["context_length"] == 16_384
     assert loaded["expires_at"] > "2100"
     warned = [line.partition("WARNING ")[2] for line in said.splitlines() if "no effect" in line and "WARNING" in line]
@@ -376,7 +417,7 @@ def test_a_found_ollama_stands_for_the_declared_tiers(tmp_path: Path) -> None:
     warned = [line.partition("WARNING ")[2] for line in said.splitlines() if " no effect: " in line]
     assert warned[0].startswith(f"[tiers] has no effect: the Ollama at {ollama.url} was running already")
     assert "of a10g: OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_NUM_PARALLEL=4" in warned[0]
-    assert warned[1].startswith("[volume], and pinned and warmed of [[models]], have no effect: no night can run")
+    assert warned[1].startswith("[volume], alerts.quota_percent, and pinned and warmed of [[models]] have no effect")
     assert len(warned) == 2
 
 

@@ -19,6 +19,7 @@ from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual, night
 from jobs.core.errors import QuotaExceeded
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.core.units import human_bytes
 from jobs.home.home import Stack, home_of
 from jobs.home.status import weights_of
@@ -28,7 +29,7 @@ from jobs.telemetry.nightly_report import lines, report
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
 from jobs.weights.manifest import ModelDetails
-from jobs.weights.prune_plan import RetentionRules, WeightsUse, could_go, plan
+from jobs.weights.prune_plan import WeightsUse, could_go, plan
 from jobs.weights.survey import Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder
 from tests.support.large_models import GB, TB, LargeModels, fleet_of, large_models, manifest_of, sizes

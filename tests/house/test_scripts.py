@@ -70,6 +70,7 @@ def test_benchmarks_run(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     if name == "bench_import":
         assert "times import modal  import app.jobs" in done.stdout
+        assert "times python -c pass  ollama-modal jobs" in done.stdout
     else:
         figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text("utf-8"))
         assert "ollama-modal" in (figures.get("results") or figures["medians"])

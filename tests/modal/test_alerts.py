@@ -35,6 +35,7 @@ from tests.support.deployments import (
     tick,
     with_secrets,
 )
+from tests.support.processes import free_port
 from tests.support.waiting import until
 from tests.support.webhooks import WebhookServer, webhook_server
 
@@ -86,13 +87,21 @@ def client(deployed: Platform) -> Iterator[Client]:
 
 
 def test_what_has_no_effect_is_told_to_who_deploys(deployment: tuple[Platform, str]) -> None:
-    """Keys of the fleet file that another key makes void are named, a line each, and nothing else of it."""
-    _, said = deployment
-    assert [line for line in said.splitlines() if "effect" in line or "budget" in line] == [
-        "warning: alerts.quota_percent = 90 has no effect: 'quota' is none of alerts.kinds",
-        "warning: alerts.nightly_late_hours = 3 has no effect: 'nightly' is none of alerts.kinds",
-        "warning: alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
+    """Keys of the fleet file that another key makes void are named, a line each, and nothing else of it; the gateway
+    says the same in its log as it starts."""
+    platform, said = deployment
+    notes = [
+        "alerts.quota_percent = 90 has no effect: 'quota' is none of alerts.kinds",
+        "alerts.nightly_late_hours = 3 has no effect: 'nightly' is none of alerts.kinds",
+        "alerts.monthly_budget_dollars = 200 is shown, and nobody is told: 'budget' is none of alerts.kinds",
     ]
+    assert [line for line in said.splitlines() if "effect" in line or "budget" in line] == [
+        f"warning: {note}" for note in notes
+    ]
+    platform.settings.environ["OLLAMA_MODAL_GATEWAY_PORT"] = str(free_port())
+    container = platform.start_server(APP, "Gateway")
+    until(lambda: all(note in container.output for note in notes))
+    platform.kill(container)
 
 
 def told(platform: Platform) -> int:

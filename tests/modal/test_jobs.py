@@ -91,9 +91,9 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     functions = {name: function.definition for name, function in deployed.functions(APP).items()}
     servers = set(SERVERS.values())
 
-    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night", "read_fleet"}
+    looking = {"list_models", "names_here", "archived_jobs", "archived_usage", "plan_prune", "plan_night"}
     working = {"weights_worker", "servers_worker", "deliver_alerts", "tick", "nightly"}
-    assert set(functions) == {*servers, *looking, *working, "Gateway"}
+    assert set(functions) == {*servers, *looking, *working, "read_fleet", "Gateway"}
     assert {name for name, one in functions.items() if one.is_server} == {*servers, "Gateway"}
     assert {name for name, one in functions.items() if one.resources.gpu_config.gpu_type} == servers
     for name in servers:
@@ -108,7 +108,7 @@ def test_a_deployment_asks_for_these_numbers(deployed: Platform) -> None:
     assert mounts == {
         **dict.fromkeys([*servers, *looking, "nightly", "Gateway"], read_only),
         "weights_worker": [("ollama-model-weights", "/models", False)],
-        **{name: [] for name in ("servers_worker", "deliver_alerts", "tick")},
+        **{name: [] for name in ("servers_worker", "deliver_alerts", "tick", "read_fleet")},
     }
     limits = {name: (one.timeout_secs, one.autoscaler_settings.max_containers) for name, one in functions.items()}
     assert (limits["weights_worker"], limits["servers_worker"]) == ((86_400, 1), (86_400, 1))

@@ -106,8 +106,8 @@ def test_who_needs_the_ledger_is_told_to_come_again(gateway: str, store: Switch,
         until(lambda: ask.get("/ops/v1/jobs").status_code == 200, "the ledger")
         store.answer = AWAY[away]
         answers = {
-            "jobs": ask.get("/ops/v1/jobs"),
             "post": ask.post("/ops/v1/jobs", json={"kind": "pull", "model": "m"}),
+            "jobs": ask.get("/ops/v1/jobs"),  # after what was to be posted it is no list of two seconds ago
             "pull": ask.post("/api/pull", json={"model": "m"}),
             "usage": ask.get("/ops/v1/usage"),
         }

@@ -26,7 +26,9 @@ from jobs.cli.job_commands import Preview
 from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.ledger.ledger import Ledger
+from jobs.models.aliases import Aliases
 from jobs.models.card import KnownModel
+from jobs.models.model_settings import SettingsOf, unset
 from jobs.models.placement import A10G, H100, TierCapacity
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import Row, usage
@@ -113,11 +115,15 @@ def gateway(
     refresh_seconds: float = 2.0,
     origins: Sequence[str] = (),
     rented: bool = True,
+    aliases: Mapping[str, str] | None = None,
+    settings: SettingsOf = unset,
+    settings_in_manifests: bool = False,
+    notes: Sequence[str] = (),
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
     facts = SqliteDict(path)
-    known_state = KnownState(facts, source or ModelList(), CLOCK)
+    known_state = KnownState(facts, source or ModelList(), CLOCK, aliases=Aliases(aliases or {}))
     known = tiers or [TierCapacity(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
@@ -125,7 +131,7 @@ def gateway(
             for name, url in servers.items()
         },
         known_state=known_state,
-        router=Router(known_state, known),
+        router=Router(known_state, known, settings=settings),
         keys=Keys.parse(keys),
         facts=facts,
         open_ledger=lambda: Ledger(SqliteQueue(path, clock=CLOCK), SqliteDict(path), CLOCK),
@@ -136,11 +142,13 @@ def gateway(
         hold_timing=pace,
         comment_seconds=comment_seconds,
         fleet=fleet,
+        rented=rented,
         plans=Plans(night=plan),
         body_seconds=body_seconds,
         refresh_seconds=refresh_seconds,
         origins=Origins(origins),
-        rented=rented,
+        settings_in_manifests=settings_in_manifests,
+        notes=notes,
     )
     known_state.refresh()
     composed = Composed(parts)

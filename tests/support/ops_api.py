@@ -29,9 +29,10 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.ledger.ledger import Ledger
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, plan
+from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
 from tests.support.stores import Store, open_store
 from tests.support.waiting import until
@@ -88,6 +89,8 @@ class OpsApi:
     sent_lanes: list[str] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     age: timedelta | None = timedelta(seconds=2)
+    listed_for: timedelta = timedelta(0)
+    """By default each list is a reading of its own: tests write to the ledger past the gateway."""
     stores: list[Store] = field(default_factory=list)
     ledger_pool: list[LedgerPool] = field(default_factory=list)
 
@@ -130,7 +133,12 @@ class OpsApi:
 
     def app(self, ops_context: OpsContext | None = None, *, followers: int = 100) -> FastAPI:
         ops_context = ops_context or self.ops_context()
-        staff = LedgerPool(ops_context.open_ledger, every=timedelta(milliseconds=50))
+        staff = LedgerPool(
+            ops_context.open_ledger,
+            every=timedelta(milliseconds=50),
+            listed_for=self.listed_for,
+            kinds=ops_context.kinds,
+        )
         self.ledger_pool.append(staff)
         return create(ops_context, ledger_pool=staff, followers=followers, more=self.more(staff))
 

@@ -205,7 +205,7 @@ def photograph(window: Browser, url: str, path: Path, *, scheme: str = "light") 
     """The page from its top to its end."""
     window.prefer(color_scheme=scheme)
     window.open(f"{url}/ui")
-    window.until(lambda: window.is_shown("#charts figure:nth-child(3)") and window.is_shown("#job-list progress"))
+    window.until(lambda: window.is_shown("#footer") and window.is_shown("#job-list progress"))
     window.picture(path)
 
 

@@ -101,15 +101,21 @@ class Caller:
         """Whether this key may be told of this model; None stands for all of them."""
         return not self.models or (name is not None and self.may_use(name))
 
-    def need_model(self, name: ModelName | None) -> None:
+    def need_model(self, name: ModelName | None, *, asked_as: ModelName | None = None) -> None:
         """Insist on being allowed this model; None stands for all of them.
+
+        Args:
+            name: the model.
+            asked_as: how it was asked for, where that is another name: a key is told of nothing else.
 
         Raises:
             Forbidden: no pattern of the key fits.
 
         """
         if not self.may_see(name):
-            what = repr(str(name)) if name is not None else "all models at once"
+            what = repr(str(asked_as or name)) if name is not None else "all models at once"
+            if asked_as is not None and self.may_use(asked_as):
+                what = f"the model that {what} stands for"
             raise Forbidden(f"key {self.name!r} may not use {what}", hint=f"it may use {', '.join(self.models)}")
 
 

@@ -18,6 +18,7 @@ from jobs.core.model_name import ModelName
 from jobs.models import capabilities, gguf
 from jobs.models.card import Card, KnownModel, details
 from jobs.models.gguf import Elided, GgufHeader
+from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.weights.manifest import ModelDetails
 
 RUNNING = "Ollama is running"
@@ -43,7 +44,36 @@ def version(known: KnownState, otherwise: str) -> dict[str, Any]:
 
 
 def tags(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
-    return {"models": [_listed(model) for model in known.models() if may_see(model.name)]}
+    """Each model, and behind it its other names: the same but for the name, with the model as their parent."""
+    seen = (model for model in known.models() if may_see(model.name))
+    return {"models": [entry for model in seen for entry in (_listed(model), *_renamed(model, known))]}
+
+
+def models(known: KnownState) -> list[dict[str, Any]]:
+    """Each model by its own name alone."""
+    return [_listed(model) for model in known.models()]
+
+
+def aliases(known: KnownState, may_see: MaySee = everything) -> list[dict[str, Any]]:
+    """All other names of models, patterns and those whose model is not here among them."""
+    seen = (alias for alias in known.aliases.all if may_see(alias.target))
+    return [
+        {
+            "alias": each.text,
+            "model": str(each.target),
+            "by": each.by,
+            "is_here": known.find(each.target) is not None,
+        }
+        for each in seen
+    ]
+
+
+def _renamed(model: KnownModel, known: KnownState) -> Iterator[dict[str, Any]]:
+    """A model by its other names."""
+    for name in known.aliases_of(model):
+        entry = _listed(model)
+        parent = {"parent_model": str(model.name)}
+        yield {**entry, "name": str(name), "model": str(name), "details": entry["details"] | parent}
 
 
 def _listed(model: KnownModel) -> dict[str, Any]:
@@ -95,7 +125,8 @@ def _expiry(loaded: Loaded) -> datetime:
 
 
 def openai_models(known: KnownState, may_see: MaySee = everything) -> dict[str, Any]:
-    data = [_openai(str(model.name), model) for model in known.models() if may_see(model.name)]
+    seen = (model for model in known.models() if may_see(model.name))
+    data = [_openai(str(name), model) for model in seen for name in (model.name, *known.aliases_of(model))]
     return {"object": "list", "data": data}
 
 
@@ -108,7 +139,7 @@ def openai_model(known: KnownState, id: str, may_see: MaySee = everything) -> di
 
     """
     name = ModelName.parse(id)
-    model = known.find(name)
+    model, _ = known.resolve(name)
     if model is None or not may_see(model.name):
         raise NotFound(f"model {str(name)!r} not found")
     return _openai(id, model)
@@ -131,25 +162,28 @@ def cannot_show(model: KnownModel, request: Mapping[str, Any]) -> str:
     return model.card.missing
 
 
-def show(model: KnownModel, request: Mapping[str, Any]) -> dict[str, Any]:
+def show(model: KnownModel, request: Mapping[str, Any], settings: ModelSettings = UNSET) -> dict[str, Any]:
     """What the model is, as `/api/show` tells it. Only where `cannot_show` has no objection.
 
     Args:
         model: with its card.
         request: the body; its `system` and `options` count, as they do in Ollama.
+        settings: what the operator sets for it, which goes before what its own files say.
 
     """
     card, traits = model.card, model.card.traits if model.card else None
     assert card is not None
     assert traits is not None
     header = card.header or GgufHeader(3, {}, (), 0)
-    system = str(request.get("system") or card.system)
+    system = str(request.get("system") or settings.system or card.system)
     given = request.get("options")
-    options = {**card.options, **(given if isinstance(given, Mapping) else {})}
+    context = {"num_ctx": settings.context} if settings.context else {}
+    usual = {**card.options, **settings.parameters, **context}
+    options = {**usual, **(given if isinstance(given, Mapping) else {})}
     shown = {
         "license": "\n".join(card.licenses),
         "modelfile": _modelfile(model, card, system, options),
-        "parameters": "\n".join(f"{key:<30} {_go_syntax(value)}" for key, value in _parameters(card.options)),
+        "parameters": "\n".join(f"{key:<30} {_go_syntax(value)}" for key, value in _parameters(usual)),
         "template": (card.template or DEFAULT_TEMPLATE) if traits.is_rendered else _chat_template(card),
         "system": system,
         "details": details(card),

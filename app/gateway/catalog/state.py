@@ -15,6 +15,7 @@ from loguru import logger
 from app.model_server.report import REPORT_STALE, Report, ReportsOf
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
+from jobs.models.aliases import Alias, Aliases
 from jobs.models.card import KnownModel
 from jobs.models.near_names import NearNames
 from jobs.store import keys
@@ -61,10 +62,19 @@ class KnownState:
         source: where the models come from.
         clock: for ages and pauses.
         every: how long a refresh may wait for the next.
+        aliases: the other names of models that are declared; those that were made, the ledger tells.
 
     """
 
-    def __init__(self, facts: DictLike, source: ModelsSource, clock: Clock, *, every: timedelta = EVERY) -> None:
+    def __init__(
+        self,
+        facts: DictLike,
+        source: ModelsSource,
+        clock: Clock,
+        *,
+        every: timedelta = EVERY,
+        aliases: Aliases | None = None,
+    ) -> None:
         self._facts = facts
         self._source = source
         self._clock = clock
@@ -75,6 +85,8 @@ class KnownState:
         self._models = _Models()
         #: Replaced under `_refreshing`, read by any thread.
         self._reported = _Reported()
+        #: Replaced under `_refreshing`, read by any thread; the same object for as long as they are the same.
+        self._aliases = aliases or Aliases()
         self._reports_of_all = ReportsOf(facts)
         #: Why something could not be learnt, by what it is. Replaced under `_refreshing`, read by any thread.
         self._troubles: dict[str, str] = {}
@@ -90,6 +102,26 @@ class KnownState:
     def find(self, name: ModelName) -> KnownModel | None:
         """The model of this name in any case, under the spelling it is stored with."""
         return self._models.by_name.get(name.folded())
+
+    @property
+    def aliases(self) -> Aliases:
+        """The other names of models, whether these are here or not."""
+        return self._aliases
+
+    def resolve(self, name: ModelName) -> tuple[KnownModel | None, Alias | None]:
+        """The model that is asked for by this name; and the alias that it is, where it is no model's own name.
+
+        Of an alias whose model is not here only the alias is told.
+        """
+        if (model := self.find(name)) is not None:
+            return model, None
+        alias = self._aliases.of(name)
+        return (None, None) if alias is None else (self.find(alias.target), alias)
+
+    def aliases_of(self, model: KnownModel) -> list[ModelName]:
+        """The other names that lists show a model by; patterns are no names."""
+        found = self._aliases.by_target.get(model.name.folded(), ())
+        return [alias.name for alias in found if self.find(alias.name) is None]
 
     def near(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> list[ModelName]:
         """The models whose names come near one that is not here, of those that may be seen."""
@@ -174,6 +206,7 @@ class KnownState:
     def _learn_reported(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
+        self._aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
         reports = tuple(sorted(self._reports_of_all(), key=lambda report: report.at, reverse=True))
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}

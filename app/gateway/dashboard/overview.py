@@ -24,7 +24,6 @@ from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
 from jobs.core.units import counted
 from jobs.ledger.job_text import REMEDIES, REMEDIES_OF_KINDS
-from jobs.ledger.kinds import KINDS
 
 MayName = Callable[[str], bool]
 
@@ -47,8 +46,10 @@ class ContainerEntry(BaseModel):
 class TierOverview(BaseModel):
     gpu: str | None
     vram_gb: float | None
-    dollars_per_hour: Annotated[float | None, Field(description="One container, while it is up")]
-    dollars_now: Annotated[float | None, Field(description="An hour, with all containers that are up now")]
+    dollars_per_hour: Annotated[float | None, Field(description="One container, while it is up, where it is rented")]
+    dollars_now: Annotated[
+        float | None, Field(description="An hour, with all containers that are up now; null where nothing is rented")
+    ]
     containers: list[ContainerEntry]
 
 
@@ -74,6 +75,7 @@ class OverviewResponse(BaseModel):
 
     simulated: Annotated[bool, Field(description="The servers only pretend: nothing that they answer is of use")]
     caller: CallerEntry
+    rented: Annotated[bool, Field(description="Servers are paid by the second; else they are this machine's own")]
     prices: PricesEntry | None
     quota_bytes: int | None
     tiers: dict[str, TierOverview]
@@ -89,9 +91,6 @@ class OverviewResponse(BaseModel):
             description="What to do about a failed job, by class, or by `kind/class` where that kind needs another"
             " remedy; {id} and {subject} are to be filled in"
         ),
-    ]
-    changing: Annotated[
-        list[str], Field(description="The kinds of jobs that change weights, and so supersede what was posted before")
     ]
 
 
@@ -112,7 +111,8 @@ class Overview:
         fleet: what is declared; None where nothing is.
         quota_bytes: for the weights; the fleet's when left out.
         keyless: no keys are configured.
-        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do.
+        rented: servers are paid by the second, and ticks come, as on Modal; on one machine only nights and windows do,
+            and the fleet's prices add up to nothing.
         simulated: the servers only pretend.
 
     """
@@ -132,11 +132,12 @@ class Overview:
         """All of it, for this caller. It reads the store, in any thread."""
         fleet, now = self.fleet, self.clock.now()
         may_name = caller.may_name
-        prices = fleet.prices if fleet and self.rented else None
+        prices = fleet.prices if fleet else None
         used = {name: isoformat(at) for name, at in self.last_used().items() if may_name(name)}
         return {
             "simulated": self.simulated,
             "caller": {"name": caller.name, "scopes": sorted(caller.scopes, reverse=True), "keyless": self.keyless},
+            "rented": self.rented,
             "prices": prices and {"as_of": prices.as_of.isoformat(), "source": prices.source},
             "quota_bytes": fleet.volume.quota_bytes if fleet and self.quota_bytes is None else self.quota_bytes,
             "tiers": self._tiers(now, may_name),
@@ -144,7 +145,6 @@ class Overview:
             "last_used": used,
             "next": list(upcoming(fleet, now, rented=self.rented, may_name=may_name)) if fleet else [],
             "remedies": {cause: _for_a_page(text) for cause, text in _REMEDIES.items()},
-            "changing": [kind.name for kind in KINDS.values() if kind.changes_weights],
         }
 
     def _tiers(self, now: datetime, may_name: MayName) -> dict[str, Any]:
@@ -157,13 +157,14 @@ class Overview:
 
     def _tier(self, name: str, up: Sequence[Report], may_name: MayName) -> dict[str, Any]:
         declared = self.fleet.tiers.get(name) if self.fleet else None
-        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared and self.rented else None
+        hourly = self.fleet.dollars_per_hour(name) if self.fleet and declared else None
+        paid = hourly if self.rented else None
         reported = next((each.gpu for each in up if each.gpu), None)
         return {
             "gpu": (declared and declared.gpu) or (reported and reported.name),
             "vram_gb": declared.vram_gb if declared else reported and round(reported.vram_bytes / 1e9, 1),
             "dollars_per_hour": hourly,
-            "dollars_now": None if hourly is None else round(sum(each.dollars_per_hour or hourly for each in up), 2),
+            "dollars_now": None if paid is None else round(sum(each.dollars_per_hour or paid for each in up), 2),
             "containers": [
                 {
                     "container": each.container,

@@ -2,6 +2,9 @@
 
 The page reads `/ops/v1` with the key that its reader types in. The files themselves tell nothing, so they need no key.
 Nothing comes from another host, nothing runs that is not one of these files, and nobody may frame them.
+
+All addresses in them are relative, so the page works below whatever folder a proxy puts it: there is one address at
+which its first file is read, and the others that people type lead to it.
 """
 
 import hashlib
@@ -70,7 +73,7 @@ class Page:
 
     def __init__(self, folder: Path = FOLDER) -> None:
         files = {path.name: File.read(path) for path in sorted(folder.iterdir()) if path.suffix in TYPES}
-        self._files = {PREFIX: files[INDEX], **{f"{PREFIX}/{name}": file for name, file in files.items()}}
+        self._files = {PREFIX: files.pop(INDEX), **{f"{PREFIX}/{name}": file for name, file in files.items()}}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -82,6 +85,8 @@ class Page:
         file = self._files.get(scope["path"])
         if method not in {"GET", "HEAD"}:
             await _answer(send, 405, b"the page is only read\n", (*_TEXT, (b"allow", b"GET, HEAD")), method)
+        elif scope["path"] in _TYPED:
+            await _answer(send, 308, b"", (*HEADERS, (b"location", b"../ui")), method)
         elif file is None:
             await _answer(send, 404, b"there is no such part of the page; it begins at /ui\n", _TEXT, method)
         elif _has(file.tag, scope["headers"]):
@@ -89,6 +94,9 @@ class Page:
         else:
             await _answer(send, 200, file.body, file.headers, method)
 
+
+_TYPED = frozenset({f"{PREFIX}/", f"{PREFIX}/{INDEX}"})
+"""Where the first file would be found by other rules than ours; relative to both, it is at `../ui`."""
 
 _TEXT: tuple[Header, ...] = ((b"content-type", b"text/plain; charset=utf-8"), *HEADERS)
 

@@ -1,6 +1,7 @@
 """A request to a model: routed, passed on, recorded.
 
 abilities          requests for what a model cannot do, refused before it is loaded
+answer_name        the model's name in an answer, put back as its caller asked for it
 detached           requests that go on after their caller has left, because a load may hang on them
 local_routes       the routes that are answered without a server
 metrics            what `/metrics` shows, for Prometheus

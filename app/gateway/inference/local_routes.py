@@ -1,28 +1,42 @@
 """The routes that are answered without a server: lists, versions, and what a model is by its own files."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.gateway.catalog import ollama_lists as lists
 from app.gateway.catalog.loaded_models import LoadedModels
+from app.gateway.catalog.made_aliases import MadeAliases, copy_asked
 from app.gateway.catalog.state import KnownState
+from app.gateway.inference.routing import missing_target
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.request import model_in, read_document
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.models.model_settings import SettingsOf
 
 TEXT = b"text/plain; charset=utf-8"
 
 STATUS = {"cloud": {"disabled": True, "source": "env"}}
 
 
-def handlers(known: KnownState, loaded: LoadedModels, passes: Handler, *, version: str) -> Mapping[str, Handler]:
+def handlers(
+    known: KnownState,
+    loaded: LoadedModels,
+    passes: Handler,
+    made_aliases: MadeAliases,
+    settings: SettingsOf,
+    *,
+    version: str,
+) -> Mapping[str, Handler]:
     """The handler of each path of the table that is answered here.
 
     Args:
         known: what is known.
         loaded: what the servers have in memory.
         passes: asks a server, where what is known is not enough.
+        made_aliases: makes another name for a model.
+        settings: what is set for a model.
         version: of the Ollama that the servers run, while none has reported its own.
 
     """
@@ -40,14 +54,16 @@ def handlers(known: KnownState, loaded: LoadedModels, passes: Handler, *, versio
     async def show(exchange: Exchange) -> None:
         request = await read_document(exchange)
         name = ModelName.parse(model_in(request))
-        exchange.caller.need_model(name)
-        model = known.find(name)
+        model, alias = known.resolve(name)
+        exchange.caller.need_model(model.name if model else alias.target if alias else name, asked_as=name)
+        if model is None and alias is not None:
+            raise missing_target(name, alias)
         if model is None:
             raise NotFound(f"model {str(name)!r} not found", hint=f"pull it: `ollama-modal pull {name}`")
         if lists.cannot_show(model, request):
             await passes(exchange)
         else:
-            await exchange.answer(lists.show(model, request))
+            await exchange.answer(lists.show(model, request, settings(model.name)))
 
     def answering(document: Callable[[Exchange], Any]) -> Handler:
         async def answer(exchange: Exchange) -> None:
@@ -64,4 +80,14 @@ def handlers(known: KnownState, loaded: LoadedModels, passes: Handler, *, versio
         "/v1/models": answering(lambda exchange: lists.openai_models(known, exchange.caller.may_use)),
         "/v1/models/{model}": openai_model,
         "/api/show": show,
+        "/api/copy": _copying(made_aliases),
     }
+
+
+def _copying(made_aliases: MadeAliases) -> Handler:
+    async def copy(exchange: Exchange) -> None:
+        source, destination = copy_asked(exchange.body)
+        await asyncio.to_thread(made_aliases.make, exchange.caller, source, destination)
+        await exchange.answer_bytes(b"", 200, TEXT)
+
+    return copy

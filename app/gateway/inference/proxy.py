@@ -8,7 +8,7 @@ for it is ended at once, but for a load. Each request is recorded once, when it 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TypeVar
 
@@ -20,12 +20,12 @@ from app.gateway.inference.reply import MOST_ERROR, CallerReply
 from app.gateway.inference.request_log import Recorder, RequestRecord
 from app.gateway.inference.route_cache import RouteCache
 from app.gateway.inference.routing import Route
-from app.gateway.protocol import dialects
+from app.gateway.protocol import dialects, model_defaults
 from app.gateway.protocol.errors import InvalidOption
 from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
-from app.gateway.protocol.json_fields import edit
-from app.gateway.protocol.request import InferenceRequest, naming, read_request
+from app.gateway.protocol.json_fields import BodyEdit, edit
+from app.gateway.protocol.request import InferenceRequest, naming, read_request, with_context
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
@@ -66,6 +66,8 @@ class Proxy:
     lengths_left: Callable[[Route, int], frozenset[int]]
     """What is left of a prompt that is cut there; see `prompt_truncation`. Costs nothing worth the name."""
     comment_seconds: float = COMMENT_SECONDS
+    settings_in_manifests: bool = False
+    """The servers know by themselves what is set for models: what a route has no field for counts there too."""
 
     async def pass_on(self, exchange: Exchange) -> None:
         """Answer this request by the server it belongs to, and record it."""
@@ -105,7 +107,10 @@ class _ProxiedRequest:
             size = len(self._exchange.body)
             self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
         self._refuse(request, route)
-        answer = await self._answered(request, route)
+        if route.alias:
+            self._reply.name_as(route.served_name, request.model)
+        request, body = await self._prepared(request, route)
+        answer = await self._answered(request, route, body)
         self._reply.is_prompt_truncated = self._uncut is not None and self._uncut.is_cut and answer.status < 400
         try:
             if answer.is_request_sent:  # and the answer may take minutes
@@ -145,13 +150,33 @@ class _ProxiedRequest:
                 raise
             return cache.route(caller, request.model, request.context)
 
-    async def _answered(self, request: InferenceRequest, route: Route) -> UpstreamAnswer:
+    async def _prepared(self, request: InferenceRequest, route: Route) -> tuple[InferenceRequest, bytearray]:
+        """The request and its body as the server gets them: as they came, where neither has to say something else."""
+        exchange, path = self._exchange, self._exchange.entry.path
+        edits: list[BodyEdit] = []
+        # Names are put in for aliases, and where Ollama finds them by their exact spelling alone.
+        if route.alias or (path == "/api/embeddings" and ModelName.parse(request.model) != route.model):
+            edits.append(naming(request, route.served_name))
+        if request.asking_for_usage is not None:
+            edits.append(request.asking_for_usage)
+        if route.settings and request.needs_load:
+            context = _context_of(request, route)
+            says_it = model_defaults.takes_options(path)
+            if path in model_defaults.LOOKED_AT:
+                edits += await request.with_defaults(exchange, route.settings, context if says_it else None)
+            if context is not None and (says_it or self._proxy.settings_in_manifests):
+                self._reply.context_length = context
+                request = replace(request, settings=with_context(request.settings, context))
+        assert isinstance(exchange.body, bytearray)
+        edit(exchange.body, edits)
+        return request, exchange.body
+
+    async def _answered(self, request: InferenceRequest, route: Route, body: bytearray) -> UpstreamAnswer:
         """The head of an answer, from a server that is awake and has the model loaded."""
         proxy, exchange = self._proxy, self._exchange
         cold_starts = proxy.cold_starts[route.tier]
         until = _now() + proxy.upstreams[route.tier].startup.total_seconds()
         headers = to_server(exchange.headers, exchange.id)
-        body = _body_for(exchange, request, route)
         if request.asking_for_usage is not None:
             self._reply.take_usage_out()
         if prompt_truncation.may_cut(exchange, request):
@@ -276,23 +301,14 @@ class _ProxiedRequest:
             held_seconds=self._held,
             woke=self._woke,
             is_prompt_truncated=reply.is_prompt_truncated,
+            alias=route.alias if route else "",
         )
 
 
-def _body_for(exchange: Exchange, request: InferenceRequest, route: Route) -> bytearray:
-    """The body as it came, but for two things.
-
-    Only /api/embeddings finds names by their exact spelling, so only there the name may change. Of some streams tokens
-    are only counted where the body asks for it.
-    """
-    assert isinstance(exchange.body, bytearray)
-    edits = []
-    if exchange.entry.path == "/api/embeddings" and ModelName.parse(request.model) != route.model:
-        edits.append(naming(request, route.served_name))
-    if request.asking_for_usage is not None:
-        edits.append(request.asking_for_usage)
-    edit(exchange.body, edits)
-    return exchange.body
+def _context_of(request: InferenceRequest, route: Route) -> int | None:
+    """The context that a request gets because one is set for the model; None where it says or gets its own."""
+    wanted = route.settings.context_for(request.context)
+    return None if wanted == request.context else wanted
 
 
 def _is_about_a_model(answer: UpstreamAnswer) -> bool:

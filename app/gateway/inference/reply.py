@@ -6,6 +6,7 @@ has one. `ending` is what was seen of its end.
 
 from collections.abc import Callable
 
+from app.gateway.inference.answer_name import AnswerName
 from app.gateway.inference.request_log import RequestEnding
 from app.gateway.inference.routing import Route
 from app.gateway.protocol import dialects
@@ -42,6 +43,9 @@ class CallerReply:
         self._clock = clock
         self._tail: dialects.Tail | None = None
         self._content_type = b""
+        self.context_length: int | None = None
+        """The context that the request got from the operator, in place of its own or of none."""
+        self._name: AnswerName | None = None
         self._usage_filter: UsageFilter | None = None
 
     @property
@@ -61,6 +65,10 @@ class CallerReply:
         """A comment line of an event stream, which begins with it if need be."""
         await self._begin(200, [(b"content-type", dialects.SSE)], route)
         await self._exchange.write(dialects.comment(text))
+
+    def name_as(self, served: str, asked: str) -> None:
+        """Have the model's name in the answer be the one that was asked for."""
+        self._name = AnswerName(served, asked)
 
     async def pass_on(self, answer: UpstreamAnswer, route: Route) -> None:
         """Pass on what a server answers.
@@ -88,6 +96,8 @@ class CallerReply:
             return
         self._content_type = next((value for name, value in headers if name == b"content-type"), b"")
         served = [(b"x-served-model", str(route.model).encode()), (b"x-served-tier", route.tier.encode())]
+        if self.context_length is not None:
+            served.append((b"x-context-length", b"%d" % self.context_length))
         cut = [(b"x-prompt-truncated", b"true")] if self.is_prompt_truncated else []
         await self._exchange.begin(status, [*headers, *served, *cut])
 
@@ -100,7 +110,7 @@ class CallerReply:
         tail = self._tail = dialects.tail_of(path, content_type)
         usage_filter = self._usage_filter if content_type.startswith(dialects.SSE) else None
         headers = to_caller(answer.headers)
-        if usage_filter is not None:
+        if usage_filter is not None or self._name is not None:  # which change its length
             headers = [header for header in headers if header[0] != b"content-length"]
         if content_type.startswith(dialects.JSON) and self.lengths_left():
             await self._pass_document_on(answer, tail, headers, route)
@@ -110,12 +120,14 @@ class CallerReply:
             if usage_filter is not None:
                 piece = usage_filter.passed(piece)  # from here on, what the caller is sent
             if answer.is_over and self._is_ended(tail):  # the last piece and the end go out as one packet
-                await self._exchange.end(piece + self._rest())
+                await self._exchange.end(self._named(piece + self._rest(), is_last=True))
                 return
-            if piece:
+            if piece := self._named(piece):
                 await self._exchange.write(piece)
+        if held := self._named(b"", is_last=True):
+            await self._exchange.write(held)
         self._need_end(tail)
-        await self._exchange.end(self._rest())
+        await self._exchange.end(self._named(self._rest(), is_last=True))
 
     async def _pass_document_on(
         self, answer: UpstreamAnswer, tail: dialects.Tail, headers: list[Header], route: Route
@@ -129,13 +141,21 @@ class CallerReply:
         is_ended = answer.is_over and self._is_ended(tail)
         await self._begin(answer.status, headers, route)
         if is_ended:
-            await self._exchange.end(whole)
+            await self._exchange.end(self._named(whole, is_last=True))
             return
-        await self._exchange.write(whole)
+        await self._exchange.write(self._named(whole))
         while piece := await self._read(answer, tail):
-            await self._exchange.write(piece)
+            await self._exchange.write(self._named(piece))
+        if held := self._named(b"", is_last=True):
+            await self._exchange.write(held)
         self._need_end(tail)
         await self._exchange.end()
+
+    def _named(self, piece: bytes, *, is_last: bool = False) -> bytes:
+        """A piece with the name that was asked for; of one that is not the last, what can go on now."""
+        if self._name is None:
+            return piece
+        return self._name.feed(piece) + (self._name.rest() if is_last else b"")
 
     async def _read(self, answer: UpstreamAnswer, tail: dialects.Tail) -> bytes:
         piece = await answer.read()

@@ -46,6 +46,8 @@ class RequestRecord:
     """How long it waited for a server to wake or a model to load."""
     woke: bool
     """Whether this request is the one that woke the tier."""
+    alias: str = ""
+    """The name that it asked for, where that is not the model's own."""
     is_prompt_truncated: bool = False
     """Whether the model was given less than the prompt, as far as that is known."""
 
@@ -99,7 +101,7 @@ class Records:
             )
         )
         self._metrics.add(record)
-        about = {"tier": record.tier, "model": record.model, "key": record.key}
+        about = {"tier": record.tier, "model": record.model, "alias": record.alias, "key": record.key}
         logger.bind(**about, prompt_truncated=record.is_prompt_truncated).info("{}", line(record))
 
 
@@ -113,7 +115,9 @@ def line(record: RequestRecord) -> str:
     first = "" if record.first_byte_seconds is None else f", first byte after {record.first_byte_seconds:.3f} s"
     held = f", held {record.held_seconds:.1f} s" if record.held_seconds else ""
     truncated = ", prompt truncated" if record.is_prompt_truncated else ""
+    asked = f" as {record.alias}" if record.alias else ""
     return (
-        f"{record.route} {record.model or 'no model'} on {record.tier or 'no tier'} for {record.key}: {record.ending}"
-        f" {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}{truncated}"
+        f"{record.route} {record.model or 'no model'}{asked} on {record.tier or 'no tier'} for {record.key}:"
+        f" {record.ending} {record.status}, {record.seconds:.3f} s{first}{held}{', ' if counted else ''}{counted}"
+        f"{truncated}"
     )

@@ -1,4 +1,4 @@
-"""Where requests went a moment ago, for as long as the models stay the same: to weigh them again takes long.
+"""Where requests went a moment ago, for as long as models and aliases stay the same: to weigh them again takes long.
 
 Only routes are kept. A name without a model is looked up every time, so that it is found once it is there.
 """
@@ -21,6 +21,7 @@ class RouteCache:
         self._router = router
         self._known = known
         self._models: object = None
+        self._aliases: object = None
         self._names: frozenset[str] = frozenset()
         self._routes: dict[Caller, OrderedDict[tuple[str, int | None], Route]] = defaultdict(OrderedDict)
 
@@ -37,7 +38,8 @@ class RouteCache:
         own = self._routes[caller]
         route = own.get((text, context))
         if route is None:
-            caller.need_model(ModelName.parse(text))
+            name = ModelName.parse(text)
+            caller.need_model(self._router.subject(name), asked_as=name)
             route = own[text, context] = self._router.route(text, context=context, may_see=caller.may_use)
             if len(own) > MOST:
                 own.popitem(last=False)
@@ -51,7 +53,8 @@ class RouteCache:
         return name in self._names
 
     def _drop_stale(self) -> None:
-        models = self._known.models()
-        if models is not self._models:
+        models, aliases = self._known.models(), self._known.aliases
+        if models is not self._models or aliases is not self._aliases:
+            self._aliases = aliases
             self._models, self._names = models, frozenset(str(model.name) for model in models)
             self._routes.clear()

@@ -5,13 +5,15 @@ is refused with the names that come near it and how to pull it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from app.gateway.catalog.state import KnownState
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.models.aliases import Alias
 from jobs.models.card import KnownModel
+from jobs.models.model_settings import UNSET, ModelSettings, SettingsOf, unset
 from jobs.models.placement import TierCapacity, Weighed, place_model, too_large, weigh
 
 
@@ -28,6 +30,8 @@ class Route:
         weights_bytes: the size of the model.
         is_declared: the tier was declared for it, and not worked out.
         warning: what is doubtful about it, in words.
+        alias: the name that it was asked for by, where that is not the model's own.
+        settings: what is set for the model.
 
     """
 
@@ -39,11 +43,14 @@ class Route:
     weights_bytes: int
     is_declared: bool = False
     warning: str | None = None
+    alias: str = ""
+    settings: ModelSettings = UNSET
 
     def as_json(self) -> dict[str, Any]:
         weighed = self.weighed
         return {
             "model": str(self.model),
+            "alias": self.alias or None,
             "tier": self.tier,
             "declared": self.is_declared,
             "fits": weighed.fits,
@@ -66,6 +73,7 @@ class Router:
         known: the models.
         tiers: those that there are servers of.
         declared_tier: the tier that was declared for a model, if one was.
+        settings: what was set for a model.
 
     """
 
@@ -74,10 +82,19 @@ class Router:
         known: KnownState,
         tiers: Sequence[TierCapacity],
         declared_tier: Callable[[ModelName], str | None] = lambda _: None,
+        settings: SettingsOf = unset,
     ) -> None:
         self._known = known
         self._tiers = {tier.name: tier for tier in tiers}
         self._declared_tier = declared_tier
+        self.settings = settings
+
+    def subject(self, name: ModelName) -> ModelName:
+        """The model that a name is about: that behind an alias, which alone decides who may ask for it."""
+        model, alias = self._known.resolve(name)
+        if model is not None:
+            return model.name
+        return name if alias is None else alias.target
 
     def route(
         self, text: str, *, context: int | None = None, may_see: Callable[[ModelName], bool] = lambda _: True
@@ -95,9 +112,17 @@ class Router:
 
         """
         name = ModelName.parse(text)
-        model = self._known.find(name)
+        model, alias = self._known.resolve(name)
         if model is None or not may_see(model.name):
-            raise self._unknown(name, may_see)
+            raise self._unknown(name, alias, may_see)
+        settings = self.settings(model.name)
+        route = self._placed(model, settings.context_for(context))
+        asked_as = str(name) if alias is not None else ""
+        renamed = [f"{alias.text} is an alias of {model.name}, by {alias.by}"] if alias is not None else []
+        facts = (*renamed, *route.facts, *_told(settings))
+        return replace(route, alias=asked_as, settings=settings, facts=facts)
+
+    def _placed(self, model: KnownModel, context: int | None) -> Route:
         declared = self._declared_tier(model.name)
         if declared in self._tiers:
             return self._declared(model, self._tiers[declared], context)
@@ -110,10 +135,29 @@ class Router:
         facts = (f"{tier.name} is declared for it", weighed.fact)
         return _route(model, weighed, facts, is_declared=True, warning=None if weighed.fits else too_large(weighed))
 
-    def _unknown(self, name: ModelName, may_see: Callable[[ModelName], bool]) -> NotFound:
-        near = self._known.near(name, may_see)
+    def _unknown(self, name: ModelName, alias: Alias | None, may_see: Callable[[ModelName], bool]) -> NotFound:
+        if alias is not None and may_see(alias.target):
+            return missing_target(name, alias)
+        aliases = self._known.aliases.near(name, lambda each: may_see(each) and self._known.find(each) is not None)
+        near = [*self._known.near(name, may_see), *aliases]
         alike = f"there is {', '.join(map(str, near))}; " if near else ""
         return NotFound(f"model {str(name)!r} not found", hint=f"{alike}to pull it: `ollama-modal pull {name}`")
+
+
+def missing_target(name: ModelName, alias: Alias) -> NotFound:
+    """What is told of an alias whose model is not here."""
+    return NotFound(
+        f"model {str(name)!r} not found: {alias.text} is an alias of {str(alias.target)!r}, which is not here",
+        hint=f"pull that: `ollama-modal pull {alias.target}`",
+    )
+
+
+def _told(settings: ModelSettings) -> list[str]:
+    """What is set for a model, for people."""
+    parts = [f"a context of {settings.context:,} tokens"] if settings.context else []
+    parts += [f"{name} {value}" for name, value in settings.parameters.items()]
+    parts += ["a system prompt"] if settings.system else []
+    return [f"set for it: {', '.join(parts)}"] if parts else []
 
 
 def _route(

@@ -5,6 +5,7 @@ auth         lets callers of the ops API in, or not at all
 context      what the ops API works with
 follow_jobs  the followers of jobs, each of whom holds a connection
 job_events   a job's life as server-sent events, which a client can resume
+job_lists    lists of jobs, and of what failed, as one caller is told them
 jobs         jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss
 ledger_pool  the few threads that ask the ledger for the event loop
 ollama_jobs  Ollama's pull and delete, as jobs

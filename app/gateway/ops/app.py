@@ -46,7 +46,7 @@ def create(
         more: routes that come under `/ops/v1` as well.
 
     """
-    pool = ledger_pool or LedgerPool(ops_context.open_ledger)
+    pool = ledger_pool or LedgerPool(ops_context.open_ledger, kinds=ops_context.kinds)
     following = Following(followers, len(ops_context.keys.names))
     job_counts = state_api.JobCounts(ops_context, pool)  # one for all who ask how many jobs there are
 

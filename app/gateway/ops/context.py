@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from app.gateway.auth.keys import Keys
+from app.gateway.auth.keys import Caller, Keys
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.inference.metrics import Metrics
 from jobs.cli.job_commands import no_archive
@@ -48,10 +48,14 @@ class OpsContext:
         clock: the time.
         metrics: what /metrics shows.
         models: the whole models, as `ollama-modal models --json` lists them.
+        aliases: their other names, for a caller who may see these models.
+        notes: what of the fleet has no effect here, in lines for people.
+        remove_alias: takes such a name away that was made here; false where it is none.
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
         route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
+        subject: the model that a name is about, which decides who may ask for it.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
         usage: rows of usage since a day.
         age: how old what is known of models and servers is; None before the first refresh.
@@ -75,6 +79,10 @@ class OpsContext:
     tiers: Callable[[], Sequence[Document]]
     usage: Callable[[date | None], Sequence[Document]]
     age: Callable[[], timedelta | None]
+    aliases: Callable[[Callable[[ModelName], bool]], Sequence[Document]] = lambda _: ()
+    notes: Callable[[], Sequence[str]] = tuple
+    subject: Callable[[ModelName], ModelName] = lambda name: name
+    remove_alias: Callable[[Caller, ModelName], bool] = lambda _, __: False
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive

@@ -1,21 +1,27 @@
-"""Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line."""
+"""Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
+
+All lists come from one reading of the ledger, which serves whoever asks within two seconds.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import Field
 
+from app.gateway.auth.keys import Caller
 from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
 from app.gateway.ops.job_events import COME_BACK, ID, STILL_HERE, Revision, frame, news
+from app.gateway.ops.job_lists import JobsQuery, MaySee, listed, summary
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, Poster, find_job, model_of
 from jobs.cli.job_commands import LISTED
-from jobs.core.errors import BadRequest
+from jobs.core.errors import BadRequest, FailureClass
+from jobs.ledger.all_jobs import OPEN, JobFilter
 from jobs.ledger.job import Job, JobState, Posted
 from jobs.ledger.kinds import kind_named
 from jobs.ledger.reader import LedgerReader
@@ -25,10 +31,18 @@ LISTED_AT_MOST = 1_000
 SILENCE_SECONDS = 15.0
 """After so long without news comes a comment: proxies cut a stream that says nothing for a minute."""
 
+ClassText = Annotated[FailureClass | schemas.Left, Query(alias="class", description="How its last attempt failed")]
+GroupClass = Annotated[FailureClass, Query(alias="class", description="How their last attempts failed")]
+SearchText = Annotated[str, Field(max_length=200)]
+CursorText = Annotated[str, Field(pattern=r"^[0-9]{1,14}\.[A-Za-z0-9-]{1,64}$")]
 IdText = Annotated[str, Field(pattern="^[A-Za-z0-9-]{1,64}$")]
 SubjectText = Annotated[str, Field(max_length=700)]
 EventId = Annotated[str, Field(pattern=f"^{ID}$")]
 Id = Annotated[IdText, Path(description="A job's id", examples=["k7m2p9x4qd-1"])]
+
+
+_LIVE = {"cache-control": "no-store", "x-accel-buffering": "no"}
+"""Proxies such as nginx hold a stream back until they have kilobytes of it, unless they are told not to."""
 
 
 class EventStream(Followed):
@@ -67,38 +81,59 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+    kinds = ops_context.kinds
+
+    def sight(caller: Caller) -> MaySee | None:
+        """What a caller may see; None when that is everything."""
+        return (lambda job: caller.may_see(model_of(job))) if caller.models else None
+
     @api.get("", response_model=schemas.JobsResponse)
     async def jobs(
         *,
         caller: MayRead,
         kind: Annotated[str | schemas.Left, Query(json_schema_extra={"enum": list(ops_context.kinds)})] = None,
-        state: JobState | schemas.Left = None,
+        state: Annotated[
+            JobState | Literal["open"] | schemas.Left, Query(description="`open` is each that has not ended")
+        ] = None,
+        failure_class: ClassText = None,
         subject: Annotated[SubjectText | schemas.Left, Query(description="As in a job's JSON")] = None,
+        q: Annotated[
+            SearchText | schemas.Left, Query(description="Each of these words is in its kind, its model or its id")
+        ] = None,
+        dead: Annotated[
+            bool, Query(description="Only what failed for good, and was not tried again, made needless or dismissed")
+        ] = False,
+        folded: Annotated[
+            bool, Query(description="Of many such failures of one kind and class only the newest, with their number")
+        ] = False,
         since: Annotated[
             schemas.Since | schemas.Left, Query(description="Posted then or later, archived jobs among them")
         ] = None,
         begin: Annotated[IdText | schemas.Left, Query(description="As much of an id as is known")] = None,
+        cursor: Annotated[CursorText | schemas.Left, Query(description="`next` of the page before")] = None,
         before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
-        limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many of the newest")] = LISTED,
+        limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many on a page")] = LISTED,
     ) -> JSONResponse:
         """List jobs, the newest first. A key for some models sees those about them."""
+        if kind is not None:
+            kind_named(kind, kinds)
         began = schemas.since_of(since, ops_context.clock.now())
+        states = OPEN if state == "open" else frozenset({JobState(state)} if state else ())
+        fitting = JobFilter(kind, subject, began, begin or "", q or "", states, failure_class)
+        query = JobsQuery(fitting, dead, folded, limit, cursor, before)
+        all_jobs = await ledger_pool.jobs()
 
-        def select(ledger: LedgerReader) -> tuple[list[Job], int]:
-            if kind is not None:
-                kind_named(kind, ops_context.kinds)
-            jobs, total = ledger.select(
-                kind=kind, state=state, subject=subject, since=began, begin=begin or "", before=before,
-                limit=None if caller.models else limit,
-                archived=tuple(ops_context.archived(began)) if began else (),
-            )  # fmt: skip
-            if caller.models:
-                jobs = [job for job in jobs if caller.may_see(model_of(job))]
-                jobs, total = jobs[:limit], len(jobs)
-            return jobs, total
+        def tell(_: LedgerReader) -> dict[str, Any]:
+            archived = ops_context.archived(began) if began else ()
+            return listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived)
 
-        jobs, total = await ledger_pool.read(select)
-        return JSONResponse({"jobs": [job.as_json() for job in jobs], "total": total})
+        return JSONResponse(await ledger_pool.read(tell))
+
+    @api.get("/summary", response_model=schemas.JobsSummaryResponse)
+    async def summarise(caller: MayRead) -> JSONResponse:
+        """Count all jobs of the ledger, and tell in groups what failed and needs somebody."""
+        all_jobs = await ledger_pool.jobs()
+        return JSONResponse(await ledger_pool.read(lambda _: summary(all_jobs, may_see=sight(caller), kinds=kinds)))
 
     @api.get("/{id}", response_model=schemas.JobResponse)
     async def job(id: Id, caller: MayRead) -> JSONResponse:
@@ -124,7 +159,7 @@ def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool,
         if seen is not None and job.has_ended and not list(news(job, seen)):
             return Response(status_code=204)
         leave = following.begin(request)
-        return EventStream.held(_stream(ledger_pool, job, seen), leave, headers={"cache-control": "no-store"})
+        return EventStream.held(_stream(ledger_pool, job, seen), leave, headers=_LIVE)
 
 
 def _changing(api: APIRouter, poster: Poster) -> None:
@@ -142,6 +177,27 @@ def _changing(api: APIRouter, poster: Poster) -> None:
 
     post.__annotations__["body"] = schemas.job_body(poster.ops_context.kinds)
     api.post("", status_code=201, response_model=schemas.JobResponse, responses=_POSTED | _CHECKED)(post)
+
+    kinds = poster.ops_context.kinds
+    harmless = [name for name, kind in kinds.items() if not kind.takes_away]
+
+    @api.post("/retry", response_model=schemas.ChangedJobsResponse)
+    async def retry_group(
+        caller: MayChange,
+        kind: Annotated[str, Query(json_schema_extra={"enum": harmless})],
+        failure_class: GroupClass,
+    ) -> JSONResponse:
+        """Post a group of failed jobs again, some of them at a time; never such as take weights away."""
+        return JSONResponse((await poster.retry_group(caller, kind, failure_class)).as_json())
+
+    @api.post("/dismiss", response_model=schemas.ChangedJobsResponse)
+    async def dismiss_group(
+        caller: MayChange,
+        kind: Annotated[str, Query(json_schema_extra={"enum": list(kinds)})],
+        failure_class: GroupClass,
+    ) -> JSONResponse:
+        """Hear no more of a group of failed jobs, some of them at a time."""
+        return JSONResponse((await poster.dismiss_group(caller, kind, failure_class)).as_json())
 
     @api.post("/{id}/cancel", response_model=schemas.JobResponse)
     async def cancel(id: Id, caller: MayChange) -> JSONResponse:

@@ -1,6 +1,7 @@
 """The few threads that ask the ledger, which is synchronous, for the event loop, which must not wait.
 
-Each has a ledger of its own. All who follow a job share one read of it, so a thousand followers cost as much as one.
+Each has a ledger of its own. All who follow a job share one read of it, and all who list jobs one reading of all of
+them, so a thousand readers cost as much as one.
 """
 
 import asyncio
@@ -8,12 +9,15 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
 from jobs.core.errors import StoreUnavailable
 from jobs.core.units import counted
+from jobs.ledger.all_jobs import AllJobs
 from jobs.ledger.job import Job
+from jobs.ledger.kinds import KINDS, Kinds
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.reader import LedgerReader
 
@@ -31,12 +35,56 @@ READ_EVERY = timedelta(milliseconds=500)
 """How often a followed job is read: as often as its worker beats."""
 
 
-class LedgerPool:
-    """Belongs to one event loop; its threads share nothing with one another."""
+LISTED_FOR = timedelta(seconds=2)
+"""So long one reading of all jobs serves whoever lists them."""
 
-    def __init__(self, open_ledger: Callable[[], Ledger], *, every: timedelta = READ_EVERY) -> None:
+
+@dataclass
+class _Reading:
+    """One reading of all jobs. The event loop's alone."""
+
+    answer: "asyncio.Future[AllJobs]"
+    changes: int
+    """How many changes had been made before it began."""
+    ended_at: float | None = None
+
+    def serves(self, changes: int, since: float) -> bool:
+        """Whether nothing was changed after it began, and it has not failed, nor ended before that moment."""
+        if self.changes != changes:
+            return False
+        if not self.answer.done():
+            return True
+        failed = self.answer.cancelled() or self.answer.exception() is not None
+        return not failed and self.ended_at is not None and self.ended_at > since
+
+
+class LedgerPool:
+    """Belongs to one event loop; its threads share nothing with one another.
+
+    Args:
+        open_ledger: a ledger for the thread that calls it.
+        every: how often a followed job is read.
+        listed_for: how long one reading of all jobs serves.
+        kinds: of jobs, by which it is told what supersedes what, and what waits for what.
+
+    """
+
+    def __init__(
+        self,
+        open_ledger: Callable[[], Ledger],
+        *,
+        every: timedelta = READ_EVERY,
+        listed_for: timedelta = LISTED_FOR,
+        kinds: Kinds = KINDS,
+    ) -> None:
         self._open_ledger = open_ledger
         self._every = every.total_seconds()
+        self._listed_for = listed_for.total_seconds()
+        self._kinds = kinds
+        #: The last reading of all jobs, for as long as it serves; and the changes made through here so far. Both are
+        #: used by the event loop alone.
+        self._reading: _Reading | None = None
+        self._changes = 0
         #: The ledger of each thread, which opens it when it is first asked.
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="ledger")
@@ -46,12 +94,50 @@ class LedgerPool:
         self._open = 0
 
     async def do(self, work: Callable[[Ledger], T]) -> T:
-        """Have a thread do this with its ledger.
+        """Have a thread do this with its ledger; whoever lists jobs afterwards sees what it changed.
 
         Raises:
             StoreTrouble: it cannot be asked, or too many wait for it already.
 
         """
+        try:
+            return await self._ask(work)
+        finally:
+            self._changes += 1
+
+    async def read(self, work: Callable[[LedgerReader], T]) -> T:
+        """Like `do`, for what only reads."""
+        return await self._ask(lambda ledger: work(ledger.reader))
+
+    async def jobs(self) -> AllJobs:
+        """All jobs, as they were at most `listed_for` ago: read once for all who ask meanwhile.
+
+        Raises:
+            StoreTrouble: as `do`.
+
+        """
+        since = asyncio.get_running_loop().time() - self._listed_for
+        reading = self._reading
+        if reading is None or not reading.serves(self._changes, since):
+            kinds = self._kinds
+            answer = asyncio.ensure_future(self.read(lambda reader: AllJobs.of(reader.jobs(), kinds)))
+            reading = self._reading = _Reading(answer, self._changes)
+            answer.add_done_callback(lambda _: self._keep_listed(reading))
+        return await asyncio.shield(reading.answer)  # a reader who leaves does not end it for the others
+
+    def _keep_listed(self, reading: _Reading) -> None:
+        """Its jobs are let go when it serves no longer: between two who look they cost no memory."""
+        loop = asyncio.get_running_loop()
+        reading.ended_at = loop.time()
+        loop.call_later(self._listed_for, self._let_go, reading)
+        if not reading.answer.cancelled():
+            reading.answer.exception()  # those who wait are told; asyncio complains of a failure that nobody took
+
+    def _let_go(self, reading: _Reading) -> None:
+        if self._reading is reading:
+            self._reading = None
+
+    async def _ask(self, work: Callable[[Ledger], T]) -> T:
         if self._open >= THREADS + MOST_WAITING:
             raise StoreUnavailable(
                 f"the ledger is away: {counted(self._open, 'question waits', 'questions wait')} for it"
@@ -63,10 +149,6 @@ class LedgerPool:
         )
         answer.add_done_callback(self._close_question)
         return await answer
-
-    async def read(self, work: Callable[[LedgerReader], T]) -> T:
-        """Like `do`, for what only reads."""
-        return await self.do(lambda ledger: work(ledger.reader))
 
     def _close_question(self, _: "asyncio.Future[T]") -> None:
         self._open -= 1

@@ -175,9 +175,11 @@ class Pulls:
         if not text:
             raise BadRequest("model is required")
         try:
-            ModelName.parse(text)
+            name = ModelName.parse(text)
         except BadName as error:
             raise BadRequest(f"name {json.dumps(text)} is invalid", hint=error.hint) from error
+        if await asyncio.to_thread(self.ops_context.remove_alias, caller, name):
+            return Response(status_code=200)
         try:
             job = (await self.poster.post(caller, "delete", text)).job
         except NotFound as error:

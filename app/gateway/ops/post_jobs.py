@@ -1,6 +1,6 @@
 """Posts jobs for callers: who may, in whose name, and who is sent to work on them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,8 +11,9 @@ from app.gateway.auth.keys import ADMIN, CHAT, Caller
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from jobs.cli.job_commands import LONG_AGO
-from jobs.core.errors import NotFound
+from jobs.core.errors import NotFound, Refused
 from jobs.core.model_name import ModelName
+from jobs.ledger import dead_letters
 from jobs.ledger.job import Job, Posted
 from jobs.ledger.kinds import ALL, JobRequest, kind_named
 from jobs.ledger.ledger import Ledger
@@ -40,6 +41,30 @@ MayChange = Annotated[Caller, Depends(changer)]
 def sees_use(caller: Caller, key: str | None, model: str | None) -> bool:
     """Whether a caller is told of a use: of his own always, as an administrator of others' within his models."""
     return key == caller.name or (caller.may(ADMIN) and caller.may_name(model or ""))
+
+
+AT_ONCE = 50
+"""Jobs of a group that one request changes: on a platform each is some writes over the network."""
+
+
+@dataclass(frozen=True)
+class ChangedJobs:
+    """What was done with a group of jobs.
+
+    Args:
+        changed: with how many it was done.
+        left: how many are left for another time.
+        refused: why not with the others, by their ids.
+
+    """
+
+    changed: int
+    left: int
+    refused: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Any]:
+        refused = [{"id": id, "error": why} for id, why in self.refused.items()]
+        return {"changed": self.changed, "left": self.left, "refused": refused}
 
 
 @dataclass(frozen=True)
@@ -120,6 +145,57 @@ class Poster:
             return ledger.dismiss(id, by=caller.name)
 
         return await self.ledger_pool.do(dismiss)
+
+    async def retry_group(self, caller: Caller, kind: str, failure_class: str) -> ChangedJobs:
+        """Post the dead letters of a kind and class again, `AT_ONCE` at a time.
+
+        Raises:
+            Refused: jobs of this kind take weights away, and are posted again one by one.
+
+        """
+        spec = kind_named(kind, self.ops_context.kinds)
+        if spec.takes_away:
+            raise Refused(
+                f"a {kind} takes weights away, so it is never posted again among others",
+                hint="one by one: `ollama-modal jobs --dead`, then `ollama-modal retry ID`",
+            )
+
+        def again(ledger: Ledger, job: Job) -> None:
+            self._need_registry(job.kind, model_of(job))
+            self._send_worker(ledger.again(job, by=caller.name))
+
+        return await self._change_group(caller, kind, failure_class, again)
+
+    async def dismiss_group(self, caller: Caller, kind: str, failure_class: str) -> ChangedJobs:
+        """Hear no more of the dead letters of a kind and class, `AT_ONCE` at a time."""
+        kind_named(kind, self.ops_context.kinds)
+        return await self._change_group(
+            caller, kind, failure_class, lambda ledger, job: ledger.dismiss(job.id, by=caller.name)
+        )
+
+    async def _change_group(
+        self, caller: Caller, kind: str, failure_class: str, change: Callable[[Ledger, Job], object]
+    ) -> ChangedJobs:
+        """Change as many as a request has time for. What was changed is no dead letter any more."""
+        kinds = self.ops_context.kinds
+
+        def change_some(ledger: Ledger) -> ChangedJobs:
+            dead = dead_letters.dead(ledger.reader.jobs(), kinds)
+            jobs = [job for job in dead if (job.kind, dead_letters.class_of(job)) == (kind, failure_class)]
+            jobs = [job for job in jobs if not caller.models or caller.may_see(model_of(job))]
+            changed = 0
+            refused: dict[str, str] = {}
+            for tried, job in enumerate(jobs):
+                if changed == AT_ONCE or len(refused) == AT_ONCE:
+                    return ChangedJobs(changed, len(jobs) - tried, refused)
+                try:
+                    change(ledger, job)
+                    changed += 1
+                except Refused as no:
+                    refused[job.id] = str(no)
+            return ChangedJobs(changed, 0, refused)
+
+        return await self.ledger_pool.do(change_some)
 
     def _need_registry(self, kind: str, name: ModelName | None) -> None:
         if kind == "pull" and name is not None:

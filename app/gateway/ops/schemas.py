@@ -236,13 +236,88 @@ class JobResponse(BaseModel):
     dismissed: Annotated[bool, Field(description="It failed for good, and nobody needs to hear of it any more")]
 
 
-class JobsResponse(BaseModel):
-    """The newest jobs that fit; `total` is how many fit in all. To read on, ask `before` the last one's id."""
+class JobReference(BaseModel):
+    id: str
+    kind: str
+    subject: str
+    cursor: Annotated[str, Field(description="A list of jobs that fit this one begins with it")]
 
-    model_config = _example({"jobs": [_JOB], "total": 1})
+
+class DeadGroupEntry(BaseModel):
+    """Jobs of one kind that failed for good in one way, that nothing supersedes, and that nobody dismissed."""
+
+    kind: str
+    failure_class: Annotated[str, Field(alias="class")]
+    count: int
+    newest: JobReference
+    newest_at: Annotated[datetime, Field(description="When the newest of them was posted")]
+    message: Annotated[str | None, Field(description="Why the newest of them failed")]
+    remedy: str
+    few: Annotated[list[JobReference], Field(description="Each of them, unless they are so many that they are folded")]
+    can_retry: Annotated[bool, Field(description="To post all of them again may help, and takes no weights away")]
+
+
+_COUNTS = {"queued": 0, "running": 1, "waiting": 0, "succeeded": 0, "failed": 0, "cancelled": 0}
+
+
+class JobsResponse(BaseModel):
+    """A page of the jobs that fit, the newest first."""
+
+    model_config = _example(
+        {
+            "jobs": [_JOB],
+            "total": 1,
+            "older": 0,
+            "next": None,
+            "counts": _COUNTS,
+            "current": ["k7m2p9x4qd-1"],
+            "waits_for": {},
+            "groups": {},
+        }
+    )
 
     jobs: list[JobResponse]
+    total: Annotated[int, Field(description="How many fit, on whatever page; after `before`, where that is asked")]
+    older: Annotated[int, Field(description="How many of them come after this page")]
+    next: Annotated[str | None, Field(description="The `cursor` of the page after this one")]
+    counts: Annotated[
+        dict[JobState, int], Field(description="How many are in each state, of those that but for their state fit")
+    ]
+    current: Annotated[list[str], Field(description="The ids on this page that no later job supersedes")]
+    waits_for: Annotated[
+        dict[str, JobReference],
+        Field(description="By the id of a job that may not begin yet, the job about the same model that has to end"),
+    ]
+    groups: Annotated[
+        dict[str, DeadGroupEntry],
+        Field(description="When `folded`: by the id on this page that stands for several failures of one kind, all"),
+    ]
+
+
+class JobsSummaryResponse(BaseModel):
+    """How many jobs there are, and what has failed and needs somebody, of all jobs that the ledger has."""
+
+    model_config = _example({"total": 1, "open": 1, "counts": _COUNTS, "dead": []})
+
     total: int
+    open: Annotated[int, Field(description="How many have not ended")]
+    counts: dict[JobState, int]
+    dead: Annotated[list[DeadGroupEntry], Field(description="Failures that need somebody, the largest group first")]
+
+
+class RefusedEntry(BaseModel):
+    id: str
+    error: str
+
+
+class ChangedJobsResponse(BaseModel):
+    """What was done with the jobs of a group, and how many of them are left for the next time."""
+
+    model_config = _example({"changed": 50, "left": 189, "refused": []})
+
+    changed: int
+    left: int
+    refused: list[RefusedEntry]
 
 
 # -- how things stand --------------------------------------------------------------------------------------------------
@@ -261,8 +336,18 @@ class ModelResponse(BaseModel):
     can_roll_back: Annotated[bool, Field(description="The trash has an earlier version")] = False
 
 
+class AliasResponse(BaseModel):
+    """Another name for a model."""
+
+    alias: Annotated[str, Field(description="The name, or a pattern in which * stands for anything")]
+    model: str
+    by: Annotated[str, Field(description="The key that made it, or `the fleet` where it is declared")]
+    is_here: Annotated[bool, Field(description="Whether the model is here")]
+
+
 class ModelsResponse(BaseModel):
     models: list[ModelResponse]
+    aliases: Annotated[list[AliasResponse], Field(description="Other names of models")] = []
     complaints: Annotated[list[str], Field(description="What is wrong with the rest, in lines for people")]
 
 
@@ -301,6 +386,7 @@ class RouteResponse(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     model: str
+    alias: Annotated[str | None, Field(description="What was asked for, where that is an alias")] = None
     tier: str
     facts: list[str]
     warning: str | None = None
@@ -330,6 +416,7 @@ class HealthResponse(BaseModel):
 
     status: Literal["ok", "trouble"]
     problems: list[str]
+    notes: Annotated[list[str], Field(description="What of the fleet has no effect here")] = []
     version: str
     models: dict[str, int]
     tiers: list[TierResponse]

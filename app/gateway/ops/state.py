@@ -62,7 +62,7 @@ class JobCounts:
 
         """
         if self._counting is None and self._is_older_than(COUNT_EVERY):
-            self._counting = asyncio.create_task(self._ledger_pool.read(_counted))
+            self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._counted)
         if (counting := self._counting) is not None:
             await asyncio.wait({counting}, timeout=STORE_SECONDS)
@@ -72,6 +72,9 @@ class JobCounts:
                 raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
         return self._counts
 
+    async def _count(self) -> Mapping[tuple[str, str], int]:
+        return (await self._ledger_pool.jobs()).counts
+
     def _counted(self, counting: "asyncio.Task[Mapping[tuple[str, str], int]]") -> None:
         self._counting = None
         if not counting.cancelled() and counting.exception() is None:
@@ -79,10 +82,6 @@ class JobCounts:
 
     def _is_older_than(self, age: timedelta) -> bool:
         return self._at is None or self._clock.monotonic() - self._at >= age.total_seconds()
-
-
-def _counted(ledger: LedgerReader) -> Mapping[tuple[str, str], int]:
-    return Counter((job.kind, str(job.state)) for job in ledger.jobs())
 
 
 async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str]:
@@ -124,7 +123,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
 
     @api.get("/models", response_model=schemas.ModelsResponse)
     async def models(caller: MayRead) -> JSONResponse:
-        """List the whole models, and say what is wrong with the rest. A key for some models sees only those."""
+        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
         known = await asyncio.to_thread(ops_context.models)
         complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
         thrown = await asyncio.to_thread(ops_context.thrown)
@@ -133,7 +132,8 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
             for each in known
             if caller.may_name(str(each["name"]))
         ]
-        return JSONResponse({"models": seen, "complaints": list(complaints)})
+        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
+        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
     async def tiers(caller: MayRead) -> JSONResponse:
@@ -147,7 +147,8 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
     ) -> JSONResponse:
         """Tell on which tier a model is answered, and why, in words and numbers."""
-        caller.need_model(ModelName.parse(model))
+        name = ModelName.parse(model)
+        caller.need_model(ops_context.subject(name), asked_as=name)
         return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
 
     @api.get("/usage", response_model=schemas.UsageResponse)
@@ -177,6 +178,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         document: dict[str, Any] = {
             "status": "trouble" if why else "ok",
             "problems": why,
+            "notes": [] if caller.models else list(ops_context.notes()),
             "version": VERSION,
             "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
             "tiers": tiers_for(caller),

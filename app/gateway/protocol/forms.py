@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from app.gateway.protocol.headers import Header
-from app.gateway.protocol.json_fields import Body
+from app.gateway.protocol.json_fields import Body, ValueSpan
 from jobs.core.errors import BadRequest
 from jobs.core.units import counted
 
@@ -49,8 +49,8 @@ _HARMLESS = {
 }
 
 
-def field_of(body: Body, headers: Iterable[Header], field: str) -> str:
-    """The one field of this name in a form.
+def field_of(body: Body, headers: Iterable[Header], field: str) -> tuple[str, ValueSpan]:
+    """The one field of this name in a form, and where its content stands.
 
     Raises:
         BadRequest: there is none, or more than one, or the form is not written as it may be.
@@ -67,10 +67,11 @@ def field_of(body: Body, headers: Iterable[Header], field: str) -> str:
         if name == field:
             if is_file or end - start > MOST_VALUE:
                 raise BadRequest(f"{field!r} of the form is a file, or too long", hint="send it as a plain field")
-            values.append(bytes(body[start:end]))
+            values.append((start, end))
     if len(values) != 1:
         raise BadRequest(f"the form has {counted(len(values), 'field')} {field!r}", hint="send one")
-    return values[0].decode("utf-8", "replace")
+    ((start, end),) = values
+    return bytes(body[start:end]).decode("utf-8", "replace"), (start, end)
 
 
 def _parts(body: Body, boundary: bytes) -> Iterable[tuple[str, bool, int, int]]:

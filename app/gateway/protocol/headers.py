@@ -37,7 +37,7 @@ HOP_BY_HOP = frozenset(
 )
 
 _OF_A_PROXY = frozenset({b"date", b"server", b"set-cookie", b"set-cookie2", b"www-authenticate", b"via", b"alt-svc"})
-_OURS = frozenset({b"x-request-id", b"x-served-model", b"x-served-tier", b"x-prompt-truncated"})
+_OURS = frozenset({b"x-request-id", b"x-served-model", b"x-served-tier", b"x-context-length", b"x-prompt-truncated"})
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}")
 """A header's name."""
 

@@ -109,6 +109,10 @@ class Fields:
         first = self._body[_after_gap(self._body, span[0] + 1)]
         return "" if first == _END_OF_LIST else _kind(first)
 
+    def piece(self, start: int, end: int) -> bytes:
+        """What stands there in the body."""
+        return bytes(self._body[start:end])
+
     def text(self, name: str) -> bytes:
         """The value as it stands in the body, its first bytes; empty for none."""
         start, end = self._spans.get(name, (0, 0))

@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from app.gateway.protocol import forms, refusals, usage_chunk
 from app.gateway.protocol.errors import TooLarge
 from app.gateway.protocol.exchange import Exchange
-from app.gateway.protocol.json_fields import BodyEdit, Fields, ValueSpan, fields_of
+from app.gateway.protocol.json_fields import Body, BodyEdit, Fields, ValueSpan, fields_of
+from app.gateway.protocol.model_defaults import LOOKED_AT, edits
 from app.gateway.protocol.routes import RouteEntry
 from jobs.core.errors import BadRequest, Forbidden, Trouble
+from jobs.models.model_settings import ModelSettings
 
 T = TypeVar("T")
 
@@ -62,6 +64,10 @@ class InferenceRequest:
     """How long it stays, below zero for ever; None where the request does not say."""
     model_at: ValueSpan = (0, 0)
     """Where the model's name stands in the body, quotes included."""
+    is_form: bool = False
+    """The body is no JSON: names in it have no quotes."""
+    fields: Fields = field(default_factory=Fields, compare=False, repr=False)
+    """What was looked for in the body, for as long as that is as it came."""
     refusal: Trouble | None = None
     """Why Ollama would not do it, once it has found the model."""
     wants: refusals.Wants = refusals.NOTHING
@@ -76,6 +82,18 @@ class InferenceRequest:
     """How the body has to be changed so that the tokens of its stream are told."""
     forbids_cut: bool = False
     """Whether its caller wants an error where the prompt does not fit."""
+
+    async def with_defaults(self, exchange: Exchange, settings: ModelSettings, context: int | None) -> list[BodyEdit]:
+        """What is to be put into the body of what is set for the model; read in a thread where the body is large.
+
+        Args:
+            exchange: with the body, as it came.
+            settings: what is set.
+            context: what the request gets for its `num_ctx`, where that is set.
+
+        """
+        path, body = exchange.entry.path, exchange.body
+        return await _in_turn(exchange, lambda: [*edits(path, body, self.fields, settings, context)])
 
     @property
     def context(self) -> int | None:
@@ -95,43 +113,60 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
     if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
         raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
-        return InferenceRequest(model_in(await read_document(exchange)), streams=False, needs_load=False)
+        return await _of_document(exchange, _show_request)
     if path == "/v1/audio/transcriptions":
-        return await _in_turn(
-            exchange, lambda: InferenceRequest(_text(forms.field_of(body, exchange.headers, "model")), streams=False)
-        )
-    names = _WATCHED | refusals.FIELDS.get(path, frozenset())
+        return await _in_turn(exchange, lambda: _form_request(body, exchange))
+    names = _LOOKED_FOR.get(path, _WATCHED)
     return await _in_turn(
         exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     )
 
 
 async def read_document(exchange: Exchange) -> Mapping[str, Any]:
-    """What a request about a model says, its keys in lower case: Go reads them in any."""
+    """What a request about a model says, its keys in lower case: Go reads them in any.
+
+    Raises:
+        TooLarge: it has more than such a request needs.
+
+    """
+    return await _of_document(exchange, _document)
+
+
+async def _of_document(exchange: Exchange, make: Callable[[Fields], T]) -> T:
     body = exchange.body
     if len(body) > MOST_SHOWN:
         raise TooLarge(
             f"the body has more than {MOST_SHOWN:,} bytes", hint="to show a model needs little more than its name"
         )
+    return await _in_turn(exchange, lambda: make(fields_of(body, _SHOWN, _INSIDE)))
 
-    def read_all() -> Mapping[str, Any]:
-        fields = fields_of(body, _SHOWN, _INSIDE)
-        return {name: fields.whole(name) for name in _SHOWN if fields.span(name)}
 
-    return await _in_turn(exchange, read_all)
+def _document(fields: Fields) -> Mapping[str, Any]:
+    return {name: fields.whole(name) for name in _SHOWN if fields.span(name)}
+
+
+def _show_request(fields: Fields) -> InferenceRequest:
+    model_at = next((span for key in MODEL_KEYS if fields.is_set(key) and (span := fields.span(key))), (0, 0))
+    return InferenceRequest(model_in(_document(fields)), streams=False, needs_load=False, model_at=model_at)
 
 
 def model_in(request: Mapping[str, Any]) -> str:
     """The model that a native request names, by either of its two keys."""
-    for key in ("model", "name"):
+    for key in MODEL_KEYS:
         if not isinstance(request.get(key), str | None):
             raise BadRequest(f"{key} is no text", hint='as in {"model": "llama3.2"}')
     return _text(request.get("model") or request.get("name"))
 
 
+def with_context(settings: LoadSettings, context: int) -> LoadSettings:
+    """The settings of a load with another context."""
+    said = {**dict(settings), "num_ctx": context}
+    return tuple((name, said[name]) for name in RELOADS if name in said)
+
+
 def naming(request: InferenceRequest, name: str) -> BodyEdit:
     """How the body names another model."""
-    return request.model_at, json.dumps(name).encode()
+    return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
 
 
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
@@ -144,15 +179,28 @@ async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
         return await loop.run_in_executor(_readers, work)
 
 
+MODEL_KEYS = ("model", "name")
+"""Native requests name the model by either; the first counts."""
+
 _SHOWN = frozenset({"model", "name", "verbose", "system", "options"})
 _WATCHED = frozenset(
     {"model", "stream", "options", "keep_alive", "prompt", "messages", "_debug_render_only", "truncate"}
 )
+_LOOKED_FOR = {
+    path: _WATCHED | refusals.FIELDS.get(path, frozenset()) | LOOKED_AT.get(path, frozenset())
+    for path in {*refusals.FIELDS, *LOOKED_AT}
+}
+"""By path, all that may decide something."""
 _INSIDE = {"options": frozenset(refusals.OPTIONS), "stream_options": frozenset({"include_usage"})}
 _STRUCTS = frozenset({"stream_options"})
 
 _QUESTIONS = {"/api/generate": "prompt", "/api/chat": "messages"}
 """Where a request may be there to unload a model, and what then is missing."""
+
+
+def _form_request(body: Body, exchange: Exchange) -> InferenceRequest:
+    text, span = forms.field_of(body, exchange.headers, "model")
+    return InferenceRequest(_text(text), streams=False, model_at=span, is_form=True)
 
 
 def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearray) -> InferenceRequest:
@@ -176,6 +224,7 @@ def _inference_request(fields: Fields, entry: RouteEntry, body: bytes | bytearra
         is_kept=keep is None or (seconds is not None and (seconds < 0 or seconds >= 60)),
         keep_seconds=None if keep is None else -1.0 if seconds is None else seconds,
         model_at=fields.span("model") or (0, 0),
+        fields=fields,
         refusal=None if unloads else verdict.refusal,
         wants=refusals.NOTHING if unloads else verdict.wants,
         asking_for_usage=usage_chunk.asking(fields, body) if streams and entry.path in usage_chunk.PATHS else None,

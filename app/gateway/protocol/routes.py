@@ -43,7 +43,7 @@ def speech_of(path: str) -> Speech:
 
 _ACCOUNT = "this service has no account at ollama.com: nobody signs in to it, and nothing is pushed from it"
 _CLOUD = "nothing is asked of ollama.com from here"
-_MAKES = "no model is made, saved or copied here; models come from registries by a pull, whole and hashed"
+_MAKES = "no model is made or saved here; models come from registries by a pull, whole and hashed"
 _COUNTS = (
     "only a server with the model in memory counts tokens; ask it for one token (`max_tokens` or `num_predict` of 1),"
     " and its answer tells how many the prompt has"
@@ -64,7 +64,7 @@ TABLE: tuple[RouteEntry, ...] = (
     RouteEntry(("POST",), "/api/embeddings", "passed"),
     RouteEntry(("POST",), "/api/pull", "job", scope="admin", why="with Ollama's own progress frames"),
     RouteEntry(("DELETE",), "/api/delete", "job", scope="admin"),
-    RouteEntry(("POST",), "/api/copy", "refused", scope="admin", why=_MAKES),
+    RouteEntry(("POST",), "/api/copy", "here", scope="admin", why="another name for the model; no weights are copied"),
     RouteEntry(("POST",), "/api/create", "refused", scope="admin", why=_MAKES),
     RouteEntry(("POST",), "/api/push", "refused", scope="admin", why="nothing is pushed from here"),
     RouteEntry(("POST", "HEAD"), "/api/blobs/{digest}", "refused", scope="admin", why=_MAKES),

@@ -4,7 +4,8 @@ The answer alone goes to stdout; thinking, waiting and rates are talk. A cold st
 """
 
 import json as json_of
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Self, TextIO
 
@@ -126,23 +127,28 @@ class Conversation:
     def _ask(self, prompt: str, *, quiet: bool = False) -> tuple[str, str, ChatFrame]:
         """The answer, what was thought before, and the frame that ends it. Only a whole answer is remembered."""
         messages = [*self._messages, {"role": "user", "content": prompt}]
-        said, thought, last = [], [], ChatFrame("")
+        taken = _Taken(quiet)
         waiting = _Waiting(self._remote, self._model, self._clock)
+        with self._hinted():
+            try:
+                for frame in self._ollama.chat(
+                    self._model, messages, more=self._more, check=waiting.look, patience=PATIENCE
+                ):
+                    waiting.is_over = waiting.is_over or bool(frame.text or frame.thinking)
+                    taken.take(frame)
+            finally:
+                taken.end()
+        self._messages = [*messages, {"role": "assistant", "content": taken.text}]
+        if self._verbose:
+            for line in rates(taken.last.usage):
+                say(line)
+        return taken.text, taken.thinking, taken.last
+
+    @contextmanager
+    def _hinted(self) -> Iterator[None]:
+        """What to do about what goes wrong: a server's own words do not say it."""
         try:
-            for frame in self._ollama.chat(
-                self._model, messages, more=self._more, check=waiting.look, patience=PATIENCE
-            ):
-                last = frame
-                if frame.thinking:
-                    waiting.is_over = True
-                    if not quiet and not thought:
-                        say("thinking…")
-                    thought.append(frame.thinking)
-                if frame.text:
-                    waiting.is_over = True
-                    if not quiet:
-                        put_text(frame.text)
-                    said.append(frame.text)
+            yield
         except NotFound as error:
             raise absent_there(self._remote, self._model) or error from error
         except (NetworkTrouble, Misconfigured) as error:
@@ -151,15 +157,6 @@ class Conversation:
         except Unauthorized as error:
             error.hint = error.hint or KEY_HINT
             raise
-        finally:
-            if said and not quiet:
-                put("")
-        answer = "".join(said)
-        self._messages = [*messages, {"role": "assistant", "content": answer}]
-        if self._verbose:
-            for line in rates(last.usage):
-                say(line)
-        return answer, "".join(thought), last
 
     # -- as many as somebody has ---------------------------------------------------------------------------------------
 
@@ -211,6 +208,28 @@ class Conversation:
                 return None
             if whole.count('"""') % 2 == 0:
                 return whole.replace('"""', "").strip()
+
+
+class _Taken:
+    """What has come of an answer, shown as it comes unless it is to be `quiet`."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._quiet = quiet
+        self.text = self.thinking = ""
+        self.last = ChatFrame("")
+
+    def take(self, frame: ChatFrame) -> None:
+        self.last = frame
+        if frame.thinking and not self.thinking and not self._quiet:
+            say("thinking…")
+        self.thinking += frame.thinking
+        self.text += frame.text
+        if frame.text and not self._quiet:
+            put_text(frame.text)
+
+    def end(self) -> None:
+        if self.text and not self._quiet:
+            put("")
 
 
 class _Waiting:

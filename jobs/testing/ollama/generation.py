@@ -1,5 +1,6 @@
 """Answering a prompt, as all of the simulator's interfaces do it underneath: check, load, stream frames, count."""
 
+import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -133,7 +134,9 @@ def using(
 def context_of(parts: SimulatorParts, model: StoredModel, body: dict[str, Any]) -> int:
     """The tokens that the model takes at a time."""
     trained = int(model.config.get("context_length") or parts.settings.context_length)
-    return min(int(checked_options(body.get("options")).get("num_ctx") or parts.settings.context_length), trained)
+    own = json.loads(parts.store.text_of(model, "params") or "{}").get("num_ctx")
+    asked = checked_options(body.get("options")).get("num_ctx")
+    return min(int(asked or own or parts.settings.context_length), trained)
 
 
 def merged(frames: list[Frame], shape: AnswerShape) -> Frame:

@@ -3,7 +3,7 @@
 Keys stand in alphabetical order on the wire of a stream, and failures inside it just end it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from jobs.ollama.request_content import check_response_items, check_response_tools
@@ -47,12 +47,12 @@ def _native(body: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _tools(tools: list[Any]) -> list[Any]:
+def _tools(tools: Iterable[Any]) -> list[Any]:
     """Those of a namespace stand among the others."""
     return [
         each
         for tool in tools
-        for each in (_tools(tool.get("tools") or []) if tool.get("type") == "namespace" else [tool])
+        for each in (_tools(tool.get("tools") or ()) if tool.get("type") == "namespace" else [tool])
     ]
 
 

@@ -15,6 +15,7 @@ from app.endpoint import server_options
 from app.fleet.effect_notes import WEBHOOK, OneMachine, in_a_deployment, of_modal, on_one_machine
 from app.fleet.effects import KEYS, set_keys
 from app.fleet.file import FLEET_FILE
+from app.fleet.parameters import ParametersConfig
 from app.fleet.schema import Fleet, parse
 from app.gateway.cross_origin import allowed_origins
 from app.local.plan import StackPlan, allowed_registries
@@ -59,6 +60,21 @@ CHANGES: Mapping[str, tuple[str, Any]] = {
     "models[].tier": ("models.0.tier", "h100"),
     "models[].pinned": ("models.0.pinned", False),
     "models[].warmed": ("models.0.warmed", False),
+    "models[].context": ("models.0.context", 2048),
+    "models[].parameters.temperature": ("models.0.parameters.temperature", 0.5),
+    "models[].parameters.top_p": ("models.0.parameters.top_p", 0.5),
+    "models[].parameters.top_k": ("models.0.parameters.top_k", 9),
+    "models[].parameters.min_p": ("models.0.parameters.min_p", 0.5),
+    "models[].parameters.typical_p": ("models.0.parameters.typical_p", 0.5),
+    "models[].parameters.seed": ("models.0.parameters.seed", 9),
+    "models[].parameters.stop": ("models.0.parameters.stop", ["x"]),
+    "models[].parameters.num_predict": ("models.0.parameters.num_predict", 9),
+    "models[].parameters.repeat_penalty": ("models.0.parameters.repeat_penalty", 1.5),
+    "models[].parameters.repeat_last_n": ("models.0.parameters.repeat_last_n", 9),
+    "models[].parameters.presence_penalty": ("models.0.parameters.presence_penalty", 0.5),
+    "models[].parameters.frequency_penalty": ("models.0.parameters.frequency_penalty", 0.5),
+    "models[].system": ("models.0.system", "Be long."),
+    "aliases.*": ("aliases.gpt-4o", "deepseek-r1:32b"),
     "windows[].tier": ("windows.0.tier", "h100"),
     "windows[].start": ("windows.0.start", "0 20 * * *"),
     "windows[].hours": ("windows.0.hours", 9),
@@ -96,6 +112,9 @@ def document() -> dict[str, Any]:
     found["windows"] = [{"tier": "a10g", "start": "0 8 * * *", "hours": 2, "models": ["llama3.2"]}]
     found["tiers"]["a10g"]["ollama"]["kv_cache_type"] = "f16"
     found["alerts"]["webhook_secret"] = "ollama-webhook"
+    zero = dict.fromkeys(ParametersConfig.model_fields, 0)
+    found["models"][0] |= {"context": 4096, "parameters": {**zero, "stop": ["end"]}, "system": "Be brief."}
+    found["aliases"] = {"gpt-4o": "llama3.2"}
     return found
 
 
@@ -169,6 +188,8 @@ def _everywhere(fleet: Fleet) -> dict[str, Any]:
         "retention": fleet.retention(),
         "times": fleet.schedule.times,
         "windows": [fleet.windows_open(at) for at in hours],
+        "settings": fleet.settings_by_model,
+        "aliases": fleet.named,
         "origins": allowed_origins({}, fleet).allow("https://chat.example.com"),
         "declared": [fleet.declared_tier(ModelName.parse(name)) for name in ("llama3.2", "qwen3", "deepseek-r1:32b")],
     }
@@ -204,6 +225,7 @@ def stack_plan(fleet: Fleet | None, *tiers: str) -> StackPlan:
         concurrency=1,
         fleet=fleet,
         fleet_file=None,
+        fleet_text=None,
     )
 
 
@@ -254,6 +276,10 @@ def test_what_is_modals_is_named_once() -> None:
         " the kinds budget, wakes, platform of [alerts]"
     )
     assert of_modal(fleet, BARE).endswith("simulated, flash_attention, load_timeout_seconds of their ollama")
+    assert of_modal(fleet, OneMachine({}, ("local",), found="http://127.0.0.1:11434")) == (
+        "of the fleet file, this is Modal's and has no effect on one machine: monthly_budget_dollars of [alerts];"
+        " [prices]; the kinds budget, wakes, platform of [alerts]"
+    )
     assert list(on_one_machine(fleet, BARE)) == []
     assert list(in_a_deployment(fleet)) == []
 
@@ -364,8 +390,8 @@ def test_a_directory_that_is_not_ours_is_told() -> None:
     """Without a models directory of its own no night can run, and what that takes along is named."""
     said = notes(fleet_with(), simulated=True, not_ours="'/models' is not ours to write", quota=True)
     assert said[0] == (
-        "[volume], and pinned and warmed of [[models]], have no effect: no night can run, since '/models' is not ours"
-        " to write; name a directory that is yours by --models, or have `up` start its servers itself"
+        "[volume], alerts.quota_percent, and pinned and warmed of [[models]] have no effect: no night can run, since"
+        " '/models' is not ours to write; name a directory of yours by --models, or have `up` start its servers itself"
     )
     assert not any("--quota" in note for note in said)
 

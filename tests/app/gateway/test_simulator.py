@@ -89,7 +89,7 @@ def test_an_error_inside_a_stream(running: RunningGateway, double: OllamaDouble,
 
 
 def test_embeddings(running: RunningGateway) -> None:
-    """A model that only embeds is loaded and answers on all three routes."""
+    """A model that only embeds is loaded and answers on all three routes; two of them tell their tokens."""
     for path, body in (
         ("/api/embed", {"input": "hello"}),
         ("/api/embeddings", {"prompt": "hello"}),
@@ -97,7 +97,8 @@ def test_embeddings(running: RunningGateway) -> None:
     ):
         response = httpx.post(running.url + path, json={"model": "NOMIC-Embed-Text", **body}, timeout=PATIENCE)
         assert response.status_code == 200, response.text
-    assert {row.about.ending for row in running.rows(3)} == {"success"}
+    (row,) = running.rows(3)
+    assert (row.about.ending, row.sums.prompt_tokens, row.sums.output_tokens) == ("success", 2, 0)
 
 
 def test_who_leaves_ends_no_load(models: Path, tmp_path: Path) -> None:

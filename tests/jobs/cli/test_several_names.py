@@ -13,7 +13,7 @@ import pytest
 from tests.support.local_stack import COMMAND, Shell, Up, up
 from tests.support.waiting import until
 
-SLOW = ("--rate-limit", "5MB")
+SLOW = ("--rate-limit", "1MB")
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +119,10 @@ def test_one_failure_is_a_failure(shell: Shell) -> None:
 def test_a_terminal_gets_a_bar_each_and_interrupting_leaves_all(stack: Up) -> None:
     """On a terminal several go on side by side, each with a bar; Ctrl-C ends none of them, and names each."""
     shell = stack.shell
-    shell.run("delete", "llama3.2", "qwen2.5:0.5b")
+    shell.run("delete", "llama3.2", "llama3.2:1b")
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "pull", "llama3.2", "qwen2.5:0.5b", *SLOW],
+        [*COMMAND, "pull", "llama3.2", "llama3.2:1b", *SLOW],
         env={**shell.environ, "TERM": "xterm", "COLUMNS": "120"},
         stdout=subprocess.PIPE,
         stderr=theirs,
@@ -143,7 +143,7 @@ def test_a_terminal_gets_a_bar_each_and_interrupting_leaves_all(stack: Up) -> No
 
     reader = threading.Thread(target=read)
     reader.start()
-    until(lambda: all(f"pull {name}" in last_bars(seen) for name in ("llama3.2:latest", "qwen2.5:0.5b")))
+    until(lambda: all(f"pull {name}" in last_bars(seen) for name in ("llama3.2:latest", "llama3.2:1b")))
     running = {job["id"]: job["state"] for job in shell.ask("jobs") if job["state"] in {"queued", "running"}}
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)

@@ -12,9 +12,9 @@ import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest, Refused, StoreUnavailable
+from jobs.core.retention import RetentionRules
 from jobs.home.home import Home, LocalServer, Stack, home_of
 from jobs.testing.clock import HandClock
-from jobs.weights.prune_plan import RetentionRules
 
 HOLD = "import sys, time; from pathlib import Path; from jobs.home.home import Home\n"
 HOLD += "from jobs.core.clock import SystemClock\n"

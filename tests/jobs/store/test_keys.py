@@ -17,6 +17,7 @@ from tests.support.stored_keys import patterns_of
 from tests.support.stores import Store
 
 STORED = {
+    "aliases": "overwritten",
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
     "claim/<id>/<n>": "once",

@@ -20,6 +20,7 @@ import pytest
 
 from jobs.core.clock import SystemClock
 from jobs.core.errors import NotWritable
+from jobs.core.retention import RetentionRules
 from jobs.core.retry import NEVER
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Job, JobState
@@ -34,7 +35,6 @@ from jobs.testing.ollama.faults import OllamaFault as ServerFault
 from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
-from jobs.weights.prune_plan import RetentionRules
 from jobs.worker.attempt import RunningAttempt
 from tests.support.crash_points import READ_ONLY, refusing
 from tests.support.ollama_servers import serving, simulator_command

@@ -16,6 +16,7 @@ import pytest
 from jobs.core.errors import Corrupt, Killed, Refused, ServerTrouble, Trouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.core.retention import RetentionRules
 from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Backoff, Ending, JobState, after_trouble
 from jobs.registry.client import Registry
@@ -23,7 +24,7 @@ from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.weights import restore
-from jobs.weights.prune_plan import RetentionRules, WeightsUse
+from jobs.weights.prune_plan import WeightsUse
 from jobs.worker.attempt import RunningAttempt
 from tests.support.crash_points import dies_at
 from tests.support.models_directory import Sample, publish, sample, weights_at

@@ -15,6 +15,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import NoRoom, ServerTrouble
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
+from jobs.core.retention import RetentionRules
 from jobs.core.retry import NEVER
 from jobs.core.units import human_bytes
 from jobs.ledger.job import Backoff, Ending, Job, JobState, after_trouble
@@ -33,7 +34,7 @@ from jobs.testing.ollama.server import OllamaDouble
 from jobs.testing.registry.faults import RegistryFault
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights.history import recall
-from jobs.weights.prune_plan import RetentionRules, WeightsUse
+from jobs.weights.prune_plan import WeightsUse
 from jobs.weights.removal import remove
 from jobs.weights.staging import staging_subject
 from jobs.weights.trash_moves import throw_models

@@ -15,6 +15,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.ledger.job import Job, JobState
 from jobs.ledger.job_text import story
+from jobs.models.model_settings import ModelSettings
 from jobs.models.placement import A10G
 from jobs.ollama.client import OllamaClient
 from jobs.tasks.context import TaskContext
@@ -93,6 +94,18 @@ def test_a_model_that_generates_is_proved_by_some_tokens(bench: Bench, reads_fil
     assert result["proved_by"] == "tokens"
     assert 20 < result["tokens_per_second"] < 1000
     assert result["first_token_seconds"] < 16 / 20
+
+
+@pytest.mark.parametrize("model", [LLAMA, EMBEDS], ids=str)
+def test_a_model_is_warmed_with_the_context_that_is_set_for_it(bench: Bench, model: SimModel) -> None:
+    """It is in memory as callers will have it, who would else load it anew."""
+    name = str(model.name)
+    with bench.context(settings=lambda _: ModelSettings(context=1024)) as context:
+        worked(bench.store, context, post(bench.store, "pull", model=name))
+        job = worked(bench.store, context, post(bench.store, "warm", model=name))
+        (loaded,) = httpx.get(f"{bench.server.url}/api/ps").json()["models"]
+
+    assert (job.state, loaded["context_length"]) == (JobState.SUCCEEDED, 1024)
 
 
 def test_any_other_model_is_proved_by_its_load(bench: Bench) -> None:

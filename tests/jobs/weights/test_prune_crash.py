@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from jobs.core.errors import NotFound
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.testing.clock import HandClock
 from jobs.weights import restore, trash_moves
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse, plan
+from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
 from jobs.weights.removal import remove
 from jobs.weights.survey import SurveyedModel
 from tests.support.crash_points import dies_at

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.core.model_name import ModelName
+from jobs.core.retention import RetentionRules
 from jobs.weights.manifest import Manifest, ModelDetails
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, WeightsUse, could_go, plan
+from jobs.weights.prune_plan import PrunePlan, WeightsUse, could_go, plan
 from jobs.weights.staging import StagingFolder, slug
 from jobs.weights.survey import Broken, Stray, StrayKind, Survey, SurveyedModel
 from jobs.weights.trash import TrashFolder

@@ -1,7 +1,9 @@
 // Talks to the ops API, and to nothing else. It only reads, unless `post` is called because somebody pressed a button.
 
-import { setClock } from "/ui/words.js";
+import { setClock } from "./words.js";
 
+// Wherever the page is, perhaps below a folder of a proxy's, the API is beside it.
+const API = new URL("../ops/v1/", import.meta.url).pathname;
 const KEPT_AS = "ollama-modal key";
 const PATIENCE = 20000;
 
@@ -70,7 +72,7 @@ async function ask(path, { headers = {}, ...options }) {
   const secret = key.get();
   let answer;
   try {
-    answer = await fetch(`/ops/v1/${path}`, {
+    answer = await fetch(`${API}${path}`, {
       ...options,
       headers: secret ? { ...headers, authorization: `Bearer ${secret}` } : headers,
       cache: "no-store",

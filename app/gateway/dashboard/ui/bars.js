@@ -1,8 +1,8 @@
 // A chart of one stacked bar a day. Series differ by pattern as well as by colour.
 
-import { el, svg } from "/ui/dom.js";
-import { dates, figure } from "/ui/figure.js";
-import { day } from "/ui/words.js";
+import { el, svg } from "./dom.js";
+import { dates, figure } from "./figure.js";
+import { day } from "./words.js";
 
 const HEIGHT = 150;
 const EDGE = { top: 10, right: 4, bottom: 20, left: 44 };

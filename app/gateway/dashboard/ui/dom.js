@@ -1,6 +1,9 @@
 // Builds and changes the page. Text from outside reaches it as text nodes and nothing else: there is no way here to
 // write markup, and the page's policy (trusted types) would refuse one.
 
+import { leaveTo } from "./focus.js";
+
+const ICONS = new URL("icons.svg", import.meta.url).pathname;
 const SVG = "http://www.w3.org/2000/svg";
 
 /** Fit to be shown: characters that hide, or turn the direction of reading, appear as escapes. */
@@ -65,7 +68,14 @@ export function keep(parent, items, keyOf, make) {
     part.show(item);
     next.set(key, part);
   }
-  for (const [key, part] of known) if (!next.has(key)) part.node.remove();
+  const before = [...known];
+  before.forEach(([key, part], at) => {
+    if (next.has(key)) return;
+    const stays = ([other]) => next.has(other);
+    const neighbour = before.slice(at).find(stays) ?? before.slice(0, at).findLast(stays);
+    leaveTo(part.node, neighbour?.[1].node ?? parent);
+    part.node.remove();
+  });
   let sibling = parent.firstElementChild;
   for (const { node } of next.values()) {
     if (node === sibling) sibling = sibling.nextElementSibling;
@@ -76,12 +86,12 @@ export function keep(parent, items, keyOf, make) {
 
 /** A drawing from icons.svg; what it means always stands beside it in words. */
 export function icon(name) {
-  const use = svg("use", { href: `/ui/icons.svg#${name}` });
+  const use = svg("use", { href: `${ICONS}#${name}` });
   return svg("svg", { class: "icon", viewBox: "0 0 16 16", "aria-hidden": "true", focusable: "false" }, use);
 }
 
 export function setIcon(node, name) {
-  setAttribute(node.firstElementChild, "href", `/ui/icons.svg#${name}`);
+  setAttribute(node.firstElementChild, "href", `${ICONS}#${name}`);
 }
 
 /** A moment as words, with the whole date for whoever points at it. */

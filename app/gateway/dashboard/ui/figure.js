@@ -1,7 +1,7 @@
 // What the charts have in common: a drawing that says in a sentence what it shows, a legend, and all of it as a table.
 
-import { el, setText, svg } from "/ui/dom.js";
-import { day } from "/ui/words.js";
+import { el, setText, svg } from "./dom.js";
+import { day } from "./words.js";
 
 const LABEL_EVERY = 7;
 

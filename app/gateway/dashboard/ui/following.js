@@ -1,6 +1,6 @@
-// Follows jobs that run, live, over a few streams. What has no stream is still seen by the polls of the whole list.
+// Follows a few jobs live, each over a stream. What has no stream is still seen by the polls of the whole list.
 
-import { follow } from "/ui/api.js";
+import { follow } from "./api.js";
 
 const STREAMS = 3; // a browser opens six connections to one host; the polls need some of them
 const REST = 10000; // after a stream that broke
@@ -15,10 +15,10 @@ export class Following {
     this.#onJob = onJob;
   }
 
-  /** From now on follow these, and no others. */
+  /** From now on follow the first few of these, and no others. */
   follow(jobs) {
     if (document.hidden) return;
-    const wanted = new Set(jobs.map(({ id }) => id));
+    const wanted = new Set([...new Set(jobs.map(({ id }) => id))].slice(0, STREAMS));
     for (const [id, stream] of this.#open) if (!wanted.has(id)) stream.abort();
     for (const id of wanted) {
       const isFree = this.#open.size < STREAMS && !this.#open.has(id);

@@ -1,7 +1,7 @@
 // The jobs: how far each has come, what went wrong and what to do about it, and the buttons that change something.
 
-import { el, icon, keep, setAttribute, setHidden, setIcon, setProse, setText, time } from "/ui/dom.js";
-import { ago, bytes, clock, count, lasted, now, short, until } from "/ui/words.js";
+import { el, icon, keep, setAttribute, setHidden, setIcon, setProse, setText, time } from "./dom.js";
+import { ago, bytes, clock, count, lasted, now, short, until } from "./words.js";
 
 const WORDS = {
   queued: "queued, no worker has taken it yet",
@@ -17,33 +17,11 @@ export const hasEnded = ({ state }) => state === "succeeded" || state === "faile
 /** What a job is about, in words: `pull llama3.2:latest`. */
 export const titleOf = ({ kind, subject }) => `${kind} ${subject === "*" ? "all models" : short(subject)}`;
 
-const about = ({ kind, subject }) => `${kind}/${subject}`;
-
-/** The jobs that no later one supersedes: one of their kind about the same model, or of a kind that is `changing` it. */
-export function currentOf(jobs, changing = []) {
-  const seen = new Set();
-  const changed = new Set();
-  return jobs
-    .toSorted((one, other) => Date.parse(other.posted_at) - Date.parse(one.posted_at))
-    .filter((job) => {
-      const isCurrent = !seen.has(about(job)) && !changed.has(job.subject);
-      seen.add(about(job));
-      if (changing.includes(job.kind)) changed.add(job.subject);
-      return isCurrent;
-    });
-}
-
 /**
- * `context` has `remedies` by class of failure, the kinds that are `changing` weights, `mayChange`, `act(verb, job)`
- * that cancels, retries or dismisses, and all `jobs` that are known: only what nothing supersedes can be tried again.
+ * A row of a list, to be shown `{ job, isCurrent, waitsFor, context }`. `context` has `remedies` by class of failure,
+ * `mayChange`, `act(verb, job)` that cancels, retries or dismisses, and `seek(job, which)` that brings another one into sight.
  */
-export function showJobs(list, jobs, context) {
-  const every = [...new Map([...jobs, ...context.jobs].map((job) => [job.id, job])).values()];
-  const current = new Set(currentOf(every, context.changing).map(({ id }) => id));
-  keep(list, jobs.map((job) => ({ job, context, isCurrent: current.has(job.id) })), ({ job }) => job.id, row);
-}
-
-function row() {
+export function jobRow(part = "job") {
   let latest = null;
   const mark = icon("queued");
   const kind = el("span", { class: "kind" });
@@ -62,6 +40,12 @@ function row() {
   cancel.className = "quiet-button";
   dismiss.className = "quiet-button";
   const attempts = story();
+  const seek = (event) => {
+    event.preventDefault();
+    latest.context.seek(latest.waitsFor, "all");
+  };
+  const before = el("a", { href: "#jobs", on: { click: seek } });
+  const waits = el("span", { class: "waits" }, ", waits for the ", before);
   const node = el(
     "li",
     { class: "job" },
@@ -73,7 +57,7 @@ function row() {
         "p",
         { class: "job-head" },
         el("span", { class: "job-title" }, kind, " ", subject),
-        el("span", { class: "job-state" }, state, el("span", { class: "quiet" }, " · posted ", posted.node)),
+        el("span", { class: "job-state" }, state, waits, el("span", { class: "quiet" }, " · posted ", posted.node)),
       ),
       bar,
       numbers,
@@ -86,14 +70,17 @@ function row() {
   );
   const show = (known) => {
     latest = known;
-    const { job, context, isCurrent } = known;
+    const { job, context, isCurrent, waitsFor } = known;
     node.dataset.state = job.state;
-    node.id = `job-${job.id}`;
+    node.id = `${part}-${job.id}`;
     subject.dataset.subject = job.subject;
     setIcon(mark, job.state in WORDS ? job.state : "unknown");
     setText(kind, job.kind);
     setText(subject, job.subject === "*" ? "all models" : short(job.subject));
-    setText(state, stateOf(job));
+    const isHeld = Boolean(waitsFor) && (job.state === "queued" || job.state === "waiting");
+    setText(state, isHeld ? "queued" : stateOf(job));
+    setHidden(waits, !isHeld);
+    setText(before, isHeld ? `${waitsFor.kind} of ${short(waitsFor.subject)}` : "");
     posted.show(new Date(job.posted_at), ago(Date.parse(job.posted_at)));
     showProgress(bar, numbers, job);
     showTrouble(trouble, remedy, job, context);
@@ -111,7 +98,7 @@ function row() {
 }
 
 /** Once at a time; a refusal is shown beside the button that was pressed. */
-async function act(button, refusal, work) {
+export async function act(button, refusal, work) {
   if (button.ariaBusy === "true") return;
   button.ariaBusy = "true";
   setText(refusal, "");
@@ -169,10 +156,12 @@ function showTrouble(trouble, remedy, job, { remedies }) {
   setHidden(trouble, !isBad);
   setProse(trouble, isBad ? why(last) : "");
   const advice = job.state === "failed" && last ? [last.hint, remedyOf(job, remedies, last.class ?? "bug")] : [];
-  const known = advice.filter(Boolean).map((text) => `${text[0].toUpperCase()}${text.slice(1)}.`);
+  const known = advice.filter(Boolean).map(sentence);
   setHidden(remedy, known.length === 0);
   setProse(remedy, known.join(" "));
 }
+
+export const sentence = (text) => `${text[0].toUpperCase()}${text.slice(1)}.`;
 
 /** `not found: registry.ollama.ai has no such model`. */
 const why = ({ class: kind, message }) => (kind ? `${kind.replaceAll("_", " ")}: ${message}` : message);

@@ -1,7 +1,7 @@
 // The models: their size, whether they are pinned, when they were last used, and what can be done with them.
 
-import { el, icon, keep, plain, setAttribute, setHidden, setText, time } from "/ui/dom.js";
-import { ago, bytes, short } from "/ui/words.js";
+import { el, icon, keep, plain, setAttribute, setHidden, setText, time } from "./dom.js";
+import { ago, bytes, short } from "./words.js";
 
 const VERBS = {
   rollback: {

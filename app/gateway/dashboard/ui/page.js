@@ -1,17 +1,21 @@
 // The page: signs in, polls the ops API while somebody looks at the page, and shows what it learns.
 
-import * as api from "/ui/api.js";
-import { Asking } from "/ui/asking.js";
-import { el, keep, setHidden, setText } from "/ui/dom.js";
-import { Following } from "/ui/following.js";
-import { hasEnded, showJobs, titleOf } from "/ui/jobs.js";
-import { Polling } from "/ui/polling.js";
-import { showModels } from "/ui/models.js";
-import { headline } from "/ui/now.js";
-import { showLastNight, showRuns } from "/ui/runs.js";
-import { showTiers } from "/ui/tiers.js";
-import { Weeks } from "/ui/weeks.js";
-import { bytes, count, short } from "/ui/words.js";
+import * as api from "./api.js";
+import { Asking } from "./asking.js";
+import { el, keep, setHidden, setText } from "./dom.js";
+import { keepFocus } from "./focus.js";
+import { Following } from "./following.js";
+import { groupTitle } from "./groups.js";
+import { JobList, partsOf } from "./job_list.js";
+import { hasEnded, titleOf } from "./jobs.js";
+import { Polling } from "./polling.js";
+import { showModels } from "./models.js";
+import { headline } from "./now.js";
+import { reveal } from "./reveal.js";
+import { showLastNight, showRuns } from "./runs.js";
+import { showTiers } from "./tiers.js";
+import { Weeks } from "./weeks.js";
+import { bytes, count, short } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
@@ -20,27 +24,26 @@ const BRISK = 5 * SECOND; // while something is under way
 const CALM = 15 * SECOND;
 const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
-const LISTED = 20;
 
-const known = { board: null, night: null, tiers: null, health: null, models: null, complaints: [], jobs: null, total: 0 };
-known.failed = null; // all that has failed, while somebody wants to see it
-let listed = LISTED;
-let which = "all";
+const known = { board: null, night: null, tiers: null, health: null, models: null, complaints: [], summary: null };
+let afterAsking = null; // done once the list has come that somebody asked for
 
 const asking = new Asking(at("asking"));
 const weeks = new Weeks(at("charts"), at("weeks-note"));
-const following = new Following((job) => {
-  if (known.jobs === null) return;
-  takeJobs(known.jobs.map((each) => (each.id === job.id && moves(job) >= moves(each) ? job : each)));
+const jobList = new JobList(partsOf(at), (after = null) => {
+  afterAsking = after;
+  polling.again("jobs?");
+  show();
 });
+const following = new Following((job) => tellEnds(jobList.takeJob(job) ? [job] : []));
 
 const polling = new Polling(
   [
     { path: () => "board", every: () => SLOW, take: takeBoard },
     { path: () => "night", every: () => SLOW, take: (answer) => (known.night = answer) },
     { path: () => "tiers", every: pace, take: (answer) => (known.tiers = answer.tiers) },
-    { path: () => `jobs?limit=${listed}`, every: pace, take: takeList },
-    { path: failedPath, every: pace, take: takeFailed, isWanted: () => which === "failed" },
+    { path: () => "jobs/summary", every: pace, take: (answer) => (known.summary = answer) },
+    { path: () => jobList.path(), every: pace, take: takeList },
     { path: () => "models", every: () => SLOW, take: takeModels },
     { path: () => "health", every: () => CALM, take: (answer) => (known.health = answer) },
     { ...weeks.poll, every: () => RARE },
@@ -48,13 +51,22 @@ const polling = new Polling(
   { isOn: () => !at("board").hidden, after: show, refused: signIn },
 );
 
-function pace() {
-  const isBusy = known.jobs?.some((job) => !hasEnded(job)) || known.tiers?.some(({ state }) => state === "waking");
-  return isBusy ? BRISK : CALM;
+const parts = [
+  { node: at("now"), isKnown: () => ["health", "tiers", "jobs/summary"].every(hasTried) },
+  { node: at("tiers"), isKnown: () => hasTried("tiers") },
+  { node: at("jobs"), isKnown: () => jobList.isKnown || hasTried("jobs?") },
+  { node: at("models"), isKnown: () => hasTried("models") },
+  { node: at("weeks"), isKnown: () => hasTried("days") },
+  { node: at("next"), isKnown: () => hasTried("night") },
+];
+
+function hasTried(path) {
+  return polling.hasTried(path);
 }
 
-function failedPath() {
-  return `jobs?limit=${listed}&state=failed`;
+function pace() {
+  const isBusy = known.summary?.open || jobList.jobs.some((job) => !hasEnded(job));
+  return isBusy || known.tiers?.some(({ state }) => state === "waking") ? BRISK : CALM;
 }
 
 // -- taking what was learnt in ----------------------------------------------------------------------------------------
@@ -74,38 +86,27 @@ function takeModels(answer) {
   known.complaints = answer.complaints;
 }
 
-function takeList({ jobs, total }) {
-  known.total = total;
-  takeJobs(jobs);
+function takeList(answer) {
+  tellEnds(jobList.take(answer));
+  afterAsking?.();
+  afterAsking = null;
 }
 
-function takeFailed({ jobs, total }) {
-  known.failed = { jobs, total };
-}
-
-function takeJobs(jobs) {
-  const before = new Map((known.jobs ?? []).map((job) => [job.id, job.state]));
-  known.jobs = jobs;
-  for (const job of jobs) {
-    const was = before.get(job.id);
-    if (was && was !== job.state && hasEnded(job)) {
-      announce(`${titleOf(job)}: ${job.state}`);
-      polling.again("models", "health", "tiers");
-    }
-  }
-  following.follow(jobs.filter((job) => job.state === "running"));
+/** These jobs have moved: what has ended is said, and what may be another thing now is asked for. */
+function tellEnds(moved) {
+  for (const job of moved.filter(hasEnded)) announce(`${titleOf(job)}: ${job.state}`);
+  if (moved.length) polling.again("models", "health", "tiers", "jobs/summary");
+  const open = jobList.jobs.filter((job) => !hasEnded(job));
+  following.follow([...open.filter(({ state }) => state === "running"), ...open]);
   show();
 }
 
 /** One that was posted or changed by us: in its place, or as the newest. */
 function takeJob(job) {
-  const others = known.jobs ?? [];
-  const isKnown = others.some(({ id }) => id === job.id);
-  takeJobs(isKnown ? others.map((each) => (each.id === job.id ? job : each)) : [job, ...others]);
+  jobList.takeJob(job, { isNew: true });
+  polling.again("jobs");
+  show();
 }
-
-/** How many moves of its state a job has behind it. Events tell its past, too; the list may be ahead of them. */
-const moves = ({ attempts }) => attempts.reduce((sum, { outcome }) => sum + (outcome === null ? 1 : 2), 0);
 
 function announce(text) {
   setText(at("news"), text);
@@ -116,10 +117,10 @@ function announce(text) {
 function show() {
   const mayChange = known.board?.caller.scopes.includes("admin") ?? false;
   showConnection();
-  headline({ section: at("now"), title: at("now-title"), list: at("problems"), summary: at("standing") }, known);
+  headline({ section: at("now"), title: at("now-title"), list: at("problems"), summary: at("standing") }, known, seek);
   if (known.tiers) showTiers(at("tier-list"), known.tiers, known.board);
   setText(at("tiers-note"), tiersNote());
-  showJobList(mayChange);
+  jobList.show({ remedies: known.board?.remedies, mayChange, act, actAll, seek }, known.summary?.counts);
   showModelList(mayChange);
   setHidden(at("pull-form"), !mayChange);
   setHidden(at("read-only"), mayChange || known.board === null);
@@ -131,7 +132,11 @@ function show() {
   if (known.board) showRuns(at("run-list"), at("next-note"), known.board);
   if (known.night) showLastNight(at("last-night"), known.night);
   setText(at("prices"), pricesNote());
+  if (!at("board").hidden) setHidden(at("footer"), !reveal(parts));
+  keepFocus();
 }
+
+const seek = (job, which) => jobList.seek(job, which);
 
 function showConnection() {
   const trouble = polling.trouble;
@@ -149,23 +154,10 @@ function tiersNote() {
 }
 
 function pricesNote() {
-  const prices = known.board?.prices;
-  return prices ? `Prices are of ${prices.as_of}, from ${prices.source}; what they add up to is an estimate.` : "";
-}
-
-function showJobList(mayChange) {
-  if (known.jobs === null) return;
-  const chosen = {
-    all: () => known.jobs,
-    open: () => known.jobs.filter((job) => !hasEnded(job)),
-    failed: () => known.failed?.jobs ?? known.jobs.filter(({ state }) => state === "failed"),
-  }[which]();
-  const { remedies, changing } = known.board ?? {};
-  showJobs(at("job-list"), chosen, { remedies, changing, mayChange, act, jobs: known.jobs });
-  const none = { all: "No job was ever posted.", open: "Nothing is under way.", failed: "No job has failed." }[which];
-  setText(at("jobs-note"), chosen.length ? "" : none);
-  const total = { all: known.total, open: 0, failed: known.failed?.total ?? 0 }[which];
-  setHidden(at("more-jobs"), total <= chosen.length);
+  const { prices, rented } = known.board ?? {};
+  if (!prices) return "";
+  const use = rented ? "what they add up to is an estimate" : "nothing is rented here, so nothing adds up";
+  return `Prices are of ${prices.as_of}, from ${prices.source}; ${use}.`;
 }
 
 function showModelList(mayChange) {
@@ -195,7 +187,29 @@ async function act(verb, job) {
   const { document: now } = await api.post(`jobs/${encodeURIComponent(job.id)}/${verb}`).catch(refused);
   announce(`${titleOf(job)} is ${{ cancel: "asked to stop", retry: "tried again", dismiss: "dismissed" }[verb]}`);
   takeJob(now);
-  polling.again("jobs");
+}
+
+/** Ask whether a group of failures is to be tried again or dismissed, and do it, some at a time. */
+async function actAll(verb, group) {
+  const query = new URLSearchParams({ kind: group.kind, class: group.class });
+  const work = async () => {
+    let changed = 0;
+    let answer = null;
+    do {
+      answer = (await api.post(`jobs/${verb}?${query}`).catch(refused)).document;
+      changed += answer.changed;
+    } while (answer.left > 0 && answer.changed > 0);
+    polling.again("jobs");
+    const { length } = answer.refused;
+    announce(`${count(changed, "job")} ${verb === "retry" ? "posted again" : "dismissed"}`);
+    if (length) throw new Error(`${count(changed, "job")} went well, ${length} did not: ${answer.refused[0].error}.`);
+  };
+  const words = {
+    retry: "Each is posted exactly as it was posted before. What was fetched is kept.",
+    dismiss: "They stay in the list with their stories, and need nobody any more.",
+  }[verb];
+  const yes = { retry: "Try all again", dismiss: "Dismiss all" }[verb];
+  asking.ask({ title: `${yes}: ${groupTitle(group)}?`, words, yes, work });
 }
 
 /** Ask whether this is to be done with a model, and post it as a job. */
@@ -204,7 +218,6 @@ function ask({ kind, model, ...question }) {
     const { document: job } = await api.post("jobs", { kind, model }).catch(refused);
     announce(`${titleOf(job)} is posted; how it ends is under Jobs`);
     takeJob(job);
-    polling.again("jobs");
   };
   asking.ask({ ...question, work });
 }
@@ -227,7 +240,6 @@ at("pull-form").addEventListener("submit", async (event) => {
     const news = isNew ? "is posted; its progress is under Jobs" : "is under way already; you share it";
     announce(`The pull of ${short(job.subject)} ${news}`);
     takeJob(job);
-    polling.again("jobs");
     form.reset();
   } catch (error) {
     setText(at("pull-trouble"), error.message);
@@ -236,21 +248,6 @@ at("pull-form").addEventListener("submit", async (event) => {
     form.elements.model.focus();
   }
 });
-
-at("more-jobs").addEventListener("click", () => {
-  listed += LISTED * 2;
-  polling.again("jobs");
-});
-
-for (const choice of document.querySelectorAll('input[name="which"]')) {
-  choice.addEventListener("change", () => {
-    which = choice.value;
-    listed = LISTED;
-    known.failed = null;
-    polling.again("jobs");
-    show();
-  });
-}
 
 // -- signing in and out -----------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 // What happens next by itself, and when.
 
-import { el, icon, keep, setText, time } from "/ui/dom.js";
-import { clock, until } from "/ui/words.js";
+import { el, icon, keep, setText, time } from "./dom.js";
+import { clock, until } from "./words.js";
 
 /** `board.next` is a list of `{ what, at, does }`, or null where nothing is scheduled. */
 export function showRuns(list, note, { next }) {

@@ -1,8 +1,8 @@
 // A chart with a row for each tier and a mark for each day: how well it was. Each state has a shape of its own.
 
-import { el, svg } from "/ui/dom.js";
-import { dates, figure } from "/ui/figure.js";
-import { day } from "/ui/words.js";
+import { el, svg } from "./dom.js";
+import { dates, figure } from "./figure.js";
+import { day } from "./words.js";
 
 const MARK = 14;
 const LINE = 30;

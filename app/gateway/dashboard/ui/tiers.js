@@ -1,7 +1,7 @@
 // The tiers: how each stands, what it costs at this moment, what it holds. Asleep is healthy, and costs nothing.
 
-import { el, icon, keep, setHidden, setIcon, setText, time } from "/ui/dom.js";
-import { bytes, count, dollars, roughly, now, short } from "/ui/words.js";
+import { el, icon, keep, setHidden, setIcon, setText, time } from "./dom.js";
+import { bytes, count, dollars, roughly, now, short } from "./words.js";
 
 const WORDS = {
   ready: "Ready",
@@ -14,7 +14,7 @@ const WORDS = {
 
 /** `tiers` as the API tells them, `board` with what is declared of them (or null as long as it is not known). */
 export function showTiers(list, tiers, board) {
-  const known = tiers.map((tier) => ({ ...tier, more: board?.tiers?.[tier.tier] ?? {} }));
+  const known = tiers.map((tier) => ({ ...tier, more: { ...board?.tiers?.[tier.tier], rented: board?.rented } }));
   keep(list, known, (tier) => tier.tier, card);
 }
 
@@ -68,10 +68,15 @@ function hardware({ gpu, vram_gb: vram, containers = [] }) {
 }
 
 function showPrice(amount, rate, tier, state) {
-  const { dollars_per_hour: hourly, dollars_now: current } = tier.more;
+  const { dollars_per_hour: hourly, dollars_now: current, rented } = tier.more;
   const priced = typeof hourly === "number";
   setHidden(amount.parentElement, !priced);
   if (!priced) return;
+  if (!rented) {
+    setText(amount, "$0");
+    setText(rate, ` here · ${dollars(hourly)} an hour where it is rented`);
+    return;
+  }
   const up = typeof current === "number" ? current : state === "asleep" ? 0 : hourly;
   setText(amount, up > 0 ? dollars(up) : "$0");
   setText(rate, up > 0 ? " an hour now" : ` now · ${dollars(hourly)} an hour when awake`);

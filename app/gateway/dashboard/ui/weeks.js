@@ -1,10 +1,10 @@
 // The last four weeks as small charts: requests, cost, health. A chart is there when its numbers are.
 
-import { dailyBars } from "/ui/bars.js";
-import { setText } from "/ui/dom.js";
-import { daysUntil } from "/ui/figure.js";
-import { dailyStates, WORDS } from "/ui/strips.js";
-import { count, day, dollars, now } from "/ui/words.js";
+import { dailyBars } from "./bars.js";
+import { setText } from "./dom.js";
+import { daysUntil } from "./figure.js";
+import { dailyStates, WORDS } from "./strips.js";
+import { count, day, dollars, now } from "./words.js";
 
 const LENGTH = 28;
 
@@ -45,7 +45,7 @@ export class Weeks {
     this.#chart("Health", dailyStates, health.length > 0, () => ofHealth(health));
     const missing = [
       requests.length === 0 && `No request${this.#whose} has come in these weeks.`,
-      cost === null && "Nothing is priced here, so no cost is told.",
+      cost === null && "Nothing is rented here, so no cost is told.",
       health.length === 0 && "No tier has reported its health yet.",
     ];
     setText(this.#note, missing.filter(Boolean).join(" "));

@@ -253,7 +253,7 @@ def test_a_refresh_reads_the_reports_alone(store: Store, tmp_path: Path) -> None
     for _ in range(3):
         assert known_state.refresh()
 
-    assert facts.read == [keys.WEIGHTS_GENERATION, keys.SERVER] * 3
+    assert facts.read == [keys.WEIGHTS_GENERATION, keys.ALIASES, keys.SERVER] * 3
     assert len(known_state.reports()) == 2
 
 

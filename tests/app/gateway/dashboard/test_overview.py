@@ -77,16 +77,15 @@ def test_without_a_fleet_nothing_is_made_up() -> None:
     assert (told["prices"], told["models"], told["next"], told["quota_bytes"]) == (None, {}, [], 5)
 
 
-def test_servers_of_ones_own_have_no_price() -> None:
-    """With a fleet file on one machine pins, nights and windows are told, and neither prices nor what only a platform
-    does."""
+def test_servers_of_ones_own_cost_nothing_now() -> None:
+    """With a fleet file on one machine its pins, nights, windows and prices are told, but nothing is spent."""
     windows = fleet(windows=[WORK_HOURS])
 
     told = board(serving(dollars=None), fleet=windows, rented=False).as_json(ANYONE)
 
-    assert (told["prices"], told["tiers"]["a10g"]["dollars_per_hour"], told["tiers"]["a10g"]["dollars_now"]) == (
-        None,
-    ) * 3
+    tier = told["tiers"]["a10g"]
+    assert (told["rented"], tier["dollars_per_hour"], tier["dollars_now"]) == (False, 1.42, None)
+    assert told["prices"] == {"as_of": "2026-09-15", "source": FLEET.prices.source}
     assert {run["what"].removesuffix(" opens").removesuffix(" closes") for run in told["next"]} == {
         "Nightly",
         "The window of a10g",
@@ -128,11 +127,6 @@ def test_remedies_fit_a_page() -> None:
         assert "!r" not in text
         assert "ollama-modal retry" not in text  # the page has a button for that
         text.format(id="k7m2p9x4qd-1", subject="llama3.2:latest")
-
-
-def test_the_kinds_that_change_weights_are_told() -> None:
-    """The page hears from the record of kinds which jobs supersede what was posted about the same model before."""
-    assert board().as_json(ANYONE)["changing"] == ["pull", "delete", "prune", "rollback"]
 
 
 def test_next_runs_are_those_of_the_schedules() -> None:

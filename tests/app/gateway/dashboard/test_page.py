@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 import pytest
@@ -71,17 +71,27 @@ def test_headers_tell_browsers_not_to_guess(path: str) -> None:
 
 
 def test_every_file_is_served_with_its_type() -> None:
-    """What lies in the folder is what is served: each file under its name, the first page under `/ui` as well."""
+    """What lies in the folder is what is served: each file under its name, the first one under `/ui`."""
     served = {path: ask(path) for path in Page().paths}
 
-    assert set(served) == {"/ui", *(f"/ui/{path.name}" for path in FILES)}
+    assert set(served) == {"/ui", *(f"/ui/{path.name}" for path in FILES if path.name != "index.html")}
     for path in FILES:
-        answer = served[f"/ui/{path.name}"]
+        answer = served["/ui" if path.name == "index.html" else f"/ui/{path.name}"]
         assert answer.status_code == 200
         assert answer.headers["content-type"].encode() == TYPES[path.suffix]
         assert answer.content == path.read_bytes()
     assert served["/ui"].content == (FOLDER / "index.html").read_bytes()
     assert served["/ui"].headers["content-type"] == "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize("path", ["/ui/", "/ui/index.html"])
+@pytest.mark.parametrize("folder", ["", "/llm"])
+def test_other_addresses_lead_to_the_page(folder: str, path: str) -> None:
+    """Relative addresses mean the same files only from one place, so what else people type is sent there."""
+    answer = ask(path)
+
+    assert answer.status_code == 308
+    assert urljoin(f"http://proxy{folder}{path}", answer.headers["location"]) == f"http://proxy{folder}/ui"
 
 
 @pytest.mark.parametrize("path", ["/ui/../page.py", "/ui/%2e%2e/page.py", "/ui/sub/page.js", "/ui/page.py", "/ui/.git"])
@@ -171,7 +181,7 @@ def test_what_the_page_refers_to_is_served() -> None:
         for name in ("src", "href"):
             if reference := attributes.get(name):
                 page, _, part = reference.partition("#")
-                assert not page or page in Page().paths, reference
+                assert not page or urljoin("/ui", page) in Page().paths, reference
                 assert page or part in ids, reference
 
 
@@ -197,10 +207,29 @@ def test_scripts_write_text_and_no_markup(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_scripts_import_what_is_served(path: Path) -> None:
-    """Every import names a file of this page in full."""
-    imported = re.findall(r"(?:from|import\()\s*[\"']([^\"']+)[\"']", path.read_text("utf-8"))
+    """Every import names a file of this page, beside the one that imports it."""
+    assert not [name for name in imported_by(path) if not (name.startswith("./") and (FOLDER / name).is_file())]
 
-    assert not [name for name in imported if name not in Page().paths]
+
+def imported_by(path: Path) -> list[str]:
+    return re.findall(r"(?:from|import\(|import)\s*[\"']([^\"']+)[\"']", path.read_text("utf-8"))
+
+
+def test_every_module_is_preloaded() -> None:
+    """All that the first script imports, by whatever way, is named in the page, so that none waits for another."""
+    (entry,) = (attributes["src"] for tag, attributes in markup().found if tag == "script")
+    assert entry == "ui/page.js"
+    needed, open_ends = set(), ["page.js"]
+    while open_ends:
+        for name in imported_by(FOLDER / open_ends.pop()):
+            module = name.removeprefix("./")
+            if module not in needed:
+                needed.add(module)
+                open_ends.append(module)
+    preloaded = [each["href"] for tag, each in markup().found if tag == "link" and each.get("rel") == "modulepreload"]
+
+    assert sorted(map(str, preloaded)) == sorted(f"ui/{name}" for name in needed)
+    assert {path.name for path in SCRIPTS} == {"page.js", *needed}
 
 
 def test_the_page_speaks_with_the_ops_api_alone() -> None:
@@ -211,7 +240,8 @@ def test_the_page_speaks_with_the_ops_api_alone() -> None:
     api = (FOLDER / "api.js").read_text("utf-8")
 
     assert askers == ["api.js"]
-    assert re.findall(r"\bfetch\(([^,]+),", api) == ["`/ops/v1/${path}`"]
+    assert re.findall(r"\bfetch\(([^,]+),", api) == ["`${API}${path}`"]
+    assert 'const API = new URL("../ops/v1/", import.meta.url).pathname;' in api
     assert 'credentials: "omit"' in api
     kept = "".join(path.read_text("utf-8") for path in SCRIPTS)
     assert not re.findall(r"localStorage|document\.cookie|location\.(?:search|hash)|history\.|indexedDB", kept)
@@ -232,9 +262,10 @@ def test_containers_on_modal_get_the_page() -> None:
     assert {f"/root/app/gateway/dashboard/ui/{path.name}" for path in FILES} <= copied
 
 
-def test_addresses_are_absolute_paths() -> None:
-    """`/ui` has no slash at its end, so a relative address would lead elsewhere."""
+def test_addresses_are_relative() -> None:
+    """No address says where the page is: a proxy may put it below any folder."""
     for _, attributes in markup().found:
         for name in ("src", "href"):
             if reference := attributes.get(name):
-                assert urlsplit(reference).path.startswith("/ui/") or reference.startswith("#")
+                assert urlsplit(reference).path.startswith("ui/") or reference.startswith("#")
+    assert not [path.name for path in FILES if re.search(r"[\"'`(]/(ui|ops)\b", path.read_text("utf-8"))]

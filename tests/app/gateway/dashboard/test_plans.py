@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 from app.gateway.dashboard.plans import WAITING, PlanResponse, Plans, router
 from app.gateway.ops.app import create
 from jobs.core.errors import Refused
+from jobs.core.retention import RetentionRules
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
-from jobs.weights.prune_plan import PrunePlan, RetentionRules, plan
+from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
 from tests.support.gateways import PATIENCE
 from tests.support.local_stack import Shell

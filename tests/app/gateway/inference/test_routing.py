@@ -88,6 +88,7 @@ def test_the_cheapest_tier_that_fits_answers(make: Make) -> None:
     assert json.loads(json.dumps(told)) == told
     assert told | {"facts": []} == {
         "model": "llama3.2:latest",
+        "alias": None,
         "tier": "a10g",
         "declared": False,
         "fits": True,

@@ -351,13 +351,14 @@ def test_a_job_that_is_not_there_is_404(ask: TestClient, path: str) -> None:
 # -- who may -----------------------------------------------------------------------------------------------------------
 
 READS = [
-    "/ops/v1/jobs", "/ops/v1/models", "/ops/v1/tiers", "/ops/v1/route?model=llama3.2", "/ops/v1/usage",
-    "/ops/v1/health", "/ops/v1/openapi.json", "/readyz",
+    "/ops/v1/jobs", "/ops/v1/jobs/summary", "/ops/v1/models", "/ops/v1/tiers", "/ops/v1/route?model=llama3.2",
+    "/ops/v1/usage", "/ops/v1/health", "/ops/v1/openapi.json", "/readyz",
 ]  # fmt: skip
 ADMINS = ["/metrics", "/ops/v1/plan", "/ops/v1/plan/prune"]
 CHANGES = [
     ("POST", "/ops/v1/jobs"), ("POST", "/ops/v1/jobs/x-1/cancel"), ("POST", "/ops/v1/jobs/x-1/retry"),
     ("POST", "/ops/v1/jobs/x-1/dismiss"),
+    ("POST", "/ops/v1/jobs/retry?kind=pull&class=network"), ("POST", "/ops/v1/jobs/dismiss?kind=pull&class=network"),
     ("POST", "/api/pull"), ("DELETE", "/api/delete"),
 ]  # fmt: skip
 
@@ -547,7 +548,7 @@ def test_the_document_describes_every_operation(ask: TestClient) -> None:
     operations = [
         operation for path in document["paths"].values() for operation in path.values() if isinstance(operation, dict)
     ]
-    assert len(operations) == 18
+    assert len(operations) == 21
     for operation in operations:
         assert operation["description"]
         assert {"401", "403", "422"} <= set(operation["responses"])

@@ -87,7 +87,15 @@ def test_a_model_with_slashes_is_found() -> None:
 def test_every_entry_does_what_it_says(tmp_path: Path) -> None:
     """Over the wire each route is passed, answered, made a job or refused as the table says, and needs its scope."""
     keys = f"chat {hash_of('omk_c')} chat\nboth {hash_of('omk_a')} chat admin"
-    asks = {"model": "llama3.2", "messages": TALK, "max_tokens": 1, "input": "hi", "prompt": "hi", "stream": False}
+    copy = {"source": "llama3.2", "destination": "copy"}
+    asks = {
+        "model": "llama3.2",
+        "messages": TALK,
+        "max_tokens": 1,
+        "input": "hi",
+        "prompt": "hi",
+        "stream": False,
+    } | copy
     body = json.dumps(asks).encode()
 
     def asked(entry: RouteEntry, method: str, key: str, content: bytes = body) -> httpx.Response:

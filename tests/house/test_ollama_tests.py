@@ -1,0 +1,95 @@
+"""`scripts/ollama_tests` without Ollama's tests, which need a checkout of it and Go: what it makes of their words."""
+
+import importlib.util
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import httpx
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts" / "ollama_tests"
+
+SAID = """=== RUN   TestAPI
+2026/11/28 INFO server connection host=127.0.0.1
+=== RUN   TestAPI/generate
+    api_test.go:152: none of [rayleigh] found
+    api_test.go:152: none of [scatter] found
+=== RUN   TestAPI/list
+=== RUN   TestAPI/vision
+    utils_test.go:90: skipped
+=== NAME  TestAPI/generate
+    api_test.go:170: list is empty
+--- FAIL: TestAPI (0.28s)
+    --- FAIL: TestAPI/generate (0.03s)
+    --- PASS: TestAPI/list (0.03s)
+    --- SKIP: TestAPI/vision (0.00s)
+=== RUN   TestTools
+panic: test timed out after 30m0s
+"""
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    loader = SourceFileLoader("scripts_ollama_tests", str(SCRIPT))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
+    try:
+        loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = kept
+    return module
+
+
+def test_each_test_has_its_end(script: ModuleType) -> None:
+    """Failures have the lines that told them; one without an end was cut off."""
+    assert script.results_in(SAID) == {
+        "TestAPI": "fail",
+        "TestAPI/generate": "fail api_test.go:152 api_test.go:170",
+        "TestAPI/list": "pass",
+        "TestAPI/vision": "skip",
+        "TestTools": "cut",
+    }
+
+
+def test_the_table_marks_what_differs(script: ModuleType) -> None:
+    """Another end, another reason to fail, and a test that was run one way only."""
+    directly = {"TestA": "pass", "TestB": "fail a_test.go:1", "TestC": "skip", "TestD": "fail a_test.go:2"}
+    through = {"TestA": "pass", "TestB": "fail a_test.go:9", "TestD": "pass"}
+
+    assert script.differences(directly, through) == ["TestB", "TestC", "TestD"]
+    assert script.table(directly, through).splitlines() == [
+        "  test   directly  gateway",
+        "  TestA  pass      pass",
+        "! TestB  fail      fail",
+        "    fail a_test.go:1",
+        "    fail a_test.go:9",
+        "! TestC  skip      -",
+        "! TestD  fail      pass",
+        "4 tests, 3 ended differently",
+    ]
+
+
+def test_the_simulator_and_the_gateway_have_what_the_tests_ask_for(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without OLLAMA_BIN the simulator is the server, and the service before it lists the same models."""
+    monkeypatch.delenv("OLLAMA_BIN", raising=False)
+    with script.server(tmp_path) as url, script.gateway(tmp_path, url) as through:
+        listed = [{each["name"] for each in httpx.get(f"{at}/api/tags").json()["models"]} for at in (url, through)]
+    assert listed[0] == listed[1]
+    assert {"llama3.2:1b", "llama3.2:latest", "all-minilm:latest"} <= listed[0]
+
+
+def test_without_a_checkout_it_says_what_it_needs(tmp_path: Path) -> None:
+    """The call was wrong: exit 2, and nothing is started."""
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT)], env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert "OLLAMA_SOURCE has to name a checkout" in done.stderr
