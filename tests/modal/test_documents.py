@@ -145,6 +145,19 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         yield Deployment(platform, tmp_path, gateway, ollama)
 
 
+FIRST_USE = "; ".join(
+    (
+        "import modal",
+        *(
+            f'modal.Dict.from_name("{name}", create_if_missing=True).hydrate()'
+            for name in ("ollama-ledger", *DICTS.values())
+        ),
+        'modal.Queue.from_name("ollama-jobs", create_if_missing=True).hydrate()',
+    )
+)
+"""What a tick or a job makes."""
+
+
 @pytest.fixture
 def reader(deployment: Deployment, tmp_path: Path) -> Typist:
     """Who types, in the environment of this checkout."""
@@ -178,11 +191,7 @@ def test_removing_leaves_nothing(deployment: Deployment, reader: Typist) -> None
         said = reader.type(command)
         if command.text == KEYS_NEW:
             deployment.after(KEYS_NEW, said)
-    for first_use in (
-        *(f"modal dict create {name}" for name in ("ollama-ledger", *DICTS.values())),
-        "modal queue create ollama-jobs",
-    ):  # a tick or a job makes them
-        reader.type(Command("", 0, first_use))
+    reader.type(Command("", 0, f"python -c '{FIRST_USE}'"))
     platform = deployment.platform
     kept = [each.named for each in (platform.volumes, platform.dicts, platform.queues, platform.secrets)]
     assert platform.apps.deployed
