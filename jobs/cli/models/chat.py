@@ -103,10 +103,10 @@ class Conversation:
         self._first = [{"role": "system", "content": system}] if system else []
         self._messages: list[dict[str, str]] = list(self._first)
         self._remote = GatewayClient(url, key, clock=self._clock, policy=NEVER)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {"authorization": f"Bearer {self._remote.key}"} if self._remote.key else {}
         limits = httpx.Limits(max_keepalive_connections=0)  # a watched stream reuses none
         self._client = httpx.Client(headers=headers, limits=limits, mounts=LOOPBACK_IS_DIRECT)
-        self._ollama = OllamaClient(url, client=self._client, policy=NEVER, clock=self._clock)
+        self._ollama = OllamaClient(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
 
     def __enter__(self) -> Self:
         return self
