@@ -11,7 +11,7 @@ from typing import Any, Self, TextIO
 
 import httpx
 
-from jobs.cli.interrupt import Interruptible
+from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, put, put_json, put_text, say
 from jobs.cli.remote_status import absent_there
 from jobs.core.clock import Clock, SystemClock
@@ -118,8 +118,12 @@ class Conversation:
     # -- one question --------------------------------------------------------------------------------------------------
 
     def answer(self, prompt: str, *, json: bool = False) -> int:
-        """Ask, and print the answer as it comes; or with what it cost, as one document."""
-        said, thought, last = self._ask(prompt, quiet=json)
+        """Ask, and print the answer as it comes; or with what it cost, as one document. Ctrl-C ends its last line."""
+        try:
+            with Interruptible():
+                said, thought, last = self._ask(prompt, quiet=json)
+        except KeyboardInterrupt:
+            return INTERRUPTED
         if json:
             put_json(_document(self._model, said, thought, last))
         return 0
@@ -167,8 +171,11 @@ class Conversation:
         say(f"chatting with {self._model}; /? tells what else there is, /bye ends it")
         with Interruptible():
             while (prompt := self._read()) is not None:
-                if prompt:
-                    self._answer_or_command(prompt)
+                try:
+                    if prompt:
+                        self._answer_or_command(prompt)
+                except KeyboardInterrupt:
+                    say("stopped")
         return 0
 
     def _answer_or_command(self, prompt: str) -> None:
@@ -184,8 +191,6 @@ class Conversation:
             case _:
                 try:
                     self._ask(prompt)
-                except KeyboardInterrupt:
-                    say("stopped")
                 except Trouble as trouble:
                     complain(trouble)
 
