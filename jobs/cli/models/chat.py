@@ -13,7 +13,7 @@ import httpx
 
 from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, put, put_json, put_text, say
-from jobs.cli.remote_status import absent_there
+from jobs.cli.remote_status import Served, absent_there
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Misconfigured, NetworkTrouble, NotFound, Trouble, Unauthorized
 from jobs.core.retry import NEVER
@@ -125,7 +125,7 @@ class Conversation:
         except KeyboardInterrupt:
             return INTERRUPTED
         if json:
-            put_json(_document(self._model, said, thought, last))
+            put_json(_document(self._model, self._alias_of() or self._model, said, thought, last))
         return 0
 
     def _ask(self, prompt: str, *, quiet: bool = False) -> tuple[str, str, ChatFrame]:
@@ -144,6 +144,8 @@ class Conversation:
                 taken.end()
         self._messages = [*messages, {"role": "assistant", "content": taken.text}]
         if self._verbose:
+            if alias_of := self._alias_of():
+                say(f"{'alias of:':<22}{alias_of}")
             for line in rates(taken.last.usage):
                 say(line)
         return taken.text, taken.thinking, taken.last
@@ -162,13 +164,20 @@ class Conversation:
             error.hint = error.hint or KEY_HINT
             raise
 
+    def _alias_of(self) -> str | None:
+        """The model that answers, where the name is an alias of it."""
+        served = Served.at(self._remote, self._model)
+        return served.model if served and served.is_alias else None
+
     # -- as many as somebody has ---------------------------------------------------------------------------------------
 
     def talk(self) -> int:
         """Answer whatever is asked at the terminal, until somebody leaves."""
         import readline  # noqa: F401, PLC0415 - lines are edited and called up again, for whoever talks alone
 
-        say(f"chatting with {self._model}; /? tells what else there is, /bye ends it")
+        alias_of = self._alias_of()
+        whom = f"{self._model}, an alias of {alias_of}" if alias_of else self._model
+        say(f"chatting with {whom}; /? tells what else there is, /bye ends it")
         with Interruptible():
             while (prompt := self._read()) is not None:
                 try:
@@ -282,10 +291,11 @@ def rates(usage: Usage) -> list[str]:
     return [f"{name + ':':<22}{value}" for name, value in lines]
 
 
-def _document(model: str, said: str, thought: str, last: ChatFrame) -> dict[str, Any]:
+def _document(model: str, behind: str, said: str, thought: str, last: ChatFrame) -> dict[str, Any]:
     usage = last.usage
     return {
         "model": model,
+        "served_model": behind,
         "response": said,
         **({"thinking": thought} if thought else {}),
         "done_reason": last.done_reason,
