@@ -16,10 +16,11 @@ from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home, Stack
 from jobs.home.prune_preview import loaded
-from jobs.home.status import weights_of
 from jobs.registry.mirror import mirrors, tokens
 from jobs.weights.history import Memory, recall
+from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import plan
+from jobs.weights.survey import survey
 
 
 def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
@@ -32,7 +33,7 @@ def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock)
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
     jobs, now = home.reader(clock).jobs(), clock.now()
-    found = weights_of(stack.models, home, clock).survey()
+    found = survey(Layout(stack.models))
     return Actual(
         found.known,
         _upstream(stack, fleet, asked_about(fleet, found.known), clock),
