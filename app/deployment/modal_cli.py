@@ -17,7 +17,7 @@ from app.deployment.spawn_worker import spawn_worker
 from app.resources import APP, GATEWAY, PLAN_PRUNE, READ_FLEET, WEIGHTS_WORKER, deployment, ledger, queue
 from jobs.cli.interrupt import INTERRUPTED
 from jobs.cli.job_commands import JobCommands, Preview, exit_code
-from jobs.cli.output import say, settle_streams, show
+from jobs.cli.output import say, screen_width, settle_streams, show
 from jobs.cli.warnings_log import log_warnings
 from jobs.core.clock import Clock, SystemClock, isoformat
 from jobs.core.errors import Killed, Refused, Trouble
@@ -223,7 +223,7 @@ def show_cost(
     cost = estimate(
         {**past(), **dict(ledger.items(*keys.SORTS["usage"]))}, priced(launcher.fleet(), now.date()), began, now
     )
-    show(cost.as_json(), cost.lines(), json=json)
+    show(cost.as_json(), cost.lines(screen_width()), json=json)
     return 0
 
 
@@ -245,7 +245,7 @@ def show_night(commands: JobCommands, *, json: bool) -> int:
     from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - a pull needs none of it
 
     night = report(dict(ledger.items(*OF_NIGHTS)), commands.reader.select()[0])
-    show(night, map(worded, lines(night, commands.now)), json=json)
+    show(night, map(worded, lines(night, commands.now, screen_width())), json=json)
     return 0
 
 

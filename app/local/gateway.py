@@ -19,7 +19,7 @@ from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
 from app.gateway.protocol import model_defaults
 from app.gateway.upstream.upstream_client import TierUpstream
-from app.local.nightly_thread import coming_night
+from app.local.coming_night import coming_night
 from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers

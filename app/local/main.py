@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from app.local import key_commands, report_commands  # noqa: F401 - add theirs to the command line, as this file adds `up`
+from app.local.commands import key_commands, report_commands  # noqa: F401 - they add theirs, as this file adds `up`
 from jobs.cli.job_commands import Preview
 from jobs.cli.main import KeyOption, Url, app, commands_at, done, remote_at, run, this_machine
 from jobs.cli.models import commands as model_commands  # noqa: F401 - as above
@@ -109,7 +109,7 @@ def plan(
             hint="name one: `ollama-modal plan --fleet FILE`; `ollama-modal up --fleet FILE` sees to it each night",
         )
     from app.fleet.schema import load  # noqa: PLC0415 - takes as long as two whole commands
-    from app.local.nightly_thread import coming_night  # noqa: PLC0415
+    from app.local.coming_night import coming_night  # noqa: PLC0415
 
     declared = load(fleet.absolute()) if fleet is not None else None
     stack = at.home.need_stack()

@@ -9,62 +9,24 @@ from datetime import datetime, timedelta
 
 from loguru import logger
 
-from app.fleet.schedule import jobs_of_night, night_began
+from app.fleet.schedule import night_began
 from app.fleet.schema import Fleet
 from app.gateway.ops.context import send_none
-from app.local.plan import allowed_registries
+from app.local.coming_night import actual
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
-from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.parts import is_told
-from app.scheduler.upstream_tags import upstream_tags
 from jobs.core.clock import Clock
-from jobs.core.errors import StoreTrouble, Unsupported
-from jobs.core.retry import NEVER
+from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
-from jobs.home.prune_preview import loaded
 from jobs.home.status import weights_of
-from jobs.registry.client import Registry
-from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
 from jobs.telemetry.webhook import Webhook
-from jobs.weights.history import Memory, recall
-from jobs.weights.prune_plan import plan
 from jobs.weights.survey import Survey, SurveyedModel
 
 CHECK_EVERY = timedelta(minutes=1)
-
-
-def actual(home: Home, stack: Stack, fleet: Fleet, memory: Memory, clock: Clock) -> Actual:
-    """How it is on this machine: the directory, the ledger, the servers, and what the registries say.
-
-    Raises:
-        Unsupported: the models directory is not ours.
-
-    """
-    if stack.models is None:
-        raise Unsupported(f"the models directory is not ours to keep: {stack.why_by_server}")
-    jobs, now = home.reader(clock).jobs(), clock.now()
-    found = weights_of(stack.models, home, clock).survey()
-    mirror = {"*": stack.mirror} if stack.mirror else mirrors(os.environ)
-    registries = allowed_registries(os.environ, fleet, is_loopback=True)
-    registry = Registry(clock=clock, mirrors=mirror, tokens=tokens(os.environ), registries=registries, requests=NEVER)
-    return Actual(
-        found.known,
-        upstream_tags(registry, asked_about(fleet, found.known)),
-        memory,
-        plan(found, memory.weights_use(jobs, loaded(stack.servers, clock)), stack.retention, now),
-        jobs_of_night(fleet.schedule.times, jobs, now),
-        frozenset(server.tier for server in stack.servers),
-    )
-
-
-def coming_night(home: Home, stack: Stack, fleet: Fleet, clock: Clock) -> Night:
-    """What the next night would post now."""
-    memory = recall(home.read_facts(), home.reader(clock).jobs())
-    return night(fleet, actual(home, stack, fleet, memory, clock), clock.now())
 
 
 class NightlyThread:

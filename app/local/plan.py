@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.fleet.schema import Fleet, TierConfig
 from app.fleet.values import TIER, TIER_FORM
-from app.gateway.cross_origin import Origins
 from jobs.core.errors import BadRequest
 from jobs.core.model_name import ModelName
 from jobs.core.retention import RetentionRules
@@ -15,6 +15,9 @@ from jobs.models.aliases import Aliases
 from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.models.placement import KNOWN_TIERS, LOCAL, TierCapacity, tuned
 from jobs.registry.allowlist import ANYWHERE, USUAL, Registries
+
+if TYPE_CHECKING:
+    from app.gateway.cross_origin import Origins
 
 VARIABLE = "OLLAMA_MODAL_PULL_FROM"
 
@@ -52,7 +55,7 @@ class StackPlan:
     host: str
     port: int
     registries: Registries
-    origins: Origins
+    origins: "Origins"
     retention: RetentionRules
     rate_limit: int | None
     concurrency: int

@@ -34,9 +34,10 @@ def model_names(context: typer.Context, incomplete: str) -> list[str]:
     try:
         if url := context.params.get("url") or os.environ.get("OLLAMA_MODAL_URL"):
             from jobs.core.retry import NEVER  # noqa: PLC0415
-            from jobs.home.gateway_client import GatewayClient, client_for  # noqa: PLC0415
+            from jobs.home.gateway_client import GatewayClient, address, client_for  # noqa: PLC0415
 
             key = context.params.get("key") or os.environ.get("OLLAMA_MODAL_KEY")
+            url, key = address(url, key)
             asking = client_for(url, PATIENCE)
             with GatewayClient(url, key, clock=SystemClock(), client=asking, policy=NEVER) as gateway:
                 names = [ModelName.parse(each.name) for each in gateway.models()[0]]

@@ -129,6 +129,7 @@ def commands_at(url: str | None, key: str | None) -> JobCommands:
     if not url:
         return this_machine().commands
     clock, remote = SystemClock(), remote_at(url, key)
+    url = remote.url  # without the key that it may have held
     return JobCommands(
         remote,
         clock,
@@ -375,7 +376,7 @@ def status(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
 
         remote = remote_at(url, key)
         health = {**remote.health(), "night": remote.night()}
-        show(health, status_lines(health, url, commands_at(url, key).now), json=json)
+        show(health, status_lines(health, remote.url, commands_at(url, key).now), json=json)
         return
     from jobs.home.status import local_status  # noqa: PLC0415
 

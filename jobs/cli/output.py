@@ -38,6 +38,11 @@ def put_lines(lines: Iterable[str]) -> None:
             _write(sys.stdout, _painted(sys.stdout, piece))
 
 
+def screen_width() -> int | None:
+    """How wide a line of data may be; None in a pipe."""
+    return width_of(sys.stdout)
+
+
 def _painted(stream: TextIO | None, line: str) -> str:
     return painted(line) if has_colour(stream) else line
 
@@ -63,12 +68,13 @@ def put_table(
 
 
 def say(line: str = "") -> None:
-    """A line of talk."""
-    if _talk is None:
-        word, colon, rest = visible(line).partition(": ")
-        _write(sys.stderr, f"{_painted(sys.stderr, word)}{colon}{rest}" if word in _SAID else visible(line))
-    else:
+    """A line of talk, which a screen that is too narrow for it has broken between words."""
+    if _talk is not None:
         _talk(f"{visible(line)}\n")
+        return
+    for piece in folded(visible(line), width_of(sys.stderr)):
+        word, colon, rest = piece.partition(": ")
+        _write(sys.stderr, f"{_painted(sys.stderr, word)}{colon}{rest}" if word in _SAID else piece)
 
 
 _SAID = frozenset({"error", "warning", "hint"})

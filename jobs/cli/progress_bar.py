@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from jobs.cli.terminal.screen import folded
 from jobs.core.sanitize import plain, visible
 from jobs.ledger.job import Job
 from jobs.ledger.job_text import amounts, share
@@ -35,7 +36,8 @@ class Bars:
         )
 
     def print_line(self, line: str) -> None:
-        self._progress.console.print(Text(visible(line)), soft_wrap=True)
+        for piece in folded(visible(line), self._progress.console.width):
+            self._progress.console.print(Text(piece), soft_wrap=True)
 
 
 @contextmanager

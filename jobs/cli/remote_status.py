@@ -6,8 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from jobs.core.clock import parse_moment
-from jobs.core.errors import Trouble
-from jobs.core.model_name import ModelName
+from jobs.core.errors import NotFound, Trouble
 from jobs.core.sanitize import plain
 from jobs.core.units import human_bytes, human_span
 from jobs.home.gateway_client import GatewayClient
@@ -29,10 +28,52 @@ def remote_models(remote: GatewayClient) -> "ModelsFound":
 
 
 def absent_there(remote: GatewayClient, text: str) -> Trouble | None:
-    """Why nothing can be done with a model that the gateway has not, with the names that come near."""
-    from jobs.models.near_names import absent  # noqa: PLC0415 - only who mistyped needs it
+    """Why nothing can be done with a model that the gateway has not: with the names that come near, or of an alias with
+    what it stands for."""
+    try:
+        remote.route(text, None)
+    except NotFound as error:
+        return error
+    return None
 
-    return absent(ModelName.parse(text), [ModelName.parse(each.name) for each in remote.models()[0]])
+
+@dataclass(frozen=True)
+class Served:
+    """What a gateway makes of a model's name.
+
+    Args:
+        model: that is answered.
+        is_alias: the name stands for it, and is not its own.
+        tier: that answers.
+        context: tokens, for who asks for no other.
+        set_here: what is set for the model there, in words; empty where nothing is.
+
+    """
+
+    model: str
+    is_alias: bool
+    tier: str
+    context: int | None
+    set_here: str
+
+    @classmethod
+    def at(cls, remote: GatewayClient, text: str) -> "Served | None":
+        """None where the gateway does not say."""
+        try:
+            route = remote.route(text, None)
+        except Trouble:  # what else is asked of it tells why; this only adds to what is known of a model that is there
+            return None
+        told = (str(fact).partition(SET) for fact in route["facts"])
+        set_here = next((plain(rest) for before, found, rest in told if found and not before), "")
+        context = int(route["context"]) if route.get("context") else None
+        return cls(plain(route["model"]), bool(route.get("alias")), plain(route["tier"]), context, set_here)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"model": self.model, "alias": self.is_alias, "tier": self.tier, "context": self.context}
+
+
+SET = "set for it: "
+"""Begins the fact of a route that tells what is set for the model."""
 
 
 def status_lines(health: Mapping[str, Any], url: str, now: datetime) -> Iterator[str]:

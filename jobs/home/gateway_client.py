@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 from jobs.core import errors
 from jobs.core.clock import Clock, isoformat
@@ -69,8 +69,8 @@ class GatewayClient:
     """Posts, reads and changes the jobs of one gateway.
 
     Args:
-        url: where the gateway answers.
-        key: opens it; not needed on loopback without keys.
+        url: where the gateway answers; it may hold the key, as in `https://user:KEY@host`.
+        key: opens it, before one in the address; not needed on loopback without keys.
         clock: for waiting between two tries.
         client: instead of our own.
         policy: how often to try.
@@ -80,8 +80,8 @@ class GatewayClient:
     def __init__(
         self, url: str, key: str | None, *, clock: Clock, client: "Client | None" = None, policy: Policy = REQUESTS
     ) -> None:
-        self.url = _checked(url)
-        self._headers = {"authorization": f"Bearer {key}"} if key else {}
+        self.url, self.key = address(url, key)
+        self._headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         self._clock = clock
         self._policy = policy
         self._client = client or client_for(self.url, PATIENCE)
@@ -318,17 +318,37 @@ def client_for(url: str, patience: timedelta) -> "Client":
     return httpx.Client(timeout=patience.total_seconds(), mounts=LOOPBACK_IS_DIRECT)
 
 
-def _checked(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+def address(url: str, key: str | None) -> tuple[str, str | None]:
+    """Where a gateway answers, without a key in it, and what opens it: the given key, else the one in the address.
+
+    There it is the password, or the name where that is all, as the gateway takes Basic credentials.
+
+    Raises:
+        BadRequest: it is no address; what it holds of a key is not in the message.
+
+    """
+    hint = "as in https://gateway.example or http://127.0.0.1:11500"
+    try:
+        parts = urlsplit(url)
+        is_wrong = parts.scheme not in {"http", "https"} or not parts.hostname or parts.port == 0
+    except ValueError:  # brackets of an address that has none, a port that is none
+        is_wrong = True
+    if is_wrong or parts.query or parts.fragment:
+        raise errors.BadRequest(f"{_without_key(url)!r} is no gateway's address", hint=hint)
+    host = parts.netloc.rpartition("@")[2]
+    held = unquote(parts.password or parts.username or "")
+    opening = key or held or None
+    if opening and not (opening.isascii() and opening.isprintable()):
         raise errors.BadRequest(
-            f"{url!r} is no gateway's address", hint="as in https://gateway.example or http://127.0.0.1:11500"
+            f"the key for {host!r} has characters that no key has", hint="in an address, `%` and `@` are %25 and %40"
         )
-    if parts.username or parts.password:
-        raise errors.BadRequest(
-            "the gateway's address holds a name or password", hint="give the key by OLLAMA_MODAL_KEY"
-        )
-    return url.rstrip("/")
+    return urlunsplit((parts.scheme, host, parts.path, "", "")).rstrip("/"), opening
+
+
+def _without_key(url: str) -> str:
+    """What may be said of an address that makes no sense: whatever stands before its last @ may be a key."""
+    _, at, after = url.rpartition("@")
+    return f"…@{after}" if at else url
 
 
 def _is_plain(id: str) -> bool:

@@ -3,16 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from loguru import logger
-
 from jobs.core.clock import Clock
-from jobs.core.errors import Trouble, Unsupported
+from jobs.core.errors import Unsupported
 from jobs.home.home import Home, LocalServer
-from jobs.home.status import client_of, weights_of
-from jobs.tasks.prune import plan_request
+from jobs.home.status import tier_now, weights_of
 from jobs.weights.history import recall
 from jobs.weights.prune_plan import PrunePlan, WeightsUse
-from jobs.weights.trash_moves import require_models_directory
 
 
 def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> WeightsUse:
@@ -27,11 +23,7 @@ def weights_use(home: Home, servers: Sequence[LocalServer], clock: Clock) -> Wei
 def loaded(servers: Sequence[LocalServer], clock: Clock) -> Iterator[str]:
     """The models that these servers have in memory, as far as they answer."""
     for server in servers:
-        try:
-            with client_of(server, clock) as ollama:
-                yield from [each.name for each in ollama.ps()]
-        except Trouble as trouble:
-            logger.debug("the server of {} does not tell what it has loaded: {}", server.tier, trouble)
+        yield from (each.name for each in tier_now(server, clock).loaded)
 
 
 def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
@@ -41,6 +33,9 @@ def dry_run(home: Home, clock: Clock, request: dict[str, Any]) -> PrunePlan:
         Unsupported: the models directory is not ours.
 
     """
+    from jobs.tasks.prune import plan_request  # noqa: PLC0415 - brings httpx; a plan of a night needs neither
+    from jobs.weights.trash_moves import require_models_directory  # noqa: PLC0415
+
     stack = home.need_stack()
     if stack.models is None:
         raise Unsupported(f"the models directory is not ours to prune: {stack.why_by_server}")

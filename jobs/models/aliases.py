@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-from loguru import logger
-
 from jobs.core.errors import BadName
 from jobs.core.model_name import DEFAULT_TAG, ModelName
 from jobs.models.near_names import NearNames
@@ -151,6 +149,8 @@ def _read_made(made: Mapping[str, Any]) -> Iterable[Alias]:
         try:
             yield Alias(str(ModelName.parse(text)), ModelName.parse(entry["target"]), str(entry["by"]))
         except (BadName, KeyError, TypeError):
+            from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
+
             logger.warning("the alias {!r} cannot be read: {!r}", text, entry)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import human_span
@@ -131,10 +132,10 @@ class Cost:
             uses=tuple(map(UseCost.from_json, document["uses"])),
         )
 
-    def lines(self) -> Iterator[str]:
-        """The estimate for people, as columns below one another."""
+    def lines(self, width: int | None = None) -> Iterator[str]:
+        """The estimate for people, as columns below one another, of lines that are no wider."""
         if self.prices_source == OWNED:
-            yield from self.use_lines()
+            yield from self.use_lines(width)
             yield f"nothing there is paid by the second: {OWNED}"
             return
         yield f"about ${self.dollars:.2f} since {self.since:%Y-%m-%d %H:%M}"
@@ -151,12 +152,14 @@ class Cost:
                     )
                     for tier in self.tiers
                 ],
+                width,
+                _TIERS_GIVE_WAY,
             )
-        yield from self.use_lines()
+        yield from self.use_lines(width)
         yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
         yield "not in it: " + "; ".join(LEFT_OUT)
 
-    def use_lines(self) -> Iterator[str]:
+    def use_lines(self, width: int | None = None) -> Iterator[str]:
         """Who had what served."""
         if self.uses:
             yield "serving, by model and key:"
@@ -169,7 +172,28 @@ class Cost:
                     )
                     for use in self.uses
                 ],
+                width,
+                _USES_GIVE_WAY,
             )
+
+
+_TIERS_GIVE_WAY = (
+    GiveWay("STARTS", "left out"),
+    GiveWay("UP", "left out"),
+    *(GiveWay(share.upper(), "left out") for share in reversed(SHARES)),
+    GiveWay("TIER", 8, "middle"),
+)
+
+_USES_GIVE_WAY = (
+    GiveWay("MODEL", 28, "middle"),
+    GiveWay("TOOK", "left out"),
+    GiveWay("KEY", 12, "middle"),
+    GiveWay("TIER", 8, "middle"),
+    GiveWay("MODEL", 16, "middle"),
+    GiveWay("REQUESTS", "left out"),
+    GiveWay("MODEL", 8, "middle"),
+)
+"""Who had what, and what it cost, stay."""
 
 
 def cost(
@@ -257,8 +281,7 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _columns(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterator[str]:
-    cells = [list(head), *([plain(cell) for cell in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
-    for row in cells:
-        yield "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+def _columns(
+    head: Sequence[str], rows: Sequence[Sequence[object]], width: int | None, steps: Sequence[GiveWay]
+) -> Iterator[str]:
+    yield from ("  " + line for line in table(head, rows, width and width - 2, steps))

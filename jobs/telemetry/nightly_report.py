@@ -7,11 +7,12 @@ It posts nothing and asks nobody. A report is plain values, so that it reads the
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Self
 
+from jobs.cli.terminal.table import GiveWay, table_rows
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import counted, human_bytes
@@ -235,8 +236,8 @@ def line(night: Mapping[str, Any], now: datetime) -> str:
     return f"{_at(night['at'], now)}: {night['summary']}" if night["at"] else str(night["summary"])
 
 
-def lines(night: Mapping[str, Any], now: datetime) -> Iterator[str]:
-    """Line by line, on the reader's clock, whose zone is that of `now`."""
+def lines(night: Mapping[str, Any], now: datetime, width: int | None = None) -> Iterator[str]:
+    """Line by line, on the reader's clock, whose zone is that of `now`; its jobs in columns that are no wider."""
     if night["at"] is None:
         yield f"{night['summary']}: it comes by its schedule, on one machine with `ollama-modal up --fleet FILE`"
         yield from _fails(night.get("failing"), now)
@@ -245,7 +246,7 @@ def lines(night: Mapping[str, Any], now: datetime) -> Iterator[str]:
     yield f"the night of {_at(night['due'], now)}{late}: {plain(night['summary'])}"
     if night.get("trouble"):
         yield f"tries    {night['tries']}; one before met: {plain(night['trouble'])}"
-    yield from _jobs(night["jobs"])
+    yield from _jobs(night["jobs"], width)
     if night["share"]:
         yield f"weights  {_read(night, now)}"
     for what, word in (("opened", "incident"), ("passed", "passed  ")):
@@ -265,14 +266,16 @@ def _fails(failing: Mapping[str, Any] | None, now: datetime) -> Iterator[str]:
     yield f"         {again}"
 
 
-def _jobs(jobs: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    rows = [(each["kind"], plain(each["subject"]), each["state"], _amount(each), plain(each["why"])) for each in jobs]
-    troubles = [f"{each['class'] or 'bug'}: {plain(each['message'])}" if each["message"] else "" for each in jobs]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for each, row, trouble in zip(jobs, rows, troubles, strict=True):
-        yield "  " + "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()
-        if trouble:
-            yield f"    {trouble}"
+_JOBS_GIVE_WAY = (GiveWay("MODEL", 24, "middle"), GiveWay("SIZE", "left out"), GiveWay("MODEL", 16, "middle"))
+
+
+def _jobs(jobs: Sequence[Mapping[str, Any]], width: int | None) -> Iterator[str]:
+    rows = [(each["kind"], each["subject"], each["state"], _amount(each), each["why"]) for each in jobs]
+    shown = table_rows(("KIND", "MODEL", "STATE", "SIZE", "WHY"), rows, width and width - 2, _JOBS_GIVE_WAY, folds=True)
+    for each, row in zip(jobs, shown, strict=True):
+        yield from (f"  {line}" for line in row)
+        if each["message"]:
+            yield f"    {each['class'] or 'bug'}: {plain(each['message'])}"
             yield f"    more: `ollama-modal job {each['id']}`"
 
 

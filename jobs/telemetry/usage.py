@@ -11,8 +11,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
-from loguru import logger
-
 from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import BadName
@@ -247,6 +245,8 @@ class UsageRecorder:
 
     def _failed(self, why: str) -> None:
         if why != self.trouble:
+            from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
+
             logger.warning("usage could not be written down; it is kept and tried again: {}", why)
         self.trouble = why
 
@@ -257,6 +257,8 @@ class UsageRecorder:
             del self._kept[day]
         for day in sorted(self._pending)[:-MAX_DAYS]:
             self._settled(day, is_written=False)
+            from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
+
             logger.error("the usage of {} is given up: the store did not take it for {} days", day, MAX_DAYS)
 
 
@@ -328,6 +330,8 @@ def _rows(documents: Iterable[Any]) -> Iterator[Row]:
         try:
             yield Row.from_json(document)
         except (KeyError, TypeError, ValueError):
+            from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
+
             logger.warning("a row of the usage makes no sense and is passed over: {!r}", document)
 
 

@@ -8,8 +8,6 @@ to be done was decided before; what is needed is asked again under the lock.
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from loguru import logger
-
 from jobs.core.errors import Refused
 from jobs.core.model_name import ModelName
 from jobs.core.units import counted
@@ -76,6 +74,8 @@ def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_
         folders = []
         for name in names:
             if (file := next(iter(files_called(files, name)), None)) is None:
+                from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
+
                 logger.info("{} is gone already", name)
                 continue
             still_ours()

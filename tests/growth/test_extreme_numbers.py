@@ -20,7 +20,7 @@ from app.accounting.modal_prices import CPU, MEMORY, priced
 from app.accounting.window_cost import offers
 from app.fleet.schema import declared
 from app.gateway.auth.keys import Key, parse_expiry
-from app.local.key_commands import expiry_of
+from app.local.commands.key_commands import expiry_of
 from jobs.cli.follow import Lines
 from jobs.cli.progress_bar import Bars
 from jobs.core.clock import isoformat, parse_moment

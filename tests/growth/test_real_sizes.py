@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.deployment.status import status
-from app.local.nightly_thread import NightlyThread, coming_night
+from app.local.coming_night import coming_night
+from app.local.nightly_thread import NightlyThread
 from app.scheduler.alert_check import check
 from app.scheduler.night_plan import Actual, night
 from jobs.core.errors import QuotaExceeded

@@ -12,6 +12,7 @@ MOST_MODULES = 12
 """In one folder; one that holds more holds two ideas."""
 
 TESTED_ELSEWHERE = {
+    "app/local/commands": "tests/jobs/cli/terminal runs them, tests/app/gateway/auth what keys are made of",
     "jobs/testing": "tests/doubles: what stands in for the real thing is tried beside the real thing",
     "jobs/testing/ollama": "tests/doubles, where the same tests run against a real Ollama",
     "jobs/testing/registry": "tests/doubles, and tests/jobs/registry runs the client against it",

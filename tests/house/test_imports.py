@@ -55,6 +55,7 @@ FLOORS: dict[str, int] = {
     "app/gateway/ops": 17,
     "app/gateway/dashboard": 18,
     "app/gateway": 19,
+    "app/local/commands": 19,
     "app/local": 20,
     "app/deploy.py": 21,
     "app/endpoint.py": 20,

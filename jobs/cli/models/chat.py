@@ -11,9 +11,9 @@ from typing import Any, Self, TextIO
 
 import httpx
 
-from jobs.cli.interrupt import Interruptible
+from jobs.cli.interrupt import INTERRUPTED, Interruptible
 from jobs.cli.output import complain, put, put_json, put_text, say
-from jobs.cli.remote_status import absent_there
+from jobs.cli.remote_status import Served, absent_there
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Misconfigured, NetworkTrouble, NotFound, Trouble, Unauthorized
 from jobs.core.retry import NEVER
@@ -103,10 +103,10 @@ class Conversation:
         self._first = [{"role": "system", "content": system}] if system else []
         self._messages: list[dict[str, str]] = list(self._first)
         self._remote = GatewayClient(url, key, clock=self._clock, policy=NEVER)
-        headers = {"authorization": f"Bearer {key}"} if key else {}
+        headers = {"authorization": f"Bearer {self._remote.key}"} if self._remote.key else {}
         limits = httpx.Limits(max_keepalive_connections=0)  # a watched stream reuses none
         self._client = httpx.Client(headers=headers, limits=limits, mounts=LOOPBACK_IS_DIRECT)
-        self._ollama = OllamaClient(url, client=self._client, policy=NEVER, clock=self._clock)
+        self._ollama = OllamaClient(self._remote.url, client=self._client, policy=NEVER, clock=self._clock)
 
     def __enter__(self) -> Self:
         return self
@@ -118,10 +118,14 @@ class Conversation:
     # -- one question --------------------------------------------------------------------------------------------------
 
     def answer(self, prompt: str, *, json: bool = False) -> int:
-        """Ask, and print the answer as it comes; or with what it cost, as one document."""
-        said, thought, last = self._ask(prompt, quiet=json)
+        """Ask, and print the answer as it comes; or with what it cost, as one document. Ctrl-C ends its last line."""
+        try:
+            with Interruptible():
+                said, thought, last = self._ask(prompt, quiet=json)
+        except KeyboardInterrupt:
+            return INTERRUPTED
         if json:
-            put_json(_document(self._model, said, thought, last))
+            put_json(_document(self._model, self._alias_of() or self._model, said, thought, last))
         return 0
 
     def _ask(self, prompt: str, *, quiet: bool = False) -> tuple[str, str, ChatFrame]:
@@ -140,6 +144,8 @@ class Conversation:
                 taken.end()
         self._messages = [*messages, {"role": "assistant", "content": taken.text}]
         if self._verbose:
+            if alias_of := self._alias_of():
+                say(f"{'alias of:':<22}{alias_of}")
             for line in rates(taken.last.usage):
                 say(line)
         return taken.text, taken.thinking, taken.last
@@ -158,17 +164,27 @@ class Conversation:
             error.hint = error.hint or KEY_HINT
             raise
 
+    def _alias_of(self) -> str | None:
+        """The model that answers, where the name is an alias of it."""
+        served = Served.at(self._remote, self._model)
+        return served.model if served and served.is_alias else None
+
     # -- as many as somebody has ---------------------------------------------------------------------------------------
 
     def talk(self) -> int:
         """Answer whatever is asked at the terminal, until somebody leaves."""
         import readline  # noqa: F401, PLC0415 - lines are edited and called up again, for whoever talks alone
 
-        say(f"chatting with {self._model}; /? tells what else there is, /bye ends it")
+        alias_of = self._alias_of()
+        whom = f"{self._model}, an alias of {alias_of}" if alias_of else self._model
+        say(f"chatting with {whom}; /? tells what else there is, /bye ends it")
         with Interruptible():
             while (prompt := self._read()) is not None:
-                if prompt:
-                    self._answer_or_command(prompt)
+                try:
+                    if prompt:
+                        self._answer_or_command(prompt)
+                except KeyboardInterrupt:
+                    say("stopped")
         return 0
 
     def _answer_or_command(self, prompt: str) -> None:
@@ -184,8 +200,6 @@ class Conversation:
             case _:
                 try:
                     self._ask(prompt)
-                except KeyboardInterrupt:
-                    say("stopped")
                 except Trouble as trouble:
                     complain(trouble)
 
@@ -277,10 +291,11 @@ def rates(usage: Usage) -> list[str]:
     return [f"{name + ':':<22}{value}" for name, value in lines]
 
 
-def _document(model: str, said: str, thought: str, last: ChatFrame) -> dict[str, Any]:
+def _document(model: str, behind: str, said: str, thought: str, last: ChatFrame) -> dict[str, Any]:
     usage = last.usage
     return {
         "model": model,
+        "served_model": behind,
         "response": said,
         **({"thinking": thought} if thought else {}),
         "done_reason": last.done_reason,

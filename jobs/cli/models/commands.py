@@ -55,7 +55,7 @@ def show(
 ) -> None:
     """Tell what a model is. Its architecture, size, context, capabilities, parameters and licence."""
     from jobs.cli.models import shown  # noqa: PLC0415 - see above
-    from jobs.cli.remote_status import absent_there  # noqa: PLC0415
+    from jobs.cli.remote_status import Served, absent_there  # noqa: PLC0415
 
     name = str(ModelName.parse(model))
     asked = dict(zip(shown.TEXTS, (licence, modelfile, parameters, system, template), strict=True))
@@ -65,12 +65,13 @@ def show(
     except NotFound as error:
         raise absent_there(remote, name) or error from error
     text = shown.text_of(found, [each for each, is_asked in asked.items() if is_asked])
+    served = None if text is not None else Served.at(remote, name)
     if json:
-        put_json(found)
+        put_json({**found, **({"served": served.as_json()} if served else {})})
     elif text is not None:
         put_text(text if text.endswith("\n") or not text else f"{text}\n")
     else:
-        put_lines(shown.lines(found))
+        put_lines(shown.lines(found, served))
 
 
 Prompt = Annotated[list[str] | None, typer.Argument(metavar="[PROMPT]...", help="Left out on a terminal, it is a chat")]

@@ -20,8 +20,12 @@ GIVE_WAY = (
     GiveWay("CONTEXT", "left out"),
     GiveWay("ID", "left out"),
     GiveWay("SIZE", "left out"),
+    GiveWay("PROCESSOR", lambda shares: shares.removesuffix(" CPU/GPU")),
     GiveWay("NAME", 16, "middle"),
+    GiveWay("TIER", 8, "middle"),
+    GiveWay("NAME", 8, "middle"),
 )
+"""What is in memory, where, and until when, stay."""
 
 FOREVER = timedelta(days=365)
 """What stays longer than that was told to stay."""

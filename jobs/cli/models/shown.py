@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from jobs.cli.remote_status import Served
 from jobs.core.errors import BadRequest
 from jobs.core.sanitize import plain
 
@@ -26,9 +27,9 @@ def text_of(shown: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
     return str(shown.get(wanted[0]) or "") if wanted else None
 
 
-def lines(shown: Mapping[str, Any]) -> Iterator[str]:
-    """All of it, block by block."""
-    for title, rows in _blocks(shown):
+def lines(shown: Mapping[str, Any], served: Served | None = None) -> Iterator[str]:
+    """All of it, block by block; and how it is served, where that is known."""
+    for title, rows in [*_blocks(shown), *_served(served)]:
         yield f"{_INDENT}{title}"
         width = max((len(row[0]) for row in rows if len(row) > 1), default=0)
         for row in rows:
@@ -46,6 +47,18 @@ def _blocks(shown: Mapping[str, Any]) -> Iterator[tuple[str, list[tuple[str, ...
     for title, field, most in (("System", "system", _SYSTEM_LINES), ("License", "license", _LICENSE_LINES)):
         if said := [line.strip() for line in str(shown.get(field) or "").splitlines() if line.strip()]:
             yield title, [*((line,) for line in said[:most]), *([("…",)] if len(said) > most else [])]
+
+
+def _served(served: Served | None) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+    if served is None:
+        return
+    known = {
+        "alias of": served.model if served.is_alias else None,
+        "tier": served.tier,
+        "context": served.context,
+        "set for it": served.set_here,
+    }
+    yield "Served", [(name, str(value)) for name, value in known.items() if value]
 
 
 def _model(shown: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -5,7 +5,6 @@ A colour never says what the word in it does not.
 
 import os
 import re
-import shutil
 import textwrap
 from collections.abc import Iterator
 from typing import TextIO
@@ -13,14 +12,21 @@ from typing import TextIO
 LEAST_WIDTH = 40
 """On less, lines are broken by the terminal itself."""
 
+USUAL_WIDTH = 80
+"""Of a terminal that does not say."""
+
 
 def is_screen(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
 def width_of(stream: TextIO | None) -> int | None:
-    """How many characters fit on a line; None where any number does."""
-    return max(LEAST_WIDTH, shutil.get_terminal_size().columns) if is_screen(stream) else None
+    """How many characters fit on a line; None where any number does. COLUMNS counts before what the terminal says."""
+    if stream is None or not is_screen(stream):
+        return None
+    said = os.environ.get("COLUMNS", "")
+    columns = int(said) if said.isascii() and said.isdigit() else 0
+    return max(LEAST_WIDTH, columns or os.get_terminal_size(stream.fileno()).columns or USUAL_WIDTH)
 
 
 def has_colour(stream: TextIO | None) -> bool:

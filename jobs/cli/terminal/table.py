@@ -53,13 +53,26 @@ def table(
         folds: whether the last column may go on below, word by word.
 
     """
-    columns = {name: [name, *(plain(row[at]) for row in rows)] for at, name in enumerate(head)}
+    for lines in table_rows(head, [head, *rows], width, steps, folds=folds):
+        yield from lines
+
+
+def table_rows(
+    head: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    width: int | None = None,
+    steps: Sequence[GiveWay] = (),
+    *,
+    folds: bool = False,
+) -> Iterator[list[str]]:
+    """The lines of each row, for whoever has something to say below one; no row has the names of the columns."""
+    columns = {name: [plain(row[at]) for row in rows] for at, name in enumerate(head)}
     last = head[-1]
     for step in steps:
         if width is None or (over := _width(columns, last if folds else None) - width) <= 0:
             break
         _shrink(columns, step, over)
-    yield from _lines(columns, width, last if folds and last in columns else None)
+    yield from _rows(columns, width, last if folds and last in columns else None)
 
 
 def _width(columns: dict[str, list[str]], folded: str | None) -> int:
@@ -68,7 +81,7 @@ def _width(columns: dict[str, list[str]], folded: str | None) -> int:
 
 
 def _longest(cells: Sequence[str]) -> int:
-    return max(map(len, cells))
+    return max(map(len, cells), default=0)
 
 
 def _shrink(columns: dict[str, list[str]], step: GiveWay, over: int) -> None:
@@ -78,10 +91,10 @@ def _shrink(columns: dict[str, list[str]], step: GiveWay, over: int) -> None:
     if step.how == "left out":
         del columns[step.column]
     elif isinstance(step.how, int):
-        room = max(step.how, _longest(cells) - over, len(step.column))
+        room = max(step.how, _longest(cells) - over)
         columns[step.column] = [shortened(cell, room, step.at) for cell in cells]
     else:
-        columns[step.column] = [cells[0], *map(step.how, cells[1:])]
+        columns[step.column] = [cell if cell == step.column else step.how(cell) for cell in cells]
 
 
 def shortened(text: str, room: int, at: Literal["end", "middle"] = "end") -> str:
@@ -93,7 +106,7 @@ def shortened(text: str, room: int, at: Literal["end", "middle"] = "end") -> str
     return f"{text[: kept - tail]}…{text[len(text) - tail :]}"
 
 
-def _lines(columns: dict[str, list[str]], width: int | None, folded: str | None) -> Iterator[str]:
+def _rows(columns: dict[str, list[str]], width: int | None, folded: str | None) -> Iterator[list[str]]:
     wide = {name: _longest(cells) for name, cells in columns.items()}
     for row in zip(*columns.values(), strict=True):
         cells = dict(zip(columns, row, strict=True))
@@ -102,10 +115,7 @@ def _lines(columns: dict[str, list[str]], width: int | None, folded: str | None)
             for name, cell in cells.items()
             if name != folded
         )
-        if folded is None:
-            yield fixed.rstrip()
-        else:
-            yield from _folded(fixed, cells[folded], width)
+        yield [fixed.rstrip()] if folded is None else list(_folded(fixed, cells[folded], width))
 
 
 def _folded(fixed: str, text: str, width: int | None) -> Iterator[str]:

@@ -311,18 +311,78 @@ def test_a_long_list_is_read_page_by_page(ledger: Ledger) -> None:
     assert [request.url.params["limit"] for request in asked] == ["2"]
 
 
-@pytest.mark.parametrize("url", ["", "gateway", "ftp://gateway", "http://", "http://gateway?x=1", "http://gateway#x"])
+WRONG = (
+    "", "gateway", "ftp://gateway", "http://", "http://gateway?x=1", "http://gateway#x", "http://gateway:port",
+    "http://[gateway", "me:omk_secret@gateway", "ftp://me:omk_secret@gateway", "http://me:omk_secret@",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("url", WRONG)
 def test_what_is_no_address_is_refused(url: str) -> None:
-    """Before anything is sent anywhere."""
-    with pytest.raises(BadRequest, match="no gateway's address"):
+    """Before anything is sent anywhere, and without the key that may be in it."""
+    with pytest.raises(BadRequest, match="no gateway's address") as refused:
         GatewayClient(url, None, clock=HandClock())
-
-
-def test_a_password_in_an_address_is_refused_without_showing_it() -> None:
-    """It would end in logs; the hint says where the key belongs."""
-    with pytest.raises(BadRequest) as refused:
-        GatewayClient("https://me:omk_secret@gateway", None, clock=HandClock())
     assert "omk_secret" not in f"{refused.value}{refused.value.hint}"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "opens"),
+    [
+        ("https://me:omk_in%2Fside@gateway:8443/base/", None, "omk_in/side"),
+        ("https://omk_alone@gateway:8443/base", None, "omk_alone"),
+        ("https://me:omk_inside@gateway:8443/base", "omk_given", "omk_given"),
+        ("https://gateway:8443/base", None, None),
+    ],
+)
+def test_an_address_may_hold_the_key(url: str, key: str | None, opens: str | None) -> None:
+    """As the password, or alone; one that is given wins; no more of it is sent or shown than the header."""
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={"status": "ok"})
+
+    with httpx.Client(transport=httpx.MockTransport(answer)) as client:
+        gateway = GatewayClient(url, key, clock=HandClock(), client=client)
+        gateway.health()
+    assert gateway.url == "https://gateway:8443/base"
+    assert str(asked[0].url) == "https://gateway:8443/base/ops/v1/health"
+    assert asked[0].headers.get("authorization") == (f"Bearer {opens}" if opens else None)
+
+
+def test_a_key_that_no_header_can_hold_is_refused_without_showing_it() -> None:
+    """A line end or a letter beyond ASCII, however it came into the address."""
+    for held in ("omk_secret%0a", "omk_secret%C3%A9"):
+        with pytest.raises(BadRequest, match="the key for 'gateway' has characters that no key has") as refused:
+            GatewayClient(f"https://me:{held}@gateway", None, clock=HandClock())
+        assert "omk_secret" not in f"{refused.value}{refused.value.hint}"
+
+
+def test_every_command_takes_an_address_with_its_key(api: OpsApi, ledger: Ledger, url: str, tmp_path: Path) -> None:
+    """Posting, reading, following, completing: it opens the gateway, and no line that is said repeats it."""
+    job = ledger.post("pull", "held-by-address", {"model": "held-by-address"}, by="t").job
+    with_key = url.replace("http://", f"http://me:{ADMIN_KEY}@")
+    person = Shell(tmp_path)
+    for words in (
+        ["jobs"],
+        ["job", job.id],
+        ["status"],
+        ["models"],
+        ["route", "llama3.2"],
+        ["night"],
+        ["cancel", job.id],
+    ):
+        done = person.run(*words, "--url", with_key)
+        assert done.returncode == 0, done.stderr
+        assert ADMIN_KEY not in done.stdout + done.stderr
+    wrong = person.run("jobs", "--url", with_key.replace("omk_", "omk_x"))
+    assert (wrong.returncode, "omk_" in wrong.stderr) == (2, False)
+    won = person.run("jobs", "--url", with_key.replace("omk_", "omk_x"), "--key", ADMIN_KEY)
+    assert won.returncode == 0
+    nobody = person.run("jobs", "--url", f"http://me:{ADMIN_KEY}@127.0.0.1:{free_port()}")
+    assert (nobody.returncode, ADMIN_KEY in nobody.stderr) == (1, False)
+    post = person.run("pull", "tiny", "--no-wait", "--url", with_key)
+    assert (post.returncode, ADMIN_KEY in post.stdout + post.stderr) == (0, False), post.stderr
 
 
 def test_a_job_reads_back_from_its_json(ledger: Ledger) -> None:

@@ -43,9 +43,27 @@ def test_what_only_reads_imports_little(stack: Up, line: str) -> None:
         env=stack.shell.environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    imported = imported_by(done.stderr)
     assert "jobs.cli.main" in imported
     assert not imported & HEAVY
+
+
+def imported_by(said: str) -> set[str]:
+    return {line.rpartition("|")[2].strip() for line in said.splitlines() if line.startswith("import time:")}
+
+
+def test_a_plan_by_a_fleet_file_imports_what_checks_it_and_no_more(stack: Up, tmp_path: Path) -> None:
+    """The validator, the cron lines and what plans; no HTTP client where no registry is asked."""
+    fleet = tmp_path / "fleet.toml"
+    fleet.write_text(re.sub(r"\[\[models\]\]\n(?:\w.*\n)+", "", Path("app/fleet.toml").read_text("utf-8")))
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "app.local", "plan", "--fleet", str(fleet)],
+        env=stack.shell.environ, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = imported_by(done.stderr)
+    assert "app.fleet.schema" in imported
+    assert sorted(imported & HEAVY) == ["cronsim", "jobs.weights.prune_plan", "pydantic"]
 
 
 INTERRUPTING = """

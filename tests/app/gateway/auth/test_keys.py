@@ -12,7 +12,7 @@ from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ADMIN, ANYONE, CHAT, PREFIX, Caller, Key, Keys, hash_of, new_key
 from app.gateway.auth.rate_limits import RateLimits
 from app.gateway.protocol.errors import body_of, headers_of, status_of
-from app.local.key_commands import scopes_of
+from app.local.commands.key_commands import scopes_of
 from jobs.core.errors import (
     BadName,
     BadRequest,

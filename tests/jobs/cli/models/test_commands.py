@@ -77,8 +77,8 @@ def test_rates_are_told_when_asked_for(shell: Shell) -> None:
         (("run", "llama3.2", "x", "--format", "{"), "--format is no JSON"),
         (("run", "llama3.2", "x", "--format", "[]"), "--format is no schema"),
         (("run", "a b", "x"), "is not a model name"),
-        (("run", "lama3.2", "x"), "did you mean llama3.2:latest"),
-        (("show", "lama3.2"), "did you mean llama3.2:latest"),
+        (("run", "lama3.2", "x"), "there is llama3.2:latest"),
+        (("show", "lama3.2"), "there is llama3.2:latest"),
         (("show", "llama3.2", "--license", "--system"), "only one of --license and --system"),
         (("rm", "llama3.2", "lama3.2"), "did you mean llama3.2:latest"),
     ],
@@ -123,7 +123,7 @@ def test_a_model_is_shown_as_ollama_shows_it(shell: Shell, remote: Shell) -> Non
     told = shell.run("show", "llama3.2").stdout
     assert told == remote.run("show", "llama3.2").stdout
     blocks = [line.strip() for line in told.splitlines() if line.startswith("  ") and not line.startswith("    ")]
-    assert blocks == ["Model", "Capabilities", "Parameters", "License"]
+    assert blocks == ["Model", "Capabilities", "Parameters", "License", "Served"]
     for line in ("    architecture        llama", "    parameters          3.2B", "    context length      131072"):
         assert line in told.splitlines()
     shown = shell.ask("show", "llama3.2")

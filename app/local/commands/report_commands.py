@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from jobs.cli.main import Json, KeyOption, Url, app, commands_at, remote_at, this_machine
-from jobs.cli.output import say, show
+from jobs.cli.output import say, screen_width, show
 from jobs.core.clock import SystemClock
 from jobs.core.since import parse_since
 from jobs.home.home import home_of
@@ -27,7 +27,7 @@ def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
         at = this_machine()
         entries = dict(at.home.read_facts().items(*OF_NIGHTS))
         commands, last_night = at.commands, report(entries, at.commands.reader.select()[0])
-    show(last_night, (commands.worded(line) for line in lines(last_night, commands.now)), json=json)
+    show(last_night, (commands.worded(line) for line in lines(last_night, commands.now, screen_width())), json=json)
 
 
 @app.command()
@@ -43,13 +43,13 @@ def cost(
 
     if url:
         answer = remote_at(url, key).cost(parse_since(since, "--since", SystemClock().now()))
-        show(answer, Cost.from_json(answer).lines(), json=json)
+        show(answer, Cost.from_json(answer).lines(screen_width()), json=json)
         return
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
     rows = usage(at.home.read_facts(), since=began.date())
     owned_cost = owned(rows, began, at.commands.now)
-    show(owned_cost.as_json(), owned_cost.use_lines(), json=json)
+    show(owned_cost.as_json(), owned_cost.use_lines(screen_width()), json=json)
     if json:
         return
     if not rows:

@@ -1,0 +1,5 @@
+"""Commands of `ollama-modal` that need what only app knows, beside `up` and `plan`.
+
+key_commands     `ollama-modal keys`: keys of the gateway
+report_commands  `ollama-modal night`, `ollama-modal cost` and `ollama-modal windows`
+"""
