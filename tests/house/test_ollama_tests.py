@@ -113,6 +113,31 @@ def test_where_all_models_are_there_nothing_is_left_out(script: ModuleType) -> N
     assert script.left_out([]) == ""
 
 
+def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLLAMA_BIN is started with the models of the one who asks, as the environment sets it up, and nothing is pruned;
+    it goes on answering when it has said more than a pipe holds."""
+    program, home, scratch = tmp_path / "ollama", tmp_path / "me", tmp_path / "scratch"
+    scratch.mkdir()
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "$OLLAMA_MODELS $OLLAMA_NOPRUNE $OLLAMA_FLASH_ATTENTION $HOME" >"$HOME/told"\n'
+        "head -c 300000 /dev/zero\n"
+        f'exec {sys.executable} -m jobs.testing.ollama "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("OLLAMA_BIN", str(program))
+    monkeypatch.setenv("OLLAMA_FLASH_ATTENTION", "1")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+
+    with script.server(scratch) as url:
+        assert httpx.get(f"{url}/api/tags").json() == {"models": []}
+
+    assert (scratch / "told").read_text().split() == [str(home / ".ollama/models"), "1", "1", str(scratch)]
+
+
 def test_a_binary_that_is_none_is_told(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By its name, and without a traceback."""
     monkeypatch.setenv("OLLAMA_BIN", str(tmp_path / "ollama"))
