@@ -12,7 +12,7 @@ import pytest
 
 from app.gateway.protocol.usage_chunk import UsageFilter
 from tests.support import tiny_llama
-from tests.support.ollama_servers import Server, serving, simulator_command
+from tests.support.ollama_servers import Server, has_runner, serving, simulator_command
 
 CONTEXT = 256
 LEFT = CONTEXT - (CONTEXT - 4) // 2
@@ -31,11 +31,6 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     more = {"OLLAMA_NOPRUNE": "1", "OLLAMA_CONTEXT_LENGTH": str(CONTEXT)}
     with serving(command, home, is_real=request.param == "real", **more) as running:
         yield running
-
-
-def has_runner(binary: Path) -> bool:
-    folder = binary.resolve().parent
-    return any((each / "lib" / "ollama" / "llama-server").exists() for each in (folder, folder.parent))
 
 
 def ask(server: Server, path: str, body: dict[str, Any]) -> httpx.Response:

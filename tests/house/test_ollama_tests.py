@@ -1,6 +1,7 @@
 """`scripts/ollama_tests` without Ollama's tests, which need a checkout of it and Go: what it makes of their words."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -70,8 +71,78 @@ def test_the_table_marks_what_differs(script: ModuleType) -> None:
         "    fail a_test.go:9",
         "! TestC  skip      -",
         "! TestD  fail      pass",
-        "4 tests, 3 ended differently",
+        "4 tests: 1 passed both ways, 3 ended differently",
     ]
+
+
+def test_the_sums_tell_how_they_ended_alike(script: ModuleType) -> None:
+    """Who reads that none ended differently has to know how many of them passed."""
+    both = {"TestA": "pass", "TestB": "fail a_test.go:1", "TestC": "skip", "TestD": "pass"}
+    assert script.sums(both, both) == (
+        "4 tests: 2 passed both ways, 1 failed both ways, 1 skipped both ways, 0 ended differently"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_left_out"),
+    [
+        ("TestAPI/api-list-models", True),
+        ("TestAPI/api-generate/llama3.2:1b", True),
+        ("TestChat/chat/gemma4:12b", True),
+        ("TestAPI/api-show-model/llama3.2", False),
+        ("TestChat/chat/gemma4", False),
+    ],
+)
+def test_tests_of_models_that_are_not_there_are_left_out(script: ModuleType, name: str, *, is_left_out: bool) -> None:
+    """They would pull gigabytes; a name without a tag and its `latest` are one."""
+    here = ["gemma4:latest", "llama3.2:latest", "qwen3:8b"]
+    missing = script.absent(here)
+    assert {"llama3.2:1b", "gemma4:12b"} <= set(missing)
+    assert not {"gemma4", "llama3.2"} & set(missing)
+    # As `go test -skip` reads it: alternatives, of which each has a pattern for each part of a name.
+    patterns = [each.split("/") for each in re.split(r"\|(?![^(]*\))", script.left_out(missing))]
+    parts = name.split("/")
+    fit = [len(each) <= len(parts) and all(map(re.search, each, parts)) for each in patterns]
+    assert any(fit) is is_left_out
+
+
+def test_where_all_models_are_there_nothing_is_left_out(script: ModuleType) -> None:
+    """As with the simulator."""
+    everything = [name for names in script.STAND_INS.values() for name in names]
+    assert script.absent(everything) == []
+    assert script.left_out([]) == ""
+
+
+def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OLLAMA_BIN is started with the models of the one who asks, as the environment sets it up, and nothing is pruned;
+    it goes on answering when it has said more than a pipe holds."""
+    program, home, scratch = tmp_path / "ollama", tmp_path / "me", tmp_path / "scratch"
+    scratch.mkdir()
+    program.write_text(
+        "#!/bin/sh\n"
+        'echo "$OLLAMA_MODELS $OLLAMA_NOPRUNE $OLLAMA_FLASH_ATTENTION $HOME" >"$HOME/told"\n'
+        "head -c 300000 /dev/zero\n"
+        f'exec {sys.executable} -m jobs.testing.ollama "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("OLLAMA_BIN", str(program))
+    monkeypatch.setenv("OLLAMA_FLASH_ATTENTION", "1")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("OLLAMA_MODELS", raising=False)
+
+    with script.server(scratch) as url:
+        assert httpx.get(f"{url}/api/tags").json() == {"models": []}
+
+    assert (scratch / "told").read_text().split() == [str(home / ".ollama/models"), "1", "1", str(scratch)]
+
+
+def test_a_binary_that_is_none_is_told(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its name, and without a traceback."""
+    monkeypatch.setenv("OLLAMA_BIN", str(tmp_path / "ollama"))
+    with pytest.raises(SystemExit, match="ollama' cannot be started: No such file"), script.server(tmp_path):
+        pytest.fail("no server runs")
 
 
 def test_the_simulator_and_the_gateway_have_what_the_tests_ask_for(

@@ -70,4 +70,21 @@ def _await_answer(url: str, process: "subprocess.Popen[bytes]", log: Path) -> No
     until(answers, f"an answer of {url}", shows=said)
 
 
+def has_runner(binary: Path) -> bool:
+    """Whether that Ollama can run models: one that was built from its Go alone has no llama-server beside it."""
+    folder = binary.resolve().parent
+    return any((each / "lib" / "ollama" / "llama-server").exists() for each in (folder, folder.parent))
+
+
+_FAILED_LOADS = ("error starting llama-server", "llama-server process has terminated")
+
+
+def failed_to_load(answer: httpx.Response) -> bool:
+    """Whether a real server got as far as the load, which is beyond all that could refuse the request.
+
+    It has no runner then, or one that makes nothing of weights that are none.
+    """
+    return answer.status_code == 500 and any(each in answer.text for each in _FAILED_LOADS)
+
+
 SIMULATOR = (sys.executable, "-m", "jobs.testing.ollama", "serve")
