@@ -308,9 +308,7 @@ class Composed:
         if model is not None and alias is None:
             return None
         if alias is not None and may_see(alias.target):
-            return NotFound(
-                f"{str(name)!r} is no model, but an alias of {str(alias.target)!r}", hint="name the model itself"
-            )
+            return aliases.no_model(name, alias, kind.name)
         if self._parts.names_here is not None:
             return absent(name, self._parts.names_here(kind.needs == "model or trash"), may_see)
         is_fresh = known_state.refresh()
