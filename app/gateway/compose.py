@@ -316,8 +316,11 @@ class Composed:
 
     def _lengths_left(self, route: Route, body_size: int) -> frozenset[int]:
         model = self._known_state.find(route.model)
+        if model is None:
+            return frozenset()
         reports = self._known_state.reports(route.tier)
-        return lengths_left(model, reports, body_size) if model is not None else frozenset()
+        expected = (route.weighed.context, route.weighed.tier.context or 0)
+        return lengths_left(model, reports, body_size, expected=expected)
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports

@@ -4,7 +4,8 @@ So a traceback is shown neither while modules are imported nor while the interpr
 before all others, and it imports next to nothing. Nothing is lost: what was posted is in the ledger, whoever asked.
 """
 
-import _signal as signal  # built in: `signal` itself brings `enum` and more, and Ctrl-C would show a trace meanwhile
+# Built in: `signal` itself brings `enum` and more, and Ctrl-C would show a trace meanwhile.
+import _signal as signal  # type: ignore[import-not-found]
 import os
 
 INTERRUPTED = 130
