@@ -1,7 +1,7 @@
 """The gateway as one ASGI callable: it identifies the caller, looks the path up in the table of routes, and hands on.
 
-Nothing is answered without a key but /healthz and the page's files; where no keys are configured, which only loopback
-allows, everybody is let in.
+Nothing is answered without a key but /healthz, HEAD / and the page's files; where no keys are configured, which only
+loopback allows, everybody is let in.
 The path that a server is asked for is the table's own, never the caller's. The ops API is an app of its own below it.
 """
 
@@ -26,10 +26,14 @@ from app.gateway.protocol.errors import WrongMethod, headers_of, status_of
 from app.gateway.protocol.exchange import Exchange, Handler
 from app.gateway.protocol.routes import RouteEntry, base_url_hint, clean, find, meant_by, speech_of
 from jobs.core.clock import Clock
-from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unsupported
+from jobs.core.errors import Bug, Forbidden, NotFound, Trouble, Unauthorized, Unsupported
 
 OWN = ("/ops/", "/healthz", "/readyz", "/metrics")
 """What the ops API answers."""
+
+HEARTBEAT = ("HEAD", "/")
+"""What Ollama's own command asks before anything else. Refused, it has no body that could tell the command why
+(cmd.checkServerHeartbeat), so it is answered without a key, as `/healthz` is; what is asked next is refused."""
 
 _ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _PROCESS = secrets.token_hex(4)
@@ -143,7 +147,13 @@ class GatewayApp:
         entry = find(path)
         if entry is not None:
             exchange.entry, exchange.below = entry
-        exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), SignedRequest.of(scope))
+        try:
+            exchange.caller = self._keys.identify(scope["headers"], self._clock.now(), SignedRequest.of(scope))
+        except Unauthorized:
+            if (exchange.method, path) != HEARTBEAT:
+                raise
+            await self._handlers[path](exchange)
+            return
         leave = self._limits.enter(exchange.caller)  # before all else: a request that ends in 404 counts, too
         try:
             _refuse_wrong(exchange, path, is_known=entry is not None)

@@ -308,9 +308,7 @@ class Composed:
         if model is not None and alias is None:
             return None
         if alias is not None and may_see(alias.target):
-            return NotFound(
-                f"{str(name)!r} is no model, but an alias of {str(alias.target)!r}", hint="name the model itself"
-            )
+            return aliases.no_model(name, alias, kind.name)
         if self._parts.names_here is not None:
             return absent(name, self._parts.names_here(kind.needs == "model or trash"), may_see)
         is_fresh = known_state.refresh()
@@ -318,8 +316,11 @@ class Composed:
 
     def _lengths_left(self, route: Route, body_size: int) -> frozenset[int]:
         model = self._known_state.find(route.model)
+        if model is None:
+            return frozenset()
         reports = self._known_state.reports(route.tier)
-        return lengths_left(model, reports, body_size) if model is not None else frozenset()
+        expected = (route.weighed.context, route.weighed.tier.context or 0)
+        return lengths_left(model, reports, body_size, expected=expected)
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports

@@ -25,6 +25,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 _ELSEWHERE: Mapping[str, str] = {
     "stop": "a model leaves memory by itself; `ollama-modal ps` shows when; a job is ended by `ollama-modal cancel ID`",
     "create": "models are pulled, from Ollama's registry, Hugging Face or another: `ollama-modal pull MODEL`",
+    "cp": "another name for a model is made by `ollama cp` at the gateway, or stands in [aliases] of the fleet file",
     "push": "models are only pulled; publish them with Ollama's own command",
     "signin": "a private registry is opened where the workers run; keys of the gateway: `ollama-modal keys new NAME`",
     "install": "`ollama-modal pull MODEL` brings a model here",

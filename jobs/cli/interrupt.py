@@ -4,8 +4,9 @@ So a traceback is shown neither while modules are imported nor while the interpr
 before all others, and it imports next to nothing. Nothing is lost: what was posted is in the ledger, whoever asked.
 """
 
+# Built in: `signal` itself brings `enum` and more, and Ctrl-C would show a trace meanwhile.
+import _signal as signal  # type: ignore[import-not-found]
 import os
-import signal
 
 INTERRUPTED = 130
 """As a shell says it: 128 and the number of the signal."""
@@ -13,7 +14,7 @@ INTERRUPTED = 130
 
 def leave_at_once() -> None:
     """From now on Ctrl-C ends the process. One that was started to ignore it, as by `nohup`, goes on ignoring it."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
         signal.signal(signal.SIGINT, _leave)
 
 

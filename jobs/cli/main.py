@@ -121,7 +121,15 @@ def _refusal(home: Home, clock: Clock, kind: Kind, name: ModelName) -> Trouble |
     from jobs.models.near_names import absent  # noqa: PLC0415
 
     known = names_here(home, clock, trash=kind.needs == "model or trash")
-    return None if known is None else absent(name, known)
+    missing = None if known is None else absent(name, known)
+    stack = home.read_stack()
+    if missing is None or stack is None:
+        return missing
+    from jobs.home.status import aliases_here  # noqa: PLC0415
+    from jobs.models.aliases import no_model  # noqa: PLC0415
+
+    alias = aliases_here(home, stack).of(name)
+    return no_model(name, alias, kind.name) if alias else missing
 
 
 def commands_at(url: str | None, key: str | None) -> JobCommands:

@@ -109,13 +109,18 @@ def local_models(home: Home, clock: Clock) -> ModelsFound:
 
     """
     stack = home.need_stack()
-    aliases = Aliases(stack.aliases).with_made(home.read_facts().get(keys.ALIASES))
+    aliases = aliases_here(home, stack)
     if stack.models is not None:
         return models_in(survey(Layout(stack.models)), str(stack.models)).with_aliases(aliases)
     server = stack.servers[0]
     with client_of(server, clock) as ollama:
         listed = sorted(map(ModelEntry.of, ollama.tags()), key=lambda entry: entry.name)
     return ModelsFound(server.url, tuple(listed)).with_aliases(aliases)
+
+
+def aliases_here(home: Home, stack: Stack) -> Aliases:
+    """Those of the fleet that `up` was started with, and those that were made."""
+    return Aliases(stack.aliases).with_made(home.read_facts().get(keys.ALIASES))
 
 
 def models_in(found: Survey, where: str) -> ModelsFound:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
-from jobs.core.errors import BadName
+from jobs.core.errors import BadName, NotFound
 from jobs.core.model_name import DEFAULT_TAG, ModelName
 from jobs.models.near_names import NearNames
 
@@ -136,6 +136,18 @@ class Aliases:
     @cached_property
     def _declared(self) -> tuple[Alias, ...]:
         return tuple(Alias(text, ModelName.parse(target)) for text, target in self.declared.items())
+
+
+def no_model(name: ModelName, alias: Alias, kind: str) -> NotFound:
+    """Why a job of a kind about a name comes to nothing: weights stand behind the model alone, not behind an alias."""
+    hint = f"name the model itself: `ollama-modal {kind} {alias.target}`"
+    if kind == "delete":
+        hint += (
+            "; an alias of the fleet is taken out of its [aliases]"
+            if alias.is_declared
+            else f"; the alias alone goes by `ollama rm {alias.text}` at the gateway"
+        )
+    return NotFound(f"{str(name)!r} is no model, but an alias of {str(alias.target)!r}", hint=hint)
 
 
 def as_made(target: ModelName, by: str, at: str) -> dict[str, str]:

@@ -186,6 +186,7 @@ def test_ollamas_own_command_signs(stack: RunningStack, tmp_path: Path) -> None:
     assert f"{SMALL}:latest" in without_copy.stdout
     assert removed.returncode == 0, removed.stderr
     assert unsigned.returncode != 0
+    assert "no key was sent" in unsigned.stderr, "it says why, and not to look into the server's log"
 
 
 # -- OpenAI ------------------------------------------------------------------------------------------------------------

@@ -69,13 +69,18 @@ class UncutPrompt:
         return True
 
 
-def lengths_left(model: KnownModel, reports: Iterable[Report], body_size: int) -> frozenset[int]:
+def lengths_left(
+    model: KnownModel, reports: Iterable[Report], body_size: int, *, expected: Iterable[int] = ()
+) -> frozenset[int]:
     """What the runner leaves of a prompt that does not fit, in tokens, for each context that the model is loaded with.
+
+    A server reports now and then; until it does, a model that was loaded a moment ago has one of the `expected` ones.
 
     It keeps the first `num_keep` and frees half of the rest (llm/llama_server.go, contextShiftPromptLimit). A prompt
     has no more tokens than bytes, so a context above the body's size cuts nothing.
     """
-    contexts = {loaded.context for report in reports for loaded in report.loaded if loaded.name == str(model.name)}
+    reported = {loaded.context for report in reports for loaded in report.loaded if loaded.name == str(model.name)}
+    contexts = reported.union(expected)
     card = model.card
     keep = card.options.get("num_keep") if card is not None else None
     kept = keep if isinstance(keep, int) and not isinstance(keep, bool) else NUM_KEEP

@@ -64,7 +64,8 @@ CHAT = AnswerShape("chat", SimError("model is required", 400), is_chat=True)
 
 
 def checked_name(asked: str, *, empty: SimError, cloud: str | None = "remote model is unavailable") -> ModelName:
-    """The name in a request, or the refusal that the route words in its own way."""
+    """The name in a request, or the refusal that the route words in its own way; blanks around it count for nothing."""
+    asked = asked.strip()
     if not asked:
         raise SimError(empty.text, empty.status)
     if asked.endswith((":cloud:local", ":local:cloud")):

@@ -96,7 +96,7 @@ def delete(parts: SimulatorParts, request: Request) -> SimulatorAnswer:
     asked = str(body.get("model") or body.get("name") or "")
     if not asked:
         raise SimError("model is required", 400)
-    name = parsed_name(asked)
+    name = parsed_name(asked.strip())
     if name is None:
         raise SimError(f'name "{asked}" is invalid', 400)
     if parts.store.get(name) is None:

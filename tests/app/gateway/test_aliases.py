@@ -385,7 +385,7 @@ def test_a_job_about_an_alias_says_which_model_to_name(running: RunningGateway) 
     assert response.status_code == 404
     assert response.json() == {
         "error": "'gpt-4o:latest' is no model, but an alias of 'tiny:latest'",
-        "hint": "name the model itself",
+        "hint": "name the model itself: `ollama-modal warm tiny:latest`",
     }
 
 

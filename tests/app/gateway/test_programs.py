@@ -167,18 +167,27 @@ def test_a_401_says_why_to_ollamas_own_command(keyed: RunningGateway) -> None:
     assert "status" not in httpx.get(f"{keyed.url}/api/none", headers={"x-api-key": CHAT_KEY}).json()
 
 
+def test_ollamas_own_command_gets_as_far_as_the_401(keyed: RunningGateway) -> None:
+    """It first asks HEAD /, whose refusal could not say why: that alone is answered without a key."""
+    heartbeat = httpx.head(f"{keyed.url}/", timeout=PATIENCE)
+    assert (heartbeat.status_code, heartbeat.text) == (200, "")
+    assert httpx.head(f"{keyed.url}/", headers={"x-api-key": "wrong"}, timeout=PATIENCE).status_code == 200
+    for path in ("/api/version", "/api/tags", "/v1/models"):
+        assert httpx.head(keyed.url + path, timeout=PATIENCE).status_code == 401
+    assert httpx.get(f"{keyed.url}/", timeout=PATIENCE).status_code == 401
+
+
 @pytest.mark.parametrize(
     ("path", "says"),
     [
         ("/api/push", "nothing is pushed from here"),
         ("/api/me", "this service has no account at ollama.com: nobody signs in to it, and nothing is pushed from it"),
-        ("/api/create", "no model is made, saved or copied here; models come from registries by a pull"),
-        ("/api/copy", "no model is made, saved or copied here"),
+        ("/api/create", "no model is made or saved here; models come from registries by a pull"),
     ],
 )
 @pytest.mark.parametrize("key", [CHAT_KEY, ADMIN_KEY])
 def test_what_is_not_served_says_why(keyed: RunningGateway, path: str, says: str, key: str) -> None:
-    """`ollama push`, `signin` (and a push, which signs in first), `/save` and `cp` print this, whatever the key."""
+    """`ollama push`, `signin` (and a push, which signs in first), and `/save` print this, whatever the key."""
     answer = httpx.post(keyed.url + path, json={"model": "x"}, headers={"x-api-key": key}, timeout=PATIENCE)
     assert answer.status_code == 403
     assert f"{path} is not served here: {says}" in answer.json()["error"]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.local_stack import COMMAND, Shell, Up, up
@@ -80,6 +81,21 @@ def test_one_typo_refuses_all(shell: Shell, words: list[str], said: str) -> None
     assert said in done.stderr
     assert ids(shell) == before
     assert {"tiny:latest", "nomic-embed-text:latest"} <= names(shell)
+
+
+def test_an_alias_is_no_model(stack: Up, shell: Shell) -> None:
+    """A job about another name is refused with the model behind it, here as at a gateway; to pull it is no remedy."""
+    answer = httpx.post(f"{stack.url}/api/copy", json={"source": "tiny", "destination": "other-name"})
+    assert answer.status_code == 200, answer.text
+    before = ids(shell)
+    for kind in ("delete", "warm", "verify", "rollback"):
+        done = shell.run(kind, "other-name")
+        assert done.returncode == 2, done.stderr
+        assert "'other-name:latest' is no model, but an alias of 'tiny:latest'" in done.stderr
+        assert f"`ollama-modal {kind} tiny:latest`" in done.stderr
+        assert "pull" not in done.stderr
+        assert ("ollama rm other-name" in done.stderr) == (kind == "delete")
+    assert ids(shell) == before
 
 
 def test_names_are_completed(shell: Shell) -> None:

@@ -17,6 +17,7 @@ from app.gateway.inference.prompt_truncation import lengths_left
 from app.gateway.inference.request_log import line
 from app.model_server.report import Loaded, Report
 from jobs.models.card import Card
+from jobs.models.placement import TierCapacity
 from jobs.testing.models import LIBRARY
 from jobs.testing.ollama.context import prompt_length
 from jobs.testing.ollama.server import OllamaDouble
@@ -136,6 +137,18 @@ def test_elsewhere_it_is_told_by_what_is_left(
     for text, stream, told, more in ((LONG, False, "true", 1), (LONG, True, None, 1), (SHORT, False, None, 0)):
         answer, counted = post(running, path, **body(text), stream=stream)
         assert (answer.status_code, answer.headers.get("x-prompt-truncated"), counted) == (200, told, more)
+
+
+def test_a_model_that_was_just_loaded_tells_it_before_any_report(models: Path, tmp_path: Path) -> None:
+    """The first answer of a server is told of as all later ones are, though no report says yet what it has loaded."""
+    tiers = [TierCapacity("local", None, gpu_promised=False, context=512)]
+    with (
+        OllamaDouble(models, context_length=512) as double,
+        gateway(tmp_path, {"local": double.url}, source=ModelList([model("tiny")]), tiers=tiers) as running,
+    ):
+        answer, counted = post(running, "/v1/chat/completions", **said(LONG))
+        assert not running.known_state.reports("local") or not running.known_state.reports("local")[0].loaded
+        assert (answer.status_code, answer.headers.get("x-prompt-truncated"), counted) == (200, "true", 1)
 
 
 def test_what_is_refused_for_another_reason_is_refused(tmp_path: Path) -> None:
