@@ -16,7 +16,7 @@ from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.layout import Layout, files_called
+from jobs.weights.layout import Layout, entries, files_called
 from jobs.weights.manifest import Layer
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import BlobState
@@ -81,6 +81,7 @@ def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_
             still_ours()
             weights.require_inside(file.path)
             folders.append(trash.make(layout, str(file.name), weights.clock.now()))
+            weights.changed[file.path] = None
             trash.move(file.path, Layout(folders[-1]).manifest(file.name), below=layout.root)
             weights.drop_empty_folders(file.path.parent)
         weights.persist()
@@ -113,6 +114,7 @@ def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours
             size = path.stat().st_size if path.exists() else 0
             if trash.move(path, Layout(home or common or layout.trash).blob(digest), below=layout.root):
                 moved += size
+                weights.changed[layout.trash] = None
         weights.persist()
         return moved
 
@@ -127,6 +129,7 @@ def throw_rest(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: S
         folder = trash.make(weights.layout, "unfinished", weights.clock.now())
         for path in paths:
             trash.move(path, folder / "rest" / path.name, below=weights.layout.root)
+        weights.changed[weights.layout.trash] = None
         weights.persist()
 
 
@@ -145,6 +148,7 @@ def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillO
         for folder in folders:
             still_ours()
             if needed is not None and folder.path in leaving:
+                weights.changed[layout.trash] = None
                 freed += folder.size - _save(layout, folder, needed, others)
                 trash.delete(layout, folder.path)
         weights.persist()
@@ -166,7 +170,7 @@ def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], others: S
 def take_back(weights: ModelsDirectory, layers: Sequence[Layer], *, still_ours: StillOurs) -> int:
     """Bring blobs back that lie in the trash, for a pull that would fetch them; their bytes. They are not hashed."""
     layout = weights.layout
-    if not trash.folders(layout):
+    if all(weights.blob_state(layer) is not BlobState.MISSING for layer in layers) or not entries(layout.trash):
         return 0
     with weights.exclusive(still_ours), translated("taking blobs back from the trash"):
         folders = trash.folders(layout)
