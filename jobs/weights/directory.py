@@ -131,7 +131,7 @@ class ModelsDirectory:
         with translated(f"preparing the models directory {str(root)!r}"):
             here = [folder for folder in (root, *ours) if folder.is_dir()]
             for folder in (root, *ours):
-                if folder not in here and os.path.lexists(folder):
+                if folder not in here and os.path.lexists(folder) and not folder.is_dir():  # somebody makes it just now
                     raise NotWritable(f"{str(folder)!r} is no directory", hint="name another models directory")
             if not any(folder in here for folder in ours[:2]) and (names := self._foreign_entries()):
                 raise NotWritable(
