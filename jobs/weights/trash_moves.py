@@ -94,6 +94,8 @@ def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours
 
     A blob that a model in the trash needs joins it there, so that the model can come back whole.
     """
+    if not paths:
+        return 0
     layout = weights.layout
     with weights.exclusive(still_ours), translated("moving orphans to the trash"):
         still_ours()
@@ -142,6 +144,9 @@ def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillO
     freed = 0
     with weights.exclusive(still_ours), translated("emptying the trash"):
         trash.sweep(layout, weights.clock.now())
+        if not paths:
+            weights.persist()
+            return 0
         needed = weights.needed()
         folders, leaving = trash.folders(layout), set(paths)
         others = [each for each in folders if each.path not in leaving]

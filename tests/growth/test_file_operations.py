@@ -7,19 +7,32 @@ container copies manifests. Each list runs at N models and at 2N.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from app.deployment.weights_worker import MountedWeights
 from app.model_server.models_view import ModelsView
+from jobs.core.clock import SystemClock
+from jobs.core.progress import Reading
+from jobs.ledger.job import Ending
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
+from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
+from jobs.testing.registry.server import RegistryDouble
 from jobs.weights import trash_moves
 from jobs.weights.removal import remove
+from jobs.worker.attempt import RunningAttempt
 from tests.support.counting_files import file_operations
 from tests.support.models_directory import Sample, fill, nothing, put, sample
+from tests.support.pull_setup import MODEL, Scene, post
+from tests.support.stores import Store
 
 N = 40
 
@@ -183,6 +196,28 @@ def test_a_survey_grows_as_the_models_do(tmp_path: Path) -> None:
         with case_of(tmp_path / str(models), models) as case:
             counts.append(file_operations(case.weights.survey).total())
     assert counts[1] <= 2 * counts[0]
+
+
+JOBS: dict[str, dict[str, Any]] = {"pull": {}, "prune": {}, "verify": {"model": "m1"}, "delete": {"model": "m1"}}
+
+
+@pytest.mark.parametrize("kind", JOBS)
+def test_a_job_looks_through_the_weights_once(kind: str, tmp_path: Path, store: Store) -> None:
+    """A job of the weights grows with the models by no more than one survey does."""
+    grown = []
+    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+        for models in (N, 2 * N):
+            with case_of(tmp_path / str(models), models) as case:
+                ledger = store.ledger()
+                context = replace(Scene(case.folder, registry.url).context(client), weights=case.weights)
+                claim = ledger.claim(post(store, kind, **JOBS[kind]), worker="w", lease=timedelta(hours=1))
+                assert claim is not None
+                running = RunningAttempt(claim, ledger, SystemClock())
+                surveyed = file_operations(case.weights.survey).total()
+                grown.append((file_operations(partial(perform, running, context)).total(), surveyed))
+                ledger.end(claim, Ending("succeeded"), Reading())
+    (few, survey_of_few), (many, survey_of_many) = grown
+    assert many - few <= survey_of_many - survey_of_few
 
 
 def test_what_is_counted_is_what_is_asked(tmp_path: Path) -> None:
