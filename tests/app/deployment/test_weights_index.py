@@ -217,7 +217,8 @@ def test_a_worker_that_finds_all_as_it_was_told_disturbs_no_server(case: Case) -
 
 def test_what_no_reader_asks_for_is_committed_and_not_told(case: Case) -> None:
     """A publish tells of itself once, though it commits twice: blobs alone change nothing for a server."""
-    commits, generations = case.volume.commits, []
+    commits = case.volume.commits
+    generations: list[object] = []
 
     def persist() -> None:
         told()
