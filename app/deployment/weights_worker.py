@@ -81,8 +81,8 @@ class MountedWeights:
         #: What was told last; None until all was surveyed and told. These five are written under the directory's
         #: lock, or while no job is at work.
         self._told: Index | None = None
-        #: Whether anything was told since this was opened.
-        self.has_told = False
+        #: Whether something went since the last survey, which then counted too much.
+        self.has_shrunk = False
         #: What the header of each whole model says, by digest.
         self._memory_facts: dict[str, dict[str, Any] | None] = {}
         #: What the last survey found taken, and the blobs that models had then: what came since is added to it. What
@@ -101,7 +101,6 @@ class MountedWeights:
             # container left it, or found it when it started; and nobody else writes here.
             logger.warning("the volume is not reloaded: {}", error)
         self.weights.prepare()
-        self.has_told = False
 
     def commit(self) -> None:
         with self._committing:
@@ -121,7 +120,7 @@ class MountedWeights:
     def _survey(self) -> Index:
         surveyed = self.weights.survey()
         found = Index.of(surveyed.known)
-        self._surveyed_bytes, self._surveyed_digests = surveyed.usage_bytes, _digests(found)
+        self._surveyed_bytes, self._surveyed_digests, self.has_shrunk = surveyed.usage_bytes, _digests(found), False
         return found
 
     def _persist(self) -> None:
@@ -136,7 +135,8 @@ class MountedWeights:
             return
         self._tell(known)
         self.weights.changed.clear()
-        self.has_told = True
+        went = self._surveyed_digests.keys() - _digests(known).keys()
+        self.has_shrunk = self.has_shrunk or bool(went) or self.weights.layout.trash in changed
 
     def _tell(self, known: Index) -> None:
         """The generation comes last: who reads it finds the rest. Where it does not come, no index is of it."""
@@ -263,8 +263,8 @@ def performing(
     _publish_models(mounted)
     with mounted.committing():
         yield lambda run: perform(run, context)
-        if mounted.has_told:
-            _publish_models(mounted)  # what was moved since the survey is counted where it lies now
+        if mounted.has_shrunk:
+            _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
 
 

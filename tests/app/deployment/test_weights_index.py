@@ -212,7 +212,18 @@ def test_a_worker_that_finds_all_as_it_was_told_disturbs_no_server(case: Case) -
     case.opened()
     case.mounted.publish_models()
     assert (case.generation, case.volume.commits) == (before, commits)
-    assert not case.mounted.has_told
+
+
+@pytest.mark.parametrize(("change", "shrinks"), [(publish_new, False), (delete, True), (empty_trash, True)])
+def test_room_is_told_as_it_is(case: Case, change: Callable[[Case], None], shrinks: bool) -> None:
+    """What came is added to what was taken; where something went, that is known, and counted by the next survey."""
+    change(case)
+    assert case.mounted.has_shrunk == shrinks
+    if shrinks:
+        case.mounted.publish_models()
+    used = case.facts.get(keys.WEIGHTS_ROOM)["used"]
+    manifests = 1000  # bytes, which wait for the next survey
+    assert 0 <= case.weights.survey().usage_bytes - used < manifests
 
 
 def test_what_no_reader_asks_for_is_committed_and_not_told(case: Case) -> None:
