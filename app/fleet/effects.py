@@ -24,6 +24,7 @@ _MODAL = "asked of Modal for each container"
 _OLLAMA = "the environment of the tier's servers"
 _NIGHT = "what the night does"
 _ALERTS = "what is told"
+_SHOWN = "what a tier is shown to cost where it is rented"
 _OPEN = "what a request gets that leaves it open"
 """On one machine where its route has a field for it; which has none, `model_defaults.notes` says."""
 
@@ -87,11 +88,11 @@ KEYS: Mapping[str, Effect] = {
     "alerts.nightly_late_hours": Effect(_ALERTS, _ALERTS),
     "alerts.monthly_budget_dollars": Effect(_ALERTS, ""),
     "alerts.webhook_secret": Effect("whom it is told", ""),
-    "prices.as_of": Effect("shown beside each price", ""),
-    "prices.source": Effect("shown beside each price", ""),
-    "prices.cpu_core": Effect("what is said to be spent", ""),
-    "prices.memory_gib": Effect("what is said to be spent", ""),
-    "prices.gpu.*": Effect("what is said to be spent, and the cheapest tier", ""),
+    "prices.as_of": Effect("shown beside each price", "the same"),
+    "prices.source": Effect("shown beside each price", "the same"),
+    "prices.cpu_core": Effect("what is said to be spent", _SHOWN),
+    "prices.memory_gib": Effect("what is said to be spent", _SHOWN),
+    "prices.gpu.*": Effect("what is said to be spent, and the cheapest tier", _SHOWN),
 }
 """By their paths; `*` stands for a name of the file's own, `[]` for each table of a list."""
 

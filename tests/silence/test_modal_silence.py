@@ -17,9 +17,10 @@ from jobs.ledger.job import Job, JobState
 from jobs.ledger.ledger import Ledger
 from jobs.testing.models import arbitrary
 from jobs.testing.registry.server import RegistryDouble
+from jobs.worker.presence import is_at_work
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import APP, control_plane, deploy, has_whole, modal_command, with_secrets
+from tests.support.deployments import APP, control_plane, deploy, deployed_facts, has_whole, modal_command, with_secrets
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.skipif(not unshare(), reason="this kernel lets nobody mount, so no volume can be at /models")
@@ -119,6 +120,9 @@ def test_a_pull_outlives_the_failure_of_each_of_its_calls(deployed: Platform, cl
 
 def test_a_job_is_posted_though_the_queue_is_away(deployed: Platform) -> None:
     """`pull --no-wait` prints the job's id and ends well, with the queue away and nobody to be sent."""
+    with deployed.client() as client:
+        facts = deployed_facts(client)  # nobody is sent for while the worker of the test before is at work
+        until(lambda: not is_at_work(facts, "weights", SystemClock().now()), patience=60)
     away = {"QueuePut", "QueueGetOrCreate", "FunctionMap"}
     deployed.wire.meddler = lambda name, _: GRPCError(Status.FAILED_PRECONDITION, "not now") if name in away else None
     with pytest.MonkeyPatch.context() as environment:

@@ -240,6 +240,7 @@ def here(fleet: Fleet) -> dict[str, Any]:
         "environments": [asked.tuning(name, {}) for name in asked.server_tiers],
         "startup": [asked.startup(name) for name in asked.server_tiers],
         "registries": asked.registries,
+        "prices": fleet.prices,  # as the page shows them
     }
 
 
@@ -272,13 +273,13 @@ def test_what_is_modals_is_named_once() -> None:
     assert line == (
         "of the fleet file, this is Modal's and has no effect on one machine: gpu, cpu_cores, memory_gb,"
         " min_containers, max_containers, buffer_containers, scaledown_window_seconds, target_concurrency,"
-        " exit_grace_seconds, own_wakes_per_day of [tiers]; monthly_budget_dollars of [alerts]; [prices];"
+        " exit_grace_seconds, own_wakes_per_day of [tiers]; monthly_budget_dollars of [alerts];"
         " the kinds budget, wakes, platform of [alerts]"
     )
     assert of_modal(fleet, BARE).endswith("simulated, flash_attention, load_timeout_seconds of their ollama")
     assert of_modal(fleet, OneMachine({}, ("local",), found="http://127.0.0.1:11434")) == (
         "of the fleet file, this is Modal's and has no effect on one machine: monthly_budget_dollars of [alerts];"
-        " [prices]; the kinds budget, wakes, platform of [alerts]"
+        " the kinds budget, wakes, platform of [alerts]"
     )
     assert list(on_one_machine(fleet, BARE)) == []
     assert list(in_a_deployment(fleet)) == []
