@@ -4,7 +4,7 @@ import os
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -23,9 +23,12 @@ from app.resources import ledger as facts
 from app.scheduler.absence import note_old_archive
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
+from jobs.core.model_name import ModelName
 from jobs.ledger.kinds import WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
+from jobs.models import index
 from jobs.models.card import facts_of
+from jobs.models.index import Index
 from jobs.registry.client import Registry
 from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
@@ -35,6 +38,8 @@ from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory
+from jobs.weights.layout import ManifestFile
+from jobs.weights.manifest import Manifest
 from jobs.worker.worker import Perform
 
 AT_ONCE = 4
@@ -73,8 +78,17 @@ class MountedWeights:
         self._clock = clock
         #: Held by whoever commits: one at a time.
         self._committing = threading.Lock()
-        #: What the header of each whole model says, by digest. Written under the directory's lock, or before any job.
+        #: What was told last; None until all was surveyed and told. These five are written under the directory's
+        #: lock, or while no job is at work.
+        self._told: Index | None = None
+        #: Whether something went since the last survey, which then counted too much.
+        self.has_shrunk = False
+        #: What the header of each whole model says, by digest.
         self._memory_facts: dict[str, dict[str, Any] | None] = {}
+        #: What the last survey found taken, and the blobs that models had then: what came since is added to it. What
+        #: went lies in the trash, or is counted until the next survey.
+        self._surveyed_bytes = 0
+        self._surveyed_digests: Mapping[str, int] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
         self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
 
@@ -93,25 +107,84 @@ class MountedWeights:
             self._volume.commit()
 
     def publish_models(self) -> None:
-        """Write down, for those who do not mount the volume, what decides on which tier its models belong."""
-        surveyed = self.weights.survey()
-        facts = {each.digest: self._facts_of(each) for each in surveyed.models}
-        known = {str(each.name.folded()): {"size": each.size, "facts": facts[each.digest]} for each in surveyed.models}
-        self._memory_facts = facts
-        self._facts.put(keys.WEIGHTS_MODELS, known)
-        self._facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": surveyed.usage_bytes})
+        """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
+        the volume what decides on which tier its models belong. Servers hear of it where the index was another.
+        """
+        known = self._survey()
+        if index.read(self.weights.layout, self._facts.get(keys.WEIGHTS_GENERATION)) == known:
+            self._tell_models(known)
+            self._told = known
+        else:
+            self._tell(known)
 
-    def _facts_of(self, model: survey.SurveyedModel) -> dict[str, Any] | None:
-        if model.digest in self._memory_facts:
-            return self._memory_facts[model.digest]
-        facts = facts_of(self.weights.layout, model.manifest)
-        return facts.as_json() if facts else None
+    def _survey(self) -> Index:
+        surveyed = self.weights.survey()
+        found = Index.of(surveyed.known)
+        self._surveyed_bytes, self._surveyed_digests, self.has_shrunk = surveyed.usage_bytes, _digests(found), False
+        return found
 
     def _persist(self) -> None:
-        """Commit what a reader may see from now on, and only then tell the servers of it."""
+        """Commit what a reader may see from now on, and only then tell the servers of it.
+
+        Only what has changed is looked at, and what was broken before: a blob of it may have come.
+        """
+        before, changed = self._told, dict(self.weights.changed)
+        known = self._survey() if before is None else self._looked_again(before, changed)
+        if before == known and not changed:
+            self.commit()  # blobs that no reader asks for, yet or any more
+            return
+        self._tell(known)
+        self.weights.changed.clear()
+        went = self._surveyed_digests.keys() - _digests(known).keys()
+        self.has_shrunk = self.has_shrunk or bool(went) or self.weights.layout.trash in changed
+
+    def _tell(self, known: Index) -> None:
+        """The generation comes last: who reads it finds the rest. Where it does not come, no index is of it."""
+        generation = secrets.token_hex(8)
+        try:
+            index.write(self.weights.layout, known, generation)
+        except OSError as error:  # it is a copy; what it was to save is done by those who read
+            logger.warning("the index is not written, so servers look through all manifests: {}", error)
         self.commit()
-        self.publish_models()
-        self._facts.put(keys.WEIGHTS_GENERATION, secrets.token_hex(8))
+        self._tell_models(known)
+        self._facts.put(keys.WEIGHTS_GENERATION, generation)
+        self._told = known
+
+    def _looked_again(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Index:
+        layout = self.weights.layout
+        again: dict[ModelName, Manifest | None] = dict.fromkeys(known.broken)
+        for path, told in changed.items():
+            if path.is_relative_to(layout.manifests):
+                again[ModelName(*path.relative_to(layout.manifests).parts)] = told
+        whole, broken = dict(known.whole), set(known.broken)
+        for name, told in again.items():
+            whole.pop(name, None)
+            broken.discard(name)
+            path = layout.manifest(name)
+            if told is not None:
+                whole[name] = told
+            elif path.is_file() and (found := survey.read_model(layout, ManifestFile(name, path))) is not None:
+                if isinstance(found, survey.SurveyedModel):
+                    whole[name] = found.manifest
+                else:
+                    broken.add(name)
+        return Index(whole, frozenset(broken))
+
+    def _tell_models(self, known: Index) -> None:
+        facts = {each.digest: self._facts_of(each) for each in known.whole.values()}
+        self._memory_facts = facts
+        told = {
+            str(name.folded()): {"size": each.size, "facts": facts[each.digest]} for name, each in known.whole.items()
+        }
+        self._facts.put(keys.WEIGHTS_MODELS, told)
+        came = sum(size for digest, size in _digests(known).items() if digest not in self._surveyed_digests)
+        self._facts.put(keys.WEIGHTS_ROOM, {"v": 1, "used": self._surveyed_bytes + came})
+
+    def _facts_of(self, manifest: Manifest) -> dict[str, Any] | None:
+        if manifest.digest in self._memory_facts:
+            return self._memory_facts[manifest.digest]
+        facts = facts_of(self.weights.layout, manifest)
+        return facts.as_json() if facts else None
 
     @contextmanager
     def committing(self, every: timedelta = COMMIT_EVERY, last_within: timedelta = _RUNNING_COMMIT) -> Iterator[None]:
@@ -152,6 +225,11 @@ class MountedWeights:
                 logger.warning("a commit failed: {}: {}", type(error).__name__, error)
 
 
+def _digests(known: Index) -> dict[str, int]:
+    """The size of each blob that whole models refer to."""
+    return {layer.digest: layer.size for manifest in known.whole.values() for layer in manifest.blobs}
+
+
 def run() -> bool:
     """Work the weights lane in this container; false when there is more to do but its time is up."""
     clock, fleet = SystemClock(), declared()
@@ -185,6 +263,8 @@ def performing(
     _publish_models(mounted)
     with mounted.committing():
         yield lambda run: perform(run, context)
+        if mounted.has_shrunk:
+            _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
 
 
@@ -200,7 +280,7 @@ def _publish_models(mounted: MountedWeights) -> None:
     """Once more, because a Dict forgets in seven days what nobody touches. Every change of them writes it, too."""
     try:
         mounted.publish_models()
-    except StoreTrouble as trouble:
+    except Trouble as trouble:  # the platform's; what was not told now is told with the next change
         logger.warning("what models there are is not told again: {}", trouble)
 
 

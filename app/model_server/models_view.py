@@ -2,14 +2,15 @@
 fleet sets something for a model, a link for each blob, beside the small files that say it.
 
 Nearly every request makes Ollama read all manifests, so they are near. It remembers a manifest whose blob it could not
-find as broken until it is restarted, so a manifest is copied only when each of its blobs can be read. Nothing is ever
-written to the volume.
+find as broken until it is restarted, so a manifest is copied only when each of its blobs is there: those that the index
+of this generation calls whole are vouched for by who published them, and of any other each blob is read. Nothing is
+ever written to the volume.
 """
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,20 +19,25 @@ from loguru import logger
 from app.model_server.manifest_settings import ServedManifest, with_settings
 from jobs.core.errors import Corrupt, Trouble
 from jobs.core.model_name import ModelName
+from jobs.models import index
+from jobs.models.index import Index
 from jobs.models.model_settings import UNSET, ModelSettings
 from jobs.weights import survey
-from jobs.weights.layout import Layout, entries
+from jobs.weights.layout import Layout, ManifestFile, entries
 from jobs.weights.manifest import Manifest
-from jobs.weights.survey import SurveyedModel
+from jobs.weights.survey import Broken, SurveyedModel
+
+Withheld = tuple[tuple[ModelName, str], ...]
+"""The models on the volume that are not served, and why."""
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a copy did; `withheld` says why a model on the volume is not served."""
+    """What a copy did."""
 
     brought: tuple[ModelName, ...]
     dropped: tuple[ModelName, ...]
-    withheld: tuple[tuple[ModelName, str], ...]
+    withheld: Withheld
 
 
 class ModelsView:
@@ -48,12 +54,17 @@ class ModelsView:
         self.layout = Layout(root)
         self._volume = Layout(volume)
         self._settings = settings or {}
+        #: The manifests on the container's disk: of a name that is here without content nothing is known. Written by
+        #: whoever copies, one name at a time; read by whoever reports.
+        self._shown: dict[ModelName, bytes] = dict.fromkeys((file.name for file in self.layout.manifest_files()), b"")
+        #: What each model was made into last, and from which digest. Used by whoever copies.
+        self._made: dict[ModelName, tuple[str, ServedManifest]] = {}
         #: The digests of models as they were published, by those that the server tells. Replaced by whoever copies,
         #: read by whoever reports.
         self._published: Mapping[str, str] = {}
 
     def names(self) -> list[ModelName]:
-        return [file.name for file in self.layout.manifest_files()]
+        return list(self._shown)
 
     def blobs(self, name: str) -> frozenset[str]:
         """The file names of a served model's blobs; none for one that is not served, or no longer."""
@@ -67,32 +78,48 @@ class ModelsView:
         """The digest of a model as it was published, by the one that the server tells."""
         return self._published.get(served, served)
 
-    def copy(self) -> Changes:
-        """Make the view show what is whole on the volume, and nothing else. Nobody may be using it meanwhile."""
+    def copy(self, generation: object = None) -> Changes:
+        """Make the view show what is whole on the volume, and nothing else. Nobody may be using it meanwhile.
+
+        With the generation that is wanted, the index says what is whole; without one of that generation all is looked
+        through.
+        """
         self.layout.manifests.mkdir(parents=True, exist_ok=True)
-        whole: dict[ModelName, Manifest] = {}
-        withheld: list[tuple[ModelName, str]] = []
-        for each in survey.read_models(self._volume):
-            why = _unreadable(self._volume, each) if isinstance(each, SurveyedModel) else each.cause
-            if isinstance(each, SurveyedModel) and not why:
-                whole[each.name] = each.manifest
-            else:
-                withheld.append((each.name, why))
+        found = index.read(self._volume, generation)
+        whole, withheld = self._looked_through() if found is None else self._indexed(found)
         served = {name: self._served(name, manifest) for name, manifest in whole.items()}
+        self._made = {name: (whole[name].digest, each) for name, each in served.items()}
         self._published = {_digest(served[name].raw): manifest.digest for name, manifest in whole.items()}
-        stale = self._link_each(served.values()) if self._settings else self._link_all()
+        changed = [name for name, each in sorted(served.items()) if self._shown.get(name) != each.raw]
+        stale = self._link_each(served, changed) if self._settings else self._link_all()
         dropped = tuple(name for name in self.names() if name not in whole)
         for name in dropped:
             self._drop(name)
-        brought = tuple(name for name, each in sorted(served.items()) if self._copy_manifest(name, each.raw))
+        brought = tuple(name for name in changed if self._copy_manifest(name, served[name].raw))
         for path in stale:
             path.unlink()
-        changes = Changes(brought, dropped, tuple(withheld))
+        changes = Changes(brought, dropped, withheld)
         self._log_changes(changes)
         return changes
 
+    def _looked_through(self) -> tuple[dict[ModelName, Manifest], Withheld]:
+        return _told_apart(self._volume, survey.read_models(self._volume))
+
+    def _indexed(self, found: Index) -> tuple[dict[ModelName, Manifest], Withheld]:
+        """What the index calls whole and has its blobs' names in the listing; all else is looked at itself."""
+        here = {entry.name for entry in entries(self._volume.blobs)}
+        sure = {name: each for name, each in found.whole.items() if all(layer.filename in here for layer in each.blobs)}
+        doubtful = sorted((set(found.whole) | found.broken) - set(sure))
+        files = [ManifestFile(name, self._volume.manifest(name)) for name in doubtful]
+        known = (survey.read_model(self._volume, file) for file in files)
+        whole, withheld = _told_apart(self._volume, (each for each in known if each is not None))
+        return sure | whole, withheld
+
     def _served(self, name: ModelName, manifest: Manifest) -> ServedManifest:
         """The manifest with what is set for the model; as it is, where that cannot be put in."""
+        digest, made = self._made.get(name, ("", None))
+        if made is not None and digest == manifest.digest:
+            return made
         settings = self._settings.get(name.folded(), UNSET)
         try:
             return with_settings(manifest, settings, lambda layer: self._volume.blob(layer.digest).read_bytes())
@@ -100,14 +127,16 @@ class ModelsView:
             logger.warning("what is set for {} has no effect: {}", name, trouble)
             return ServedManifest(manifest.raw, {})
 
-    def _link_each(self, served: Iterable[ServedManifest]) -> list[Path]:
+    def _link_each(self, served: Mapping[ModelName, ServedManifest], changed: Collection[ModelName]) -> list[Path]:
         """Have each blob that is wanted, as a link or a file of our own; returns those that no model wants any more."""
         blobs = self.layout.blobs
         blobs.mkdir(exist_ok=True)
         wanted: set[str] = set()
-        for each in served:
-            for layer in Manifest.parse(each.raw).blobs:
-                wanted.add(layer.filename)
+        new = set(changed)
+        for name, each in served.items():
+            layers = Manifest.parse(each.raw).blobs
+            wanted.update(layer.filename for layer in layers)
+            for layer in layers if name in new else ():
                 path = blobs / layer.filename
                 content = each.own_blobs.get(layer.filename)
                 if content is None and not path.is_symlink():
@@ -131,18 +160,22 @@ class ModelsView:
         return []
 
     def _copy_manifest(self, name: ModelName, raw: bytes) -> bool:
+        """Whether it had to be copied; one that an earlier container left may be the same."""
         target = self.layout.manifest(name)
-        if target.is_file() and target.read_bytes() == raw:
-            return False
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft = self.layout.root / "draft"
-        draft.write_bytes(raw)
-        draft.replace(target)
-        return True
+        is_known = name in self._shown and target.is_file() and target.read_bytes() == raw
+        if not is_known:
+            self._shown[name] = b""
+            target.parent.mkdir(parents=True, exist_ok=True)
+            draft = self.layout.root / "draft"
+            draft.write_bytes(raw)
+            draft.replace(target)
+        self._shown[name] = raw
+        return not is_known
 
     def _drop(self, name: ModelName) -> None:
         path = self.layout.manifest(name)
         path.unlink(missing_ok=True)
+        self._shown.pop(name, None)
         for folder in path.parents:
             if folder == self.layout.manifests or entries(folder):
                 break
@@ -159,6 +192,19 @@ class ModelsView:
 
 def _digest(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()
+
+
+def _told_apart(layout: Layout, known: Iterable[SurveyedModel | Broken]) -> tuple[dict[ModelName, Manifest], Withheld]:
+    """The models whose blobs can all be read, and the others with the reason."""
+    whole: dict[ModelName, Manifest] = {}
+    withheld: list[tuple[ModelName, str]] = []
+    for each in known:
+        why = _unreadable(layout, each) if isinstance(each, SurveyedModel) else each.cause
+        if isinstance(each, SurveyedModel) and not why:
+            whole[each.name] = each.manifest
+        else:
+            withheld.append((each.name, why))
+    return whole, tuple(withheld)
 
 
 def _unreadable(layout: Layout, model: SurveyedModel) -> str:

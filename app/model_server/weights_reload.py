@@ -93,7 +93,7 @@ class WeightsReload:
             self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
-        self._view.copy()
+        self._view.copy(None if wanted is _UNKNOWN else wanted)
 
     def refresh(self, wanted: Any, view: ServerView) -> None:
         """Unload what is loaded, take in the generation that is wanted, and load again what is still there."""
@@ -114,7 +114,7 @@ class WeightsReload:
             ignore_connections: that some are open does not count, because nothing can be in use (`is_unloaded`).
 
         """
-        if self._reloaded_with_retries(ignore_connections=ignore_connections):
+        if self._reloaded_with_retries(wanted, ignore_connections=ignore_connections):
             self.current = wanted
         return bool(self.current == wanted)
 
@@ -143,15 +143,15 @@ class WeightsReload:
                 if name.folded() in served:
                     self._load(ollama, name)
 
-    def _reloaded_with_retries(self, *, ignore_connections: bool) -> bool:
+    def _reloaded_with_retries(self, wanted: Any, *, ignore_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
             if self._host.clock.wait(pause, self._stopping) or self.is_backing_off:
                 return False
-            if self._reloaded_once(ignore_connections=ignore_connections):
+            if self._reloaded_once(wanted, ignore_connections=ignore_connections):
                 return True
         return False
 
-    def _reloaded_once(self, *, ignore_connections: bool) -> bool:
+    def _reloaded_once(self, wanted: Any, *, ignore_connections: bool) -> bool:
         with self._daemon.frozen():
             if not ignore_connections and callers_of(self._host.address.port) != 0:
                 logger.info("new weights wait: a request came in between")
@@ -163,7 +163,7 @@ class WeightsReload:
                 if isinstance(error, NotReloaded) and not isinstance(error, FilesOpen):
                     self._back_off()
                 return False
-            self._view.copy()
+            self._view.copy(wanted)
         self._unanswered = 0
         return True
 

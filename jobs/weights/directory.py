@@ -22,12 +22,25 @@ from jobs.core.units import human_bytes
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.checksum import Damage, verify
-from jobs.weights.layout import Layout, ManifestFile, entries, files_called, is_inside, make_folder
+from jobs.weights.layout import INDEX, Layout, ManifestFile, entries, is_inside, make_folder
 from jobs.weights.manifest import Layer, Manifest
 from jobs.weights.staging import Staging, release, take_over
-from jobs.weights.survey import BlobState, Broken, Survey, SurveyedModel, blob_state, read_model, read_models, survey
+from jobs.weights.survey import (
+    BlobState,
+    Broken,
+    Survey,
+    SurveyedModel,
+    blob_state,
+    read_manifest,
+    read_manifests,
+    read_model,
+    read_models,
+    survey,
+)
 
 _LOCK_POLL_SECONDS = 0.05
+
+_READABLE = modes.S_IRUSR | modes.S_IWUSR | modes.S_IRGRP | modes.S_IROTH
 
 
 class ModelsDirectory:
@@ -46,10 +59,14 @@ class ModelsDirectory:
         self, root: Path, *, lock: Path, persist: Callable[[], None], clock: Clock, disk_counts: bool = True
     ) -> None:
         self.layout = Layout(root)
-        #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Nothing else here is
-        #: written after this.
+        #: A file: its flock is what keeps writers apart, threads, processes and containers alike. Beside it only
+        #: `changed` is written after this.
         self._lock = lock
         self.persist = persist
+        #: What readers are to hear of: manifests, blobs that were mended, the trash. With a manifest's path goes the
+        #: whole model that is known to stand there now. Whoever holds the lock adds one before it changes; `persist`
+        #: may take out what it told of.
+        self.changed: dict[Path, Manifest | None] = {}
         self.clock = clock
         self._disk_counts = disk_counts
 
@@ -63,10 +80,9 @@ class ModelsDirectory:
 
     def known(self, name: ModelName | None = None) -> list[SurveyedModel | Broken]:
         """What stands behind each manifest, whole or broken, by name; or behind those of one name in any case."""
-        return sorted(
-            (each for each in read_models(self.layout) if name is None or each.name.folded() == name.folded()),
-            key=lambda each: each.name,
-        )
+        files = self.layout.manifest_files() if name is None else self.files_of(name)
+        known = (read_model(self.layout, file) for file in files)
+        return sorted((each for each in known if each is not None), key=lambda each: each.name)
 
     def find(self, name: ModelName) -> SurveyedModel | None:
         """The whole model of this name in any case, under the spelling it is stored with."""
@@ -78,7 +94,7 @@ class ModelsDirectory:
 
     def files_of(self, name: ModelName) -> list[ManifestFile]:
         """Manifest files of this name in any case, the exact spelling first."""
-        return files_called(self.layout.manifest_files(), name)
+        return self.layout.files_called(name)
 
     def survey(self) -> Survey:
         return survey(self.layout)
@@ -113,33 +129,38 @@ class ModelsDirectory:
         root = self.layout.root
         ours = (self.layout.blobs, self.layout.manifests, self.layout.staging)
         with translated(f"preparing the models directory {str(root)!r}"):
+            here = [folder for folder in (root, *ours) if folder.is_dir()]
             for folder in (root, *ours):
-                if os.path.lexists(folder) and not folder.is_dir():
+                if folder not in here and os.path.lexists(folder) and not folder.is_dir():  # somebody makes it just now
                     raise NotWritable(f"{str(folder)!r} is no directory", hint="name another models directory")
-            if not any(folder.exists() for folder in ours[:2]) and (names := self._foreign_entries()):
+            if not any(folder in here for folder in ours[:2]) and (names := self._foreign_entries()):
                 raise NotWritable(
                     f"{str(root)!r} does not look like a models directory: it has neither blobs nor manifests,"
                     f" but {', '.join(map(repr, names[:3]))}",
                     hint="name an empty directory, or the one that OLLAMA_MODELS names",
                 )
-            root.mkdir(parents=True, exist_ok=True)
+            if root not in here:
+                root.mkdir(parents=True, exist_ok=True)
+            device = root.stat().st_dev
             for folder in ours:
-                make_folder(folder, below=root)
-                self.require_ours(folder)
+                if folder not in here:
+                    make_folder(folder, below=root)
+                self.require_ours(folder, device)
 
     def _foreign_entries(self) -> list[str]:
-        expected = {"blobs", "manifests", "staging", "trash", "lost+found", self._lock.name}
+        expected = {"blobs", "manifests", "staging", "trash", "lost+found", INDEX, self._lock.name}
         names = (entry.name for entry in entries(self.layout.root))
         return [name for name in names if name not in expected and not name.startswith(".")]
 
-    def require_ours(self, folder: Path) -> None:
+    def require_ours(self, folder: Path, device: int) -> None:
+        """Refuse a folder that is a link elsewhere, is on another device than the root's, or cannot be written."""
         root = self.layout.root
         if not is_inside(folder, root):
             raise NotWritable(
                 f"{str(folder)!r} is a link out of the models directory",
                 hint="models can be read through it; write them where it points to",
             )
-        if folder.stat().st_dev != root.stat().st_dev:
+        if folder.stat().st_dev != device:
             raise NotWritable(
                 f"{str(folder)!r} is on another file system than {str(root)!r}, so nothing can be renamed in"
             )
@@ -238,11 +259,13 @@ class ModelsDirectory:
             still_ours()
             self._require_published(manifest)
             before = self.keep_before(target, manifest)
+            self.changed[target] = None
             self._write_manifest(target, manifest, staging)
+            self.changed[target] = manifest
             self.persist()
             staging.discard()
             if before is not None:
-                self.throw_unneeded(before)
+                self.throw_unneeded(before, needed_too=manifest.blobs)
 
     def replace_blob(self, layer: Layer, staging: Staging, *, still_ours: Callable[[], None]) -> None:
         """Put the staged copy in the place of a damaged blob, in one step.
@@ -257,6 +280,7 @@ class ModelsDirectory:
             still_ours()
             staging.hold()
             self._require_staged(layer, staging)
+            self.changed[self.layout.blob(layer.digest)] = None
             self._move_in(layer, staging)
             flush_folder(self.layout.blobs)
             self.persist()
@@ -265,8 +289,7 @@ class ModelsDirectory:
     def exclusive(self, still_ours: Callable[[], None]) -> Iterator[None]:
         """Hold the lock. While waiting for it, keep asking whether there is anything to wait for."""
         with translated(f"locking {str(self._lock)!r}"):
-            self._lock.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = self._opened_lock()
         try:
             while not _locked(descriptor):
                 still_ours()
@@ -274,6 +297,14 @@ class ModelsDirectory:
             yield
         finally:
             os.close(descriptor)
+
+    def _opened_lock(self) -> int:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        try:
+            return os.open(self._lock, flags, 0o600)
+        except FileNotFoundError:
+            self._lock.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self._lock, flags, 0o600)
 
     def _require_staged(self, layer: Layer, staging: Staging) -> None:
         if staging.is_settled(layer):
@@ -302,7 +333,7 @@ class ModelsDirectory:
             raise
 
     def manifest_path(self, name: ModelName) -> Path:
-        target = self.layout.manifest(self.layout.stored_spelling(name))
+        target = self.layout.manifest(self.layout.spelling_for(name))
         self.require_inside(target)
         return target
 
@@ -341,35 +372,47 @@ class ModelsDirectory:
 
     def keep_before(self, target: Path, manifest: Manifest) -> Path | None:
         """Copy what `manifest` is about to replace into the trash; the folder, or None when nothing is to be kept."""
-        before = next((file for file in self.layout.manifest_files() if file.path == target), None)
-        if before is None:
+        if not target.is_file():
             return None
-        known = read_model(self.layout, before)
-        if known is None or known.manifest is None or known.manifest.raw == manifest.raw:
+        try:
+            raw = read_manifest(target)
+            Manifest.parse(raw)
+        except (FileNotFoundError, Corrupt):
+            return None
+        if raw == manifest.raw:
             return None
         self.require_trash()
-        return trash.keep_copy(self.layout, before, known.manifest.raw, self.clock.now())
+        before = ManifestFile(ModelName(*target.relative_to(self.layout.manifests).parts), target)
+        return trash.keep_copy(self.layout, before, raw, self.clock.now())
 
     def require_trash(self) -> None:
         """Make the trash's folder, which must be ours like the others."""
         make_folder(self.layout.trash, below=self.layout.root)
-        self.require_ours(self.layout.trash)
+        self.require_ours(self.layout.trash, self.layout.root.stat().st_dev)
 
-    def throw_unneeded(self, *folders: Path) -> int:
+    def throw_unneeded(self, *folders: Path, needed_too: Iterable[Layer] = ()) -> int:
         """Move to these folders of the trash the blobs of their manifests that no published one needs; their bytes.
 
-        While a published manifest is torn, nobody knows what it refers to, and no blob is moved.
+        While a published manifest is torn, nobody knows what it refers to, and no blob is moved. All of them are read,
+        unless `needed_too`, which are known to be, leave nothing to move.
         """
-        needed = self.needed()
+        kept = {layer.digest for layer in needed_too}
+        leaving = [
+            (folder, layer)
+            for folder in folders
+            if (manifest := trash.manifest_in(folder)) is not None
+            for layer in manifest.blobs
+            if layer.digest not in kept
+        ]
+        needed = self.needed() if leaving else None
         if needed is None:
             return 0
+        layout = self.layout
         moved = [
             layer.size
-            for thrown in trash.folders(self.layout)
-            if thrown.path in folders and thrown.manifest is not None
-            for layer in thrown.manifest.blobs
+            for folder, layer in leaving
             if layer.digest not in needed
-            and trash.move(self.layout.blob(layer.digest), thrown.layout.blob(layer.digest), below=self.layout.root)
+            and trash.move(layout.blob(layer.digest), Layout(folder).blob(layer.digest), below=layout.root)
         ]
         if moved:
             self.persist()
@@ -377,10 +420,12 @@ class ModelsDirectory:
 
     def needed(self) -> frozenset[str] | None:
         """The digests that published manifests refer to; None while one is torn, because then nobody can tell."""
-        known = read_models(self.layout)
-        if any(each.manifest is None for each in known):
-            return None
-        return frozenset(layer.digest for each in known if each.manifest for layer in each.manifest.blobs)
+        digests: set[str] = set()
+        for _, manifest in read_manifests(self.layout):
+            if isinstance(manifest, Corrupt):
+                return None
+            digests.update(layer.digest for layer in manifest.blobs)
+        return frozenset(digests)
 
     def drop_empty_folders(self, folder: Path) -> None:
         flush_folder(folder)
@@ -406,7 +451,8 @@ def _settle_on_disk(path: Path) -> None:
     """Readable for every user, and on the disk for good, before its name says so. Refuses a link."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fchmod(descriptor, modes.S_IRUSR | modes.S_IWUSR | modes.S_IRGRP | modes.S_IROTH)
+        if modes.S_IMODE(os.fstat(descriptor).st_mode) != _READABLE:
+            os.fchmod(descriptor, _READABLE)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -4,6 +4,7 @@
     <root>/blobs/sha256-<hex>                             a dash, not a colon
     <root>/staging/<slug>@<holder>/                       ours: what a pull has fetched so far
     <root>/trash/<when>-<slug>/                           ours: what was taken away, until its grace is over
+    <root>/index.json                                     ours, on a volume: all manifests at once
 
 It finds and names; it decides nothing and deletes nothing.
 """
@@ -18,6 +19,8 @@ from jobs.core.model_name import ModelName
 from jobs.weights.manifest import is_digest
 
 LEVELS = 4
+
+INDEX = "index.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Layout:
     def trash(self) -> Path:
         return self.root / "trash"
 
+    @property
+    def index(self) -> Path:
+        return self.root / INDEX
+
     def blob(self, digest: str) -> Path:
         if not is_digest(digest):
             raise ValueError(f"{digest!r} is no digest")
@@ -64,6 +71,39 @@ class Layout:
         """Every file or folder below `manifests/` that Ollama would pass over."""
         return [each for each in self._walk(self.manifests, ()) if isinstance(each, Path)]
 
+    def files_called(self, name: ModelName) -> list[ManifestFile]:
+        """The manifests of this name in any case, the exact spelling first; only folders called so are listed."""
+        found = [each for each in self._called(self.manifests, name, ()) if each.name.folded() == name.folded()]
+        return sorted(found, key=lambda file: (file.name != name, file.name))
+
+    def _called(self, folder: Path, name: ModelName, above: tuple[str, ...]) -> Iterator[ManifestFile]:
+        wanted = name.path[len(above)].lower()
+        for entry in entries(folder):
+            parts = (*above, entry.name)
+            if entry.name.lower() != wanted:
+                continue
+            if len(parts) < LEVELS:
+                if entry.is_dir():
+                    yield from self._called(folder / entry.name, name, parts)
+            elif (known := _name_of(parts)) is not None and entry.is_file():
+                yield ManifestFile(known, folder / entry.name)
+
+    def spelling_for(self, name: ModelName) -> ModelName:
+        """The name under which this model is written: as it is here in any case, else into the folders of its name.
+
+        The cost does not grow with the models that are here. Ollama finds a model in any spelling, so the tag of a new
+        one is spelled as it was asked for.
+        """
+        found = self.files_called(name)
+        if found:
+            return found[0].name
+        folder, parts = self.manifests, list(name.path)
+        for level, part in enumerate(parts[:-1]):
+            here = tuple(entry.name for entry in entries(folder) if entry.name.isascii() and entry.is_dir())
+            parts[level] = _spelling(part, here)
+            folder /= parts[level]
+        return ModelName(*parts)
+
     def _walk(self, folder: Path, above: tuple[str, ...]) -> Iterator[ManifestFile | Path]:
         for entry in entries(folder):
             parts = (*above, entry.name)
@@ -76,7 +116,7 @@ class Layout:
                 yield folder / entry.name
 
     def stored_spelling(self, name: ModelName) -> ModelName:
-        """The name under which Ollama will look for this model, given those that are here.
+        """The name by which Ollama calls a model that it does not know, given those that are here.
 
         Ollama folds case: first a model of the same name in any spelling, else part by part over all models, where the
         exact spelling of a part wins (server/routes.go:1222-1245).
@@ -138,7 +178,10 @@ def bytes_on_disk(stat: os.stat_result) -> int:
 
 
 def is_inside(path: Path, root: Path) -> bool:
-    """Whether a path, with every link followed, is still below `root`."""
+    """Whether a path below `root` is still below it with every link followed."""
+    between = [path, *path.parents][: len(path.parts) - len(root.parts)]
+    if path.is_relative_to(root) and ".." not in path.parts and not any(each.is_symlink() for each in between):
+        return True  # without a link on the way there is nothing to resolve, which looks at each folder above as well
     return path.resolve().is_relative_to(root.resolve())
 
 

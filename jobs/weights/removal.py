@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from jobs.core.errors import NotFound
+from jobs.core.errors import Corrupt, NotFound
 from jobs.core.model_name import ModelName
 from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
@@ -11,7 +11,7 @@ from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Layer
-from jobs.weights.survey import read_model, read_models
+from jobs.weights.survey import read_manifests, read_model
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def remove(weights: ModelsDirectory, name: ModelName, *, still_ours: Callable[[]
         still_ours()
         file, blobs = _manifest_of(weights, name)
         weights.require_inside(file.path)
+        weights.changed[file.path] = None
         file.path.unlink(missing_ok=True)
         weights.drop_empty_folders(file.path.parent)
         weights.persist()
@@ -64,12 +65,13 @@ def _manifest_of(weights: ModelsDirectory, name: ModelName) -> tuple[ManifestFil
 
 
 def _delete_unreferenced(weights: ModelsDirectory, name: ModelName, blobs: tuple[Layer, ...]) -> Removed:
-    layout, known = weights.layout, read_models(weights.layout)
-    torn = next((each for each in known if each.manifest is None), None)
-    if torn is not None:
-        note = f"no blob was deleted, because the manifest of {torn.name} is torn: {torn.cause}"
-        return Removed(name, (), blobs, note)
-    needed = {layer.digest for each in known if each.manifest is not None for layer in each.manifest.blobs}
+    layout = weights.layout
+    needed: set[str] = set()
+    for file, manifest in read_manifests(layout):
+        if isinstance(manifest, Corrupt):
+            note = f"no blob was deleted, because the manifest of {file.name} is torn: {manifest}"
+            return Removed(name, (), blobs, note)
+        needed.update(layer.digest for layer in manifest.blobs)
     free = [layer for layer in blobs if layer.digest not in needed]
     heirs = {layer.digest: each for each in trash.folders(layout) for layer in free if each.wants(layer.digest)}
     for digest, folder in heirs.items():

@@ -168,6 +168,7 @@ def restore(
         still_ours()
         target = weights.manifest_path(name)
         weights.keep_before(target, manifest)
+        weights.changed[target] = None
         weights.rename_manifest(source, target)
         _finish(weights, decision)
         return decision.left

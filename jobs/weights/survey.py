@@ -5,7 +5,7 @@ It reads only, follows no link out of the folders it lists, and copes with files
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -19,7 +19,7 @@ from jobs.core.model_name import ModelName
 from jobs.core.units import counted
 from jobs.store.files import translated
 from jobs.weights import staging, trash
-from jobs.weights.layout import Layout, ManifestFile, bytes_on_disk, entries, stat_file
+from jobs.weights.layout import INDEX, Layout, ManifestFile, bytes_on_disk, entries, stat_file
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest, ModelDetails
 from jobs.weights.staging import StagingFolder, measured
 from jobs.weights.trash import TrashFolder
@@ -147,6 +147,17 @@ def read_manifest(path: Path) -> bytes:
         raise Corrupt(f"the manifest cannot be read: {error.strerror}") from error
 
 
+def read_manifests(layout: Layout) -> Iterator[tuple[ManifestFile, Manifest | Corrupt]]:
+    """What each manifest file says, or what is wrong with it; no blob is looked at."""
+    for file in layout.manifest_files():
+        try:
+            yield file, Manifest.parse(read_manifest(file.path))
+        except FileNotFoundError:
+            continue
+        except Corrupt as error:
+            yield file, error
+
+
 def blob_state(layout: Layout, layer: Layer) -> BlobState:
     stat = stat_file(layout.blob(layer.digest))
     if stat is None or not S_ISREG(stat.st_mode):
@@ -227,7 +238,7 @@ def survey(layout: Layout) -> Survey:
     return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 
 
-_OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops"})
+_OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops", INDEX, f"{INDEX}.draft"})
 
 
 def _referenced(known: Iterable[SurveyedModel | Broken]) -> frozenset[str]:

@@ -118,8 +118,16 @@ def _moment(match: re.Match[str] | None) -> datetime | None:
         return None
 
 
+def manifest_in(folder: Path) -> Manifest | None:
+    """The manifest of the model in a folder of the trash; None when there is none, or a torn one."""
+    return _model_in(folder)[1]
+
+
 def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
-    size = measured(path)[0]
+    return TrashFolder(path, thrown_at, measured(path)[0], *_model_in(path))
+
+
+def _model_in(path: Path) -> tuple[ModelName | None, Manifest | None]:
     for file in Layout(path).manifest_files():
         try:
             with file.path.open("rb") as opened:
@@ -127,9 +135,9 @@ def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
         except FileNotFoundError:
             continue
         except Corrupt:
-            return TrashFolder(path, thrown_at, size, file.name)
-        return TrashFolder(path, thrown_at, size, file.name, manifest)
-    return TrashFolder(path, thrown_at, size)
+            return file.name, None
+        return file.name, manifest
+    return None, None
 
 
 def make(layout: Layout, subject: str, now: datetime) -> Path:

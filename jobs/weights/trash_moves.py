@@ -14,7 +14,7 @@ from jobs.core.units import counted
 from jobs.store.files import flush_folder, translated
 from jobs.weights import trash
 from jobs.weights.directory import ModelsDirectory
-from jobs.weights.layout import Layout, files_called
+from jobs.weights.layout import Layout, entries, files_called
 from jobs.weights.manifest import Layer
 from jobs.weights.prune_plan import PrunePlan
 from jobs.weights.survey import BlobState
@@ -81,6 +81,7 @@ def throw_models(weights: ModelsDirectory, names: Sequence[ModelName], *, still_
             still_ours()
             weights.require_inside(file.path)
             folders.append(trash.make(layout, str(file.name), weights.clock.now()))
+            weights.changed[file.path] = None
             trash.move(file.path, Layout(folders[-1]).manifest(file.name), below=layout.root)
             weights.drop_empty_folders(file.path.parent)
         weights.persist()
@@ -93,6 +94,8 @@ def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours
 
     A blob that a model in the trash needs joins it there, so that the model can come back whole.
     """
+    if not paths:
+        return 0
     layout = weights.layout
     with weights.exclusive(still_ours), translated("moving orphans to the trash"):
         still_ours()
@@ -113,6 +116,7 @@ def throw_orphans(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours
             size = path.stat().st_size if path.exists() else 0
             if trash.move(path, Layout(home or common or layout.trash).blob(digest), below=layout.root):
                 moved += size
+                weights.changed[layout.trash] = None
         weights.persist()
         return moved
 
@@ -127,6 +131,7 @@ def throw_rest(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: S
         folder = trash.make(weights.layout, "unfinished", weights.clock.now())
         for path in paths:
             trash.move(path, folder / "rest" / path.name, below=weights.layout.root)
+        weights.changed[weights.layout.trash] = None
         weights.persist()
 
 
@@ -139,12 +144,16 @@ def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillO
     freed = 0
     with weights.exclusive(still_ours), translated("emptying the trash"):
         trash.sweep(layout, weights.clock.now())
+        if not paths:
+            weights.persist()
+            return 0
         needed = weights.needed()
         folders, leaving = trash.folders(layout), set(paths)
         others = [each for each in folders if each.path not in leaving]
         for folder in folders:
             still_ours()
             if needed is not None and folder.path in leaving:
+                weights.changed[layout.trash] = None
                 freed += folder.size - _save(layout, folder, needed, others)
                 trash.delete(layout, folder.path)
         weights.persist()
@@ -166,7 +175,7 @@ def _save(layout: Layout, folder: TrashFolder, needed: frozenset[str], others: S
 def take_back(weights: ModelsDirectory, layers: Sequence[Layer], *, still_ours: StillOurs) -> int:
     """Bring blobs back that lie in the trash, for a pull that would fetch them; their bytes. They are not hashed."""
     layout = weights.layout
-    if not trash.folders(layout):
+    if all(weights.blob_state(layer) is not BlobState.MISSING for layer in layers) or not entries(layout.trash):
         return 0
     with weights.exclusive(still_ours), translated("taking blobs back from the trash"):
         folders = trash.folders(layout)

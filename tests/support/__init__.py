@@ -4,6 +4,7 @@ browser            a browser driven over WebDriver's own wire
 call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks
 client_bodies      what real client libraries send, recorded
+counting_files     how often a piece of work asks the file system for something
 counting_stores    a deployment's dicts and queue that count what is asked of them
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk

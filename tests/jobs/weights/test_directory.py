@@ -154,14 +154,15 @@ def test_a_blob_that_vanishes_while_publishing_keeps_the_manifest_back(tmp_path:
 
 
 def test_a_model_in_another_spelling_is_replaced_where_it_stands(tmp_path: Path) -> None:
-    """Ollama folds case, so there is never a second spelling of one name; parts follow those it knows."""
+    """Ollama folds case, so there is never a second spelling of one name; a new tag goes to the model that has others,
+    and is spelled as it was asked for."""
     weights = weights_at(tmp_path)
     publish(weights, sample("Tiny:Q4", b"old"))
     publish(weights, sample("tiny:q4", b"new"))
     publish(weights, sample("other:Q4"))
     publish(weights, sample("more:q4"))
     publish(weights, sample("TINY:q8"))
-    assert names_in(weights) == ["Tiny:Q4", "Tiny:q8", "more:Q4", "other:Q4"]
+    assert names_in(weights) == ["Tiny:Q4", "Tiny:q8", "more:q4", "other:Q4"]
     torn = put_manifest(weights, "Torn:X", b"")
     publish(weights, sample("torn:x", b"new"))
     assert "Torn:X" in names_in(weights)

@@ -1,0 +1,274 @@
+"""What a worker tells of the weights is what is there, after whatever it did to them, and costs no look at the rest."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from app.deployment.weights_worker import MountedWeights
+from app.model_server.models_view import ModelsView
+from jobs.core.errors import ServerTrouble, StoreUnavailable
+from jobs.core.model_name import ModelName
+from jobs.models import index
+from jobs.models.index import Index
+from jobs.store import keys
+from jobs.store.sqlite import SqliteDict
+from jobs.testing.clock import HandClock
+from jobs.weights import restore, trash_moves
+from jobs.weights.manifest import Manifest
+from jobs.weights.removal import remove
+from jobs.weights.survey import read_models
+from tests.support.crash_points import dies_at
+from tests.support.models_directory import digest_of, fill, nothing, publish, put, put_blob, sample
+
+
+class Volume:
+    """One that counts its commits, and fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.commits = 0
+        self.fails = False
+
+    def commit(self) -> None:
+        if self.fails:
+            raise ServerTrouble("committing the volume: Modal did not answer within 600 s")
+        self.commits += 1
+
+    def reload(self) -> None:
+        pass
+
+
+class Facts(SqliteDict):
+    """A dict that takes nothing when it is told so."""
+
+    fails = False
+
+    def put(self, key: str, value: object, *, skip_if_exists: bool = False) -> bool:
+        if self.fails:
+            raise StoreUnavailable(f"writing {key} to the ledger: Modal did not answer within 10 s")
+        return super().put(key, value, skip_if_exists=skip_if_exists)
+
+
+class Case:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.facts = Facts(folder / "facts.sqlite")
+        self.volume = Volume()
+        self.opened()
+
+    def opened(self) -> None:
+        """A worker in a new container."""
+        self.mounted = MountedWeights(self.volume, self.folder / "models", self.facts, HandClock())
+        self.mounted.open()
+        self.weights = self.mounted.weights
+
+    @property
+    def generation(self) -> object:
+        return self.facts.get(keys.WEIGHTS_GENERATION)
+
+    def told(self) -> Index | None:
+        return index.read(self.weights.layout, self.generation)
+
+    def there(self) -> Index:
+        return Index.of(read_models(self.weights.layout))
+
+    def shown(self, generation: object) -> dict[str, bytes]:
+        """What a server that starts now is shown."""
+        view = ModelsView(self.folder / "models", self.folder / f"disk-{os.urandom(4).hex()}")
+        view.copy(generation)
+        return {str(name): view.layout.manifest(name).read_bytes() for name in sorted(view.names())}
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Iterator[Case]:
+    case = Case(tmp_path)
+    for name in ("one", "two", "three"):
+        put(case.weights, sample(name, f"weights of {name}".encode(), b"template"))
+    case.mounted.publish_models()
+    yield case
+    case.facts.close()
+
+
+def publish_new(case: Case) -> None:
+    publish(case.weights, sample("new"))
+
+
+def publish_next_version(case: Case) -> None:
+    publish(case.weights, sample("one", b"newer", b"template"))
+
+
+def publish_in_another_spelling(case: Case) -> None:
+    publish(case.weights, sample("ONE", b"newer", b"template"))
+
+
+def bring_what_another_lacks(case: Case) -> None:
+    """Two is not whole, until another model brings the blob that it lacks."""
+    case.weights.layout.blob(digest_of(b"weights of two")).unlink()
+    case.mounted.publish_models()
+    assert ModelName.parse("two") not in (case.told() or Index()).whole
+    publish(case.weights, sample("sibling", b"weights of two", b"template"))
+
+
+def mend(case: Case) -> None:
+    model = sample("one", b"weights of one", b"template")
+    put_blob(case.weights, b"damaged", model.manifest.layers[0].digest)
+    staging = fill(case.weights.stage("one", "a"), model)
+    case.weights.replace_blob(model.manifest.layers[0], staging, still_ours=nothing)
+
+
+def delete(case: Case) -> None:
+    remove(case.weights, ModelName.parse("Two"), still_ours=nothing)
+
+
+def throw(case: Case) -> None:
+    trash_moves.throw_models(case.weights, [ModelName.parse("one"), ModelName.parse("two")], still_ours=nothing)
+
+
+def roll_back(case: Case) -> None:
+    publish_next_version(case)
+    folder = restore.newest_thrown(case.weights, ModelName.parse("one"))
+    restore.restore(case.weights, folder, still_ours=nothing, job="j1")
+
+
+def empty_trash(case: Case) -> None:
+    publish_next_version(case)
+    folders = [each.path for each in case.weights.survey().trash]
+    trash_moves.empty(case.weights, folders, still_ours=nothing)
+
+
+CHANGES: list[Callable[[Case], None]] = [
+    publish_new,
+    publish_next_version,
+    publish_in_another_spelling,
+    bring_what_another_lacks,
+    mend,
+    delete,
+    throw,
+    roll_back,
+    empty_trash,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_is_told_is_what_is_there(case: Case, change: Callable[[Case], None]) -> None:
+    """After each change the generation is another, and the index and the Dict say of it what a walk finds; a server
+    that starts is shown the same with the index as without."""
+    before = case.generation
+    change(case)
+    assert case.generation != before
+    assert case.told() == case.there()
+    told = case.facts.get(keys.WEIGHTS_MODELS)
+    assert {name: each["size"] for name, each in told.items()} == {
+        str(name.folded()): manifest.size for name, manifest in case.there().whole.items()
+    }
+    assert case.shown(case.generation) == case.shown(None)
+
+
+@pytest.mark.parametrize("change", [publish_next_version, delete, throw, roll_back], ids=lambda change: change.__name__)
+def test_killed_anywhere_a_server_is_shown_whole_models(
+    tmp_path_factory: pytest.TempPathFactory, change: Callable[[Case], None]
+) -> None:
+    """Killed before any change to the disk, the index that is valid then names no model whose blobs are not all there;
+    and a worker in a new container tells of what it finds."""
+    for step in range(1, 200):
+        case = Case(tmp_path_factory.mktemp("killed"))
+        for name in ("one", "two"):
+            put(case.weights, sample(name, f"weights of {name}".encode(), b"template"))
+        case.mounted.publish_models()
+        died = dies_at(step, lambda case=case: change(case))  # type: ignore[misc]
+        for name, raw in case.shown(case.generation).items():
+            blobs = Manifest.parse(raw).blobs
+            assert all(case.weights.layout.blob(layer.digest).exists() for layer in blobs), name
+        case.opened()
+        case.mounted.publish_models()
+        assert case.told() == case.there()
+        case.facts.close()
+        if not died:
+            return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("failing", ["commit", "dict"])
+def test_what_could_not_be_told_is_told_with_the_next_change(case: Case, failing: str) -> None:
+    """A volume or a Dict that fails leaves an index of no generation: servers look through the directory meanwhile."""
+    case.volume.fails, case.facts.fails = failing == "commit", failing == "dict"
+    with pytest.raises((ServerTrouble, StoreUnavailable)):
+        delete(case)
+    case.volume.fails = case.facts.fails = False
+    assert case.told() is None
+    assert "two:latest" not in case.shown(case.generation)
+
+    with case.weights.exclusive(nothing):
+        case.mounted.weights.persist()
+
+    assert case.told() == case.there()
+    assert "two:latest" not in (case.facts.get(keys.WEIGHTS_MODELS) or {})
+
+
+def test_a_worker_that_finds_all_as_it_was_told_disturbs_no_server(case: Case) -> None:
+    """A container that starts work on weights that nobody changed leaves generation, index and commits as they are."""
+    before, commits = case.generation, case.volume.commits
+    case.opened()
+    case.mounted.publish_models()
+    assert (case.generation, case.volume.commits) == (before, commits)
+
+
+@pytest.mark.parametrize(("change", "shrinks"), [(publish_new, False), (delete, True), (empty_trash, True)])
+def test_room_is_told_as_it_is(case: Case, change: Callable[[Case], None], shrinks: bool) -> None:
+    """What came is added to what was taken; where something went, that is known, and counted by the next survey."""
+    change(case)
+    assert case.mounted.has_shrunk == shrinks
+    if shrinks:
+        case.mounted.publish_models()
+    used = case.facts.get(keys.WEIGHTS_ROOM)["used"]
+    manifests = 1000  # bytes, which wait for the next survey
+    assert 0 <= case.weights.survey().usage_bytes - used < manifests
+
+
+def test_what_no_reader_asks_for_is_committed_and_not_told(case: Case) -> None:
+    """A publish tells of itself once, though it commits twice: blobs alone change nothing for a server."""
+    commits = case.volume.commits
+    generations: list[object] = []
+
+    def persist() -> None:
+        told()
+        generations.append(case.generation)
+
+    before, told = case.generation, case.weights.persist
+    case.weights.persist = persist
+    publish_new(case)
+    assert case.volume.commits == commits + 2
+    assert generations[0] == before
+    assert generations[1] != before
+
+
+@pytest.mark.parametrize("damage", ["absent", "damaged", "older"])
+def test_an_index_that_cannot_be_trusted_is_made_anew(case: Case, damage: str) -> None:
+    """Absent, damaged or older than the generation, it is written again from what is there, and told of."""
+    path = case.weights.layout.index
+    if damage == "absent":
+        path.unlink()
+    elif damage == "damaged":
+        path.write_bytes(path.read_bytes()[:-30])
+    else:  # an older version of this worker published something since
+        put(case.weights, sample("new"))
+        case.facts.put(keys.WEIGHTS_GENERATION, "another")
+    assert case.told() is None
+    assert case.shown(case.generation) == case.shown(None)
+
+    case.opened()
+    case.mounted.publish_models()
+
+    assert case.told() == case.there()
+
+
+def test_a_blob_that_is_not_there_withholds_what_the_index_calls_whole(case: Case) -> None:
+    """Where the list of blobs lacks one that the index promises, the model is looked at itself, and not shown."""
+    case.weights.layout.blob(digest_of(b"weights of two")).unlink()
+    view = ModelsView(case.folder / "models", case.folder / "disk")
+
+    changes = view.copy(case.generation)
+
+    assert [str(name) for name, _ in changes.withheld] == ["two:latest"]
+    assert [str(name) for name in changes.brought] == ["one:latest", "three:latest"]
