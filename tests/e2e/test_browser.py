@@ -356,10 +356,11 @@ def test_tiers_are_shown_with_state_and_price(past: Browser) -> None:
 
 
 def test_models_are_shown_with_pin_and_last_use(past: Browser) -> None:
-    """Each model has its size, its tier, its pin and its last use; their sum stands beside the quota."""
+    """Each model has its other names, its size, tier, pin and last use; their sum stands beside the quota."""
     pinned = past.text("#model-list tr:nth-child(1)")
 
     assert "llama3.2:latest" in pinned
+    assert re.search(r"also (gpt-4o, claude-\*|claude-\*, gpt-4o)", pinned)
     assert "2.0 GB" in pinned
     assert "pinned" in pinned
     assert "min ago" in pinned

@@ -197,7 +197,10 @@ def lived(folder: Path, keys: str = "") -> Iterator[RunningGateway]:
     ]
     nowhere = {tier: f"http://127.0.0.1:{dead_port()}" for tier in FLEET.tiers}
     tiers = FLEET.catalog_tiers()
-    with gateway(folder, nowhere, keys=keys, source=ModelList(models), tiers=tiers, fleet=FLEET) as running:
+    aliases = {"gpt-4o": "llama3.2", "claude-*": "llama3.2"}
+    with gateway(
+        folder, nowhere, keys=keys, source=ModelList(models), tiers=tiers, fleet=FLEET, aliases=aliases
+    ) as running:
         yield running
 
 

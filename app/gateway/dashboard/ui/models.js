@@ -21,8 +21,8 @@ const VERBS = {
 };
 
 /**
- * `models` as the API lists them, each perhaps with `pinned`, `tier`, `last_used`; `context` has `mayChange` and
- * `ask(question)`, which does it if the answer is yes.
+ * `models` as the API lists them, each with its `aliases`, and perhaps with `pinned`, `tier`, `last_used`; `context` has
+ * `mayChange` and `ask(question)`, which does it if the answer is yes.
  */
 export function showModels(body, models, context) {
   keep(body, models.map((model) => ({ ...model, context })), ({ name }) => name, row);
@@ -45,6 +45,7 @@ function row() {
   const actions = el("td", { class: "model-actions" }, el("div", {}, ...buttons.map(({ button }) => button)));
   const name = el("bdi");
   const details = el("span", { class: "quiet model-details" });
+  const aliases = el("span", { class: "quiet model-details model-aliases" });
   const size = el("td", { class: "number" });
   const tier = el("td", { "data-head": "Tier" });
   const pin = el("span", { class: "pin" }, icon("pin"), " pinned");
@@ -55,7 +56,7 @@ function row() {
   const node = el(
     "tr",
     {},
-    el("th", { scope: "row" }, name, details),
+    el("th", { scope: "row" }, name, details, aliases),
     size,
     tier,
     el("td", { "data-head": "Pinned" }, pin, free),
@@ -71,6 +72,8 @@ function row() {
     const { family, parameter_size: parameters, quantization_level: quantisation } = model.details ?? {};
     setText(name, short(model.name));
     setText(details, [family, parameters, quantisation].filter(Boolean).join(" · "));
+    setText(aliases, model.aliases.length ? `also ${model.aliases.map(short).join(", ")}` : "");
+    setHidden(aliases, !model.aliases.length);
     setText(size, bytes(model.size));
     setText(tier, model.tier ?? "–");
     setHidden(pin, !model.pinned);

@@ -25,7 +25,9 @@ const CALM = 15 * SECOND;
 const SLOW = 60 * SECOND;
 const RARE = 5 * 60 * SECOND;
 
-const known = { board: null, night: null, tiers: null, health: null, models: null, complaints: [], summary: null };
+const known = {
+  board: null, night: null, tiers: null, health: null, models: null, aliases: [], complaints: [], summary: null,
+};
 let afterAsking = null; // done once the list has come that somebody asked for
 
 const asking = new Asking(at("asking"));
@@ -83,6 +85,7 @@ function takeBoard(answer) {
 
 function takeModels(answer) {
   known.models = answer.models;
+  known.aliases = answer.aliases ?? []; // a gateway of an older version tells none
   known.complaints = answer.complaints;
 }
 
@@ -166,7 +169,8 @@ function showModelList(mayChange) {
   const used = known.board?.last_used ?? {};
   const models = known.models.map((model) => {
     const folded = model.name.toLowerCase(); // the board knows models by their names in small letters
-    return { ...model, ...declared[folded], last_used: used[folded] };
+    const aliases = known.aliases.filter((each) => each.model.toLowerCase() === folded).map((each) => each.alias);
+    return { ...model, ...declared[folded], last_used: used[folded], aliases };
   });
   showModels(at("model-list"), models, { mayChange, ask });
   setHidden(at("model-table"), models.length === 0);
