@@ -1,5 +1,6 @@
 """The status page as a person meets it: headless Chromium, a real gateway, simulated servers and registry."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import closing
