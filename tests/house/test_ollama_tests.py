@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shlex
 import subprocess
 import sys
 from importlib.machinery import SourceFileLoader
@@ -124,7 +125,7 @@ def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
         "#!/bin/sh\n"
         'echo "$OLLAMA_MODELS $OLLAMA_NOPRUNE $OLLAMA_FLASH_ATTENTION $HOME" >"$HOME/told"\n'
         "head -c 300000 /dev/zero\n"
-        f'exec {sys.executable} -m jobs.testing.ollama "$@"\n'
+        f'exec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@"\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("OLLAMA_BIN", str(program))

@@ -20,11 +20,12 @@ def nginx(folder: Path, locations: str) -> Iterator[str]:
     """The address of a server with these locations."""
     port = dead_port()
     temp = "".join(
-        f"{what}_temp_path {folder}/{what};" for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        f'{what}_temp_path "{folder}/{what}";' for what in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     config = folder / "nginx.conf"
     config.write_text(
-        f"""daemon off; master_process off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
+        f"""daemon off; master_process off; worker_processes 1;
+        pid "{folder}/nginx.pid"; error_log "{folder}/error.log";
         events {{ worker_connections 256; }}
         http {{ access_log off; {temp} server {{ listen 127.0.0.1:{port}; {locations} }} }}"""
     )

@@ -96,7 +96,7 @@ def test_kinds_are_forgotten_and_bounded() -> None:
 
     for n, caller in enumerate(callers[:4]):
         admit(caller, n)
-    with pytest.raises(TooManyRequests, match="key 'a' has asked for 'm' with 1 kinds"):
+    with pytest.raises(TooManyRequests, match="key 'a' has asked for 'm' with 1 kind"):
         admit(callers[0], 9)
     with pytest.raises(TooManyLoads, match="asked for with 4 kinds"):
         admit(callers[4], 9)

@@ -1,6 +1,7 @@
 """What is shown fits the terminal, at 80 columns and at 60, whatever the names; in a pipe all of it is."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from jobs.core.clock import SystemClock
 from jobs.core.model_name import ModelName
 from jobs.home.home import Home, Stack
 from jobs.ledger.job import Ending
-from jobs.testing.models import SimModel, find
+from jobs.testing.models import find
 from tests.support.local_stack import Shell
 from tests.support.models_directory import lay
 from tests.support.person import terminal
@@ -33,7 +34,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     models = shell.home / "models"
     tiny = find(ModelName.parse("tiny"))
     assert tiny is not None
-    lay(models, tiny, SimModel(**{**vars(tiny), "name": ModelName.parse(LONG)}))
+    lay(models, tiny, replace(tiny, name=ModelName.parse(LONG)))
     store = shell.store()
     for subject in (LONG, "llama3.2:latest"):
         ended_job(store, subject, Ending("failed", "network", WHY))
