@@ -26,7 +26,7 @@ _NIGHT = "what the night does"
 _ALERTS = "what is told"
 _SHOWN = "what a tier is shown to cost where it is rented"
 _OPEN = "what a request gets that leaves it open"
-"""On one machine where its route has a field for it; which has none, `model_defaults.notes` says."""
+"""Of an Ollama that ran already, where its route has a field for it; which has none, `model_defaults.notes` says."""
 
 KEYS: Mapping[str, Effect] = {
     "tiers.*.gpu": Effect(_MODAL, ""),

@@ -101,6 +101,7 @@ class LocalGateway:
         self._keyless = keys.is_empty
         self._origins = plan.origins
         self._facts = home.facts()
+        self._served = servers.served
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = OllamaClient(servers.urls[0], clock=clock)
         layout = Layout(servers.models) if servers.models else None
@@ -122,7 +123,8 @@ class LocalGateway:
                 registries=plan.registries,
                 origins=plan.origins,
                 fleet=plan.fleet,
-                notes=model_defaults.notes(plan.fleet.settings_by_model) if plan.fleet else (),
+                settings_in_manifests=servers.served is not None,
+                notes=model_defaults.notes(plan.fleet.settings_by_model) if plan.fleet and not servers.served else (),
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,
@@ -142,6 +144,8 @@ class LocalGateway:
     def open(self, listener: socket.socket) -> HttpServer:
         """Answer there."""
         self._reporter.start()
+        if self._served is not None:
+            self._served.watch()
         self._known_state.start()
         app = self.composed.app
         self._http_server = HttpServer(OriginGuard(app, self._origins) if self._keyless else app, listener, self._clock)
@@ -150,11 +154,15 @@ class LocalGateway:
 
     def refresh(self) -> None:
         """Read again what has just changed, before anybody is told that it has."""
+        if self._served is not None:
+            self._served.refresh_or_warn()
         self._known_state.refresh()
 
     def close(self) -> None:
         if self._http_server is not None:
             self._http_server.stop()
+        if self._served is not None:
+            self._served.stop()
         self._known_state.stop()
         self._reporter.stop()
         self._listing.close()

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -15,25 +16,119 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.gateway.protocol.model_defaults import notes
 from app.local.plan import StackPlan
 from app.local.processes import ServerProcess
+from app.model_server.manifest_settings import PARAMS, SYSTEM
+from app.model_server.models_view import ModelsView
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, Trouble, Unreachable
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.home.home import Home
 from jobs.home.status import weights_of
+from jobs.models.model_settings import ModelSettings
 from jobs.models.placement import LOCAL, TierCapacity
 from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
+from jobs.weights.layout import Layout, ManifestFile
+from jobs.weights.manifest import Layer, Manifest
 
 START = timedelta(seconds=60)
 """For all servers to answer: a cold disk and a GPU driver that wakes up take their time."""
 
 GET_OLLAMA = "get Ollama from https://ollama.com/download (or `pixi run up`, which brings it), or pass --simulate"
 
+LOOK_SECONDS = 5.0
+"""Between two looks for models that have come by another way than our jobs."""
+
 _POLL_SECONDS = 0.05
 _PROBE_TIMEOUT = timedelta(seconds=2)
+
+
+class ServedModels:
+    """What servers see of the models directory where the fleet sets something that requests have no field for: each
+    manifest with it, blobs as links.
+
+    One for all servers of a machine, and any thread may refresh it. Whoever pulls straight into one of these servers
+    loses nothing: what has come that way is moved into the models directory.
+    """
+
+    def __init__(self, models: Path, root: Path, settings: Mapping[ModelName, ModelSettings]) -> None:
+        self.root = root
+        self._models = Layout(models)
+        self._served = Layout(root)
+        self._view = ModelsView(models, root, settings)
+        self._lock = threading.Lock()
+        #: The manifests of both directories as they were when it was last made, with their times. Under `_lock`.
+        self._seen: tuple[tuple[str, int], ...] = ()
+        self._stopping = threading.Event()
+
+    def refresh(self) -> None:
+        """Show what is in the models directory now."""
+        with self._lock:
+            self._take_over()
+            self._view.copy()
+            self._seen = self._times()
+
+    def watch(self) -> None:
+        """Look now and then, until `stop`, for what others put into the directory or a server has pulled by itself."""
+        threading.Thread(target=self._watch, name="served-models", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(LOOK_SECONDS):
+            with self._lock:
+                is_same = self._seen == self._times()
+            if not is_same:
+                self.refresh_or_warn()
+
+    def refresh_or_warn(self) -> None:
+        """Refresh; what fails is tried again at the next look."""
+        try:
+            self.refresh()
+        except (OSError, Trouble) as trouble:
+            logger.warning("servers do not see the newest models yet: {}", trouble)
+
+    def _times(self) -> tuple[tuple[str, int], ...]:
+        found = []
+        for layout in (self._models, self._served):
+            for file in layout.manifest_files():
+                try:
+                    found.append((str(file.path), file.path.stat().st_mtime_ns))
+                except FileNotFoundError:  # it went meanwhile
+                    continue
+        return tuple(sorted(found))
+
+    def _take_over(self) -> None:
+        """Move what a server has pulled by itself into the models directory: blobs first, so that a model is whole."""
+        for file in self._served.manifest_files():
+            try:
+                manifest = Manifest.parse(file.path.read_bytes())
+            except (OSError, Trouble):
+                continue
+            come = [layer for layer in manifest.blobs if self._is_no_link(layer)]
+            if any(layer.media_type not in {PARAMS, SYSTEM} for layer in come):  # which else may be what we have set
+                self._move(file, come)
+
+    def _is_no_link(self, layer: Layer) -> bool:
+        path = self._served.blob(layer.digest)
+        return path.is_file() and not path.is_symlink()
+
+    def _move(self, file: ManifestFile, layers: list[Layer]) -> None:
+        for layer in layers:
+            target = self._models.blob(layer.digest)
+            draft = target.with_name(f"{target.name}-taken-over")
+            shutil.copyfile(self._served.blob(layer.digest), draft)
+            draft.replace(target)
+        target = self._models.manifest(file.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft = self._models.root / f"taken-over-{os.getpid()}"
+        shutil.copyfile(file.path, draft)
+        draft.replace(target)
+        logger.info("{} was pulled by a server itself; it lies in {} now", file.name, self._models.root)
 
 
 @dataclass(frozen=True)
@@ -49,6 +144,8 @@ class Servers:
     why_by_server: str | None = None
     found: bool = False
     """It was there already, and is not ours to tune."""
+    served: ServedModels | None = None
+    """What they see of the directory, where that is not the directory itself."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +232,10 @@ def _start_servers(launcher: ServerLauncher, silent: str) -> Servers:
         raise Refused(why, hint=GET_OLLAMA)
     models = _prepared(_models_option(launcher.plan, launcher.environ) or _default_models(launcher.environ), launcher)
     tiers = tuple(launcher.plan.capacities(launcher.environ))
-    own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
+    served = _served(models, launcher)
+    own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1", "OLLAMA_NO_CLOUD": "1"}
     urls = _serve(tiers, launcher, [binary, "serve"], own)
-    return Servers(tiers, urls, models)
+    return Servers(tiers, urls, models, served=served)
 
 
 def _default_models(environ: Mapping[str, str]) -> Path:
@@ -167,9 +265,10 @@ def _start_simulated(launcher: ServerLauncher) -> Servers:
         for tier in launcher.plan.capacities(launcher.environ)
     )
     argv = [sys.executable, "-m", "jobs.testing.ollama", "serve", "--registry", mirror]
-    own = {"OLLAMA_MODELS": str(models), "OLLAMA_NOPRUNE": "1"}
+    served = _served(models, launcher)
+    own = {"OLLAMA_MODELS": _seen(models, served), "OLLAMA_NOPRUNE": "1"}
     urls = _serve(tiers, launcher, argv, own)
-    return Servers(tiers, urls, models, simulated=True, mirror=mirror)
+    return Servers(tiers, urls, models, simulated=True, mirror=mirror, served=served)
 
 
 # -- what they share ---------------------------------------------------------------------------------------------------
@@ -192,6 +291,20 @@ def _prepared(models: Path, launcher: ServerLauncher) -> Path:
     except Trouble as trouble:
         raise BadRequest(str(trouble), hint=trouble.hint) from trouble
     return models
+
+
+def _served(models: Path, launcher: ServerLauncher) -> ServedModels | None:
+    """What servers are to see where requests cannot say all that the fleet sets for models; else the directory."""
+    settings = launcher.plan.fleet.settings_by_model if launcher.plan.fleet else {}
+    if not notes(settings):
+        return None
+    served = ServedModels(models, launcher.home.root / "served", settings)
+    served.refresh()
+    return served
+
+
+def _seen(models: Path, served: ServedModels | None) -> str:
+    return str(models if served is None else served.root)
 
 
 def _serve(

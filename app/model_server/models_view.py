@@ -54,6 +54,8 @@ class ModelsView:
         self.layout = Layout(root)
         self._volume = Layout(volume)
         self._settings = settings or {}
+        #: The file names of the blobs that were written here, no links. Used by whoever copies.
+        self._own: set[str] = set()
         #: The manifests on the container's disk: of a name that is here without content nothing is known. Written by
         #: whoever copies, one name at a time; read by whoever reports.
         self._shown: dict[ModelName, bytes] = dict.fromkeys((file.name for file in self.layout.manifest_files()), b"")
@@ -145,7 +147,13 @@ class ModelsView:
                 elif content is not None:
                     path.unlink(missing_ok=True)  # never through a link: that would write to the volume
                     path.write_bytes(content)
-        return [path for path in blobs.iterdir() if path.name not in wanted]
+                    self._own.add(path.name)
+        # A server may be at fetching something by itself: what nobody here has written is left alone.
+        return [
+            path
+            for path in blobs.iterdir()
+            if path.name not in wanted and (path.is_symlink() or path.name in self._own)
+        ]
 
     def _link_all(self) -> list[Path]:
         """Link to the volume's blobs. While an empty volume has none, a folder stands there: Ollama insists on one."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -312,8 +313,8 @@ def test_a_fleet_is_seen_to_while_up_runs(shell: Shell, tmp_path: Path) -> None:
 
 
 def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> None:
-    """Aliases of the fleet answer, stand in `models` and `route`, and what is set for a model counts; `status` says
-    what does not. A name that was made is there for the next `up`, and without a gateway `models` tells the same."""
+    """Aliases of the fleet answer, stand in `models` and `route`, and what is set for a model counts, on /v1 as well. A
+    name that was made is there for the next `up`, and without a gateway `models` tells the same."""
     fleet = tmp_path / "fleet.toml"
     declared = FLEET_FILE.read_text("utf-8").replace("pinned = true", "pinned = false").replace("llama3.2", "tiny")
     declared = declared.replace("warmed = true", "context = 1024\nparameters = { top_k = 7 }", 1)
@@ -326,6 +327,11 @@ def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> Non
         remote = shell.run("models", "--url", running.url)
         route = shell.run("route", "gpt-4o")
         status = shell.run("status")
+        httpx.post(f"{running.url}/api/generate", json={"model": "tiny", "keep_alive": 0}, timeout=30)
+        asked_v1 = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=30)
+        (server,) = json.loads((shell.home / "om" / "stack.json").read_text())["servers"]
+        (loaded_by_v1,) = httpx.get(f"{server['url']}/api/ps").json()["models"]
+        shown = httpx.post(f"{server['url']}/api/show", json={"model": "tiny"}).json()
         warm = shell.run("warm", "gpt-4o", "--url", running.url)
         (loaded,) = httpx.get(f"{running.url}/api/ps").json()["models"]
     with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
@@ -338,7 +344,10 @@ def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> Non
     assert copied.status_code == 200
     assert (again.status_code, again.headers["x-served-model"]) == (200, "tiny:latest")
     assert route.stdout.startswith("gpt-4o:latest is tiny:latest, which is answered on tier a10g\n")
-    assert "note     of what the fleet sets for tiny:latest this has no effect here: top_k on" in status.stdout
+    assert "note     of what the fleet sets" not in status.stdout
+    assert (asked_v1.status_code, asked_v1.json()["model"]) == (200, "gpt-4o")
+    assert loaded_by_v1["context_length"] == 1024
+    assert re.search(r"top_k +7", shown["parameters"])
     assert (warm.returncode, "an alias of 'tiny:latest'" in warm.stderr) == (2, True)
     assert loaded["name"] == "tiny:latest"
     assert listed == {"gpt-4o:latest": "tiny:latest", "mine:latest": "tiny:latest", "tiny:latest": ""}
@@ -347,6 +356,24 @@ def test_a_fleet_names_and_sets_models_here(shell: Shell, tmp_path: Path) -> Non
         assert "mine:latest is tiny:latest" in told.stdout
         assert "claude-* is gone:latest" in told.stderr
         assert "warning: claude-* is an alias of gone:latest, which is not here" in told.stderr
+
+
+def test_what_a_server_pulls_by_itself_is_not_lost(shell: Shell, tmp_path: Path) -> None:
+    """Where servers see what the fleet sets, what one of them pulls by itself is a model like all others; and what is
+    deleted is no longer served."""
+    fleet = tmp_path / "fleet.toml"
+    declared = FLEET_FILE.read_text("utf-8").replace("pinned = true", "pinned = false")
+    fleet.write_text(declared.replace("warmed = true", "context = 1024", 1))
+    with up(shell, "--simulate", "--tier", "a10g", "--fleet", str(fleet)) as running:
+        (server,) = json.loads((shell.home / "om" / "stack.json").read_text())["servers"]
+        httpx.post(f"{server['url']}/api/pull", json={"model": "tiny", "stream": False}, timeout=60)
+        until(lambda: [each["name"] for each in shell.ask("models")] == ["tiny:latest"], patience=60)
+        assert httpx.get(f"{server['url']}/api/tags").json()["models"][0]["name"] == "tiny:latest"
+        chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "stream": False}
+        until(lambda: httpx.post(f"{running.url}/api/chat", json=chat, timeout=30).status_code == 200, patience=60)
+        assert shell.ask("verify", "tiny")["state"] == "succeeded"
+        shell.ask("delete", "tiny")
+        assert httpx.get(f"{server['url']}/api/tags").json()["models"] == []
 
 
 SETTINGS = {
