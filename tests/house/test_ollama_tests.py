@@ -123,7 +123,7 @@ def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
     scratch.mkdir()
     program.write_text(
         "#!/bin/sh\n"
-        'echo "$OLLAMA_MODELS $OLLAMA_NOPRUNE $OLLAMA_FLASH_ATTENTION $HOME" >"$HOME/told"\n'
+        'printf "%s\\n" "$OLLAMA_MODELS" "$OLLAMA_NOPRUNE" "$OLLAMA_FLASH_ATTENTION" "$HOME" >"$HOME/told"\n'
         "head -c 300000 /dev/zero\n"
         f'exec {shlex.quote(sys.executable)} -m jobs.testing.ollama "$@"\n'
     )
@@ -136,7 +136,7 @@ def test_a_server_of_ones_own_has_its_models_and_settings_and_may_say_much(
     with script.server(scratch) as url:
         assert httpx.get(f"{url}/api/tags").json() == {"models": []}
 
-    assert (scratch / "told").read_text().split() == [str(home / ".ollama/models"), "1", "1", str(scratch)]
+    assert (scratch / "told").read_text().splitlines() == [str(home / ".ollama/models"), "1", "1", str(scratch)]
 
 
 def test_a_binary_that_is_none_is_told(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

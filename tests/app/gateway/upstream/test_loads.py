@@ -57,7 +57,7 @@ def test_who_left_is_not_loaded_for(tmp_path: Path, many: ThreadPoolExecutor) ->
     held_server = HeldServer(awake=False)
     with (
         ScriptedServer(whole_answer, opening=held_server) as server,
-        gateway(tmp_path, {"a10g": server.url}, keys=KEYS) as running,
+        gateway(tmp_path, {"a10g": server.url}, keys=KEYS, startup=60) as running,
     ):
         list(many.map(lambda n: abort(running, ALICE, {"num_ctx": 2048 + n}), range(ABORTED)))
         until(lambda: held_callers(running) == 0)
