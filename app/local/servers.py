@@ -80,17 +80,19 @@ class ServedModels:
 
     def _watch(self) -> None:
         while not self._stopping.wait(LOOK_SECONDS):
-            with self._lock:
-                is_same = self._seen == self._times()
-            if not is_same:
-                self.refresh_or_warn()
+            self.refresh_or_warn(only_if_changed=True)
 
-    def refresh_or_warn(self) -> None:
+    def refresh_or_warn(self, *, only_if_changed: bool = False) -> None:
         """Refresh; what fails is tried again at the next look."""
         try:
-            self.refresh()
+            if not only_if_changed or self._is_changed():
+                self.refresh()
         except (OSError, Trouble) as trouble:
             logger.warning("servers do not see the newest models yet: {}", trouble)
+
+    def _is_changed(self) -> bool:
+        with self._lock:
+            return self._seen != self._times()
 
     def _times(self) -> tuple[tuple[str, int], ...]:
         found = []

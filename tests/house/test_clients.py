@@ -1,35 +1,22 @@
 """`scripts/clients` without its clients, which take minutes and environments of their own: its table and its words."""
 
-import importlib.util
 import json
 import subprocess
-import sys
 import threading
-from importlib.machinery import SourceFileLoader
-from pathlib import Path
 from types import ModuleType
 
 import httpx
 import pytest
 
 from jobs.testing.ollama.server import OllamaDouble
+from tests.support.checkout import ROOT, script_module
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts" / "clients"
+SCRIPT = ROOT / "scripts" / "clients"
 
 
 @pytest.fixture(scope="module")
 def clients() -> ModuleType:
-    loader = SourceFileLoader("scripts_clients", str(SCRIPT))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[loader.name] = module  # dataclasses look their module up
-    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = kept
-    return module
+    return script_module("clients")
 
 
 def told(*words: str) -> "subprocess.CompletedProcess[str]":

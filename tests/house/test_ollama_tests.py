@@ -1,18 +1,18 @@
 """`scripts/ollama_tests` without Ollama's tests, which need a checkout of it and Go: what it makes of their words."""
 
-import importlib.util
 import re
 import shlex
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import httpx
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent.parent.parent / "scripts" / "ollama_tests"
+from tests.support.checkout import ROOT, script_module
+
+SCRIPT = ROOT / "scripts" / "ollama_tests"
 
 SAID = """=== RUN   TestAPI
 2026/11/28 INFO server connection host=127.0.0.1
@@ -35,16 +35,7 @@ panic: test timed out after 30m0s
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    loader = SourceFileLoader("scripts_ollama_tests", str(SCRIPT))
-    spec = importlib.util.spec_from_loader(loader.name, loader)
-    assert spec
-    module = importlib.util.module_from_spec(spec)
-    sys.dont_write_bytecode, kept = True, sys.dont_write_bytecode
-    try:
-        loader.exec_module(module)
-    finally:
-        sys.dont_write_bytecode = kept
-    return module
+    return script_module("ollama_tests")
 
 
 def test_each_test_has_its_end(script: ModuleType) -> None:
