@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import resource
-import shutil
 import subprocess
 import sys
 import time
@@ -66,12 +65,10 @@ class Load:
         return cpu_seconds(self.pid) + ended.ru_utime + ended.ru_stime
 
 
-def load_program(scratch: Path) -> LoadProgram:
-    """The fast one where it can be built, which takes nothing but Go itself."""
-    slow = LoadProgram([PYTHON, str(SOURCE.parent / "python_load.py")], is_fast=False)
-    if shutil.which("go") is None:
-        print("no go on PATH: the load comes from Python, and limits what is fast", file=sys.stderr)
-        return slow
+def load_program(scratch: Path, *, is_fast: bool) -> LoadProgram:
+    """The fast one is built with nothing but Go itself."""
+    if not is_fast:
+        return LoadProgram([PYTHON, str(SOURCE.parent / "python_load.py")], is_fast)
     program = scratch / "load"
     own = {
         "GO111MODULE": "off", "GOFLAGS": "", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0",
@@ -82,5 +79,5 @@ def load_program(scratch: Path) -> LoadProgram:
         text=True,
     )  # fmt: skip
     if built.returncode:
-        sys.exit(f"error: go cannot build {SOURCE}\n{built.stderr}hint: without go on PATH the load comes from Python")
-    return LoadProgram([str(program)], is_fast=True)
+        sys.exit(f"error: go cannot build {SOURCE}\n{built.stderr}hint: --load python does without it")
+    return LoadProgram([str(program)], is_fast)

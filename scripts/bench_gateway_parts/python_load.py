@@ -189,9 +189,11 @@ async def requests(callers: Sequence[Caller], seconds: float, count: int) -> dic
 
     async def work(_number: int, caller: Caller) -> None:
         nonlocal done
-        while done < count if count else time.monotonic() < until:
+        sent = 0
+        while done < count if count else not sent or time.monotonic() < until:
             done += 1
             await caller.once()
+            sent += 1
 
     took = await all_of(callers, work)
     return {"requests": done, "seconds": took}

@@ -68,13 +68,14 @@ def table(outcome: dict[str, Any]) -> Iterator[str]:
     near = [
         f"{name} ({phase} {each[phase]['load_share']:.0%})"
         for name, each in results.items()
+        if name != "none"  # which shows what the load itself can
         for phase in each
         if isinstance(each[phase], dict) and each[phase]["load_share"] >= NEAR
     ]
     if near:
         yield f"the load itself was near its limit, so that more a second might have gone through: {', '.join(near)}"
     if not outcome["is_load_fast"]:
-        yield "the load came from Python, for want of Go: it is the limit of what is fast here"
+        yield "the load came from Python, not from Go: it is the limit of what is fast here"
 
 
 def _cell(value: float | None, base: float | None) -> str:

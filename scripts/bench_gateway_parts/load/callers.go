@@ -79,14 +79,14 @@ func (c caller) requests(connections int, seconds float64, count int64) (rate, e
 	var done atomic.Int64
 	began := time.Now()
 	until := began.Add(time.Duration(seconds * float64(time.Second)))
-	isOver := func() bool {
+	isOver := func(sent int) bool {
 		if count > 0 {
 			return done.Add(1) > count
 		}
-		return time.Now().After(until)
+		return sent > 0 && time.Now().After(until)
 	}
 	err := c.all(connections, func(_ int, e *exchange) error {
-		for !isOver() {
+		for sent := 0; !isOver(sent); sent++ {
 			if err := e.ask(c.request); err != nil {
 				return err
 			}
