@@ -12,7 +12,7 @@ PACE_MS = 50
 """Between two pieces of one stream: twenty tokens a second, as a large model gives."""
 CALLERS = 64
 BODY_BYTES = 64 * 1024
-QUICK = 200
+QUICK = 100
 """Requests a second from which on ten thousand of them are soon sent."""
 
 

@@ -48,17 +48,17 @@ def rows(outcome: dict[str, Any]) -> Iterator[Row]:
     yield Row("memory, peak, MB", lambda each: each.get("memory_peak_mb"), is_drawn=True)
     for name, count in (("first", outcome["requests"] // 10), ("all", outcome["requests"])):
         key = f"memory_after_{name}_mb"
-        yield Row(f"memory after {count:,} more requests, MB", lambda each, key=key: each.get(key))  # type: ignore[misc]
+        yield Row(f"memory after {count:,} more, MB", lambda each, key=key: each.get(key))  # type: ignore[misc]
 
 
 def table(outcome: dict[str, Any]) -> Iterator[str]:
     """Its lines, and what is to be known of them."""
     results = outcome["results"]
-    yield f"{'':<38}" + "".join(f"{name:>20}" for name in results)
+    yield f"{'':<35}" + "".join(f"{name:>18}" for name in results)
     for row in rows(outcome):
         base = row.figure(results[OURS]) if OURS in results else None
         cells = [_cell(row.figure(each), None if name == OURS else base) for name, each in results.items()]
-        yield f"{row.label:<38}" + "".join(f"{cell:>20}" for cell in cells)
+        yield f"{row.label:<35}" + "".join(f"{cell:>18}" for cell in cells)
     yield ""
     yield (
         f"(…x): beside {OURS}. {outcome['pieces']} pieces a stream, {outcome['pace_ms']} ms apart; `added` is beside no"
@@ -81,7 +81,7 @@ def table(outcome: dict[str, Any]) -> Iterator[str]:
 def _cell(value: float | None, base: float | None) -> str:
     if value is None:
         return "-"
-    is_whole = value == round(value) or abs(value) >= 1000
+    is_whole = isinstance(value, int) or abs(value) >= 1000
     shown = f"{value:,.0f}" if is_whole else f"{value:,.1f}" if abs(value) >= 10 else f"{value:,.2f}"
     if base is None or base <= 0 or value <= 0:
         return shown
