@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from jobs.store.private_files import FOLDER
 if TYPE_CHECKING:
     from loguru import Record
 
+
+request_of_lines: ContextVar[str] = ContextVar("request_of_lines", default="")
+"""The id of the request that lines belong to, for whatever is done for it; set by whoever answers it."""
 
 SAID = "_said"
 """Bound to a line that a person at the terminal is told in other words: the file alone has it."""
@@ -117,10 +121,11 @@ def _notice_json(count: int) -> str:
 def as_text(record: "Record") -> str:
     """The time of day, the level, the message, and in brackets what it belongs to: one line, whatever is in it."""
     extra = record["extra"]
+    request = extra.get("request") or request_of_lines.get()
     if {"job", "attempt", "kind", "subject"} <= extra.keys():
         about = f" ({extra['kind']} {extra['subject']}, job {extra['job']}.{extra['attempt']})"
-    elif "request" in extra:
-        about = f" (request {extra['request']})"
+    elif request:
+        about = f" (request {request})"
     else:
         about = ""
     extra["_about"] = f" {plain(about)}" if about else ""
@@ -137,6 +142,8 @@ def as_json(record: "Record") -> str:
         "message": record["message"],
         "where": f"{record['name']}:{record['line']}",
     }
+    if request := request_of_lines.get():
+        about.setdefault("request", request)
     fields = {**fields, **about, **fields}
     if (failure := record["exception"]) is not None:
         fields["exception"] = "".join(traceback.format_exception(failure.type, failure.value, failure.traceback))

@@ -91,7 +91,7 @@ class _ProxiedRequest:
         try:
             await self._pass()
         except asyncio.CancelledError:
-            if not self._exchange.gone.is_set():
+            if not self._exchange.is_gone:
                 raise
             self._reply.caller_left()
         except Trouble as trouble:
@@ -236,7 +236,7 @@ class _ProxiedRequest:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._exchange.gone.is_set():
+            if self._exchange.is_gone:
                 seconds = proxy.upstreams[route.tier].startup.total_seconds()
                 proxy.detached.keep(task, seconds, self._exchange.caller.name, self._exchange.keep())
             else:
