@@ -118,11 +118,15 @@ class StrictHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._head += len(url)
+        if self._head > MOST_HEAD:
+            raise ValueError("the head is too long")
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value))
+        self._head += len(name) + len(value)
+        if self._head > MOST_HEAD:
+            raise ValueError("the head is too long")
         self._lines += 1
         if self._lines > MOST_LINES:
             raise ValueError("the head has too many lines")
@@ -131,11 +135,6 @@ class StrictHttpProtocol(HttpToolsProtocol):
             if name == b"expect" and value.lower() == b"100-continue":
                 self.expect_100_continue = True
             self.headers.append((name, value))
-
-    def _count(self, size: int) -> None:
-        self._head += size
-        if self._head > MOST_HEAD:
-            raise ValueError("the head is too long")
 
     # What a head may say
 

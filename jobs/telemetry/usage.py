@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
@@ -32,8 +32,7 @@ READ_DAYS = 90
 """What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One request that was answered, or was not. `model` is empty when it named none that is here."""
 
     at: datetime

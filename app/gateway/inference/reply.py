@@ -20,10 +20,10 @@ from app.model_server.start_failures import CannotStart
 from jobs.core.clock import Clock
 from jobs.core.errors import CutShort, ServerTrouble, Stalled, Trouble, Unreachable
 
+LengthsLeft = Callable[[], frozenset[int]]
+
 _MOST_DOCUMENT = 64 * 1024
 """Bytes of a document whose end is waited for."""
-
-LengthsLeft = Callable[[], frozenset[int]]
 
 MOST_ERROR = 1024 * 1024
 """Bytes that are read of a server's error."""

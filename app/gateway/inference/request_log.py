@@ -24,9 +24,11 @@ error         answered with another error, or with an error inside the stream
 """
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class RequestRecord:
-    """One request to a model. `model` and `tier` are empty when it was refused before they were known."""
+    """One request to a model. `model` and `tier` are empty when it was refused before they were known. Nobody changes
+    one; there is one for each request, and to have it frozen would double what it costs.
+    """
 
     request_id: str
     at: datetime

@@ -83,6 +83,10 @@ class Fields:
     def span(self, name: str) -> ValueSpan | None:
         return self._spans.get(name)
 
+    def in_order(self) -> list[str]:
+        """The names that were found, as their values stand in the body."""
+        return sorted(self._spans, key=self._spans.__getitem__)
+
     def inside(self, name: str) -> "Fields":
         """The fields of an object among the values; anything else has none."""
         return self._inside.get(name) or Fields()
@@ -128,8 +132,7 @@ class Fields:
         text = bytes(self._body[start:end]) if end - start <= MOST_UNCUT else _outline(self._body, start, end)
         if text is None:
             return TOO_LONG
-        value = json.loads(text.decode("utf-8", "replace"), parse_float=Number.of, parse_int=Number.of)
-        return _encodable(value) if b"\\u" in text else value
+        return _decoded(text, _exactly)
 
     def scalar(self, name: str) -> Any:
         """A text, number or truth; None for null and for what is not there, lists and objects included.
@@ -388,8 +391,21 @@ def _folded(name: str) -> str:
 
 def _built(text: bytes) -> Any:
     """The value of a piece of JSON, as Go has it: no half of a surrogate pair, and no number without end."""
-    value = json.loads(text.decode("utf-8", "replace"), parse_float=_number, parse_int=_number)
+    return _decoded(text, _as_go)
+
+
+def _decoded(text: bytes, decoder: json.JSONDecoder) -> Any:
+    """A value. Most are a word or a text without escapes, which need no decoder."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _PLAIN.fullmatch(text):
+        return text[1:-1].decode("utf-8", "replace")
+    value = decoder.decode(text.decode("utf-8", "replace"))
     return _encodable(value) if b"\\u" in text else value
+
+
+_WORDS: Mapping[bytes, bool | None] = {b"true": True, b"false": False, b"null": None}
+_PLAIN = re.compile(rb'"[^"\\\x00-\x1f]*"')
 
 
 def _encodable(value: Any) -> Any:
@@ -411,3 +427,8 @@ def _number(text: str) -> int | float:
         raise BadRequest(f"the number {text[:20]}… is too large for any use")
     exact = int(text) if len(text) < 20 and text.lstrip("-").isdigit() else None
     return exact if exact is not None else int(value) if value.is_integer() and abs(value) < 2**63 else value
+
+
+# Made once: to make one takes longer than to decode what is short.
+_as_go = json.JSONDecoder(parse_float=_number, parse_int=_number)
+_exactly = json.JSONDecoder(parse_float=Number.of, parse_int=Number.of)

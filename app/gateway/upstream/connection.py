@@ -16,6 +16,9 @@ HIGH_WATER = 64 * 1024
 MOST_HEAD = 64 * 1024
 """Bytes of headers; more is no answer of an Ollama."""
 
+SHORT = 64 * 1024
+"""Bytes of a body that go out together with the head."""
+
 SLICE = 256 * 1024
 """Bytes of a body that are handed on at a time, when the last are on their way: each slice is a copy, and encrypted by
 one call on the event loop.
@@ -61,6 +64,10 @@ class Connection(asyncio.Protocol):
         self._is_busy = True
         self.may_be_stale = self._loop.time() - self.quiet_since > _STALE_SECONDS
         self.quiet_since = self._loop.time()
+        if len(body) <= SHORT:  # one packet, or two
+            self._unsent, self._sent = b"", 0
+            self.transport.write(head + body)
+            return
         self.transport.write(head)
         self._unsent, self._sent = body, 0
         self._send()

@@ -64,7 +64,10 @@ class UpstreamAnswer:
         self.headers = connection.headers
 
     def header(self, name: bytes) -> bytes:
-        return next((value for key, value in self.headers if key == name), b"")
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return b""
 
     async def read(self) -> bytes:
         """See `Connection.read`."""
@@ -126,7 +129,7 @@ class UpstreamClient:
             ServerTrouble: what came is not HTTP.
 
         """
-        fields = b"".join(b"%b: %b\r\n" % header for header in headers)
+        fields = b"".join([b"%b: %b\r\n" % header for header in headers])
         head = b"%b %b HTTP/1.1\r\n%b%bcontent-length: %d\r\n\r\n" % (
             method.encode(), path.encode(), self._common, fields, len(body),
         )  # fmt: skip
