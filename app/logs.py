@@ -101,7 +101,7 @@ def tell_later(line: Line) -> None:
             queue.write_later(partial(form, line))
     if not has_queue:  # nobody has set the log up, or somebody otherwise
         message, about = line.told()
-        logger.bind(**about).info("{}", message)
+        logger.opt(depth=1).bind(**about).info("{}", message)
 
 
 def dropped_lines() -> int:

@@ -134,7 +134,7 @@ class HttpCycle(RequestResponseCycle):
     def _begin(self, status: int, headers: Any) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        lines = [*self.default_headers, *((name.lower(), value) for name, value in headers)]
+        lines = [*self.default_headers, *[(name.lower(), value) for name, value in headers]]
         if HEADER_RE.search(b"".join([name for name, _ in lines])):
             raise RuntimeError("Invalid HTTP header name.")
         if HEADER_VALUE_RE.search(b"".join([value for _, value in lines])):

@@ -98,6 +98,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._head = 0
         self._lines = 0
         self._is_in_head = False
+        self._rests_since = 0.0
         self._has_declined = False
         """Another protocol was offered with this request, which is the connection's last."""
         self.has_unknown_method = False
@@ -227,7 +228,29 @@ class StrictHttpProtocol(HttpToolsProtocol):
             self._pieces.clear()
             super().on_body(body)
 
-    # Time
+    # Time. One timer looks after the rest between requests: to set one anew after each answer costs as much as a write.
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        self._rests_since = self.loop.time()
+        if self.pipeline:
+            self._begin(self.pipeline.pop()[0])  # type: ignore[arg-type] # put there by us
+        elif self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close a connection that rests for too long, and look again later at any other."""
+        rests_until = self._rests_since + self.timeout_keep_alive
+        if self._is_answering or self._is_in_head or self.loop.time() < rests_until:
+            pause = max(rests_until - self.loop.time(), 1.0)
+            self.timeout_keep_alive_task = self.loop.call_later(pause, self.timeout_keep_alive_handler)
+        else:
+            self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's own
         super().connection_made(transport)
@@ -268,7 +291,11 @@ class StrictHttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._discards:
             return
-        super().data_received(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.send_400_response(_UNREADABLE)
+            return
         self._hand_on()
         # Beside the beginning of a head: empty lines before one, and what is left of a body that was answered unread.
         if (self._is_in_head or not self._is_answering) and not self.transport.is_closing():
@@ -286,6 +313,7 @@ class StrictHttpProtocol(HttpToolsProtocol):
         self._head_timeout.clear()
         self._reader_timeout.clear()
         cycle = self.cycle
+        self._unset_keepalive_if_required()
         super().connection_lost(exc)
         if cycle is not None:
             cycle.lost()
@@ -321,6 +349,8 @@ def _parsed(url: bytes) -> tuple[str, bytes, bytes]:
 
 
 _remembered_parts = lru_cache(256)(_parsed)
+
+_UNREADABLE = "Invalid HTTP request received."
 
 _REQUEST_LINE = re.compile(rb"(?:\r\n)*[!#$%&'*+.^_`|~0-9A-Z-]{1,64} [^\x00-\x20\x7f]+ HTTP/1\.[01]\r?\n")
 """A request whose method nobody knows, rather than another protocol, or a method that some would read as another."""

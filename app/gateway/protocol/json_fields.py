@@ -63,6 +63,9 @@ _simple = re.compile(_GAP + rb'("' + _INSIDE + rb'"|' + _SCALAR + rb"|" + _EMPTY
 """A whole value and what stands behind it: nearly all values are such."""
 _name = re.compile(_GAP + rb'"(' + _INSIDE + rb')"' + _GAP + rb":")
 
+_pair = re.compile(_name.pattern + _simple.pattern)
+"""Both at once, with the comma or the end behind them: nearly all that stands in an object."""
+
 _COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
 _CLOSES = {_LIST: _END_OF_LIST, _OBJECT: _END_OF_OBJECT}
 
@@ -271,6 +274,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
     name = ""
     """Of the value that comes, if it is looked for; then `level` is where."""
     values = 0
+    wants_name = False
     while True:
         values += 1
         if values > MOST_VALUES:
@@ -278,7 +282,17 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                 f"the body has more than {MOST_VALUES:,} values: nothing may be so long beside its texts",
                 hint="send it in several requests",
             )
-        if around and (match := _simple.match(body, at, at + _SHORT)) is not None:
+        match = None
+        if wants_name:
+            wants_name = False
+            if (match := _pair.match(body, at, at + _SHORT)) is None:
+                name, at = _named(body, at, level)
+            elif level is not None and (name := level.see(match[1])):
+                level.spans[name] = match.span(2)
+        if match is not None:
+            at = match.end()
+            mark = body[at - 1]
+        elif around and (match := _simple.match(body, at, at + _SHORT)) is not None:
             if name and level is not None:
                 level.spans[name] = match.span(1)
             at = match.end()
@@ -301,8 +315,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                 name = ""
                 at = _after_gap(body, at + 1)
                 if at == size or body[at] != closer:
-                    if first == _OBJECT:
-                        name, at = _named(body, at, level)
+                    wants_name = first == _OBJECT
                     continue
                 mark, at = closer, at + 1
             else:
@@ -321,8 +334,7 @@ def _scanned(  # noqa: C901, PLR0912, PLR0915 - one loop over millions of tokens
                     raise _no_json(body, at, "something comes after its end")
                 return inner
             mark, at = _marked(body, at)
-        if around[-1][0] == _END_OF_OBJECT:
-            name, at = _named(body, at, level)
+        wants_name = around[-1][0] == _END_OF_OBJECT
 
 
 def _named(body: Body, at: int, level: _Level | None) -> tuple[str, int]:

@@ -7,7 +7,7 @@ the server was doing. Errors are ours, and tell whether a byte of the answer had
 
 import asyncio
 import ssl
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cache
@@ -72,6 +72,10 @@ class UpstreamAnswer:
     async def read(self) -> bytes:
         """See `Connection.read`."""
         return await self._connection.read()
+
+    def pass_to(self, sink: Callable[[bytes], bool]) -> None:
+        """See `Connection.pass_to`."""
+        self._connection.pass_to(sink)
 
     @property
     def is_request_sent(self) -> bool:
