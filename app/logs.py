@@ -88,7 +88,7 @@ class Line:
     def told(self) -> tuple[str, Mapping[str, object]]:
         """The message, and what it belongs to."""
         if self._told is None:
-            self._told = self._words(self._values)  # type: ignore[arg-type] # of the same type, by what makes it
+            self._told = self._words(self._values)
         return self._told
 
 

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from jobs.core.errors import BadRequest
@@ -67,6 +68,9 @@ _pair = re.compile(_name.pattern + _simple.pattern)
 """Both at once, with the comma or the end behind them: nearly all that stands in an object."""
 
 _COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
+_BLANK = 0x20
+"""The last of the bytes that may be a gap."""
+
 _CLOSES = {_LIST: _END_OF_LIST, _OBJECT: _END_OF_OBJECT}
 
 
@@ -249,10 +253,7 @@ class _Level:
 
     def see(self, raw: bytes) -> str:
         """A name that stands here, if it is looked for, else nothing."""
-        if len(raw) > 1024:
-            raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
-        name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
-        folded = _folded(name)
+        name, folded = _remembered_names(raw) if len(raw) <= _MOST_REMEMBERED else _names_of(raw)
         if folded in self.seen:
             raise BadRequest(f"the body says {folded[:60]!r} more than once", hint="say it once, in one spelling")
         if len(self.seen) >= MOST_NAMES:
@@ -361,6 +362,8 @@ def _marked(body: Body, at: int) -> tuple[int, int]:
 
 
 def _after_gap(body: Body, at: int) -> int:
+    if at < len(body) and body[at] > _BLANK:  # as nearly always
+        return at
     while (match := _gap.match(body, at, at + _STEP)) is not None and match.end() - at == _STEP:
         at += _STEP
     return match.end() if match is not None else at
@@ -394,6 +397,19 @@ def _no_object(body: Body, at: int) -> BadRequest:
     except ValueError:
         return _no_json(body, at)
     return BadRequest(f"the body is a JSON {kind}, not an object")
+
+
+def _names_of(raw: bytes) -> tuple[str, str]:
+    """The name that stands between these quotes, and the same in the spelling of none."""
+    if len(raw) > 1024:
+        raise BadRequest(f"a field of the body has a name of {len(raw):,} bytes", hint="leave it out")
+    name = _built(b'"%b"' % raw) if b"\\" in raw else raw.decode("utf-8", "replace")
+    return name, _folded(name)
+
+
+_MOST_REMEMBERED = 64
+_remembered_names = lru_cache(1024)(_names_of)
+"""Of short names; clients use the same few again and again."""
 
 
 def _folded(name: str) -> str:
