@@ -28,6 +28,7 @@ from app.gateway.catalog.volume import VolumeModels
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import allowed_origins
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
 from app.gateway.upstream.upstream_client import TierUpstream
@@ -162,13 +163,14 @@ class Service:
                 names_here=models.names_here,
                 archived=models.archived,
                 past=models.past,
+                loop_watch=watch_of(environ, clock),
                 plans=Plans(
                     night=lambda: resources.deployment.ask(resources.PLAN_NIGHT),
                     prune=lambda request: resources.deployment.ask(resources.PLAN_PRUNE, request),
                 ),
             )
         )
-        self._http_server = HttpServer(composed.app, _listener(environ), clock)
+        self._http_server = HttpServer(composed.app, _listener(environ), clock, new_loop=composed.new_loop)
 
     def start(self) -> None:
         """Return when requests are answered."""

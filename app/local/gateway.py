@@ -14,6 +14,7 @@ from app.gateway.catalog.sources import Directory, Listing
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.watch import watch_of
 from app.gateway.http_server import HttpServer
 from app.gateway.inference.routing import Router
 from app.gateway.origin_guard import OriginGuard
@@ -128,6 +129,7 @@ class LocalGateway:
                 quota_bytes=plan.retention.quota_bytes,
                 rented=False,
                 simulated=servers.simulated,
+                loop_watch=watch_of(os.environ, clock),
                 plans=Plans(
                     night=lambda: _next_night(home, plan.fleet, clock),
                     prune=lambda request: dry_run(home, clock, request),
@@ -147,8 +149,8 @@ class LocalGateway:
         if self._served is not None:
             self._served.watch()
         self._known_state.start()
-        app = self.composed.app
-        self._http_server = HttpServer(OriginGuard(app, self._origins) if self._keyless else app, listener, self._clock)
+        app = OriginGuard(self.composed.app, self._origins) if self._keyless else self.composed.app
+        self._http_server = HttpServer(app, listener, self._clock, new_loop=self.composed.new_loop)
         self._http_server.start()
         return self._http_server
 

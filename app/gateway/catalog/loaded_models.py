@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from loguru import logger
@@ -40,6 +41,9 @@ ASK_SECONDS = 2.0
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 1_000_000_000)
 """What Ollama makes of a negative keep-alive: the longest time that Go can count (api/types.go)."""
 
+NOTES_KEPT = 64
+"""So many notes of a tier are kept before it is asked which of them still tell something."""
+
 UNREPORTED = "not reported yet"
 """Of a container that has answered, and has no report here."""
 
@@ -53,6 +57,14 @@ class _Note:
     keep: timedelta = KEEP
     busy: int = 0
     """Requests of ours that it answers now."""
+
+    def stays(self, now: datetime) -> bool:
+        """Whether the model is in memory still, as far as it was seen."""
+        return self.loaded is not None and (self.busy > 0 or (self.loaded.expires_at or now) > now)
+
+    def tells(self, now: datetime) -> bool:
+        """Whether it may still say more than reports that count do."""
+        return self.stays(now) or now - self.at <= REPORT_STALE + SETTLING
 
 
 @dataclass(frozen=True)
@@ -98,10 +110,11 @@ class LoadedModels:
         self._ask = ask or {}
         #: Has every tier from the beginning. Values are replaced as a whole by the event loop; any thread may read.
         self._tiers = {tier: _Tier() for tier in keep}
-        #: These four are the event loop's own.
+        #: These five are the event loop's own.
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
         self._seen = 0
+        self._most_notes = NOTES_KEPT
         self._seen_when_asked = 0
 
     # What is seen
@@ -159,6 +172,10 @@ class LoadedModels:
 
     def _put(self, tier: str, seen: _Tier) -> None:
         self._seen += 1
+        if len(seen.notes) > self._most_notes:
+            now = self._clock.now()
+            seen = replace(seen, notes={folded: note for folded, note in seen.notes.items() if note.tells(now)})
+            self._most_notes = max(NOTES_KEPT, 2 * len(seen.notes))
         self._tiers[tier] = seen
 
     def _entry(self, name: ModelName, settings: Mapping[str, Any], expires_at: datetime) -> Loaded:
@@ -208,11 +225,10 @@ class LoadedModels:
 
     def reports(self) -> tuple[Report, ...]:
         """The reports of servers that are up, each with what is in its memory as far as it is known now."""
-        serving = self._known.serving()
-        tiers = dict.fromkeys((*self._tiers, *(each.tier for each in serving)))
-        return tuple(
-            report for tier in tiers for report in self._of_tier(tier, [each for each in serving if each.tier == tier])
-        )
+        serving: dict[str, list[Report]] = {tier: [] for tier in self._tiers}
+        for each in self._known.serving():
+            serving.setdefault(each.tier, []).append(each)
+        return tuple(report for tier, reports in serving.items() for report in self._of_tier(tier, reports))
 
     def _of_tier(self, tier: str, reports: list[Report]) -> list[Report]:
         if (seen := self._tiers.get(tier)) is None:
@@ -226,28 +242,23 @@ class LoadedModels:
             heard_at = seen.answer[0]
             report = reports[0] if reports else self._unreported(tier, heard_at)
             reports = [replace(report, loaded=seen.answer[1])]
+        memory = [_Memory(each) for each in reports]
+        where = {folded: each for each in reversed(memory) for folded in each.entries}
         for folded, note in seen.notes.items():
             settles = timedelta(0) if note.loaded else SETTLING
-            if told_at <= note.at + SETTLING and heard_at <= note.at + settles:
-                reports = self._with_note(tier, folded, note, reports)
-        return reports
-
-    def _with_note(self, tier: str, folded: ModelName, note: _Note, reports: list[Report]) -> list[Report]:
-        now = self._clock.now()
-        if note.loaded is None or not (note.busy or (note.loaded.expires_at or now) > now):
-            return _without(folded, reports)
-        if not reports and not note.busy and now - note.at > REPORT_STALE:
-            return []  # for so long a server that is there would have said something
-        reports = sorted(reports, key=lambda each: each.at, reverse=True) or [self._unreported(tier, note.at)]
-        at, known = next(
-            ((at, one) for at, each in enumerate(reports) if (one := _find(folded, each)) is not None), (0, None)
-        )
-        entry = note.loaded
-        if known is not None and known.context == entry.context:
-            entry = replace(entry, size=known.size, size_vram=known.size_vram)
-        others = tuple(each for each in reports[at].loaded if each is not known)
-        reports[at] = replace(reports[at], loaded=(*others, entry))
-        return reports
+            if told_at > note.at + SETTLING or heard_at > note.at + settles:
+                continue
+            if note.loaded is None or not note.stays(now):
+                # Of several servers, nobody can tell which one it was that let it go.
+                if len(memory) == 1:
+                    memory[0].entries.pop(folded, None)
+                continue
+            if not memory:
+                if not note.busy and now - note.at > REPORT_STALE:
+                    continue  # for so long a server that is there would have said something
+                memory.append(_Memory(self._unreported(tier, note.at)))
+            where.setdefault(folded, memory[0]).put(folded, note.loaded)
+        return [each.as_report() for each in memory]
 
     def _unreported(self, tier: str, at: datetime) -> Report:
         """Of a container that has answered, though it has no report here that says so."""
@@ -262,17 +273,25 @@ def _length(keep: timedelta) -> timedelta:
     return FOR_EVER if keep < timedelta(0) else keep
 
 
-def _find(folded: ModelName, report: Report) -> Loaded | None:
-    return next((each for each in report.loaded if _folded(each.name) == folded), None)
+class _Memory:
+    """What a server has in memory, while notes are added to its report: by the model's folded name."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.entries: dict[ModelName | str, Loaded] = {_folded(each.name) or each.name: each for each in report.loaded}
+
+    def put(self, folded: ModelName, entry: Loaded) -> None:
+        """This model was seen in memory; sizes that the server told itself are better."""
+        known = self.entries.pop(folded, None)
+        if known is not None and known.context == entry.context:
+            entry = replace(entry, size=known.size, size_vram=known.size_vram)
+        self.entries[folded] = entry
+
+    def as_report(self) -> Report:
+        return replace(self._report, loaded=tuple(self.entries.values()))
 
 
-def _without(folded: ModelName, reports: list[Report]) -> list[Report]:
-    """Without this model, where one server is up. Of several, nobody can tell which one it was that let it go."""
-    if len(reports) > 1:
-        return reports
-    return [replace(each, loaded=tuple(one for one in each.loaded if _folded(one.name) != folded)) for each in reports]
-
-
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> ModelName | None:
     try:
         return ModelName.parse(name).folded()

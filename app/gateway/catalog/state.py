@@ -39,6 +39,7 @@ class _Models:
     listed: tuple[KnownModel, ...] = ()
     by_name: Mapping[ModelName, KnownModel] = field(default_factory=dict)
     near: NearNames = field(default_factory=NearNames)
+    names: frozenset[str] = frozenset()
     stamp: Any = None
     at: datetime | None = None
 
@@ -102,6 +103,11 @@ class KnownState:
     def find(self, name: ModelName) -> KnownModel | None:
         """The model of this name in any case, under the spelling it is stored with."""
         return self._models.by_name.get(name.folded())
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the models, as they are stored."""
+        return self._models.names
 
     @property
     def aliases(self) -> Aliases:
@@ -201,7 +207,8 @@ class KnownState:
             return
         models = tuple(sorted(self._source.read(), key=lambda model: (-int(model.modified_at.timestamp()), model.name)))
         by_name = {model.name.folded(): model for model in models}
-        self._models = _Models(models, by_name, NearNames(model.name for model in models), stamp, at)
+        near, names = NearNames(model.name for model in models), frozenset(str(model.name) for model in models)
+        self._models = _Models(models, by_name, near, names, stamp, at)
 
     def _learn_reported(self) -> None:
         at = self._clock.now()

@@ -79,7 +79,8 @@ def lengths_left(
     It keeps the first `num_keep` and frees half of the rest (llm/llama_server.go, contextShiftPromptLimit). A prompt
     has no more tokens than bytes, so a context above the body's size cuts nothing.
     """
-    reported = {loaded.context for report in reports for loaded in report.loaded if loaded.name == str(model.name)}
+    name = str(model.name)
+    reported = {loaded.context for report in reports for loaded in report.loaded if loaded.name == name}
     contexts = reported.union(expected)
     card = model.card
     keep = card.options.get("num_keep") if card is not None else None
