@@ -192,6 +192,7 @@ class Composed:
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
         )
+        self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
@@ -204,7 +205,7 @@ class Composed:
                 parts.router.settings,
                 version=parts.version,
             ),
-            ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
+            ops=self._ops,
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -216,6 +217,10 @@ class Composed:
         self.app = CrossOrigin(gateway, parts.origins)
         #: Makes the event loop that serves this.
         self.new_loop = parts.loop_watch.new_loop if parts.loop_watch else uvloop.new_event_loop
+
+    def prepare(self) -> None:
+        """Make now what would hold up the first requests; any thread, before it is served."""
+        ops.prepare(self._ops)
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))

@@ -163,4 +163,5 @@ def large_gateway(
             loop_watch=loop_watch,
             new_loop=new_loop,
         ) as running:
+            running.composed.prepare()
             yield running

@@ -64,6 +64,7 @@ class KnownState:
         clock: for ages and pauses.
         every: how long a refresh may wait for the next.
         aliases: the other names of models that are declared; those that were made, the ledger tells.
+        learnt: called in the thread that refreshes when other models are known than before.
 
     """
 
@@ -75,11 +76,13 @@ class KnownState:
         *,
         every: timedelta = EVERY,
         aliases: Aliases | None = None,
+        learnt: Callable[[], object] = lambda: None,
     ) -> None:
         self._facts = facts
         self._source = source
         self._clock = clock
         self._every = every
+        self._learnt = learnt
         #: Held by the one thread that looks things up; never by a reader.
         self._refreshing = threading.Lock()
         #: Replaced under `_refreshing`, read by any thread.
@@ -209,11 +212,14 @@ class KnownState:
         by_name = {model.name.folded(): model for model in models}
         near, names = NearNames(model.name for model in models), frozenset(str(model.name) for model in models)
         self._models = _Models(models, by_name, near, names, stamp, at)
+        self._learnt()
 
     def _learn_reported(self) -> None:
         at = self._clock.now()
         generation = self._facts.get(keys.WEIGHTS_GENERATION)
-        self._aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
+        aliases = self._aliases.with_made(self._facts.get(keys.ALIASES))
+        aliases.prepare()
+        self._aliases = aliases
         reports = tuple(sorted(self._reports_of_all(), key=lambda report: report.at, reverse=True))
         by_tier = {
             tier: tuple(each for each in reports if each.tier == tier) for tier in {each.tier for each in reports}

@@ -137,6 +137,7 @@ class LoopWatch:
     def start(self) -> None:
         """Look at stacks, and tell what was seen."""
         # Else a thread that wants to look gets to run after five milliseconds only.
+        self._switch_seconds = sys.getswitchinterval()
         sys.setswitchinterval(min(self._switch_seconds, self._limit / 4))
         gc.callbacks.append(self._note_collection)
         self._thread.start()

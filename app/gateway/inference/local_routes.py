@@ -72,29 +72,31 @@ def handlers(
             shown = await json_in_thread(lists.show, model, request, settings(model.name))
             await exchange.answer_bytes(shown, 200, JSON)
 
-    def prepared_json(made: Callable[[Caller], Awaitable[bytes]]) -> Handler:
-        async def answer(exchange: Exchange) -> None:
-            await exchange.answer_bytes(await made(exchange.caller), 200, JSON)
-
-        return answer
-
-    def answering(document: Callable[[Exchange], Any]) -> Handler:
-        async def answer(exchange: Exchange) -> None:
-            await exchange.answer(document(exchange))
-
-        return answer
-
     return {
         "/": root,
-        "/api/version": answering(lambda _: lists.version(known, version)),
-        "/api/status": answering(lambda _: STATUS),
-        "/api/tags": prepared_json(prepared.tags),
+        "/api/version": _answering(lambda _: lists.version(known, version)),
+        "/api/status": _answering(lambda _: STATUS),
+        "/api/tags": _prepared(prepared.tags),
         "/api/ps": ps,
-        "/v1/models": prepared_json(prepared.openai_models),
+        "/v1/models": _prepared(prepared.openai_models),
         "/v1/models/{model}": openai_model,
         "/api/show": show,
         "/api/copy": _copying(made_aliases),
     }
+
+
+def _prepared(made: Callable[[Caller], Awaitable[bytes]]) -> Handler:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer_bytes(await made(exchange.caller), 200, JSON)
+
+    return answer
+
+
+def _answering(document: Callable[[Exchange], Any]) -> Handler:
+    async def answer(exchange: Exchange) -> None:
+        await exchange.answer(document(exchange))
+
+    return answer
 
 
 def _copying(made_aliases: MadeAliases) -> Handler:
