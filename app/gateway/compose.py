@@ -265,7 +265,7 @@ class Composed:
         self._loaded.absent(tier)
 
     def _readings(self) -> Readings:
-        known_state = self._known_state
+        known_state, watch = self._known_state, self._parts.loop_watch
 
         def age() -> float | None:
             known_for = known_state.age()
@@ -278,7 +278,7 @@ class Composed:
             usage_dropped=lambda: self.usage_recorder.dropped,
             log_dropped=dropped_lines,
             known_state_seconds=age,
-            loop_blocks=lambda: self._parts.loop_watch and self._parts.loop_watch.blocks,
+            loop_blocks=lambda: watch.blocks if watch is not None else None,
         )
 
     def _ops_context(self) -> OpsContext:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import hash_of
-from app.gateway.event_loop.watch import LoopWatch
 from app.model_server.report import Loaded, Report
 from jobs.core.clock import SystemClock, isoformat
 from jobs.core.model_name import ModelName
@@ -53,9 +52,6 @@ class Size:
     models: int = 500
     keys: int = 50
     containers: int = 50
-
-    def half(self) -> "Size":
-        return Size(self.models // 2, self.keys // 2, self.containers // 2)
 
 
 def name(number: int) -> str:
@@ -136,12 +132,17 @@ def _recorded(past: JobHistory, size: Size, now: datetime) -> None:
         past.failed("pull", f"lost-{number}", "network", "the registry did not answer within 30 s")
 
 
+def models_of(size: Size) -> ModelList:
+    now = datetime.now(UTC)
+    return ModelList([_model(number, now) for number in range(size.models)])
+
+
 @contextmanager
 def large_gateway(
     folder: Path,
     size: Size,
     *,
-    loop_watch: LoopWatch | None = None,
+    source: ModelList | None = None,
     new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Iterator[RunningGateway]:
     """A gateway of this size, in front of a server that answers chats at once."""
@@ -155,12 +156,11 @@ def large_gateway(
             folder,
             dict.fromkeys(TIERS, server.url),
             keys=key_lines(size.keys),
-            source=ModelList([_model(number, now) for number in range(size.models)]),
+            source=source or models_of(size),
             tiers=tiers,
             fleet=load(),
             most_containers=size.containers,
             aliases={**declared, "gpt-*": name(0)},
-            loop_watch=loop_watch,
             new_loop=new_loop,
         ) as running:
             running.composed.prepare()

@@ -35,16 +35,24 @@ class WrappingLoop(uvloop.Loop):
         super().__init__()
         self._wrap = wrap
 
-    def call_soon(self, callback: Callback, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon(  # type: ignore[override] # as uvloop has it
+        self, callback: Callback, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         return super().call_soon(self._wrap(callback), *args, context=context)
 
-    def call_soon_threadsafe(self, callback: Callback, *args: Any, context: Any = None) -> asyncio.Handle:
+    def call_soon_threadsafe(  # type: ignore[override] # as uvloop has it
+        self, callback: Callback, *args: Any, context: Any = None
+    ) -> asyncio.Handle:
         return super().call_soon_threadsafe(self._wrap(callback), *args, context=context)
 
-    def call_later(self, delay: float, callback: Callback, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_later(  # type: ignore[override] # as uvloop has it
+        self, delay: float, callback: Callback, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         return super().call_later(delay, self._wrap(callback), *args, context=context)
 
-    def call_at(self, when: float, callback: Callback, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override] # as uvloop has it
+        self, when: float, callback: Callback, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
         return super().call_at(when, self._wrap(callback), *args, context=context)
 
     async def create_server(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> Any:

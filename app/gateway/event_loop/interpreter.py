@@ -1,8 +1,8 @@
 """How Python itself is set for a process whose event loop serves people: garbage collection, and turns between threads.
 
-A collection of all objects stops everything for 60 ms once the gateway is up, and most of what it looks at is there for
-good. So what is there after the start is looked at no more (`gc.freeze`), and the youngest are collected less often than
-Python would: a request leaves no circles behind, so nearly all of it is gone before anybody collects.
+A collection of all objects stops everything for 60 ms once the gateway is up, and most of what it looks at is there
+for good. So what is there after the start is looked at no more (`gc.freeze`), and the youngest are collected less often
+than Python would: a request leaves no circles behind, so nearly all of it is gone before anybody collects.
 
 What was frozen is freed like all else when nobody refers to it; only circles of it stay. Circles that are made later
 are collected by Python's own rule, as soon as enough has come together.

@@ -32,6 +32,9 @@ VARIABLE = "OLLAMA_MODAL_DEBUG_LOOP"
 TOLD_EVERY = timedelta(seconds=10)
 """So often a line tells of the same callback; the times in between are counted in the next."""
 
+SHORTEST_PAUSE_SECONDS = 0.0005
+"""Between two looks at the loop, however short the limit is."""
+
 MOST_UNTOLD = 1_000
 """Reports that wait for the thread that tells them; what comes beyond is counted all the same."""
 
@@ -111,11 +114,14 @@ class LoopWatch:
     """
 
     def __init__(self, limit: timedelta, clock: Clock, tell: "Callable[[Block, int], None] | None" = None) -> None:
+        self.limit = limit
         self._limit = limit.total_seconds()
         self._clock = clock
         self._tell = tell or _log
         #: How often something took longer. Only grows; the loop's thread counts, or whichever collects garbage.
         self.blocks = 0
+        #: How often a stack was looked at. Only grows; the thread that watches counts.
+        self.looks = 0
         #: Of the loop's thread; the one that watches reads it.
         self._running: _Running | None = None
         #: The thread that the loop runs in; set by its first callback.
@@ -138,7 +144,7 @@ class LoopWatch:
         """Look at stacks, and tell what was seen."""
         # Else a thread that wants to look gets to run after five milliseconds only.
         self._switch_seconds = sys.getswitchinterval()
-        sys.setswitchinterval(min(self._switch_seconds, self._limit / 4))
+        sys.setswitchinterval(min(self._switch_seconds, max(self._limit / 4, SHORTEST_PAUSE_SECONDS / 4)))
         gc.callbacks.append(self._note_collection)
         self._thread.start()
 
@@ -183,7 +189,7 @@ class LoopWatch:
             self._note(Block(f"a garbage collection of generation {about['generation']}", seconds, seconds))
 
     def _watch(self) -> None:
-        while not self._clock.wait(self._limit / 2, self._stopping):
+        while not self._clock.wait(max(self._limit / 2, SHORTEST_PAUSE_SECONDS), self._stopping):
             self._look()
             self.tell_seen()
         self.tell_seen()
@@ -195,6 +201,7 @@ class LoopWatch:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - there is no other way to a thread's stack
         if frame is not None and self._running is running:
             running.stack = _stack(frame)
+            self.looks += 1
 
     def tell_seen(self) -> None:
         """Tell of what was seen, of each callback not too often."""
