@@ -11,6 +11,7 @@ from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 
+import uvloop
 from fastapi import APIRouter
 from loguru import logger
 
@@ -28,6 +29,8 @@ from app.gateway.cross_origin import CrossOrigin, Origins
 from app.gateway.dashboard import cost, daily, nightly, overview, plans
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
+from app.gateway.event_loop.lag import LagMeter
+from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.local_routes import handlers
 from app.gateway.inference.metrics import Metrics, Readings
@@ -104,6 +107,7 @@ class GatewayParts:
         archived: the jobs that have left the ledger, of those posted since a moment.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
+        loop_watch: reports what holds the event loop up; None where nobody wants to know.
         comment_seconds: between two comment lines for callers who wait with an event stream.
         body_seconds: how long a body may take beside the time for its bytes.
         refresh_seconds: between two look-ups of what is known, for callers who cannot wait for the next refresh.
@@ -138,6 +142,7 @@ class GatewayParts:
     archived: Callable[[datetime], Iterable[Job]] = no_archive
     past: Callable[[], Mapping[str, Any]] = dict
     plans: Plans = field(default_factory=Plans)
+    loop_watch: LoopWatch | None = None
     comment_seconds: float = COMMENT_SECONDS
     body_seconds: float = bodies.SECONDS
     refresh_seconds: float = REFRESH_SECONDS
@@ -169,6 +174,7 @@ class Composed:
         self.budget = bodies.Budget(keys=len(parts.keys.names))
         self.detached = DetachedRequests(keys=len(parts.keys.names))
         self._ledger_pool = LedgerPool(parts.open_ledger)
+        self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
         records = Records(self.usage_recorder, self.metrics)
         proxy = Proxy(
@@ -186,6 +192,7 @@ class Composed:
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
         )
+        self._ops = ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more())
         gateway = GatewayApp(
             keys=parts.keys,
             limits=self.limits,
@@ -198,7 +205,7 @@ class Composed:
                 parts.router.settings,
                 version=parts.version,
             ),
-            ops=ops.create(self._ops_context(), ledger_pool=self._ledger_pool, more=self._more()),
+            ops=self._ops,
             page=Page(),
             recorder=records,
             clock=parts.clock,
@@ -208,6 +215,12 @@ class Composed:
             budget=self.budget,
         )
         self.app = CrossOrigin(gateway, parts.origins)
+        #: Makes the event loop that serves this.
+        self.new_loop = parts.loop_watch.new_loop if parts.loop_watch else uvloop.new_event_loop
+
+    def prepare(self) -> None:
+        """Make now what would hold up the first requests; any thread, before it is served."""
+        ops.prepare(self._ops)
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))
@@ -215,8 +228,14 @@ class Composed:
         for note in self._parts.notes:
             logger.warning("{}", note)
         self.usage_recorder.start()
+        self._lag_meter.start()
+        if self._parts.loop_watch is not None:
+            self._parts.loop_watch.start()
 
     async def _end(self) -> None:
+        self._lag_meter.stop()
+        if self._parts.loop_watch is not None:
+            self._parts.loop_watch.stop()
         await self.detached.close()
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
@@ -246,7 +265,7 @@ class Composed:
         self._loaded.absent(tier)
 
     def _readings(self) -> Readings:
-        known_state = self._known_state
+        known_state, watch = self._known_state, self._parts.loop_watch
 
         def age() -> float | None:
             known_for = known_state.age()
@@ -259,6 +278,7 @@ class Composed:
             usage_dropped=lambda: self.usage_recorder.dropped,
             log_dropped=dropped_lines,
             known_state_seconds=age,
+            loop_blocks=lambda: watch.blocks if watch is not None else None,
         )
 
     def _ops_context(self) -> OpsContext:

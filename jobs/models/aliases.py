@@ -111,6 +111,10 @@ class Aliases:
             found[target] = (*found.get(target, ()), alias)
         return found
 
+    def prepare(self) -> None:
+        """Make now what a request would make at its first look, of hundreds of aliases in more than a moment."""
+        _ = self.exact, self.patterns, self.by_target, self._near
+
     @property
     def all(self) -> tuple[Alias, ...]:
         return (*sorted(self.exact.values(), key=lambda alias: alias.text.lower()), *self.patterns)

@@ -135,6 +135,7 @@ def _model(model: survey.SurveyedModel, card: Card) -> KnownModel:
     try:
         shown_details, abilities = details(card) | _lengths(card), _abilities(card)
         json.dumps([shown_details, abilities], allow_nan=False).encode()  # they go into every list of models
+        _ = card.abilities, card.facts  # made here, so that no request has to at its first look
     except Exception as error:  # noqa: BLE001 - as below
         card = _bare(error)
         shown_details, abilities = details(card), ()

@@ -48,6 +48,7 @@ FLOORS: dict[str, int] = {
     "app/scheduler": 14,
     "app/deployment": 15,
     "app/gateway/auth": 11,
+    "app/gateway/event_loop": 11,
     "app/gateway/protocol": 13,
     "app/gateway/catalog": 14,
     "app/gateway/upstream": 15,

@@ -4,20 +4,19 @@ It comes from what containers counted themselves and from recorded usage, in the
 no server. Where nothing is rented, as on one machine, there are uses and no dollars.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from pydantic import AwareDatetime, BaseModel, Field
 
 from app.accounting.spending import estimate, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
 from app.gateway.dashboard.overview import PricesEntry
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.core.clock import Clock
@@ -111,9 +110,9 @@ def router(costs: Costs) -> APIRouter:
                 description=f"From this moment on; {USUAL.days} days when left out, {MOST.days} at most: see `since`"
             ),
         ] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Estimate what the servers cost, and what for. A key without the admin scope sees its own uses."""
         began = since_of(since, costs.clock.now())
-        return JSONResponse(await asyncio.to_thread(costs.as_json, caller, began))
+        return await json_response(costs.as_json, caller, began)
 
     return api

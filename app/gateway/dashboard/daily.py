@@ -4,20 +4,19 @@ All of it comes from what is written down: usage, what containers counted themse
 left the ledger's dict for the archive. Days are UTC. It asks no server.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, Field
 
 from app.accounting.spending import month_dollars, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
 from app.model_server.health import Turn
@@ -170,9 +169,9 @@ def router(days: Days) -> APIRouter:
             Since | Left,
             Query(description=f"From this day on, in UTC; {USUAL} days when left out, {MOST} at most: see `since`"),
         ] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Sum up requests, cost and health by day. A key without the admin scope sees its own requests."""
         began = since_of(since, days.clock.now())
-        return JSONResponse(await asyncio.to_thread(days.as_json, caller, began.date() if began else None))
+        return await json_response(days.as_json, caller, began.date() if began else None)
 
     return api

@@ -6,12 +6,14 @@ It comes from the ledger alone, and asks no server.
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import response_of
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayRead
+from jobs.core.json_text import json_bytes
 from jobs.ledger.kinds import ALL
 from jobs.ledger.reader import LedgerReader
 from jobs.telemetry.nightly_report import report
@@ -122,19 +124,19 @@ def router(entries: Callable[[], Mapping[str, Any]], ledger_pool: LedgerPool) ->
     """
     api = APIRouter(tags=["state"])
 
-    def report_of(ledger: LedgerReader) -> dict[str, Any]:
-        return report(entries(), ledger.jobs())
+    def report_to(caller: Caller, ledger: LedgerReader) -> dict[str, Any]:
+        night = report(entries(), ledger.jobs())
+        if not caller.models:
+            return night
+        jobs = [job for job in night["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
+        return {**night, "jobs": jobs, "left": [], "opened": [], "passed": []}
 
     @api.get("/night", response_model=NightResponse, operation_id="tell_ops_v1_night_get")
-    async def last_night(caller: MayRead) -> JSONResponse:
+    async def last_night(caller: MayRead) -> Response:
         """Tell what the last night did: its jobs and how they ended, what it moved, what it left alone.
 
         A key for some models is told of the jobs about those.
         """
-        night = await ledger_pool.read(report_of)
-        if caller.models:
-            jobs = [job for job in night["jobs"] if job["subject"] != ALL and caller.may_name(job["subject"])]
-            night = {**night, "jobs": jobs, "left": [], "opened": [], "passed": []}
-        return JSONResponse(night)
+        return response_of(await ledger_pool.read(lambda ledger: json_bytes(report_to(caller, ledger))))
 
     return api

@@ -5,20 +5,19 @@ what runs next by itself, and what to do about each class of failure. It reads w
 only where that costs nothing.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Annotated, Any
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.fleet.schedule import due
 from app.fleet.schema import Fleet, WindowConfig
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops.post_jobs import MayRead
 from app.model_server.report import REPORT_STALE, Report
 from jobs.core.clock import Clock, isoformat
@@ -241,9 +240,9 @@ def router(overview: Overview) -> APIRouter:
     api = APIRouter(tags=["state"])
 
     @api.get("/board", response_model=OverviewResponse, operation_id="tell_ops_v1_board_get")
-    async def board(caller: MayRead) -> JSONResponse:
+    async def board(caller: MayRead) -> Response:
         """Tell what stands beside jobs, models and tiers: prices, pins, last uses, next runs."""
         await overview.refresh()
-        return JSONResponse(await asyncio.to_thread(overview.as_json, caller))
+        return await json_response(overview.as_json, caller)
 
     return api

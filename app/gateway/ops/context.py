@@ -1,5 +1,5 @@
-"""What the ops API works with. What may take a moment is called in a thread; `tiers`, `problems` and `age`, which are
-read from memory, on the event loop.
+"""What the ops API works with. All of it is called in threads, but `problems` and `age`, which are read from memory, on
+the event loop.
 
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """

@@ -5,9 +5,9 @@ it likes, and wakes nothing.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Collection, Mapping
-from datetime import timedelta
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from datetime import date, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -16,6 +16,7 @@ from loguru import logger
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.event_loop.long_answers import json_response
 from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
 from app.gateway.ops.context import Document, OpsContext
@@ -109,61 +110,87 @@ def _reached(ledger: LedgerReader) -> None:
         return
 
 
-def _can_roll_back(model: Document, thrown: Collection[tuple[str, str]]) -> bool:
+def versions_by_name(thrown: Iterable[tuple[str, str]]) -> Mapping[str, Collection[str]]:
+    """The digests of the versions in the trash, by the name in small letters."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for name, digest in thrown:
+        found[name].add(digest)
+    return found
+
+
+def _can_roll_back(model: Document, thrown: Mapping[str, Collection[str]]) -> bool:
     """Whether the trash has a version of it that is not the one published now."""
-    return any(name == str(model["name"]).lower() and digest != model["digest"] for name, digest in thrown)
+    return any(digest != model["digest"] for digest in thrown.get(str(model["name"]).lower(), ()))
+
+
+def _models_for(ops_context: OpsContext, caller: Caller) -> Document:
+    known, complaints = ops_context.models(), () if caller.models else ops_context.complaints()
+    thrown = versions_by_name(ops_context.thrown())
+    seen = [
+        {**each, "can_roll_back": _can_roll_back(each, thrown)} for each in known if caller.may_name(str(each["name"]))
+    ]
+    aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
+    return {"models": seen, "aliases": aliases, "complaints": list(complaints)}
+
+
+def _tiers_for(ops_context: OpsContext, caller: Caller) -> list[dict[str, Any]]:
+    """Why a tier is as it is names the models that it loads, which are not for every key."""
+    return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
+
+
+def _usage_for(ops_context: OpsContext, caller: Caller, since: date | None) -> Document:
+    rows = ops_context.usage(since)
+    return {"usage": [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]}
+
+
+def _health_for(ops_context: OpsContext, caller: Caller, why: list[str], counts: Mapping[str, int]) -> Document:
+    models = ops_context.models()
+    return {
+        "status": "trouble" if why else "ok",
+        "problems": why,
+        "notes": [] if caller.models else list(ops_context.notes()),
+        "version": VERSION,
+        "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
+        "tiers": _tiers_for(ops_context, caller),
+        "jobs": {str(state): counts[state] for state in JobState},
+    }
 
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
 
-    def tiers_for(caller: Caller) -> list[dict[str, Any]]:
-        """Why a tier is as it is names the models that it loads, which are not for every key."""
-        return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
-
     @api.get("/models", response_model=schemas.ModelsResponse)
-    async def models(caller: MayRead) -> JSONResponse:
+    async def models(caller: MayRead) -> Response:
         """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
-        known = await asyncio.to_thread(ops_context.models)
-        complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
-        thrown = await asyncio.to_thread(ops_context.thrown)
-        seen = [
-            {**each, "can_roll_back": _can_roll_back(each, thrown)}
-            for each in known
-            if caller.may_name(str(each["name"]))
-        ]
-        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
-        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
+        return await json_response(_models_for, ops_context, caller)
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
-    async def tiers(caller: MayRead) -> JSONResponse:
+    async def tiers(caller: MayRead) -> Response:
         """Tell which tiers are asleep, waking, ready, degraded or lost, and since when."""
-        return JSONResponse({"tiers": tiers_for(caller)})
+        return await json_response(lambda: {"tiers": _tiers_for(ops_context, caller)})
 
     @api.get("/route", response_model=schemas.RouteResponse)
     async def route(
         caller: MayRead,
         model: Annotated[schemas.ModelField, Query()],
         context: Annotated[Context | schemas.Left, Query(description="`num_ctx`, if asked for")] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Tell on which tier a model is answered, and why, in words and numbers."""
         name = ModelName.parse(model)
         caller.need_model(ops_context.subject(name), asked_as=name)
-        return JSONResponse(dict(await asyncio.to_thread(ops_context.route, model, context, caller.may_use)))
+        return await json_response(lambda: dict(ops_context.route(model, context, caller.may_use)))
 
     @api.get("/usage", response_model=schemas.UsageResponse)
     async def usage(
         caller: MayRead,
         since: Annotated[schemas.Since | schemas.Left, Query(description="From this day on, in UTC")] = None,
-    ) -> JSONResponse:
+    ) -> Response:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         began = schemas.since_of(since, ops_context.clock.now())
-        rows = await asyncio.to_thread(ops_context.usage, began.date() if began else None)
-        seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
-        return JSONResponse({"usage": seen})
+        return await json_response(_usage_for, ops_context, caller, began.date() if began else None)
 
     @api.get("/health", response_model=schemas.HealthResponse)
-    async def health(caller: MayRead) -> JSONResponse:
+    async def health(caller: MayRead) -> Response:
         """Tell how all of it stands."""
         why = await problems(ops_context, ledger_pool)
         counts: Counter[str] = Counter()
@@ -174,17 +201,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
             except StoreTrouble as trouble:
                 why.append(str(trouble))
         why += ops_context.problems()  # the gateway itself serves on, so whether it is ready does not depend on them
-        models = await asyncio.to_thread(ops_context.models)
-        document: dict[str, Any] = {
-            "status": "trouble" if why else "ok",
-            "problems": why,
-            "notes": [] if caller.models else list(ops_context.notes()),
-            "version": VERSION,
-            "models": {"count": len(models), "bytes": sum(int(each["size"]) for each in models)},
-            "tiers": tiers_for(caller),
-            "jobs": {str(state): counts[state] for state in JobState},
-        }
-        return JSONResponse(document)
+        return await json_response(_health_for, ops_context, caller, why, counts)
 
     return api
 
