@@ -123,7 +123,7 @@ def _finish(weights: ModelsDirectory, decision: Decision) -> None:
     folders = [
         each for each in trash.folders(weights.layout) if each.name and each.name.folded() == decision.name.folded()
     ]
-    kept = [each.path for each in folders if each.manifest and each.manifest.digest == decision.left]
+    kept = [(each.path, each.manifest) for each in folders if each.manifest and each.manifest.digest == decision.left]
     if kept:
         weights.throw_unneeded(*kept)
     trash.drop_if_empty(weights.layout.trash / decision.folder)

@@ -4,6 +4,7 @@ A new attempt takes over what an earlier one left by renaming its folder. That i
 up finds its paths gone, and can neither go on nor publish. Nothing here touches `blobs/` or `manifests/`.
 """
 
+import errno
 import hashlib
 import os
 import re
@@ -95,12 +96,21 @@ class Staging:
         It is renamed first, so that nobody can take it over while its files go.
         """
         doomed = self.folder.with_name(f"{_DISCARDED}{self.folder.name}")
-        shutil.rmtree(doomed, ignore_errors=True)
         try:
-            self.folder.rename(doomed)
+            _rename_over(self.folder, doomed)
         except FileNotFoundError:
             return
         shutil.rmtree(doomed, ignore_errors=True)  # whoever stages next sweeps what is left
+
+
+def _rename_over(folder: Path, doomed: Path) -> None:
+    try:
+        folder.rename(doomed)
+    except OSError as error:  # this holder was killed while it discarded, and has come again since
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        shutil.rmtree(doomed, ignore_errors=True)
+        folder.rename(doomed)
 
 
 def take_over(staging: Path, subject: str, holder: str) -> Staging:

@@ -13,15 +13,16 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 
 from jobs.core.errors import Corrupt
 from jobs.core.model_name import ModelName
 from jobs.store.files import flush_folder
-from jobs.weights.layout import Layout, ManifestFile, entries, make_folder
+from jobs.weights.layout import Layout, ManifestFile, entries, make_folder, make_within
 from jobs.weights.manifest import MAX_MANIFEST_BYTES, Layer, Manifest
 from jobs.weights.staging import measured, slug
 
@@ -50,8 +51,10 @@ class TrashFolder:
     def layout(self) -> Layout:
         return Layout(self.path)
 
-    def wants(self, digest: str) -> bool:
-        return self.manifest is not None and any(layer.digest == digest for layer in self.manifest.blobs)
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The digests of the blobs that its model consists of, wherever they are."""
+        return () if self.manifest is None else tuple(layer.digest for layer in self.manifest.blobs)
 
     def holds(self, layer: Layer) -> bool:
         """Whether this blob lies here, in its full size."""
@@ -118,11 +121,6 @@ def _moment(match: re.Match[str] | None) -> datetime | None:
         return None
 
 
-def manifest_in(folder: Path) -> Manifest | None:
-    """The manifest of the model in a folder of the trash; None when there is none, or a torn one."""
-    return _model_in(folder)[1]
-
-
 def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
     return TrashFolder(path, thrown_at, measured(path)[0], *_model_in(path))
 
@@ -142,13 +140,19 @@ def _model_in(path: Path) -> tuple[ModelName | None, Manifest | None]:
 
 def make(layout: Layout, subject: str, now: datetime) -> Path:
     """A new folder for what is thrown away now."""
-    folder = layout.trash / f"{_stamp(now)}-{slug(subject)}"
-    number = 1
-    while folder.exists():
-        number += 1
-        folder = layout.trash / f"{_stamp(now)}-{slug(subject)}-{number}"
-    make_folder(folder, below=layout.root)
-    return folder
+    stem = f"{_stamp(now)}-{slug(subject)}"
+    for number in count(1):
+        folder = layout.trash / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        except FileNotFoundError:
+            make_folder(folder, below=layout.root)
+            return folder
+        folder.chmod(0o755)
+        return folder
+    raise AssertionError
 
 
 def _stamp(now: datetime) -> str:
@@ -167,14 +171,34 @@ def move(source: Path, target: Path, *, below: Path) -> bool:
     return True
 
 
+def throw_blobs(layout: Layout, folder: Path, layers: Iterable[Layer]) -> list[Layer]:
+    """Move published blobs into a folder of the trash; those that were there."""
+    target = Layout(folder)
+    moved = []
+    for layer in layers:
+        if not moved:
+            target.blobs.mkdir(exist_ok=True)
+            target.blobs.chmod(0o755)
+        try:
+            layout.blob(layer.digest).rename(target.blob(layer.digest))
+        except FileNotFoundError:
+            continue
+        moved.append(layer)
+    if moved:
+        flush_folder(target.blobs)
+        flush_folder(layout.blobs)
+    return moved
+
+
 def keep_copy(layout: Layout, file: ManifestFile, raw: bytes, now: datetime) -> Path:
     """Put a copy of a manifest that is about to be replaced into a folder of its own; the folder."""
     folder = make(layout, str(file.name), now)
     target = Layout(folder).manifest(file.name)
-    make_folder(target.parent, below=layout.root)
+    make_within(folder, target.parent)
     draft = folder / "draft"
     _write(draft, raw)
-    move(draft, target, below=layout.root)
+    draft.rename(target)
+    flush_folder(target.parent)
     return folder
 
 

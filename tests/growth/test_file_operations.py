@@ -26,7 +26,7 @@ from jobs.store.sqlite import SqliteDict
 from jobs.tasks.table import perform
 from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
-from jobs.weights import trash_moves
+from jobs.weights import restore, trash_moves
 from jobs.weights.removal import remove
 from jobs.worker.attempt import RunningAttempt
 from tests.support.counting_files import file_operations
@@ -122,26 +122,42 @@ def delete(case: Case) -> Callable[[], object]:
     return lambda: remove(case.weights, sample("m1").name, still_ours=nothing)
 
 
-LAYERS = 3
-READ_ALL = (
-    "whether a blob may go is asked of every manifest under the lock, in two operations each: no index decides it"
-)
+def throw(case: Case) -> Callable[[], object]:
+    return lambda: trash_moves.throw_models(case.weights, [sample("m1").name], still_ours=nothing)
 
+
+def roll_back(case: Case) -> Callable[[], object]:
+    publish_next_version(case)()
+
+    def work() -> None:
+        folder = restore.newest_thrown(case.weights, sample("m1").name)
+        restore.restore(case.weights, folder, still_ours=nothing, job="j1")
+
+    return work
+
+
+def empty_trash(case: Case) -> Callable[[], object]:
+    publish_next_version(case)()
+    folders = [each.path for each in case.weights.survey().trash]
+    return lambda: trash_moves.empty(case.weights, folders, still_ours=nothing)
+
+
+LAYERS = 3
+"""Of each model: its weights, its template and its config."""
 BUDGETS: dict[Callable[[Case], Callable[[], object]], tuple[int, int, str]] = {
     publish_new: (60 + 6 * LAYERS, 0, ""),
     publish_elsewhere: (60 + 6 * LAYERS, 0, ""),
     publish_again: (60 + 6 * LAYERS, 0, ""),
     publish_shared: (60 + 6 * LAYERS, 0, ""),
-    publish_next_version: (
-        60 + 6 * LAYERS + 50,
-        2,
-        f"the version before goes to the trash, whose folders are made for it, six of them; {READ_ALL}",
-    ),
+    publish_next_version: (60 + 6 * LAYERS, 0, ""),
     mend: (50, 0, ""),
     find: (12, 0, ""),
     stage: (30, 0, ""),
     take_back: (5, 0, ""),
-    delete: (60, 2, READ_ALL),
+    delete: (50, 0, ""),
+    throw: (70, 0, ""),
+    roll_back: (110, 0, ""),
+    empty_trash: (60, 0, ""),
 }
 """The most file operations of each, the most for each other model, and why there are any."""
 
