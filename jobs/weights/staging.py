@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from stat import S_ISDIR
 
 from jobs.core.clock import moment_of
 from jobs.core.errors import Fenced
@@ -180,7 +181,7 @@ def measured(path: Path) -> tuple[int, float]:
     stat = stat_file(path, follow=False)
     if stat is None:
         return 0, 0.0
-    if not path.is_dir() or path.is_symlink():
+    if not S_ISDIR(stat.st_mode):
         return bytes_on_disk(stat), stat.st_mtime
     below = [measured(path / entry.name) for entry in entries(path)]
     return sum(size for size, _ in below), max([stat.st_mtime, *(changed for _, changed in below)])

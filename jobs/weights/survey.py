@@ -217,7 +217,7 @@ def survey(layout: Layout) -> Survey:
     broken = tuple(each for each in known if isinstance(each, Broken))
     referenced = _referenced(known)
     blob_bytes, strays = _blob_folder(layout, referenced)
-    stagings, thrown = staging.folders(layout.staging), trash.folders(layout)
+    stagings, thrown = staging.folders(layout.staging), trash.folders(layout, measure=True)
     elsewhere = [layout.root / entry.name for entry in entries(layout.root) if entry.name not in _OURS]
     strays += [
         stray

@@ -39,7 +39,9 @@ DECISIONS_STAY = timedelta(days=30)
 
 @dataclass(frozen=True)
 class TrashFolder:
-    """One folder of the trash; `manifest` is None when it holds no model, or one whose manifest is torn."""
+    """One folder of the trash; `manifest` is None when it holds no model, or one whose manifest is torn, and `size` is
+    0 when nobody measured it.
+    """
 
     path: Path
     thrown_at: datetime
@@ -82,10 +84,10 @@ class Decision:
         return _thrown_at(self.folder)
 
 
-def folders(layout: Layout) -> list[TrashFolder]:
-    """All folders of the trash, the oldest first."""
+def folders(layout: Layout, *, measure: bool = False) -> list[TrashFolder]:
+    """All folders of the trash, the oldest first; with what they take, which looks at each file, where it is wanted."""
     thrown = [
-        _folder(layout.trash / entry.name, thrown_at)
+        _folder(layout.trash / entry.name, thrown_at, measure)
         for entry in entries(layout.trash)
         if (thrown_at := _thrown_at(entry.name)) is not None and entry.is_dir(follow_symlinks=False)
     ]
@@ -121,8 +123,8 @@ def _moment(match: re.Match[str] | None) -> datetime | None:
         return None
 
 
-def _folder(path: Path, thrown_at: datetime) -> TrashFolder:
-    return TrashFolder(path, thrown_at, measured(path)[0], *_model_in(path))
+def _folder(path: Path, thrown_at: datetime, measure: bool) -> TrashFolder:
+    return TrashFolder(path, thrown_at, measured(path)[0] if measure else 0, *_model_in(path))
 
 
 def _model_in(path: Path) -> tuple[ModelName | None, Manifest | None]:
@@ -245,8 +247,13 @@ def _decisions(layout: Layout, job: str) -> list[Path]:
 
 def drop_if_empty(folder: Path) -> None:
     """Remove a folder of the trash when no file is left in it."""
-    if not any(path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()):
+    if _is_hollow(folder):
         shutil.rmtree(folder, ignore_errors=True)  # what is left of it, the next prune finds
+
+
+def _is_hollow(folder: Path) -> bool:
+    """Whether there are only folders in it."""
+    return all(entry.is_dir(follow_symlinks=False) and _is_hollow(folder / entry.name) for entry in entries(folder))
 
 
 def delete(layout: Layout, folder: Path) -> None:

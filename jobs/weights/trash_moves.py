@@ -154,7 +154,7 @@ def empty(weights: ModelsDirectory, paths: Sequence[Path], *, still_ours: StillO
             weights.persist()
             return 0
         needed = weights.needed()
-        folders, leaving = trash.folders(layout), set(paths)
+        folders, leaving = trash.folders(layout, measure=True), set(paths)
         heirs = {digest: each for each in reversed(folders) if each.path not in leaving for digest in each.wanted}
         for folder in folders:
             still_ours()
