@@ -72,18 +72,20 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     return AlertsChecked(tuple(health), tuple(case for case in after if case.is_open), bool(fresh))
 
 
-def keep(facts: DictLike) -> None:
+def keep(facts: DictLike, now: datetime) -> None:
     """Read by its key what is only listed otherwise, and counts for longer than the seven days of a Dict's memory."""
     entries = dict(facts.items(keys.HEALTH, *keys.CASES))
-    last: dict[str, int] = {}
-    for key in entries:
+    last: dict[str, Turn] = {}
+    for key, value in entries.items():
         if key.startswith(keys.HEALTH):
-            tier, _, n = key.removeprefix(keys.HEALTH).rpartition("/")
-            last[tier] = max(last.get(tier, 0), int(n))
-    for tier, number in last.items():
-        facts.get(keys.health(tier, number))
+            tier, turn = key.removeprefix(keys.HEALTH).rpartition("/")[0], Turn.from_json(value)
+            if tier not in last or turn.n > last[tier].n:
+                last[tier] = turn
+    for tier, turn in last.items():
+        if now - turn.at >= keys.LASTS:
+            facts.get(keys.health(tier, turn.n))
     for case in cases(entries):
-        if case.is_open:
+        if case.is_open and now - case.opened_at >= keys.LASTS:
             facts.get(keys.incident(case.id))
             facts.get(keys.told(case.id, "opened"))
 

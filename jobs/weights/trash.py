@@ -176,7 +176,7 @@ def move(source: Path, target: Path, *, below: Path) -> bool:
 def throw_blobs(layout: Layout, folder: Path, layers: Iterable[Layer]) -> list[Layer]:
     """Move published blobs into a folder of the trash; those that were there."""
     target = Layout(folder)
-    moved = []
+    moved: list[Layer] = []
     for layer in layers:
         if not moved:
             target.blobs.mkdir(exist_ok=True)
