@@ -43,13 +43,13 @@ def blob_paths(weights: ModelsDirectory, folder: TrashFolder) -> list[tuple[Path
         Corrupt: one of them is nowhere any more.
 
     """
-    folders = [folder, *trash.folders(weights.layout)]
+    holders = trash.Holders([folder, *trash.folders(weights.layout)])
     paths = []
     for layer in folder.manifest.blobs if folder.manifest else ():
         if weights.blob_state(layer) is BlobState.PRESENT:
             paths.append((weights.layout.blob(layer.digest), layer))
             continue
-        holder = next((each for each in folders if each.holds(layer)), None)
+        holder = holders.of(layer)
         if holder is None:
             raise Corrupt(
                 f"the earlier {str(folder.name)!r} cannot come back: its blob {layer.digest} is gone",

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
@@ -99,6 +100,20 @@ def versions(layout: Layout) -> frozenset[tuple[str, str]]:
     return frozenset(
         (str(each.name.folded()), each.manifest.digest) for each in folders(layout) if each.name and each.manifest
     )
+
+
+class Holders:
+    """In which of these folders a blob lies; each is listed once, however many blobs are asked for."""
+
+    def __init__(self, folders: Iterable[TrashFolder]) -> None:
+        self._by_name: dict[str, list[TrashFolder]] = defaultdict(list)
+        for folder in folders:
+            for entry in entries(folder.layout.blobs):
+                self._by_name[entry.name].append(folder)
+
+    def of(self, layer: Layer) -> TrashFolder | None:
+        """The first folder that has this blob in its full size."""
+        return next((folder for folder in self._by_name.get(layer.filename, ()) if folder.holds(layer)), None)
 
 
 def strange_files(layout: Layout) -> list[Path]:

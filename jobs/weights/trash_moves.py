@@ -185,16 +185,17 @@ def take_back(weights: ModelsDirectory, layers: Sequence[Layer], *, still_ours: 
     if all(weights.blob_state(layer) is not BlobState.MISSING for layer in layers) or not entries(layout.trash):
         return 0
     with weights.exclusive(still_ours), translated("taking blobs back from the trash"):
-        folders = trash.folders(layout)
-        taken = [layer.size for layer in layers if _bring_back(weights, layer, folders)]
+        holders = trash.Holders(trash.folders(layout))
+        taken = [layer.size for layer in layers if _bring_back(weights, layer, holders)]
         if taken:
             flush_folder(layout.blobs)
             weights.persist()
         return sum(taken)
 
 
-def _bring_back(weights: ModelsDirectory, layer: Layer, folders: Sequence[TrashFolder]) -> bool:
-    if weights.blob_state(layer) is not BlobState.MISSING:
+def _bring_back(weights: ModelsDirectory, layer: Layer, holders: trash.Holders) -> bool:
+    holder = holders.of(layer) if weights.blob_state(layer) is BlobState.MISSING else None
+    if holder is None:
         return False
-    thrown = next((folder.layout.blob(layer.digest) for folder in folders if folder.holds(layer)), None)
-    return thrown is not None and trash.move(thrown, weights.layout.blob(layer.digest), below=weights.layout.root)
+    to, root = weights.layout.blob(layer.digest), weights.layout.root
+    return trash.move(holder.layout.blob(layer.digest), to, below=root)

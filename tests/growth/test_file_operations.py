@@ -28,9 +28,10 @@ from jobs.testing.clock import HandClock
 from jobs.testing.registry.server import RegistryDouble
 from jobs.weights import restore, trash_moves
 from jobs.weights.removal import remove
+from jobs.weights.survey import SurveyedModel
 from jobs.worker.attempt import RunningAttempt
 from tests.support.counting_files import file_operations
-from tests.support.models_directory import Sample, fill, nothing, put, sample
+from tests.support.models_directory import Sample, fill, nothing, publish, put, put_manifest, sample, weights_at
 from tests.support.pull_setup import MODEL, Scene, post
 from tests.support.stores import Store
 
@@ -176,6 +177,46 @@ def test_an_operation_keeps_to_its_budget(operation: Callable[[Case], Callable[[
         assert asked.total() <= most + for_each * models, asked
         counts.append(asked.total())
     assert counts[1] - counts[0] == for_each * N
+
+
+def test_where_an_ollama_writes_as_well_each_manifest_is_read(tmp_path: Path) -> None:
+    """On one machine an Ollama may write a manifest at any moment and tell nobody: there a deletion reads each, in two
+    operations, and what it finds needed stays."""
+    counts = []
+    for models in (N, 2 * N):
+        weights = weights_at(tmp_path / str(models))
+        for number in range(models):
+            publish(weights, sample(f"m{number}"))
+        counts.append(file_operations(lambda: remove(weights, sample("m2").name, still_ours=nothing)).total())  # noqa: B023
+        put_manifest(weights, "copied", sample("m1").manifest.raw)  # as `ollama cp` does
+        assert remove(weights, sample("m1").name, still_ours=nothing).deleted == ()
+        assert isinstance(weights.find(sample("copied").name), SurveyedModel)
+    assert counts[1] - counts[0] == 2 * N
+
+
+def come_back(case: Case) -> Callable[[], object]:
+    """Of a model with many blobs, none of which is anywhere."""
+    layers = sample("new", *(f"part {n}".encode() for n in range(N))).manifest.blobs
+    return lambda: trash_moves.take_back(case.weights, layers, still_ours=nothing)
+
+
+IN_TRASH: dict[Callable[[Case], Callable[[], object]], int] = {delete: 5, throw: 0, come_back: 6, roll_back: 17}
+"""What each model in the trash costs: its manifest is looked for in four folders and read, and its blobs are listed."""
+
+
+@pytest.mark.parametrize("operation", IN_TRASH, ids=lambda operation: operation.__name__)
+def test_what_lies_in_the_trash_costs_a_look_each(
+    operation: Callable[[Case], Callable[[], object]], tmp_path: Path
+) -> None:
+    """An operation that asks what models in the trash need looks at each a few times, whatever number of blobs it is
+    about."""
+    counts = []
+    for thrown in (3, N, 2 * N):
+        with case_of(tmp_path / str(thrown), 3 + thrown) as case:
+            names = [sample(f"m{n}").name for n in range(3, 3 + thrown)]
+            trash_moves.throw_models(case.weights, names, still_ours=nothing)
+            counts.append(file_operations(operation(case)).total())
+    assert counts[2] - counts[1] <= IN_TRASH[operation] * N, counts
 
 
 def cold(case: Case) -> tuple[ModelsView, Counter[str]]:
