@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,7 +38,7 @@ from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
 from jobs.weights import survey
-from jobs.weights.directory import ModelsDirectory
+from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Manifest
 from jobs.worker.worker import Perform
@@ -78,9 +79,10 @@ class MountedWeights:
         self._clock = clock
         #: Held by whoever commits: one at a time.
         self._committing = threading.Lock()
-        #: What was told last; None until all was surveyed and told. These five are written under the directory's
-        #: lock, or while no job is at work.
+        #: What was told last, and as which generation; None until all was surveyed and told. These six are written
+        #: under the directory's lock, or while no job is at work.
         self._told: Index | None = None
+        self._generation: object = None
         #: Whether something went since the last survey, which then counted too much.
         self.has_shrunk = False
         #: What the header of each whole model says, by digest.
@@ -90,10 +92,13 @@ class MountedWeights:
         self._surveyed_bytes = 0
         self._surveyed_digests: Mapping[str, int] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
-        self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+        self.weights = ModelsDirectory(
+            root, lock=lock, persist=self._persist, clock=clock, disk_counts=False, published=self._published
+        )
 
     def open(self) -> None:
         """Bring in what others committed, and make what is missing of a models directory."""
+        self._told = None
         try:
             self._volume.reload()
         except RuntimeError as error:
@@ -110,10 +115,10 @@ class MountedWeights:
         """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
         the volume what decides on which tier its models belong. Servers hear of it where the index was another.
         """
-        known = self._survey()
-        if index.read(self.weights.layout, self._facts.get(keys.WEIGHTS_GENERATION)) == known:
+        known, generation = self._survey(), self._facts.get(keys.WEIGHTS_GENERATION)
+        if index.read(self.weights.layout, generation) == known:
             self._tell_models(known)
-            self._told = known
+            self._told, self._generation = known, generation
         else:
             self._tell(known)
 
@@ -128,7 +133,7 @@ class MountedWeights:
 
         Only what has changed is looked at, and what was broken before: a blob of it may have come.
         """
-        before, changed = self._told, dict(self.weights.changed)
+        before, changed = self._still_told(), dict(self.weights.changed)
         known = self._survey() if before is None else self._looked_again(before, changed)
         if before == known and not changed:
             self.commit()  # blobs that no reader asks for, yet or any more
@@ -148,14 +153,44 @@ class MountedWeights:
         self.commit()
         self._tell_models(known)
         self._facts.put(keys.WEIGHTS_GENERATION, generation)
-        self._told = known
+        self._told, self._generation = known, generation
+
+    def _published(self) -> Iterator[PublishedManifest] | None:
+        """What all manifests say: what this worker has found and told, and of a model that was broken or that it has
+        changed since, what its manifest says now. None where that may not be all.
+
+        The index on the volume has no say in it: it may be another's, or older than what is there.
+        """
+        known = self._still_told()
+        if known is None:
+            return None
+        layout = self.weights.layout
+        again = self._to_look_at(known, self.weights.changed)
+        files = [ManifestFile(name, path) for name in again if (path := layout.manifest(name)).is_file()]
+        sure = ((ManifestFile(name, layout.manifest(name)), manifest) for name, manifest in known.whole.items())
+        return chain((each for each in sure if each[0].name not in again), survey.read_manifests(layout, files))
+
+    def _still_told(self) -> Index | None:
+        """What was told last, while nobody else has told anything since: a worker of the deployment before may still
+        be at work. None else, or when that cannot be learnt.
+        """
+        try:
+            return self._told if self._facts.get(keys.WEIGHTS_GENERATION) == self._generation else None
+        except StoreTrouble:
+            return None
+
+    def _to_look_at(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Mapping[ModelName, Manifest | None]:
+        """The models of which nobody knows how they are now; with one that was published, its manifest."""
+        manifests = self.weights.layout.manifests
+        again: dict[ModelName, Manifest | None] = dict.fromkeys(known.broken)
+        for path, told in changed.items():
+            if path.is_relative_to(manifests):
+                again[ModelName(*path.relative_to(manifests).parts)] = told
+        return again
 
     def _looked_again(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Index:
         layout = self.weights.layout
-        again: dict[ModelName, Manifest | None] = dict.fromkeys(known.broken)
-        for path, told in changed.items():
-            if path.is_relative_to(layout.manifests):
-                again[ModelName(*path.relative_to(layout.manifests).parts)] = told
+        again = self._to_look_at(known, changed)
         whole, broken = dict(known.whole), set(known.broken)
         for name, told in again.items():
             whole.pop(name, None)

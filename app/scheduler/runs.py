@@ -171,10 +171,10 @@ def _keep(context: ScheduleContext, jobs: Sequence[Job]) -> None:
     parts = NightParts("night")
     with parts.part("the index of open jobs"):
         context.ledger.index_all(jobs)
-        context.ledger.keep_open()
+        context.ledger.keep_open(jobs)
     with parts.part("a look at what is only listed"):
-        alert_check.keep(context.facts)
-        usage.keep(context.facts)
+        alert_check.keep(context.facts, context.clock.now())
+        usage.keep(context.facts, context.clock.now())
 
 
 def _write_failure(context: ScheduleContext, tries: Tries, failure: Exception) -> None:

@@ -162,8 +162,8 @@ def post_night(ledger: Ledger, night: Night) -> list[NightJob]:
     for note in night.notes:
         logger.warning("night: {}", note)
     posted = []
-    for step in night.steps:
-        job = ledger.post(step.kind, step.subject, step.request, by=BY_NIGHTLY).job
+    jobs = ledger.post_all([(step.kind, step.subject, step.request) for step in night.steps], by=BY_NIGHTLY)
+    for step, job in zip(night.steps, (each.job for each in jobs), strict=True):
         logger.info("posted {} {}, job {}: {}", step.kind, step.subject, job.id, step.why)
         posted.append(NightJob(job.id, step.kind, step.subject, step.why, step.size))
     return posted

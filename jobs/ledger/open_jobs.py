@@ -165,6 +165,11 @@ class OpenJobs:
     def say(self, job: OpenJob) -> None:
         self._facts.put(keys.open(job.id), job.as_json())
 
+    def say_all(self, jobs: Iterable[OpenJob]) -> None:
+        """Say it of several by one round trip."""
+        if entries := {keys.open(job.id): job.as_json() for job in jobs}:
+            self._facts.update(entries)
+
     def say_put(self, job: OpenJob, at: datetime | None) -> None:
         """Say when its id was last put into the queue; or that it is not there."""
         self.say(replace(job, put_at=at))

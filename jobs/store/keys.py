@@ -9,6 +9,11 @@ On Modal an entry that nobody reads or writes for seven days fades, whatever sta
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+
+LASTS = timedelta(days=3)
+"""For so long an entry lasts that nobody touches: Modal forgets it in seven days, and of the nights in between, which
+read what is to stay by its key, some may not come."""
 
 
 @dataclass(frozen=True)

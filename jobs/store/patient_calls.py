@@ -6,7 +6,7 @@ never answered cannot be ended from here; `heard` tells of it, and who may leave
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -130,6 +130,9 @@ class PatientShrinkingDict(PatientDict):
     def pop(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("removal", lambda: self._shrinking.pop(key, default))
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._calls.again("write of several", lambda: self._shrinking.update(other))
+
 
 class PatientQueue:
     """A `QueueLike`. An id that is put in twice does no harm, and one that was taken and lost is put in again."""
@@ -143,6 +146,9 @@ class PatientQueue:
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
         return self._calls.again("get", lambda: self._real.get(block, timeout, partition=partition))
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        self._calls.again("put of several", lambda: self._real.put_many(vs, block, partition=partition))
 
     def len(self, *, partition: str | None = None) -> int:
         return self._calls.again("count", lambda: self._real.len(partition=partition))

@@ -11,7 +11,7 @@ import queue
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -233,6 +233,15 @@ class SqliteDict:
         rows, _ = self._file.run(sql, self._name, _key(key))
         return json.loads(rows[0][0]) if rows else default
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        rows = [
+            (self._name, _key(key), _encode(value, VALUE_BYTES, f"the value of {key!r}"))
+            for key, value in other.items()
+        ]
+        sql = "INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value"
+        with self._file.writing() as connection:
+            connection.executemany(sql, rows)
+
     def keys(self, *prefixes: str) -> Iterator[Any]:
         return (key for (key,) in self._beginning("key", prefixes))
 
@@ -284,10 +293,13 @@ class SqliteQueue:
         self._clock = clock or SystemClock()
 
     def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
-        text = _encode(v, ITEM_BYTES, "the item")
+        self.put_many([v], block, partition=partition)
+
+    def put_many(self, vs: list[Any], block: bool = True, *, partition: str | None = None) -> None:
+        texts = [_encode(v, ITEM_BYTES, "the item") for v in vs]
         lane = _partition(partition)
         until = self._deadline(block, None)
-        while not self._try_put(text, lane):
+        while not self._try_put(texts, lane):
             self._wait(until, queue.Full(f"partition {lane!r} holds {PARTITION_ITEMS:,} items, the most it can"))
 
     def get(self, block: bool = True, timeout: float | None = None, *, partition: str | None = None) -> Any:
@@ -308,14 +320,15 @@ class SqliteQueue:
     def close(self) -> None:
         self._file.close()
 
-    def _try_put(self, text: str, lane: str) -> bool:
+    def _try_put(self, texts: list[str], lane: str) -> bool:
         now = self._clock.now().timestamp()
         with self._file.writing() as sql:
             self._clear_expired(sql, lane, now)
             counted = sql.execute("SELECT count(*) FROM items WHERE queue = ? AND partition = ?", (self._name, lane))
-            if counted.fetchone()[0] >= PARTITION_ITEMS:
+            if counted.fetchone()[0] + len(texts) > PARTITION_ITEMS:
                 return False
-            sql.execute("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", (self._name, lane, text))
+            rows = [(self._name, lane, text) for text in texts]
+            sql.executemany("INSERT INTO items (queue, partition, value) VALUES (?, ?, ?)", rows)
             sql.execute("INSERT OR REPLACE INTO partitions VALUES (?, ?, ?)", (self._name, lane, now + FADES_AFTER))
         return True
 

@@ -316,10 +316,12 @@ def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
     return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
 
 
-def keep(facts: DictLike) -> None:
-    """Read each entry by its key, which on Modal keeps it from fading for another seven days; a listing does not."""
+def keep(facts: DictLike, now: datetime) -> None:
+    """Read each entry of days past by its key, which on Modal keeps it from fading; a listing does not."""
+    last = (now - keys.LASTS).astimezone(UTC).date().isoformat()
     for key in list(facts.keys(keys.USAGE)):
-        facts.get(key)
+        if key.removeprefix(keys.USAGE)[:10] < last:
+            facts.get(key)
 
 
 def _first_day(known: Iterable[str]) -> str:

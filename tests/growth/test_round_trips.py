@@ -5,13 +5,15 @@ are counted, and neither may grow with the jobs that have ended.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from app.deployment.volume_queries import loaded
 from app.fleet.file import read
 from app.fleet.schedule import jobs_of_night
-from app.fleet.schema import parse
+from app.fleet.schema import Fleet, parse
 from app.model_server.report import Report
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual
@@ -28,6 +30,8 @@ from jobs.weights.survey import Survey
 from tests.support.counting_stores import CountingStore, Trips
 
 LEASE = timedelta(minutes=1)
+
+N = 20
 
 
 class Scene:
@@ -63,6 +67,13 @@ class Scene:
 
     def ended(self, ledger: Ledger) -> None:
         ledger.end(self.claimed(ledger), Ending("succeeded"), Reading())
+
+    def work_off(self) -> None:
+        """Have all that waits done."""
+        ledger = self.ledger()
+        for job in ledger.reader.jobs():
+            if not job.has_ended and (claim := ledger.claim(job.id, worker="w", lease=LEASE)):
+                ledger.end(claim, Ending("succeeded"), Reading())
 
     def counted(self, work: Callable[[], object]) -> Trips:
         self.store.trips.begin()
@@ -253,10 +264,18 @@ def tick(scene: Scene) -> None:
     runs.tick(context(scene), lambda: None, lambda _, __: None, lambda: None)
 
 
+def fleet_of(models: int) -> Fleet:
+    """One that pins so many models, none of which is here."""
+    some = FLEET.models[0].model_copy(update={"pinned": True, "warmed": False})
+    return FLEET.model_copy(update={"models": [some.model_copy(update={"name": f"p{n}"}) for n in range(models)]})
+
+
 def nothing_there(now: runs.ScheduleContext, memory: Memory) -> Actual:
-    here = Survey((), (), (), (), (), 0)
-    jobs = jobs_of_night(FLEET.schedule.times, [], now.clock.now())
-    return Actual((), {}, memory, plan(here, memory.weights_use([]), FLEET.retention(), now.clock.now()), jobs)
+    """As `volume_queries.actual` finds it on an empty volume."""
+    jobs, at = now.ledger.reader.jobs(), now.clock.now()
+    use = memory.weights_use(jobs, loaded(now.facts))
+    pruning = plan(Survey((), (), (), (), (), 0), use, FLEET.retention(), at)
+    return Actual((), {}, memory, pruning, jobs_of_night(FLEET.schedule.times, jobs, at))
 
 
 @pytest.mark.parametrize(("queued", "running"), [(0, 0), (500, 0), (20, 4), (40, 4)])
@@ -281,17 +300,50 @@ def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
     assert len(trips) <= 12 + running, trips.asked
 
 
-@pytest.mark.parametrize("days", [0, 3])
-def test_a_night_keeps_to_its_budget(days: int) -> None:
-    """A night makes forty round trips and six a step, and reads by its key what the Dict would forget otherwise: five
-    reads an open job, and one for each day of usage. Jobs that have ended cost nothing."""
-    scene = Scene(ended=50, queued=4)
-    for day in range(days):
-        key = keys.usage(f"2026-01-0{day + 1}", "gateway")
-        scene.store.facts.put(key, {"v": 1, "rows": []})
-    open_jobs = len(scene.store.sorts["open"].kept) - 1
-    now = context(scene)
-    trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))
-    steps = sum(asked.startswith("enqueue ") for asked in trips.asked)
-    assert steps
-    assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked
+def nights(scene: Scene, fleet: Fleet, count: int = 1) -> Trips:
+    """What the last of so many nights asks, a day apart, with everything that was posted done in between."""
+    for number in range(count):
+        if number:
+            scene.work_off()
+            scene.clock.tick(86_400)
+        now = replace(context(scene), fleet=fleet)
+        trips = scene.counted(lambda: runs.nightly(now, lambda memory: nothing_there(now, memory)))  # noqa: B023
+    return trips
+
+
+@pytest.mark.parametrize("ended", [0, 500])
+@pytest.mark.parametrize("steps", [1, N, 2 * N])
+def test_a_night_keeps_to_its_budget(steps: int, ended: int) -> None:
+    """A night makes forty round trips and two a step, however many jobs wait and have ended; one a step where the
+    subject had a job before."""
+    for count, each in ((1, 2), (2, 1)):
+        scene = Scene(ended=ended, queued=4)
+        trips = nights(scene, fleet_of(steps), count)
+        assert sum(asked.startswith("put job/") for asked in trips.asked) == steps
+        assert len(trips) <= 40 + each * steps, trips.asked
+
+
+@pytest.mark.parametrize("steps", [N, 2 * N])
+def test_a_night_that_finds_its_jobs_open_looks_at_each(steps: int) -> None:
+    """A step whose job is still open from the night before costs what a post by itself costs, and posts nothing."""
+    scene, fleet = Scene(), fleet_of(steps)
+    nights(scene, fleet)
+    scene.clock.tick(86_400)
+    trips = nights(scene, fleet)
+    assert not [asked for asked in trips.asked if asked.startswith("put job/")]
+    assert len(trips) <= 40 + 6 * steps, trips.asked
+
+
+@pytest.mark.parametrize("days", [1, 5])
+@pytest.mark.parametrize("entries", [N, 2 * N])
+def test_a_night_touches_what_a_dict_would_forget(entries: int, days: int) -> None:
+    """What would fade in a week, a night reads by its key once it is some days old: each entry of usage, and what each
+    open job consists of, five facts. What is younger costs nothing."""
+    scene = Scene(queued=entries)
+    day = scene.clock.now().date().isoformat()
+    for number in range(entries):
+        scene.store.facts.put(keys.usage(day, f"gateway-{number}"), {"v": 1, "rows": []})
+    scene.clock.tick(days * 86_400)
+    trips = nights(scene, fleet_of(1))
+    assert sum(asked.startswith("get usage/") for asked in trips.asked) == (entries if days == 5 else 0)
+    assert len(trips) <= 40 + 2 + (6 * entries if days == 5 else 0), trips.asked
