@@ -3,7 +3,7 @@
 Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,7 +18,7 @@ from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.reader import LedgerReader
+from jobs.ledger.job import Job
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
@@ -44,10 +44,16 @@ class AlertsChecked:
     has_news: bool
 
 
-def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+def check(jobs: Sequence[Job], facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
-    `rented` is false on one machine.
+    Args:
+        jobs: all of them; or those that are open, failed for good, or were worked on last.
+        facts: the ledger's dict.
+        fleet: what should be.
+        now: the time.
+        rented: false on one machine.
+
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
@@ -58,7 +64,7 @@ def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *,
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
-        jobs=ledger.jobs(),
+        jobs=jobs,
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet.schedule.times, now),

@@ -1,17 +1,20 @@
 """Reads the jobs of a ledger: each is the fold over its facts. It writes nothing, and asks no queue."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Self
 
-from jobs.core.clock import Clock, parse_moment
+from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
 from jobs.ledger.open_jobs import OpenJob
-from jobs.store import keys
+from jobs.store import bulk, keys
 from jobs.store.patient_calls import Calls, PatientReads
 from jobs.store.protocols import ReadableDict
+
+AT_ONCE = 1_000
+"""Entries that are looked up by their time in one step."""
 
 
 class LedgerReader:
@@ -112,6 +115,35 @@ class LedgerReader:
                 else:
                     {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def open_jobs(self) -> list[Job]:
+        """The jobs that have not ended, by the index of them: whatever else there is, nothing of it is read."""
+        jobs = (self.find(key.removeprefix(keys.OPEN)) for key in self._facts.keys(keys.OPEN))
+        return [job for job in jobs if job is not None and not job.has_ended]
+
+    def ended(self, *, until: datetime, since: datetime | None = None) -> Iterator[Job]:
+        """The jobs that ended then and are listed, those first that ended first.
+
+        Where the store finds entries by their time nothing else is read, and what is not taken costs nothing; elsewhere
+        all jobs are.
+        """
+        at = bulk.Moment(isoformat(since) if since else "")
+        while (ends := bulk.by_time(self._facts, keys.END, at, isoformat(until), AT_ONCE)) is not None:
+            for at in ends:
+                id, _, n = at.key.removeprefix(keys.END).rpartition("/")
+                job = next(iter(self.listed([id])), None)
+                if job is not None and job.has_ended and len(job.attempts) == int(n):
+                    yield job
+            if len(ends) < AT_ONCE:
+                return
+        found = ((job.ended_at, job) for job in self.jobs() if job.ended_at is not None)
+        known = [(ended_at, job) for ended_at, job in found if ended_at <= until and (not since or ended_at > since)]
+        yield from (job for _, job in sorted(known, key=lambda entry: (entry[0], entry[1].age)))
+
+    def listed(self, ids: Iterable[str]) -> list[Job]:
+        """The jobs of these ids that are there, and not archived."""
+        jobs = (self.find(id) for id in ids if self._facts.get(keys.gone(id)) is None)
+        return [job for job in jobs if job is not None]
 
     def select(
         self,

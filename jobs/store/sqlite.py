@@ -11,13 +11,15 @@ import queue
 import sqlite3
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
+from jobs.store import keys as names
+from jobs.store.bulk import Moment
 from jobs.store.prefixes import shortest
 
 BUSY_SECONDS = 15.0
@@ -45,6 +47,29 @@ CREATE TABLE IF NOT EXISTS partitions (
   queue TEXT NOT NULL, partition TEXT NOT NULL, expires_at REAL NOT NULL, PRIMARY KEY (queue, partition)
 ) WITHOUT ROWID;
 """
+
+_AT = "json_extract(value, '$.at')"
+
+
+def _begins(prefix: str) -> str:
+    """The keys that begin so, in the words in which the index by time is declared: SQLite compares them as written."""
+    return f"key >= '{prefix}' AND key < '{_end_of(prefix)}'"
+
+
+def _indexes() -> str:
+    """An index by time of each sort that is read so. An older file is given them as it is opened, once."""
+    return "".join(
+        f"CREATE INDEX IF NOT EXISTS {prefix.rstrip('/')}_by_time ON entries (dict, {_AT}, key)"
+        f" WHERE {_begins(prefix)};\n"
+        for prefix in names.BY_TIME
+    )
+
+
+VACUUM_PAGES = 25_000
+"""A file whose filled pages are more than these, some 100 MB, is not written anew: others would wait too long."""
+
+SPARE_PAGES = 2_000
+"""So many free pages, some 8 MB, are left for what comes next."""
 
 
 _FAILING = frozenset(
@@ -137,9 +162,10 @@ class _File:
                 path, timeout=busy_seconds, isolation_level=None, check_same_thread=False
             )
             try:
+                self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a file that is made just now
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._connection.executescript(_SCHEMA)
+                self._connection.executescript(_SCHEMA + _indexes())
             except BaseException:
                 self._connection.close()
                 raise
@@ -149,6 +175,31 @@ class _File:
         with self._taken() as connection:
             cursor = connection.execute(sql, values)
             return cursor.fetchall(), cursor.rowcount
+
+    def give_back(self) -> int:
+        """Give free pages back to the disk, some thousand at a time; how many that were.
+
+        A file of an older version can give back none until it is written anew, once: when most of it is free, so that
+        this costs by what is left in it. Until then its free pages are filled again.
+        """
+        with self._taken() as connection:
+            pages, free, is_incremental = (
+                int(connection.execute(f"PRAGMA {what}").fetchone()[0])
+                for what in ("page_count", "freelist_count", "auto_vacuum")
+            )
+            if free <= SPARE_PAGES:
+                return 0
+            if is_incremental:
+                most = min(free - SPARE_PAGES, SPARE_PAGES)
+                connection.execute(f"PRAGMA incremental_vacuum({most})").fetchall()
+            elif pages - free <= min(free / 2, VACUUM_PAGES):
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.execute("VACUUM")
+            else:
+                return 0
+            left = int(connection.execute("PRAGMA page_count").fetchone()[0])
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()  # where somebody reads, another time
+            return pages - left
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -224,6 +275,24 @@ class SqliteDict:
         # Read as one document: for many small values this takes half the time of reading them one by one.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
 
+    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment] | None:
+        rows, _ = self._file.run(*in_time(self._name, prefix, after, until, most))
+        return [Moment(*row) for row in rows]
+
+    def add_all(self, entries: Mapping[str, Any]) -> None:
+        rows = [(self._name, _key(key), _encode(value, VALUE_BYTES, repr(key))) for key, value in entries.items()]
+        with self._file.writing() as sql:
+            sql.executemany("INSERT INTO entries VALUES (?, ?, ?) ON CONFLICT DO NOTHING", rows)
+
+    def remove_all(self, keys: Iterable[str]) -> int:
+        rows = [(self._name, _key(key)) for key in keys]
+        with self._file.writing() as sql:
+            return sql.executemany("DELETE FROM entries WHERE dict = ? AND key = ?", rows).rowcount if rows else 0
+
+    def give_back(self) -> int:
+        """Give some of the room that nothing needs any more back to the disk; how many pages those were."""
+        return self._file.give_back()
+
     def _beginning(self, columns: str, prefixes: tuple[str, ...]) -> list[tuple[Any, ...]]:
         """The rows whose keys begin so: ranges of the primary key, so no other row is read."""
         sql, values = listing(columns, self._name, prefixes)
@@ -232,6 +301,17 @@ class SqliteDict:
 
     def close(self) -> None:
         self._file.close()
+
+
+def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:
+    """The statement for where the entries of a dict stand by their time, and its values: a range of the index."""
+    if prefix not in names.BY_TIME:
+        raise Bug(f"entries of {prefix!r} are not kept by their time")
+    sql = (
+        f"SELECT {_AT}, key FROM entries WHERE dict = ? AND {_begins(prefix)} AND {_AT} BETWEEN ? AND ?"  # noqa: S608
+        f" AND ({_AT}, key) > (?, ?) ORDER BY {_AT}, key LIMIT ?"  # all of it constants of ours
+    )
+    return sql, name, after.at, until, after.at, after.key, most
 
 
 def listing(columns: str, name: str, prefixes: tuple[str, ...]) -> tuple[str, list[str]]:

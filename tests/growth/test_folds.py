@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from app.accounting.archive import archive_at, archive_facts, archive_jobs
 from jobs.core.progress import Reading
 from jobs.ledger.dead_letters import dead
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.telemetry.archive import archive_at, archive_facts, archive_jobs
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.nightly_report import report
 from jobs.telemetry.usage import UsageRecorder, Use, last_used, usage
