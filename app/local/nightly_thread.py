@@ -100,6 +100,6 @@ class NightlyThread:
         if self._stack.models is not None:
             self._note_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        checked = alert_check.check(self._watched.look(), self._facts, self._fleet, now, rented=False)
+        checked = alert_check.check(self._watched, self._facts, self._fleet, now, rented=False)
         if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
             alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

@@ -6,7 +6,7 @@ Checking writes facts and waits for nobody. Delivery is apart, because a webhook
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -44,16 +44,17 @@ class AlertsChecked:
     has_news: bool
 
 
-def check(jobs: Sequence[Job], facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+class JobsToJudge(Protocol):
+    """A ledger's reader; or whoever knows which of its jobs matter to a check (`app.scheduler.watched_jobs`)."""
+
+    def jobs(self) -> Sequence[Job]:
+        """All jobs; or those that are open, failed for good, or were worked on last."""
+
+
+def check(ledger: JobsToJudge, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
-    Args:
-        jobs: all of them; or those that are open, failed for good, or were worked on last.
-        facts: the ledger's dict.
-        fleet: what should be.
-        now: the time.
-        rented: false on one machine.
-
+    `rented` is false on one machine.
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
@@ -64,7 +65,7 @@ def check(jobs: Sequence[Job], facts: DictLike, fleet: Fleet, now: datetime, *, 
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
-        jobs=jobs,
+        jobs=ledger.jobs(),
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet.schedule.times, now),

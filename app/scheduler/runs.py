@@ -86,7 +86,7 @@ def tick(
 
 
 def _check_alerts(context: ScheduleContext, send_for_delivery: Callable[[], object]) -> None:
-    checked = alert_check.check(context.ledger.reader.jobs(), context.facts, context.fleet, context.clock.now())
+    checked = alert_check.check(context.ledger.reader, context.facts, context.fleet, context.clock.now())
     if checked.has_news and context.fleet.alerts.webhook_secret:
         send_for_delivery()
 

@@ -1,8 +1,8 @@
 """The jobs that an alert check on one machine judges by, kept from one check to the next.
 
-A check wants the jobs that are open, those that failed for good and that nothing supersedes, and who worked last in each
-lane. Of the thousands that ended well it needs none: so each look reads what is open and what has ended since the last
-one. A tick of a deployment is another container each time, and lists all jobs.
+A check wants the jobs that are open, those that failed for good and that nothing supersedes, and who worked last in
+each lane. Of the thousands that ended well it needs none: so each look reads what is open and what has ended since the
+last one. A tick of a deployment is another container each time, and lists all jobs.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ class WatchedJobs:
         self._kept: tuple[Job, ...] = ()
         self._looked_at: datetime | None = None
 
-    def look(self) -> list[Job]:
+    def jobs(self) -> list[Job]:
         """The jobs to judge by now.
 
         Raises:
@@ -45,12 +45,11 @@ class WatchedJobs:
         ended = {job.id: job for job in self._reader.ended(since=since, until=now + OVERLAP)}
         known = {**self._still(job for job in self._kept if job.id not in ended), **ended}
         opened = {job.id: job for job in self._reader.open_jobs()}
-        jobs = list({**known, **opened}.values())
         last = {job.lane: job for job in sorted(known.values(), key=lambda job: job.ended_at or job.posted_at)}
-        dead = [job for job in current(jobs) if is_dead(job)]
+        dead = [job for job in current({**known, **opened}.values()) if is_dead(job)]
+        # Whatever superseded another one has done so for good: it need not be kept.
         self._kept = tuple({job.id: job for job in (*dead, *last.values())}.values())
         self._looked_at = now
-        # What superseded others has to be there as long as they are: the kept ones stand by themselves.
         return list({job.id: job for job in (*self._kept, *opened.values())}.values())
 
     def _still(self, jobs: Iterable[Job]) -> dict[str, Job]:

@@ -4,7 +4,7 @@ A key that may be written once is safe only while it is there: whoever slept mea
 of retired jobs come first (`Ledger.retire`), their attempts go an hour later, their ids a month later.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,8 +31,18 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
 
     Safe to run any number of times at once, and to stop anywhere.
     """
-    if (removed := _clear_by_time(facts, now)) is not None:
-        return removed
+    return sum(clearing(facts, now))
+
+
+def clearing(facts: ShrinkingDict, now: datetime) -> Iterator[int]:
+    """The same, some jobs a step: how many entries went in each."""
+    if bulk.by_time(facts, keys.GONE, bulk.Moment(""), "", 1) is None:
+        yield _clear_all(facts, now)
+    else:
+        yield from _clearing_by_time(facts, now)
+
+
+def _clear_all(facts: ShrinkingDict, now: datetime) -> int:
     entries = dict(facts.items(*keys.OF_JOBS))
     marks = {key.removeprefix(keys.GONE): value for key, value in entries.items() if key.startswith(keys.GONE)}
     ages = {id: now - parse_moment(mark["at"]) for id, mark in marks.items()}
@@ -48,29 +58,23 @@ def _age_of(key: str, ages: Mapping[str, timedelta]) -> timedelta:
     return ages.get(key.split("/")[1], timedelta(0))
 
 
-def _clear_by_time(facts: ShrinkingDict, now: datetime) -> int | None:
-    """The same, by the marks that are old enough and no others; None where the store does not find them so.
+def _clearing_by_time(facts: ShrinkingDict, now: datetime) -> Iterator[int]:
+    """By the marks that are old enough, and no others.
 
     How far it came is written down after each step. A mark from before that, which a clock that was set back wrote
     later, is met when its id is given up.
     """
     known = facts.get(keys.CLEARED)
-    at, removed = bulk.Moment(*known["upto"]) if known else bulk.Moment(""), 0
-    while (marks := bulk.by_time(facts, keys.GONE, at, isoformat(now - CLEARED_AFTER), AT_ONCE)) is not None:
-        if marks:
-            removed += bulk.remove_all(facts, _attempt_facts(facts, map(_id_of, marks)))
-            at = marks[-1]
-            facts.put(keys.CLEARED, {"v": 1, "upto": [*at]})
-        if len(marks) < AT_ONCE:
-            break
-    else:
-        return None
+    at = bulk.Moment(*known["upto"]) if known else bulk.Moment("")
+    while marks := bulk.by_time(facts, keys.GONE, at, isoformat(now - CLEARED_AFTER), AT_ONCE):
+        yield bulk.remove_all(facts, _attempt_facts(facts, map(_id_of, marks)))
+        at = marks[-1]
+        facts.put(keys.CLEARED, {"v": 1, "upto": [*at]})
     first = bulk.Moment("")  # what was given up is found no more
     while marks := bulk.by_time(facts, keys.GONE, first, isoformat(now - ID_KEPT), AT_ONCE):
         ids = list(map(_id_of, marks))
-        removed += bulk.remove_all(facts, _attempt_facts(facts, ids))
-        removed += _free(facts, {id: facts.get(keys.job(id)) for id in ids})
-    return removed
+        removed = bulk.remove_all(facts, _attempt_facts(facts, ids))
+        yield removed + _free(facts, {id: facts.get(keys.job(id)) for id in ids})
 
 
 def _id_of(mark: bulk.Moment) -> str:

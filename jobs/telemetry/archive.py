@@ -18,7 +18,7 @@ from loguru import logger
 
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted
-from jobs.ledger.expiry import clear
+from jobs.ledger.expiry import clearing
 from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
@@ -75,7 +75,9 @@ def archive_jobs(
 def archiving_jobs(
     ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit, *, learn: Learn = nothing
 ) -> Iterator[int]:
-    """The same, some jobs a step: how many went in each. Whoever takes no further step leaves the rest for next time.
+    """The same, some jobs a step: how many went in each; none where only what is left of others was removed.
+
+    Who takes no further step leaves the rest for next time.
 
     Args:
         ledger: the jobs.
@@ -86,15 +88,18 @@ def archiving_jobs(
         learn: told of the jobs of a step before the ledger forgets them, of some perhaps twice.
 
     """
-    leaving = ledger.reader.ended(until=now - AFTER)
+    count, leaving = 0, ledger.reader.ended(until=now - AFTER)
     while jobs := list(islice(leaving, AT_ONCE)):
         archive.append(JOBS, (job.as_json() for job in sorted(jobs, key=lambda job: job.age)))
         commit()
         learn(jobs)
         ledger.retire(*jobs)
-        logger.info("archived {}", counted(len(jobs), "job"))
+        count += len(jobs)
         yield len(jobs)
-    clear(facts, now)
+    if count:
+        logger.info("archived {}", counted(count, "job"))
+    for _ in clearing(facts, now):
+        yield 0
     if archive.index(JOBS):
         commit()
 

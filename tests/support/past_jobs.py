@@ -16,6 +16,9 @@ DICT = "ollama-ledger"
 FAILED_EACH = 50
 """Of so many jobs one has failed."""
 
+MODELS = 500
+"""They are about so many."""
+
 
 def write_past(path: Path, count: int, last: datetime, *, every: timedelta = timedelta(minutes=1)) -> list[str]:
     """Write so many jobs, of which the newest ended then; their ids, the oldest first."""
@@ -26,23 +29,24 @@ def write_past(path: Path, count: int, last: datetime, *, every: timedelta = tim
         for number in range(count):
             entries = dict(_facts(number, began + every * number))
             rows = [(DICT, key, json.dumps(value, separators=(",", ":"))) for key, value in entries.items()]
-            connection.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+            connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
             ids.append(_id(number))
     connection.close()
     return ids
 
 
 def _id(number: int) -> str:
+    generation, line = divmod(number, MODELS)
     alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
-    scattered, letters = number * 7_919_777_777 % 10**12, ""
+    scattered, letters = (line + 1) * 7_919_777_777 % 10**12, ""
     for _ in range(10):
         scattered, letter = divmod(scattered, len(alphabet))
         letters += alphabet[letter]
-    return f"{letters}-1"
+    return f"{letters}-{generation + 1}"
 
 
 def _facts(number: int, at: datetime) -> Iterator[tuple[str, Any]]:
-    id, subject = _id(number), f"library-{number}:latest"
+    id, subject = _id(number), f"library-{number % MODELS}:latest"
     progress = {"completed": 1_000, "total": 1_000, "bytes_per_second": 204_000_000.0, "status": "pulling"}
     token, moments = f"{number:016x}", [isoformat(at + timedelta(seconds=second)) for second in range(4)]
     yield (
@@ -79,4 +83,4 @@ def _facts(number: int, at: datetime) -> Iterator[tuple[str, Any]]:
             "token": token,
         },
     )
-    yield keys.live("pull", subject), {"v": 1, "line": id.rpartition("-")[0], "generation": 2}
+    yield keys.live("pull", subject), {"v": 1, "line": id.rpartition("-")[0], "generation": number // MODELS + 2}

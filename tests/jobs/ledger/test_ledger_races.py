@@ -354,7 +354,7 @@ def test_an_id_is_given_up_at_last() -> None:
         first = world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id
         world.watcher.cancel(first, by="test")
         finish(world, then_wait=31 * 86_400)
-        assert sorted(world.facts.keys()) == ["live/pull/m", "open_complete"]
+        assert sorted(world.facts.keys()) == ["cleared", "live/pull/m", "open_complete"]
         line, _, generation = first.rpartition("-")
         assert world.watcher.post("pull", "m", {"model": "m"}, by="test").job.id == f"{line}-{int(generation) + 1}"
 
