@@ -102,19 +102,22 @@ class ArchiveThread:
                     break
         return count
 
+    def try_once(self) -> timedelta:
+        """The same, but what fails is said and told as a problem; how long to wait before the next round."""
+        try:
+            self.run_once()
+        except Trouble as trouble:
+            self._said(trouble)
+            return AGAIN
+        except Exception as error:  # noqa: BLE001 - nothing is removed before it is archived, and `up` goes on
+            logger.opt(exception=error).error("what is old could not be archived, and is tried again: {}", error)
+        else:
+            self._said(None)
+        return EVERY
+
     def _run(self) -> None:
-        while True:
-            pause = EVERY
-            try:
-                self.run_once()
-                self._said(None)
-            except Trouble as trouble:
-                self._said(trouble)
-                pause = AGAIN
-            except Exception as error:  # noqa: BLE001 - nothing is removed before it is archived, and `up` goes on
-                logger.opt(exception=error).error("what is old could not be archived, and is tried again: {}", error)
-            if self._clock.wait(pause.total_seconds(), self._stopping):
-                return
+        while not self._clock.wait(self.try_once().total_seconds(), self._stopping):
+            pass
 
     def _said(self, trouble: Trouble | None) -> None:
         """Say it once as it goes, and once when it is over."""

@@ -127,6 +127,11 @@ class ArchivedJobs:
             recent = {id: record for id, record in files.recent.items() if id.startswith(text)}
             return [job for record in (records | recent).values() if record and (job := _job(record))]
 
+    def place(self, id: str) -> Place | None:
+        """Where that job stands among all; None where it is not archived."""
+        job = self.find(id)
+        return None if job is None else place_of(job.as_json())
+
     def count(self) -> int:
         """How many there are."""
         with self._archive.opened(JOBS) as files:
