@@ -5,7 +5,7 @@ time, so that nobody waits for the archive, and again later where the disk is fu
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,11 @@ from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.core.units import counted
 from jobs.home.home import Home
+from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.store.files import translated
 from jobs.store.protocols import ShrinkingDict
-from jobs.telemetry.archive import Commit, archive_at, archive_facts, archiving_jobs
+from jobs.telemetry.archive import AFTER, Commit, archive_at, archive_facts, archiving_jobs
 from jobs.telemetry.archive_files import Archive
 from jobs.weights.history import recall, remember
 
@@ -35,16 +36,26 @@ PAUSE = timedelta(milliseconds=250)
 """Between two steps: five hundred jobs take some 100 ms, and whoever is served meanwhile comes first."""
 
 
-def archiving(ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit) -> Iterator[int]:
+def archiving(
+    ledger: Ledger,
+    facts: ShrinkingDict,
+    archive: Archive,
+    now: datetime,
+    commit: Commit,
+    *,
+    since: datetime | None = None,
+) -> Iterator[int]:
     """Take what is old out of the ledger, a step at a time: how much went in each.
 
     Before a job or a day of usage leaves, what the upkeep of the weights has to know of it is written down: no night
     need have seen it, and without a fleet none comes.
     """
     remember(facts, recall(facts, ()))
-    yield from archiving_jobs(
-        ledger, facts, archive, now, commit, learn=lambda jobs: remember(facts, recall(facts, jobs))
-    )
+
+    def learn(jobs: Sequence[Job]) -> None:
+        remember(facts, recall(facts, jobs))
+
+    yield from archiving_jobs(ledger, facts, archive, now, commit, learn=learn, since=since)
     yield archive_facts(facts, archive, now, commit)
 
 
@@ -62,6 +73,9 @@ class ArchiveThread:
         self._stopping = threading.Event()
         #: Opened by whoever runs a round first: our thread, but for tests.
         self._opened: tuple[Ledger, SqliteDict] | None = None
+        #: Those that ended before are archived, by a round that came to its end; None before one has, and when the
+        #: clock was set back. As above.
+        self._archived_until: datetime | None = None
         #: Why the last round failed, if it did. Our thread writes it, any thread reads it.
         self._trouble: Trouble | None = None
         self._thread = threading.Thread(target=self._run, name="archive", daemon=True)
@@ -92,10 +106,13 @@ class ArchiveThread:
             if self._opened is None:
                 self._opened = self._home.ledger(self._clock), self._home.facts()
             ledger, facts = self._opened
-            for went in archiving(ledger, facts, self._archive, self._clock.now(), nothing_to_commit):
+            now = self._clock.now()
+            since = self._archived_until if self._archived_until and self._archived_until < now - AFTER else None
+            for went in archiving(ledger, facts, self._archive, now, nothing_to_commit, since=since):
                 count += went
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):
                     return count
+            self._archived_until = now - AFTER
             while given := facts.give_back():
                 logger.debug("gave {} of the ledger's file back", counted(given, "page"))
                 if self._clock.wait(PAUSE.total_seconds(), self._stopping):

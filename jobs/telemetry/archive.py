@@ -73,7 +73,14 @@ def archive_jobs(
 
 
 def archiving_jobs(
-    ledger: Ledger, facts: ShrinkingDict, archive: Archive, now: datetime, commit: Commit, *, learn: Learn = nothing
+    ledger: Ledger,
+    facts: ShrinkingDict,
+    archive: Archive,
+    now: datetime,
+    commit: Commit,
+    *,
+    learn: Learn = nothing,
+    since: datetime | None = None,
 ) -> Iterator[int]:
     """The same, some jobs a step: how many went in each; none where only what is left of others was removed.
 
@@ -86,9 +93,10 @@ def archiving_jobs(
         now: the time.
         commit: has what was written there last.
         learn: told of the jobs of a step before the ledger forgets them, of some perhaps twice.
+        since: those that ended before are archived already, as whoever asks knows.
 
     """
-    count, leaving = 0, ledger.reader.ended(until=now - AFTER)
+    count, leaving = 0, ledger.reader.ended(since=since, until=now - AFTER)
     while jobs := list(islice(leaving, AT_ONCE)):
         archive.append(JOBS, (job.as_json() for job in sorted(jobs, key=lambda job: job.age)))
         commit()

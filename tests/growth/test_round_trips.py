@@ -6,6 +6,8 @@ are counted, and neither may grow with the jobs that have ended.
 
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -295,3 +298,65 @@ def test_a_night_keeps_to_its_budget(days: int) -> None:
     steps = sum(asked.startswith("enqueue ") for asked in trips.asked)
     assert steps
     assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked
+
+
+# -- bells -------------------------------------------------------------------------------------------------------------
+
+
+class File:
+    """One machine's queue and dict, and how often an id was put into the queue."""
+
+    def __init__(self, path: Path, clock: HandClock) -> None:
+        self.facts = SqliteDict(path)
+        self.clock = clock
+        self.queue = PutsCounted(path, clock=clock)
+
+    def close(self) -> None:
+        self.queue.close()
+        self.facts.close()
+
+
+class PutsCounted(SqliteQueue):
+    puts = 0
+
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        self.puts += 1
+        super().put(v, block, partition=partition)
+
+
+def ring(ledger: Callable[[], Ledger], clock: HandClock, *, empty: Callable[[], object], queued: int) -> list[int]:
+    """How many bells each of ten ticks rang: of ledgers that were just opened, with nobody to hear them."""
+    for number in range(queued):
+        ledger().post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
+    rung = []
+    for tick in range(10):
+        clock.tick(300)
+        if tick == 5:
+            empty()  # the platform forgets what is queued
+        rung.append(len(ledger().sweep().enqueued))
+    return rung
+
+
+def test_a_job_is_rung_once_by_whoever_ticks_on_a_deployment() -> None:
+    """When a job was rung last is a fact: ten ticks, each with a ledger of its own, ring for none that is in the queue,
+    and once for each that the queue has lost; however few work there."""
+    scene = Scene()
+    queue = scene.store.queue
+    rung = ring(scene.ledger, scene.clock, empty=queue.lanes.clear, queued=60)
+    assert rung == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert len(queue.lanes["weights"]) == 60
+
+
+def test_a_job_is_rung_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> None:
+    """The same in one machine's file: each job is put into its queue as it is posted, and once when it was lost."""
+    clock = HandClock()
+    file = File(tmp_path / "l", clock)
+
+    def empty() -> None:
+        while file.queue.get(block=False, partition="weights") is not None:
+            pass
+
+    rung = ring(lambda: Ledger(file.queue, file.facts, clock), clock, empty=empty, queued=60)
+    assert rung == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert (file.queue.puts, file.queue.len(partition="weights")) == (120, 60)
+    file.close()

@@ -13,40 +13,46 @@ from jobs.store.sqlite import SqliteDict
 
 DICT = "ollama-ledger"
 
-FAILED_EACH = 50
-"""Of so many jobs one has failed."""
+EVERY = timedelta(minutes=1)
 
 MODELS = 500
 """They are about so many."""
 
 
-def write_past(path: Path, count: int, last: datetime, *, every: timedelta = timedelta(minutes=1)) -> list[str]:
-    """Write so many jobs, of which the newest ended then; their ids, the oldest first."""
+def write_past(path: Path, count: int, last: datetime, *, models: str = "library", failed_each: int = 50) -> list[str]:
+    """Write so many jobs about these models, one a minute, of which the newest ended then; their ids, the oldest first.
+
+    Of so many each, one has failed; of none, where that is 0.
+    """
     SqliteDict(path).close()  # makes the tables
-    began = last - every * count
+    began = last - EVERY * count
     ids = []
     with sqlite3.connect(path) as connection:
         for number in range(count):
-            entries = dict(_facts(number, began + every * number))
+            entries = dict(
+                _facts(
+                    number, began + EVERY * number, models, has_failed=bool(failed_each) and number % failed_each == 0
+                )
+            )
             rows = [(DICT, key, json.dumps(value, separators=(",", ":"))) for key, value in entries.items()]
             connection.executemany("INSERT OR REPLACE INTO entries VALUES (?, ?, ?)", rows)
-            ids.append(_id(number))
+            ids.append(_id(number, models))
     connection.close()
     return ids
 
 
-def _id(number: int) -> str:
+def _id(number: int, models: str) -> str:
     generation, line = divmod(number, MODELS)
     alphabet = "abcdefghjkmnpqrstuvwxyz23456789"
-    scattered, letters = (line + 1) * 7_919_777_777 % 10**12, ""
-    for _ in range(10):
+    scattered, letters = (line + 1) * 7_919_777_777 % 10**12, models[0]
+    for _ in range(9):
         scattered, letter = divmod(scattered, len(alphabet))
         letters += alphabet[letter]
     return f"{letters}-{generation + 1}"
 
 
-def _facts(number: int, at: datetime) -> Iterator[tuple[str, Any]]:
-    id, subject = _id(number), f"library-{number % MODELS}:latest"
+def _facts(number: int, at: datetime, models: str, *, has_failed: bool) -> Iterator[tuple[str, Any]]:
+    id, subject = _id(number, models), f"{models}-{number % MODELS}:latest"
     progress = {"completed": 1_000, "total": 1_000, "bytes_per_second": 204_000_000.0, "status": "pulling"}
     token, moments = f"{number:016x}", [isoformat(at + timedelta(seconds=second)) for second in range(4)]
     yield (
@@ -67,7 +73,6 @@ def _facts(number: int, at: datetime) -> Iterator[tuple[str, Any]]:
     claim = {"v": 1, "at": moments[1], "worker": "w:1", "lease_seconds": 20.0, "token": token}
     yield keys.claim(id, 1), claim
     yield keys.beat(id, 1), {"v": 1, "at": moments[2], "progress": progress}
-    has_failed = number % FAILED_EACH == 0
     yield (
         keys.end(id, 1),
         {
