@@ -12,8 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from jobs.store.bulk import Moment
-from jobs.store.sqlite import BUSY_SECONDS, in_time, listing, store_trouble
+from jobs.store.sqlite import BUSY_SECONDS, listing, store_trouble
 
 _AS_IT_LIES, _INDEX_UNTOUCHED, _AS_ANY_READER = "immutable=1", "mode=ro&readonly_shm=1", "mode=ro"
 
@@ -44,9 +43,6 @@ class SqliteReader:
         rows = self._rows(sql, *values)
         # As one document, for the reason that `SqliteDict.items` has.
         return zip((key for key, _ in rows), json.loads(f"[{','.join(text for _, text in rows)}]"), strict=True)
-
-    def by_time(self, prefix: str, after: Moment, until: str, most: int) -> list[Moment] | None:
-        return [Moment(*row) for row in self._rows(*in_time(self._name, prefix, after, until, most))]
 
     def _rows(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         try:

@@ -17,7 +17,7 @@ from app.local.nightly_thread import NightlyThread
 from jobs.home.home import Home, Stack
 from jobs.models.card import KnownModel
 from jobs.store.sqlite import SqliteQueue
-from jobs.telemetry.archive import AFTER
+from jobs.telemetry.archive import AFTER, AT_ONCE
 from jobs.testing.clock import HandClock
 from tests.support.counting_files import file_operations
 from tests.support.counting_sqlite import Steps
@@ -123,10 +123,10 @@ def test_to_archive_twice_as_many_costs_twice_as_much(idle: Callable[..., Idle],
 
 @pytest.mark.parametrize("later", [60, 3 * 3600])
 def test_a_round_after_a_long_one_costs_nothing(idle: Callable[..., Idle], steps: Steps, later: float) -> None:
-    """Once many jobs are archived, and once what was left of them is removed, a round reads none of them again, and asks
-    a handful of things of the file system."""
+    """Once many jobs are archived, and once what was left of them is removed, a round reads none of them again but
+    those of the last step, and asks a handful of things of the file system."""
     counts, files = [], []
-    for old in (600, 1_200):
+    for old in (AT_ONCE, 2 * AT_ONCE):
         world = idle(10, old)
         world.archive.run_once()
         world.clock.tick(later)
