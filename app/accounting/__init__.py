@@ -1,4 +1,4 @@
-"""What leaves the Dict for the archive, and what it all cost.
+"""Brings the archive up to date, and tells what it all cost.
 
 archiving     brings the archive up to date, and a thread that sees to it on one machine
 modal_prices  what Modal itself asks for at this moment

@@ -1,4 +1,4 @@
-"""What is counted and told: usage, container time, cost, incidents, the nightly report, the webhook.
+"""What is counted and told: usage, container time, cost, incidents, the nightly report, the archive, the webhook.
 
 archive         what leaves the ledger for the archive, and how it is read from there
 archive_files   files of JSON lines that only grow, rotated by size

@@ -161,10 +161,13 @@ class ArchivedJobs:
 
 
 def _newest(files: OpenArchive, before: Place | None) -> Iterator[Job]:
-    places = sorted(((place, record) for record in files.recent.values() if (place := place_of(record))), reverse=True)
-    recent = ((place, record) for place, record in places if before is None or place < before)
-    entries = files.index.newest(before) if files.index else ()
-    indexed = ((entry.place, entry) for entry in entries if entry.place.id not in files.recent)
+    found = ((place_of(record), record) for record in files.recent.values())
+    places = [(place, record) for place, record in found if place and (before is None or place < before)]
+    recent: list[tuple[Place, Entry | dict[str, Any]]] = [*sorted(places, key=itemgetter(0), reverse=True)]
+    entries = files.index.newest(before) if files.index else iter(())
+    indexed: Iterator[tuple[Place, Entry | dict[str, Any]]] = (
+        (entry.place, entry) for entry in entries if entry.place.id not in files.recent
+    )
     for _, each in merge(recent, indexed, key=itemgetter(0), reverse=True):
         record = files.record(each) if isinstance(each, Entry) else each
         if record is not None and (job := _job(record)) is not None:

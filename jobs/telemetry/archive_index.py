@@ -86,10 +86,10 @@ class _Table(Sequence[Entry]):
 
     file: BinaryIO
     begin: int
-    count: int
+    size: int
 
     def __len__(self) -> int:
-        return self.count
+        return self.size
 
     def __getitem__(self, number: Any) -> Any:
         return Entry.unpacked(os.pread(self.file.fileno(), _ENTRY.size, self.begin + number * _ENTRY.size))
@@ -183,8 +183,8 @@ def extend(path: Path, files: Iterable[int], lines_of: Callable[[int], Iterable[
         try:
             with open(draft, "wb", opener=private.opener) as file:
                 file.write(json.dumps(head, separators=(",", ":")).encode() + b"\n")
-                for entries, key in ((known and known.by_id, _by_id), (known and known.by_time, _by_time)):
-                    file.writelines(_merged(entries, sorted(new, key=key), key))
+                file.writelines(_merged(known.by_id if known else None, sorted(new, key=_by_id), _by_id))
+                file.writelines(_merged(known.by_time if known else None, sorted(new, key=_by_time), _by_time))
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(path)
