@@ -300,7 +300,7 @@ def test_a_night_keeps_to_its_budget(days: int) -> None:
     assert len(trips) <= 40 + 6 * steps + 5 * open_jobs + days, trips.asked
 
 
-# -- bells -------------------------------------------------------------------------------------------------------------
+# -- what fresh ledgers put into the queue -----------------------------------------------------------------------------
 
 
 class File:
@@ -324,30 +324,32 @@ class PutsCounted(SqliteQueue):
         super().put(v, block, partition=partition)
 
 
-def ring(ledger: Callable[[], Ledger], clock: HandClock, *, empty: Callable[[], object], queued: int) -> list[int]:
-    """How many bells each of ten ticks rang: of ledgers that were just opened, with nobody to hear them."""
+def tick_often(
+    ledger: Callable[[], Ledger], clock: HandClock, *, empty: Callable[[], object], queued: int
+) -> list[int]:
+    """How many ids each of ten ticks puts in: of ledgers that were just opened, with nobody who takes them."""
     for number in range(queued):
         ledger().post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
-    rung = []
+    put_in = []
     for tick in range(10):
         clock.tick(300)
         if tick == 5:
             empty()  # the platform forgets what is queued
-        rung.append(len(ledger().sweep().enqueued))
-    return rung
+        put_in.append(len(ledger().sweep().enqueued))
+    return put_in
 
 
-def test_a_job_is_rung_once_by_whoever_ticks_on_a_deployment() -> None:
-    """When a job was rung last is a fact: ten ticks, each with a ledger of its own, ring for none that is in the queue,
-    and once for each that the queue has lost; however few work there."""
+def test_a_job_is_put_in_once_by_whoever_ticks_on_a_deployment() -> None:
+    """When a job was put in last is a fact: ten ticks, each with a ledger of its own, put in none that is in the queue,
+    and each that the queue has lost once; though nobody works there."""
     scene = Scene()
     queue = scene.store.queue
-    rung = ring(scene.ledger, scene.clock, empty=queue.lanes.clear, queued=60)
-    assert rung == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    put_in = tick_often(scene.ledger, scene.clock, empty=queue.lanes.clear, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
     assert len(queue.lanes["weights"]) == 60
 
 
-def test_a_job_is_rung_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> None:
+def test_a_job_is_put_in_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> None:
     """The same in one machine's file: each job is put into its queue as it is posted, and once when it was lost."""
     clock = HandClock()
     file = File(tmp_path / "l", clock)
@@ -356,7 +358,7 @@ def test_a_job_is_rung_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> N
         while file.queue.get(block=False, partition="weights") is not None:
             pass
 
-    rung = ring(lambda: Ledger(file.queue, file.facts, clock), clock, empty=empty, queued=60)
-    assert rung == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    put_in = tick_often(lambda: Ledger(file.queue, file.facts, clock), clock, empty=empty, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
     assert (file.queue.puts, file.queue.len(partition="weights")) == (120, 60)
     file.close()

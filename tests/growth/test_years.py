@@ -62,7 +62,7 @@ class Idle:
         self.nightly = NightlyThread(self.home, stack, fleet(), self.clock)
 
 
-ROUNDS: dict[str, Callable[[Idle], object]] = {
+WORK: dict[str, Callable[[Idle], object]] = {
     "the archive": lambda idle: idle.archive.run_once(),
     "the check for alerts": lambda idle: idle.nightly.check_alerts(),
     "the sweep of a worker": lambda idle: idle.ledger.sweep(),
@@ -88,15 +88,15 @@ def idle(tmp_path: Path, steps: Steps) -> Callable[..., Idle]:
     return make
 
 
-@pytest.mark.parametrize("what", ROUNDS)
+@pytest.mark.parametrize("what", WORK)
 def test_an_idle_round_costs_the_same(what: str, idle: Callable[..., Idle], steps: Steps) -> None:
     """The second round of everything that goes on by itself reads no more with twice as many jobs that have ended."""
     counts = []
     for ended in (N, 2 * N):
         world = idle(ended)
-        ROUNDS[what](world)
+        WORK[what](world)
         world.clock.tick(180)
-        counts.append(steps.of(lambda: ROUNDS[what](world)))  # noqa: B023 - called at once
+        counts.append(steps.of(lambda: WORK[what](world)))  # noqa: B023 - called at once
     once, twice = counts
     assert 0 < twice <= SPARE * once, counts
 
@@ -106,7 +106,7 @@ def test_to_archive_some_costs_by_those(leaving: int, idle: Callable[..., Idle],
     """To archive some jobs of many costs as much as to archive those of few; and twice as many, twice as much."""
     few, many = (idle(ended, leaving) for ended in (50, 800))
     for world in (few, many):
-        ROUNDS["the sweep of a worker"](world)
+        WORK["the sweep of a worker"](world)
     counts = [steps.of(world.archive.run_once) for world in (few, many)]
     assert counts[1] <= 1.25 * counts[0], counts  # deeper B-trees
     for world in (few, many):

@@ -86,12 +86,12 @@ def test_room_is_given_back_some_at_a_time(tmp_path: Path, is_older: bool) -> No
     facts.put("stays", "there")
     assert facts.give_back() == 0
     facts.remove_all(f"k{number}" for number in range(3_500))
-    rounds = []
+    steps_back = []
     while given := facts.give_back():
-        rounds.append(given)
-    assert rounds
-    assert sum(rounds) > 1_000
-    assert is_older or max(rounds) <= SPARE_PAGES
+        steps_back.append(given)
+    assert steps_back
+    assert sum(steps_back) > 1_000
+    assert is_older or max(steps_back) <= SPARE_PAGES
     assert path.stat().st_size < (SPARE_PAGES + 500) * 4_096
     assert dict(facts.items()) == {"stays": "there"}
     facts.close()
