@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from loguru import logger
 
-from app.accounting.archive import archive_at, archive_facts, archive_jobs
+from app.accounting.archiving import archiving
 from app.accounting.spending import note_month
 from app.deployment.volume_queries import weights_use
 from app.deployment.worker_process import work
@@ -37,6 +37,7 @@ from jobs.store.by_sort import DictBySort
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
+from jobs.telemetry.archive import archive_at
 from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile
@@ -324,8 +325,7 @@ def _archive(ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, flee
     archive = archive_at(mounted.root)
     try:
         note_old_archive(facts, archive, clock.now())
-        archive_jobs(ledger, facts, archive, clock.now(), mounted.commit)
-        archive_facts(facts, archive, clock.now(), mounted.commit)
+        sum(archiving(ledger, facts, archive, clock.now(), mounted.commit))
         note_month(facts, archive, fleet, clock.now())
     except Exception as error:  # noqa: BLE001 - nothing is removed before it is committed, so nothing is lost
         logger.opt(exception=error).error("the archive could not be brought up to date")

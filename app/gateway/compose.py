@@ -105,6 +105,7 @@ class GatewayParts:
             where the files are not ours to read.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_job: the one of this id among them; where left out, all of them are looked at.
         past: what has left the ledger's dict for the archive, by the keys that it had there.
         plans: what would be done, by a night or a prune.
         loop_watch: reports what holds the event loop up; None where nobody wants to know.
@@ -140,6 +141,7 @@ class GatewayParts:
     names_here: Callable[[bool], Sequence[ModelName]] | None = None
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_job: Callable[[str], Job | None] | None = None
     past: Callable[[], Mapping[str, Any]] = dict
     plans: Plans = field(default_factory=Plans)
     loop_watch: LoopWatch | None = None
@@ -286,7 +288,7 @@ class Composed:
 
         def used(since: date | None) -> list[Document]:
             self.usage_recorder.flush()  # so that what has just happened is in it
-            return [row.as_json() for row in usage(parts.facts, since=since)]
+            return [row.as_json() for row in usage(parts.facts, since=since, past=parts.past())]
 
         return OpsContext(
             open_ledger=parts.open_ledger,
@@ -306,6 +308,7 @@ class Composed:
             complaints=self._complaints,
             problems=parts.problems,
             archived=parts.archived,
+            archived_job=parts.archived_job,
             send_worker=parts.send_worker,
             changed=parts.known_state.refresh,
             rate_limit=parts.rate_limit,

@@ -15,7 +15,6 @@ import modal
 from loguru import logger
 
 from app import resources
-from app.accounting.archive import archive_at
 from app.deploy_refusals import refusals_told
 from app.deployment.addresses import addresses, longest_start, proxy_headers
 from app.deployment.server_container import end_container
@@ -39,6 +38,7 @@ from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
 from jobs.ledger.ledger import Ledger
+from jobs.telemetry.archive import archive_at
 
 PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"
@@ -171,6 +171,7 @@ class Service:
                 thrown=models.thrown,
                 names_here=models.names_here,
                 archived=models.archived,
+                archived_job=models.archived_job,
                 past=models.past,
                 loop_watch=watch_of(environ, clock),
                 plans=Plans(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from loguru import logger
 
+from app.accounting.spending import Past
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import VARIABLE, Keys
 from app.gateway.catalog.sources import Directory, Listing
@@ -33,6 +34,7 @@ from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import is_loopback
+from jobs.telemetry.archive import ArchivedJobs, archive_at
 from jobs.weights import trash
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey
@@ -103,6 +105,7 @@ class LocalGateway:
         self._keyless = keys.is_empty
         self._origins = plan.origins
         self._facts = home.facts()
+        self._archive = ArchivedJobs(archive_at(home.root))
         self._served = servers.served
         urls = {tier.name: url for tier, url in zip(servers.tiers, servers.urls, strict=True)}
         self._listing = OllamaClient(servers.urls[0], clock=clock)
@@ -144,6 +147,9 @@ class LocalGateway:
                     prune=lambda request: dry_run(home, clock, request),
                 ),
                 problems=problems,
+                archived=self._archive.since,
+                archived_job=self._archive.find,
+                past=Past(archive_at(home.root), clock),
                 complaints=(lambda: tuple(complaints(survey(layout)))) if layout else tuple,
                 thrown=(lambda: trash.versions(layout)) if layout else tuple,
                 names_here=(lambda with_trash: survey(layout).names(trash=with_trash)) if layout else None,

@@ -3,10 +3,10 @@
 Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from loguru import logger
 
@@ -18,7 +18,7 @@ from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.reader import LedgerReader
+from jobs.ledger.job import Job
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
@@ -44,7 +44,14 @@ class AlertsChecked:
     has_news: bool
 
 
-def check(ledger: LedgerReader, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+class JobsToJudge(Protocol):
+    """A ledger's reader; or whoever knows which of its jobs matter to a check (`app.scheduler.watched_jobs`)."""
+
+    def jobs(self) -> Sequence[Job]:
+        """All jobs; or those that are open, failed for good, or were worked on last."""
+
+
+def check(ledger: JobsToJudge, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
     `rented` is false on one machine.

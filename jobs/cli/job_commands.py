@@ -133,6 +133,7 @@ class JobCommands:
         log: where the workers' log is.
         posted: told of each job that was posted or joined, so that somebody may be sent to work on it.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_begin: those whose id begins so; where left out, all of them are looked at.
         worded: turns the commands of `ollama-modal` in a text into those of this place.
         defaults: of parameters that are left out, by name.
         poll_every: how often a job that is followed is read.
@@ -149,6 +150,7 @@ class JobCommands:
     log: str
     posted: Callable[[Job], None] = nothing
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_begin: Callable[[str], Iterable[Job]] | None = None
     worded: Callable[[str], str] = str
     defaults: Callable[[], Mapping[str, Any]] = dict
     poll_every: timedelta = POLL_EVERY
@@ -431,7 +433,7 @@ class JobCommands:
             return self.reader.get(text)
         except NotFound:
             ids = sorted(self.reader.ids(text))
-            old = {} if ids else {job.id: job for job in self.archived(LONG_AGO) if job.id.startswith(text)}
+            old = {} if ids else {job.id: job for job in self._archived_begin(text)}
             if not ids and not old:
                 raise
         if text in old:
@@ -441,6 +443,11 @@ class JobCommands:
             shown = ", ".join(ids[:4]) + (f" and {len(ids) - 4} more" if len(ids) > 4 else "")
             raise BadRequest(f"{len(ids)} jobs begin with {text!r}", hint=f"say more of it: {shown}")
         return old.get(ids[0]) or self.reader.get(ids[0])
+
+    def _archived_begin(self, text: str) -> Iterable[Job]:
+        if self.archived_begin is not None:
+            return self.archived_begin(text)
+        return (job for job in self.archived(LONG_AGO) if job.id.startswith(text))
 
     # -- what is there -------------------------------------------------------------------------------------------------
 

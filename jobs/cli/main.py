@@ -35,6 +35,7 @@ from jobs.version import VERSION
 
 if TYPE_CHECKING:
     from jobs.home.gateway_client import GatewayClient
+    from jobs.telemetry.archive import ArchivedJobs
 
 IDLE = ("nothing is working the queue; the job waits until `up` runs", "hint: start it: `ollama-modal up`")
 
@@ -100,9 +101,18 @@ def this_machine() -> ThisMachine:
         idle=IDLE,
         log=str(home.logs / "up.log"),
         defaults=lambda: _defaults(home),
+        archived=lambda since: archived_jobs(home).since(since),
+        archived_begin=lambda text: archived_jobs(home).beginning(text),
         refusal=lambda kind, name: _refusal(home, clock, kind, name),
     )
     return ThisMachine(home, commands)
+
+
+def archived_jobs(home: Home) -> "ArchivedJobs":
+    """The jobs that have left the ledger of this machine."""
+    from jobs.telemetry.archive import ArchivedJobs, archive_at  # noqa: PLC0415 - a list of new jobs needs none of it
+
+    return ArchivedJobs(archive_at(home.root))
 
 
 def _defaults(home: Home) -> Mapping[str, Any]:

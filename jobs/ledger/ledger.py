@@ -29,7 +29,7 @@ from jobs.ledger.kinds import KINDS, Kinds, kind_named
 from jobs.ledger.open_jobs import OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.ledger.sweeper import Sweeper, Swept, waits_among
-from jobs.store import keys
+from jobs.store import bulk, keys
 from jobs.store.patient_calls import Calls, Heard, PatientQueue, PatientShrinkingDict
 from jobs.store.protocols import QueueLike, ShrinkingDict
 
@@ -339,19 +339,18 @@ class Ledger:
 
     # -- what the archive does -----------------------------------------------------------------------------------------
 
-    def retire(self, id: str) -> None:
-        """List an ended job no longer: it is archived, and `jobs.ledger.expiry` may remove it.
+    def retire(self, *jobs: Job) -> None:
+        """List these jobs no longer: they are archived, and `jobs.ledger.expiry` may remove them.
 
         Raises:
-            Refused: the job has not ended.
+            Refused: one of them has not ended; none of them is retired.
 
         """
-        job = self.reader.find(id)
-        if job is None:
-            return
-        if not job.has_ended:
-            raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
-        self._attempts.write_once(keys.gone(id), {"at": isoformat(self._clock.now())})
+        for job in jobs:
+            if not job.has_ended:
+                raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
+        mark = {"v": VERSION, "at": isoformat(self._clock.now())}
+        bulk.add_all(self._facts, {keys.gone(job.id): mark for job in jobs})
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

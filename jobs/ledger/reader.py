@@ -1,17 +1,23 @@
 """Reads the jobs of a ledger: each is the fold over its facts. It writes nothing, and asks no queue."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Self
 
-from jobs.core.clock import Clock, parse_moment
+from jobs.core.clock import Clock, isoformat, parse_moment
 from jobs.core.errors import NotFound
 from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
 from jobs.ledger.open_jobs import OpenJob
-from jobs.store import keys
+from jobs.store import bulk, keys
 from jobs.store.patient_calls import Calls, PatientReads
 from jobs.store.protocols import ReadableDict
+
+AT_ONCE = 1_000
+"""Entries that are looked up by their time in one step."""
+
+TOGETHER = 40
+"""Jobs that are read in one step: SQLite takes some hundred ranges in a statement, and each job is seven."""
 
 
 class LedgerReader:
@@ -88,10 +94,14 @@ class LedgerReader:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
+        return self._folded_newest(self._facts.items(*keys.OF_JOBS), newest)
+
+    def _folded_newest(self, entries: Iterable[tuple[str, Any]], newest: int | None = None) -> list[Job]:
+        """The jobs that these entries tell of and that are listed, newest first; or so many of the newest."""
         gathered: dict[str, JobFacts] = {}
         gone: set[str] = set()
         rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for key, value in self._facts.items(*keys.OF_JOBS):
+        for key, value in entries:
             word, slash, about = key.partition("/")
             match word + slash:
                 case keys.JOB:
@@ -112,6 +122,44 @@ class LedgerReader:
                 else:
                     {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def open_jobs(self) -> list[Job]:
+        """The jobs that have not ended, by the index of them: whatever else there is, nothing of it is read."""
+        jobs = (self.find(key.removeprefix(keys.OPEN)) for key in self._facts.keys(keys.OPEN))
+        return [job for job in jobs if job is not None and not job.has_ended]
+
+    def ended(self, *, until: datetime, since: datetime | None = None) -> Iterator[Job]:
+        """The jobs that ended then and are listed, those first that ended first.
+
+        Where the store finds entries by their time nothing else is read, and what is not taken costs nothing; elsewhere
+        all jobs are.
+        """
+        at = bulk.Moment(isoformat(since) if since else "")
+        while (ends := bulk.by_time(self._facts, keys.END, at, isoformat(until), AT_ONCE)) is not None:
+            ids = [end.key.removeprefix(keys.END).rpartition("/") for end in ends]
+            jobs = {job.id: job for job in self.listed(id for id, _, _ in ids)}
+            for id, _, n in ids:
+                job = jobs.get(id)
+                if job is not None and job.has_ended and len(job.attempts) == int(n):
+                    yield job
+            if len(ends) < AT_ONCE:
+                return
+            at = ends[-1]
+        found = ((job.ended_at, job) for job in self.jobs() if job.ended_at is not None)
+        known = [(ended_at, job) for ended_at, job in found if ended_at <= until and (not since or ended_at > since)]
+        yield from (job for _, job in sorted(known, key=lambda entry: (entry[0], entry[1].age)))
+
+    def listed(self, ids: Iterable[str]) -> list[Job]:
+        """The jobs of these ids that are there, and not archived; all facts of one are read in one step."""
+        wanted = list(dict.fromkeys(ids))
+        found: list[Job] = []
+        for first in range(0, len(wanted), TOGETHER):
+            some = wanted[first : first + TOGETHER]
+            prefixes = [prefix for id in some for prefix in _facts_of_job(id)]
+            entries = self._facts.items(*prefixes)
+            # What begins as the job with the number 1 may be that with the number 10.
+            found += self._folded_newest((key, value) for key, value in entries if key.split("/")[1] in some)
+        return found
 
     def select(
         self,
@@ -193,3 +241,9 @@ def _age(entry: tuple[str, JobFacts]) -> tuple[datetime, int, str]:
     """As `Job.age`, of a job that is not folded yet."""
     id, facts = entry
     return parse_moment(facts.job["posted_at"]), generation_of(id), id
+
+
+def _facts_of_job(id: str) -> tuple[str, ...]:
+    """How all facts of one job begin; so may those of another one whose id begins as this one does."""
+    parts = (keys.claim(id, ""), keys.beat(id, ""), keys.end(id, ""))
+    return (keys.job(id), *parts, keys.cancel(id), keys.gone(id), keys.dismissed(id))

@@ -51,6 +51,7 @@ LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
 WORKER = "worker/"
+CLEARED = "cleared"
 
 
 def job(id: str) -> str:
@@ -206,6 +207,9 @@ OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
 CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
 """All facts of incidents."""
 
+BY_TIME = (END, GONE)
+"""What one machine's file finds by its `at` as well, however much of it there is."""
+
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
@@ -238,6 +242,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
      False, _STAYS),
+    (CLEARED, "up to which mark the facts of archived jobs are removed", "the archive on one machine", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),
@@ -246,7 +251,7 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
     (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
     (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
-     "archived when it has not reported for a day; on one machine it stays"),
+     "archived when it has not reported for a day"),
     (health("<tier>", "<n>"), "from when on a tier was so; each n once", "the check for alerts", True,
      "archived some days later, but for the last of a tier"),
     (WEIGHTS_GENERATION, "differs from before when the weights have changed", "the weights worker", False, _STAYS),

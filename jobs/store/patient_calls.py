@@ -6,7 +6,7 @@ never answered cannot be ended from here; `heard` tells of it, and who may leave
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
+from jobs.store import bulk
 from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
@@ -108,6 +109,9 @@ class PatientReads:
         what = f"read of all {', '.join(prefixes)}" if prefixes else "read of everything"
         return iter(self._calls.again(what, lambda: list(self._real.items(*prefixes))))
 
+    def by_time(self, prefix: str, after: bulk.Moment, until: str, most: int) -> list[bulk.Moment] | None:
+        return self._calls.again(f"list of {prefix}", lambda: bulk.by_time(self._real, prefix, after, until, most))
+
 
 class PatientDict(PatientReads):
     """A `DictLike`. A conditional put whose first answer was lost says False the second time, as Modal's own may."""
@@ -132,6 +136,13 @@ class PatientShrinkingDict(PatientDict):
 
     def update(self, other: Mapping[Any, Any], /) -> None:
         self._calls.again("write of several", lambda: self._shrinking.update(other))
+
+    def add_all(self, entries: Mapping[str, Any]) -> None:
+        self._calls.again("write", lambda: bulk.add_all(self._shrinking, entries))
+
+    def remove_all(self, keys: Iterable[str]) -> int:
+        known = list(keys)
+        return self._calls.again("removal", lambda: bulk.remove_all(self._shrinking, known))
 
 
 class PatientQueue:

@@ -308,9 +308,13 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
-    known = dict(facts.items(keys.USAGE))
+def usage(facts: ReadableDict, *, since: date | None = None, past: Mapping[str, Any] | None = None) -> list[Row]:
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
+
+    `past` is what has left the ledger, by the keys that it had there.
+    """
+    left = {key: entry for key, entry in (past or {}).items() if key.startswith(keys.USAGE)}
+    known = {**left, **dict(facts.items(keys.USAGE))}
     first = since.isoformat() if since else _first_day(known)
     entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from app.accounting.archive import archive_at, archive_facts, archive_jobs
 from app.fleet.schema import declared
 from app.scheduler.alert_check import healths
 from app.scheduler.alert_rules import AlertFacts, incidents
@@ -21,6 +20,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.models.aliases import Aliases, notes
 from jobs.models.index import Index
 from jobs.store import keys
+from jobs.telemetry.archive import archive_at, archive_facts, archive_jobs
 from jobs.telemetry.container_time import SHARES, Metered
 from jobs.telemetry.cost import cost
 from jobs.telemetry.incidents import Incident, cases, record

@@ -7,6 +7,8 @@ are counted, and neither may grow with the jobs that have ended.
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,6 +24,7 @@ from jobs.ledger.attempts import Claim
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
 from jobs.store import keys
+from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock
 from jobs.weights.history import Memory
@@ -347,3 +350,67 @@ def test_a_night_touches_what_a_dict_would_forget(entries: int, days: int) -> No
     trips = nights(scene, fleet_of(1))
     assert sum(asked.startswith("get usage/") for asked in trips.asked) == (entries if days == 5 else 0)
     assert len(trips) <= 40 + 2 + (6 * entries if days == 5 else 0), trips.asked
+
+
+# -- what fresh ledgers put into the queue -----------------------------------------------------------------------------
+
+
+class File:
+    """One machine's queue and dict, and how often an id was put into the queue."""
+
+    def __init__(self, path: Path, clock: HandClock) -> None:
+        self.facts = SqliteDict(path)
+        self.clock = clock
+        self.queue = PutsCounted(path, clock=clock)
+
+    def close(self) -> None:
+        self.queue.close()
+        self.facts.close()
+
+
+class PutsCounted(SqliteQueue):
+    puts = 0
+
+    def put(self, v: Any, block: bool = True, *, partition: str | None = None) -> None:
+        self.puts += 1
+        super().put(v, block, partition=partition)
+
+
+def tick_often(
+    ledger: Callable[[], Ledger], clock: HandClock, *, empty: Callable[[], object], queued: int
+) -> list[int]:
+    """How many ids each of ten ticks puts in: of ledgers that were just opened, with nobody who takes them."""
+    for number in range(queued):
+        ledger().post("pull", f"m{number}:latest", {"model": f"m{number}"}, by="test")
+    put_in = []
+    for tick in range(10):
+        clock.tick(300)
+        if tick == 5:
+            empty()  # the platform forgets what is queued
+        put_in.append(len(ledger().sweep().enqueued))
+    return put_in
+
+
+def test_a_job_is_put_in_once_by_whoever_ticks_on_a_deployment() -> None:
+    """When a job was put in last is a fact: ten ticks, each with a ledger of its own, put in none that is in the queue,
+    and each that the queue has lost once; though nobody works there."""
+    scene = Scene()
+    queue = scene.store.queue
+    put_in = tick_often(scene.ledger, scene.clock, empty=queue.lanes.clear, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert len(queue.lanes["weights"]) == 60
+
+
+def test_a_job_is_put_in_once_by_whoever_ticks_on_one_machine(tmp_path: Path) -> None:
+    """The same in one machine's file: each job is put into its queue as it is posted, and once when it was lost."""
+    clock = HandClock()
+    file = File(tmp_path / "l", clock)
+
+    def empty() -> None:
+        while file.queue.get(block=False, partition="weights") is not None:
+            pass
+
+    put_in = tick_often(lambda: Ledger(file.queue, file.facts, clock), clock, empty=empty, queued=60)
+    assert put_in == [0, 0, 0, 0, 0, 60, 0, 0, 0, 0]
+    assert (file.queue.puts, file.queue.len(partition="weights")) == (120, 60)
+    file.close()

@@ -5,6 +5,7 @@ call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
 client_bodies      what real client libraries send, recorded
 counting_files     how often a piece of work asks the file system for something
+counting_sqlite    counts what SQLite does for an answer, whoever asks
 counting_stores    a deployment's dicts and queue that count what is asked of them
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk
@@ -32,6 +33,7 @@ month_servers      the servers of that month
 nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
+past_jobs          a ledger's file with many jobs that have ended, as an older version left it
 person             a person at a terminal of their own, who types and sees what is written there
 processes          real processes: free ports, who runs, a driver that says what we like
 pull_setup         a pull from a loopback registry, through ledger and worker

@@ -6,25 +6,22 @@ written.
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from loguru import logger
 
 from app.accounting import spending
-from app.accounting.archive import TURNS, archive_at, archived_facts, archived_jobs
 from app.gateway.catalog.sources import Mounted
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
 from jobs.ledger.job import Job
 from jobs.models.card import KnownModel
+from jobs.telemetry.archive import ArchivedJobs, archive_at
 from jobs.weights import survey, trash
 from jobs.weights.layout import Layout
-
-PAST_EVERY = timedelta(minutes=5)
-"""The archive grows once a night."""
 
 
 class VolumeModels:
@@ -38,18 +35,17 @@ class VolumeModels:
     def __init__(self, root: Path, reload: Callable[[], None], clock: Clock) -> None:
         self._layout = Layout(root)
         self._archive = archive_at(root)
+        self._archived = ArchivedJobs(self._archive)
         self._models = Mounted(self._layout, reload)
         self._reload = reload
-        self._clock = clock
         #: Held by whichever thread reads the volume, from before it is brought up to date until its files are closed.
         self._reading = threading.Lock()
         #: Made when it is first asked for after the models were read. Under `_reading`.
         self._complaints: Sequence[str] | None = None
         #: The versions in the trash, as the complaints. Under `_reading`.
         self._thrown: Collection[tuple[str, str]] | None = None
-        #: What the archive holds, and when it was read. Under `_reading`.
-        self._past: Mapping[str, Any] = {}
-        self._past_at = float("-inf")
+        #: Under `_reading`, as it reads the volume.
+        self._past = spending.Past(self._archive, clock, self._bring_up_to_date)
 
     # A source of models
 
@@ -87,17 +83,18 @@ class VolumeModels:
         """The jobs that have left the ledger, of those posted since then, oldest first."""
         with self._reading:
             self._bring_up_to_date()
-            return list(archived_jobs(self._archive, since))
+            return self._archived.since(since)
+
+    def archived_job(self, id: str) -> Job | None:
+        """The job of this id that has left the ledger."""
+        with self._reading:
+            self._bring_up_to_date()
+            return self._archived.find(id)
 
     def past(self) -> Mapping[str, Any]:
         """What has left the ledger's dict for the archive, by key; some minutes old at most."""
         with self._reading:
-            now = self._clock.monotonic()
-            if now - self._past_at >= PAST_EVERY.total_seconds():
-                self._bring_up_to_date()
-                self._past = spending.archived_usage(self._archive) | archived_facts(self._archive, TURNS)
-                self._past_at = now
-            return self._past
+            return self._past()
 
     def _bring_up_to_date(self) -> None:
         try:

@@ -54,6 +54,7 @@ class OpsContext:
         complaints: what is wrong with the rest, in lines for people.
         problems: what is wrong with what was started beside the gateway, in lines for people.
         archived: the jobs that have left the ledger, of those posted since a moment.
+        archived_job: the one of this id among them; where left out, all of them are looked at.
         route: on which tier a model (and a context) is answered, and why, for a caller who may see these names.
         subject: the model that a name is about, which decides who may ask for it.
         tiers: asleep, waking, ready, degraded or lost, since when, and why.
@@ -86,6 +87,7 @@ class OpsContext:
     complaints: Callable[[], Sequence[str]] = tuple
     problems: Callable[[], Sequence[str]] = tuple
     archived: Callable[[datetime], Iterable[Job]] = no_archive
+    archived_job: Callable[[str], Job | None] | None = None
     send_worker: Callable[[str], object] = send_none
     changed: Callable[[], object] = nothing
     rate_limit: int | None = None

@@ -38,7 +38,8 @@ def cost(
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
-    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
@@ -47,7 +48,7 @@ def cost(
         return
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
-    rows = usage(at.home.read_facts(), since=began.date())
+    rows = usage(at.home.read_facts(), since=began.date(), past=archived_facts(archive_at(at.home.root), USAGE))
     owned_cost = owned(rows, began, at.commands.now)
     show(owned_cost.as_json(), owned_cost.use_lines(screen_width()), json=json)
     if json:

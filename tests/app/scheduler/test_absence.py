@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.accounting.archive import archive_at
 from app.fleet.schema import declared
 from app.scheduler import absence, runs
 from app.scheduler.alert_check import check
 from jobs.core.clock import isoformat
 from jobs.store import keys
-from jobs.store.jsonl_archive import Archive
+from jobs.telemetry.archive import archive_at
+from jobs.telemetry.archive_files import Archive
 from tests.support.checkout import ROOT
 from tests.support.stores import Store
 

@@ -434,10 +434,10 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     them, and its line goes on."""
     id = post(ledger)
     with pytest.raises(Refused, match="is queued; only an ended job is retired"):
-        ledger.retire(id)
+        ledger.retire(ledger.reader.get(id))
     ledger.end(claimed(ledger, id), Ending("succeeded"), Reading())
     for _ in range(2):
-        ledger.retire(id)
+        ledger.retire(ledger.reader.get(id))
     assert (ledger.reader.jobs(), ledger.reader.ids(), clear(store.facts, store.clock.now())) == ([], [], 0)
     assert ledger.reader.get(id).state is JobState.SUCCEEDED
 
@@ -449,7 +449,6 @@ def test_a_retired_job_is_listed_no_longer(ledger: Ledger, store: Store) -> None
     after = ledger.post("pull", "llama3.2:latest", {}, by="test")
     assert not after.attached
     assert after.job.id == f"{id[:-1]}2"
-    ledger.retire(id)
 
 
 def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
@@ -457,7 +456,7 @@ def test_an_archived_job_is_asked_for_again(ledger: Ledger) -> None:
     id = post(ledger)
     ledger.end(claimed(ledger, id), Ending("failed", "network", "cut"), Reading())
     job = ledger.reader.get(id)
-    ledger.retire(id)
+    ledger.retire(ledger.reader.get(id))
     again = ledger.again(job, by="somebody")
     assert (again.attached, again.job.request, again.job.attempts_allowed) == (False, job.request, 3)
 
