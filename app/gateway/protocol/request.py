@@ -28,6 +28,12 @@ T = TypeVar("T")
 SMALL = 8 * 1024
 """Bytes up to which a body is read on the event loop: it takes a few milliseconds at the very most."""
 
+PLAIN = 128 * 1024
+"""The same for a body that is little else than some long texts."""
+
+MOST_MARKS = 500
+"""Commas, lists, objects and escapes that such a body may have, those in its texts included."""
+
 MOST_SHOWN = 256 * 1024
 """Bytes of a request to show a model: what it says of `system` and `options` comes back in the answer."""
 
@@ -122,7 +128,7 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
     names = _LOOKED_FOR.get(path, _WATCHED)
-    if len(body) <= SMALL:
+    if is_quick(body):
         return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     return await _in_turn(
         exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
@@ -176,9 +182,15 @@ def naming(request: InferenceRequest, name: str) -> BodyEdit:
     return request.model_at, name.encode() if request.is_form else json.dumps(name).encode()
 
 
+def is_quick(body: Body) -> bool:
+    """Whether a body is read in so little time that to hand it to a thread would take longer."""
+    size = len(body)
+    return size <= SMALL or (size <= PLAIN and size - len(body.translate(None, b",[{\\")) <= MOST_MARKS)
+
+
 async def _in_turn(exchange: Exchange, work: Callable[[], T]) -> T:
     """Do it here where it is little, else in a thread, after what this key has there already."""
-    if len(exchange.body) <= SMALL:
+    if is_quick(exchange.body):
         return work()
     loop = asyncio.get_running_loop()
     turn = _turns.setdefault((loop, exchange.caller.name), asyncio.Lock())
