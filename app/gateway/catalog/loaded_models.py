@@ -41,9 +41,6 @@ ASK_SECONDS = 2.0
 FOR_EVER = timedelta(seconds=(2**63 - 1) // 1_000_000_000)
 """What Ollama makes of a negative keep-alive: the longest time that Go can count (api/types.go)."""
 
-NOTES_KEPT = 64
-"""So many notes of a tier are kept before it is asked which of them still tell something."""
-
 UNREPORTED = "not reported yet"
 """Of a container that has answered, and has no report here."""
 
@@ -61,10 +58,6 @@ class _Note:
     def stays(self, now: datetime) -> bool:
         """Whether the model is in memory still, as far as it was seen."""
         return self.loaded is not None and (self.busy > 0 or (self.loaded.expires_at or now) > now)
-
-    def tells(self, now: datetime) -> bool:
-        """Whether it may still say more than reports that count do."""
-        return self.stays(now) or now - self.at <= REPORT_STALE + SETTLING
 
 
 @dataclass(frozen=True)
@@ -110,11 +103,10 @@ class LoadedModels:
         self._ask = ask or {}
         #: Has every tier from the beginning. Values are replaced as a whole by the event loop; any thread may read.
         self._tiers = {tier: _Tier() for tier in keep}
-        #: These five are the event loop's own.
+        #: These four are the event loop's own.
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
         self._seen = 0
-        self._most_notes = NOTES_KEPT
         self._seen_when_asked = 0
 
     # What is seen
@@ -172,10 +164,6 @@ class LoadedModels:
 
     def _put(self, tier: str, seen: _Tier) -> None:
         self._seen += 1
-        if len(seen.notes) > self._most_notes:
-            now = self._clock.now()
-            seen = replace(seen, notes={folded: note for folded, note in seen.notes.items() if note.tells(now)})
-            self._most_notes = max(NOTES_KEPT, 2 * len(seen.notes))
         self._tiers[tier] = seen
 
     def _entry(self, name: ModelName, settings: Mapping[str, Any], expires_at: datetime) -> Loaded:
