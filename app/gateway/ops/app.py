@@ -113,8 +113,9 @@ async def prepare(app: FastAPI) -> None:
         route.matches(dict(nowhere))
     await run_in_threadpool(lambda: None)
     look_up = getattr(routing, "_extract_endpoint_context", None)  # not in every version, nor for others to rely on
-    for endpoint in app.state.endpoints if look_up else ():
-        look_up(endpoint)
+    if look_up is not None:
+        for endpoint in app.state.endpoints:
+            look_up(endpoint)
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

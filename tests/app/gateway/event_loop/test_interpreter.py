@@ -127,7 +127,8 @@ def test_at_the_end_it_is_as_it_was() -> None:
     before = gc.get_threshold(), sys.getswitchinterval()
     interpreter = ServingInterpreter()
     interpreter.start()
-    assert (gc.get_threshold(), sys.getswitchinterval()) == (THRESHOLDS, pytest.approx(SWITCH_SECONDS))
+    assert gc.get_threshold() == THRESHOLDS
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     interpreter.stop()
     assert (gc.get_threshold(), sys.getswitchinterval()) == before
     assert gc.get_freeze_count() == 0
