@@ -162,9 +162,13 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
             if asked.label.endswith("after many chats"):
                 for number in range(40):
                     ask(running, chat(name(number)))
-            with counting(asked.label):
-                for _ in range(asked.times):
+            tries = []
+            for _ in range(asked.times):
+                with counting(asked.label):
                     ask(running, asked)
+                tries.append(found[asked.label])
+            # The usual one: what is made once, or met by chance, is not what grows.
+            found[asked.label] = sorted(tries, key=lambda cost: cost.calls)[len(tries) // 2]
         with counting("after other models came"):
             source.models = [*source.models[1:], source.models[0]]
             running.known_state.refresh()
