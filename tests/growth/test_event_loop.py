@@ -111,10 +111,11 @@ class CallbackMeter:
 
 @dataclass(frozen=True)
 class Cost:
-    """The most that one callback called, and worked."""
+    """The most that one callback called, and worked; and the least that this was of several requests."""
 
     calls: int
     seconds: float
+    least_calls: int
 
 
 def chat(model: str) -> Asked:
@@ -150,7 +151,8 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
     def counting(label: str) -> Iterator[None]:
         meter.calls, meter.seconds = {}, {}
         yield
-        found[label] = Cost(max(meter.calls.values()), max(meter.seconds.values()))
+        calls = max(meter.calls.values())
+        found[label] = Cost(calls, max(meter.seconds.values()), calls)
 
     folder.mkdir()
     source = models_of(size)
@@ -167,8 +169,11 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
                 with counting(asked.label):
                     ask(running, asked)
                 tries.append(found[asked.label])
-            # The usual one: what is made once, or met by chance, is not what grows.
-            found[asked.label] = sorted(tries, key=lambda cost: cost.calls)[len(tries) // 2]
+            found[asked.label] = Cost(
+                max(each.calls for each in tries),
+                max(each.seconds for each in tries),
+                min(each.least_calls for each in tries),
+            )
         with counting("after other models came"):
             source.models = [*source.models[1:], source.models[0]]
             running.known_state.refresh()
@@ -186,12 +191,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Cost]:
 
 
 def test_nothing_on_the_loop_grows(large: Mapping[str, Cost], tmp_path: Path) -> None:
-    """With twice as many models, keys and containers each callback calls as much as before."""
+    """With twice as many models, keys and containers each callback calls as much as before.
+
+    The least of several requests there beside the most here: what is met by chance, as a refresh that is due, is no
+    growth, and what goes through all models is met each time.
+    """
     larger = costs(tmp_path / "gateway", LARGER)
     grown = {
-        label: (cost.calls, larger[label].calls)
+        label: (cost.calls, larger[label].least_calls)
         for label, cost in large.items()
-        if larger[label].calls > 1.1 * cost.calls + MORE_CALLS
+        if larger[label].least_calls > 1.1 * cost.calls + MORE_CALLS
     }
     assert not grown
 
