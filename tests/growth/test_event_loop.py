@@ -9,10 +9,10 @@ import http.client
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -147,12 +147,21 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
     """What each kind of request costs the loop of such a gateway."""
     meter, found = CallbackMeter(), dict[str, Cost]()
 
-    @contextmanager
-    def counting(label: str) -> Iterator[None]:
-        meter.calls, meter.seconds = {}, {}
-        yield
-        calls = max(meter.calls.values())
-        found[label] = Cost(calls, max(meter.seconds.values()), calls)
+    def count(label: str, work: Callable[[], object], times: int) -> None:
+        """What so many goes of this call, and work, at most; and at least."""
+        tries = []
+        for _ in range(times):
+            meter.calls, meter.seconds = {}, {}
+            work()
+            tries.append((max(meter.calls.values()), max(meter.seconds.values())))
+        calls, seconds = zip(*tries, strict=True)
+        found[label] = Cost(max(calls), max(seconds), min(calls))
+
+    def change_models() -> None:
+        source.models = [*source.models[1:], source.models[0]]
+        running.known_state.refresh()
+        ask(running, chat(name(3)))
+        ask(running, Asked("", "/api/tags", NARROW_KEY))
 
     folder.mkdir()
     source = models_of(size)
@@ -164,24 +173,11 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
             if asked.label.endswith("after many chats"):
                 for number in range(40):
                     ask(running, chat(name(number)))
-            tries = []
-            for _ in range(asked.times):
-                with counting(asked.label):
-                    ask(running, asked)
-                tries.append(found[asked.label])
-            found[asked.label] = Cost(
-                max(each.calls for each in tries),
-                max(each.seconds for each in tries),
-                min(each.least_calls for each in tries),
-            )
-        with counting("after other models came"):
-            source.models = [*source.models[1:], source.models[0]]
-            running.known_state.refresh()
-            ask(running, chat(name(3)))
-            ask(running, Asked("", "/api/tags", NARROW_KEY))
+            count(asked.label, partial(ask, running, asked), asked.times)
+        count("after other models came", change_models, 3)
         id = json.loads(ask(running, Asked("", "/ops/v1/jobs?limit=1", ADMIN_KEY)))["jobs"][0]["id"]
-        with counting("followers of one job"), ThreadPoolExecutor(FOLLOWERS) as crowd:
-            list(crowd.map(lambda _: follow(running, id), range(FOLLOWERS)))
+        with ThreadPoolExecutor(FOLLOWERS) as crowd:
+            count("followers of one job", lambda: list(crowd.map(lambda _: follow(running, id), range(FOLLOWERS))), 2)
     return found
 
 
