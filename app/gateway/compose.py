@@ -221,8 +221,8 @@ class Composed:
         self.new_loop = parts.loop_watch.new_loop if parts.loop_watch else uvloop.new_event_loop
 
     def prepare(self) -> None:
-        """Make now what would hold up the first requests; any thread, before it is served."""
-        ops.prepare(self._ops)
+        """Make now what would hold up the first requests: for a thread without an event loop, before it is served."""
+        asyncio.run(ops.prepare(self._ops))
 
     async def _begin(self) -> None:
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="gateway"))

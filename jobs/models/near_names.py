@@ -7,6 +7,7 @@ are compared letter by letter. So a caller who asks for names that are not there
 import difflib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from itertools import islice
 
 from jobs.core.errors import NotFound
@@ -15,10 +16,10 @@ from jobs.core.model_name import ModelName
 NEAR = 3
 """So many names are worth reading."""
 
-COMPARED = 8
+COMPARED = 5
 """Names that are compared letter by letter; each takes some tens of microseconds."""
 
-LOOKED_AT = 100
+LOOKED_AT = 50
 """Names of which it is asked whether a caller may see them."""
 
 VISITED = 2_000
@@ -46,7 +47,8 @@ class NearNames:
     def near(self, name: ModelName, may_see: Callable[[ModelName], bool] = lambda _: True) -> list[ModelName]:
         """Those that come nearest: other tags of the same model first, then what is spelt much the same."""
         asked_name = name.folded()
-        seen = (index for index in self._candidates(asked_name) if may_see(self._known[index]))
+        likely = sorted(self._candidates(asked_name), key=lambda index: _shared(asked_name, self._folded[index]))
+        seen = (index for index in reversed(likely) if may_see(self._known[index]))
         likeness = _Likeness(asked_name)
         scored = [(likeness.to(self._folded[index]), self._known[index]) for index in islice(seen, COMPARED)]
         near = sorted((-score, each) for score, each in scored if score >= _ALIKE)
@@ -76,10 +78,20 @@ def absent(
     return NotFound(f"there is no model {str(name)!r} here", hint=f"{hint}; or `ollama-modal pull {name}`")
 
 
-def _pairs(text: str) -> set[str]:
+@lru_cache(maxsize=4096)
+def _pairs(text: str) -> frozenset[str]:
     """What of a name counts: each two letters that follow each other, and where it begins."""
     framed = f"^{text}"
-    return {framed[at : at + 2] for at in range(len(framed) - 1)}
+    return frozenset(framed[at : at + 2] for at in range(len(framed) - 1))
+
+
+def _shared(one: ModelName, other: ModelName) -> tuple[float, float]:
+    """How many of their pairs two names share, of the model and of the tag; 1 is all of them."""
+    return _share(_pairs(one.model), _pairs(other.model)), _share(_pairs(one.tag), _pairs(other.tag))
+
+
+def _share(one: frozenset[str], other: frozenset[str]) -> float:
+    return 2 * len(one & other) / (len(one) + len(other) or 1)
 
 
 class _Likeness:

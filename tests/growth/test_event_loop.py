@@ -9,10 +9,10 @@ import http.client
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -111,10 +111,11 @@ class CallbackMeter:
 
 @dataclass(frozen=True)
 class Cost:
-    """The most that one callback called, and worked."""
+    """The most that one callback called, and worked; and the least that this was of several requests."""
 
     calls: int
     seconds: float
+    least_calls: int
 
 
 def chat(model: str) -> Asked:
@@ -146,11 +147,21 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
     """What each kind of request costs the loop of such a gateway."""
     meter, found = CallbackMeter(), dict[str, Cost]()
 
-    @contextmanager
-    def counting(label: str) -> Iterator[None]:
-        meter.calls, meter.seconds = {}, {}
-        yield
-        found[label] = Cost(max(meter.calls.values()), max(meter.seconds.values()))
+    def count(label: str, work: Callable[[], object], times: int) -> None:
+        """What so many goes of this call, and work, at most; and at least."""
+        tries = []
+        for _ in range(times):
+            meter.calls, meter.seconds = {}, {}
+            work()
+            tries.append((max(meter.calls.values()), max(meter.seconds.values())))
+        calls, seconds = zip(*tries, strict=True)
+        found[label] = Cost(max(calls), max(seconds), min(calls))
+
+    def change_models() -> None:
+        source.models = [*source.models[1:], source.models[0]]
+        running.known_state.refresh()
+        ask(running, chat(name(3)))
+        ask(running, Asked("", "/api/tags", NARROW_KEY))
 
     folder.mkdir()
     source = models_of(size)
@@ -162,17 +173,11 @@ def costs(folder: Path, size: Size) -> Mapping[str, Cost]:
             if asked.label.endswith("after many chats"):
                 for number in range(40):
                     ask(running, chat(name(number)))
-            with counting(asked.label):
-                for _ in range(asked.times):
-                    ask(running, asked)
-        with counting("after other models came"):
-            source.models = [*source.models[1:], source.models[0]]
-            running.known_state.refresh()
-            ask(running, chat(name(3)))
-            ask(running, Asked("", "/api/tags", NARROW_KEY))
+            count(asked.label, partial(ask, running, asked), asked.times)
+        count("after other models came", change_models, 3)
         id = json.loads(ask(running, Asked("", "/ops/v1/jobs?limit=1", ADMIN_KEY)))["jobs"][0]["id"]
-        with counting("followers of one job"), ThreadPoolExecutor(FOLLOWERS) as crowd:
-            list(crowd.map(lambda _: follow(running, id), range(FOLLOWERS)))
+        with ThreadPoolExecutor(FOLLOWERS) as crowd:
+            count("followers of one job", lambda: list(crowd.map(lambda _: follow(running, id), range(FOLLOWERS))), 2)
     return found
 
 
@@ -182,12 +187,16 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Cost]:
 
 
 def test_nothing_on_the_loop_grows(large: Mapping[str, Cost], tmp_path: Path) -> None:
-    """With twice as many models, keys and containers each callback calls as much as before."""
+    """With twice as many models, keys and containers each callback calls as much as before.
+
+    The least of several requests there beside the most here: what is met by chance, as a refresh that is due, is no
+    growth, and what goes through all models is met each time.
+    """
     larger = costs(tmp_path / "gateway", LARGER)
     grown = {
-        label: (cost.calls, larger[label].calls)
+        label: (cost.calls, larger[label].least_calls)
         for label, cost in large.items()
-        if larger[label].calls > 1.1 * cost.calls + MORE_CALLS
+        if larger[label].least_calls > 1.1 * cost.calls + MORE_CALLS
     }
     assert not grown
 

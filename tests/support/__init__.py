@@ -22,6 +22,7 @@ go_answers         what Go makes of request bodies, recorded, and Go itself wher
 hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
+large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes
 ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
 local_stack        runs `ollama-modal` as people do

@@ -44,9 +44,6 @@ FOR_EVER = timedelta(seconds=(2**63 - 1) // 1_000_000_000)
 MOST_ENTRIES = 256
 """Models and contexts whose place in memory is remembered."""
 
-NOTES_KEPT = 64
-"""So many notes of a tier are kept before it is asked which of them still tell something."""
-
 UNREPORTED = "not reported yet"
 """Of a container that has answered, and has no report here."""
 
@@ -69,10 +66,6 @@ class _Note(NamedTuple):
     def stays(self, now: datetime) -> bool:
         """Whether the model is in memory still, as far as it was seen."""
         return self.loaded is not None and (self.busy > 0 or self.at + _length(self.keep) > now)
-
-    def tells(self, now: datetime) -> bool:
-        """Whether it may still say more than reports that count do."""
-        return self.stays(now) or now - self.at <= REPORT_STALE + SETTLING
 
 
 @dataclass(frozen=True)
@@ -135,11 +128,10 @@ class LoadedModels:
         #: Has every tier from the beginning. Values are replaced as a whole by the event loop, but for the notes, into
         #: which it puts whole ones; any thread may read, and copies the notes first.
         self._tiers = {tier: _Tier() for tier in keep}
-        #: What is in memory of a model, by how it is asked for, for as long as the models are the same. These seven are
+        #: What is in memory of a model, by how it is asked for, for as long as the models are the same. These six are
         #: the event loop's own.
         self._entries: dict[tuple[str, Any], Loaded] = {}
         self._models: object = None
-        self._most_notes = NOTES_KEPT
         self._asking = asyncio.Lock()
         self._asked_at = float("-inf")
         self._seen = 0
@@ -173,13 +165,15 @@ class LoadedModels:
         if keep is None:
             keep = before.keep if before is not None and before.loaded is not None else self._keep[tier]
         entry = self._entry(name, settings.get("num_ctx"))
-        self._put(notes, folded, _Note(self._clock.now(), entry, keep, busy + (before.busy if before else 0)))
+        notes[folded] = _Note(self._clock.now(), entry, keep, busy + (before.busy if before is not None else 0))
+        self._seen += 1
 
     def unloaded(self, tier: str, name: str) -> None:
         """A server of the tier was told to unload this model, and has said that it does."""
         notes, folded = self._tiers[tier].notes, ModelName.parse(name).folded()
         busy = note.busy if (note := notes.get(folded)) else 0
-        self._put(notes, folded, _Note(self._clock.now(), None, busy=busy))
+        notes[folded] = _Note(self._clock.now(), None, busy=busy)
+        self._seen += 1
 
     def absent(self, tier: str) -> None:
         """No server of the tier is there."""
@@ -192,15 +186,8 @@ class LoadedModels:
         if (note := notes.get(folded)) is None:  # the tier was lost meanwhile
             return
         busy = max(0, note.busy - 1)
-        self._put(notes, folded, _Note(self._clock.now(), note.loaded if busy or note.keep else None, note.keep, busy))
-
-    def _put(self, notes: dict[ModelName, _Note], folded: ModelName, note: _Note) -> None:
+        notes[folded] = _Note(self._clock.now(), note.loaded if busy or note.keep else None, note.keep, busy)
         self._seen += 1
-        notes[folded] = note
-        if len(notes) > self._most_notes:
-            for name in [name for name, each in notes.items() if not each.tells(note.at)]:
-                del notes[name]
-            self._most_notes = max(NOTES_KEPT, 2 * len(notes))
 
     def _entry(self, name: str, asked: Any) -> Loaded:
         """What is in memory, worked out once for as long as the models stay the same."""

@@ -11,9 +11,9 @@ are collected by Python's own rule, as soon as enough has come together.
 import gc
 import sys
 
-THRESHOLDS = (5_000, 2, 10)
-"""New objects until the youngest are collected; of such collections, until the next generation is; and so on. Five
-thousand objects take a millisecond, and three times as many the generation behind them."""
+THRESHOLDS = (3_000, 2, 10)
+"""New objects until the youngest are collected; of such collections, until the next generation is; and so on. Three
+thousand objects take less than a millisecond, and three times as many the generation behind them."""
 
 SWITCH_SECONDS = 0.0005
 """So long a thread computes while the event loop waits for its turn; Python's own five milliseconds are what each turn

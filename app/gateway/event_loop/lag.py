@@ -24,10 +24,10 @@ class LagMeter:
     def start(self) -> None:
         """Measure from now on, in the loop that runs."""
         loop = asyncio.get_running_loop()
-        due = time.perf_counter() + self._every_seconds  # uvloop's own time stands still while a callback runs
+        due = time.monotonic() + self._every_seconds  # uvloop's own time stands still while a callback runs
 
         def come() -> None:
-            self._observe(max(0.0, time.perf_counter() - due))
+            self._observe(max(0.0, time.monotonic() - due))
             self.start()
 
         self._timer = loop.call_later(self._every_seconds, come)

@@ -164,12 +164,12 @@ class LoopWatch:
                 return callback(*args)
             self._loop_thread = threading.get_ident()
             worked = time.thread_time()
-            running = self._running = _Running(time.perf_counter())
+            running = self._running = _Running(time.monotonic())
             try:
                 return callback(*args)
             finally:
                 self._running = None
-                seconds = time.perf_counter() - running.began
+                seconds = time.monotonic() - running.began
                 if seconds > self._limit:
                     work_seconds = time.thread_time() - worked
                     self._note(Block(name_of(callback), seconds, work_seconds, running.stack))
@@ -182,7 +182,7 @@ class LoopWatch:
 
     def _note_collection(self, phase: str, about: Mapping[str, int]) -> None:
         """A collection holds up the loop in whichever thread it runs."""
-        now = time.perf_counter()
+        now = time.monotonic()
         if phase == "start":
             self._collecting_since = now
         elif (seconds := now - self._collecting_since) > self._limit:
@@ -196,7 +196,7 @@ class LoopWatch:
 
     def _look(self) -> None:
         running = self._running
-        if running is None or running.stack or time.perf_counter() - running.began < self._limit:
+        if running is None or running.stack or time.monotonic() - running.began < self._limit:
             return
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - there is no other way to a thread's stack
         if frame is not None and self._running is running:
