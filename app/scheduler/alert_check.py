@@ -60,9 +60,9 @@ def check(ledger: JobsToJudge, facts: DictLike, fleet: Fleet, now: datetime, *, 
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
     entries = dict(facts.items(*LISTED)) | {key: facts.get(key) for key in (keys.WEIGHTS_ROOM, keys.WEIGHTS_MODELS)}
     health = healths(entries, fleet, now, rented=rented)
-    latest = last_turns(entries)
+    before = last_turns(entries)
     for each in health:
-        _write_turn(facts, latest.get(each.tier), each, now)
+        _write_turn(facts, before.get(each.tier), each, now)
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
