@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.core.clock import parse_moment
 from jobs.ledger.attempts import point
+from jobs.ledger.open_jobs import CHANGES_KEPT
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 
@@ -25,6 +26,8 @@ ID_KEPT = timedelta(days=30)
 def clear(facts: ShrinkingDict, now: datetime) -> int:
     """Remove the facts of jobs that were retired a while ago, and much later the ids; how many entries those were.
 
+    And what was told of changes that everybody has heard of by now.
+
     Safe to run any number of times at once, and to stop anywhere.
     """
     entries = dict(facts.items(*keys.OF_JOBS))
@@ -39,6 +42,9 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
     for id, age in ages.items():
         if age > ID_KEPT:
             removed += _free(facts, id, entries.get(keys.job(id)))
+    for key, change in list(facts.items(keys.CHANGED)):
+        if now - parse_moment(change["at"]) > CHANGES_KEPT:
+            removed += _removed(facts, key)
     return removed
 
 

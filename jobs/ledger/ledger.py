@@ -25,7 +25,7 @@ from jobs.ledger.attempts import Attempts, Claim
 from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, Posted, fold
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
-from jobs.ledger.open_jobs import OpenJob, OpenJobs
+from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.ledger.sweeper import Sweeper, Swept, waits_among
 from jobs.store import keys
@@ -45,6 +45,7 @@ class Ledger:
         self._queue = JobQueue(PatientQueue(queue, self._calls))
         self._facts = PatientShrinkingDict(facts, self._calls)
         self._open = OpenJobs(self._facts, clock)
+        self._changes = JobChanges(self._facts, clock)
         self.reader = LedgerReader(self._facts)
         self._attempts = Attempts(self._facts, self._queue, clock)
         self._sweeper = Sweeper(self._facts, self._queue, self._attempts, clock, kinds)
@@ -158,7 +159,9 @@ class Ledger:
         if job.state is not JobState.FAILED:
             raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
         self._attempts.write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
-        return self.reader.get(id)
+        dismissed = self.reader.get(id)
+        self._changes.say(dismissed)
+        return dismissed
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 
@@ -314,6 +317,7 @@ class Ledger:
         if not job.has_ended:
             raise Refused(f"job {id!r} is {job.state}; only an ended job is retired")
         self._attempts.write_once(keys.gone(id), {"at": isoformat(self._clock.now())})
+        self._changes.say_retired(id)
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

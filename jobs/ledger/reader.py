@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any, Self
 
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
-from jobs.ledger.open_jobs import OpenJob
+from jobs.ledger.job import Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
+from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, PatientReads
 from jobs.store.protocols import ReadableDict
@@ -52,6 +53,18 @@ class LedgerReader:
         said = self._facts.get(keys.open(job.id))
         if said is None or job.has_ended or not OpenJob.from_json(said).is_like(job):
             return self.get(job.id)
+        return self._as_heard(job)
+
+    def as_said(self, said: OpenJob, known: Job | None) -> Job | None:
+        """A job that is said to be open, for who `known` it a moment ago: nothing is read of one that waits, and of one
+        that runs as it did its beat. None when there is none."""
+        if known is not None and not known.has_ended and said.is_like(known):
+            return self._as_heard(known)
+        if said.is_posted and said.running is None and not said.ended and not said.cancel_asked:
+            return fold(JobFacts(job=said.fact))
+        return self.find(said.id)
+
+    def _as_heard(self, job: Job) -> Job:
         if job.state is not JobState.RUNNING:
             return job
         beat = self._facts.get(keys.beat(job.id, len(job.attempts)))
@@ -112,6 +125,49 @@ class LedgerReader:
                 else:
                     {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def open_jobs(self) -> dict[str, OpenJob]:
+        """What is said of the jobs that are open, by id: a hint, which may be a moment late."""
+        found = (OpenJob.from_json(value) for _, value in self._facts.items(keys.OPEN))
+        return {each.id: each for each in found}
+
+    def heard_jobs(self, now: datetime) -> list[HeardJob]:
+        """The same jobs; of those whose attempt would be late by now, when it was heard of: a read each."""
+        return [HeardJob(said, self._last_beat(said, now)) for said in self.open_jobs().values() if said.is_posted]
+
+    def _last_beat(self, said: OpenJob, now: datetime) -> datetime | None:
+        running = said.running
+        if running is None or now <= running.at + running.lease:
+            return None
+        beat = self._facts.get(keys.beat(said.id, running.n))
+        return None if beat is None else parse_moment(beat["at"])
+
+    def as_heard(self, heard: HeardJob) -> Job:
+        """An open job as it is said to be. Of its attempts only the last one is told, and not who worked on it.
+
+        Nothing is read, but of an attempt that was given up when that was.
+        """
+        said, job = heard.said, fold(JobFacts(job=heard.said.fact))
+        if said.running is not None:
+            n, at, lease = said.running.n, said.running.at, said.running.lease
+            attempt = Attempt(n, at, "", lease, max(at, heard.heard_at or at))
+            return replace(job, state=JobState.RUNNING, attempts=(attempt,), cancel_asked=said.cancel_asked)
+        if not said.ended:
+            return job
+        ended_at = said.not_before
+        if ended_at is None and (end := self._facts.get(keys.end(said.id, said.ended))) is not None:
+            ended_at = parse_moment(end["at"])
+        at = ended_at or said.posted_at
+        attempt = Attempt(said.ended, at, "", timedelta(0), at, at, "retry", not_before=said.not_before)
+        return replace(job, state=JobState.WAITING, attempts=(attempt,))
+
+    def changes(self) -> dict[str, JobChange]:
+        """What has become of jobs that are not open any more, by id, of the last hour at least.
+
+        Read after `open_jobs`: what is in neither was open for longer than that has been told, or was never there.
+        """
+        changes = self._facts.items(keys.CHANGED)
+        return {key.removeprefix(keys.CHANGED): JobChange(value) for key, value in changes}
 
     def select(
         self,

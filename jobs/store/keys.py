@@ -45,6 +45,8 @@ DISMISSED = "dismissed/"
 LIVE = "live/"
 OPEN = "open/"
 OPEN_COMPLETE = "open_complete"
+CHANGED = "changed/"
+DEAD_LETTERS = "dead_letters"
 WORKER = "worker/"
 
 
@@ -78,6 +80,10 @@ def dismissed(id: str) -> str:
 
 def open(id: str) -> str:  # noqa: A001 - named as its word, like the others
     return f"{OPEN}{id}"
+
+
+def changed(id: str) -> str:
+    return f"{CHANGED}{id}"
 
 
 def worker(lane: str) -> str:
@@ -204,7 +210,8 @@ CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "usage": (USAGE, METER, SPENT),
+    "changes": (CHANGED, DEAD_LETTERS),
+    "usage": (USAGE, LAST_USED, METER, SPENT),
     "incidents": CASES,
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, WARMING),
 }
@@ -233,6 +240,10 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
      "whoever posts, claims, ends or sweeps it", False, "until the job has ended"),
     (OPEN_COMPLETE, "when all jobs were last compared with those that are said to be open", "a sweep, the night",
      False, _STAYS),
+    (changed("<id>"), "how it stands since it ended, was dismissed or left for the archive; for who knows the others",
+     "whoever did that", False, "removed an hour later, when next something is archived"),
+    (DEAD_LETTERS, "the jobs that failed for good when that was last looked at, and when each lane was last heard of",
+     "the check for alerts", False, _STAYS),
     (worker("<lane>"), "until when the lane has a worker at work", "that worker", False, _STAYS),
     (usage("<day>", "<writer>"), "who used what that day", "each gateway its own", False, "archived two weeks later"),
     (LAST_USED, "when each model was last used, by archived usage", "the archive", False, _STAYS),

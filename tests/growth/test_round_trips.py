@@ -186,11 +186,11 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
         3,
         "both is asked for certain: whether somebody cancelled it, and whether somebody ended it",
     ),
-    end: (4, ""),
+    end: (5, "readers are told of the end in an entry of its own, so that none lists all jobs to find it"),
     end_for_now: (4, ""),
     look: (2, ""),
     look_queued: (2, ""),
-    cancel_queued: (12, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
+    cancel_queued: (13, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
     cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
     sweep: (2, ""),
 }

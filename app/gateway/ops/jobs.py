@@ -1,10 +1,11 @@
 """Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
 
-All lists come from one reading of the ledger, which serves whoever asks within two seconds.
+All lists come from one look at the ledger, which serves whoever asks within two seconds.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
@@ -12,6 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import MadeOnce
 from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
 from app.gateway.ops.follow_jobs import Followed, Following
@@ -82,6 +84,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
     kinds = ops_context.kinds
+    answers = MadeOnce[bytes]()  # of the newest look at all jobs
 
     def sight(caller: Caller) -> MaySee | None:
         """What a caller may see; None when that is everything."""
@@ -113,7 +116,7 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         cursor: Annotated[CursorText | schemas.Left, Query(description="`next` of the page before")] = None,
         before: Annotated[IdText | schemas.Left, Query(description="Read on after the job of this id")] = None,
         limit: Annotated[int, Query(ge=1, le=LISTED_AT_MOST, description="How many on a page")] = LISTED,
-    ) -> JSONResponse:
+    ) -> Response:
         """List jobs, the newest first. A key for some models sees those about them."""
         if kind is not None:
             kind_named(kind, kinds)
@@ -123,17 +126,23 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         query = JobsQuery(fitting, dead, folded, limit, cursor, before)
         all_jobs = await ledger_pool.jobs()
 
-        def tell(_: LedgerReader) -> dict[str, Any]:
+        def tell(_: LedgerReader) -> bytes:
             archived = ops_context.archived(began) if began else ()
-            return listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived)
+            return _encoded(listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived))
 
-        return JSONResponse(await ledger_pool.read(tell))
+        made = await answers.of(all_jobs, (query, caller.models), lambda: ledger_pool.read(tell))
+        return Response(made, media_type="application/json")
 
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)
-    async def summarise(caller: MayRead) -> JSONResponse:
+    async def summarise(caller: MayRead) -> Response:
         """Count all jobs of the ledger, and tell in groups what failed and needs somebody."""
         all_jobs = await ledger_pool.jobs()
-        return JSONResponse(await ledger_pool.read(lambda _: summary(all_jobs, may_see=sight(caller), kinds=kinds)))
+
+        def tell(_: LedgerReader) -> bytes:
+            return _encoded(summary(all_jobs, may_see=sight(caller), kinds=kinds))
+
+        made = await answers.of(all_jobs, caller.models, lambda: ledger_pool.read(tell))
+        return Response(made, media_type="application/json")
 
     @api.get("/{id}", response_model=schemas.JobResponse)
     async def job(id: Id, caller: MayRead) -> JSONResponse:
@@ -141,6 +150,10 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         return JSONResponse(
             (await ledger_pool.read(lambda ledger: find_job(ledger, ops_context, caller, id))).as_json()
         )
+
+
+def _encoded(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _following(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool, following: Following) -> None:

@@ -6,7 +6,7 @@ it likes, and wakes nothing.
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -16,15 +16,15 @@ from loguru import logger
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import SharedAnswer
 from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
 from app.gateway.ops.context import Document, OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, reader, sees_use
-from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
+from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
-from jobs.ledger.reader import LedgerReader
 from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
@@ -33,16 +33,11 @@ STALE = timedelta(minutes=1)
 STORE_SECONDS = 5.0
 """A store that has not answered a small question for so long cannot be worked with."""
 
-COUNT_EVERY = timedelta(seconds=15)
-"""Counting jobs reads them all, so in between the last count is given."""
-
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
-
-NO_JOB = "no-such-job"
 
 
 class JobCounts:
-    """How many jobs there are of each kind and state, counted now and then, once for all who ask meanwhile.
+    """How many jobs there are of each kind and state, by the last look at them; by one before while that takes long.
 
     Belongs to one event loop; a pool's thread counts, and hands over a mapping that is never changed.
     """
@@ -61,15 +56,15 @@ class JobCounts:
             StoreTrouble: the ledger cannot be asked, or has not answered in time and not for long.
 
         """
-        if self._counting is None and self._is_older_than(COUNT_EVERY):
+        if self._counting is None:
             self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._counted)
-        if (counting := self._counting) is not None:
-            await asyncio.wait({counting}, timeout=STORE_SECONDS)
-            if counting.done():
-                return counting.result()
-            if self._is_older_than(STALE):
-                raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
+        counting = self._counting
+        await asyncio.wait({counting}, timeout=STORE_SECONDS)
+        if counting.done():
+            return counting.result()
+        if self._is_older_than(STALE):
+            raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
         return self._counts
 
     async def _count(self) -> Mapping[tuple[str, str], int]:
@@ -88,7 +83,7 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     """Why this gateway cannot do its work, if so."""
     why = []
     try:
-        await asyncio.wait_for(ledger_pool.read(_reached), STORE_SECONDS)
+        await asyncio.wait_for(ledger_pool.reach(), STORE_SECONDS)
     except TimeoutError:
         why.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
@@ -102,13 +97,6 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     return why
 
 
-def _reached(ledger: LedgerReader) -> None:
-    try:
-        ledger.get(NO_JOB)
-    except NotFound:
-        return
-
-
 def _can_roll_back(model: Document, thrown: Collection[tuple[str, str]]) -> bool:
     """Whether the trash has a version of it that is not the one published now."""
     return any(name == str(model["name"]).lower() and digest != model["digest"] for name, digest in thrown)
@@ -116,24 +104,11 @@ def _can_roll_back(model: Document, thrown: Collection[tuple[str, str]]) -> bool
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
+    _models(api, ops_context, ledger_pool)
 
     def tiers_for(caller: Caller) -> list[dict[str, Any]]:
         """Why a tier is as it is names the models that it loads, which are not for every key."""
         return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
-
-    @api.get("/models", response_model=schemas.ModelsResponse)
-    async def models(caller: MayRead) -> JSONResponse:
-        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
-        known = await asyncio.to_thread(ops_context.models)
-        complaints = () if caller.models else await asyncio.to_thread(ops_context.complaints)
-        thrown = await asyncio.to_thread(ops_context.thrown)
-        seen = [
-            {**each, "can_roll_back": _can_roll_back(each, thrown)}
-            for each in known
-            if caller.may_name(str(each["name"]))
-        ]
-        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
-        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
     async def tiers(caller: MayRead) -> JSONResponse:
@@ -158,7 +133,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
     ) -> JSONResponse:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         began = schemas.since_of(since, ops_context.clock.now())
-        rows = await asyncio.to_thread(ops_context.usage, began.date() if began else None)
+        rows = await ops_context.usage(began.date() if began else None)
         seen = [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]
         return JSONResponse({"usage": seen})
 
@@ -187,6 +162,27 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return JSONResponse(document)
 
     return api
+
+
+def _models(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+    async def look_beside() -> tuple[Sequence[str], Collection[tuple[str, str]]]:
+        return await asyncio.to_thread(lambda: (ops_context.complaints(), ops_context.thrown()))
+
+    beside = SharedAnswer(look_beside, ledger_pool.shared_for)  # of the models that are listed
+
+    @api.get("/models", response_model=schemas.ModelsResponse)
+    async def models(caller: MayRead) -> JSONResponse:
+        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
+        known = await asyncio.to_thread(ops_context.models)
+        wrong, thrown = await beside(tuple((each["name"], each["digest"]) for each in known))
+        complaints = () if caller.models else wrong
+        seen = [
+            {**each, "can_roll_back": _can_roll_back(each, thrown)}
+            for each in known
+            if caller.may_name(str(each["name"]))
+        ]
+        aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
+        return JSONResponse({"models": seen, "aliases": aliases, "complaints": list(complaints)})
 
 
 def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
