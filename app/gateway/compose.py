@@ -267,7 +267,7 @@ class Composed:
         parts = self._parts
 
         async def used(since: date | None) -> list[Document]:
-            entries = await self._reads.usage()
+            entries = await self._reads.of_cost()
             return await asyncio.to_thread(lambda: [row.as_json() for row in usage_in(entries, since=since)])
 
         return OpsContext(

@@ -20,6 +20,7 @@ from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
@@ -96,6 +97,7 @@ class NightlyThread:
         if self._stack.models is not None:
             self._note_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        checked = alert_check.check(self._home.reader(self._clock), self._facts, self._fleet, now, rented=False)
+        jobs = look_and_remember(self._home.reader(self._clock), self._facts, now)
+        checked = alert_check.check(jobs, self._facts, self._fleet, now, rented=False)
         if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
             alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

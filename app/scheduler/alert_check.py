@@ -3,7 +3,7 @@
 Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -18,9 +18,7 @@ from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.open_jobs import HeardJob
-from jobs.ledger.reader import LedgerReader
-from jobs.listing.dead_memory import look_and_remember
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
@@ -46,24 +44,15 @@ class AlertsChecked:
     has_news: bool
 
 
-def check(
-    ledger: LedgerReader,
-    facts: DictLike,
-    fleet: Fleet,
-    now: datetime,
-    *,
-    rented: bool = True,
-    going_on: Sequence[HeardJob] | None = None,
-) -> AlertsChecked:
+def check(jobs: KnownJobs, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
     Args:
-        ledger: reads the jobs.
+        jobs: what is known of them.
         facts: the ledger's dict.
         fleet: what should be.
         now: the time.
         rented: false on one machine.
-        going_on: the jobs that have not ended, where somebody has just listed them.
 
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
@@ -75,7 +64,7 @@ def check(
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
-        jobs=look_and_remember(ledger, facts, now, going_on),
+        jobs=jobs,
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet.schedule.times, now),

@@ -21,6 +21,7 @@ from jobs.ledger.job import Job
 from jobs.ledger.kinds import KINDS, SERVERS_LANE, WEIGHTS_LANE
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.open_jobs import HeardJob
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.listed import ListedDict
 from jobs.store.protocols import DictLike
@@ -90,9 +91,9 @@ def tick(
 def _check_alerts(
     context: ScheduleContext, going_on: Sequence[HeardJob] | None, send_for_delivery: Callable[[], object]
 ) -> None:
-    checked = alert_check.check(
-        context.ledger.reader, context.facts, context.fleet, context.clock.now(), going_on=going_on
-    )
+    now = context.clock.now()
+    jobs = look_and_remember(context.ledger.reader, context.facts, now, going_on)
+    checked = alert_check.check(jobs, context.facts, context.fleet, now)
     if checked.has_news and context.fleet.alerts.webhook_secret:
         send_for_delivery()
 

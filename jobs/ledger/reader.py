@@ -126,14 +126,14 @@ class LedgerReader:
                     {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
 
-    def open_jobs(self) -> dict[str, OpenJob]:
+    def said_open(self) -> dict[str, OpenJob]:
         """What is said of the jobs that are open, by id: a hint, which may be a moment late."""
         found = (OpenJob.from_json(value) for _, value in self._facts.items(keys.OPEN))
         return {each.id: each for each in found}
 
     def heard_jobs(self, now: datetime) -> list[HeardJob]:
         """The same jobs; of those whose attempt would be late by now, when it was heard of: a read each."""
-        return [HeardJob(said, self._last_beat(said, now)) for said in self.open_jobs().values() if said.is_posted]
+        return [HeardJob(said, self._last_beat(said, now)) for said in self.said_open().values() if said.is_posted]
 
     def _last_beat(self, said: OpenJob, now: datetime) -> datetime | None:
         running = said.running
@@ -164,7 +164,7 @@ class LedgerReader:
     def changes(self) -> dict[str, JobChange]:
         """What has become of jobs that are not open any more, by id, of the last hour at least.
 
-        Read after `open_jobs`: what is in neither was open for longer than that has been told, or was never there.
+        Read after `said_open`: what is in neither was open for longer than that has been told, or was never there.
         """
         changes = self._facts.items(keys.CHANGED)
         return {key.removeprefix(keys.CHANGED): JobChange(value) for key, value in changes}

@@ -131,7 +131,7 @@ class _Known:
 
     def follow(self, reader: LedgerReader) -> None:
         """Bring in what has changed since. When that is broken off, it is brought in the next time."""
-        opened, changes = reader.open_jobs(), reader.changes()  # in this order: who leaves the one is in the other
+        opened, changes = reader.said_open(), reader.changes()  # in this order: who leaves the one is in the other
         for id, change in changes.items():
             if self._told.get(id) != change:
                 self._set(id, change.job)
