@@ -40,6 +40,7 @@ from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Manifest
+from jobs.weights.survey import Survey
 from jobs.worker.worker import Perform
 
 AT_ONCE = 4
@@ -58,6 +59,17 @@ class Commits(Protocol):
 
     def reload(self) -> object:
         """Bring in what others wrote; RuntimeError when it stays as it was."""
+
+
+class _Surveyed(ModelsDirectory):
+    """Keeps the last survey, so that what a job has looked through is not looked through again for it."""
+
+    #: Replaced as a whole by the thread of any job; read under the directory's lock, or while no job is at work.
+    last_survey: Survey | None = None
+
+    def survey(self) -> Survey:
+        self.last_survey = super().survey()
+        return self.last_survey
 
 
 class MountedWeights:
@@ -90,7 +102,7 @@ class MountedWeights:
         self._surveyed_bytes = 0
         self._surveyed_digests: Mapping[str, int] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
-        self.weights = ModelsDirectory(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
+        self.weights = _Surveyed(root, lock=lock, persist=self._persist, clock=clock, disk_counts=False)
 
     def open(self) -> None:
         """Bring in what others committed, and make what is missing of a models directory."""
@@ -110,25 +122,42 @@ class MountedWeights:
         """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
         the volume what decides on which tier its models belong. Servers hear of it where the index was another.
         """
-        known = self._survey()
+        known = (None if self.has_told or self.weights.changed else self._as_told()) or self._survey()
         if index.read(self.weights.layout, self._facts.get(keys.WEIGHTS_GENERATION)) == known:
             self._tell_models(known)
             self._told = known
         else:
             self._tell(known)
 
+    @property
+    def has_told(self) -> bool:
+        """Whether this worker has told anybody what there is."""
+        return self._told is not None
+
     def _survey(self) -> Index:
-        surveyed = self.weights.survey()
+        return self._noted(self.weights.survey())
+
+    def _noted(self, surveyed: Survey) -> Index:
         found = Index.of(surveyed.known)
         self._surveyed_bytes, self._surveyed_digests, self.has_shrunk = surveyed.usage_bytes, _digests(found), False
         return found
+
+    def _as_told(self) -> Index | None:
+        """What was told last: by us; else by a worker before, where a job's survey found just that. What has changed
+        since is in `changed`."""
+        surveyed = self.weights.last_survey
+        if self._told is None and surveyed is not None:
+            known = Index.of(surveyed.known)
+            if index.read(self.weights.layout, self._facts.get(keys.WEIGHTS_GENERATION)) == known:
+                self._told = self._noted(surveyed)
+        return self._told
 
     def _persist(self) -> None:
         """Commit what a reader may see from now on, and only then tell the servers of it.
 
         Only what has changed is looked at, and what was broken before: a blob of it may have come.
         """
-        before, changed = self._told, dict(self.weights.changed)
+        before, changed = self._as_told(), dict(self.weights.changed)
         known = self._survey() if before is None else self._looked_again(before, changed)
         if before == known and not changed:
             self.commit()  # blobs that no reader asks for, yet or any more
@@ -248,7 +277,8 @@ def run() -> bool:
 def performing(
     ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
-    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is archived.
+    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is told again, or
+    archived; before the first claim nothing is looked through.
 
     Not when it was broken off: whoever is taken away has no time, and the night sends another one.
     """
@@ -260,10 +290,9 @@ def performing(
         retention=fleet.retention(),
         weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    _publish_models(mounted)
     with mounted.committing():
         yield lambda run: perform(run, context)
-        if mounted.has_shrunk:
+        if mounted.has_shrunk or not mounted.has_told:
             _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
 

@@ -28,11 +28,12 @@ CHANGES_KEPT = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class Running:
-    """The attempt that was claimed last, and when it will be late if nothing is heard of it."""
+    """The attempt that was claimed last, by whom, and when it will be late if nothing is heard of it."""
 
     n: int
     at: datetime
     lease: timedelta
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class OpenJob:
                 "posted_at": isoformat(job.posted_at),
             },
             ended=len(job.attempts) - is_running,
-            running=Running(last.n, last.started_at, last.lease) if last else None,
+            running=Running(last.n, last.started_at, last.lease, last.worker) if last else None,
             not_before=job.not_before,
             put_at=None if is_running else put_at,
             cancel_asked=job.cancel_asked,
@@ -109,7 +110,12 @@ class OpenJob:
             "posted": self.is_posted,
             "ended": self.ended,
             "running": running
-            and {"n": running.n, "at": isoformat(running.at), "lease_seconds": running.lease.total_seconds()},
+            and {
+                "n": running.n,
+                "at": isoformat(running.at),
+                "lease_seconds": running.lease.total_seconds(),
+                "worker": running.worker,
+            },
             "not_before": isoformat(self.not_before) if self.not_before else None,
             "put_at": isoformat(self.put_at) if self.put_at else None,
             "cancel_asked": self.cancel_asked,
@@ -124,7 +130,10 @@ class OpenJob:
             ended=int(document.get("ended", 0)),
             running=running
             and Running(
-                int(running["n"]), parse_moment(running["at"]), timedelta(seconds=float(running["lease_seconds"]))
+                int(running["n"]),
+                parse_moment(running["at"]),
+                timedelta(seconds=float(running["lease_seconds"])),
+                str(running.get("worker", "")),
             ),
             not_before=parse_moment(not_before) if not_before else None,
             put_at=parse_moment(put_at) if put_at else None,

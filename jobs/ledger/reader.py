@@ -143,14 +143,14 @@ class LedgerReader:
         return None if beat is None else parse_moment(beat["at"])
 
     def as_heard(self, heard: HeardJob) -> Job:
-        """An open job as it is said to be. Of its attempts only the last one is told, and not who worked on it.
+        """An open job as it is said to be. Of its attempts the last one is told; where that has ended, not its worker.
 
         Nothing is read, but of an attempt that was given up when that was.
         """
         said, job = heard.said, fold(JobFacts(job=heard.said.fact))
         if said.running is not None:
-            n, at, lease = said.running.n, said.running.at, said.running.lease
-            attempt = Attempt(n, at, "", lease, max(at, heard.heard_at or at))
+            last = said.running
+            attempt = Attempt(last.n, last.at, last.worker, last.lease, max(last.at, heard.heard_at or last.at))
             return replace(job, state=JobState.RUNNING, attempts=(attempt,), cancel_asked=said.cancel_asked)
         if not said.ended:
             return job

@@ -71,7 +71,7 @@ def test_nothing_is_wrong_with_nothing(store: Store) -> None:
     """A deployment in which nothing has happened yet has no incidents, no history, and nothing to tell."""
     assert looked(store) == AlertsChecked(looked(store).health, (), has_news=False)
     assert {health.state for health in looked(store).health} == {"asleep"}
-    assert [*store.facts.keys()] == [keys.NIGHTS_SINCE]
+    assert {*store.facts.keys()} == {keys.DEAD_LETTERS, keys.NIGHTS_SINCE}
 
 
 def test_a_dead_job_is_an_incident(store: Store) -> None:
