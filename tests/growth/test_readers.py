@@ -151,13 +151,12 @@ def asking(path: str) -> Work:
     return lambda ask: ask(path)
 
 
+LISTS = ("jobs/summary", "jobs?limit=20", "jobs?limit=20&q=m1&state=failed", "jobs?dead=true&folded=true")
+
 READERS: dict[str, tuple[Work, int]] = {
     "the page": (look, 6),
-    **{
-        path: (asking(path), 2)
-        for path in ("jobs/summary", "jobs?limit=20", "jobs?q=m1&state=failed", "jobs?dead=true")
-    },
-    **{path: (asking(path), most) for path, most in (("board", 1), ("health", 2), ("night", 4), ("days", 2))},
+    **{path: (asking(path), 2) for path in LISTS},
+    **{path: (asking(path), most) for path, most in (("board", 1), ("health", 3), ("night", 4), ("days", 2))},
     **{path: (asking(path), 1) for path in ("cost?since=7d", "usage")},
     **{path: (asking(path), 0) for path in ("tiers", "models")},
 }

@@ -47,8 +47,10 @@ class SharedAnswer(Generic[T]):
     def _is_good(self, answer: "asyncio.Future[T]", version: object) -> bool:
         if not answer.done():
             return True
-        if answer.cancelled() or self._version != version or self._answered_at is None:
+        if answer.cancelled() or self._version != version:
             return False
+        if self._answered_at is None:  # it has come in this very turn of the loop
+            return True
         return asyncio.get_running_loop().time() - self._answered_at < self._serves
 
     def _keep(self, answer: "asyncio.Future[T]") -> None:
