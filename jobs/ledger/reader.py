@@ -1,17 +1,19 @@
 """Reads the jobs of a ledger: each is the fold over its facts. It writes nothing, and asks no queue."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice, takewhile
 from typing import Any, Self
 
 from jobs.core.clock import Clock, parse_moment
 from jobs.core.errors import NotFound
-from jobs.ledger.job import Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
+from jobs.ledger.job import ENDED, Attempt, IllegalMove, Job, JobFacts, JobState, after_beat, fold, generation_of
 from jobs.ledger.open_jobs import HeardJob, JobChange, OpenJob
 from jobs.store import keys
 from jobs.store.patient_calls import Calls, PatientReads
+from jobs.store.prefixes import in_order_of_posting
 from jobs.store.protocols import ReadableDict
 
 
@@ -101,30 +103,31 @@ class LedgerReader:
 
     def jobs(self, newest: int | None = None) -> list[Job]:
         """All jobs, newest first; or so many of the newest, for which a long ledger costs little."""
-        gathered: dict[str, JobFacts] = {}
-        gone: set[str] = set()
-        rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
-        for key, value in self._facts.items(*keys.OF_JOBS):
-            word, slash, about = key.partition("/")
-            match word + slash:
-                case keys.JOB:
-                    gathered[about] = JobFacts(job=value)
-                case keys.GONE:
-                    gone.add(about)
-                case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL | keys.DISMISSED as prefix:
-                    id, _, n = about.partition("/")
-                    rest[id].append((prefix, n, value))
-        there = [entry for entry in gathered.items() if entry[0] not in gone]
-        by_age = sorted(there, key=_age, reverse=True)
-        for id, facts in by_age[:newest]:
-            for prefix, n, value in rest.get(id, ()):
-                if prefix == keys.CANCEL:
-                    facts.cancel = value
-                elif prefix == keys.DISMISSED:
-                    facts.dismissed = value
-                else:
-                    {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
+        gathered = _gathered(self._facts.items(*keys.OF_JOBS))
+        by_age = sorted(gathered.items(), key=_age, reverse=True)
         return [self._folded(id, facts) for id, facts in by_age[:newest]]
+
+    def newest_first(self) -> Iterator[Job]:
+        """All jobs, newest first. Where the store has them in that order, little more is read than is taken."""
+        order = in_order_of_posting(self._facts)
+        if order is None:
+            yield from self.jobs()
+            return
+        at, key = "9999", ""
+        while requests := order.posted_before(at, key, AT_ONCE):
+            key, last = requests[-1]
+            at = str(last["posted_at"])
+            ids = [key.removeprefix(keys.JOB) for key, _ in requests]
+            about = (begin + id for id in ids for begin in OF_ONE)
+            gathered = _gathered([*requests, *self._facts.items(*about)])
+            yield from (self._folded(id, facts) for id, facts in sorted(gathered.items(), key=_age, reverse=True))
+
+    def count(self) -> int:
+        """How many jobs there are."""
+        order = in_order_of_posting(self._facts)
+        if order is None:
+            return len(self.ids())
+        return order.count_posted() - len(list(self._facts.keys(keys.GONE)))
 
     def said_open(self) -> dict[str, OpenJob]:
         """What is said of the jobs that are open, by id: a hint, which may be a moment late."""
@@ -180,8 +183,8 @@ class LedgerReader:
         before: str | None = None,
         limit: int | None = None,
         archived: Iterable[Job] = (),
-    ) -> tuple[list[Job], int]:
-        """The newest jobs that fit, and how many fit in all.
+    ) -> tuple[list[Job], int | None]:
+        """The newest jobs that fit, and how many fit in all: None for more than these, where nobody has counted them.
 
         Args:
             kind: only these.
@@ -194,9 +197,8 @@ class LedgerReader:
             archived: jobs that have left the ledger and are to be chosen from as well.
 
         """
-        if not (kind or state or subject or since or begin or before):
-            newest = self.jobs(limit)
-            return newest, len(newest) if limit is None else len(self.ids())
+        if limit is not None and not (subject or begin or before or archived):
+            return self._newest(limit, kind, state, since)
         jobs = self.jobs()
         if archived:
             every = {job.id: job for job in (*archived, *jobs)}
@@ -214,6 +216,25 @@ class LedgerReader:
             and job.id.startswith(begin)
         ]
         return jobs[:limit], len(jobs)
+
+    def _newest(
+        self, limit: int, kind: str | None, state: str | None, since: datetime | None
+    ) -> tuple[list[Job], int | None]:
+        """Of those that are open only these are read, of others those that are newer than the last one that fits."""
+        if state is not None and JobState(state) not in ENDED:
+            opened = (self.find(id) for id in self.said_open())
+            jobs: Iterable[Job] = sorted(filter(None, opened), key=lambda job: job.age, reverse=True)
+        elif (kind or state or since) is None and in_order_of_posting(self._facts) is None:
+            return self.jobs(limit), self.count()
+        else:
+            jobs = self.newest_first()
+        if since is not None:
+            jobs = takewhile(lambda job: job.posted_at >= since, jobs)
+        fitting = (job for job in jobs if kind in {None, job.kind} and state in {None, job.state})
+        found = list(islice(fitting, limit + 1))
+        if len(found) <= limit:
+            return found, len(found)
+        return found[:limit], self.count() if (kind or state or since) is None else None
 
     def is_coming(self, subject: str) -> bool:
         """Whether a pull of this model is under way."""
@@ -243,6 +264,40 @@ class LedgerReader:
         if last in facts.ends and facts.ends[last]["outcome"] in {"failed", "lost"}:
             facts.dismissed = self._facts.get(keys.dismissed(id))
         return facts
+
+
+OF_ONE = (keys.CLAIM, keys.BEAT, keys.END, keys.CANCEL, keys.DISMISSED, keys.GONE)
+"""What there may be of a job beside its request."""
+
+AT_ONCE = 50
+"""Jobs that are read together, in one listing; SQLite takes five hundred ranges."""
+
+
+def _gathered(entries: Iterable[tuple[str, Any]]) -> dict[str, JobFacts]:
+    """The facts of each job that is not retired, by its id."""
+    gathered: dict[str, JobFacts] = {}
+    gone: set[str] = set()
+    rest: dict[str, list[tuple[str, str, Any]]] = defaultdict(list)
+    for key, value in entries:
+        word, slash, about = key.partition("/")
+        match word + slash:
+            case keys.JOB:
+                gathered[about] = JobFacts(job=value)
+            case keys.GONE:
+                gone.add(about)
+            case keys.CLAIM | keys.BEAT | keys.END | keys.CANCEL | keys.DISMISSED as prefix:
+                id, _, n = about.partition("/")
+                rest[id].append((prefix, n, value))
+    there = {id: facts for id, facts in gathered.items() if id not in gone}
+    for id, facts in there.items():
+        for prefix, n, value in rest.get(id, ()):
+            if prefix == keys.CANCEL:
+                facts.cancel = value
+            elif prefix == keys.DISMISSED:
+                facts.dismissed = value
+            else:
+                {keys.CLAIM: facts.claims, keys.BEAT: facts.beats, keys.END: facts.ends}[prefix][int(n)] = value
+    return there
 
 
 def _age(entry: tuple[str, JobFacts]) -> tuple[datetime, int, str]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Bug, StoreFull, StoreUnavailable, StoreUnusable, Trouble
+from jobs.store.keys import JOB
 from jobs.store.prefixes import shortest
 
 BUSY_SECONDS = 15.0
@@ -139,7 +140,7 @@ class _File:
             try:
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._connection.executescript(_SCHEMA)
+                self._connection.executescript(_SCHEMA + POSTED_INDEX)
             except BaseException:
                 self._connection.close()
                 raise
@@ -230,8 +231,31 @@ class SqliteDict:
         rows, _ = self._file.run(sql, *values)
         return rows
 
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        rows, _ = self._file.run(POSTED_BEFORE, self._name, at, key, most)
+        return [(found, json.loads(value)) for found, value in rows]
+
+    def count_posted(self) -> int:
+        rows, _ = self._file.run(COUNT_POSTED, self._name)
+        return int(rows[0][0])
+
     def close(self) -> None:
         self._file.close()
+
+
+_POSTED_AT = "json_extract(value, '$.posted_at')"
+_REQUESTS = f"key >= '{JOB}' AND key < '{JOB.removesuffix('/')}0'"
+"""In the words in which the index of them is declared: SQLite compares them as they are written."""
+
+POSTED_INDEX = f"""
+CREATE INDEX IF NOT EXISTS jobs_by_posting ON entries (dict, {_POSTED_AT}, key) WHERE {_REQUESTS};
+"""
+
+POSTED_BEFORE = (
+    f"SELECT key, value FROM entries WHERE dict = ? AND {_REQUESTS} AND ({_POSTED_AT}, key) < (?, ?)"  # noqa: S608
+    f" ORDER BY {_POSTED_AT} DESC, key DESC LIMIT ?"  # all of it constants of ours
+)
+COUNT_POSTED = f"SELECT count(*) FROM entries WHERE dict = ? AND {_REQUESTS}"  # noqa: S608 - likewise
 
 
 def listing(columns: str, name: str, prefixes: tuple[str, ...]) -> tuple[str, list[str]]:
