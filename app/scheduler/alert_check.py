@@ -122,7 +122,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
-    entries, sent = dict(facts.items(*keys.CASES)), 0
+    entries, sent = dict(facts.items(*keys.CASES, keys.STILL_OPEN)), 0
     delivery = AlertDelivery(facts, clock, entries)
     for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(alert.case, clock.now()):

@@ -140,6 +140,7 @@ class Attempts:
 
     def end_cancelled(self, facts: JobFacts) -> Job | None:
         """End a job that nobody runs as cancelled; None when it is running, has ended, or was claimed just now."""
+        facts = replace(facts, cancel=facts.cancel or {})
         job = fold(facts)
         if job.state not in {JobState.QUEUED, JobState.WAITING}:
             return None

@@ -123,7 +123,7 @@ class Ledger:
             self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
             return asked
         ended = self._attempts.end_cancelled(facts)
-        return self.reader.get(id) if ended is None else replace(ended, cancel_asked=True)
+        return ended or self.reader.get(id)
 
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
         """Post an ended job again, exactly as it was posted.
@@ -281,10 +281,11 @@ class Ledger:
 
         """
         self._attempts.still_held(claim)
-        job = self._attempts.end(claim.job, claim.n, ending, reading, token)
+        running = replace(claim.job, cancel_asked=claim.job.cancel_asked or claim.cancel_asked)
+        job = self._attempts.end(running, claim.n, ending, reading, token)
         if job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
-        return replace(job, cancel_asked=job.cancel_asked or claim.cancel_asked)
+        return job
 
     def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.

@@ -177,6 +177,7 @@ SEEN = "seen/"
 RECOVERED = "recovered/"
 TELLING = "telling/"
 TOLD = "told/"
+STILL_OPEN = "still_open"
 
 
 def incident(case: str) -> str:
@@ -205,14 +206,14 @@ OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
 """All facts of jobs: who reads every job lists these."""
 
 CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
-"""All facts of incidents."""
+"""All facts of incidents, but for when all that are open were last so."""
 
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
     "changes": (CHANGED, DEAD_LETTERS),
     "usage": (USAGE, LAST_USED, METER, SPENT),
-    "incidents": CASES,
+    "incidents": (*CASES, STILL_OPEN),
     "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, WARMING),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
@@ -273,7 +274,9 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (wake("<tier>", "<day>", "<n>"), "one of a day's wakes of our own, and why", "whoever wakes", True, _LATER),
     (refused_wake("<tier>", "<day>"), "a wake of our own was refused that day", "whoever was refused", False, _LATER),
     (incident("<key>/<n>"), "since when it is so, in which words", "the check for alerts", True, _CASE),
-    (seen("<key>"), "when it was last still so", "the check for alerts", False, _CASE),
+    (seen("<key>"), "when it was last still so, as an older version wrote it", "the check for alerts", False, _CASE),
+    (STILL_OPEN, "by the key of each incident that is open, when it was last still so", "the check for alerts", False,
+     _STAYS),
     (recovered("<key>/<n>"), "when it has passed", "the check for alerts", True, _CASE),
     (telling("<key>/<n>", "<change>", "<k>"), "somebody tries for the k-th time to tell of it", "who tells the webhook",
      True, _CASE),

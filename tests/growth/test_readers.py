@@ -84,7 +84,23 @@ class Past:
         )
 
 
-Ask = Callable[[str], Awaitable[httpx.Response]]
+class Ask:
+    """Asks a gateway; what is not answered well ends the test."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._client = client
+
+    async def __call__(self, path: str) -> httpx.Response:
+        return self._good(await self._client.get(f"/ops/v1/{path}"))
+
+    async def post(self, path: str, body: object = None) -> httpx.Response:
+        return self._good(await self._client.post(f"/ops/v1/{path}", json=body))
+
+    def _good(self, answer: httpx.Response) -> httpx.Response:
+        assert answer.is_success, answer.text
+        return answer
+
+
 Work = Callable[[Ask], Awaitable[object]]
 
 
@@ -106,13 +122,7 @@ async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
     await events.put({"type": "lifespan.startup"})
     await said.get()
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
-
-        async def ask(path: str) -> httpx.Response:
-            answer = await client.get(f"/ops/v1/{path}")
-            assert answer.status_code == 200, answer.text
-            return answer
-
-        yield ask
+        yield Ask(client)
     await events.put({"type": "lifespan.shutdown"})
     await living
 
@@ -183,3 +193,21 @@ def test_fifty_viewers_cost_as_much_as_one(reader: str) -> None:
     one, all_of_them = counted(Past(N), work), counted(Past(N), fifty)
     assert len(all_of_them) <= len(one) + 1, all_of_them.asked  # whether the ledger answers, where all come at once
     assert all_of_them.listed <= one.listed
+
+
+def test_who_changes_something_is_shown_it_at_once() -> None:
+    """A post, a dismissal and a retry are in the next list of whoever made them, though one was shown a moment ago."""
+    past = Past(N)
+
+    async def act(ask: Ask) -> None:
+        async def listed(path: str) -> list[str]:
+            return [job["subject"] for job in (await ask(path)).json()["jobs"]]
+
+        dead = (await ask("jobs?dead=true")).json()["jobs"]
+        await ask.post("jobs", {"kind": "pull", "model": "brand-new"})
+        assert "brand-new:latest" in await listed("jobs?limit=20")
+        await ask.post(f"jobs/{dead[0]['id']}/dismiss")
+        await ask.post(f"jobs/{dead[1]['id']}/retry")
+        assert await listed("jobs?dead=true") == [job["subject"] for job in dead[2:]]
+
+    counted(past, act)

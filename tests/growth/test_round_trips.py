@@ -281,6 +281,37 @@ def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
     assert len(trips) <= 12 + running, trips.asked
 
 
+@pytest.mark.parametrize("failed", [3, 30, 60])
+def test_a_tick_costs_the_same_however_much_is_wrong(failed: int) -> None:
+    """Each job that failed for good is an incident, told of once; that they are so still is one write for all."""
+    scene = Scene(ended=10, queued=2)
+    ledger = scene.ledger()
+    for _ in range(failed):
+        ledger.end(scene.claimed(ledger), Ending("failed", "network", "cut"), Reading())
+    tick(scene)  # which writes each of them down
+    for _ in range(3):
+        scene.clock.tick(300)
+        trips = scene.counted(lambda: tick(scene))
+        assert len(trips) <= 12, trips.asked
+    assert len([key for key in scene.store.sorts["incidents"].kept if key.startswith(keys.INCIDENT)]) == failed
+
+
+@pytest.mark.parametrize("ended", [40, 80])
+def test_a_tick_lists_no_job_that_has_ended(ended: int) -> None:
+    """What a tick lists does not grow with the jobs that ended more than an hour ago."""
+    listed = []
+    for past in (0, ended):
+        scene = Scene(ended=past, queued=2)
+        tick(scene)
+        scene.clock.tick(1800)
+        tick(scene)
+        scene.clock.tick(2400)
+        for key in list(scene.store.facts.keys(keys.CHANGED)):  # as the archive does
+            scene.store.facts.pop(key)
+        listed.append(scene.counted(lambda: tick(scene)).listed)  # noqa: B023 - called at once
+    assert listed[0] == listed[1]
+
+
 @pytest.mark.parametrize("days", [0, 3])
 def test_a_night_keeps_to_its_budget(days: int) -> None:
     """A night makes forty round trips and six a step, and reads by its key what the Dict would forget otherwise: five
