@@ -42,6 +42,7 @@ from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile
 from jobs.weights.manifest import Manifest
+from jobs.weights.survey import Survey
 from jobs.worker.worker import Perform
 
 AT_ONCE = 4
@@ -60,6 +61,17 @@ class Commits(Protocol):
 
     def reload(self) -> object:
         """Bring in what others wrote; RuntimeError when it stays as it was."""
+
+
+class _Surveyed(ModelsDirectory):
+    """Keeps the last survey, so that what a job has looked through is not looked through again for it."""
+
+    #: Replaced as a whole by the thread of any job; read under the directory's lock, or while no job is at work.
+    last_survey: Survey | None = None
+
+    def survey(self) -> Survey:
+        self.last_survey = super().survey()
+        return self.last_survey
 
 
 class MountedWeights:
@@ -93,13 +105,13 @@ class MountedWeights:
         self._surveyed_bytes = 0
         self._surveyed_digests: Mapping[str, int] = {}
         lock = Path(tempfile.gettempdir(), "weights.lock")  # the volume has no locks, and this is its only writer
-        self.weights = ModelsDirectory(
+        self.weights = _Surveyed(
             root, lock=lock, persist=self._persist, clock=clock, disk_counts=False, published=self._published
         )
 
     def open(self) -> None:
         """Bring in what others committed, and make what is missing of a models directory."""
-        self._told = None
+        self._told = self.weights.last_survey = None
         try:
             self._volume.reload()
         except RuntimeError as error:
@@ -116,15 +128,23 @@ class MountedWeights:
         """Look at everything, and write down what others go by: the index for servers, and for those who do not mount
         the volume what decides on which tier its models belong. Servers hear of it where the index was another.
         """
-        known, generation = self._survey(), self._facts.get(keys.WEIGHTS_GENERATION)
+        known = (None if self.has_told or self.weights.changed else self._still_told()) or self._survey()
+        generation = self._facts.get(keys.WEIGHTS_GENERATION)
         if index.read(self.weights.layout, generation) == known:
             self._tell_models(known)
             self._told, self._generation = known, generation
         else:
             self._tell(known)
 
+    @property
+    def has_told(self) -> bool:
+        """Whether this worker has told anybody what there is."""
+        return self._told is not None
+
     def _survey(self) -> Index:
-        surveyed = self.weights.survey()
+        return self._noted(self.weights.survey())
+
+    def _noted(self, surveyed: Survey) -> Index:
         found = Index.of(surveyed.known)
         self._surveyed_bytes, self._surveyed_digests, self.has_shrunk = surveyed.usage_bytes, _digests(found), False
         return found
@@ -172,13 +192,22 @@ class MountedWeights:
         return chain((each for each in sure if each[0].name not in again), survey.read_manifests(layout, files))
 
     def _still_told(self) -> Index | None:
-        """What was told last, while nobody else has told anything since: a worker of the deployment before may still
-        be at work. None else, or when that cannot be learnt.
+        """What was told last: by us, while nobody else has told anything since, as a worker of an older deployment may;
+        else by a worker before, where a job's survey found just that. None else, or when that cannot be learnt.
+
+        What has changed since is in `changed`.
         """
         try:
-            return self._told if self._facts.get(keys.WEIGHTS_GENERATION) == self._generation else None
+            generation = self._facts.get(keys.WEIGHTS_GENERATION)
         except StoreTrouble:
             return None
+        surveyed = self.weights.last_survey
+        if self._told is None and surveyed is not None:
+            known = Index.of(surveyed.known)
+            if index.read(self.weights.layout, generation) == known:
+                self._noted(surveyed)
+                self._told, self._generation = known, generation
+        return self._told if generation == self._generation else None
 
     def _to_look_at(self, known: Index, changed: Mapping[Path, Manifest | None]) -> Mapping[ModelName, Manifest | None]:
         """The models of which nobody knows how they are now; with one that was published, its manifest."""
@@ -284,7 +313,8 @@ def run() -> bool:
 def performing(
     ledger: Ledger, facts: ShrinkingDict, mounted: MountedWeights, *, registry: Registry, fleet: Fleet, clock: Clock
 ) -> Iterator[Perform]:
-    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is archived.
+    """What performs one attempt on the volume. Once the work is done, what the Dict would forget is told again, or
+    archived; before the first claim nothing is looked through.
 
     Not when it was broken off: whoever is taken away has no time, and the night sends another one.
     """
@@ -296,10 +326,9 @@ def performing(
         retention=fleet.retention(),
         weights_use=lambda: weights_use(ledger.reader, facts),
     )
-    _publish_models(mounted)
     with mounted.committing():
         yield lambda run: perform(run, context)
-        if mounted.has_shrunk:
+        if mounted.has_shrunk or not mounted.has_told:
             _publish_models(mounted)
         _archive(ledger, facts, mounted, fleet, clock)
 

@@ -43,6 +43,7 @@ from app.gateway.ops import app as ops
 from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
+from app.gateway.shared_reads import SharedReads
 from app.gateway.upstream import server_requests, tier_state
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
@@ -61,7 +62,7 @@ from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
 from jobs.store.protocols import DictLike
-from jobs.telemetry.usage import UsageRecorder, last_used, usage
+from jobs.telemetry.usage import UsageRecorder, usage_in
 
 REFRESH_SECONDS = 2.0
 """Between two look-ups of what is known, for a model that is missed or a tier that is waited for; on a platform each
@@ -164,6 +165,7 @@ class Composed:
         route_cache = RouteCache(parts.router, parts.known_state)
         self.metrics = Metrics(parts.keys.names, parts.upstreams, route_cache.is_known)
         self.usage_recorder = UsageRecorder(parts.facts, parts.clock, parts.writer)
+        self._reads = SharedReads(parts.facts, parts.past, self.usage_recorder.flush)
         self.upstream_clients = {name: UpstreamClient(each, parts.patience) for name, each in parts.upstreams.items()}
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
@@ -175,7 +177,7 @@ class Composed:
         self.limits = RateLimits(parts.clock)
         self.budget = bodies.Budget(keys=len(parts.keys.names))
         self.detached = DetachedRequests(keys=len(parts.keys.names))
-        self._ledger_pool = LedgerPool(parts.open_ledger)
+        self._ledger_pool = LedgerPool(parts.open_ledger, clock=parts.clock)
         self._lag_meter = LagMeter(self.metrics.loop_lag)
         self.metrics.watch(self._readings())
         records = Records(self.usage_recorder, self.metrics)
@@ -286,9 +288,9 @@ class Composed:
     def _ops_context(self) -> OpsContext:
         parts = self._parts
 
-        def used(since: date | None) -> list[Document]:
-            self.usage_recorder.flush()  # so that what has just happened is in it
-            return [row.as_json() for row in usage(parts.facts, since=since, past=parts.past())]
+        async def used(since: date | None) -> list[Document]:
+            entries = await self._reads.of_cost()
+            return await asyncio.to_thread(lambda: [row.as_json() for row in usage_in(entries, since=since)])
 
         return OpsContext(
             open_ledger=parts.open_ledger,
@@ -347,7 +349,6 @@ class Composed:
             clock=parts.clock,
             reports=self._loaded.reports,
             refresh=self._loaded.refresh,
-            last_used=lambda: last_used(parts.facts),
             routes=self._routes,
             fleet=parts.fleet,
             quota_bytes=parts.quota_bytes,
@@ -361,16 +362,12 @@ class Composed:
         parts = self._parts
         fleet = parts.fleet if parts.rented else None
 
-        def entries() -> Mapping[str, Any]:
-            self.usage_recorder.flush()  # so that what has just happened is in it
-            return {**parts.past(), **dict(parts.facts.items())}
-
         return (
             plans.router(parts.plans, len(parts.keys.names)),
-            overview.router(self._overview()),
-            daily.router(daily.Days(parts.clock, entries, fleet)),
-            cost.router(cost.Costs(parts.clock, entries, fleet)),
-            nightly.router(lambda: dict(parts.facts.items()), self._ledger_pool),
+            overview.router(self._overview(), self._reads.last_used),
+            daily.router(daily.Days(parts.clock, fleet), self._reads.of_days),
+            cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
+            nightly.router(self._reads.night, self._ledger_pool),
         )
 
     def _routes(self) -> dict[str, str]:

@@ -16,12 +16,11 @@ from app.local.coming_night import actual
 from app.local.windows import LocalWindows
 from app.scheduler import alert_check, runs
 from app.scheduler.parts import is_told
-from app.scheduler.watched_jobs import WatchedJobs
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble
 from jobs.home.home import Home, Stack
 from jobs.home.status import weights_of
-from jobs.ledger.reader import LedgerReader
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.store.outage import StoreOutage
 from jobs.telemetry.night_tries import tries_of
@@ -38,7 +37,6 @@ class NightlyThread:
         self._home, self._stack, self._fleet, self._clock = home, stack, fleet, clock
         self._facts = home.facts()
         self._ledger = home.ledger(clock)
-        self._watched = WatchedJobs(LedgerReader.of(self._facts, clock), clock)
         self._windows = LocalWindows(fleet, stack.servers, clock)
         self._outage = StoreOutage("the ledger of the nights", clock)
         self._stopping = threading.Event()
@@ -100,6 +98,7 @@ class NightlyThread:
         if self._stack.models is not None:
             self._note_weights(weights_of(self._stack.models, self._home, self._clock).survey())
         now = self._clock.now()
-        checked = alert_check.check(self._watched, self._facts, self._fleet, now, rented=False)
+        jobs = look_and_remember(self._home.reader(self._clock), self._facts, now)
+        checked = alert_check.check(jobs, self._facts, self._fleet, now, rented=False)
         if checked.has_news and (url := os.environ.get(alert_check.WEBHOOK)):
             alert_check.deliver(self._facts, self._clock, Webhook(url, clock=self._clock).send)

@@ -10,5 +10,4 @@ runs           what each schedule does in its turn: a tick, a night; the platfor
 steps          what the runs are made of: the ledger kept moving, windows kept open, a night posted
 upstream_tags  asks registries what the tags of some models mean now
 wake_budget    how often a tier may be woken of our own accord in a day
-watched_jobs   the jobs that an alert check on one machine judges by, kept from one check to the next
 """

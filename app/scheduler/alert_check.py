@@ -3,10 +3,10 @@
 Checking writes facts and waits for nobody. Delivery is apart, because a webhook may hang.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 from loguru import logger
 
@@ -18,7 +18,7 @@ from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.wake_budget import Wakes
 from jobs.core.clock import Clock, isoformat
 from jobs.core.errors import Trouble
-from jobs.ledger.job import Job
+from jobs.listing.dead_memory import KnownJobs
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.incidents import AlertDelivery, Case, cases, due_alerts, record
@@ -44,17 +44,16 @@ class AlertsChecked:
     has_news: bool
 
 
-class JobsToJudge(Protocol):
-    """A ledger's reader; or whoever knows which of its jobs matter to a check (`app.scheduler.watched_jobs`)."""
-
-    def jobs(self) -> Sequence[Job]:
-        """All jobs; or those that are open, failed for good, or were worked on last."""
-
-
-def check(ledger: JobsToJudge, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
+def check(jobs: KnownJobs, facts: DictLike, fleet: Fleet, now: datetime, *, rented: bool = True) -> AlertsChecked:
     """See how everything is, and write down what has changed. Two checks at once write the same.
 
-    `rented` is false on one machine.
+    Args:
+        jobs: what is known of them.
+        facts: the ledger's dict.
+        fleet: what should be.
+        now: the time.
+        rented: false on one machine.
+
     """
     if facts.get(keys.NIGHTS_SINCE) is None:
         facts.put(keys.NIGHTS_SINCE, {"v": 1, "at": isoformat(now)}, skip_if_exists=True)
@@ -66,7 +65,7 @@ def check(ledger: JobsToJudge, facts: DictLike, fleet: Fleet, now: datetime, *, 
     wakes = Wakes(facts, fleet)
     alert_facts = AlertFacts(
         entries=entries,
-        jobs=ledger.jobs(),
+        jobs=jobs,
         health=health,
         refused=[tier for tier in fleet.tiers if wakes.is_used_up(tier, now)],
         night_began=night_began(fleet.schedule.times, now),
@@ -131,7 +130,7 @@ def _is_fresh(case: Case, now: datetime) -> bool:
 
 def deliver(facts: DictLike, clock: Clock, post: Callable[[str], None]) -> int:
     """Deliver what nobody was told yet; how many messages went out. The first that does not get through ends it."""
-    entries, sent = dict(facts.items(*keys.CASES)), 0
+    entries, sent = dict(facts.items(*keys.CASES, keys.STILL_OPEN)), 0
     delivery = AlertDelivery(facts, clock, entries)
     for alert in list(due_alerts(cases(entries)))[:AT_ONCE]:
         if not _is_fresh(alert.case, clock.now()):

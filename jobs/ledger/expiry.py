@@ -10,6 +10,7 @@ from typing import Any
 
 from jobs.core.clock import isoformat, parse_moment
 from jobs.ledger.attempts import point
+from jobs.ledger.open_jobs import CHANGES_KEPT
 from jobs.store import bulk, keys
 from jobs.store.protocols import ShrinkingDict
 
@@ -29,6 +30,8 @@ AT_ONCE = 500
 def clear(facts: ShrinkingDict, now: datetime) -> int:
     """Remove the facts of jobs that were retired a while ago, and much later the ids; how many entries those were.
 
+    And what was told of changes that everybody has heard of by now.
+
     Safe to run any number of times at once, and to stop anywhere.
     """
     return sum(clearing(facts, now))
@@ -36,6 +39,7 @@ def clear(facts: ShrinkingDict, now: datetime) -> int:
 
 def clearing(facts: ShrinkingDict, now: datetime) -> Iterator[int]:
     """The same, some jobs a step: how many entries went in each."""
+    yield _forget_changes(facts, now)
     if bulk.by_time(facts, keys.GONE, bulk.Moment(""), "", 1) is None:
         yield _clear_all(facts, now)
     else:
@@ -52,6 +56,12 @@ def _clear_all(facts: ShrinkingDict, now: datetime) -> int:
         if age > ID_KEPT:
             removed += _free(facts, {id: entries.get(keys.job(id))})
     return removed
+
+
+def _forget_changes(facts: ShrinkingDict, now: datetime) -> int:
+    """Of what became of jobs, what everybody has heard of by now."""
+    told = list(facts.items(keys.CHANGED))
+    return bulk.remove_all(facts, (key for key, change in told if now - parse_moment(change["at"]) > CHANGES_KEPT))
 
 
 def _age_of(key: str, ages: Mapping[str, timedelta]) -> timedelta:

@@ -26,7 +26,7 @@ from jobs.ledger.attempts import Attempts, Claim
 from jobs.ledger.job import VERSION, Ending, Job, JobFacts, JobState, Posted, fold
 from jobs.ledger.job_queue import JobQueue
 from jobs.ledger.kinds import KINDS, Kinds, kind_named
-from jobs.ledger.open_jobs import OpenJob, OpenJobs
+from jobs.ledger.open_jobs import JobChanges, OpenJob, OpenJobs
 from jobs.ledger.reader import LedgerReader
 from jobs.ledger.sweeper import Sweeper, Swept, waits_among
 from jobs.store import bulk, keys
@@ -46,6 +46,7 @@ class Ledger:
         self._queue = JobQueue(PatientQueue(queue, self._calls))
         self._facts = PatientShrinkingDict(facts, self._calls)
         self._open = OpenJobs(self._facts, clock)
+        self._changes = JobChanges(self._facts, clock)
         self.reader = LedgerReader(self._facts)
         self._attempts = Attempts(self._facts, self._queue, clock)
         self._sweeper = Sweeper(self._facts, self._queue, self._attempts, clock, kinds)
@@ -160,7 +161,7 @@ class Ledger:
             self._open.say(OpenJob.of(asked))  # for those who look at it; its holder asks for the fact
             return asked
         ended = self._attempts.end_cancelled(facts)
-        return self.reader.get(id) if ended is None else replace(ended, cancel_asked=True)
+        return ended or self.reader.get(id)
 
     def retry(self, id: str, *, by: str, anyway: bool = False) -> Posted:
         """Post an ended job again, exactly as it was posted.
@@ -196,7 +197,9 @@ class Ledger:
         if job.state is not JobState.FAILED:
             raise Refused(f"job {id!r} is {job.state}; only a job that failed for good is dismissed")
         self._attempts.write_once(keys.dismissed(id), {"by": by, "at": isoformat(self._clock.now())})
-        return self.reader.get(id)
+        dismissed = self.reader.get(id)
+        self._changes.say(dismissed)
+        return dismissed
 
     # -- what workers do -----------------------------------------------------------------------------------------------
 
@@ -316,10 +319,11 @@ class Ledger:
 
         """
         self._attempts.still_held(claim)
-        job = self._attempts.end(claim.job, claim.n, ending, reading, token)
+        running = replace(claim.job, cancel_asked=claim.job.cancel_asked or claim.cancel_asked)
+        job = self._attempts.end(running, claim.n, ending, reading, token)
         if job is None:
             raise Fenced(f"attempt {claim.n} of job {claim.job.id!r} was ended by somebody else")
-        return replace(job, cancel_asked=job.cancel_asked or claim.cancel_asked)
+        return job
 
     def sweep(self, before_lost: Callable[[Job], None] = lambda _: None, *, no_worker_lives: bool = False) -> Swept:
         """Give up attempts whose lease ran out, put jobs that are due into the queue, finish cancellations.
@@ -351,6 +355,8 @@ class Ledger:
                 raise Refused(f"job {job.id!r} is {job.state}; only an ended job is retired")
         mark = {"v": VERSION, "at": isoformat(self._clock.now())}
         bulk.add_all(self._facts, {keys.gone(job.id): mark for job in jobs})
+        for job in jobs:
+            self._changes.say_retired(job.id)
 
     def index_all(self, jobs: Iterable[Job]) -> int:
         """Compare the index of open jobs with all jobs, and bring in those that it lacks; how many those were."""

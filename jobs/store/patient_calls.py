@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from jobs.core.clock import Clock
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.store import bulk
+from jobs.store.prefixes import InOrderOfPosting, in_order_of_posting
 from jobs.store.protocols import DictLike, QueueLike, ReadableDict, ShrinkingDict
 
 T = TypeVar("T")
@@ -99,6 +100,12 @@ class PatientReads:
         self._real = real
         self._calls = calls
 
+    @property
+    def order(self) -> "PatientOrder | None":
+        """The jobs in order of posting, where the dict has that."""
+        order = in_order_of_posting(self._real)
+        return None if order is None else PatientOrder(order, self._calls)
+
     def get(self, key: Any, default: Any = None) -> Any:
         return self._calls.again("read", lambda: self._real.get(key, default))
 
@@ -111,6 +118,20 @@ class PatientReads:
 
     def by_time(self, prefix: str, after: bulk.Moment, until: str, most: int) -> list[bulk.Moment] | None:
         return self._calls.again(f"list of {prefix}", lambda: bulk.by_time(self._real, prefix, after, until, most))
+
+
+class PatientOrder:
+    """An `InOrderOfPosting`."""
+
+    def __init__(self, real: InOrderOfPosting, calls: Calls) -> None:
+        self._real = real
+        self._calls = calls
+
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        return self._calls.again("list of jobs", lambda: self._real.posted_before(at, key, most))
+
+    def count_posted(self) -> int:
+        return self._calls.again("count of jobs", self._real.count_posted)
 
 
 class PatientDict(PatientReads):

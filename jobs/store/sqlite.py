@@ -175,7 +175,7 @@ class _File:
                 self._connection.execute("PRAGMA auto_vacuum=INCREMENTAL")  # counts for a file that is made just now
                 self._connection.execute("PRAGMA journal_mode=WAL")
                 self._connection.execute(f"PRAGMA synchronous={synchronous}")
-                self._connection.executescript(_SCHEMA + _indexes())
+                self._connection.executescript(_SCHEMA + _indexes() + POSTED_INDEX)
             except BaseException:
                 self._connection.close()
                 raise
@@ -334,8 +334,31 @@ class SqliteDict:
         rows, _ = self._file.run(sql, *values)
         return rows
 
+    def posted_before(self, at: str, key: str, most: int) -> list[tuple[str, Any]]:
+        rows, _ = self._file.run(POSTED_BEFORE, self._name, at, key, most)
+        return [(found, json.loads(value)) for found, value in rows]
+
+    def count_posted(self) -> int:
+        rows, _ = self._file.run(COUNT_POSTED, self._name)
+        return int(rows[0][0])
+
     def close(self) -> None:
         self._file.close()
+
+
+_POSTED_AT = "json_extract(value, '$.posted_at')"
+_REQUESTS = f"key >= '{names.JOB}' AND key < '{names.JOB.removesuffix('/')}0'"
+"""In the words in which the index of them is declared: SQLite compares them as they are written."""
+
+POSTED_INDEX = f"""
+CREATE INDEX IF NOT EXISTS jobs_by_posting ON entries (dict, {_POSTED_AT}, key) WHERE {_REQUESTS};
+"""
+
+POSTED_BEFORE = (
+    f"SELECT key, value FROM entries WHERE dict = ? AND {_REQUESTS} AND ({_POSTED_AT}, key) < (?, ?)"  # noqa: S608
+    f" ORDER BY {_POSTED_AT} DESC, key DESC LIMIT ?"  # all of it constants of ours
+)
+COUNT_POSTED = f"SELECT count(*) FROM entries WHERE dict = ? AND {_REQUESTS}"  # noqa: S608 - likewise
 
 
 def in_time(name: str, prefix: str, after: Moment, until: str, most: int) -> tuple[Any, ...]:

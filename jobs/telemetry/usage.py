@@ -313,11 +313,15 @@ def usage(facts: ReadableDict, *, since: date | None = None, past: Mapping[str, 
 
     `past` is what has left the ledger, by the keys that it had there.
     """
-    left = {key: entry for key, entry in (past or {}).items() if key.startswith(keys.USAGE)}
-    known = {**left, **dict(facts.items(keys.USAGE))}
+    return usage_in({**(past or {}), **dict(facts.items(keys.USAGE))}, since=since)
+
+
+def usage_in(entries: Mapping[str, Any], *, since: date | None = None) -> list[Row]:
+    """The same of entries that somebody has listed, of whatever sorts."""
+    known = {key: entry for key, entry in entries.items() if key.startswith(keys.USAGE)}
     first = since.isoformat() if since else _first_day(known)
-    entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
+    sums_of_each = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(sums_of_each).items())]
 
 
 def keep(facts: DictLike, now: datetime) -> None:
@@ -342,19 +346,27 @@ def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping
 
     `rows` are those of `usage`, where somebody has them already.
     """
-    found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
-    return _newer(found, usage(facts) if rows is None else rows)
+    return _newer(_moments(facts.get(keys.LAST_USED)), usage(facts) if rows is None else rows)
+
+
+def last_used_in(entries: Mapping[str, Any]) -> Mapping[str, datetime]:
+    """The same by entries that somebody has listed, of whatever sorts."""
+    return _newer(_moments(entries.get(keys.LAST_USED)), usage_in(entries))
 
 
 def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
-    known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
+    known = _moments(facts.get(keys.LAST_USED))
     facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
 
 
 def rows_of(document: Any) -> list[Row]:
     """The rows of one entry."""
     return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _moments(known: Mapping[str, str] | None) -> dict[str, datetime]:
+    return {name: parse_moment(at) for name, at in (known or {}).items()}
 
 
 def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:

@@ -240,6 +240,14 @@ def survey(layout: Layout) -> Survey:
     return Survey(models, broken, tuple(strays), tuple(stagings), tuple(thrown), usage)
 
 
+def parts(layout: Layout) -> tuple[Stray, ...]:
+    """The part files of pulls by a server, some of which may be poisoned."""
+    found = (
+        _stray("part", layout.blobs / entry.name) for entry in entries(layout.blobs) if _PART.fullmatch(entry.name)
+    )
+    return tuple(each for each in found if each is not None)
+
+
 _OURS = frozenset({"manifests", "blobs", "staging", "trash", "ops", INDEX, f"{INDEX}.draft"})
 
 

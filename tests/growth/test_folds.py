@@ -17,6 +17,7 @@ from jobs.ledger.dead_letters import dead, groups, lines, superseding
 from jobs.ledger.expiry import clear
 from jobs.ledger.job import Ending
 from jobs.ledger.ledger import Ledger
+from jobs.listing.dead_memory import KnownJobs
 from jobs.models.aliases import Aliases, notes
 from jobs.models.index import Index
 from jobs.store import keys
@@ -92,7 +93,7 @@ class World:
     def alert_facts(self) -> AlertFacts:
         now = self.clock.now()
         entries = dict(self.facts.items()) | {each.key: each.as_json() for each in self.meters}
-        return AlertFacts(entries, self.jobs, healths(entries, self.fleet, now), [], now, now)
+        return AlertFacts(entries, KnownJobs((), tuple(self.jobs)), healths(entries, self.fleet, now), [], now, now)
 
     def _worked(self, kind: str, subject: str, *, failed: bool) -> None:
         id = self.ledger.post(kind, subject, {"model": subject}, by="test").job.id

@@ -200,11 +200,11 @@ BUDGETS: dict[Callable[[Scene], Callable[[], object]], tuple[int, str]] = {
         3,
         "both is asked for certain: whether somebody cancelled it, and whether somebody ended it",
     ),
-    end: (4, ""),
+    end: (5, "readers are told of the end in an entry of its own, so that none lists all jobs to find it"),
     end_for_now: (4, ""),
     look: (2, ""),
     look_queued: (2, ""),
-    cancel_queued: (12, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
+    cancel_queued: (13, "the job, the wish, and then a claim and an end, so that a worker that claims just now loses"),
     cancel_running: (8, "the whole job, the wish, and a word to those who look at it"),
     sweep: (2, ""),
 }
@@ -301,6 +301,37 @@ def test_a_tick_costs_a_dozen_trips(queued: int, running: int) -> None:
             ledger.beat(each, Reading())
         trips = scene.counted(lambda: tick(scene))
     assert len(trips) <= 12 + running, trips.asked
+
+
+@pytest.mark.parametrize("failed", [3, 30, 60])
+def test_a_tick_costs_the_same_however_much_is_wrong(failed: int) -> None:
+    """Each job that failed for good is an incident, told of once; that they are so still is one write for all."""
+    scene = Scene(ended=10, queued=2)
+    ledger = scene.ledger()
+    for _ in range(failed):
+        ledger.end(scene.claimed(ledger), Ending("failed", "network", "cut"), Reading())
+    tick(scene)  # which writes each of them down
+    for _ in range(3):
+        scene.clock.tick(300)
+        trips = scene.counted(lambda: tick(scene))
+        assert len(trips) <= 12, trips.asked
+    assert len([key for key in scene.store.sorts["incidents"].kept if key.startswith(keys.INCIDENT)]) == failed
+
+
+@pytest.mark.parametrize("ended", [40, 80])
+def test_a_tick_lists_no_job_that_has_ended(ended: int) -> None:
+    """What a tick lists does not grow with the jobs that ended more than an hour ago."""
+    listed = []
+    for past in (0, ended):
+        scene = Scene(ended=past, queued=2)
+        tick(scene)
+        scene.clock.tick(1800)
+        tick(scene)
+        scene.clock.tick(2400)
+        for key in list(scene.store.facts.keys(keys.CHANGED)):  # as the archive does
+            scene.store.facts.pop(key)
+        listed.append(scene.counted(lambda: tick(scene)).listed)  # noqa: B023 - called at once
+    assert listed[0] == listed[1]
 
 
 def nights(scene: Scene, fleet: Fleet, count: int = 1) -> Trips:

@@ -291,7 +291,7 @@ class _Recorded(NoQueue):
 
 # -- the scenarios -----------------------------------------------------------------------------------------------------
 
-BY_ALL = (keys.OPEN, keys.LIVE)
+BY_ALL = (keys.OPEN, keys.LIVE, keys.CHANGED)
 BY_WORKER = (keys.CLAIM, keys.BEAT, keys.END, *BY_ALL)
 BY_OTHERS = {
     "poster": (keys.JOB, *BY_ALL),

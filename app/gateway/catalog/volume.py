@@ -21,7 +21,8 @@ from jobs.ledger.job import Job
 from jobs.models.card import KnownModel
 from jobs.telemetry.archive import ArchivedJobs, archive_at
 from jobs.weights import survey, trash
-from jobs.weights.layout import Layout
+from jobs.weights.layout import Layout, ManifestFile
+from jobs.weights.survey import Broken, Survey
 
 
 class VolumeModels:
@@ -63,8 +64,19 @@ class VolumeModels:
         """What is wrong with models that are not whole, as of the last time that they were read."""
         with self._reading:
             if self._complaints is None:
-                self._complaints = tuple(complaints(survey.survey(self._layout)))
+                self._complaints = tuple(complaints(self._wrong()))
             return self._complaints
+
+    def _wrong(self) -> Survey:
+        """What complaints may be about, and no more where the index tells what there is."""
+        told = self._models.told()
+        if told is None:
+            return survey.survey(self._layout)
+        files = (ManifestFile(name, self._layout.manifest(name)) for name in sorted(told.broken))
+        broken = (survey.read_model(self._layout, file) for file in files)
+        return Survey(
+            (), tuple(each for each in broken if isinstance(each, Broken)), survey.parts(self._layout), (), (), 0
+        )
 
     def thrown(self) -> Collection[tuple[str, str]]:
         """The name and the digest of each version in the trash, as of the last time that the models were read."""
@@ -77,7 +89,11 @@ class VolumeModels:
         """The models that are here, whole or not; with those of which the trash has a version."""
         with self._reading:
             self._bring_up_to_date()
-            return survey.survey(self._layout).names(trash=with_trash)
+            told = self._models.told()
+            if told is None:
+                return survey.survey(self._layout).names(trash=with_trash)
+            thrown = trash.versions(self._layout) if with_trash else ()
+            return [*told.whole, *told.broken, *(ModelName.parse(name) for name, _ in thrown)]
 
     def archived(self, since: datetime) -> Sequence[Job]:
         """The jobs that have left the ledger, of those posted since then, oldest first."""

@@ -1,10 +1,10 @@
-"""What the ops API works with. All of it is called in threads, but `problems` and `age`, which are read from memory, on
-the event loop.
+"""What the ops API works with. What may take a moment is called in a thread; `tiers`, `problems` and `age`, which are
+read from memory, on the event loop, and so is `usage`, which waits for a thread by itself.
 
 Nothing of it asks a server: what is known of servers is what they reported themselves.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -78,7 +78,7 @@ class OpsContext:
     models: Callable[[], Sequence[Document]]
     route: Callable[[str, int | None, Callable[[ModelName], bool]], Document]
     tiers: Callable[[], Sequence[Document]]
-    usage: Callable[[date | None], Sequence[Document]]
+    usage: Callable[[date | None], Awaitable[Sequence[Document]]]
     age: Callable[[], timedelta | None]
     aliases: Callable[[Callable[[ModelName], bool]], Sequence[Document]] = lambda _: ()
     notes: Callable[[], Sequence[str]] = tuple

@@ -1,6 +1,6 @@
 """Jobs over HTTP: post, list, tell, follow, cancel, retry, dismiss. Words and JSON are those of the command line.
 
-All lists come from one reading of the ledger, which serves whoever asks within two seconds.
+All lists come from one look at the ledger, which serves whoever asks within two seconds.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import MadeOnce
 from app.gateway.event_loop.long_answers import response_of
 from app.gateway.ops import schemas
 from app.gateway.ops.context import OpsContext
@@ -84,6 +85,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, following: Followin
 
 def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
     kinds = ops_context.kinds
+    answers = MadeOnce[bytes]()  # of the newest look at all jobs
 
     def sight(caller: Caller) -> MaySee | None:
         """What a caller may see; None when that is everything."""
@@ -129,7 +131,8 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
             archived = ops_context.archived(began) if began else ()
             return json_bytes(listed(all_jobs, query, may_see=sight(caller), kinds=kinds, archived=archived))
 
-        return response_of(await ledger_pool.read(tell))
+        made = await answers.of(all_jobs, (query, caller.models), lambda: ledger_pool.read(tell))
+        return response_of(made)
 
     @api.get("/summary", response_model=schemas.JobsSummaryResponse)
     async def summarise(caller: MayRead) -> Response:
@@ -139,7 +142,8 @@ def _reading(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -
         def tell(_: LedgerReader) -> bytes:
             return json_bytes(summary(all_jobs, may_see=sight(caller), kinds=kinds))
 
-        return response_of(await ledger_pool.read(tell))
+        made = await answers.of(all_jobs, caller.models, lambda: ledger_pool.read(tell))
+        return response_of(made)
 
     @api.get("/{id}", response_model=schemas.JobResponse)
     async def job(id: Id, caller: MayRead) -> Response:

@@ -6,8 +6,8 @@ it likes, and wakes nothing.
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from datetime import date, timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
@@ -16,16 +16,16 @@ from loguru import logger
 from pydantic import Field
 
 from app.gateway.auth.keys import Caller
+from app.gateway.catalog.shared_answer import SharedAnswer
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.inference.metrics import CONTENT_TYPE
 from app.gateway.ops import schemas
 from app.gateway.ops.context import Document, OpsContext
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.ops.post_jobs import MayChange, MayRead, reader, sees_use
-from jobs.core.errors import NotFound, StoreTrouble, StoreUnavailable
+from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
-from jobs.ledger.reader import LedgerReader
 from jobs.version import VERSION
 
 STALE = timedelta(minutes=1)
@@ -34,16 +34,11 @@ STALE = timedelta(minutes=1)
 STORE_SECONDS = 5.0
 """A store that has not answered a small question for so long cannot be worked with."""
 
-COUNT_EVERY = timedelta(seconds=15)
-"""Counting jobs reads them all, so in between the last count is given."""
-
 Context = Annotated[int, Field(ge=1, le=100_000_000)]
-
-NO_JOB = "no-such-job"
 
 
 class JobCounts:
-    """How many jobs there are of each kind and state, counted now and then, once for all who ask meanwhile.
+    """How many jobs there are of each kind and state, by the last look at them; by one before while that takes long.
 
     Belongs to one event loop; a pool's thread counts, and hands over a mapping that is never changed.
     """
@@ -62,15 +57,15 @@ class JobCounts:
             StoreTrouble: the ledger cannot be asked, or has not answered in time and not for long.
 
         """
-        if self._counting is None and self._is_older_than(COUNT_EVERY):
+        if self._counting is None:
             self._counting = asyncio.create_task(self._count())
             self._counting.add_done_callback(self._counted)
-        if (counting := self._counting) is not None:
-            await asyncio.wait({counting}, timeout=STORE_SECONDS)
-            if counting.done():
-                return counting.result()
-            if self._is_older_than(STALE):
-                raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
+        counting = self._counting
+        await asyncio.wait({counting}, timeout=STORE_SECONDS)
+        if counting.done():
+            return counting.result()
+        if self._is_older_than(STALE):
+            raise StoreUnavailable(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
         return self._counts
 
     async def _count(self) -> Mapping[tuple[str, str], int]:
@@ -89,7 +84,7 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     """Why this gateway cannot do its work, if so."""
     why = []
     try:
-        await asyncio.wait_for(ledger_pool.read(_reached), STORE_SECONDS)
+        await asyncio.wait_for(ledger_pool.reach(), STORE_SECONDS)
     except TimeoutError:
         why.append(f"the ledger has not answered for {STORE_SECONDS:.0f} s")
     except Exception as error:  # noqa: BLE001 - whatever keeps the ledger away is what was asked
@@ -101,13 +96,6 @@ async def problems(ops_context: OpsContext, ledger_pool: LedgerPool) -> list[str
     elif age > STALE:
         why.append(f"the models and servers were last looked at {age.total_seconds():.0f} s ago")
     return why
-
-
-def _reached(ledger: LedgerReader) -> None:
-    try:
-        ledger.get(NO_JOB)
-    except NotFound:
-        return
 
 
 def versions_by_name(thrown: Iterable[tuple[str, str]]) -> Mapping[str, Collection[str]]:
@@ -123,14 +111,18 @@ def _can_roll_back(model: Document, thrown: Mapping[str, Collection[str]]) -> bo
     return any(digest != model["digest"] for digest in thrown.get(str(model["name"]).lower(), ()))
 
 
-def _models_for(ops_context: OpsContext, caller: Caller) -> Document:
-    known, complaints = ops_context.models(), () if caller.models else ops_context.complaints()
-    thrown = versions_by_name(ops_context.thrown())
+def _models_for(
+    ops_context: OpsContext,
+    caller: Caller,
+    known: Sequence[Document],
+    wrong: Sequence[str],
+    thrown: Mapping[str, Collection[str]],
+) -> Document:
     seen = [
         {**each, "can_roll_back": _can_roll_back(each, thrown)} for each in known if caller.may_name(str(each["name"]))
     ]
     aliases = [dict(each) for each in ops_context.aliases(caller.may_use)]
-    return {"models": seen, "aliases": aliases, "complaints": list(complaints)}
+    return {"models": seen, "aliases": aliases, "complaints": [] if caller.models else list(wrong)}
 
 
 def _tiers_for(ops_context: OpsContext, caller: Caller) -> list[dict[str, Any]]:
@@ -138,8 +130,7 @@ def _tiers_for(ops_context: OpsContext, caller: Caller) -> list[dict[str, Any]]:
     return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
 
 
-def _usage_for(ops_context: OpsContext, caller: Caller, since: date | None) -> Document:
-    rows = ops_context.usage(since)
+def _usage_for(caller: Caller, rows: Iterable[Mapping[str, Any]]) -> Document:
     return {"usage": [dict(row) for row in rows if sees_use(caller, row["key"], row["model"])]}
 
 
@@ -158,11 +149,7 @@ def _health_for(ops_context: OpsContext, caller: Caller, why: list[str], counts:
 
 def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:
     api = APIRouter(tags=["state"])
-
-    @api.get("/models", response_model=schemas.ModelsResponse)
-    async def models(caller: MayRead) -> Response:
-        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
-        return await json_response(_models_for, ops_context, caller)
+    _models(api, ops_context, ledger_pool)
 
     @api.get("/tiers", response_model=schemas.TiersResponse)
     async def tiers(caller: MayRead) -> Response:
@@ -187,7 +174,8 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
     ) -> Response:
         """Sum up who used what, by day. A key without the admin scope sees its own."""
         began = schemas.since_of(since, ops_context.clock.now())
-        return await json_response(_usage_for, ops_context, caller, began.date() if began else None)
+        rows = await ops_context.usage(began.date() if began else None)
+        return await json_response(_usage_for, caller, rows)
 
     @api.get("/health", response_model=schemas.HealthResponse)
     async def health(caller: MayRead) -> Response:
@@ -204,6 +192,20 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
         return await json_response(_health_for, ops_context, caller, why, counts)
 
     return api
+
+
+def _models(api: APIRouter, ops_context: OpsContext, ledger_pool: LedgerPool) -> None:
+    async def look_beside() -> tuple[Sequence[str], Mapping[str, Collection[str]]]:
+        return await asyncio.to_thread(lambda: (ops_context.complaints(), versions_by_name(ops_context.thrown())))
+
+    beside = SharedAnswer(look_beside, ledger_pool.shared_for)  # of the models that are listed
+
+    @api.get("/models", response_model=schemas.ModelsResponse)
+    async def models(caller: MayRead) -> Response:
+        """List the whole models and their other names, and say what is wrong. A key for some models sees only those."""
+        known = await asyncio.to_thread(ops_context.models)
+        wrong, thrown = await beside(tuple((each["name"], each["digest"]) for each in known))
+        return await json_response(_models_for, ops_context, caller, known, wrong, thrown)
 
 
 def probes(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCounts) -> APIRouter:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from json.decoder import scanstring
+from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed leaves it out
 from typing import Any
 
 from jobs.core.errors import BadRequest
@@ -388,7 +388,8 @@ def _end_of_text(body: Body, at: int) -> int:
         if body.count(b"\\", at, at + window) > MOST_ESCAPES:
             break
         with suppress(ValueError):  # its end is further on, or there is something wrong with it, which is told below
-            return at + scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
+            end: int = scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
+            return at + end
     while (match := _inside.match(body, at, at + _STEP)) is not None and match.end() > at:
         at = match.end()
     if at >= len(body) or body[at] != _QUOTE:

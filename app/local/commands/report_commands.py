@@ -18,15 +18,16 @@ FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help=
 @app.command()
 def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what the last night did. Its jobs and how they ended, what it moved, what it left alone."""
-    from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.nightly_report import lines  # noqa: PLC0415 - every command imports this file
 
     if url:
         commands = commands_at(url, key)
         last_night = remote_at(url, key).night()
     else:
+        from jobs.home.status import local_night  # noqa: PLC0415
+
         at = this_machine()
-        entries = dict(at.home.read_facts().items(*OF_NIGHTS))
-        commands, last_night = at.commands, report(entries, at.commands.reader.select()[0])
+        commands, last_night = at.commands, local_night(at.home, at.commands.clock)
     show(last_night, (commands.worded(line) for line in lines(last_night, commands.now, screen_width())), json=json)
 
 

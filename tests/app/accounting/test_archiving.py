@@ -62,6 +62,10 @@ class MortalDict:
     def items(self, *prefixes: str) -> Iterator[tuple[Any, Any]]:
         return self.real.items(*prefixes)
 
+    def update(self, other: Mapping[Any, Any], /) -> None:
+        self._step()
+        self.real.update(other)
+
 
 class MortalFile(MortalDict):
     """One machine's: what it does in one step is one step."""

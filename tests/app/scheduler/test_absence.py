@@ -13,6 +13,7 @@ from app.fleet.schema import declared
 from app.scheduler import absence, runs
 from app.scheduler.alert_check import check
 from jobs.core.clock import isoformat
+from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
 from jobs.telemetry.archive import archive_at
 from jobs.telemetry.archive_files import Archive
@@ -49,7 +50,9 @@ def forget(store: Store) -> None:
 
 def told(store: Store) -> Mapping[str, Any]:
     """What is open of it: message and hint."""
-    cases = check(store.ledger().reader, store.facts, FLEET, store.clock.now()).open
+    cases = check(
+        look_and_remember(store.ledger().reader, store.facts, store.clock.now()), store.facts, FLEET, store.clock.now()
+    ).open
     return {case.incident.message: case.incident.hint for case in cases if case.incident.subject == absence.ABSENCE}
 
 

@@ -20,7 +20,9 @@ STORED = {
     "aliases": "overwritten",
     "beat/<id>/<n>": "overwritten",
     "cancel/<id>": "once",
+    "changed/<id>": "overwritten",
     "claim/<id>/<n>": "once",
+    "dead_letters": "overwritten",
     "dismissed/<id>": "once",
     "end/<id>/<n>": "once",
     "gone/<id>": "once",
@@ -43,6 +45,7 @@ STORED = {
     "sorts/moved": "overwritten",
     "sorts/moving": "overwritten",
     "spent/<month>": "overwritten",
+    "still_open": "overwritten",
     "telling/<key>/<n>/<change>/<k>": "once",
     "tick/done": "overwritten",
     "told/<key>/<n>/<change>": "once",
@@ -102,7 +105,7 @@ def test_what_jobs_leave_behind_is_in_the_table(store: Store, subject: str) -> N
 
     assert patterns_of(store.facts.keys()) == {
         *("job/<id>", "live/<kind>/<subject>", "claim/<id>/<n>", "end/<id>/<n>", "cancel/<id>", "gone/<id>"),
-        "open_complete",
+        *("open_complete", "changed/<id>"),
     }
 
 

@@ -227,6 +227,7 @@ def test_what_was_observed_leaves_the_dict(store: Store, tmp_path: Path) -> None
         "incident/quota/volume/2",
         "last_used",
         "recovered/quota/volume/1",
+        "still_open",
         "window/a10g",
     ]
     assert {sort: [*archived_facts(archive, sort)] for sort in ("health", "meters", "wakes", "usage")} == {
