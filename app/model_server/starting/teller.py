@@ -88,9 +88,12 @@ class StartTeller:
         return self._start
 
     def end_start(self) -> None:
-        """The server answers, and what it loads from now on it loads while it serves."""
+        """The server answers, and what it loads from now on it loads while it serves. A model that was on its way is in
+        memory, whether the engine has said so or not."""
         with self._lock:
             if self._start is not None:
+                if self._start.has_model:
+                    self._start.ended("memory")
                 self._start.over()
                 self._ended.append(self._start)
         self._news.set()

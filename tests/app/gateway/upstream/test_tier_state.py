@@ -42,6 +42,7 @@ def test_why_and_since_go_with_the_state() -> None:
         "tier": "a10g", "state": "ready", "since": HOUR_AGO, "why": "as seen", "held": 3, "coming": None,
     }  # fmt: skip
     assert tier("asleep", "failed", "it died") == {
-        "tier": "a10g", "state": "lost", "since": "2026-09-15T08:29:00.000Z", "why": "it died", "held": 3, "coming": None,
+        "tier": "a10g", "state": "lost", "since": "2026-09-15T08:29:00.000Z", "why": "it died", "held": 3,
+        "coming": None,
     }  # fmt: skip
     assert tier("ready", "serving", "half of it")["since"] == HOUR_AGO
