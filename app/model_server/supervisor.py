@@ -22,7 +22,7 @@ from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.phases import Phases
-from app.model_server.starting.teller import StartTeller, Weights
+from app.model_server.starting.start_reports import StartReports, Weights
 from app.model_server.starting.wanted import wanted
 from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
@@ -48,7 +48,7 @@ class ServerSupervisor:
     """One server.
 
     The container's own thread starts and stops it. The supervisor's begins when the start is over and checks from then
-    on; beside it another loads what else is to be in memory. One tells of starts and loads (`StartTeller`), and one of
+    on; beside it another loads what else is to be in memory. One tells of starts and loads (`StartReports`), and one of
     the daemon says that the process has ended.
     """
 
@@ -59,7 +59,7 @@ class ServerSupervisor:
         self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
         home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
-        self._teller = StartTeller(
+        self._start_reports = StartReports(
             host.facts,
             host.clock,
             settings.tier,
@@ -76,7 +76,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
-            loads=self._teller,
+            loads=self._start_reports,
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
         self._started_at = host.clock.now()
@@ -119,7 +119,7 @@ class ServerSupervisor:
             ServerTrouble: Ollama did not come up.
 
         """
-        phases = self._teller.begin_start(self._host.began_ago)
+        phases = self._start_reports.begin_start(self._host.began_ago)
         self._report(state="waking")
         try:
             self._gpu = gpu.find() if self._settings.gpu_promised else None
@@ -136,17 +136,17 @@ class ServerSupervisor:
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
-            self._teller.stop()
+            self._start_reports.stop()
             self._report(state="refused", why=str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
             self._daemon.stop()
-            self._teller.stop()
+            self._start_reports.stop()
             self._report(state="ended")
             raise
         logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
-        self._teller.end_start()
+        self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
 
@@ -207,7 +207,7 @@ class ServerSupervisor:
         logger.info("ollama ended with {}", self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        self._teller.stop()
+        self._start_reports.stop()
         self._report(state="ended")
 
     def _drain(self) -> None:
@@ -396,7 +396,7 @@ class ServerSupervisor:
             generation=self._weights_reload.generation,
             pausing_until=self._pausing_until,
             dollars_per_hour=self._settings.dollars_per_hour,
-            progress=self._teller.progress(),
+            progress=self._start_reports.progress(),
         )
         with self._reporting:
             if self._has_reported_end:
