@@ -10,15 +10,16 @@ from jobs.core.clock import Clock, isoformat
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry import usage
-from jobs.telemetry.archive import METERS, TURNS, USAGE, archived_facts
+from jobs.telemetry.archive import COLD, METERS, TURNS, USAGE, archived_facts
 from jobs.telemetry.archive_files import Archive
+from jobs.telemetry.cold_starts import cold_starts
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import Cost, cost
 
 
 def archived_usage(archive: Archive) -> dict[str, Any]:
-    """What the archive knows of containers and usage, by the keys that it had in the Dict."""
-    return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
+    """What the archive knows of containers, cold starts and usage, by the keys that it had in the Dict."""
+    return archived_facts(archive, METERS) | archived_facts(archive, USAGE) | archived_facts(archive, COLD)
 
 
 PAST_EVERY = timedelta(minutes=5)
@@ -65,6 +66,7 @@ def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: d
         until=until,
         as_of=fleet.prices.as_of.isoformat(),
         source=fleet.prices.source,
+        cold=cold_starts(entries, since),
     )
 
 

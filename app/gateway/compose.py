@@ -26,7 +26,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cost, daily, nightly, overview, plans
+from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.event_loop.lag import LagMeter
@@ -45,6 +45,7 @@ from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
 from app.gateway.shared_reads import SharedReads
 from app.gateway.upstream import server_requests, tier_state
+from app.gateway.upstream.cold_records import ColdRecords
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
@@ -170,7 +171,18 @@ class Composed:
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
         self._loaded = self._loaded_models()
-        holding = HoldContext(servers, parts.clock, self._woke, refresh, parts.hold_timing, self._loaded.loaded)
+        self._cold_records = ColdRecords(
+            parts.facts,
+            parts.clock,
+            parts.writer,
+            reports=parts.known_state.reports,
+            refresh=refresh,
+            observe=self.metrics.cold,
+            size_of=self._size_of,
+        )
+        holding = HoldContext(
+            servers, parts.clock, self._woke, refresh, parts.hold_timing, self._loaded.loaded, self._cold_records
+        )
         self.cold_starts = {
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
@@ -235,6 +247,7 @@ class Composed:
         self._lag_meter.start()
         if self._parts.loop_watch is not None:
             self._parts.loop_watch.start()
+        self._cold_records.begin()
 
     async def _end(self) -> None:
         self._lag_meter.stop()
@@ -243,6 +256,7 @@ class Composed:
         await self.detached.close()
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
+        await self._cold_records.close()
         for client in self.upstream_clients.values():
             client.close()
         self._ledger_pool.close()
@@ -324,6 +338,10 @@ class Composed:
         wrong_aliases = aliases.complaints(known_state.aliases, self._is_here)
         return [*parts.complaints(), *card_complaints(known_state.models()), *wrong_aliases]
 
+    def _size_of(self, model: str) -> int | None:
+        known = self._known_state.find(ModelName.parse(model))
+        return known.size if known else None
+
     def _is_here(self, name: ModelName) -> bool:
         return self._known_state.find(name) is not None
 
@@ -341,7 +359,10 @@ class Composed:
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports
-        return [tier_state.as_json(each.state(), reports(tier), now) for tier, each in self.cold_starts.items()]
+        return [
+            tier_state.as_json(each.state(), reports(tier), now, each.coming())
+            for tier, each in self.cold_starts.items()
+        ]
 
     def _overview(self) -> overview.Overview:
         parts = self._parts
@@ -368,6 +389,7 @@ class Composed:
             daily.router(daily.Days(parts.clock, fleet), self._reads.of_days),
             cost.router(cost.Costs(parts.clock, fleet), self._reads.of_cost),
             nightly.router(self._reads.night, self._ledger_pool),
+            cold.router(cold.Cold(parts.clock), self._reads.of_cost),
         )
 
     def _routes(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app.gateway.inference.request_log import RequestRecord
+from jobs.telemetry.cold_starts import ColdStart
 
 # Else every counter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -28,6 +29,8 @@ FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 
 LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
 """From nothing that a timer can tell to what every caller feels."""
+COLD_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
+"""Of one phase: from a hand-over to tens of gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,13 @@ class Metrics:
             buckets=LAG_SECONDS,
             registry=self._registry,
         )
+        self._cold = Histogram(
+            "ollama_modal_cold_seconds",
+            "Cold starts and loads that callers waited for, by phase",
+            ("tier", "phase"),
+            buckets=COLD_SECONDS,
+            registry=self._registry,
+        )
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
@@ -129,6 +139,11 @@ class Metrics:
     def loop_lag(self, seconds: float) -> None:
         """How late the event loop came to a timer."""
         self._loop_lag.observe(seconds)
+
+    def cold(self, start: ColdStart) -> None:
+        """Count a cold start, or a load, that is over."""
+        for phase, seconds in start.seconds.items():
+            self._cold.labels(self._tier(start.tier), phase).observe(seconds)
 
     def store_up(self, is_up: bool) -> None:
         """Whether the ledger has answered just now."""

@@ -127,7 +127,7 @@ def _models_for(
 
 def _tiers_for(ops_context: OpsContext, caller: Caller) -> list[dict[str, Any]]:
     """Why a tier is as it is names the models that it loads, which are not for every key."""
-    return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
+    return [dict(each) | ({"why": "", "coming": None} if caller.models else {}) for each in ops_context.tiers()]
 
 
 def _usage_for(caller: Caller, rows: Iterable[Mapping[str, Any]]) -> Document:
