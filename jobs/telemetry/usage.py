@@ -308,18 +308,28 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
-    known = dict(facts.items(keys.USAGE))
+def usage(facts: ReadableDict, *, since: date | None = None, past: Mapping[str, Any] | None = None) -> list[Row]:
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
+
+    `past` is what has left the ledger, by the keys that it had there.
+    """
+    return usage_in({**(past or {}), **dict(facts.items(keys.USAGE))}, since=since)
+
+
+def usage_in(entries: Mapping[str, Any], *, since: date | None = None) -> list[Row]:
+    """The same of entries that somebody has listed, of whatever sorts."""
+    known = {key: entry for key, entry in entries.items() if key.startswith(keys.USAGE)}
     first = since.isoformat() if since else _first_day(known)
-    entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
+    sums_of_each = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(sums_of_each).items())]
 
 
-def keep(facts: DictLike) -> None:
-    """Read each entry by its key, which on Modal keeps it from fading for another seven days; a listing does not."""
+def keep(facts: DictLike, now: datetime) -> None:
+    """Read each entry of days past by its key, which on Modal keeps it from fading; a listing does not."""
+    last = (now - keys.LASTS).astimezone(UTC).date().isoformat()
     for key in list(facts.keys(keys.USAGE)):
-        facts.get(key)
+        if key.removeprefix(keys.USAGE)[:10] < last:
+            facts.get(key)
 
 
 def _first_day(known: Iterable[str]) -> str:
@@ -336,19 +346,27 @@ def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping
 
     `rows` are those of `usage`, where somebody has them already.
     """
-    found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
-    return _newer(found, usage(facts) if rows is None else rows)
+    return _newer(_moments(facts.get(keys.LAST_USED)), usage(facts) if rows is None else rows)
+
+
+def last_used_in(entries: Mapping[str, Any]) -> Mapping[str, datetime]:
+    """The same by entries that somebody has listed, of whatever sorts."""
+    return _newer(_moments(entries.get(keys.LAST_USED)), usage_in(entries))
 
 
 def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
-    known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
+    known = _moments(facts.get(keys.LAST_USED))
     facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
 
 
 def rows_of(document: Any) -> list[Row]:
     """The rows of one entry."""
     return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _moments(known: Mapping[str, str] | None) -> dict[str, datetime]:
+    return {name: parse_moment(at) for name, at in (known or {}).items()}
 
 
 def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from loguru import logger
@@ -61,6 +62,10 @@ class _Note(NamedTuple):
     def entry(self) -> Loaded | None:
         """As a report would have it."""
         return self.loaded and replace(self.loaded, expires_at=self.at + _length(self.keep))
+
+    def stays(self, now: datetime) -> bool:
+        """Whether the model is in memory still, as far as it was seen."""
+        return self.loaded is not None and (self.busy > 0 or self.at + _length(self.keep) > now)
 
 
 @dataclass(frozen=True)
@@ -242,11 +247,10 @@ class LoadedModels:
 
     def reports(self) -> tuple[Report, ...]:
         """The reports of servers that are up, each with what is in its memory as far as it is known now."""
-        serving = self._known.serving()
-        tiers = dict.fromkeys((*self._tiers, *(each.tier for each in serving)))
-        return tuple(
-            report for tier in tiers for report in self._of_tier(tier, [each for each in serving if each.tier == tier])
-        )
+        serving: dict[str, list[Report]] = {tier: [] for tier in self._tiers}
+        for each in self._known.serving():
+            serving.setdefault(each.tier, []).append(each)
+        return tuple(report for tier, reports in serving.items() for report in self._of_tier(tier, reports))
 
     def _of_tier(self, tier: str, reports: list[Report]) -> list[Report]:
         if (seen := self._tiers.get(tier)) is None:
@@ -260,28 +264,24 @@ class LoadedModels:
             heard_at = seen.answer[0]
             report = reports[0] if reports else self._unreported(tier, heard_at)
             reports = [replace(report, loaded=seen.answer[1])]
+        memory = [_Memory(each) for each in reports]
+        where = {folded: each for each in reversed(memory) for folded in each.entries}
         for folded, note in seen.notes.copy().items():  # in one step
             settles = timedelta(0) if note.loaded else SETTLING
-            if told_at <= note.at + SETTLING and heard_at <= note.at + settles:
-                reports = self._with_note(tier, folded, note, reports)
-        return reports
-
-    def _with_note(self, tier: str, folded: ModelName, note: _Note, reports: list[Report]) -> list[Report]:
-        now = self._clock.now()
-        entry = note.entry
-        if entry is None or not (note.busy or (entry.expires_at or now) > now):
-            return _without(folded, reports)
-        if not reports and not note.busy and now - note.at > REPORT_STALE:
-            return []  # for so long a server that is there would have said something
-        reports = sorted(reports, key=lambda each: each.at, reverse=True) or [self._unreported(tier, note.at)]
-        at, known = next(
-            ((at, one) for at, each in enumerate(reports) if (one := _find(folded, each)) is not None), (0, None)
-        )
-        if known is not None and known.context == entry.context:
-            entry = replace(entry, size=known.size, size_vram=known.size_vram)
-        others = tuple(each for each in reports[at].loaded if each is not known)
-        reports[at] = replace(reports[at], loaded=(*others, entry))
-        return reports
+            if told_at > note.at + SETTLING or heard_at > note.at + settles:
+                continue
+            entry = note.entry
+            if entry is None or not note.stays(now):
+                # Of several servers, nobody can tell which one it was that let it go.
+                if len(memory) == 1:
+                    memory[0].entries.pop(folded, None)
+                continue
+            if not memory:
+                if not note.busy and now - note.at > REPORT_STALE:
+                    continue  # for so long a server that is there would have said something
+                memory.append(_Memory(self._unreported(tier, note.at)))
+            where.setdefault(folded, memory[0]).put(folded, entry)
+        return [each.as_report() for each in memory]
 
     def _unreported(self, tier: str, at: datetime) -> Report:
         """Of a container that has answered, though it has no report here that says so."""
@@ -296,17 +296,25 @@ def _length(keep: timedelta) -> timedelta:
     return FOR_EVER if keep < timedelta(0) else keep
 
 
-def _find(folded: ModelName, report: Report) -> Loaded | None:
-    return next((each for each in report.loaded if _folded(each.name) == folded), None)
+class _Memory:
+    """What a server has in memory, while notes are added to its report: by the model's folded name."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        self.entries: dict[ModelName | str, Loaded] = {_folded(each.name) or each.name: each for each in report.loaded}
+
+    def put(self, folded: ModelName, entry: Loaded) -> None:
+        """This model was seen in memory; sizes that the server told itself are better."""
+        known = self.entries.pop(folded, None)
+        if known is not None and known.context == entry.context:
+            entry = replace(entry, size=known.size, size_vram=known.size_vram)
+        self.entries[folded] = entry
+
+    def as_report(self) -> Report:
+        return replace(self._report, loaded=tuple(self.entries.values()))
 
 
-def _without(folded: ModelName, reports: list[Report]) -> list[Report]:
-    """Without this model, where one server is up. Of several, nobody can tell which one it was that let it go."""
-    if len(reports) > 1:
-        return reports
-    return [replace(each, loaded=tuple(one for one in each.loaded if _folded(one.name) != folded)) for each in reports]
-
-
+@lru_cache(maxsize=4096)
 def _folded(name: str) -> ModelName | None:
     try:
         return ModelName.parse(name).folded()

@@ -26,6 +26,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
 
+LAG_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5)
+"""From nothing that a timer can tell to what every caller feels."""
+
 
 @dataclass(frozen=True)
 class Readings:
@@ -38,6 +41,7 @@ class Readings:
         usage_dropped: records of usage that were lost.
         log_dropped: log lines that were lost because nothing read them.
         known_state_seconds: how old what we know of models and servers is; None before the first refresh.
+        loop_blocks: how often something held the event loop up for longer than it may; None where nobody looks.
 
     """
 
@@ -47,6 +51,7 @@ class Readings:
     usage_dropped: Callable[[], int]
     log_dropped: Callable[[], int]
     known_state_seconds: Callable[[], float | None]
+    loop_blocks: Callable[[], int | None] = lambda: None
 
 
 class Metrics:
@@ -89,6 +94,12 @@ class Metrics:
             buckets=FIRST_BYTE_SECONDS,
             registry=self._registry,
         )
+        self._loop_lag = Histogram(
+            "ollama_modal_loop_lag_seconds",
+            "How late the event loop comes to a timer, looked at a few times a second",
+            buckets=LAG_SECONDS,
+            registry=self._registry,
+        )
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
@@ -114,6 +125,10 @@ class Metrics:
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
         self._wakes.labels(self._tier(tier), cause if cause in CAUSES else OTHER).inc()
+
+    def loop_lag(self, seconds: float) -> None:
+        """How late the event loop came to a timer."""
+        self._loop_lag.observe(seconds)
 
     def store_up(self, is_up: bool) -> None:
         """Whether the ledger has answered just now."""
@@ -211,6 +226,10 @@ class _ReadingsCollector(Collector):
         yield CounterMetricFamily(
             "ollama_modal_log_lines_dropped", "Log lines that were lost", value=readings.log_dropped()
         )
+        if (blocks := readings.loop_blocks()) is not None:
+            yield CounterMetricFamily(
+                "ollama_modal_loop_blocks", "Times that something held the event loop up for too long", value=blocks
+            )
         if (age := readings.known_state_seconds()) is not None:
             yield GaugeMetricFamily(
                 "ollama_modal_standing_age_seconds", "How old what is known of models and servers is", value=age

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from app.gateway.catalog.loaded_models import LoadedModels
@@ -105,7 +106,7 @@ class _ProxiedRequest:
         route = self._route = await self._routed(request)
         if self._exchange.entry.path in prompt_truncation.COUNTED:
             size = len(self._exchange.body)
-            self._reply.lengths_left = lambda: self._proxy.lengths_left(route, size)
+            self._reply.lengths_left = partial(self._proxy.lengths_left, route, size)  # without us: that were a circle
         self._refuse(request, route)
         if route.alias:
             self._reply.name_as(route.served_name, request.model)

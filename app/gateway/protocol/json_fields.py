@@ -8,10 +8,10 @@ bytes, so that a pass in a thread never keeps the event loop from the interprete
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache
-from json import decoder as json_decoder
+from json.decoder import scanstring  # type: ignore[attr-defined] # typeshed leaves it out
 from typing import Any
 
 from jobs.core.errors import BadRequest
@@ -79,8 +79,6 @@ _pair = re.compile(_name.pattern + _simple.pattern)
 """Both at once, with the comma or the end behind them: nearly all that stands in an object."""
 
 _COMMA, _QUOTE, _LIST, _OBJECT, _END_OF_LIST, _END_OF_OBJECT = b',"[{]}'
-_scan_text: Callable[[str, int], tuple[str, int]] = json_decoder.scanstring  # type: ignore[attr-defined] # in no stub
-
 _BLANK = 0x20
 """The last of the bytes that may be a gap."""
 
@@ -390,7 +388,8 @@ def _end_of_text(body: Body, at: int) -> int:
         if body.count(b"\\", at, at + window) > MOST_ESCAPES:
             break
         with suppress(ValueError):  # its end is further on, or there is something wrong with it, which is told below
-            return at + _scan_text(bytes(body[at : at + window]).decode("latin-1"), 0)[1]
+            end: int = scanstring(bytes(body[at : at + window]).decode("latin-1"), 0, True)[1]
+            return at + end
     while (match := _inside.match(body, at, at + _STEP)) is not None and match.end() > at:
         at = match.end()
     if at >= len(body) or body[at] != _QUOTE:
