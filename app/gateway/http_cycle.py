@@ -6,12 +6,15 @@ said: a short answer is written at once with its head, and so is the beginning o
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HEADER_RE, HEADER_VALUE_RE, STATUS_LINE, RequestResponseCycle
-
-if TYPE_CHECKING:
-    from app.gateway.http_protocol import StrictHttpProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 CALLER = "ollama_modal.caller"
 """The extension of an ASGI scope that holds the cycle of a request."""
@@ -22,7 +25,7 @@ _NO_BODY = frozenset({204, 304})
 class HttpCycle(RequestResponseCycle):
     """Belongs to the event loop of its connection. To the application it is `Caller`, beside what ASGI has."""
 
-    def __init__(self, protocol: "StrictHttpProtocol", *, is_old: bool) -> None:
+    def __init__(self, protocol: HttpToolsProtocol, *, is_old: bool) -> None:
         """
         Args:
             protocol: of the connection, which has just read the head.

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from app.gateway.inference.request_log import RequestRecord
 from jobs.telemetry.cold_starts import ColdStart
 
-# Else every counter has a second line beside it, which is not used here.
+# Else every meter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
@@ -115,7 +115,7 @@ class Metrics:
         )
         #: What counts for each model, tier and key: to look them up by their labels takes longer than to count. Of the
         #: event loop.
-        self._counters: dict[tuple[str, str, str], _Counters] = {}
+        self._meters: dict[tuple[str, str, str], _Meters] = {}
         self._store = Gauge(
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
@@ -127,10 +127,10 @@ class Metrics:
         """Count a request that has ended."""
         model = record.model if record.model and self._is_known(record.model) else OTHER
         about = (model, self._tier(record.tier), record.key if record.key in self._keys else OTHER)
-        counters = self._counters.get(about)
-        if counters is None:
-            counters = self._counters[about] = _Counters(self, *about)
-        counters.add(record)
+        meters = self._meters.get(about)
+        if meters is None:
+            meters = self._meters[about] = _Meters(self, *about)
+        meters.add(record)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
@@ -170,7 +170,7 @@ class Metrics:
         return name if name in self._tiers else OTHER
 
 
-class _Counters:
+class _Meters:
     """The meters of one model, tier and key, each found once, when there is something to count."""
 
     def __init__(self, metrics: Metrics, model: str, tier: str, key: str) -> None:
@@ -195,10 +195,10 @@ class _Counters:
             self._first_byte.observe(record.first_byte_seconds)
 
     def _count(self, kind: str, tokens: int) -> None:
-        counter = self._tokens.get(kind)
-        if counter is None:
-            counter = self._tokens[kind] = self._metrics.tokens.labels(*self._about, kind)
-        counter.inc(tokens)
+        meter = self._tokens.get(kind)
+        if meter is None:
+            meter = self._tokens[kind] = self._metrics.tokens.labels(*self._about, kind)
+        meter.inc(tokens)
 
 
 class _Page(Collector):
