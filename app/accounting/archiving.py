@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from jobs.archive.archive import AFTER, Commit, archive_at, archive_facts, archiving_jobs
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import Clock
 from jobs.core.errors import Trouble
 from jobs.core.units import counted
@@ -19,8 +21,6 @@ from jobs.ledger.job import Job
 from jobs.ledger.ledger import Ledger
 from jobs.store.files import translated
 from jobs.store.protocols import ShrinkingDict
-from jobs.telemetry.archive import AFTER, Commit, archive_at, archive_facts, archiving_jobs
-from jobs.telemetry.archive_files import Archive
 from jobs.weights.history import recall, remember
 
 if TYPE_CHECKING:

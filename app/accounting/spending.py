@@ -6,12 +6,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from app.fleet.schema import Fleet
+from jobs.archive.archive import COLD, METERS, TURNS, USAGE, archived_facts
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import Clock, isoformat
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry import usage
-from jobs.telemetry.archive import COLD, METERS, TURNS, USAGE, archived_facts
-from jobs.telemetry.archive_files import Archive
 from jobs.telemetry.cold_starts import cold_starts
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import Cost, cost

@@ -22,6 +22,7 @@ from app.fleet.schema import Fleet, declared
 from app.resources import MODELS, queue, volume
 from app.resources import ledger as facts
 from app.scheduler.absence import note_old_archive
+from jobs.archive.archive import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import StoreTrouble, Trouble
 from jobs.core.model_name import ModelName
@@ -37,7 +38,6 @@ from jobs.store.by_sort import DictBySort
 from jobs.store.protocols import DictLike, ShrinkingDict
 from jobs.tasks.context import TaskContext
 from jobs.tasks.table import perform
-from jobs.telemetry.archive import archive_at
 from jobs.weights import survey
 from jobs.weights.directory import ModelsDirectory, PublishedManifest
 from jobs.weights.layout import ManifestFile

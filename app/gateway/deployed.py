@@ -34,11 +34,11 @@ from app.gateway.inference.routing import Router
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
+from jobs.archive.archive import archive_at
 from jobs.core.clock import Clock, SystemClock
 from jobs.core.errors import BadRequest, Refused, Trouble
 from jobs.core.units import counted
 from jobs.ledger.ledger import Ledger
-from jobs.telemetry.archive import archive_at
 
 PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"

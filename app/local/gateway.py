@@ -27,6 +27,7 @@ from app.local.plan import StackPlan
 from app.local.server_reports import ServerReporter
 from app.local.servers import Servers
 from app.scheduler.night_plan import Night
+from jobs.archive.archive import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.errors import BadRequest, Refused, os_trouble
 from jobs.home.home import Home
@@ -34,7 +35,6 @@ from jobs.home.prune_preview import dry_run
 from jobs.home.status import complaints
 from jobs.ollama.client import OllamaClient
 from jobs.registry.allowlist import is_loopback
-from jobs.telemetry.archive import ArchivedJobs, archive_at
 from jobs.weights import trash
 from jobs.weights.layout import Layout
 from jobs.weights.survey import survey

@@ -1,8 +1,5 @@
-"""What is counted and told: usage, container time, cost, incidents, the nightly report, the archive, the webhook.
+"""What is counted and told: usage, container time, cost, incidents, the nightly report, cold starts, the webhook.
 
-archive         what leaves the ledger for the archive, and how it is read from there
-archive_files   files of JSON lines that only grow, rotated by size
-archive_index   where each archived job stands in those files, by its id and by its time
 cold_estimate   how long a cold start will take yet, by earlier ones of its tier: pure
 cold_starts     the starts of servers and the loads of models, by their phases
 cold_table      cold starts as people see them: rows, and medians by tier

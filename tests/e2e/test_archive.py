@@ -8,9 +8,9 @@ from typing import Any
 
 import httpx
 
+from jobs.archive.archive import AFTER
 from jobs.core.clock import SystemClock
 from jobs.store import keys
-from jobs.telemetry.archive import AFTER
 from tests.support.local_stack import Shell, Up
 from tests.support.local_stack import up as running
 from tests.support.past_jobs import MODELS, write_past

@@ -10,6 +10,7 @@ from app.fleet.schema import declared
 from app.scheduler.alert_check import healths
 from app.scheduler.alert_rules import AlertFacts, incidents
 from app.scheduler.night_plan import Actual, night
+from jobs.archive.archive import archive_at, archive_facts, archive_jobs
 from jobs.core.model_name import ModelName
 from jobs.core.progress import Reading
 from jobs.ledger.all_jobs import AllJobs, page
@@ -21,7 +22,6 @@ from jobs.listing.dead_memory import KnownJobs
 from jobs.models.aliases import Aliases, notes
 from jobs.models.index import Index
 from jobs.store import keys
-from jobs.telemetry.archive import archive_at, archive_facts, archive_jobs
 from jobs.telemetry.container_time import SHARES, Metered
 from jobs.telemetry.cost import cost
 from jobs.telemetry.incidents import Incident, cases, record

@@ -9,12 +9,13 @@ from datetime import timedelta
 
 import httpx
 import pytest
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.fleet.schema import load
 from app.gateway.auth.keys import Keys
 from app.gateway.catalog.state import KnownState
 from app.gateway.compose import Composed, GatewayParts
+from app.gateway.http_cycle import CALLER
 from app.gateway.inference.routing import Router
 from jobs.core.clock import SystemClock
 from jobs.core.progress import Reading
@@ -121,7 +122,11 @@ async def serving(app: ASGIApp) -> AsyncIterator[Ask]:
     living = asyncio.create_task(_live(app, events, said))
     await events.put({"type": "lifespan.startup"})
     await said.get()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway") as client:
+
+    async def asked(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, "extensions": {CALLER: None}}, receive, send)  # nothing asked here needs the connection
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(asked), base_url="http://gateway") as client:
         yield Ask(client)
     await events.put({"type": "lifespan.shutdown"})
     await living

@@ -14,10 +14,10 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.gateway.catalog.state import KnownState
 from app.local.nightly_thread import NightlyThread
+from jobs.archive.archive import AFTER, AT_ONCE
 from jobs.home.home import Home, Stack
 from jobs.models.card import KnownModel
 from jobs.store.sqlite import SqliteQueue
-from jobs.telemetry.archive import AFTER, AT_ONCE
 from jobs.testing.clock import HandClock
 from tests.support.counting_files import file_operations
 from tests.support.counting_sqlite import Steps

@@ -21,6 +21,7 @@ FLOORS: dict[str, int] = {
     "jobs/ledger": 2,
     "jobs/listing": 3,
     "jobs/telemetry": 3,
+    "jobs/archive": 4,
     "jobs/worker": 3,
     "jobs/weights": 4,
     "jobs/models": 5,

@@ -24,6 +24,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import runs
 from app.scheduler.night_plan import Actual, Night, night
+from jobs.archive.archive import archive_at
 from jobs.core.clock import isoformat
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -33,7 +34,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.archive import archive_at
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.history import Memory, recall

@@ -28,6 +28,7 @@ from app.fleet.file import read
 from app.fleet.schema import Fleet, parse
 from app.scheduler import alert_check, runs
 from app.scheduler.night_plan import Actual, Night, night
+from jobs.archive.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from jobs.core.clock import Clock
 from jobs.core.errors import Stalled
 from jobs.core.model_name import ModelName
@@ -39,7 +40,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.tasks.context import TaskContext
-from jobs.telemetry.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock

@@ -14,12 +14,12 @@ from loguru import logger
 
 from app.accounting import spending
 from app.gateway.catalog.sources import Mounted
+from jobs.archive.archive import ArchivedJobs, archive_at
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.home.status import complaints
 from jobs.ledger.job import Job
 from jobs.models.card import KnownModel
-from jobs.telemetry.archive import ArchivedJobs, archive_at
 from jobs.weights import survey, trash
 from jobs.weights.layout import Layout, ManifestFile
 from jobs.weights.survey import Broken, Survey

@@ -39,7 +39,7 @@ def cost(
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
-    from jobs.telemetry.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415 - every command imports this file
+    from jobs.archive.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415 - every command imports this file
     from jobs.telemetry.cold_starts import read_cold_starts  # noqa: PLC0415
     from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415
     from jobs.telemetry.usage import usage  # noqa: PLC0415

@@ -10,6 +10,7 @@ import pytest
 from loguru import logger
 
 from app.accounting.archiving import ArchiveThread, archiving, nothing_to_commit
+from jobs.archive.archive import AFTER, CASES, USAGE, ArchivedJobs, archive_at, archived_facts
 from jobs.cli.job_commands import LONG_AGO, JobCommands
 from jobs.core.errors import DiskFull
 from jobs.core.progress import Reading
@@ -19,7 +20,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.store import bulk, keys
 from jobs.store.protocols import ShrinkingDict
 from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.archive import AFTER, CASES, USAGE, ArchivedJobs, archive_at, archived_facts
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.usage import Row, UsageRecorder, Use, usage
 from jobs.testing.clock import HandClock

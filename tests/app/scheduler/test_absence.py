@@ -12,11 +12,11 @@ import pytest
 from app.fleet.schema import declared
 from app.scheduler import absence, runs
 from app.scheduler.alert_check import check
+from jobs.archive.archive import archive_at
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import isoformat
 from jobs.listing.dead_memory import look_and_remember
 from jobs.store import keys
-from jobs.telemetry.archive import archive_at
-from jobs.telemetry.archive_files import Archive
 from tests.support.checkout import ROOT
 from tests.support.stores import Store
 

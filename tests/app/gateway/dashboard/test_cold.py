@@ -65,7 +65,7 @@ def test_an_answer_has_an_end() -> None:
 def test_costs_tell_what_was_waited_for(known: dict[str, Any]) -> None:
     """Rented or not, the estimate has the phases of its days, and so do its lines; one of an older gateway has none."""
     for fleet in (load(), None):
-        told = Costs(HandClock(NOW), lambda: known, fleet).as_json(ANYONE, None)
+        told = Costs(HandClock(NOW), fleet).as_json(ANYONE, None, known)
         assert [(each["tier"], each["starts"], each["loads"]) for each in told["cold"]] == [("a10g", 2, 1)]
         assert any("a10g: 2 cold, 1 of a load alone" in line for line in Cost.from_json(told).lines(None))
         del told["cold"]

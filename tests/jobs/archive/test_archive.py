@@ -11,12 +11,7 @@ from typing import Any
 import pytest
 
 from app.model_server.report import Report
-from jobs.cli.job_commands import LONG_AGO, JobCommands
-from jobs.core.clock import isoformat
-from jobs.ledger.job import Ending
-from jobs.ledger.ledger import Ledger
-from jobs.store.sqlite import SqliteDict
-from jobs.telemetry.archive import (
+from jobs.archive.archive import (
     AFTER,
     REPORTS,
     archive_at,
@@ -25,7 +20,12 @@ from jobs.telemetry.archive import (
     archived_facts,
     archived_jobs,
 )
-from jobs.telemetry.archive_files import Archive
+from jobs.archive.archive_files import Archive
+from jobs.cli.job_commands import LONG_AGO, JobCommands
+from jobs.core.clock import isoformat
+from jobs.ledger.job import Ending
+from jobs.ledger.ledger import Ledger
+from jobs.store.sqlite import SqliteDict
 from jobs.telemetry.incidents import Incident, cases, record
 from jobs.telemetry.usage import UsageRecorder, Use, last_used
 from tests.support.stores import Store, ended_job, pass_days

@@ -16,6 +16,8 @@ from typing import Any
 
 from loguru import logger
 
+from jobs.archive.archive_files import Archive, OpenArchive
+from jobs.archive.archive_index import Entry, Place, place_of
 from jobs.core.clock import parse_moment
 from jobs.core.units import counted
 from jobs.ledger.expiry import clearing
@@ -24,8 +26,6 @@ from jobs.ledger.ledger import Ledger
 from jobs.store import keys
 from jobs.store.protocols import ShrinkingDict
 from jobs.telemetry import incidents, usage
-from jobs.telemetry.archive_files import Archive, OpenArchive
-from jobs.telemetry.archive_index import Entry, Place, place_of
 
 AFTER = timedelta(days=5)
 """Two nights may fail before the Dict forgets."""

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobs.archive.archive import JOBS, ArchivedJobs
+from jobs.archive.archive_files import Archive
 from jobs.core.clock import isoformat
 from jobs.core.progress import Reading
 from jobs.ledger.job import Attempt, Job, JobState
-from jobs.telemetry.archive import JOBS, ArchivedJobs
-from jobs.telemetry.archive_files import Archive
 from tests.support.counting_files import file_operations
 from tests.support.crash_points import dies_at
 

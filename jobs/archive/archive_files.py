@@ -1,7 +1,7 @@
 """What has left the ledger: files of JSON lines that only grow, one for each sort of record, rotated by size.
 
 What was appended is on the disk when `append` returns, name and all, and no file takes the name of another. Where each
-record of jobs stands in the files that were set aside, `jobs.telemetry.archive_index` tells.
+record of jobs stands in the files that were set aside, `jobs.archive.archive_index` tells.
 
 A writer that is killed may leave its last line torn: the next one begins a line of its own, and readers pass the torn
 one over. One that was killed before it could note what it had appended appends it again, so readers expect doubles.
@@ -17,10 +17,10 @@ from typing import Any, BinaryIO
 
 from loguru import logger
 
+from jobs.archive import archive_index
+from jobs.archive.archive_index import ArchiveIndex, Entry
 from jobs.store import private_files as private
 from jobs.store.files import flush_folder
-from jobs.telemetry import archive_index
-from jobs.telemetry.archive_index import ArchiveIndex, Entry
 
 ROTATE_AT = 2_000_000
 """Bytes: some two thousand jobs. The file that grows is read whole by whoever looks for a job; of the others, the index
