@@ -15,6 +15,7 @@ from app.model_server.report import Report
 from app.resources import MODELS, ledger, volume
 from app.scheduler.night_plan import Actual, Night, asked_about, night
 from app.scheduler.upstream_tags import upstream_tags
+from jobs.archive import archive
 from jobs.core.clock import Clock, SystemClock, parse_moment
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
@@ -25,7 +26,6 @@ from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.prune import plan_request
-from jobs.telemetry import archive
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan
