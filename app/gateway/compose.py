@@ -31,11 +31,11 @@ from app.gateway.dashboard.plans import Plans
 from app.gateway.inference.detached import DetachedRequests
 from app.gateway.inference.local_routes import handlers
 from app.gateway.inference.metrics import Metrics, Readings
-from app.gateway.inference.prompt_truncation import lengths_left
+from app.gateway.inference.prompt_truncation import LengthsLeft
 from app.gateway.inference.proxy import COMMENT_SECONDS, Proxy
 from app.gateway.inference.request_log import Records
 from app.gateway.inference.route_cache import RouteCache
-from app.gateway.inference.routing import Route, Router
+from app.gateway.inference.routing import Router
 from app.gateway.ops import app as ops
 from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
@@ -182,7 +182,7 @@ class Composed:
             recorder=records,
             clock=parts.clock,
             detached=self.detached,
-            lengths_left=self._lengths_left,
+            lengths_left=LengthsLeft(parts.known_state).of,
             comment_seconds=parts.comment_seconds,
             settings_in_manifests=parts.settings_in_manifests,
         )
@@ -313,14 +313,6 @@ class Composed:
             return absent(name, self._parts.names_here(kind.needs == "model or trash"), may_see)
         is_fresh = known_state.refresh()
         return absent(name, (each.name for each in known_state.models()), may_see) if is_fresh else None
-
-    def _lengths_left(self, route: Route, body_size: int) -> frozenset[int]:
-        model = self._known_state.find(route.model)
-        if model is None:
-            return frozenset()
-        reports = self._known_state.reports(route.tier)
-        expected = (route.weighed.context, route.weighed.tier.context or 0)
-        return lengths_left(model, reports, body_size, expected=expected)
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports

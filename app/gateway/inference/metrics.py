@@ -64,25 +64,25 @@ class Metrics:
         self._tiers = frozenset(tiers)
         self._is_known = is_known
         self._registry = CollectorRegistry()
-        self._requests = Counter(
+        self.requests = Counter(
             "ollama_modal_requests",
             "Requests that have ended, by how they ended",
             ("model", "tier", "key", "ending"),
             registry=self._registry,
         )
-        self._tokens = Counter(
+        self.tokens = Counter(
             "ollama_modal_tokens",
             "Tokens as Ollama counted them",
             ("model", "tier", "key", "kind"),
             registry=self._registry,
         )
-        self._prompts_truncated = Counter(
+        self.prompts_truncated = Counter(
             "ollama_modal_prompts_truncated",
             "Prompts of which the model was given less than all, as far as that is known",
             ("model", "tier", "key"),
             registry=self._registry,
         )
-        self._first_byte = Histogram(
+        self.first_byte = Histogram(
             "ollama_modal_first_byte_seconds",
             "From the request to the first byte of its answer, time held included",
             ("tier",),
@@ -92,6 +92,9 @@ class Metrics:
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
+        #: What counts for each model, tier and key: to look them up by their labels takes longer than to count. Of the
+        #: event loop.
+        self._counters: dict[tuple[str, str, str], _Counters] = {}
         self._store = Gauge(
             "ollama_modal_store_up", "Whether the ledger answered when it was asked", registry=self._registry
         )
@@ -102,17 +105,11 @@ class Metrics:
     def add(self, record: RequestRecord) -> None:
         """Count a request that has ended."""
         model = record.model if record.model and self._is_known(record.model) else OTHER
-        key = record.key if record.key in self._keys else OTHER
-        tier = self._tier(record.tier)
-        self._requests.labels(model, tier, key, record.ending).inc()
-        if record.prompt_tokens:
-            self._tokens.labels(model, tier, key, "prompt").inc(record.prompt_tokens)
-        if record.output_tokens:
-            self._tokens.labels(model, tier, key, "output").inc(record.output_tokens)
-        if record.is_prompt_truncated:
-            self._prompts_truncated.labels(model, tier, key).inc()
-        if record.first_byte_seconds is not None:
-            self._first_byte.labels(tier).observe(record.first_byte_seconds)
+        about = (model, self._tier(record.tier), record.key if record.key in self._keys else OTHER)
+        counters = self._counters.get(about)
+        if counters is None:
+            counters = self._counters[about] = _Counters(self, *about)
+        counters.add(record)
 
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
@@ -141,6 +138,37 @@ class Metrics:
 
     def _tier(self, name: str) -> str:
         return name if name in self._tiers else OTHER
+
+
+class _Counters:
+    """The meters of one model, tier and key, each found once, when there is something to count."""
+
+    def __init__(self, metrics: Metrics, model: str, tier: str, key: str) -> None:
+        self._metrics = metrics
+        self._about = (model, tier, key)
+        self._first_byte = metrics.first_byte.labels(tier)
+        self._endings: dict[str, Counter] = {}
+        self._tokens: dict[str, Counter] = {}
+
+    def add(self, record: RequestRecord) -> None:
+        ending = self._endings.get(record.ending)
+        if ending is None:
+            ending = self._endings[record.ending] = self._metrics.requests.labels(*self._about, record.ending)
+        ending.inc()
+        if record.prompt_tokens:
+            self._count("prompt", record.prompt_tokens)
+        if record.output_tokens:
+            self._count("output", record.output_tokens)
+        if record.is_prompt_truncated:
+            self._metrics.prompts_truncated.labels(*self._about).inc()
+        if record.first_byte_seconds is not None:
+            self._first_byte.observe(record.first_byte_seconds)
+
+    def _count(self, kind: str, tokens: int) -> None:
+        counter = self._tokens.get(kind)
+        if counter is None:
+            counter = self._tokens[kind] = self._metrics.tokens.labels(*self._about, kind)
+        counter.inc(tokens)
 
 
 class _Page(Collector):

@@ -48,9 +48,11 @@ _turns: WeakValueDictionary[tuple[asyncio.AbstractEventLoop, str], asyncio.Lock]
 is free for other keys."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class InferenceRequest:
-    """The part of a request that decides where it goes and how its caller waits."""
+    """The part of a request that decides where it goes and how its caller waits. Nobody changes one; there is one for
+    each request, and to have it frozen would double what it costs.
+    """
 
     model: str
     streams: bool
@@ -97,6 +99,8 @@ class InferenceRequest:
 
     @property
     def context(self) -> int | None:
+        if not self.settings:
+            return None
         value = dict(self.settings).get("num_ctx")
         return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
@@ -110,13 +114,16 @@ async def read_request(exchange: Exchange) -> InferenceRequest:
 
     """
     path, body = exchange.entry.path, exchange.body
-    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in exchange.headers):
-        raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
+    for name, value in exchange.headers:
+        if name == b"content-encoding" and value.lower() != b"identity":
+            raise BadRequest("the body is encoded", hint="send it without Content-Encoding")
     if path == "/api/show":
         return await _of_document(exchange, _show_request)
     if path == "/v1/audio/transcriptions":
         return await _in_turn(exchange, lambda: _form_request(body, exchange))
     names = _LOOKED_FOR.get(path, _WATCHED)
+    if len(body) <= SMALL:
+        return _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     return await _in_turn(
         exchange, lambda: _inference_request(fields_of(body, names, _INSIDE, _STRUCTS), exchange.entry, body)
     )
