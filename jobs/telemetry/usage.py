@@ -17,6 +17,8 @@ from jobs.core.errors import BadName
 from jobs.core.model_name import ModelName
 from jobs.store import keys
 from jobs.store.protocols import DictLike, ReadableDict
+from jobs.telemetry import request_times
+from jobs.telemetry.request_times import Asked, Times
 
 EVERY = timedelta(seconds=10)
 """What a killed process may lose."""
@@ -191,6 +193,9 @@ class UsageRecorder:
         self._pending: dict[str, UsageSums] = {}
         #: What the store is known to hold; likewise.
         self._kept: dict[str, UsageSums] = {}
+        #: When callers asked, by day: what waits for the store, and what it holds. Likewise.
+        self._pending_times: dict[str, Times] = {}
+        self._kept_times: dict[str, Times] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="usage", daemon=True)
         self.written = 0
@@ -257,28 +262,40 @@ class UsageRecorder:
             new, self._new = self._new, {}
         for day, rows in new.items():
             waiting = self._pending.setdefault(day, {})
+            times = self._pending_times.setdefault(day, {})
             for named, running in rows.items():
-                _enter_bounded(waiting, About(day, *named), running.sums())
+                about, sums = About(day, *named), running.sums()
+                _enter_bounded(waiting, about, sums)
+                if about.tier:  # what was added up together came within `every` of the last of it
+                    request_times.note(times, about.tier, about.model, sums.last_at, sums.count)
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
         key, rows = keys.usage(day, self._writer), self._pending[day]
         try:
             if day not in self._kept:
-                self._kept[day] = _read(self._facts.get(key))
+                found = self._facts.get(key)
+                self._kept[day], self._kept_times[day] = _read(found), times_of(found)
             total = _bounded(_sum([self._kept[day], rows]))
-            self._facts.put(key, {"v": 1, "rows": [Row(*entry).as_json() for entry in sorted(total.items())]})
+            times = request_times.added([self._kept_times[day], self._pending_times.get(day, {})])
+            document = {
+                "v": 1,
+                "rows": [Row(*entry).as_json() for entry in sorted(total.items())],
+                "times": request_times.as_json(times),
+            }
+            self._facts.put(key, document)
         except Exception as error:  # noqa: BLE001 - a store that fails must cost no caller anything
             self._failed(f"{type(error).__name__}: {error}")
             return False
         self.trouble = None
-        self._kept[day] = total
+        self._kept[day], self._kept_times[day] = total, times
         self._settled(day, is_written=True)
         return True
 
     def _settled(self, day: str, *, is_written: bool) -> None:
         """A day's sums wait no longer: they are in the store, or given up."""
         count = _count(self._pending.pop(day))
+        self._pending_times.pop(day, None)
         with self._counting:
             self._unwritten -= count
             if is_written:
@@ -297,7 +314,7 @@ class UsageRecorder:
         """Days that are over and written need not be kept here; of too many that wait, the oldest is given up."""
         today = self._clock.now().astimezone(UTC).date().isoformat()
         for day in [day for day in self._kept if day < today and day not in self._pending]:
-            del self._kept[day]
+            del self._kept[day], self._kept_times[day]
         for day in sorted(self._pending)[:-MAX_DAYS]:
             self._settled(day, is_written=False)
             from loguru import logger  # noqa: PLC0415 - takes long to import, and a command that reads seldom needs it
@@ -322,6 +339,17 @@ def usage_in(entries: Mapping[str, Any], *, since: date | None = None) -> list[R
     first = since.isoformat() if since else _first_day(known)
     sums_of_each = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
     return [Row(about, sums) for about, sums in sorted(_sum(sums_of_each).items())]
+
+
+def asked(entries: Mapping[str, Any]) -> Mapping[str, Asked]:
+    """When callers asked each tier, by these entries of the ledger."""
+    days = ((key.removeprefix(keys.USAGE)[:10], entry) for key, entry in entries.items() if key.startswith(keys.USAGE))
+    return request_times.by_tier((date.fromisoformat(day), times_of(entry)) for day, entry in days)
+
+
+def times_of(document: Any) -> Times:
+    """When callers asked, by one entry; nothing, if an older program wrote it."""
+    return request_times.from_json(foreign.fields(document).get("times"))
 
 
 def keep(facts: DictLike, now: datetime) -> None:
