@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.checkout import ROOT
+from tests.support.waiting import PATIENCE
 
 SMALLEST: dict[str, tuple[str, ...]] = {
     # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
@@ -64,7 +65,7 @@ def test_benchmarks_run(name: str, tmp_path: Path) -> None:
         env=environ,
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=PATIENCE,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -42,7 +42,7 @@ from tests.support.deployments import (
     tick,
     with_secrets,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 MANY_BLOBS = arbitrary("many-blobs", 5_000_000, layers=10)
 
@@ -409,14 +409,14 @@ class ProxyServer(http.server.ThreadingHTTPServer):
         if self.asleep:
             self.asleep -= 1
             return 503, b"modal-http: no container"
-        found = httpx.request(method, self.target + path, content=body, timeout=30)
+        found = httpx.request(method, self.target + path, content=body, timeout=PATIENCE)
         return found.status_code, found.content
 
 
 def test_a_model_is_warmed_through_the_proxy(deployed: Platform, registry: RegistryDouble) -> None:
     """`warm` wakes the server of the model's tier, with the proxy's token, and waits for it to wake."""
     with OllamaDouble(registry=registry.url) as ollama, ProxyServer(ollama.url) as proxy:
-        httpx.post(f"{ollama.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=60)
+        httpx.post(f"{ollama.url}/api/pull", json={"model": "llama3.2", "stream": False}, timeout=PATIENCE)
         threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
         deployed.apps.server_urls[APP, "OllamaA10G"] = proxy.url
         job = ask(deployed, "warm", "--model", "llama3.2")

@@ -18,8 +18,8 @@ from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Worker
 from tests.support.failing_stores import DeafQueue
 from tests.support.stores import Store
-from tests.support.waiting import until
-from tests.support.workers import AT_ONCE, PATIENCE, QUICK, ended, post, working
+from tests.support.waiting import PATIENCE, until
+from tests.support.workers import AT_ONCE, QUICK, ended, post, working
 
 LEASE = timedelta(seconds=30)
 

@@ -23,7 +23,7 @@ from jobs.testing.clock import HandClock
 from jobs.worker.worker import Worker
 from tests.support.failing_stores import TroubledDict, TroubledQueue, While
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.workers import AT_ONCE, QUICK, all_answered, post
 
 
@@ -136,7 +136,7 @@ def test_a_worker_that_took_itself_out_has_a_successor(live_store: Store) -> Non
     finally:
         stopping.set()
         silent.end()
-        thread.join(20)
+        thread.join(PATIENCE)
     assert not thread.is_alive()
     all_answered()
 
@@ -160,7 +160,7 @@ def test_trouble_with_the_store_is_told_while_it_lasts(live_store: Store) -> Non
     away.end()
     until(lambda: lane_thread.problem() is None)
     stopping.set()
-    thread.join(20)
+    thread.join(PATIENCE)
     assert not thread.is_alive()
 
 

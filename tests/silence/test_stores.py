@@ -18,9 +18,8 @@ from jobs.ledger.ledger import Ledger
 from jobs.worker.attempt import RunningAttempt
 from tests.support.failing_stores import EveryNth, Meet, TroubledDict, TroubledQueue, While
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from tests.support.workers import (
-    PATIENCE,
     QUICK,
     RunningWorker,
     all_answered,
@@ -270,7 +269,7 @@ def test_a_stop_is_obeyed_while_the_store_hangs(live_store: Store) -> None:
     running.thread.start()
     until(lambda: silent.met)
     running.stop.set()
-    running.thread.join(10)
+    running.thread.join(PATIENCE)
     assert not running.thread.is_alive()
     assert running.failure is None
     silent.end()
@@ -294,7 +293,7 @@ def test_a_stop_is_told_to_attempts_though_the_queue_does_not_answer(live_store:
     running.thread.start()
     until(lambda: silent.met)
     running.stop.set()
-    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", patience=5)
+    until(lambda: live_store.ledger().reader.get(id).attempts[0].outcome == "retry", patience=PATIENCE)
     silent.end()
     running.thread.join(PATIENCE)
     assert not running.thread.is_alive()

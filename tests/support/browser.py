@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import httpx
 
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 T = TypeVar("T")
 
@@ -29,7 +29,6 @@ MISSING = (
     else "no chromium with chromedriver on PATH; on Debian `apt-get install chromium chromium-driver` lifts this"
 )
 
-PATIENCE = 30.0
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 """The key under which WebDriver speaks of elements, by the standard."""
 

@@ -25,7 +25,7 @@ from jobs.weights.manifest import Manifest
 from tests.modal.platform.containers import Settings
 from tests.modal.platform.plane import Platform
 from tests.support.checkout import ROOT
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 APP = "ollama-service"
 ADMIN_KEY = new_key()
@@ -54,7 +54,9 @@ def modal_command(
     """What `modal` answers on that control plane, with more variables in its environment."""
     environ = {**os.environ, **platform.environ(), "COLUMNS": "500", **more}
     command = [sys.executable, "-m", "modal", *words]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=150, check=False)
+    return subprocess.run(
+        command, cwd=folder, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
 
 
 def deploy(platform: Platform, module: str = "app.deploy", *, folder: Path = ROOT) -> None:

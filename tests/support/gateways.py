@@ -35,10 +35,9 @@ from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CLOCK = SystemClock()
-PATIENCE = 20.0
 
 QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
@@ -189,7 +188,7 @@ def held_callers(running: RunningGateway, tier: str = "a10g") -> int:
 
 
 def tier_entry(running: RunningGateway, tier: str = "a10g") -> dict[str, object]:
-    tiers = httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]
+    tiers = httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
     (found,) = (each for each in tiers if each["tier"] == tier)
     return dict(found)
 

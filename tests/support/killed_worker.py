@@ -20,10 +20,11 @@ from jobs.core.clock import SystemClock
 from jobs.ledger.ledger import Ledger
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from tests.support.pull_setup import Scene, worker
+from tests.support.waiting import PATIENCE
 
 FILE_STEPS = frozenset({"os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.truncate", "os.chmod", "shutil.rmtree"})
 
-_CLIENT = httpx.Client()  # reads the certificates, once for all children; it has no connection yet
+_CLIENT = httpx.Client(timeout=PATIENCE)  # reads the certificates, once for all children; it has no connection yet
 _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(["pytest", "tests.support.killed_worker"])
 _ONE = threading.Lock()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def serving(command: list[str], home: Path, *, is_real: bool, **environ: str) ->
         yield Server(url, models, is_real, process)
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
 
 
 def simulator_command() -> list[str]:

@@ -12,7 +12,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 AT_ONCE = Backoff(first=timedelta(0), longest=timedelta(0))
 QUICK = Timing(
@@ -22,7 +22,6 @@ QUICK = Timing(
     poll=timedelta(seconds=0.05),
     grace=timedelta(seconds=2),
 )
-PATIENCE = 40.0
 Work = Callable[[RunningAttempt], Mapping[str, Any]]
 
 

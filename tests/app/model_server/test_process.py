@@ -25,7 +25,7 @@ from jobs.core.errors import CpuFallback, ServerTrouble
 from jobs.ollama.host import OllamaHost
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
@@ -199,7 +199,7 @@ def test_frozen_server_keeps_callers_waiting_and_loses_none(case: Case) -> None:
     answers: list[bytes] = []
 
     def ask() -> None:
-        with socket.create_connection((case.host.host, case.host.port), timeout=20) as connection:
+        with socket.create_connection((case.host.host, case.host.port), timeout=PATIENCE) as connection:
             connection.sendall(b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
             answers.append(connection.recv(100))
 
@@ -208,7 +208,7 @@ def test_frozen_server_keeps_callers_waiting_and_loses_none(case: Case) -> None:
         asking.start()
         time.sleep(0.3)
         assert answers == []
-    asking.join(timeout=20)
+    asking.join(timeout=PATIENCE)
 
     assert answers[0].startswith(b"HTTP/1.1 200")
 

@@ -35,7 +35,7 @@ from tests.support.models_directory import put, sample, weights_at
 from tests.support.ollama_servers import SIMULATOR
 from tests.support.processes import free_port, is_running, nvidia_smi, running_with
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 LLAMA, OTHER = sample("llama3.2", b"llama" * 1000), sample("other", b"other" * 1000)
 
@@ -138,7 +138,7 @@ class Case:
 
     def ask(self, path: str, body: Any = None, **options: Any) -> Any:
         method = "GET" if body is None else "POST"
-        answer = httpx.request(method, f"{self.host.url}{path}", json=body, timeout=20, **options)
+        answer = httpx.request(method, f"{self.host.url}{path}", json=body, timeout=PATIENCE, **options)
         assert answer.is_success, answer.text
         return answer.json() if answer.content else None
 
@@ -319,7 +319,7 @@ def test_request_in_flight_is_never_disturbed(case: Case) -> None:
     case.publish(LLAMA, generation=1)
     server = case.start(warmed=("llama3.2",))
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         case.publish(OTHER, generation=2)
@@ -390,7 +390,7 @@ def test_death_takes_the_container_out(case: Case) -> None:
     [child] = case.children()
     os.kill(child, signal.SIGKILL)
 
-    assert case.taken_out.wait(20)
+    assert case.taken_out.wait(PATIENCE)
     assert (case.report()["state"], case.report()["why"]) == ("failed", "ollama ended by itself with -9")
 
 
@@ -423,7 +423,7 @@ def test_model_on_the_cpu_takes_the_container_out(case: Case) -> None:
     case.start(gpu=True, every=0.2)
     case.chat("llama3.2")
 
-    assert case.taken_out.wait(20)
+    assert case.taken_out.wait(PATIENCE)
     assert case.report()["why"] == "llama3.2:latest runs on the CPU, though a GPU was promised"
 
 
@@ -585,7 +585,7 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
     server.check()
     case.clock.tick(OVERDUE)
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello"}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         check = threading.Thread(target=server.check)
@@ -593,7 +593,7 @@ def test_answers_in_flight_end_before_new_weights_come(case: Case) -> None:
         until(lambda: asks_for_a_pause(case))
         assert case.volume.reloads == 1
         assert '"done":true' in list(lines)[-1].replace(" ", "")
-    check.join(timeout=30)
+    check.join(timeout=PATIENCE)
     assert not check.is_alive()
 
     assert case.listed() == ["llama3.2:latest", "other:latest"]
@@ -610,14 +610,14 @@ def test_a_pause_that_is_too_short_is_followed_by_a_longer_one(case: Case) -> No
     server.check()
     case.clock.tick(OVERDUE)
     body = {"model": "llama3.2", "messages": [{"role": "user", "content": "hello " * 24}]}
-    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=30) as answer:
+    with httpx.stream("POST", f"{case.host.url}/api/chat", json=body, timeout=PATIENCE) as answer:
         lines = answer.iter_lines()
         next(lines)
         check = threading.Thread(target=server.check)
         check.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(FIRST_PAUSE)
-        check.join(timeout=30)
+        check.join(timeout=PATIENCE)
         assert not check.is_alive()
         assert not asks_for_a_pause(case)
         assert case.volume.reloads == 1
@@ -639,7 +639,7 @@ def test_a_connection_that_carries_nothing_does_not_keep_new_weights_out(case: C
         check.start()
         until(lambda: asks_for_a_pause(case))
         case.clock.tick(timedelta(seconds=20))
-        check.join(timeout=30)
+        check.join(timeout=PATIENCE)
         assert not check.is_alive()
         assert case.report()["generation"] == 2
     assert case.listed() == ["llama3.2:latest", "other:latest"]

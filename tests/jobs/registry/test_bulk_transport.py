@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from jobs.registry.bulk_transport import PIECE, Bulk
+from tests.support.waiting import PATIENCE
 
 Script = list[list[bytes]]
 """For each connection in turn, what it answers to each request; then it is closed."""
@@ -37,13 +38,13 @@ def serving(script: Script) -> Iterator[tuple[str, list[bytes]]]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}", seen
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client(transport=Bulk(ssl.create_default_context()), timeout=5) as client:
+    with httpx.Client(transport=Bulk(ssl.create_default_context()), timeout=PATIENCE) as client:
         yield client
 
 
@@ -134,4 +135,4 @@ def test_https_is_checked(client: httpx.Client) -> None:
         thread.start()
         with pytest.raises(httpx.ConnectError):
             client.get(f"https://127.0.0.1:{plain.getsockname()[1]}")
-        thread.join(10)
+        thread.join(PATIENCE)

@@ -40,6 +40,7 @@ from tests.support.crash_points import READ_ONLY, refusing
 from tests.support.ollama_servers import serving, simulator_command
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, post, snapshot, worked
 from tests.support.stores import Store
+from tests.support.waiting import PATIENCE
 
 ALLOWED = 3
 STALL = 0.8
@@ -81,7 +82,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         yield client
 
 
@@ -346,7 +347,7 @@ def test_a_server_that_dies_is_told_and_a_retry_uses_the_next(bench: Bench, tmp_
         OllamaClient(mortal.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama,
     ):
         bench.ollama = ollama
-        httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1})
+        httpx.post(f"{mortal.url}/_faults", json={"route": "/api/pull", "kind": "die", "value": 1}, timeout=PATIENCE)
         job = bench.pull("server")
     check(Case("", THRICE, says=(mortal.url, "Connection refused", REACH)), job)
     with OllamaClient(bench.server.url, policy=NEVER, stall=timedelta(seconds=10)) as ollama:

@@ -41,7 +41,7 @@ from jobs.weights.trash_moves import throw_models
 from jobs.worker.attempt import RunningAttempt
 from tests.support.pull_setup import CONNECTIONS, MODEL, RANGE_BYTES, Scene, nothing, post, snapshot, worked, working
 from tests.support.stores import Store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 BLOB = MODEL.layers[0]
 ONE, TWO = (
@@ -73,7 +73,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    with httpx.Client() as client:
+    with httpx.Client(timeout=PATIENCE) as client:
         yield client
 
 
