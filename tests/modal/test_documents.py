@@ -172,6 +172,7 @@ def reader(deployment: Deployment, tmp_path: Path) -> Typist:
     return Typist(environ, ROOT, deployment.fill)
 
 
+@pytest.mark.timeout(900)  # it types more than twenty commands, most of which start Modal's client
 def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, reader: Typist) -> None:
     """Typed in their order, app/README's commands succeed, from the first token to an answer and a change of keys."""
     for command in typed():
@@ -186,6 +187,7 @@ def test_the_first_deployment_goes_as_it_is_told(deployment: Deployment, reader:
     )
 
 
+@pytest.mark.timeout(900)  # as above, with half as many
 def test_removing_leaves_nothing(deployment: Deployment, reader: Typist) -> None:
     """What app/README says to remove is all that a deployment and its secrets have made."""
     made = [

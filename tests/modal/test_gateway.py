@@ -17,7 +17,7 @@ from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
 from tests.modal.platform.proxy import Proxy
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, deployed_facts, with_secrets
+from tests.support.deployments import ADMIN_KEY, APP, LEASE, TOKEN, deploy, deployed_facts, with_secrets
 from tests.support.processes import free_port, gpu_programs, nvidia_smi
 from tests.support.waiting import PATIENCE, until
 
@@ -35,7 +35,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     gpu_programs(programs)
     ollama, gateway = free_port(), free_port()
     environ = {
-        "OLLAMA_MODAL_LEASE_SECONDS": "4",
+        **LEASE,
         "OLLAMA_MODAL_PROBE_SECONDS": "0.3",
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",

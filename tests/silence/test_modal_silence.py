@@ -31,7 +31,7 @@ FAILURES: dict[str, Callable[[], Any]] = {
     "never": lambda: "never",
 }
 MODELS = {name: arbitrary(name, 2_000_000, layers=3) for name in FAILURES}
-SHORT = {VARIABLE: "1.5"}
+SHORT = {VARIABLE: "3"}
 
 RUNTIMES_OWN = {
     "ContainerHello": "the container's entrypoint begins with it, before there is any code of ours",
@@ -53,7 +53,7 @@ def registry() -> Iterator[RegistryDouble]:
 def deployed(registry: RegistryDouble) -> Iterator[Platform]:
     with control_plane(registry) as platform:
         with_secrets(platform)
-        platform.settings.environ |= {**SHORT, "OLLAMA_MODAL_LEASE_SECONDS": "20"}
+        platform.settings.environ |= SHORT
         deploy(platform)
         yield platform
 

@@ -166,14 +166,6 @@ def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Respo
     return httpx.post(running.url + dialect.path, json=body, timeout=PATIENCE)
 
 
-def dead_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def caller_of(running: RunningGateway, dialect: Dialect, **more: Any) -> socket.socket:
     """Somebody who has asked and has not read yet."""
     body = json.dumps({**dialect.body, **more}).encode()

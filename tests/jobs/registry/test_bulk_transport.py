@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from jobs.registry.bulk_transport import PIECE, Bulk
+from tests.support.processes import free_port
 from tests.support.waiting import PATIENCE
 
 Script = list[list[bytes]]
@@ -112,8 +113,7 @@ def test_silence_ends_at_the_timeout(client: httpx.Client) -> None:
 
 def test_nobody_there_is_a_connect_error(client: httpx.Client) -> None:
     """A closed port and a name that nobody has are told as httpx tells them; other verbs are refused."""
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
+    port = free_port()
     for url in (f"http://127.0.0.1:{port}", "http://name.invalid"):
         with pytest.raises(httpx.ConnectError):
             client.get(url)

@@ -1,4 +1,4 @@
-"""What a worker promises: real threads on a real store, with leases of tenths of a second."""
+"""What a worker promises: real threads on a real store, and leases that run out only where a test is about that."""
 
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,15 +16,7 @@ from jobs.worker.attempt import RunningAttempt
 from jobs.worker.worker import Timing, Worker
 from tests.support.stores import Store
 from tests.support.waiting import PATIENCE, until
-from tests.support.workers import AT_ONCE, Work, ended
-
-QUICK = Timing(
-    lease=timedelta(seconds=1),
-    beat=timedelta(seconds=0.05),
-    sweep=timedelta(seconds=0.1),
-    poll=timedelta(seconds=0.05),
-    grace=timedelta(seconds=2),
-)
+from tests.support.workers import AT_ONCE, QUICK, Work, ended
 
 
 def worker(store: Store, work: Work, *, concurrency: int = 2, timing: Timing = QUICK) -> Worker:

@@ -20,7 +20,6 @@ from tests.support.models_directory import nothing, weights_at
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
-PROMPT_SECONDS = 5.0
 """On a machine that other suites keep busy. Before, it was a minute, or never."""
 
 MOST_GROWN_BYTES = 160 << 20
@@ -106,5 +105,5 @@ def test_poisoned_models_harm_nobody_else(tmp_path: Path) -> None:
             so_far = watch.asked
             until(lambda: watch.asked > so_far, "another answer")
     assert watch.wrong == []
-    assert watch.slowest < PROMPT_SECONDS
+    assert watch.slowest < PATIENCE
     assert grown < MOST_GROWN_BYTES

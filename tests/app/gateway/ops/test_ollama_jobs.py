@@ -298,6 +298,7 @@ def test_whoever_leaves_gives_back_his_place(tmp_path: Path, method: str, path: 
 
         until(leaves)
         until(leaves, "room for another")
+        until(lambda: list(api.ledger().reader.jobs()), "the job, though its caller left before he was answered")
         (job,) = api.ledger().reader.jobs()
         assert (job.state, job.cancel_asked) == (JobState.QUEUED, False)
 
