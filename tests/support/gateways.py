@@ -1,6 +1,7 @@
 """A gateway over real sockets, in front of servers that a test names."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -187,3 +188,10 @@ def tier_entry(running: RunningGateway, tier: str = "a10g") -> dict[str, object]
 
 H100_TIER = replace(H100, context=16384, parallel=4, cache_type="q8_0", dollars_per_hour=4.84)
 A10G_TIER = replace(A10G, context=8192, parallel=4, cache_type="q8_0", dollars_per_hour=1.42)
+
+
+def is_whole(got: bytes) -> bool:
+    """Whether a last answer is there, to its end."""
+    head, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    told = re.search(rb"content-length: (\d+)", head.lower())
+    return len(body) >= int(told[1]) if told else body.endswith(b"0\r\n\r\n")

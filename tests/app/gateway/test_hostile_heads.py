@@ -4,7 +4,6 @@ What a proxy on the way takes for one request must be one here, and nothing of i
 """
 
 import json
-import re
 import socket
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +14,7 @@ import pytest
 
 from app.gateway.auth.keys import hash_of
 from tests.support.dialects import OLLAMA, whole_answer
-from tests.support.gateways import CLOCK, RunningGateway, gateway
+from tests.support.gateways import CLOCK, RunningGateway, gateway, is_whole
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
 from tests.support.waiting import PATIENCE, until
 
@@ -73,13 +72,6 @@ def said(running: RunningGateway, *pieces: bytes, stays: bool = False) -> bytes:
         except ConnectionResetError:
             pass
         return got
-
-
-def is_whole(got: bytes) -> bool:
-    """Whether a last answer is there, to its end."""
-    head, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
-    told = re.search(rb"content-length: (\d+)", head.lower())
-    return len(body) >= int(told[1]) if told else body.endswith(b"0\r\n\r\n")
 
 
 def statuses(answer: bytes) -> list[int]:
