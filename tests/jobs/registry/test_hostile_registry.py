@@ -124,8 +124,8 @@ def redirect(location: str) -> bytes:
     return answer(b"", f"Location: {location}", status=b"HTTP/1.1 307 Temporary Redirect\r\n")
 
 
-BOMB = gzip.compress(gzip.compress(bytes(256 << 20), 9), 9)
-"""1 kB that stands for 256 MB."""
+BOMB = gzip.compress(gzip.compress(bytes(64 << 20), 9), 9)
+"""1 kB that stands for 64 MB."""
 
 TWICE = "Content-Encoding: gzip, gzip"
 
@@ -194,7 +194,7 @@ def test_an_odd_answer_is_trouble_with_a_name(case: Case, client: str) -> None:
 
 
 def test_an_encoded_answer_is_not_decoded() -> None:
-    """A kilobyte that stands for 256 MB takes no more memory than any other kilobyte."""
+    """A kilobyte that stands for 64 MB takes no more memory than any other kilobyte."""
     with Raw(sends(answer(BOMB, TWICE))).answering() as double:
         tracemalloc.start()
         try:
