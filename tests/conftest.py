@@ -16,8 +16,8 @@ from tests.support.stores import Store, open_store
 # Who starts a suite in the background may have had Ctrl-C ignored, and what the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A shared machine stalls for seconds now and then; a promise about time would be a benchmark. Each run draws anew, so half
-# as many examples as usual look as far, over two runs.
+# A shared machine stalls for seconds now and then; a promise about time would be a benchmark. Each run draws anew, so
+# half as many examples as usual look as far, over two runs.
 settings.register_profile("house", deadline=None, max_examples=50)
 settings.load_profile("house")
 
