@@ -69,7 +69,7 @@ def test_a_run_ends_with_what_was_skipped(tmp_path: Path) -> None:
     """The last lines of `scripts/test`, and so of `.ci/run`: each reason with its count, then the counts of all."""
     (tmp_path / "test_some.py").write_text(SOME_TESTS)
     junit = tmp_path / "junit.xml"
-    pytest_itself = [sys.executable, "-m", "pytest", "-q", "--rootdir", tmp_path, "-c", "/dev/null"]
+    pytest_itself = [sys.executable, "-m", "pytest", "-q", "--rootdir", str(tmp_path), "-c", "/dev/null"]
     subprocess.run([*pytest_itself, f"--junitxml={junit}", tmp_path], cwd=tmp_path, capture_output=True, check=False)
     told = subprocess.run(
         [ROOT / "scripts/count_tests.py", junit], capture_output=True, text=True, check=True, timeout=PATIENCE
