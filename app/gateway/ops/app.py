@@ -10,10 +10,11 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from fastapi.security import APIKeyHeader, HTTPBearer
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.gateway.ops import jobs as jobs_api
 from app.gateway.ops import ollama_jobs as pulls
@@ -131,6 +132,11 @@ def _word_failures(app: FastAPI) -> None:
         }.get(error.status_code, error.detail)
         body = {"error": words, "hint": "GET /ops/v1/openapi.json tells what there is"}
         return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        """Whoever left before his body was read hears nothing, and is no mistake of ours."""
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:
