@@ -376,7 +376,7 @@ def test_faults_are_refused_when_they_make_no_sense(double: OllamaDouble) -> Non
 
 def test_connections_are_accepted_before_anything_is_answered(models: Path) -> None:
     """GPU discovery comes between listening and serving: a TCP probe is no readiness."""
-    with OllamaDouble(models, discovery_seconds=0.5) as double:
+    with OllamaDouble(models, discovery_seconds=2) as double:
         with pytest.raises(httpx.ReadTimeout):
             httpx.get(f"{double.url}/api/version", timeout=0.1)
         assert httpx.get(f"{double.url}/api/version", timeout=PATIENCE).status_code == 200

@@ -64,6 +64,17 @@ def test_a_connection_is_used_again(client: httpx.Client) -> None:
     assert all(each.lower().count(b"\r\nhost: 127.0.0.1:") == 1 and b"Range: bytes=0-2" in each for each in seen)
 
 
+def test_what_is_given_back_after_the_end_is_closed() -> None:
+    """An answer that is read to its end when its transport is closed already leaves no connection open."""
+    with serving([[answer(b"one")]]) as (url, _), Bulk(ssl.create_default_context()) as bulk:
+        response = bulk.handle_request(httpx.Request("GET", url))
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        bulk.close()
+        assert b"".join(response.stream) == b"one"
+        response.close()
+    assert response.stream._connection.sock is None  # type: ignore[attr-defined]
+
+
 def test_a_closed_connection_is_noticed(client: httpx.Client) -> None:
     """An idle connection that the other side closed is left, and a new one made, without an error."""
     with serving([[answer(b"one")], [answer(b"two")]]) as (url, _):

@@ -64,7 +64,7 @@ class Case:
     @property
     def stall(self) -> float:
         """Seconds without a byte that end a pull: few where a case waits for them, else more than a machine is busy."""
-        kinds = {each.kind for each in (*self.faults, *self.server)}
+        kinds = {*(each.kind for each in self.faults), *(each.kind for each in self.server)}
         if kinds & {"silent", "hang"} and self.attempts == THRICE:
             return STALL
         return 3.0 if kinds & {"hang", "crawl", "slow"} else PATIENCE
