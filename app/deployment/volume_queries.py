@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from app.accounting import archive, spending
+from app.accounting import spending
 from app.fleet.schedule import jobs_of_night
 from app.fleet.schema import Fleet, declared
 from app.model_server.report import Report
@@ -25,6 +25,7 @@ from jobs.registry.mirror import mirrors, tokens
 from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.tasks.prune import plan_request
+from jobs.telemetry import archive
 from jobs.weights.history import Memory, recall
 from jobs.weights.layout import Layout
 from jobs.weights.prune_plan import PrunePlan, WeightsUse, plan

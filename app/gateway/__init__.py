@@ -7,4 +7,5 @@ deployed       the gateway of a deployment: one small container that is always t
 http_protocol  HTTP/1.1 as the server reads it: strict about heads, with limits to every wait
 http_server    serves the gateway from a thread of this process: uvicorn on an event loop of its own
 origin_guard   keeps web pages of others out where no key does
+shared_reads   what pages and commands are told of the ledger's dict, each sort of entries once for all who ask
 """

@@ -14,8 +14,8 @@ from jobs.core.clock import isoformat, parse_moment
 from jobs.core.errors import StoreTrouble
 from jobs.core.units import counted
 from jobs.store import keys
-from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import DictLike
+from jobs.telemetry.archive_files import Archive
 
 FORGETS_AFTER = timedelta(days=7)
 """As long as a Dict keeps what nobody touches."""

@@ -170,6 +170,19 @@ class GatewayClient:
             jobs = jobs + page
         return jobs, total
 
+    def is_coming(self, subject: str) -> bool:
+        """Whether a pull of this model is under way."""
+        return bool(self._page({"kind": "pull", "subject": subject, "state": "open"}, 1)[0])
+
+    def dead(self) -> list[Job]:
+        """The jobs that failed for good, and that nobody has mended or dismissed, the newest first."""
+        jobs, total = self._page({"dead": "true"})
+        page = jobs
+        while page and len(jobs) < total:
+            page, _ = self._page({"dead": "true", "before": jobs[-1].id})
+            jobs = jobs + page
+        return jobs
+
     def _page(self, query: Mapping[str, Any], limit: int | None = None) -> tuple[list[Job], int]:
         page = self._document("/jobs", params={**query, "limit": min(limit or PAGE, PAGE)})
         return [Job.from_json(each) for each in page["jobs"]], int(page["total"])

@@ -1,5 +1,8 @@
-"""What is counted and told: usage, container time, cost, incidents, the nightly report, the webhook.
+"""What is counted and told: usage, container time, cost, incidents, the nightly report, the archive, the webhook.
 
+archive         what leaves the ledger for the archive, and how it is read from there
+archive_files   files of JSON lines that only grow, rotated by size
+archive_index   where each archived job stands in those files, by its id and by its time
 container_time  what the seconds of one container went to, as it counts them itself
 cost            what the servers cost, from the seconds that their containers counted themselves
 incidents       what somebody should know of: opened once, ended once, told once each

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from jobs.core import foreign
 from jobs.core.clock import Clock, isoformat, parse_moment
@@ -32,8 +32,7 @@ READ_DAYS = 90
 """What a reader looks at unless it says how far back: on a platform each entry is a request of some 30 ms."""
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One request that was answered, or was not. `model` is empty when it named none that is here."""
 
     at: datetime
@@ -57,10 +56,6 @@ class About:
     tier: str
     ending: str
 
-    @classmethod
-    def of(cls, use: Use) -> Self:
-        return cls(use.at.astimezone(UTC).date().isoformat(), use.model, use.key, use.tier, use.ending)
-
 
 @dataclass(frozen=True)
 class Sums:
@@ -73,19 +68,6 @@ class Sums:
     first_byte_seconds: float
     seconds: float
     last_at: datetime
-
-    @classmethod
-    def of(cls, use: Use) -> Self:
-        came = use.first_byte_seconds is not None
-        return cls(
-            1,
-            use.prompt_tokens,
-            use.output_tokens,
-            int(came),
-            use.first_byte_seconds or 0.0,
-            use.seconds,
-            use.at.astimezone(UTC),
-        )
 
     def __add__(self, other: "Sums") -> "Sums":
         return Sums(
@@ -133,6 +115,51 @@ class Row:
 
 UsageSums = dict[About, Sums]
 
+_Named = tuple[str, str, str, str]
+"""Model, key, tier and ending."""
+
+
+class _Running:
+    """Uses that are being added up, in place: there is one for each request, and this is all it costs."""
+
+    __slots__ = ("_count", "_first_byte_seconds", "_first_bytes", "_last_at", "_output", "_prompt", "_seconds")
+
+    def __init__(self) -> None:
+        self._count = self._prompt = self._output = self._first_bytes = 0
+        self._first_byte_seconds = self._seconds = 0.0
+        self._last_at: datetime | None = None
+
+    def add(self, use: Use) -> None:
+        self._count += 1
+        self._prompt += use.prompt_tokens
+        self._output += use.output_tokens
+        self._seconds += use.seconds
+        if use.first_byte_seconds is not None:
+            self._first_bytes += 1
+            self._first_byte_seconds += use.first_byte_seconds
+        if self._last_at is None or use.at > self._last_at:
+            self._last_at = use.at
+
+    def sums(self) -> Sums:
+        """What they come to; of one use at least."""
+        assert self._last_at is not None
+        return Sums(
+            self._count,
+            self._prompt,
+            self._output,
+            self._first_bytes,
+            self._first_byte_seconds,
+            self._seconds,
+            self._last_at.astimezone(UTC),
+        )
+
+
+def _running(rows: dict[_Named, _Running], named: _Named) -> _Running:
+    """A new row; beyond the most of a day, the one without a name that models without a row share."""
+    if len(rows) >= MAX_ROWS:
+        named = ("", *named[1:])
+    return rows.setdefault(named, _Running())
+
 
 class UsageRecorder:
     """The usage that one process writes down.
@@ -155,7 +182,8 @@ class UsageRecorder:
         self._counting = threading.Lock()  # held for one use, or to take away what came; never while anything is summed
         #: What came since the last flush, by day: added by the threads of callers, taken away by the one that flushes;
         #: under `_counting`.
-        self._new: dict[str, UsageSums] = {}
+        self._new: dict[str, dict[_Named, _Running]] = {}
+        self._day = 0, ""
         #: Written likewise, under `_counting`, as `written` and `dropped`.
         self._unwritten = 0
         self._flushing = threading.Lock()
@@ -175,10 +203,25 @@ class UsageRecorder:
 
     def add(self, use: Use) -> None:
         """Count a use; at once, and whatever happens."""
-        about, sums = About.of(use), Sums.of(use)
         with self._counting:
-            _enter_bounded(self._new.setdefault(about.day, {}), about, sums)
+            day = self._day_of(use.at)
+            rows = self._new.get(day)
+            if rows is None:
+                rows = self._new[day] = {}
+            named = (use.model, use.key, use.tier, use.ending)
+            running = rows.get(named)
+            if running is None:
+                running = _running(rows, named)
+            running.add(use)
             self._unwritten += 1
+
+    def _day_of(self, at: datetime) -> str:
+        """The day in UTC, which is worded once; under `_counting`."""
+        if at.tzinfo is not UTC:
+            return at.astimezone(UTC).date().isoformat()
+        if (number := at.toordinal()) != self._day[0]:
+            self._day = number, at.date().isoformat()
+        return self._day[1]
 
     @property
     def pending(self) -> int:
@@ -214,8 +257,8 @@ class UsageRecorder:
             new, self._new = self._new, {}
         for day, rows in new.items():
             waiting = self._pending.setdefault(day, {})
-            for about, sums in rows.items():
-                _enter_bounded(waiting, about, sums)
+            for named, running in rows.items():
+                _enter_bounded(waiting, About(day, *named), running.sums())
 
     def _write(self, day: str) -> bool:
         """Write a day's sums: those that are known to be in the store, and those that came since."""
@@ -265,18 +308,28 @@ class UsageRecorder:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
-def usage(facts: ReadableDict, *, since: date | None = None) -> list[Row]:
-    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`."""
-    known = dict(facts.items(keys.USAGE))
+def usage(facts: ReadableDict, *, since: date | None = None, past: Mapping[str, Any] | None = None) -> list[Row]:
+    """All rows, those of all writers added up, oldest day first; without `since`, those of the last `READ_DAYS`.
+
+    `past` is what has left the ledger, by the keys that it had there.
+    """
+    return usage_in({**(past or {}), **dict(facts.items(keys.USAGE))}, since=since)
+
+
+def usage_in(entries: Mapping[str, Any], *, since: date | None = None) -> list[Row]:
+    """The same of entries that somebody has listed, of whatever sorts."""
+    known = {key: entry for key, entry in entries.items() if key.startswith(keys.USAGE)}
     first = since.isoformat() if since else _first_day(known)
-    entries = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
-    return [Row(about, sums) for about, sums in sorted(_sum(entries).items())]
+    sums_of_each = [_read(entry) for key, entry in known.items() if key.removeprefix(keys.USAGE) >= first]
+    return [Row(about, sums) for about, sums in sorted(_sum(sums_of_each).items())]
 
 
-def keep(facts: DictLike) -> None:
-    """Read each entry by its key, which on Modal keeps it from fading for another seven days; a listing does not."""
+def keep(facts: DictLike, now: datetime) -> None:
+    """Read each entry of days past by its key, which on Modal keeps it from fading; a listing does not."""
+    last = (now - keys.LASTS).astimezone(UTC).date().isoformat()
     for key in list(facts.keys(keys.USAGE)):
-        facts.get(key)
+        if key.removeprefix(keys.USAGE)[:10] < last:
+            facts.get(key)
 
 
 def _first_day(known: Iterable[str]) -> str:
@@ -293,19 +346,27 @@ def last_used(facts: ReadableDict, rows: Iterable[Row] | None = None) -> Mapping
 
     `rows` are those of `usage`, where somebody has them already.
     """
-    found = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
-    return _newer(found, usage(facts) if rows is None else rows)
+    return _newer(_moments(facts.get(keys.LAST_USED)), usage(facts) if rows is None else rows)
+
+
+def last_used_in(entries: Mapping[str, Any]) -> Mapping[str, datetime]:
+    """The same by entries that somebody has listed, of whatever sorts."""
+    return _newer(_moments(entries.get(keys.LAST_USED)), usage_in(entries))
 
 
 def keep_last_used(facts: DictLike, rows: Iterable[Row]) -> None:
     """Keep when models were last used by these rows, which are about to leave the ledger."""
-    known = {name: parse_moment(at) for name, at in (facts.get(keys.LAST_USED) or {}).items()}
+    known = _moments(facts.get(keys.LAST_USED))
     facts.put(keys.LAST_USED, {name: isoformat(at) for name, at in _newer(known, rows).items()})
 
 
 def rows_of(document: Any) -> list[Row]:
     """The rows of one entry."""
     return [Row(about, sums) for about, sums in sorted(_read(document).items())]
+
+
+def _moments(known: Mapping[str, str] | None) -> dict[str, datetime]:
+    return {name: parse_moment(at) for name, at in (known or {}).items()}
 
 
 def _newer(known: Mapping[str, datetime], rows: Iterable[Row]) -> dict[str, datetime]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -50,7 +51,8 @@ def test_up_says_ready_and_ends_clean(shell: Shell) -> None:
 
 def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
     """The gateway answers at `ready URL`, names who answered, and keeps count; the servers have ports of their own."""
-    with up(shell, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
+    watched = replace(shell, extra={**shell.extra, "OLLAMA_MODAL_DEBUG_LOOP": "10s"})
+    with up(watched, "--simulate", "--tier", "a10g", "--tier", "h100") as running:
         assert shell.run("pull", "tiny").returncode == 0
         talk = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "stream": False}
         answer = httpx.post(f"{running.url}/api/chat", json=talk, timeout=PATIENCE)
@@ -70,9 +72,10 @@ def test_a_chat_goes_where_the_model_belongs(shell: Shell) -> None:
             for tier in httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
         }
         assert tiers == {"a10g": "ready", "h100": "ready"}
-        assert (
-            'wakes_total{cause="request",tier="a10g"} 0.0' in httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
-        )
+        metrics = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
+        assert 'wakes_total{cause="request",tier="a10g"} 0.0' in metrics
+        assert "ollama_modal_loop_lag_seconds_count" in metrics
+        assert "ollama_modal_loop_blocks_total" in metrics  # as OLLAMA_MODAL_DEBUG_LOOP has it
         assert running.url not in {server["url"] for server in json.loads(stack_of(shell))["servers"]}
         assert json.loads(stack_of(shell))["gateway"] == running.url
         code, said = running.stop()

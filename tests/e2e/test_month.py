@@ -5,10 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.accounting.archive import CASES, METERS, REPORTS, TURNS, USAGE, WAKES, archived_facts, archived_jobs
 from jobs.core.model_name import ModelName
 from jobs.ledger.job import JobState
 from jobs.store.keys import TABLE
+from jobs.telemetry.archive import CASES, METERS, REPORTS, TURNS, USAGE, WAKES, archived_facts, archived_jobs
 from tests.support.checkout import ROOT
 from tests.support.month import BEGIN, DAYS, Month, foretold, played
 from tests.support.month_report import WIDTH, report

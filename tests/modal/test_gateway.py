@@ -40,6 +40,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "OLLAMA_MODAL_GATEWAY_PORT": str(gateway),
         "OLLAMA_HOST": f"127.0.0.1:{ollama}",
         "OLLAMA_SIM_TOKENS_PER_SECOND": "40",
+        "OLLAMA_MODAL_DEBUG_LOOP": "10s",
     }
     settings = Settings(path_prefix=programs, environ=environ, idle_seconds=20, commit_seconds=0.5)
     with (
@@ -147,7 +148,10 @@ def test_a_pull_over_http_leads_to_a_chat(platform: Platform, servers: Proxy, as
     assert [one.function.name for one in gpus(platform)] == ["OllamaA10G"]
     assert servers.unserved > 0
     assert servers.refused == 0
-    assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 1.0' in ask.get("/metrics").text
+    metrics = ask.get("/metrics").text
+    assert 'ollama_modal_wakes_total{cause="request",tier="a10g"} 1.0' in metrics
+    assert "ollama_modal_loop_lag_seconds_count" in metrics
+    assert "ollama_modal_loop_blocks_total" in metrics  # as OLLAMA_MODAL_DEBUG_LOOP has it
     states = {tier["tier"]: tier["state"] for tier in told(ask, "/ops/v1/tiers")["tiers"]}
     assert states == {"a10g": "ready", "h100": "asleep"}
 

@@ -97,6 +97,8 @@ ASKED: list[tuple[str, Callable[[LimitedDict, LimitedQueue], object]]] = [
     ("DictContents", lambda facts, _: dict(facts.items())),
     ("QueuePut", lambda _, limited: limited.put("id", block=False, partition="lane")),
     ("QueueLen", lambda _, limited: limited.len(partition="lane")),
+    ("DictUpdate", lambda facts, _: facts.update({"key": 1, "other": 2})),
+    ("QueuePut", lambda _, limited: limited.put_many(["id", "other"], block=False, partition="lane")),
 ]
 FAILURES: dict[str, list[Any]] = {
     "never": ["never"],

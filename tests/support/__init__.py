@@ -5,6 +5,7 @@ call_counts        how much something does, by the functions that it calls
 checkout           where the checkout is, whoever asks, and its scripts as modules
 client_bodies      what real client libraries send, recorded
 counting_files     how often a piece of work asks the file system for something
+counting_sqlite    counts what SQLite does for an answer, whoever asks
 counting_stores    a deployment's dicts and queue that count what is asked of them
 crash_driver       publishes and removes models in children that are killed at each step
 crash_points       ends the work of this process at its n-th change to the disk
@@ -22,6 +23,7 @@ go_answers         what Go makes of request bodies, recorded, and Go itself wher
 hostile_models     models that a registry may hand out to do harm
 interleaving       threads that move one at a time, in an order that the test chooses
 killed_worker      a worker in a process of its own, which kills itself at the chosen moment
+large_gateway      a gateway with hundreds of models, dozens of keys and containers
 large_models       models of the sizes that people have, without their bytes
 ledger_proof       the ledger's promises in every order of steps, as `scripts/prove` prints it
 local_stack        runs `ollama-modal` as people do
@@ -34,6 +36,7 @@ moved_clock        the machine's clock, moved on by a test's hand
 nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
+past_jobs          a ledger's file with many jobs that have ended, as an older version left it
 person             a person at a terminal of their own, who types and sees what is written there
 processes          real processes: free ports, who runs, a driver that says what we like
 pull_setup         a pull from a loopback registry, through ledger and worker

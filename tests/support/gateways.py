@@ -1,5 +1,6 @@
 """A gateway over real sockets, in front of servers that a test names."""
 
+import asyncio
 import json
 import re
 import socket
@@ -18,6 +19,7 @@ from app.gateway.catalog.state import KnownState, ModelsSource
 from app.gateway.compose import Composed, GatewayParts
 from app.gateway.cross_origin import Origins
 from app.gateway.dashboard.plans import Plans, unknown_night
+from app.gateway.event_loop.watch import LoopWatch
 from app.gateway.http_protocol import ConnectionLimits
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
@@ -119,6 +121,8 @@ def gateway(
     settings: SettingsOf = unset,
     settings_in_manifests: bool = False,
     notes: Sequence[str] = (),
+    loop_watch: LoopWatch | None = None,
+    new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> Iterator[RunningGateway]:
     """A gateway in front of these servers, by tier."""
     path = folder / "gateway.sqlite"
@@ -149,10 +153,12 @@ def gateway(
         origins=Origins(origins),
         settings_in_manifests=settings_in_manifests,
         notes=notes,
+        loop_watch=loop_watch,
     )
     known_state.refresh()
     composed = Composed(parts)
-    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits)
+    loop = new_loop or composed.new_loop
+    server = HttpServer(composed.app, listening("127.0.0.1", 0), CLOCK, limits, loop)
     server.start()
     try:
         yield RunningGateway(server.url, composed, facts, server, known_state)

@@ -17,7 +17,6 @@ from typing import Any
 
 import httpx
 
-from app.accounting.archive import archive_at
 from app.deployment import weights_worker as weights_lane
 from app.deployment.volume_queries import actual_from
 from app.deployment.worker_process import timing
@@ -34,6 +33,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store import keys
 from jobs.store.sqlite import SqliteDict
+from jobs.telemetry.archive import archive_at
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.weights.directory import ModelsDirectory
 from jobs.weights.history import Memory, recall

@@ -18,7 +18,6 @@ from typing import Any
 
 from cronsim import CronSim
 
-from app.accounting.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from app.accounting.spending import archived_usage, estimate
 from app.accounting.window_cost import Offer, offers
 from app.deployment import weights_worker as weights_lane
@@ -40,6 +39,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.registry.client import Registry
 from jobs.store.sqlite import SqliteDict, SqliteQueue
 from jobs.tasks.context import TaskContext
+from jobs.telemetry.archive import CASES, METERS, WAKES, archive_at, archived_facts, archived_jobs
 from jobs.telemetry.incidents import Case, cases
 from jobs.telemetry.usage import UsageRecorder, Use
 from jobs.testing.clock import HandClock

@@ -80,6 +80,10 @@ def route(model: str, context: int | None, may_see: Callable[[ModelName], bool])
     return {"model": str(name), "tier": "a10g", "facts": [f"asked for a context of {context}"], "warning": None}
 
 
+async def usage(since: date | None) -> list[dict[str, Any]]:
+    return [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)]
+
+
 @dataclass
 class OpsApi:
     """A folder with a ledger in it, and an ops API over it. Every store that was opened is closed with it."""
@@ -124,7 +128,7 @@ class OpsApi:
             models=lambda: MODELS,
             route=route,
             tiers=lambda: TIERS,
-            usage=lambda since: [row for row in USAGE if since is None or row["day"] >= date.isoformat(since)],
+            usage=usage,
             age=lambda: self.age,
             send_worker=self.sent_lanes.append,
             changed=lambda: self.changes.append("changed"),
@@ -145,17 +149,20 @@ class OpsApi:
     def more(self, staff: LedgerPool) -> tuple[APIRouter, ...]:
         """What a gateway tells beside, of the same ledger."""
 
-        def entries() -> dict[str, Any]:
+        async def entries() -> dict[str, Any]:
             return dict(self.store().facts.items())
+
+        async def last_used() -> dict[str, datetime]:
+            return {}
 
         def pruning(_: object = None) -> PrunePlan:
             return plan(Survey((), (), (), (), (), 0), Memory().weights_use([]), RetentionRules(), self.clock.now())
 
         fleet = load()
         return (
-            board.router(board.Overview(self.clock, tuple, dict, fleet=fleet)),
-            days.router(days.Days(self.clock, entries, fleet)),
-            costs.router(costs.Costs(self.clock, entries, fleet)),
+            board.router(board.Overview(self.clock, tuple, fleet=fleet), last_used),
+            days.router(days.Days(self.clock, fleet), entries),
+            costs.router(costs.Costs(self.clock, fleet), entries),
             nights.router(entries, staff),
             plans.router(plans.Plans(pruning, pruning), 1),
         )

@@ -18,15 +18,16 @@ FleetFile = Annotated[Path | None, typer.Option("--fleet", metavar="FILE", help=
 @app.command()
 def night(url: Url = None, key: KeyOption = None, json: Json = False) -> None:
     """Tell what the last night did. Its jobs and how they ended, what it moved, what it left alone."""
-    from jobs.telemetry.nightly_report import OF_NIGHTS, lines, report  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.nightly_report import lines  # noqa: PLC0415 - every command imports this file
 
     if url:
         commands = commands_at(url, key)
         last_night = remote_at(url, key).night()
     else:
+        from jobs.home.status import local_night  # noqa: PLC0415
+
         at = this_machine()
-        entries = dict(at.home.read_facts().items(*OF_NIGHTS))
-        commands, last_night = at.commands, report(entries, at.commands.reader.select()[0])
+        commands, last_night = at.commands, local_night(at.home, at.commands.clock)
     show(last_night, (commands.worded(line) for line in lines(last_night, commands.now, screen_width())), json=json)
 
 
@@ -38,7 +39,8 @@ def cost(
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
-    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.archive import USAGE, archive_at, archived_facts  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
@@ -47,7 +49,7 @@ def cost(
         return
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
-    rows = usage(at.home.read_facts(), since=began.date())
+    rows = usage(at.home.read_facts(), since=began.date(), past=archived_facts(archive_at(at.home.root), USAGE))
     owned_cost = owned(rows, began, at.commands.now)
     show(owned_cost.as_json(), owned_cost.use_lines(screen_width()), json=json)
     if json:

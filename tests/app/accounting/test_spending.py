@@ -11,7 +11,7 @@ from app.fleet.file import read
 from app.fleet.schema import declared, parse
 from jobs.core.clock import SystemClock
 from jobs.home.home import home_of
-from jobs.store.jsonl_archive import Archive
+from jobs.telemetry.archive_files import Archive
 from jobs.telemetry.container_time import Meter, Metered, is_warming, metered, say_warming
 from jobs.telemetry.cost import LEFT_OUT, Cost, cost, owned
 from jobs.telemetry.usage import About, Row, Sums, UsageRecorder, Use

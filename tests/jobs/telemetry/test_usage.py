@@ -166,7 +166,8 @@ def test_all_uses_between_two_flushes_are_counted(store: Store) -> None:
     assert not usage_recorder.flush()
     for number in range(25_000):
         usage_recorder.add(use(model=f"m{number % 7}", prompt_tokens=1))
-    assert [len(sums) for sums in (*usage_recorder._new.values(), *usage_recorder._pending.values())] == [7, 7]
+    new, pending = usage_recorder._new.values(), usage_recorder._pending.values()
+    assert [*map(len, new), *map(len, pending)] == [7, 7]
     facts.fails = ""
 
     assert usage_recorder.flush()
