@@ -14,7 +14,7 @@ from jobs.store import keys
 from tests.support.local_stack import Shell, Up
 from tests.support.local_stack import up as running
 from tests.support.past_jobs import MODELS, write_past
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 OLD = 1_700
 
@@ -29,7 +29,7 @@ def live(shell: Shell) -> int:
 
 
 def told(stack: Up, path: str, **query: Any) -> Any:
-    return httpx.get(f"{stack.url}{path}", params=query, timeout=30).raise_for_status().json()
+    return httpx.get(f"{stack.url}{path}", params=query, timeout=PATIENCE).raise_for_status().json()
 
 
 def test_an_old_home_moves_by_itself(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_an_old_home_moves_by_itself(tmp_path: Path) -> None:
     with running(shell, "--simulate") as stack:
         until(lambda: live(shell) < OLD)
         stack.process.send_signal(signal.SIGKILL)
-        stack.process.communicate(timeout=20)
+        stack.process.communicate(timeout=PATIENCE)
     with running(shell, "--simulate") as stack:
         until(lambda: live(shell) == 0)
         listed = shell.ask("jobs", "--since", "90d", "--limit", "0")

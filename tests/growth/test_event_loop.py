@@ -23,8 +23,9 @@ from app.gateway.event_loop.callbacks import Callback, WrappingLoop
 from app.gateway.event_loop.watch import name_of
 from tests.support.call_counts import uncollected
 from tests.support.dialects import DIALECTS, OLLAMA
-from tests.support.gateways import PATIENCE, RunningGateway
+from tests.support.gateways import RunningGateway
 from tests.support.large_gateway import ADMIN_KEY, CHAT_KEY, NARROW_KEY, Size, large_gateway, models_of, name
+from tests.support.waiting import PATIENCE
 
 LARGE = Size(models=500, keys=50, containers=50)
 LARGER = Size(models=1_000, keys=100, containers=100)

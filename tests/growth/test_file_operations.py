@@ -34,6 +34,7 @@ from tests.support.counting_files import file_operations
 from tests.support.models_directory import Sample, fill, nothing, publish, put, put_manifest, sample, weights_at
 from tests.support.pull_setup import MODEL, Scene, post
 from tests.support.stores import Store
+from tests.support.waiting import PATIENCE
 
 N = 40
 
@@ -270,7 +271,7 @@ JOBS: dict[str, dict[str, Any]] = {"pull": {}, "prune": {}, "verify": {"model": 
 def test_a_job_looks_through_the_weights_once(kind: str, tmp_path: Path, store: Store) -> None:
     """A job of the weights grows with the models by no more than one survey does."""
     grown = []
-    with RegistryDouble([MODEL]) as registry, httpx.Client() as client:
+    with RegistryDouble([MODEL]) as registry, httpx.Client(timeout=PATIENCE) as client:
         for models in (N, 2 * N):
             with case_of(tmp_path / str(models), models) as case:
                 ledger = store.ledger()

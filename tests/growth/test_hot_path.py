@@ -19,8 +19,9 @@ from app.gateway.http_protocol import ConnectionLimits, StrictHttpProtocol
 from app.log_queue import LineQueue
 from tests.support.call_counts import calls_by_name
 from tests.support.checkout import ROOT
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import Connection, HeardRequest, ScriptedServer
+from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
 

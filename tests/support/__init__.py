@@ -16,6 +16,7 @@ disks              a small disk of one's own, and what fills it up
 document_commands  what the documents show to be run
 exhaustive         every order of steps of programs that share a store, with equal states merged
 failing_stores     stores that fail and stores that hang, around real ones
+file_modes         files that their modes keep from us, also where the tests are run by root
 gateway_process    a gateway in a process of its own, to look at its memory from outside
 gateways           a gateway over real sockets, in this process
 go_answers         what Go makes of request bodies, recorded, and Go itself where it is there
@@ -31,6 +32,7 @@ models_directory   small models, and a models directory filled with them
 month              a month of a fleet, played in seconds
 month_report       the played month on one page, as `scripts/month` prints it
 month_servers      the servers of that month
+moved_clock        the machine's clock, moved on by a test's hand
 nginx              a real nginx in front of a gateway
 ollama_servers     the simulator as a process, and a real Ollama where OLLAMA_BIN names it
 ops_api            an ops API on a store of its own, called directly or served
@@ -47,5 +49,5 @@ tiny_llama         a model of a hundred kilobytes that llama.cpp runs
 tls                a certificate of a test's own, and a port that speaks TLS for a server that does not
 waiting            `until`: waiting for what other threads and processes do
 webhooks           a webhook on loopback, which hears what it is told
-workers            workers in threads, with leases of seconds
+workers            workers in threads, whose leases run out only where a test moves the clock
 """

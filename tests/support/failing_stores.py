@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from jobs.core.errors import StoreTrouble, StoreUnavailable
 from jobs.store.prefixes import beginning
 from jobs.store.protocols import QueueLike, ShrinkingDict
+from tests.support.waiting import PATIENCE
 
 T = TypeVar("T")
 
@@ -110,7 +111,7 @@ class While:
         self.met.append(doing)
         if self._trouble is not None:
             raise self._trouble
-        assert self._off.wait(60), "nobody ended the silence"
+        assert self._off.wait(PATIENCE), "nobody ended the silence"
 
 
 class MemoryDict:

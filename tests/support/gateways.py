@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,10 +38,9 @@ from jobs.telemetry.usage import Row, usage
 from tests.support.dialects import (
     Dialect,
 )
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 CLOCK = SystemClock()
-PATIENCE = 20.0
 
 QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
@@ -174,14 +174,6 @@ def asked(running: RunningGateway, dialect: Dialect, **more: Any) -> httpx.Respo
     return httpx.post(running.url + dialect.path, json=body, timeout=PATIENCE)
 
 
-def dead_port() -> int:
-    """A port where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def caller_of(running: RunningGateway, dialect: Dialect, **more: Any) -> socket.socket:
     """Somebody who has asked and has not read yet."""
     body = json.dumps({**dialect.body, **more}).encode()
@@ -196,10 +188,17 @@ def held_callers(running: RunningGateway, tier: str = "a10g") -> int:
 
 
 def tier_entry(running: RunningGateway, tier: str = "a10g") -> dict[str, object]:
-    tiers = httpx.get(f"{running.url}/ops/v1/tiers").json()["tiers"]
+    tiers = httpx.get(f"{running.url}/ops/v1/tiers", timeout=PATIENCE).json()["tiers"]
     (found,) = (each for each in tiers if each["tier"] == tier)
     return dict(found)
 
 
 H100_TIER = replace(H100, context=16384, parallel=4, cache_type="q8_0", dollars_per_hour=4.84)
 A10G_TIER = replace(A10G, context=8192, parallel=4, cache_type="q8_0", dollars_per_hour=1.42)
+
+
+def is_whole(got: bytes) -> bool:
+    """Whether a last answer is there, to its end."""
+    head, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
+    told = re.search(rb"content-length: (\d+)", head.lower())
+    return len(body) >= int(told[1]) if told else body.endswith(b"0\r\n\r\n")

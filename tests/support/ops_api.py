@@ -35,7 +35,7 @@ from jobs.weights.history import Memory
 from jobs.weights.prune_plan import PrunePlan, plan
 from jobs.weights.survey import Survey
 from tests.support.stores import Store, open_store
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 
 ADMIN_KEY, CHAT_KEY, LLAMA_KEY = new_key(), new_key(), new_key()
 KEYS = "\n".join(
@@ -197,7 +197,7 @@ def served(app: Any) -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE)
         listening.close()
         assert not thread.is_alive()
 

@@ -15,6 +15,7 @@ from fastapi.responses import JSONResponse
 from fastapi.security import APIKeyHeader, HTTPBearer
 from loguru import logger
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from app.gateway.event_loop.long_answers import json_response
 from app.gateway.ops import jobs as jobs_api
@@ -155,6 +156,11 @@ def _word_failures(app: FastAPI) -> None:
         }.get(error.status_code, error.detail)
         body = {"error": words, "hint": "GET /ops/v1/openapi.json tells what there is"}
         return JSONResponse(body, error.status_code, error.headers)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_: Request, __: ClientDisconnect) -> Response:
+        """Whoever left before his body was read hears nothing, and is no mistake of ours."""
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

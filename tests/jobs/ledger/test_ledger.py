@@ -19,6 +19,7 @@ from jobs.ledger.ledger import Ledger
 from jobs.testing.clock import HandClock
 from tests.support.failing_stores import TroubledQueue, While
 from tests.support.stores import Store, ended_job
+from tests.support.waiting import PATIENCE
 
 LEASE = timedelta(seconds=30)
 
@@ -425,7 +426,7 @@ def test_a_waiting_worker_takes_the_id(live_store: Store) -> None:
     thread.start()
     time.sleep(0.05)  # real threads: the getter has to be waiting
     id = post(live_store.ledger())
-    thread.join(timeout=20)
+    thread.join(timeout=PATIENCE)
     assert heard == [id]
 
 

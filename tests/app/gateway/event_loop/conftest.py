@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gateways import RunningGateway, dead_port, gateway
+from tests.support.gateways import RunningGateway, gateway
+from tests.support.processes import free_port
 
 
 @pytest.fixture
 def running(tmp_path: Path) -> Iterator[RunningGateway]:
-    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{dead_port()}"}) as found:
+    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{free_port()}"}) as found:
         yield found

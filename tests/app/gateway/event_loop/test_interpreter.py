@@ -16,8 +16,9 @@ import pytest
 from app.gateway.event_loop.interpreter import SWITCH_SECONDS, THRESHOLDS, ServingInterpreter
 from tests.support.call_counts import uncollected
 from tests.support.dialects import DIALECTS, Dialect, whole_answer
-from tests.support.gateways import PATIENCE, RunningGateway, gateway
+from tests.support.gateways import RunningGateway, gateway
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 import uvloop
 
 from app.gateway.event_loop.lag import LagMeter
-from tests.support.gateways import PATIENCE, RunningGateway
-from tests.support.waiting import until
+from tests.support.gateways import RunningGateway
+from tests.support.waiting import PATIENCE, until
 
 HELD_UP = 0.05
 
@@ -65,7 +65,7 @@ def test_a_gateway_has_the_meter(running: RunningGateway) -> None:
     """From its start on, a few times a second."""
 
     def counted() -> bool:
-        lines = httpx.get(f"{running.url}/metrics").text.splitlines()
+        lines = httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text.splitlines()
         count = next(line for line in lines if line.startswith("ollama_modal_loop_lag_seconds_count "))
         return float(count.split()[1]) >= 2
 

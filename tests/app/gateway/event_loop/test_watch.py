@@ -20,8 +20,10 @@ from jobs.core.clock import SystemClock
 from jobs.core.errors import BadRequest
 from jobs.testing.clock import HandClock
 from tests.support.dialects import OLLAMA, whole_answer
-from tests.support.gateways import PATIENCE, asked, dead_port, gateway
+from tests.support.gateways import asked, gateway
+from tests.support.processes import free_port
 from tests.support.scripted_server import ScriptedServer
+from tests.support.waiting import PATIENCE
 
 NOTHING = timedelta(0)
 """A limit that everything exceeds."""
@@ -150,18 +152,18 @@ def test_at_its_end_all_is_as_before() -> None:
 def test_off_nothing_of_it_is_there(tmp_path: Path) -> None:
     """The loop is uvloop's own, no thread looks, nothing is counted."""
     before = sys.getswitchinterval(), list(gc.callbacks)
-    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{dead_port()}"}) as running:
+    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{free_port()}"}) as running:
         assert running.composed.new_loop is uvloop.new_event_loop
         assert (sys.getswitchinterval(), list(gc.callbacks)) == before
         assert "loop watch" not in {thread.name for thread in threading.enumerate()}
-        assert "loop_blocks" not in httpx.get(f"{running.url}/metrics").text
+        assert "loop_blocks" not in httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
 
 
 def test_on_it_is_counted(tmp_path: Path) -> None:
     """By the meters, from nothing on."""
     watch = LoopWatch(timedelta(hours=1), SystemClock())
-    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{dead_port()}"}, loop_watch=watch) as running:
-        assert "ollama_modal_loop_blocks_total 0.0" in httpx.get(f"{running.url}/metrics").text
+    with gateway(tmp_path, {"a10g": f"http://127.0.0.1:{free_port()}"}, loop_watch=watch) as running:
+        assert "ollama_modal_loop_blocks_total 0.0" in httpx.get(f"{running.url}/metrics", timeout=PATIENCE).text
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("2ms", 0.002), (" 0.5 ms ", 0.0005), ("1s", 1.0), ("1.5 s", 1.5)])
