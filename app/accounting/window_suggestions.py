@@ -5,7 +5,7 @@ It proposes; whoever runs the service decides, and writes them into the fleet fi
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import takewhile
 from statistics import median
 from typing import Any, Self
