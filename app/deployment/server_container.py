@@ -44,6 +44,7 @@ def tier_settings(fleet: Fleet, name: str, environ: Mapping[str, str]) -> TierSe
         gpu_promised=tier.gpu is not None,
         environ=tier.ollama.environ(),
         startup=timedelta(seconds=tier.startup_timeout_seconds) - _SPARE,
+        readers_ahead=tier.readers_ahead,
         dollars_per_hour=fleet.dollars_per_hour(name),
         warmed=tuple(model.parsed for model in fleet.models_of(name) if model.warmed),
         models=fleet.settings_by_model,

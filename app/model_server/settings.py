@@ -67,3 +67,5 @@ class TierSettings:
     models: Mapping[ModelName, ModelSettings] = field(default_factory=dict)
     """What is set for models, by their names in small letters."""
     probe_every: timedelta = PROBE_EVERY
+    readers_ahead: int = 0
+    """How many read a model's blobs from the volume while the engine loads it."""
