@@ -27,12 +27,12 @@ COUNTED_AFTER = timedelta(days=1)
 """A container that has not counted or reported for so long has ended."""
 
 FOLDER = "ops"
-JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE = (
+JOBS, TURNS, METERS, REPORTS, WAKES, CASES, USAGE, COLD = (
     *("jobs", "health", "meters", "servers"),
-    *("wakes", "incidents", "usage"),
+    *("wakes", "incidents", "usage", "cold"),
 )
 
-OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, *keys.CASES)
+OBSERVED = (keys.HEALTH, keys.METER, keys.SERVER, keys.WAKE, keys.REFUSED_WAKE, keys.USAGE, keys.COLD, *keys.CASES)
 """What is taken out of the Dict when it is old, beside jobs."""
 
 _PARTS_AFTER_KEY = {keys.SEEN: 0, keys.INCIDENT: 1, keys.RECOVERED: 1, keys.TOLD: 2, keys.TELLING: 3}
@@ -86,6 +86,7 @@ def archive_facts(facts: ShrinkingDict, archive: Archive, now: datetime, commit:
         METERS: _old(entries, (keys.METER,), now - COUNTED_AFTER),
         REPORTS: _old(entries, (keys.SERVER,), now - COUNTED_AFTER),
         WAKES: _old(entries, (keys.WAKE, keys.REFUSED_WAKE), now - AFTER),
+        COLD: _old(entries, (keys.COLD,), now - AFTER),
         CASES: _old_cases(entries, now),
         USAGE: _old_usage(entries, now),
     }

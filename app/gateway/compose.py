@@ -41,6 +41,7 @@ from app.gateway.ops.context import Document, OpsContext, send_none
 from app.gateway.ops.ledger_pool import LedgerPool
 from app.gateway.protocol import body as bodies
 from app.gateway.upstream import server_requests, tier_state
+from app.gateway.upstream.cold_records import ColdRecords
 from app.gateway.upstream.cold_start import ColdStarts
 from app.gateway.upstream.holding import HoldContext, HoldTiming
 from app.gateway.upstream.upstream_client import Patience, TierUpstream, UpstreamClient
@@ -161,7 +162,18 @@ class Composed:
         refresh = SharedRefresh(parts.known_state.refresh, parts.clock, parts.refresh_seconds)
         servers = ServerReports(parts.known_state.reports, lambda: parts.known_state.generation, parts.clock)
         self._loaded = self._loaded_models()
-        holding = HoldContext(servers, parts.clock, self._woke, refresh, parts.hold_timing, self._loaded.loaded)
+        self._cold_records = ColdRecords(
+            parts.facts,
+            parts.clock,
+            parts.writer,
+            reports=parts.known_state.reports,
+            refresh=refresh,
+            observe=self.metrics.cold,
+            size_of=self._size_of,
+        )
+        holding = HoldContext(
+            servers, parts.clock, self._woke, refresh, parts.hold_timing, self._loaded.loaded, self._cold_records
+        )
         self.cold_starts = {
             name: ColdStarts(each, self.upstream_clients[name], holding) for name, each in parts.upstreams.items()
         }
@@ -215,11 +227,13 @@ class Composed:
         for note in self._parts.notes:
             logger.warning("{}", note)
         self.usage_recorder.start()
+        self._cold_records.begin()
 
     async def _end(self) -> None:
         await self.detached.close()
         for cold_starts in self.cold_starts.values():
             await cold_starts.close()
+        await self._cold_records.close()
         for client in self.upstream_clients.values():
             client.close()
         self._ledger_pool.close()
@@ -299,6 +313,10 @@ class Composed:
         wrong_aliases = aliases.complaints(known_state.aliases, self._is_here)
         return [*parts.complaints(), *card_complaints(known_state.models()), *wrong_aliases]
 
+    def _size_of(self, model: str) -> int | None:
+        known = self._known_state.find(ModelName.parse(model))
+        return known.size if known else None
+
     def _is_here(self, name: ModelName) -> bool:
         return self._known_state.find(name) is not None
 
@@ -324,7 +342,10 @@ class Composed:
 
     def _tiers(self) -> list[Document]:
         now, reports = self._parts.clock.now(), self._known_state.reports
-        return [tier_state.as_json(each.state(), reports(tier), now) for tier, each in self.cold_starts.items()]
+        return [
+            tier_state.as_json(each.state(), reports(tier), now, each.coming())
+            for tier, each in self.cold_starts.items()
+        ]
 
     def _overview(self) -> overview.Overview:
         parts = self._parts

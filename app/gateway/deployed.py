@@ -126,7 +126,7 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
             f"there is no server of {', '.join(missing)}", hint="deploy all of it: `modal deploy -m app.deploy`"
         )
     return {
-        name: TierUpstream(name, urls[name], headers, longest_start(fleet, name), tier.max_containers)
+        name: TierUpstream(name, urls[name], headers, longest_start(fleet, name), tier.max_containers, is_remote=True)
         for name, tier in fleet.tiers.items()
     }
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 
 from loguru import logger
 
@@ -41,6 +42,13 @@ _LOADS = re.compile(
 )
 """Each load of a model, by its own log: which blob, and with what (llm/llama_server.go:431 of 0.32)."""
 
+_BYTES_READ = re.compile(r"\bllama_context: constructing|\bllama threadpool init")
+"""What the engine says first when all tensors are there (llama.cpp src/llama-context.cpp, common/common.cpp). A version
+that says neither leaves unknown when that was."""
+
+_IN_MEMORY = re.compile(r'msg="llama-server started in ')
+"""And Ollama, when the engine has the model in memory (llm/llama_server.go)."""
+
 _NO_LAYERS = re.compile(r" (?:-ngl|--gpu-layers|--n-gpu-layers) 0(?: |$)")
 """What becomes of `num_gpu: 0`, whether a request said it or the model's own parameters."""
 
@@ -63,6 +71,18 @@ def environ(
     return {**kept, **settings, **must}
 
 
+class LoadListener(Protocol):
+    """Hears of loads from the thread that reads the server's output, which it must not keep waiting."""
+
+    def load_began(self, blob: str) -> None:
+        """Of the model that this blob belongs to, by its file name."""
+
+    def bytes_are_read(self) -> None: ...
+
+    def load_ended(self) -> None:
+        """The model is in memory. One that failed is not told of."""
+
+
 class Daemon:
     """A server process.
 
@@ -72,6 +92,7 @@ class Daemon:
         clock: for waiting until it answers.
         on_death: called from another thread with the exit code when it ends without having been asked to.
         command: starts it.
+        loads: hears of each load.
 
     """
 
@@ -83,6 +104,7 @@ class Daemon:
         *,
         on_death: Callable[[int], None],
         command: Sequence[str] = COMMAND,
+        loads: LoadListener | None = None,
     ) -> None:
         #: How many requests for inference it has answered, by its own log. Counted by the thread that reads its output;
         #: others only read it.
@@ -95,6 +117,7 @@ class Daemon:
         self._clock = clock
         self._on_death = on_death
         self._command = list(command)
+        self._loads = loads
         #: Appended by the thread that reads the output; read, once that has ended, by whoever reports a failed start.
         self._last_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._stopping = threading.Event()
@@ -149,6 +172,11 @@ class Daemon:
     @property
     def is_alive(self) -> bool:
         return self._child is not None and self._child.poll() is None
+
+    @property
+    def group(self) -> int | None:
+        """Of all its processes."""
+        return None if self._child is None else self._child.pid
 
     def require_alive(self, until: str) -> None:
         """Insist that it runs.
@@ -209,6 +237,13 @@ class Daemon:
         if load := _LOADS.search(line):
             asked_off = _NO_LAYERS.search(load["command"])
             (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
+        if self._loads is not None:
+            if load:
+                self._loads.load_began(load["blob"])
+            elif _BYTES_READ.search(line):
+                self._loads.bytes_are_read()
+            elif _IN_MEMORY.search(line):
+                self._loads.load_ended()
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here

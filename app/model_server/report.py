@@ -14,6 +14,7 @@ from jobs.core.clock import isoformat
 from jobs.ollama.responses import Running
 from jobs.store import keys
 from jobs.store.protocols import DictLike
+from jobs.telemetry.cold_starts import Progress
 
 FINAL = frozenset({"ended", "failed", "refused"})
 """States that a container never leaves: its report will not change any more."""
@@ -77,6 +78,7 @@ class Report:
         generation: of the weights it serves.
         pausing_until: it asks for no new request until then, so that it can take in new weights.
         dollars_per_hour: what it costs while it is up, where that is known.
+        progress: how far its start and its last load have come, or how they went; empty where nobody tells.
 
     """
 
@@ -95,6 +97,7 @@ class Report:
     generation: Any = field(default=None, hash=False)
     pausing_until: datetime | None = None
     dollars_per_hour: float | None = None
+    progress: tuple[Progress, ...] = field(default=(), hash=False)
 
     @property
     def key(self) -> str:
@@ -125,6 +128,7 @@ class Report:
             generation=wire.get("generation"),
             pausing_until=foreign.moment(wire.get("pausing_until")),
             dollars_per_hour=float(price) if isinstance(price, int | float) else None,
+            progress=tuple(filter(None, map(Progress.from_json, foreign.items(wire.get("progress"))))),
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -144,6 +148,7 @@ class Report:
             "generation": self.generation,
             "pausing_until": self.pausing_until and isoformat(self.pausing_until),
             "dollars_per_hour": self.dollars_per_hour,
+            "progress": [each.as_json() for each in self.progress],
         }
 
 

@@ -35,6 +35,7 @@ class ServerHost:
         inherited: the container's environment.
         clock: for times and pauses.
         command: starts the server.
+        began_ago: seconds that the container had run before it came to this: its imports.
 
     """
 
@@ -48,6 +49,7 @@ class ServerHost:
     inherited: Mapping[str, str]
     clock: Clock
     command: tuple[str, ...] = COMMAND
+    began_ago: float = 0.0
 
     def ollama(self) -> OllamaClient:
         """A client of the server, one try per request: the next check asks again."""

@@ -6,6 +6,7 @@ the server cannot do its work any more, it ends the container. The platform is h
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,10 @@ from app.model_server.process import Daemon, environ
 from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.bytes_read import bytes_read
+from app.model_server.starting.phases import Phases
+from app.model_server.starting.teller import StartTeller, Weights
+from app.model_server.starting.wanted import wanted
 from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
 from jobs.core.errors import CpuFallback, Trouble
@@ -42,8 +47,9 @@ _PAUSE_TRY_SECONDS = 10
 class ServerSupervisor:
     """One server.
 
-    Three threads use it: the container's own, which starts and stops it; the supervisor's, which begins when the
-    start is over and checks from then on; and one of the daemon, which says that the process has ended.
+    The container's own thread starts and stops it. The supervisor's begins when the start is over and checks from then
+    on; beside it another loads what else is to be in memory. One tells of starts and loads (`StartTeller`), and one of
+    the daemon says that the process has ended.
     """
 
     def __init__(self, settings: TierSettings, host: ServerHost) -> None:
@@ -53,6 +59,15 @@ class ServerSupervisor:
         self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
         home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
+        self._teller = StartTeller(
+            host.facts,
+            host.clock,
+            settings.tier,
+            host.container,
+            tell=self._tell_progress,
+            weights_of=self._weights_of,
+            bytes_read=lambda: None if self._daemon.group is None else bytes_read(self._daemon.group),
+        )
         self._daemon = Daemon(
             environ(
                 host.inherited, settings.environ, host=host.address, models=self._models_view.layout.root, home=home
@@ -61,6 +76,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
+            loads=self._teller,
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
         self._started_at = host.clock.now()
@@ -68,7 +84,7 @@ class ServerSupervisor:
         self._gpu: gpu.Gpu | None = None
         self._version = ""
         self._is_ready = False
-        #: Written by the thread that starts the server, later by the supervisor's; nobody else reads it.
+        #: Written by the thread that starts the server, later by the supervisor's; read by whichever thread reports.
         self._last_running: list[Running] = []
         #: These four are the supervisor thread's own.
         self._last_view: ServerView | None = None
@@ -79,46 +95,108 @@ class ServerSupervisor:
         self._pausing_until: datetime | None = None
         #: Taken once, by whoever ends the server, and never given back.
         self._ending = threading.Lock()
-        #: Guards the three below: whoever reports holds it.
+        #: Guards the four below: whoever reports holds it.
         self._reporting = threading.Lock()
         self._has_reported_end = False
+        #: What was reported last.
+        self._state, self._why = "waking", ""
         self._served_before = 0
         self._meter = Meter(host.facts, host.clock, settings.tier, host.container)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+        #: What is to be in memory beside the first model; written by the thread that starts the server.
+        self._others: list[ModelName] = []
+        self._loader = threading.Thread(target=self._load_others, name="other models", daemon=True)
 
     # From start to end
 
     def start(self) -> None:
-        """Be ready to answer, with the tier's warmed models in memory as far as they are there.
+        """Be ready to answer, with one model in memory: that which is waited for, else the tier's first warmed one.
+
+        What else is waited for or warmed is loaded afterwards, while it serves.
 
         Raises:
             CpuFallback: a GPU was promised and is not there, or is not used.
             ServerTrouble: Ollama did not come up.
 
         """
+        phases = self._teller.begin_start(self._host.began_ago)
         self._report(state="waking")
         try:
             self._gpu = gpu.find() if self._settings.gpu_promised else None
             logger.info("tier {}: {}", self._settings.tier, self._gpu or "no GPU promised")
             self._weights_reload.prepare()
+            phases.ended("weights")
             self._daemon.start()
             self._version = self._daemon.wait_ready(self._settings.startup)
-            self._weights_reload.load(list(self._settings.warmed))
+            phases.ended("engine")
+            self._load_first(phases)
             self._require_gpu(self._running())
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
+            self._teller.stop()
             self._report(state="refused", why=str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
             self._daemon.stop()
+            self._teller.stop()
             self._report(state="ended")
             raise
         logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
+        self._teller.end_start()
         self._thread.start()
+        self._loader.start()
+
+    # Which models come first
+
+    def _load_first(self, phases: Phases) -> None:
+        """Have the first model in memory: what callers wait for comes before what is only likely to be asked for."""
+        names = self._weights_reload.served_of([*self._waited_for(), *self._settings.warmed])
+        first, self._others = names[:1], names[1:]
+        for name in first:
+            phases.of(str(name))
+            self._weights_reload.load([name])
+            phases.ended("memory")
+
+    def _waited_for(self) -> list[ModelName]:
+        """What callers wait for. A ledger that cannot be asked stops no start: they ask for it themselves as well."""
+        try:
+            return wanted(self._host.facts, self._settings.tier, self._host.clock.now())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the warmed models are there
+            logger.warning("the ledger does not tell which model is waited for: {}: {}", type(error).__name__, error)
+            return []
+
+    def _load_others(self) -> None:
+        """Load the rest, one by one; but nothing that puts the first one out of memory."""
+        first = {each.name for each in self._last_running}
+        for name in self._others:
+            if self._stopping.is_set():
+                return
+            self._weights_reload.load([name])
+            try:
+                with self._host.ollama() as ollama:
+                    gone = first - {each.name for each in ollama.ps()}
+            except Trouble as trouble:
+                logger.warning("what is in memory is not known, and no more is loaded: {}", trouble)
+                return
+            if gone:
+                logger.warning("{} took the place of {} in memory; no more is loaded", name, ", ".join(sorted(gone)))
+                self._weights_reload.load([ModelName.parse(each) for each in sorted(gone)])
+                return
+
+    # What is told of starts and loads
+
+    def _weights_of(self, blob: str) -> Weights | None:
+        """The served model that a blob belongs to, and how large that is."""
+        name = next((name for name in self._models_view.names() if blob in self._models_view.blobs(str(name))), None)
+        path = self._models_view.layout.blobs / blob
+        return None if name is None else Weights(str(name), path.stat().st_size)
+
+    def _tell_progress(self) -> None:
+        self._report(self._last_running, state=None)
 
     def stop(self) -> None:
         """Let what is in flight end if it is quick, then end Ollama and all that it started."""
@@ -129,6 +207,7 @@ class ServerSupervisor:
         logger.info("ollama ended with {}", self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
+        self._teller.stop()
         self._report(state="ended")
 
     def _drain(self) -> None:
@@ -294,12 +373,17 @@ class ServerSupervisor:
         """By the digest that lists have, which is not the one that the server tells where something is set for it."""
         return replace(Loaded.of(running), digest=self._models_view.published_digest(running.digest))
 
-    def _report(self, running: list[Running] | None = None, *, state: str = "serving", why: str = "") -> None:
-        """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server."""
+    def _report(
+        self, running: Sequence[Running] | None = None, *, state: str | None = "serving", why: str = ""
+    ) -> None:
+        """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server.
+
+        Without a state only what is loaded and what goes on is news, and no time is counted.
+        """
         report = Report(
             tier=self._settings.tier,
             container=self._host.container,
-            state=state,
+            state=state or self._state,
             at=self._host.clock.now(),
             why=why,
             started_at=self._started_at,
@@ -312,14 +396,19 @@ class ServerSupervisor:
             generation=self._weights_reload.generation,
             pausing_until=self._pausing_until,
             dollars_per_hour=self._settings.dollars_per_hour,
+            progress=self._teller.progress(),
         )
         with self._reporting:
             if self._has_reported_end:
                 return  # a check that was under way meanwhile must not have the last word
-            self._has_reported_end = state in {"ended", "failed", "refused"}
+            if state is None:
+                report = replace(report, state=self._state, why=self._why)
+            self._state, self._why = report.state, report.why
+            self._has_reported_end = report.is_final
             try:
                 self._host.facts.put(report.key, report.as_json())
-                self._meter.note(self._time_share())
+                if state is not None:
+                    self._meter.note(self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 

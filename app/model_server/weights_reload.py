@@ -56,11 +56,13 @@ class WeightsReload:
     """
 
     def __init__(self, host: ServerHost, view: ModelsView, daemon: Daemon, stopping: threading.Event) -> None:
-        #: The generation of the weights that are served. This and the next are written by the thread that starts the
-        #: server, later by the supervisor's; read by whichever thread reports.
+        #: The generation of the weights that are served. Written by the thread that starts the server, later by the
+        #: supervisor's; read by whichever thread reports.
         self.current: Any = _UNKNOWN
-        #: How many of the server's requests were ours.
+        #: How many of the server's requests were ours. Counted under `_counting` by the threads that load and unload,
+        #: read by whichever thread reports.
         self.own_requests = 0
+        self._counting = threading.Lock()
         self._host = host
         self._view = view
         self._daemon = daemon
@@ -123,7 +125,7 @@ class WeightsReload:
         with self._host.ollama() as ollama:
             for name in names:
                 ollama.unload(str(name))
-                self.own_requests += 1
+                self._count_own()
 
     def is_unloaded(self) -> bool:
         """Whether nothing is in memory any more, a moment after it was told to go: what is in use stays."""
@@ -135,13 +137,16 @@ class WeightsReload:
                     return True
         return False
 
-    def load(self, names: list[ModelName]) -> None:
-        """Have those of the models in memory that are served."""
+    def served_of(self, names: Iterable[ModelName]) -> list[ModelName]:
+        """Those of the models that are served, each once and in their order."""
         served = {name.folded() for name in self._view.names()}
+        return list({name.folded(): name for name in names if name.folded() in served}.values())
+
+    def load(self, names: Iterable[ModelName]) -> None:
+        """Have those of the models in memory that are served."""
         with self._host.ollama() as ollama:
-            for name in names:
-                if name.folded() in served:
-                    self._load(ollama, name)
+            for name in self.served_of(names):
+                self._load(ollama, name)
 
     def _reloaded_with_retries(self, wanted: Any, *, ignore_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
@@ -181,8 +186,12 @@ class WeightsReload:
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
             logger.warning("{} did not load: {}", name, trouble)
         else:
-            self.own_requests += 1
+            self._count_own()
             logger.info("loaded {}", name)
+
+    def _count_own(self) -> None:
+        with self._counting:
+            self.own_requests += 1
 
     def _require_running(self) -> None:
         if self._stopping.is_set():

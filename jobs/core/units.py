@@ -24,6 +24,16 @@ def human_bytes(count: float) -> str:
     return f"{amount:.1f} {unit}" if abs(amount) < 9.95 else f"{amount:.0f} {unit}"
 
 
+def part_of_bytes(part: int | None, whole: int) -> str:
+    """`1.1 of 2.0 GB`, in the unit of the whole; that alone, where no part is known."""
+    text = human_bytes(whole)
+    if part is None:
+        return text
+    amount, unit = text.split(" ")
+    scaled = min(part, whole) / 1000 ** (("B", *_STEPS).index(unit))
+    return f"{scaled:.1f} of {text}" if "." in amount else f"{scaled:.0f} of {text}"
+
+
 _SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,6})?) ?([kmgtp]?)(i?)b?(?:/s)?", re.IGNORECASE | re.ASCII)
 
 

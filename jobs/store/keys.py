@@ -93,7 +93,9 @@ def live(kind: str, subject: str) -> str:
 USAGE = "usage/"
 LAST_USED = "last_used"
 METER = "meter/"
+COLD = "cold/"
 WARMING = "warming/"
+WANTED = "wanted/"
 SPENT = "spent/"
 
 
@@ -105,8 +107,16 @@ def meter(tier: str, container: str) -> str:
     return f"{METER}{tier}/{container}"
 
 
+def cold(tier: str, container: str, n: object) -> str:
+    return f"{COLD}{tier}/{container}/{n}"
+
+
 def warming(tier: str) -> str:
     return f"{WARMING}{tier}"
+
+
+def wanted(tier: str) -> str:
+    return f"{WANTED}{tier}"
 
 
 def spent(month: str) -> str:
@@ -201,12 +211,15 @@ OF_JOBS = (JOB, CLAIM, BEAT, END, CANCEL, GONE, DISMISSED)
 CASES = (INCIDENT, SEEN, RECOVERED, TELLING, TOLD)
 """All facts of incidents."""
 
+FOR_SERVERS = (WARMING, WANTED)
+"""What the containers of a tier are told."""
+
 SORTS: Mapping[str, tuple[str, ...]] = {
     "open": (OPEN, OPEN_COMPLETE, WORKER),
     "reports": (SERVER, HEALTH),
-    "usage": (USAGE, METER, SPENT),
+    "usage": (USAGE, METER, SPENT, COLD),
     "incidents": CASES,
-    "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, WARMING),
+    "schedules": (TICK_DONE, PLATFORM, NIGHT_RAN, NIGHT_TRIES, NIGHTS_SINCE, WINDOW, WAKE, REFUSED_WAKE, *FOR_SERVERS),
 }
 """What a platform keeps apart, so that listing it reads nothing else; how its keys begin. The rest lies with jobs."""
 
@@ -239,6 +252,10 @@ _ROWS: tuple[tuple[str, str, str, bool, str], ...] = (
     (meter("<tier>", "<container>"), "the seconds of one container, by what they went to", "that container", False,
      "archived when it has not counted for a day"),
     (warming("<tier>"), "until when somebody warms a model there", "the servers worker", False, _STAYS),
+    (cold("<tier>", "<container>", "<n>"), "the phases of one start of a server, or of one load in it",
+     "that server; with the whole of the wait, the gateway", False, f"{_LATER}; on one machine it stays"),
+    (wanted("<tier>"), "which models are to be in memory first there, and when each was asked for", "whoever wakes it",
+     False, "stays; counts for some minutes"),
     (spent("<month>"), "what the archive knows of that month's cost", "the archive", False, _STAYS),
     (server("<tier>", "<container>"), "how a server is", "that server; one that went silent: the tick", False,
      "archived when it has not reported for a day; on one machine it stays"),
@@ -276,6 +293,7 @@ _LOSES: dict[str, str] = {
     USAGE: "who used what in the last two weeks",
     LAST_USED: "when each model was last used",
     METER: "what the last day's containers cost",
+    COLD: "how the last days' cold starts went",
     HEALTH: "how the tiers were in the last days",
     UPKEEP_MEMORY: "what was verified when, and which versions were rolled back from",
     NIGHT_RAN: "what the last night did",

@@ -1,5 +1,7 @@
 """What is counted and told: usage, container time, cost, incidents, the nightly report, the webhook.
 
+cold_estimate   how long a cold start will take yet, by earlier ones of its tier: pure
+cold_starts     the starts of servers and the loads of models, by their phases
 container_time  what the seconds of one container went to, as it counts them itself
 cost            what the servers cost, from the seconds that their containers counted themselves
 incidents       what somebody should know of: opened once, ended once, told once each

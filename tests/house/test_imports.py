@@ -43,6 +43,7 @@ FLOORS: dict[str, int] = {
     "app/logs.py": 11,
     "app/resources.py": 12,
     "app/fleet": 11,
+    "app/model_server/starting": 11,
     "app/model_server": 12,
     "app/accounting": 13,
     "app/scheduler": 14,

@@ -41,6 +41,10 @@ class ServerReports:
         #: made from; whichever comes last stays, and is made anew if its reports are old.
         self._last: dict[str, _Read] = {}
 
+    def of(self, tier: str) -> Sequence[Report]:
+        """The reports of a tier, newest first."""
+        return self._reports(tier)
+
     def up(self, tier: str) -> list[Report]:
         """The reports of servers that are up, as far as their age lets one believe it."""
         now = self._clock.now()

@@ -12,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from app.gateway.inference.request_log import RequestRecord
+from jobs.telemetry.cold_starts import ColdStart
 
 # Else every counter has a second line beside it, which is not used here.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -25,6 +26,9 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 FIRST_BYTE_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
 """From a small model that is loaded to a large one that has to come from the volume."""
+
+COLD_SECONDS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 300)
+"""Of one phase: from a hand-over to tens of gigabytes."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,13 @@ class Metrics:
             buckets=FIRST_BYTE_SECONDS,
             registry=self._registry,
         )
+        self._cold = Histogram(
+            "ollama_modal_cold_seconds",
+            "Cold starts and loads that callers waited for, by phase",
+            ("tier", "phase"),
+            buckets=COLD_SECONDS,
+            registry=self._registry,
+        )
         self._wakes = Counter(
             "ollama_modal_wakes", "Times a tier was woken from here", ("tier", "cause"), registry=self._registry
         )
@@ -117,6 +128,11 @@ class Metrics:
     def woke(self, tier: str, cause: str) -> None:
         """Count that a tier was woken."""
         self._wakes.labels(self._tier(tier), cause if cause in CAUSES else OTHER).inc()
+
+    def cold(self, start: ColdStart) -> None:
+        """Count a cold start, or a load, that is over."""
+        for phase, seconds in start.seconds.items():
+            self._cold.labels(self._tier(start.tier), phase).observe(seconds)
 
     def store_up(self, is_up: bool) -> None:
         """Whether the ledger has answered just now."""

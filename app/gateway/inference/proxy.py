@@ -26,7 +26,7 @@ from app.gateway.protocol.exchange import Exchange
 from app.gateway.protocol.headers import Header, to_server
 from app.gateway.protocol.json_fields import BodyEdit, edit
 from app.gateway.protocol.request import InferenceRequest, naming, read_request, with_context
-from app.gateway.upstream.cold_start import ColdStarts
+from app.gateway.upstream.cold_start import ColdStarts, Ready
 from app.gateway.upstream.holding import Expired
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamAnswer, UpstreamClient
 from jobs.core.clock import Clock
@@ -85,6 +85,7 @@ class _ProxiedRequest:
         self._route: Route | None = None
         self._held = 0.0
         self._woke = False
+        self._readied = Ready(woke=False)
         self._uncut: prompt_truncation.UncutPrompt | None = None
 
     async def run(self) -> None:
@@ -185,7 +186,7 @@ class _ProxiedRequest:
         while True:
             await self._ready(request, route, until)
             try:
-                answer = await self._asked(request, route, headers, body)
+                answer = await self._asked(request, route, [*headers, *self._readied.session], body)
             except Unreachable as trouble:
                 cold_starts.lost(str(trouble))
                 last: Trouble = trouble
@@ -198,7 +199,7 @@ class _ProxiedRequest:
             else:
                 unseen += answer.status == 404
                 if answer.status not in {404, 503} or unseen > UNSEEN or not _is_about_a_model(answer):
-                    self._note_load(request, route)
+                    self._note_load(request, route, answer)
                     return answer
                 last = await self._not_yet(answer, route)
             if _now() + pause > until:
@@ -206,8 +207,10 @@ class _ProxiedRequest:
             await self._waiting(asyncio.sleep(pause), request, route)
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
-    def _note_load(self, request: InferenceRequest, route: Route) -> None:
-        """What an answer tells of the model's place in memory."""
+    def _note_load(self, request: InferenceRequest, route: Route, answer: UpstreamAnswer) -> None:
+        """What an answer tells of the model's place in memory, and of how long it was waited for."""
+        if (wait := self._readied.wait) is not None and answer.status == 200:
+            wait.first_token(is_streamed=request.streams)
         cold_starts = self._proxy.cold_starts[route.tier]
         if request.needs_load and request.is_kept:
             cold_starts.answered(route.served_name, request.settings)
@@ -261,7 +264,8 @@ class _ProxiedRequest:
         model = route.served_name if request.needs_load else ""
         if not cold_starts.is_ready(model, request.settings):
             ready = cold_starts.ready(model, request.settings, until, self._exchange.caller)
-            self._woke |= await self._waiting(ready, request, route)
+            self._readied = await self._waiting(ready, request, route)
+            self._woke |= self._readied.woke
 
     async def _waiting(self, event: Awaitable[T], request: InferenceRequest, route: Route) -> T:
         """Wait for it, telling a caller who reads an event stream what for."""
@@ -276,7 +280,8 @@ class _ProxiedRequest:
     async def _with_comments(self, event: asyncio.Future[T], route: Route) -> T:
         try:
             while not (await asyncio.wait({event}, timeout=self._proxy.comment_seconds))[0]:
-                await self._reply.comment(self._proxy.cold_starts[route.tier].waits_for(), route)
+                waits_for = self._proxy.cold_starts[route.tier].waits_for(route.served_name, self._exchange.caller)
+                await self._reply.comment(waits_for, route)
             return event.result()
         finally:
             event.cancel()

@@ -18,6 +18,7 @@ from jobs.cli.signature import parameter
 from jobs.core.since import parse_since
 from jobs.ledger.job import JobState
 from jobs.ledger.kinds import Kind, Kinds, Parameter
+from jobs.telemetry.cold_starts import Phase
 
 _NAME = r"^([A-Za-z0-9_][A-Za-z0-9_.-]{0,79}(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,79})?)$"
 """What any server takes; a namespace and a host may come before, as in hf.co/user/repo:Q4_K_M."""
@@ -351,6 +352,19 @@ class ModelsResponse(BaseModel):
     complaints: Annotated[list[str], Field(description="What is wrong with the rest, in lines for people")]
 
 
+class ComingEntry(BaseModel):
+    """How far the start of a server has come, or a load in one."""
+
+    model: Annotated[str, Field(description="Empty while nobody knows")]
+    kind: Annotated[Literal["start", "load"], Field(description="Whether a server has to start for it")]
+    phase: Annotated[Phase, Field(description="That goes on")]
+    since: datetime
+    size: Annotated[int | None, Field(description="Of the model, in bytes")]
+    read: Annotated[int | None, Field(description="So many of these bytes have come in; null where nobody knows")]
+    bytes_per_second: int | None
+    seconds_left: Annotated[float | None, Field(description="About, by earlier ones of the tier; null without any")]
+
+
 class TierResponse(BaseModel):
     """How a tier stands. Asleep is healthy."""
 
@@ -364,6 +378,7 @@ class TierResponse(BaseModel):
                     "since": "2026-09-15T08:00:00.000Z",
                     "why": "nobody asks",
                     "held": 0,
+                    "coming": None,
                 }
             ]
         },
@@ -374,6 +389,7 @@ class TierResponse(BaseModel):
     since: datetime
     why: str
     held: Annotated[int, Field(description="Callers that wait for it now")]
+    coming: Annotated[ComingEntry | None, Field(description="The start or load that goes on there")] = None
 
 
 class TiersResponse(BaseModel):

@@ -119,7 +119,7 @@ def router(ops_context: OpsContext, ledger_pool: LedgerPool, job_counts: JobCoun
 
     def tiers_for(caller: Caller) -> list[dict[str, Any]]:
         """Why a tier is as it is names the models that it loads, which are not for every key."""
-        return [dict(each) | ({"why": ""} if caller.models else {}) for each in ops_context.tiers()]
+        return [dict(each) | ({"why": "", "coming": None} if caller.models else {}) for each in ops_context.tiers()]
 
     @api.get("/models", response_model=schemas.ModelsResponse)
     async def models(caller: MayRead) -> JSONResponse:

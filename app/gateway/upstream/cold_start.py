@@ -11,19 +11,44 @@ one that has the newest weights is believed when it says that it knows no such m
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
 
 from loguru import logger
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import ANYONE, Caller
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.request import LoadSettings
 from app.gateway.upstream import server_requests
+from app.gateway.upstream.cold_records import SETTLE_AFTER
+from app.gateway.upstream.cold_wait import ColdWait, Waited
+from app.gateway.upstream.cold_words import Coming, coming, reported
 from app.gateway.upstream.holding import RETRY_AFTER, Expired, HoldContext, LoadFailed, NotReadyYet
 from app.gateway.upstream.loads import Load, Loads
 from app.gateway.upstream.tier_state import TierState
 from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 from app.gateway.upstream.waker import TierWaker
 from jobs.core.errors import NetworkTrouble, TooManyRequests
+from jobs.telemetry.cold_estimate import Situation, seconds_left
+from jobs.telemetry.cold_starts import ColdStart
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a caller waited for is there.
+
+    Args:
+        woke: it is this caller who woke the tier.
+        session: headers that lead to the server that has loaded the model.
+        wait: measures on until the answer begins; None where nobody wants to know.
+
+    """
+
+    woke: bool
+    session: tuple[Header, ...] = ()
+    wait: ColdWait | None = None
 
 
 class ColdStarts:
@@ -45,6 +70,7 @@ class ColdStarts:
         self._refresh = context.refresh
         self._timing = context.timing
         self._note = context.loaded
+        self._cold = context.cold
         self._waker = TierWaker(upstream, client, context)
         self._loaded: dict[str, tuple[LoadSettings, float]] = {}
         """The models that are taken to be in memory, with what settings and since when."""
@@ -71,8 +97,8 @@ class ColdStarts:
             return len(up) == 1 or self._upstream.most_containers == 1
         return not settings and self._servers.all_hold(self._tier, model)
 
-    async def ready(self, model: str, settings: LoadSettings, until: float, caller: Caller = ANYONE) -> bool:
-        """Wait until the model is loaded; true for the caller who woke the tier.
+    async def ready(self, model: str, settings: LoadSettings, until: float, caller: Caller = ANYONE) -> Ready:
+        """Wait until the model is loaded.
 
         Args:
             model: as the server is asked for it; empty when none is needed in memory.
@@ -102,26 +128,28 @@ class ColdStarts:
             async with asyncio.timeout_at(until):
                 await asyncio.shield(load.task)
         except TimeoutError as error:
-            raise self._not_ready(Expired, f"model {model!r} is not ready on tier {self._tier!r}") from error
+            what = f"model {model!r} is not ready on tier {self._tier!r}"
+            raise self._not_ready(Expired, what, self.waits_for(model, caller)) from error
         finally:
             self._held[caller.name] -= 1
             load.waiting -= 1
             if not load.is_wanted:
                 self.loads.drop(load)
                 load.task.cancel()
-        return woke
+        return Ready(woke, load.session, load.wait)
 
     def _insist_on_room(self, caller: Caller) -> None:
         most, own = self._timing.most_held, self._held[caller.name]
         if own >= share_of(most, caller) and own < most:
             raise TooManyRequests(
                 f"{own} callers with key {caller.name!r} wait for tier {self._tier!r}, as many as may:"
-                f" {self.waits_for()}",
+                f" {self.waits_for('', caller)}",
                 hint="ask again soon",
                 retry_after=RETRY_AFTER,
             )
         if (held := self._held.total()) >= most:
-            raise self._not_ready(NotReadyYet, f"{held} callers wait for tier {self._tier!r} already")
+            what = f"{held} callers wait for tier {self._tier!r} already"
+            raise self._not_ready(NotReadyYet, what, self.waits_for("", caller))
 
     def answered(self, model: str, settings: LoadSettings) -> None:
         """The server has just answered with this model."""
@@ -152,12 +180,57 @@ class ColdStarts:
         left_at = self._servers.left_at(self._tier) or self._waker.since
         return TierState(self._tier, "asleep", left_at, why or self._waker.why, held)
 
-    def waits_for(self) -> str:
-        """What a held caller waits for, in words."""
-        state = self.state()
-        if state.state == "waking":
-            return f"waking {self._tier}, {(self._clock.now() - state.since).total_seconds():.0f} s"
-        return state.why or f"waiting for {self._tier}"
+    def coming(self, model: str = "") -> Coming | None:
+        """The start or load that goes on, by what the servers report, else by what is known here; None where none does.
+
+        Args:
+            model: that matters, if several are on their way and no server says which is first.
+
+        """
+        now = self._clock.now()
+        if (found := reported(self._servers.of(self._tier), now)) is not None:
+            return coming(self._tier, found, self._history, now)
+        is_waking = self._waker.task is not None and bool(self._waker.why)
+        own = sorted(self.loads, key=lambda load: (load.model != model, not load.has_begun))
+        load = next((each for each in own if each.wait is not None), None)
+        if load is None or load.wait is None or not (is_waking or load.has_begun):
+            return None
+        lasted = load.wait.seconds if is_waking else load.wait.loading_seconds
+        situation = Situation(
+            kind="start" if is_waking else "load",
+            phase="container" if is_waking else "bytes",
+            in_phase=lasted,
+            size=self._size_of(load.model),
+        )
+        left = seconds_left(self._history, self._tier, situation)
+        return Coming(self._tier, load.model, now - timedelta(seconds=lasted), situation, left)
+
+    def waits_for(self, model: str = "", caller: Caller = ANYONE) -> str:
+        """What a held caller waits for, in words.
+
+        Args:
+            model: that the caller waits for.
+            caller: who is told; of models that are not for that key none is named.
+
+        """
+        state, coming = self.state(), self.coming(model)
+        if coming is None or (coming.now.phase == "container" and coming.left is None):
+            if state.state == "waking":
+                return f"waking {self._tier}, {(self._clock.now() - state.since).total_seconds():.0f} s"
+            return (state.why if not caller.models else "") or f"waiting for {self._tier}"
+        shown = coming.model if caller.may_name(coming.model) else "another model"
+        before = None
+        if model and model != coming.model:
+            own = Situation("load", "bytes", size=self._size_of(model))
+            before = seconds_left(self._history, self._tier, own)
+        return coming.words(model, shown, before)
+
+    @property
+    def _history(self) -> Sequence[ColdStart]:
+        return () if self._cold is None else self._cold.history
+
+    def _size_of(self, model: str) -> int | None:
+        return None if self._cold is None or not model else self._cold.size_of(model)
 
     # The loads, which belong to the gateway
 
@@ -168,30 +241,41 @@ class ColdStarts:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _not_ready(self, kind: type[NotReadyYet], what: str) -> NotReadyYet:
+    @staticmethod
+    def _not_ready(kind: type[NotReadyYet], what: str, waits_for: str) -> NotReadyYet:
         """Why a caller is held no longer, and when to ask again."""
-        return kind(f"{what}: {self.waits_for()}", hint="ask again soon", retry_after=RETRY_AFTER)
+        return kind(f"{what}: {waits_for}", hint="ask again soon", retry_after=RETRY_AFTER)
 
     def _begin(self, load: Load) -> Load:
+        load.session = server_requests.session_of(self._upstream)
+        load.wait = ColdWait(self._tier, load.model, self._clock, self._settle)
         load.task = asyncio.create_task(self._load(load), name=f"load {load.model} on {self._tier}")
 
         def ended(task: asyncio.Task[None]) -> None:
             self.loads.drop(load)
+            if load.wait is not None and load.wait.is_cold:
+                asyncio.get_running_loop().call_later(SETTLE_AFTER.total_seconds(), load.wait.settle)
             if not task.cancelled() and (trouble := task.exception()) is not None:
                 logger.warning("{} on tier {}: {}", load.model, self._tier, trouble)
 
         load.task.add_done_callback(ended)
         return load
 
+    def _settle(self, waited: Waited) -> None:
+        if self._cold is not None:
+            self._cold.settled(waited, is_remote=self._upstream.is_remote)
+
     async def _load(self, load: Load) -> None:
         """Have the server load the model, however often it has to be woken for that."""
+        assert load.wait is not None
         until = _now() + 2 * self._upstream.startup.total_seconds()
         unseen_at: float | None = None
         pauses = self._waker.pauses()
         while True:
-            await self._waker.wake()
+            load.wait.tier_answers(woke=await self._waker.wake(load.model))
             await self._pause_over()
             if not load.model:
+                load.wait.loaded(is_real=False)
                 return
             status, text = await self._load_once(load)
             if status == 200:
@@ -222,18 +306,28 @@ class ColdStarts:
         """Have the server load it, which goes on though callers leave; status and error of that."""
         began = _now()
         load.has_begun = True
+        following = asyncio.create_task(self._follow(), name=f"follow {load.model} on {self._tier}")
         try:
-            status, text = await server_requests.load(self._client, load.model, load.settings)
+            status, text = await server_requests.load(self._client, load.model, load.settings, load.session)
         except NetworkTrouble as trouble:
             status, text = 503, str(trouble)
         finally:
             load.has_begun = False
+            following.cancel()
         if status == 200:
             self._note_loaded(load, _now() - began)
         return status, text
 
+    async def _follow(self) -> None:
+        """Have what the server reports read anew while it loads: callers are told how far it has come."""
+        while self._upstream.is_remote:
+            await asyncio.sleep(self._timing.longest_poll_seconds)
+            await self._refresh()
+
     def _note_loaded(self, load: Load, seconds: float) -> None:
         """What else was in memory may have had to go, unless this was there already."""
+        if load.wait is not None:
+            load.wait.loaded(is_real=seconds > self._timing.real_load_seconds)
         if seconds > self._timing.real_load_seconds:
             self._loaded.clear()
             logger.info("{} is loaded on tier {}, in {:.1f} s", load.model, self._tier, seconds)

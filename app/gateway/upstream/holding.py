@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.gateway.catalog.server_reports import ServerReports
+from app.gateway.upstream.cold_records import ColdRecords
 from app.gateway.upstream.loads import LoadLimits
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
@@ -49,6 +50,7 @@ class HoldContext:
         clock: for the times that are shown.
         woke: called at each wake with the tier and the cause.
         loaded: called with the tier, a model and the options of its load, when a server has it in memory.
+        cold: has cold starts written down; None where nobody wants to know.
         refresh: has the reports read anew, unless that was done just now.
         timing: times and numbers.
 
@@ -60,6 +62,7 @@ class HoldContext:
     refresh: Callable[[], Awaitable[bool]]
     timing: HoldTiming
     loaded: Callable[[str, str, Mapping[str, Any]], object] = noted_nowhere
+    cold: ColdRecords | None = None
 
 
 class NotReadyYet(NetworkTrouble):

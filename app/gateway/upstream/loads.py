@@ -13,7 +13,9 @@ from datetime import timedelta
 
 from app.gateway.auth.fair_shares import share_of
 from app.gateway.auth.keys import Caller
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.request import LoadSettings
+from app.gateway.upstream.cold_wait import ColdWait
 from jobs.core.errors import NetworkTrouble, TooManyRequests
 from jobs.core.units import counted
 
@@ -48,6 +50,10 @@ class Load:
     waiting: int = 0
     has_begun: bool = False
     """The server has been asked for it, and has not answered yet."""
+    session: tuple[Header, ...] = ()
+    """Leads its request, and those that waited for it, to the same server where there are several."""
+    wait: ColdWait | None = field(default=None, repr=False)
+    """Measures it, where somebody wants to know."""
     task: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property

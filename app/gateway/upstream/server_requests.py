@@ -1,17 +1,22 @@
 """What the gateway asks of a server by itself: whether it is there, to have a model in memory, and which it has."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
+from uuid import uuid4
 
 from app.gateway.protocol.dialects import error_text
+from app.gateway.protocol.headers import Header
 from app.gateway.protocol.request import LoadSettings
-from app.gateway.upstream.upstream_client import UpstreamClient
+from app.gateway.upstream.upstream_client import TierUpstream, UpstreamClient
 from app.model_server.report import Loaded
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.ollama.responses import Running, listed_in
 
 _MOST_TEXT = 64 * 1024
+
+SESSION = b"modal-session-id"
+"""What a caller sends by this name never comes so far: `app.gateway.protocol.headers`."""
 
 
 async def absence(client: UpstreamClient) -> str | None:
@@ -40,13 +45,24 @@ async def absence(client: UpstreamClient) -> str | None:
     return None if answer.status == 200 else why
 
 
-async def load(client: UpstreamClient, model: str, settings: LoadSettings) -> tuple[int, str]:
-    """Ask for an answer to nothing, which loads the model; status and error of it."""
+async def load(
+    client: UpstreamClient, model: str, settings: LoadSettings, session: Iterable[Header] = ()
+) -> tuple[int, str]:
+    """Ask for an answer to nothing, which loads the model; status and error of it. `session` as in `session_of`."""
     options = {"options": dict(settings)} if settings else {}
-    status, text = await _post(client, "/api/generate", {"model": model, "stream": False, **options})
+    status, text = await _post(client, "/api/generate", {"model": model, "stream": False, **options}, session)
     if status == 400 and "does not support" in text:  # it only embeds
-        status, text = await _post(client, "/api/embed", {"model": model, "input": [], **options})
+        status, text = await _post(client, "/api/embed", {"model": model, "input": [], **options}, session)
     return status, text
+
+
+def session_of(upstream: TierUpstream) -> tuple[Header, ...]:
+    """A new session, as the header of each request that belongs to it; none where one server is all there is.
+
+    Modal's proxy hashes it to lean a request towards one container, and promises no more than that
+    (modal.com/docs/guide/sticky-sessions).
+    """
+    return ((SESSION, uuid4().hex.encode()),) if upstream.is_remote else ()
 
 
 async def loaded(client: UpstreamClient) -> list[Loaded]:
@@ -69,8 +85,9 @@ async def loaded(client: UpstreamClient) -> list[Loaded]:
     return [Loaded.of(Running.of(each)) for each in listed_in(document)]
 
 
-async def _post(client: UpstreamClient, path: str, body: Mapping[str, Any]) -> tuple[int, str]:
-    answer = await client.ask("POST", path, [(b"content-type", b"application/json")], json.dumps(body).encode())
+async def _post(client: UpstreamClient, path: str, body: Mapping[str, Any], more: Iterable[Header]) -> tuple[int, str]:
+    headers = [(b"content-type", b"application/json"), *more]
+    answer = await client.ask("POST", path, headers, json.dumps(body).encode())
     try:
         text = await answer.whole(_MOST_TEXT)
     finally:

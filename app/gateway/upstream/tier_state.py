@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from app.gateway.upstream.cold_words import Coming
 from app.model_server.health import Health, of_tier
 from app.model_server.report import Report
 from jobs.core.clock import isoformat
@@ -27,8 +28,8 @@ class TierState:
     """Callers that wait for it now."""
 
 
-def as_json(seen: TierState, reports: Sequence[Report], now: datetime) -> dict[str, Any]:
-    """The state of the tier and why; since when is as near as the reports tell."""
+def as_json(seen: TierState, reports: Sequence[Report], now: datetime, coming: Coming | None = None) -> dict[str, Any]:
+    """The state of the tier and why, and what is on its way there; since when is as near as the reports tell."""
     health = of_tier(seen.tier, reports, now, is_absent=seen.state == "asleep")
     from_reports = _reports_decide(health, seen)
     since = seen.since
@@ -40,6 +41,7 @@ def as_json(seen: TierState, reports: Sequence[Report], now: datetime) -> dict[s
         "since": isoformat(since),
         "why": health.why if from_reports else seen.why,
         "held": seen.held,
+        "coming": coming and coming.as_json(),
     }
 
 

@@ -37,6 +37,9 @@ class TierUpstream:
     """How long a cold start may take, and a load after it."""
     most_containers: int = 1
     """How many servers may stand behind the url; any of them may take a request."""
+    is_remote: bool = False
+    """They are containers of a platform: a session id in a request leads it to the one that an earlier request met, as
+    far as that goes on; and they tell of their starts, and are told which models are waited for."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,9 @@ class TierWaker:
         #: that sees a task sees when it began; read by any thread.
         self.since = context.clock.now()
         #: Wakes the tier, as long as that takes. Written by the event loop, read by any thread.
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[bool] | None = None
+        #: The models that this wake is for. The event loop's own.
+        self._wanted: set[str] = set()
         #: Why it was not there when it was asked last; empty once it answers. Written by the event loop, read by any
         #: thread.
         self.why = ""
@@ -76,8 +78,12 @@ class TierWaker:
         """
         self._servers.insist_on_starts(self._upstream.tier, self._upstream.startup)
 
-    async def wake(self) -> None:
-        """Return when the tier answers. One task wakes it for all, and goes on though callers leave.
+    async def wake(self, model: str = "") -> bool:
+        """Return when the tier answers; true where it did not at first. One task wakes it for all, and goes on though
+        callers leave.
+
+        Args:
+            model: that is waited for; the servers are told, so that they load it first.
 
         Raises:
             CannotStart: its servers refuse to start, and none may be tried now.
@@ -86,14 +92,25 @@ class TierWaker:
 
         """
         if self.up_since() is not None:
-            return
+            return False
         if self.task is None:
             self.since = self._clock.now()
-            self.task = asyncio.create_task(self._wake(), name=f"wake {self._upstream.tier}")
+            self._wanted = {model}
+            self.task = asyncio.create_task(self._wake(model), name=f"wake {self._upstream.tier}")
             self.task.add_done_callback(_retrieve)
-        await asyncio.shield(self.task)
+        elif model not in self._wanted:
+            self._wanted.add(model)
+            task = self.task
+            await self._want(model)
+            return await asyncio.shield(task)
+        return await asyncio.shield(self.task)
 
-    async def _wake(self) -> None:
+    async def _want(self, model: str) -> None:
+        """Have the servers know what is waited for, if they look."""
+        if model and self._upstream.is_remote and self._context.cold is not None:
+            await self._context.cold.want(self._upstream.tier, model, self.since)
+
+    async def _wake(self, model: str) -> bool:
         """Ask until it answers. Each time the reports are read before: to ask is to start another server."""
         tier, startup = self._upstream.tier, self._upstream.startup.total_seconds()
         until = _now() + startup
@@ -101,6 +118,7 @@ class TierWaker:
         is_first = True
         try:
             self.insist_on_starts()
+            await self._want(model)
             while (why := await absence(self._client)) is not None:
                 self.why = why
                 if is_first:
@@ -118,6 +136,7 @@ class TierWaker:
                 self.insist_on_starts()
             self.why = ""
             self.answered()
+            return not is_first
         finally:
             self.since = self._clock.now()
             self.task = None
@@ -130,7 +149,7 @@ class TierWaker:
             pause = min(2 * pause, self._timing.longest_poll_seconds)
 
 
-def _retrieve(task: asyncio.Task[None]) -> None:
+def _retrieve(task: asyncio.Task[bool]) -> None:
     """Take its failure, which those who wait are told; asyncio complains of one that nobody took."""
     if not task.cancelled():
         task.exception()

@@ -180,12 +180,14 @@ class Runners:
         self, model: StoredModel, context: int, gone: Callable[[], bool], *, on_cpu: bool, num_gpu: int
     ) -> Runner:
         self._make_place(model, gone)
+        began = self._clock.monotonic()
         _log_start(model, context, num_gpu)
         if self._load_rate:
             until = self._clock.monotonic() + model.size / self._load_rate
             while (left := until - self._clock.monotonic()) > 0:
                 _stay(gone, self._stopping)
                 self._clock.wait(min(STEP_SECONDS, left))
+        _log_end(self._clock.monotonic() - began)
         with self._lock:
             self._loaded.pop(model.name, None)
             size_vram = 0 if on_cpu or num_gpu == 0 else self._room_for(model)
@@ -252,6 +254,15 @@ def _log_start(model: StoredModel, context: int, num_gpu: int) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def _log_end(took: float) -> None:
+    """As llama.cpp says that all tensors are there, and Ollama that its runner answers."""
+    for line in (
+        "0.00.010.000 I cmn          init: llama threadpool init, n_threads = 1",
+        f'level=INFO source=llama_server.go:1362 msg="llama-server started in {took:.2f} seconds"',
+    ):
+        print(line, file=sys.stderr, flush=True)
 
 
 def _stay(gone: Callable[[], bool], stopping: threading.Event) -> None:

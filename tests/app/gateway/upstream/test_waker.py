@@ -49,7 +49,8 @@ def test_a_tier_that_wakes_is_shown_with_when_that_began() -> None:
         clock.tick(3600)
         clock.watch(cold_starts.state)
         try:
-            return await cold_starts.ready("llama3.2", (), asyncio.get_running_loop().time() + PATIENCE)
+            ready = await cold_starts.ready("llama3.2", (), asyncio.get_running_loop().time() + PATIENCE)
+            return ready.woke
         finally:
             await cold_starts.close()
             client.close()

@@ -1,0 +1,204 @@
+"""Tells of the starts and loads of one server: how far they have come, while they go on, and how they went.
+
+Nobody who works waits for the ledger: a thread writes, at most once in `TELL_EVERY`, and only what is news. When one is
+over, its fact is written once; where a gateway waited for it, that has more to say and writes the same key later.
+"""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from loguru import logger
+
+from app.model_server.starting.phases import Phases
+from jobs.core.clock import Clock
+from jobs.store.protocols import DictLike
+from jobs.telemetry.cold_starts import ColdStart, Progress
+
+TELL_EVERY = timedelta(seconds=2)
+"""A start of twenty seconds writes ten times at most; who waits is told every five."""
+
+GIVEN_UP_AFTER = timedelta(minutes=30)
+"""A load of which nothing more was heard has failed: its caller was told why."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What is known of a model by one of its blobs."""
+
+    name: str
+    size: int
+
+
+class StartTeller:
+    """The server's own thread tells of its start, the one that reads the engine's output of loads; any may ask.
+
+    Args:
+        facts: the ledger's dict.
+        clock: for what each phase takes.
+        tier: of the server.
+        container: names it.
+        tell: writes a report of the server, with `progress`.
+        weights_of: what a blob belongs to; asked in a thread of our own, as it looks at files.
+        bytes_read: how many bytes the engine has taken in; None where nobody knows.
+
+    """
+
+    def __init__(
+        self,
+        facts: DictLike,
+        clock: Clock,
+        tier: str,
+        container: str,
+        *,
+        tell: Callable[[], None],
+        weights_of: Callable[[str], Weights | None],
+        bytes_read: Callable[[], int | None],
+    ) -> None:
+        self._facts = facts
+        self._clock = clock
+        self._tier = tier
+        self._container = container
+        self._tell = tell
+        self._weights_of = weights_of
+        self._bytes_read = bytes_read
+        self._lock = threading.Lock()
+        #: The server's start, and the load that began last. Under `_lock`, as the three below.
+        self._start: Phases | None = None
+        self._load: Phases | None = None
+        self._count = 0
+        #: The blob that a load began with, until somebody has looked what it belongs to.
+        self._blob = ""
+        #: Those that have ended and are not written down yet.
+        self._ended: list[Phases] = []
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        #: What was told last. The thread's own.
+        self._told: tuple[Progress, ...] = ()
+        self._thread = threading.Thread(target=self._run, name="start teller", daemon=True)
+
+    # Whoever works says
+
+    def begin_start(self, ago: float = 0.0) -> Phases:
+        """The server begins to start, or did so many seconds ago."""
+        with self._lock:
+            self._start = Phases(self._clock, 0, "start", began_ago=ago)
+        self._thread.start()
+        return self._start
+
+    def end_start(self) -> None:
+        """The server answers, and what it loads from now on it loads while it serves."""
+        with self._lock:
+            if self._start is not None:
+                self._start.over()
+                self._ended.append(self._start)
+        self._news.set()
+
+    def load_began(self, blob: str) -> None:
+        """The engine begins to load the model of this blob."""
+        with self._lock:
+            if self._start is None or self._start.is_over:
+                self._count += 1
+                self._load = Phases(self._clock, self._count, "load")
+            self._blob = blob
+        self._news.set()
+
+    def bytes_are_read(self) -> None:
+        """All bytes of the model that is being loaded have come in."""
+        if (phases := self._current()) is not None:
+            phases.ended("bytes")
+            self._news.set()
+
+    def load_ended(self) -> None:
+        """The model is in memory."""
+        with self._lock:
+            load = self._load
+            if self._start is not None and not self._start.is_over:
+                self._start.ended("memory")
+            elif load is not None and not load.is_over:
+                load.ended("memory")
+                self._ended.append(load)
+        self._news.set()
+
+    def stop(self) -> None:
+        """Tell no more, but for what has ended."""
+        self._stopping.set()
+        self._news.set()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(timeout=2)
+
+    # What is told
+
+    def progress(self) -> tuple[Progress, ...]:
+        """Of the server's start and of the load that began last."""
+        with self._lock:
+            return tuple(each.progress() for each in (self._start, self._load) if each is not None)
+
+    def _current(self) -> Phases | None:
+        with self._lock:
+            return next((each for each in (self._start, self._load) if each is not None and not each.is_over), None)
+
+    # The thread
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._stopping.wait(TELL_EVERY.total_seconds())
+            self._news.wait(TELL_EVERY.total_seconds() if self._current() else None)
+            self._news.clear()
+            if not self._stopping.is_set():
+                self._guarded(self.look)
+        self._guarded(self._write_ended)
+
+    @staticmethod
+    def _guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 - what is told of a start must never spoil it
+            logger.warning("how far the start has come is not told: {}: {}", type(error).__name__, error)
+
+    def look(self) -> None:
+        """Tell what is news."""
+        self._name()
+        phases = self._current()
+        if phases is not None and phases.is_reading and (taken := self._bytes_read()) is not None:
+            phases.read(taken)
+        if phases is not None and self._clock.now() - phases.at > GIVEN_UP_AFTER and phases is self._load:
+            phases.over()
+        self._write_ended()
+        now = tuple(replace(each, in_phase=0.0) for each in self.progress())
+        if now != self._told:
+            self._told = now
+            self._tell()
+
+    def _name(self) -> None:
+        """Find out which model it is that the engine loads."""
+        with self._lock:
+            blob, self._blob = self._blob, ""
+            phases = self._load if self._load is not None else self._start
+        known = self._weights_of(blob) if blob and phases is not None else None
+        if known is not None and phases is not None:
+            phases.of(known.name, known.size)
+
+    def _write_ended(self) -> None:
+        """Write the facts of what has ended, unless a gateway has said more already."""
+        with self._lock:
+            ended, self._ended = self._ended, []
+        for each in ended:
+            fact = cold_start(self._tier, self._container, each.progress())
+            self._facts.put(fact.key, fact.as_json(), skip_if_exists=True)
+
+
+def cold_start(tier: str, container: str, progress: Progress) -> ColdStart:
+    """What a server alone knows of one that is over."""
+    return ColdStart(
+        tier=tier,
+        container=container,
+        n=progress.n,
+        kind=progress.kind,
+        at=progress.at,
+        model=progress.model,
+        size=progress.size,
+        seconds=progress.seconds,
+        bytes_per_second=progress.bytes_per_second,
+    )

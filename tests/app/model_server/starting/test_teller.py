@@ -1,0 +1,121 @@
+"""What a server tells of its starts and loads: each once as a fact, few writes meanwhile."""
+
+from collections.abc import Callable
+
+import pytest
+
+from app.model_server.starting.bytes_read import bytes_read
+from app.model_server.starting.teller import GIVEN_UP_AFTER, StartTeller, Weights
+from jobs.telemetry.cold_starts import Progress, read_cold_starts
+from jobs.testing.clock import HandClock
+from tests.support.stores import Store
+
+GB = 1_000_000_000
+
+
+class Case:
+    def __init__(self, store: Store, read: Callable[[], int | None] = lambda: None) -> None:
+        self.clock = HandClock()
+        self.store = store
+        self.told: list[tuple[Progress, ...]] = []
+        self.teller = StartTeller(
+            store.facts,
+            self.clock,
+            "a10g",
+            "ta-1",
+            tell=lambda: self.told.append(self.teller.progress()),
+            weights_of=lambda blob: Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None,
+            bytes_read=read,
+        )
+
+    def started(self) -> None:
+        phases = self.teller.begin_start()
+        self.clock.tick(1)
+        phases.ended("weights")
+        self.clock.tick(2)
+        phases.ended("engine")
+        phases.of("llama3.2:latest", 2 * GB)
+        self.clock.tick(4)
+        self.teller.bytes_are_read()
+        self.clock.tick(0.5)
+        self.teller.load_ended()
+        self.teller.end_start()
+
+
+@pytest.fixture
+def case(store: Store) -> Case:
+    return Case(store)
+
+
+def test_a_start_and_a_load_are_facts(case: Case) -> None:
+    """Each is written down once when it is over, with its phases, the model and the rate."""
+    case.started()
+    case.teller.load_began("sha256-1")
+    case.teller.look()
+    case.clock.tick(3)
+    case.teller.bytes_are_read()
+    case.clock.tick(1)
+    case.teller.load_ended()
+    case.teller.look()
+    case.teller.stop()
+
+    load, start = read_cold_starts(case.store.facts)
+    assert (start.n, start.kind, start.model, start.rate) == (0, "start", "llama3.2:latest", GB / 2)
+    assert start.seconds == {"weights": 1, "engine": 2, "bytes": 4, "memory": 0.5}
+    assert (load.n, load.kind, load.model, load.size) == (1, "load", "qwen3:latest", 3 * GB)
+    assert load.seconds == {"bytes": 3, "memory": 1}
+
+
+def test_a_gateways_fuller_word_stays(case: Case) -> None:
+    """What a gateway has written of the same start already, which knows the whole, is not written over."""
+    case.store.facts.put("cold/a10g/ta-1/0", {"fuller": True})
+    case.started()
+    case.teller.look()
+    case.teller.stop()
+
+    assert case.store.facts.get("cold/a10g/ta-1/0") == {"fuller": True}
+
+
+def test_only_news_is_told(case: Case) -> None:
+    """A look that finds nothing new writes nothing; the seconds that pass are no news."""
+    case.teller.begin_start()
+    case.teller.look()
+    told = len(case.told)
+    for _ in range(5):
+        case.clock.tick(3)
+        case.teller.look()
+    assert len(case.told) == told
+    case.teller.stop()
+
+
+def test_bytes_that_come_are_told(store: Store) -> None:
+    """While the bytes come, each look tells how many have, as far as the kernel knows."""
+    came = iter([1 * GB, 2 * GB])
+    case = Case(store, lambda: next(came))
+    case.teller.begin_start().ended("engine")
+    case.teller.load_began("sha256-1")
+    for _ in range(2):
+        case.teller.look()
+    case.teller.stop()
+
+    assert [(each.model, each.read, each.size) for told in case.told for each in told][-2:] == [
+        ("qwen3:latest", 1 * GB, 3 * GB),
+        ("qwen3:latest", 2 * GB, 3 * GB),
+    ]
+
+
+def test_a_load_that_is_heard_of_no_more_is_over(case: Case) -> None:
+    """One that failed says no end: after a while nobody is told any more that it goes on, and it is no fact."""
+    case.started()
+    case.teller.load_began("sha256-1")
+    case.clock.tick(GIVEN_UP_AFTER.total_seconds() + 1)
+    case.teller.look()
+    case.teller.stop()
+
+    assert all(each.is_over for each in case.teller.progress())
+    assert [each.kind for each in read_cold_starts(case.store.facts)] == ["start"]
+
+
+def test_nobody_knows_of_a_group_that_is_none() -> None:
+    """Of processes that are not there no byte is known to have been read."""
+    assert bytes_read(2**22 + 1) is None
