@@ -92,7 +92,7 @@ class Daemon:
         clock: for waiting until it answers.
         on_death: called from another thread with the exit code when it ends without having been asked to.
         command: starts it.
-        loads: hears of each load.
+        loads: who hears of each load, in their order.
 
     """
 
@@ -104,7 +104,7 @@ class Daemon:
         *,
         on_death: Callable[[int], None],
         command: Sequence[str] = COMMAND,
-        loads: LoadListener | None = None,
+        loads: Sequence[LoadListener] = (),
     ) -> None:
         #: How many requests for inference it has answered, by its own log. Counted by the thread that reads its output;
         #: others only read it.
@@ -237,13 +237,13 @@ class Daemon:
         if load := _LOADS.search(line):
             asked_off = _NO_LAYERS.search(load["command"])
             (self.kept_off_the_gpu.add if asked_off else self.kept_off_the_gpu.discard)(load["blob"])
-        if self._loads is not None:
+        for listener in self._loads:
             if load:
-                self._loads.load_began(load["blob"])
+                listener.load_began(load["blob"])
             elif _BYTES_READ.search(line):
-                self._loads.bytes_are_read()
+                listener.bytes_are_read()
             elif _IN_MEMORY.search(line):
-                self._loads.load_ended()
+                listener.load_ended()
         level = _LEVEL.search(line)
         if level and level[1] in {"TRACE", "DEBUG"}:
             return  # with OLLAMA_DEBUG set it writes down what it was asked (its anthropic.go): prompts stay here

@@ -20,6 +20,7 @@ from app.model_server.process import Daemon, environ
 from app.model_server.reload_policy import MISSES_ALLOWED, ReloadStep, ServerView, next_step, pause
 from app.model_server.report import Loaded, Report
 from app.model_server.settings import ServerHost, TierSettings
+from app.model_server.starting.blob_readers import BlobReaders
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.phases import Phases
 from app.model_server.starting.teller import StartTeller, Weights
@@ -59,6 +60,9 @@ class ServerSupervisor:
         self._models_view = ModelsView(host.volume, host.disk / "models", settings.models)
         home = host.disk / "home"
         home.mkdir(parents=True, exist_ok=True)
+        self._readers = BlobReaders(
+            host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes
+        )
         self._teller = StartTeller(
             host.facts,
             host.clock,
@@ -66,7 +70,8 @@ class ServerSupervisor:
             host.container,
             tell=self._tell_progress,
             weights_of=self._weights_of,
-            bytes_read=lambda: None if self._daemon.group is None else bytes_read(self._daemon.group),
+            engines_bytes=self._engines_bytes,
+            read_ahead=self._readers.progress,
         )
         self._daemon = Daemon(
             environ(
@@ -76,7 +81,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
-            loads=self._teller,
+            loads=(self._readers, self._teller),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
         self._started_at = host.clock.now()
@@ -124,24 +129,27 @@ class ServerSupervisor:
         try:
             self._gpu = gpu.find() if self._settings.gpu_promised else None
             logger.info("tier {}: {}", self._settings.tier, self._gpu or "no GPU promised")
-            self._weights_reload.prepare()
+            names = [*self._waited_for(), *self._settings.warmed]
+            self._weights_reload.prepare(visible=lambda: self._readers.begin(names))
             phases.ended("weights")
             self._daemon.start()
             self._version = self._daemon.wait_ready(self._settings.startup)
             phases.ended("engine")
-            self._load_first(phases)
+            self._load_first(phases, names)
             self._require_gpu(self._running())
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
             self._daemon.stop()
+            self._readers.stop()
             self._teller.stop()
             self._report(state="refused", why=str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
             self._daemon.stop()
+            self._readers.stop()
             self._teller.stop()
             self._report(state="ended")
             raise
@@ -152,9 +160,9 @@ class ServerSupervisor:
 
     # Which models come first
 
-    def _load_first(self, phases: Phases) -> None:
+    def _load_first(self, phases: Phases, wanted_names: list[ModelName]) -> None:
         """Have the first model in memory: what callers wait for comes before what is only likely to be asked for."""
-        names = self._weights_reload.served_of([*self._waited_for(), *self._settings.warmed])
+        names = self._weights_reload.served_of(wanted_names)
         first, self._others = names[:1], names[1:]
         for name in first:
             phases.of(str(name))
@@ -195,6 +203,9 @@ class ServerSupervisor:
         path = self._models_view.layout.blobs / blob
         return None if name is None else Weights(str(name), path.stat().st_size)
 
+    def _engines_bytes(self) -> int | None:
+        return None if self._daemon.group is None else bytes_read(self._daemon.group)
+
     def _tell_progress(self) -> None:
         self._report(self._last_running, state=None)
 
@@ -207,6 +218,7 @@ class ServerSupervisor:
         logger.info("ollama ended with {}", self._daemon.stop())
         if self._thread.is_alive():
             self._thread.join(timeout=2)
+        self._readers.stop()
         self._teller.stop()
         self._report(state="ended")
 

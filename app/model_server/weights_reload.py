@@ -9,7 +9,7 @@ has a file open, so that the volume cannot be reloaded.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -83,8 +83,11 @@ class WeightsReload:
     def wanted_generation(self) -> Any:
         return self._host.facts.get(keys.WEIGHTS_GENERATION)
 
-    def prepare(self) -> None:
-        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them."""
+    def prepare(self, visible: Callable[[], None]) -> None:
+        """Before anything runs: the newest weights. The generation is read first, so that it is never ahead of them.
+
+        `visible` is called as soon as they can be read.
+        """
         try:
             wanted = self.wanted_generation()
         except Exception as error:  # noqa: BLE001 - it serves what it has; the thread asks again
@@ -95,6 +98,7 @@ class WeightsReload:
             self.current = wanted
         except RuntimeError as error:
             logger.warning("the volume cannot be reloaded yet: {}", error)
+        visible()
         self._view.copy(None if wanted is _UNKNOWN else wanted)
 
     def refresh(self, wanted: Any, view: ServerView) -> None:

@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from app.model_server.loading import memory
-from app.model_server.loading.read_ahead import ReadAhead
+from app.model_server.starting.bytes_read import taken_in
+from app.model_server.starting.memory_limit import memory_limit
+from app.model_server.starting.read_ahead import ReadAhead
 from jobs.core.clock import SystemClock
 from scripts.cold_rig.slow_volume import NoRig, VolumeSpeed, build, mounted
 
@@ -90,8 +91,8 @@ def start(python: Path, model: Path, way: Way) -> Start:
         ahead = ReadAhead(
             [model] if way.readers else [],
             clock,
-            most_ahead=memory.limit() // 2,
-            taken_in=lambda: memory.taken_in(engine.pid),
+            most_ahead=memory_limit() // 2,
+            taken_in=lambda: taken_in(engine.pid) or 0,
             readers=way.readers or 1,
         )
         ahead.start()
@@ -104,7 +105,7 @@ def start(python: Path, model: Path, way: Way) -> Start:
     if engine.returncode:
         raise RuntimeError(f"the engine ended with {engine.returncode}: {err.strip()[-500:]}")
     told = json.loads(out.splitlines()[-1])
-    return Start(told["ready"], told["first_token"], ahead.progress.done)
+    return Start(told["ready"], told["first_token"], ahead.progress().done)
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,13 @@
 """Readers ahead bring the blobs of a model into the page cache, no further ahead of the engine than they may."""
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import pytest
 from loguru import logger
 
-from app.model_server.loading.read_ahead import BLOCK, ReadAhead
+from app.model_server.starting.read_ahead import BLOCK, ReadAhead
 from jobs.core.clock import SystemClock
+from jobs.testing.clock import HandClock
 from tests.support.waiting import until
 
 
@@ -37,7 +36,7 @@ def test_every_byte_of_every_file_is_read(tmp_path: Path) -> None:
     ahead.start()
     ahead.join()
 
-    assert ahead.progress.done == ahead.size == sum(sizes)
+    assert ahead.progress().done == sum(sizes)
     assert not open_files(tmp_path)
 
 
@@ -47,27 +46,26 @@ def test_readers_wait_for_the_engine(tmp_path: Path) -> None:
     ahead = readers([sparse(tmp_path / "blob", 20 * BLOCK)], most_ahead=3 * BLOCK, taken_in=lambda: taken)
 
     ahead.start()
-    until(lambda: ahead.progress.done == 3 * BLOCK)
-    assert ahead.progress.done <= 3 * BLOCK
+    until(lambda: ahead.progress().done == 3 * BLOCK)
+    assert ahead.progress().done <= 3 * BLOCK
     taken = 4 * BLOCK
-    until(lambda: ahead.progress.done == 7 * BLOCK)
+    until(lambda: ahead.progress().done == 7 * BLOCK)
     taken = 20 * BLOCK
     ahead.join()
 
-    assert ahead.progress.done == 20 * BLOCK
+    assert ahead.progress().done == 20 * BLOCK
 
 
 def test_readers_stop_when_told(tmp_path: Path) -> None:
     """Who loads a model stops them: they end though the engine never took anything in, and their time ends too."""
     ahead = readers([sparse(tmp_path / "blob", 20 * BLOCK)], most_ahead=2 * BLOCK)
     ahead.start()
-    until(lambda: ahead.progress.done == 2 * BLOCK)
+    until(lambda: ahead.progress().done == 2 * BLOCK)
 
     ahead.stop()
     ahead.join()
 
-    assert ahead.progress.done == 2 * BLOCK
-    assert ahead.progress.seconds == ahead.progress.seconds
+    assert ahead.progress().done == 2 * BLOCK
     assert not open_files(tmp_path)
 
 
@@ -78,18 +76,14 @@ def test_what_is_not_there_is_left_to_the_engine(tmp_path: Path) -> None:
     ahead.start()
     ahead.join()
 
-    assert ahead.progress.done == ahead.size == BLOCK
+    assert ahead.progress().done == BLOCK
 
 
-@pytest.mark.parametrize("shape", ["gone", "a folder now"])
-def test_a_failing_read_ends_reading_ahead(tmp_path: Path, shape: str) -> None:
+def test_a_failing_read_ends_reading_ahead(tmp_path: Path) -> None:
     """A read that fails is told once in the log, and ends all readers."""
-    path = sparse(tmp_path / "blob", 8 * BLOCK)
-    ahead = readers([path], count=1)
-    path.unlink()
-    if shape == "a folder now":
-        path.mkdir()
-
+    folder = tmp_path / "blob"
+    folder.mkdir()
+    ahead = readers([folder], count=1)
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
     try:
@@ -98,16 +92,29 @@ def test_a_failing_read_ends_reading_ahead(tmp_path: Path, shape: str) -> None:
     finally:
         logger.remove(sink)
 
-    assert ahead.progress.done == 0
+    assert ahead.progress().done == 0
     assert len([line for line in lines if "no more is read ahead" in line]) == 1
 
 
-def test_as_many_read_at_once_as_are_asked_for(tmp_path: Path) -> None:
-    """No more readers are started than there are blocks to read."""
-    before = threading.active_count()
-    ahead = readers([sparse(tmp_path / "blob", 2 * BLOCK)], most_ahead=0, count=32)
-
+def test_the_rate_is_that_of_the_reading(tmp_path: Path) -> None:
+    """Bytes are told with their rate, and the time that passes after the last byte is not counted in it."""
+    clock = HandClock()
+    ahead = ReadAhead([sparse(tmp_path / "blob", BLOCK)], clock, most_ahead=BLOCK, taken_in=lambda: 0, readers=1)
     ahead.start()
-    assert threading.active_count() == before + 2
-    ahead.stop()
     ahead.join()
+    before = ahead.progress()
+    clock.tick(3600)
+
+    assert ahead.progress() == before
+    assert before.done == BLOCK
+
+
+def test_readers_give_up_an_engine_that_takes_nothing(tmp_path: Path) -> None:
+    """An engine that failed, or does not tell what it takes in, is waited for during two minutes and no longer."""
+    clock = HandClock()
+    ahead = ReadAhead([sparse(tmp_path / "blob", 4 * BLOCK)], clock, most_ahead=BLOCK, taken_in=lambda: 0, readers=2)
+    ahead.start()
+    ahead.join()  # the clock is moved by those who wait
+
+    assert ahead.progress().done == BLOCK
+    assert clock.monotonic() >= 120

@@ -9,12 +9,12 @@ first token by itself, and 3 s with readers ahead (`scripts/bench_cold` measures
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from loguru import logger
 
+from app.model_server.starting.bytes_read import BytesRead
 from jobs.core.clock import Clock
 
 READERS = 32
@@ -24,18 +24,8 @@ BLOCK = 4 * 1024 * 1024
 _WAIT_SECONDS = 0.05
 """Between two looks at how far the engine has come, for a reader that is far enough ahead of it."""
 
-
-@dataclass(frozen=True)
-class BytesRead:
-    """How far the readers have come: bytes, and seconds since they began."""
-
-    done: int
-    size: int
-    seconds: float
-
-    @property
-    def per_second(self) -> float:
-        return self.done / self.seconds if self.seconds else 0.0
+_GIVEN_UP_SECONDS = 120.0
+"""An engine that takes nothing in for so long has failed, or does not tell."""
 
 
 class ReadAhead:
@@ -52,7 +42,7 @@ class ReadAhead:
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Iterable[Path],
         clock: Clock,
         *,
         most_ahead: int,
@@ -62,31 +52,25 @@ class ReadAhead:
         self._clock = clock
         self._most_ahead = most_ahead
         self._taken_in = taken_in
-        self._files = [(path, size) for path in paths if (size := _size(path))]
-        #: Guards the three below; held by the reader that takes its next block, or has read one.
+        #: Guards the four below: held by a reader that takes its next block, has read one, or ends.
         self._lock = threading.Lock()
-        self._blocks = self._all_blocks()
+        self._blocks = _blocks(paths)
         self._handed_out = 0
         self._done = 0
-        #: Written once, by whoever finds the end first: the last reader, or who stops them.
+        self._busy = readers
+        #: Written once, by the last reader or by whoever stops them before.
         self._ended_at: float | None = None
         self._stopping = threading.Event()
         self._began = clock.monotonic()
         self._threads = [
-            threading.Thread(target=self._read, name=f"read ahead {number}", daemon=True)
-            for number in range(min(readers, -(-self.size // BLOCK)))
+            threading.Thread(target=self._read, name=f"read ahead {number}", daemon=True) for number in range(readers)
         ]
 
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(size for _, size in self._files)
-
-    @property
     def progress(self) -> BytesRead:
+        """What the readers have brought so far, and the rate of it."""
         with self._lock:
-            now = self._clock.monotonic() if self._ended_at is None else self._ended_at
-            return BytesRead(self._done, self.size, now - self._began)
+            seconds = (self._clock.monotonic() if self._ended_at is None else self._ended_at) - self._began
+            return BytesRead(self._done, self._done / seconds if seconds > 0 else None)
 
     def start(self) -> None:
         """Begin; returns at once."""
@@ -105,47 +89,40 @@ class ReadAhead:
         for thread in self._threads:
             thread.join(seconds)
 
-    def _all_blocks(self) -> Iterator[tuple[Path, int, int]]:
-        for path, size in self._files:
-            for offset in range(0, size, BLOCK):
-                yield path, offset, min(BLOCK, size - offset)
-
     def _read(self) -> None:
-        buffer, files = bytearray(BLOCK), _OpenFiles()
+        buffer, file = memoryview(bytearray(BLOCK)), _OpenFile()
         try:
             while (block := self._next_block()) is not None:
                 path, offset, size = block
-                self._note(os.preadv(files.of(path), [memoryview(buffer)[:size]], offset))
+                count = os.preadv(file.of(path), [buffer[:size]], offset)
+                with self._lock:
+                    self._done += count
         except OSError as error:
-            # The engine meets the same, and what it says of it decides.
-            logger.warning("no more is read ahead: {}: {}", error.filename or "a blob", error.strerror)
+            if not self._stopping.is_set():  # the engine meets the same, and what it says of it decides
+                logger.warning("no more is read ahead: {}", error)
             self.stop()
         finally:
-            files.close()
+            file.close()
+            with self._lock:
+                self._busy -= 1
+                if not self._busy:
+                    self._ended_at = self._ended_at or self._clock.monotonic()
 
     def _next_block(self) -> tuple[Path, int, int] | None:
         """The next one to be read, once the engine is near enough."""
-        while not self._stopping.is_set():
+        until = self._clock.monotonic() + _GIVEN_UP_SECONDS
+        while not self._stopping.is_set() and self._clock.monotonic() < until:
             with self._lock:
-                if self._handed_out < self._most_ahead or self._is_near():
+                if self._handed_out < self._most_ahead or self._handed_out - self._taken_in() < self._most_ahead:
                     block = next(self._blocks, None)
                     self._handed_out += block[2] if block else 0
                     return block
             self._clock.wait(_WAIT_SECONDS, self._stopping)
         return None
 
-    def _is_near(self) -> bool:
-        return self._handed_out - self._taken_in() < self._most_ahead
 
-    def _note(self, count: int) -> None:
-        with self._lock:
-            self._done += count
-            if self._done >= self.size:
-                self._ended_at = self._ended_at or self._clock.monotonic()
-
-
-class _OpenFiles:
-    """One reader's own files: the one that it reads."""
+class _OpenFile:
+    """One reader's own: the file that it reads."""
 
     def __init__(self) -> None:
         self._path: Path | None = None
@@ -161,6 +138,13 @@ class _OpenFiles:
         if self._path is not None:
             os.close(self._file)
             self._path = None
+
+
+def _blocks(paths: Iterable[Path]) -> Iterator[tuple[Path, int, int]]:
+    for path in paths:
+        size = _size(path)
+        for offset in range(0, size, BLOCK):
+            yield path, offset, min(BLOCK, size - offset)
 
 
 def _size(path: Path) -> int:
