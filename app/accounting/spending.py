@@ -4,20 +4,21 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.accounting.archive import METERS, USAGE, archived_facts
+from app.accounting.archive import COLD, METERS, USAGE, archived_facts
 from app.fleet.schema import Fleet
 from jobs.core.clock import isoformat
 from jobs.store import keys
 from jobs.store.jsonl_archive import Archive
 from jobs.store.protocols import DictLike
 from jobs.telemetry import usage
+from jobs.telemetry.cold_starts import cold_starts
 from jobs.telemetry.container_time import metered
 from jobs.telemetry.cost import Cost, cost
 
 
 def archived_usage(archive: Archive) -> dict[str, Any]:
-    """What the archive knows of containers and usage, by the keys that it had in the Dict."""
-    return archived_facts(archive, METERS) | archived_facts(archive, USAGE)
+    """What the archive knows of containers, cold starts and usage, by the keys that it had in the Dict."""
+    return archived_facts(archive, METERS) | archived_facts(archive, USAGE) | archived_facts(archive, COLD)
 
 
 def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: datetime) -> Cost:
@@ -30,6 +31,7 @@ def estimate(entries: Mapping[str, Any], fleet: Fleet, since: datetime, until: d
         until=until,
         as_of=fleet.prices.as_of.isoformat(),
         source=fleet.prices.source,
+        cold=cold_starts(entries, since),
     )
 
 

@@ -25,7 +25,7 @@ from app.gateway.catalog.server_reports import ServerReports
 from app.gateway.catalog.shared_refresh import SharedRefresh
 from app.gateway.catalog.state import KnownState
 from app.gateway.cross_origin import CrossOrigin, Origins
-from app.gateway.dashboard import cost, daily, nightly, overview, plans
+from app.gateway.dashboard import cold, cost, daily, nightly, overview, plans
 from app.gateway.dashboard.page import Page
 from app.gateway.dashboard.plans import Plans
 from app.gateway.inference.detached import DetachedRequests
@@ -58,6 +58,7 @@ from jobs.models import aliases
 from jobs.models.card import bytes_of
 from jobs.models.near_names import absent
 from jobs.registry.allowlist import ANYWHERE, Registries
+from jobs.store import keys
 from jobs.store.protocols import DictLike
 from jobs.telemetry.usage import UsageRecorder, last_used, usage
 
@@ -371,11 +372,15 @@ class Composed:
             self.usage_recorder.flush()  # so that what has just happened is in it
             return {**parts.past(), **dict(parts.facts.items())}
 
+        def cold_entries() -> Mapping[str, Any]:
+            return {**parts.past(), **dict(parts.facts.items(keys.COLD))}
+
         return (
             plans.router(parts.plans, len(parts.keys.names)),
             overview.router(self._overview()),
             daily.router(daily.Days(parts.clock, entries, fleet)),
             cost.router(cost.Costs(parts.clock, entries, fleet)),
+            cold.router(cold.Cold(parts.clock, cold_entries)),
             nightly.router(lambda: dict(parts.facts.items()), self._ledger_pool),
         )
 

@@ -211,6 +211,15 @@ class GatewayClient:
         """What was spent there since then, about."""
         return self._document("/cost", params={"since": isoformat(since)})
 
+    def cold(self, since: datetime) -> dict[str, Any]:
+        """The cold starts there since then, by their phases.
+
+        Raises:
+            NotFound: the gateway is of an older version, which tells none.
+
+        """
+        return self._document("/cold", params={"since": isoformat(since)})
+
     def ollama(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the gateway answers as an Ollama would, at a path of Ollama's.
 

@@ -2,6 +2,7 @@
 
 cold_estimate   how long a cold start will take yet, by earlier ones of its tier: pure
 cold_starts     the starts of servers and the loads of models, by their phases
+cold_table      cold starts as people see them: rows, and medians by tier
 container_time  what the seconds of one container went to, as it counts them itself
 cost            what the servers cost, from the seconds that their containers counted themselves
 incidents       what somebody should know of: opened once, ended once, told once each

@@ -14,6 +14,8 @@ from jobs.cli.terminal.table import GiveWay, table
 from jobs.core.clock import isoformat, parse_moment
 from jobs.core.sanitize import plain
 from jobs.core.units import human_span
+from jobs.telemetry.cold_starts import ColdStart
+from jobs.telemetry.cold_table import TierCold, by_tier
 from jobs.telemetry.container_time import SHARES, Metered, TimeShare
 from jobs.telemetry.usage import Row
 
@@ -103,6 +105,7 @@ class Cost:
     prices_source: str
     tiers: tuple[TierCost, ...]
     uses: tuple[UseCost, ...]
+    cold: tuple[TierCold, ...] = ()
 
     @property
     def dollars(self) -> float:
@@ -117,6 +120,7 @@ class Cost:
             "dollars": round(self.dollars, 4),
             "tiers": [tier.as_json() for tier in self.tiers],
             "uses": [use.as_json() for use in self.uses],
+            "cold": [each.as_json() for each in self.cold],
             "left_out": list(LEFT_OUT),
         }
 
@@ -130,12 +134,14 @@ class Cost:
             prices_source=plain(document["prices"]["source"]),
             tiers=tuple(map(TierCost.from_json, document["tiers"])),
             uses=tuple(map(UseCost.from_json, document["uses"])),
+            cold=tuple(map(TierCold.from_json, document.get("cold", ()))),  # a gateway of an older version tells none
         )
 
     def lines(self, width: int | None = None) -> Iterator[str]:
         """The estimate for people, as columns below one another, of lines that are no wider."""
         if self.prices_source == OWNED:
             yield from self.use_lines(width)
+            yield from self.cold_lines()
             yield f"nothing there is paid by the second: {OWNED}"
             return
         yield f"about ${self.dollars:.2f} since {self.since:%Y-%m-%d %H:%M}"
@@ -156,6 +162,7 @@ class Cost:
                 _TIERS_GIVE_WAY,
             )
         yield from self.use_lines(width)
+        yield from self.cold_lines()
         yield f"an estimate, by the containers' own count and the prices of {self.prices_as_of} ({self.prices_source})"
         yield "not in it: " + "; ".join(LEFT_OUT)
 
@@ -175,6 +182,12 @@ class Cost:
                 width,
                 _USES_GIVE_WAY,
             )
+
+    def cold_lines(self) -> Iterator[str]:
+        """What was waited for at cold starts."""
+        if self.cold:
+            yield "cold starts that were waited for, by phase:"
+            yield from (f"  {each.line()}" for each in self.cold)
 
 
 _TIERS_GIVE_WAY = (
@@ -205,6 +218,7 @@ def cost(
     until: datetime,
     as_of: str,
     source: str,
+    cold: Iterable[ColdStart] = (),
 ) -> Cost:
     """The estimate for what happened between two moments.
 
@@ -216,6 +230,7 @@ def cost(
         until: what comes after likewise.
         as_of: the day of the prices.
         source: where they are from.
+        cold: the cold starts in between.
 
     """
     latest: dict[str, Metered] = {}
@@ -232,12 +247,13 @@ def cost(
     tiers = tuple(TierCost(tier, starts[tier], prices.get(tier, 0.0), seconds[tier]) for tier in sorted(seconds))
     first = since.astimezone(UTC).date().isoformat()
     used = [row for row in rows if first <= row.about.day <= until.astimezone(UTC).date().isoformat()]
-    return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)))
+    waited = by_tier([each for each in cold if since <= each.at <= until])
+    return Cost(since, until, as_of, source, tiers, tuple(_uses(tiers, used)), waited)
 
 
-def owned(rows: Iterable[Row], since: datetime, until: datetime) -> Cost:
+def owned(rows: Iterable[Row], since: datetime, until: datetime, cold: Iterable[ColdStart] = ()) -> Cost:
     """Who used what of servers that nobody is paid for."""
-    return cost((), rows, {}, since=since, until=until, as_of="today", source=OWNED)
+    return cost((), rows, {}, since=since, until=until, as_of="today", source=OWNED, cold=cold)
 
 
 def _part(container: Metered, since: datetime, until: datetime) -> float:

@@ -109,6 +109,7 @@ def gateway(
     headers: Mapping[str, str] | None = None,
     fleet: Fleet | None = None,
     most_containers: int = 1,
+    is_remote: bool = False,
     body_seconds: float = PATIENCE,
     limits: ConnectionLimits | None = None,
     plan: Callable[[], Preview] = unknown_night,
@@ -127,7 +128,7 @@ def gateway(
     known = tiers or [TierCapacity(name, None, gpu_promised=False) for name in servers]
     parts = GatewayParts(
         upstreams={
-            name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers)
+            name: TierUpstream(name, url, headers or {}, timedelta(seconds=startup), most_containers, is_remote)
             for name, url in servers.items()
         },
         known_state=known_state,

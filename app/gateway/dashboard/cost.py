@@ -17,10 +17,12 @@ from pydantic import AwareDatetime, BaseModel, Field
 from app.accounting.spending import estimate, rows_since
 from app.fleet.schema import Fleet
 from app.gateway.auth.keys import Caller
+from app.gateway.dashboard.cold import TierColdEntry
 from app.gateway.dashboard.overview import PricesEntry
 from app.gateway.ops.post_jobs import MayRead, sees_use
 from app.gateway.ops.schemas import Left, Since, since_of
 from jobs.core.clock import Clock
+from jobs.telemetry.cold_starts import cold_starts
 from jobs.telemetry.cost import Cost, owned
 
 USUAL, MOST = timedelta(days=7), timedelta(days=366)
@@ -63,6 +65,7 @@ class CostResponse(BaseModel):
     dollars: float
     tiers: list[TierCostEntry]
     uses: list[UseCostEntry]
+    cold: Annotated[list[TierColdEntry], Field(description="What was waited for at cold starts, by phase")]
     left_out: Annotated[list[str], Field(description="What such an estimate cannot know")]
 
 
@@ -95,7 +98,7 @@ class Costs:
     def _estimate(self, since: datetime, until: datetime) -> Cost:
         entries = self.entries()
         if self.fleet is None:
-            return owned(rows_since(entries, since), since, until)
+            return owned(rows_since(entries, since), since, until, cold_starts(entries, since))
         return estimate(entries, self.fleet, since, until)
 
 

@@ -356,6 +356,7 @@ class ComingEntry(BaseModel):
     """How far the start of a server has come, or a load in one."""
 
     model: Annotated[str, Field(description="Empty while nobody knows")]
+    words: Annotated[str, Field(description="What goes on, as who waits is told")]
     kind: Annotated[Literal["start", "load"], Field(description="Whether a server has to start for it")]
     phase: Annotated[Phase, Field(description="That goes on")]
     since: datetime

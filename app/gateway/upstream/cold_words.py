@@ -37,6 +37,7 @@ class Coming:
     def as_json(self) -> dict[str, Any]:
         return {
             "model": self.model,
+            "words": self.words("", self.model),
             "kind": self.now.kind,
             "phase": self.now.phase,
             "since": isoformat(self.since),
@@ -80,7 +81,8 @@ class Coming:
 def _about(left: float | None) -> str:
     if left is None:
         return ""
-    return ", at any moment" if left < 0.5 else f", about {human_span(max(1, round(left)))}"
+    seconds = max(1, round(left))
+    return ", at any moment" if left < 0.5 else f", about {f'{seconds} s' if seconds < 60 else human_span(seconds)}"
 
 
 def short(model: str) -> str:

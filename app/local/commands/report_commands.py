@@ -1,4 +1,4 @@
-"""`ollama-modal night`, `cost` and `windows`: what the last night did, what was used, what windows would cost."""
+"""`ollama-modal night`, `cost`, `cold` and `windows`: the last night, what was used, cold starts, what windows cost."""
 
 import os
 from pathlib import Path
@@ -38,7 +38,8 @@ def cost(
     json: Json = False,
 ) -> None:
     """Tell what each model and key took on this machine. With a URL, what a deployment has cost."""
-    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cold_starts import read_cold_starts  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cost import Cost, owned  # noqa: PLC0415
     from jobs.telemetry.usage import usage  # noqa: PLC0415
 
     if url:
@@ -48,14 +49,41 @@ def cost(
     at = this_machine()
     began = parse_since(since, "--since", at.commands.now)
     rows = usage(at.home.read_facts(), since=began.date())
-    owned_cost = owned(rows, began, at.commands.now)
-    show(owned_cost.as_json(), owned_cost.use_lines(screen_width()), json=json)
+    facts = at.home.read_facts()
+    owned_cost = owned(rows, began, at.commands.now, read_cold_starts(facts, began))
+    told = (*owned_cost.use_lines(screen_width()), *owned_cost.cold_lines())
+    show(owned_cost.as_json(), told, json=json)
     if json:
         return
     if not rows:
         say("nothing was asked of the gateway since then")
     say("nothing here is paid by the second: this machine is yours")
     say("hint: what a deployment has cost: `ollama-modal cost --url URL`, or `modal run -m app.jobs::cost --since 7d`")
+
+
+@app.command()
+def cold(
+    since: Annotated[str, typer.Option(metavar="WHEN", help="From when on, like 7d, 12h or 2026-09-15")] = "7d",
+    url: Url = None,
+    key: KeyOption = None,
+    json: Json = False,
+) -> None:
+    """Tell how cold starts and loads went, phase by phase, and how fast the bytes came."""
+    from jobs.telemetry.cold_starts import ColdStart, read_cold_starts  # noqa: PLC0415 - every command imports this file
+    from jobs.telemetry.cold_table import lines  # noqa: PLC0415
+
+    if url:
+        now = SystemClock().now().astimezone()
+        told = remote_at(url, key).cold(parse_since(since, "--since", now))["starts"]
+        starts = [ColdStart.from_json(each) for each in told]
+    else:
+        at = this_machine()
+        now = at.commands.now
+        starts = read_cold_starts(at.home.read_facts(), parse_since(since, "--since", now))
+        told = [each.as_json() for each in starts]
+    show(told, lines(starts, now, screen_width()), json=json)
+    if not starts and not json:
+        say("nobody has waited for a server or a load since then")
 
 
 @app.command()

@@ -68,7 +68,7 @@ function hasTried(path) {
 
 function pace() {
   const isBusy = known.summary?.open || jobList.jobs.some((job) => !hasEnded(job));
-  return isBusy || known.tiers?.some(({ state }) => state === "waking") ? BRISK : CALM;
+  return isBusy || known.tiers?.some(({ state, coming }) => state === "waking" || coming) ? BRISK : CALM;
 }
 
 // -- taking what was learnt in ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 // The tiers: how each stands, what it costs at this moment, what it holds. Asleep is healthy, and costs nothing.
 
-import { el, icon, keep, setHidden, setIcon, setText, time } from "./dom.js";
-import { bytes, count, dollars, roughly, now, short } from "./words.js";
+import { el, icon, keep, setAttribute, setHidden, setIcon, setText, time } from "./dom.js";
+import { bytes, capital, count, dollars, roughly, now, short } from "./words.js";
 
 const WORDS = {
   ready: "Ready",
@@ -30,6 +30,9 @@ function card() {
   const rate = el("span", { class: "quiet" });
   price.append(amount, rate);
   const held = el("p", { class: "tier-held" });
+  const bar = el("progress", { class: "bar" });
+  const doing = el("span");
+  const coming = el("div", { class: "tier-coming" }, doing, bar);
   const loaded = el("ul", { class: "loaded", "aria-label": "Loaded models" });
   const node = el(
     "li",
@@ -38,6 +41,7 @@ function card() {
     el("p", { class: "state" }, mark, state, el("span", { class: "quiet since" }, "for ", since.node)),
     price,
     held,
+    coming,
     why,
     loaded,
   );
@@ -50,13 +54,33 @@ function card() {
     setText(state, WORDS[known]);
     since.show(new Date(tier.since), roughly(now() - Date.parse(tier.since)));
     setText(why, tier.why ?? "");
-    setHidden(why, !tier.why || known === "asleep");
+    setHidden(why, !tier.why || known === "asleep" || Boolean(tier.coming));
+    showComing(coming, doing, bar, tier);
     showPrice(amount, rate, tier, known);
     setText(held, `${count(tier.held ?? 0, "caller")} ${tier.held === 1 ? "waits" : "wait"} for it`);
     setHidden(held, !tier.held);
     showLoaded(loaded, tier.more.containers ?? []);
   };
   return { node, show };
+}
+
+/** What is on its way there: the phase that goes on in words, and how far it has come, as far as that is known. */
+function showComing(node, doing, bar, { tier, coming }) {
+  setHidden(node, !coming);
+  if (!coming) return;
+  setText(doing, capital(coming.words));
+  const share = shareOf(coming);
+  setAttribute(bar, "aria-label", `Progress of tier ${tier}`);
+  if (share === null) bar.removeAttribute("value");
+  else bar.value = share;
+}
+
+/** Of the bytes, where they are counted; else of the time that it takes by earlier starts; else null. */
+function shareOf({ phase, size, read, since, seconds_left: left }) {
+  if (phase === "bytes" && size && typeof read === "number") return Math.min(1, read / size);
+  if (typeof left !== "number") return null;
+  const past = Math.max(0, (now() - Date.parse(since)) / 1000);
+  return past + left > 0 ? past / (past + left) : null;
 }
 
 function hardware({ gpu, vram_gb: vram, containers = [] }) {
