@@ -40,7 +40,7 @@ from tests.support.waiting import until
 CLOCK = SystemClock()
 PATIENCE = 20.0
 
-QUICK = HoldTiming(first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
+QUICK = HoldTiming(poke_seconds=0.02, first_poll_seconds=0.02, longest_poll_seconds=0.05, unseen_seconds=1.0)
 
 
 def model(text: str) -> KnownModel:
