@@ -7,6 +7,7 @@ the server cannot do its work any more, it ends the container. The platform is h
 
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -125,22 +126,27 @@ class ServerSupervisor:
 
         """
         phases = self._teller.begin_start(self._host.began_ago)
-        self._report(state="waking")
+        # What holds nothing up goes on beside it: the ledger is far away, and a driver may think for a second.
+        beside = ThreadPoolExecutor(2, thread_name_prefix="start")
+        said = beside.submit(self._report, state="waking")
+        found = beside.submit(self._find_gpu)
+        beside.shutdown(wait=False)
         try:
-            self._gpu = gpu.find() if self._settings.gpu_promised else None
-            logger.info("tier {}: {}", self._settings.tier, self._gpu or "no GPU promised")
             names = [*self._waited_for(), *self._settings.warmed]
             self._weights_reload.prepare(visible=lambda: self._readers.begin(names))
             phases.ended("weights")
             self._daemon.start()
+            self._gpu = found.result()
             self._version = self._daemon.wait_ready(self._settings.startup)
             phases.ended("engine")
             self._load_first(phases, names)
+            said.result()  # before anything else is said
             self._require_gpu(self._running())
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
             logger.error("this server cannot start: {}", trouble)
+            said.result()
             self._daemon.stop()
             self._readers.stop()
             self._teller.stop()
@@ -148,6 +154,7 @@ class ServerSupervisor:
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
             logger.info("the start of this server was broken off: {}", type(taken).__name__)
+            said.result()
             self._daemon.stop()
             self._readers.stop()
             self._teller.stop()
@@ -157,6 +164,11 @@ class ServerSupervisor:
         self._teller.end_start()
         self._thread.start()
         self._loader.start()
+
+    def _find_gpu(self) -> gpu.Gpu | None:
+        found = gpu.find() if self._settings.gpu_promised else None
+        logger.info("tier {}: {}", self._settings.tier, found or "no GPU promised")
+        return found
 
     # Which models come first
 
