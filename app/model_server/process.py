@@ -21,7 +21,6 @@ from loguru import logger
 from jobs.core.clock import Clock
 from jobs.core.errors import NetworkTrouble, ServerTrouble
 from jobs.core.retry import NEVER
-from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 
 COMMAND = ("ollama", "serve")
@@ -158,6 +157,8 @@ class Daemon:
             ServerTrouble: it ended, or did not answer in time; the message has its last lines.
 
         """
+        from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - imported while the server starts, not before
+
         deadline = self._clock.monotonic() + within.total_seconds()
         with OllamaClient(self._host.url, policy=NEVER, stall=_ANSWER_WITHIN) as ollama:
             while True:

@@ -4,15 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.model_server.process import COMMAND
 from jobs.core.clock import Clock
 from jobs.core.model_name import ModelName
 from jobs.core.retry import NEVER
 from jobs.models.model_settings import ModelSettings
-from jobs.ollama.client import OllamaClient
 from jobs.ollama.host import OllamaHost
 from jobs.store.protocols import DictLike
+
+if TYPE_CHECKING:
+    from jobs.ollama.client import OllamaClient
 
 PROBE_EVERY = timedelta(seconds=30)
 
@@ -51,8 +54,10 @@ class ServerHost:
     command: tuple[str, ...] = COMMAND
     began_ago: float = 0.0
 
-    def ollama(self) -> OllamaClient:
+    def ollama(self) -> "OllamaClient":
         """A client of the server, one try per request: the next check asks again."""
+        from jobs.ollama.client import OllamaClient  # noqa: PLC0415 - as in `Daemon.wait_ready`
+
         return OllamaClient(self.address.url, policy=NEVER, stall=_PROBE_STALL, clock=self.clock)
 
 
