@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.checkout import ROOT
+from tests.support.checkout import ROOT, script_module
 
 SMALLEST: dict[str, tuple[str, ...]] = {
     # The peers take environments of their own: they are for whoever wants figures, not for whether ours runs.
-    "bench_gateway": ("--seconds", "0.1", "--rounds", "1", "--pieces", "2", "--requests", "50", "--without", "litellm"),
+    "bench_gateway": (
+        "--seconds", "0.1", "--rounds", "1", "--pieces", "2", "--requests", "50", "--only", "none,ours,nginx",
+    ),
     "bench_import": ("--runs", "1"),
     "bench_jobs": (
         "--rounds", "1", "--paced", "3", "--rushed", "3",
@@ -43,15 +45,53 @@ def test_each_benchmark_is_run_here() -> None:
 def test_scripts_are_checked_as_the_rest_is() -> None:
     """Types and lint look at every script that is Python: one whose name has no ending is listed by name."""
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
-    assert {f"scripts/{name}" for name in python_scripts()} <= set(tools["mypy"]["files"])
+    scripts = {*python_scripts(), *(path.parent.name for path in (ROOT / "scripts").glob("*/__init__.py"))}
+    assert {f"scripts/{name}" for name in scripts} <= set(tools["mypy"]["files"])
     asked = [sys.executable, "-m", "ruff", "check", "--show-files"]
     seen = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert {str(ROOT / "scripts" / name) for name in python_scripts()} <= set(seen)
+    parts = {str(path) for folder in scripts for path in (ROOT / "scripts" / folder).glob("*.py")}
+    assert {str(ROOT / "scripts" / name) for name in python_scripts()} | parts <= set(seen)
 
 
 @pytest.mark.parametrize("name", sorted(SMALLEST))
 def test_benchmarks_run(name: str, tmp_path: Path) -> None:
     """A benchmark runs to its end at its smallest size and names us and a figure; nothing is left in the checkout."""
+    run(name, SMALLEST[name], tmp_path)
+
+
+def test_the_gateway_is_measured_without_go(tmp_path: Path) -> None:
+    """Where there is no Go the load comes from Python, and the table says that this is the limit."""
+    shown = run("bench_gateway", (*SMALLEST["bench_gateway"][:-1], "none,ours", "--load", "python"), tmp_path)
+    assert "the load came from Python" in shown
+
+
+@pytest.mark.skipif(shutil.which("go") is None, reason="Go is not installed: apt-get install golang-go lifts this")
+def test_the_gateway_is_measured_by_what_is_fast(tmp_path: Path) -> None:
+    """Where there is Go the load does not come from Python; the figures have a request's processor and a piece's."""
+    shown = run("bench_gateway", (*SMALLEST["bench_gateway"][:-1], "ours"), tmp_path)
+    assert "Python" not in shown
+    ours = json.loads((tmp_path / "figures.json").read_text("utf-8"))["results"]["ollama-modal"]
+    assert ours["requests"]["requests"] >= 64
+    assert ours["bodies"]["cpu_us_each"] > 0
+    assert ours["streams_100"]["pieces"] == 200
+    assert ours["streams_100"]["cut"] == 0
+
+
+def test_a_load_at_its_limit_is_told() -> None:
+    """A contestant in front of which the load used nearly all of its own processor is named, with how much it used."""
+    sent = {"requests_per_second": 1.0, "cpu_us_each": 1.0, "load_share": 0.5}
+    ours = {"requests": sent, "bodies": sent, "memory_peak_mb": 1.0}
+    outcome = {"callers": 64, "body_bytes": 65536, "streams": [], "requests": 10, "pieces": 1, "pace_ms": 50,
+               "is_load_fast": True, "results": {"ollama-modal": ours}}  # fmt: skip
+    table = script_module("bench_gateway").table
+
+    assert "limit" not in "\n".join(table(outcome))
+    outcome["results"] = {"ollama-modal": ours, "nginx": {**ours, "requests": {**sent, "load_share": 0.93}}}
+    assert "near its limit" in "\n".join(table(outcome))
+    assert "nginx (requests 93%)" in "\n".join(table(outcome))
+
+
+def run(name: str, options: tuple[str, ...], tmp_path: Path) -> str:
     before = set(ROOT.iterdir())
     where: list[str] = []
     if name != "bench_import":
@@ -60,7 +100,7 @@ def test_benchmarks_run(name: str, tmp_path: Path) -> None:
         where += ["--svg", str(tmp_path / "picture.svg")]
     environ = {key: os.environ[key] for key in ("PATH", "HOME", "TMPDIR", "LANG") if key in os.environ}
     done = subprocess.run(
-        [ROOT / "scripts" / name, *SMALLEST[name], *where],
+        [ROOT / "scripts" / name, *options, *where],
         env=environ,
         capture_output=True,
         text=True,
@@ -75,6 +115,7 @@ def test_benchmarks_run(name: str, tmp_path: Path) -> None:
         figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text("utf-8"))
         assert "ollama-modal" in (figures.get("results") or figures["medians"])
         assert "beside ollama-modal" in done.stdout
-    if name == "bench_gateway" and shutil.which("nginx", path=f"{environ['PATH']}:/usr/sbin"):
+    if any("nginx" in each for each in options) and shutil.which("nginx", path=f"{environ['PATH']}:/usr/sbin"):
         assert "nginx" in done.stdout
     assert set(ROOT.iterdir()) == before
+    return done.stdout
