@@ -20,6 +20,10 @@ _SPARE = timedelta(seconds=10)
 """Of the start-up time, so that what we say about a failure is heard before the platform ends the container."""
 
 
+_LONGEST_IMPORTS = 120.0
+"""Seconds. A process that has run for longer than this before it comes to us was restored, or is no container's."""
+
+
 def serve(tier: str, environ: Mapping[str, str] = os.environ) -> ServerSupervisor:
     """A started server of that tier.
 
@@ -63,7 +67,19 @@ def _server_host(environ: Mapping[str, str]) -> ServerHost:
         address=OllamaHost.parse(environ.get("OLLAMA_HOST", f"0.0.0.0:{PORT}")),
         inherited=environ,
         clock=SystemClock(),
+        began_ago=process_age(),
     )
+
+
+def process_age() -> float:
+    """Seconds that this process has run, by the kernel's account; none where that makes no sense."""
+    try:
+        stat = Path("/proc/self/stat").read_text("latin-1").rpartition(")")[2].split()
+        up = float(Path("/proc/uptime").read_text("ascii").split()[0])
+        age = up - int(stat[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return age if 0 <= age < _LONGEST_IMPORTS else 0.0
 
 
 def end_container() -> None:

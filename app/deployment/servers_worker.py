@@ -21,6 +21,7 @@ from app.fleet.schema import Fleet, declared
 from app.model_server.health import of_tier
 from app.model_server.report import ReportsOf
 from app.model_server.start_failures import refused_starts
+from app.model_server.starting.wanted import want
 from app.resources import ledger as facts
 from app.resources import queue
 from app.scheduler.wake_budget import BY_WINDOW, SYNTHETIC, Wakes, opening
@@ -126,10 +127,20 @@ class Warming:
         require_may_start()
         self._allow(run, tier.name, within)
         run.progress.begin(f"waking {tier.name}")
+        self._want(tier.name, name)
         waking = Policy(attempts=10_000, within=within, first=timedelta(seconds=1), longest=POLL_EVERY)
         with self._marked_as_warming(run, tier.name, within):
             waking.call(lambda: require_may_start() or server.version(), sleep=run.sleep)
             return perform(run, self._context)
+
+    def _want(self, tier: str, name: ModelName) -> None:
+        """Have a server that starts for this job load its model first. A store that fails spoils no warm-up."""
+        now = self._clock.now()
+        try:
+            if not self._is_up(tier):
+                want(self._facts, tier, str(name), now, since=now)
+        except StoreTrouble as trouble:
+            logger.warning("that {} is waited for on tier {} is not told: {}", name, tier, trouble)
 
     def _start_check(self, run: RunningAttempt, tier: str, within: timedelta) -> Callable[[], None]:
         """To be called before each request that may start a server; it raises while the tier's starts are refused.

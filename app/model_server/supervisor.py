@@ -178,8 +178,8 @@ class ServerSupervisor:
         first, self._others = names[:1], names[1:]
         for name in first:
             phases.of(str(name))
-            self._weights_reload.load([name])
-            phases.ended("memory")
+            if not self._weights_reload.load([name]):
+                phases.over()
 
     def _waited_for(self) -> list[ModelName]:
         """What callers wait for. A ledger that cannot be asked stops no start: they ask for it themselves as well."""

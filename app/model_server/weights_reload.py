@@ -148,11 +148,10 @@ class WeightsReload:
         served = {name.folded() for name in self._view.names()}
         return list({name.folded(): name for name in names if name.folded() in served}.values())
 
-    def load(self, names: Iterable[ModelName]) -> None:
-        """Have those of the models in memory that are served."""
+    def load(self, names: Iterable[ModelName]) -> list[ModelName]:
+        """Have those of the models in memory that are served; those that are now."""
         with self._host.ollama() as ollama:
-            for name in self.served_of(names):
-                self._load(ollama, name)
+            return [name for name in self.served_of(names) if self._load(ollama, name)]
 
     def _reloaded_with_retries(self, wanted: Any, *, ignore_connections: bool) -> bool:
         for pause in _RELOAD_PAUSES:
@@ -186,14 +185,15 @@ class WeightsReload:
         self._next_try_at = self._host.clock.monotonic() + pause
         logger.warning("the platform does not reload the volume; new weights wait for {:.0f} s", pause)
 
-    def _load(self, ollama: "OllamaClient", name: ModelName) -> None:
+    def _load(self, ollama: "OllamaClient", name: ModelName) -> bool:
         try:
             ollama.load(str(name), check=self._require_running)
         except Trouble as trouble:  # it serves the others, and this one may load for whoever asks for it
             logger.warning("{} did not load: {}", name, trouble)
-        else:
-            self._count_own()
-            logger.info("loaded {}", name)
+            return False
+        self._count_own()
+        logger.info("loaded {}", name)
+        return True
 
     def _count_own(self) -> None:
         with self._counting:

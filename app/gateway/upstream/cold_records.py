@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from loguru import logger
 
 from app.gateway.upstream.cold_wait import Waited, alone, joined
+from app.gateway.upstream.cold_words import reported
 from app.model_server.report import Report
 from app.model_server.starting.wanted import want
 from jobs.core.clock import Clock
@@ -107,12 +108,17 @@ class ColdRecords:
             logger.warning("a cold start of tier {} could not be written down: {}", waited.tier, trouble)
 
     async def _joined(self, waited: Waited, size: int | None) -> ColdStart | None:
+        """The last one that starts counts: the one before it was killed, and what it told is told of no more."""
+        start = None
         for _ in range(_ASK_TIMES):
-            if (start := joined(waited, self._reports(waited.tier), size)) is not None:
+            reports = self._reports(waited.tier)
+            start = joined(waited, reports, size) or start
+            going_on = reported(reports, self._clock.now())
+            if start is not None and (going_on is None or going_on[1].kind == "load"):
                 return start
             await asyncio.sleep(_ASK_EVERY_SECONDS)
             await self._refresh()
-        return None
+        return start
 
     async def _look_back(self) -> None:
         try:

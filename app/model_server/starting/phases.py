@@ -72,6 +72,11 @@ class Phases:
             return self._phase is None
 
     @property
+    def has_model(self) -> bool:
+        with self._lock:
+            return bool(self._model)
+
+    @property
     def is_reading(self) -> bool:
         """Whether bytes may come that nobody has told of."""
         with self._lock:

@@ -72,8 +72,8 @@ class StartTeller:
         self._start: Phases | None = None
         self._load: Phases | None = None
         self._count = 0
-        #: The blob that a load began with, until somebody has looked what it belongs to.
-        self._blob = ""
+        #: The blobs that loads began with, until somebody has looked what they belong to.
+        self._unnamed: list[tuple[Phases, str]] = []
         #: Those that have ended and are not written down yet.
         self._ended: list[Phases] = []
         self._news = threading.Event()
@@ -92,9 +92,12 @@ class StartTeller:
         return self._start
 
     def end_start(self) -> None:
-        """The server answers, and what it loads from now on it loads while it serves."""
+        """The server answers, and what it loads from now on it loads while it serves. A model that was on its way is in
+        memory, whether the engine has said so or not."""
         with self._lock:
             if self._start is not None:
+                if self._start.has_model:
+                    self._start.ended("memory")
                 self._start.over()
                 self._ended.append(self._start)
         self._news.set()
@@ -102,10 +105,11 @@ class StartTeller:
     def load_began(self, blob: str) -> None:
         """The engine begins to load the model of this blob."""
         with self._lock:
-            if self._start is None or self._start.is_over:
+            phases = self._start
+            if phases is None or phases.is_over:
                 self._count += 1
-                self._load = Phases(self._clock, self._count, "load")
-            self._blob = blob
+                phases = self._load = Phases(self._clock, self._count, "load")
+            self._unnamed.append((phases, blob))
         self._news.set()
 
     def bytes_are_read(self) -> None:
@@ -166,7 +170,7 @@ class StartTeller:
 
     def look(self) -> None:
         """Tell what is news."""
-        self._name()
+        self._name()  # first, as the size says how much of it has come
         phases = self._current()
         if phases is not None:
             self._note_read_ahead(phases)
@@ -186,16 +190,16 @@ class StartTeller:
             phases.read(ahead.done, ahead.per_second)
 
     def _name(self) -> None:
-        """Find out which model it is that the engine loads."""
+        """Find out which models they are that the engine loads."""
         with self._lock:
-            blob, self._blob = self._blob, ""
-            phases = self._load if self._load is not None else self._start
-        known = self._weights_of(blob) if blob and phases is not None else None
-        if known is not None and phases is not None:
-            phases.of(known.name, known.size)
+            unnamed, self._unnamed = self._unnamed, []
+        for phases, blob in unnamed:
+            if (known := self._weights_of(blob)) is not None:
+                phases.of(known.name, known.size)
 
     def _write_ended(self) -> None:
         """Write the facts of what has ended, unless a gateway has said more already."""
+        self._name()
         with self._lock:
             ended, self._ended = self._ended, []
         for each in ended:

@@ -3,7 +3,7 @@
 import { el, icon, keep, setIcon, setText } from "./dom.js";
 import { causeOf, groupTitle } from "./groups.js";
 import { titleOf } from "./jobs.js";
-import { capital, count, dollars } from "./words.js";
+import { count, dollars } from "./words.js";
 
 /** Says in one line how it stands; the lines below say what is wrong, and `seek(job)` brings a job into sight. */
 export function headline({ section, title, list, summary }, known, seek) {
@@ -64,3 +64,5 @@ function factsOf({ tiers, summary, health, board }) {
   }
   return parts.join(" · ");
 }
+
+const capital = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;

@@ -1,7 +1,7 @@
 // The tiers: how each stands, what it costs at this moment, what it holds. Asleep is healthy, and costs nothing.
 
 import { el, icon, keep, setAttribute, setHidden, setIcon, setText, time } from "./dom.js";
-import { bytes, capital, count, dollars, roughly, now, short } from "./words.js";
+import { bytes, count, dollars, roughly, now, short } from "./words.js";
 
 const WORDS = {
   ready: "Ready",
@@ -68,7 +68,7 @@ function card() {
 function showComing(node, doing, bar, { tier, coming }) {
   setHidden(node, !coming);
   if (!coming) return;
-  setText(doing, capital(coming.words));
+  setText(doing, coming.words);
   const share = shareOf(coming);
   setAttribute(bar, "aria-label", `Progress of tier ${tier}`);
   if (share === null) bar.removeAttribute("value");

@@ -79,5 +79,3 @@ export function clock(moment) {
 export function short(model) {
   return model.replace(/^registry\.ollama\.ai\//, "").replace(/^library\//, "");
 }
-
-export const capital = (text) => `${text[0].toUpperCase()}${text.slice(1)}`;

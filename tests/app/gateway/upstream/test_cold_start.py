@@ -175,7 +175,7 @@ def test_who_waits_too_long_ends_nothing(tmp_path: Path) -> None:
     ):
         late = asked(running, OLLAMA)
         assert late.status_code == 503
-        assert "loading llama3.2:latest" in late.json()["error"]
+        assert "a10g reads llama3.2" in late.json()["error"]
         assert int(late.headers["retry-after"]) > 0
         held_server.loaded.set()
         assert asked(running, OLLAMA).status_code == 200

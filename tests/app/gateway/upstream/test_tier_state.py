@@ -39,9 +39,10 @@ def test_whoever_knows_better_is_believed(known: TierStateName, reported: str | 
 def test_why_and_since_go_with_the_state() -> None:
     """A reported state comes with the report's reason, and from when nothing newer was heard; callers always count."""
     assert tier("ready", "serving") == {
-        "tier": "a10g", "state": "ready", "since": HOUR_AGO, "why": "as seen", "held": 3,
+        "tier": "a10g", "state": "ready", "since": HOUR_AGO, "why": "as seen", "held": 3, "coming": None,
     }  # fmt: skip
     assert tier("asleep", "failed", "it died") == {
         "tier": "a10g", "state": "lost", "since": "2026-09-15T08:29:00.000Z", "why": "it died", "held": 3,
+        "coming": None,
     }  # fmt: skip
     assert tier("ready", "serving", "half of it")["since"] == HOUR_AGO

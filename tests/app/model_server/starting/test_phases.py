@@ -1,5 +1,7 @@
 """How far a start has come: what ended when, and that the parts are the whole."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,5 +71,6 @@ def test_progress_opens_as_it_was_written() -> None:
     phases.read(1 * GB)
 
     assert Progress.from_json(phases.progress().as_json()) == phases.progress()
-    for odd in (None, {}, {"at": "yesterday"}, [], {"at": 3, "seconds": []}):
+    nonsense: list[Any] = [None, {}, {"at": "yesterday"}, [], {"at": 3, "seconds": []}]
+    for odd in nonsense:
         assert Progress.from_json(odd) is None

@@ -1,6 +1,7 @@
 """Which models a tier is woken for: first come first, and what is old counts for nothing."""
 
 from datetime import timedelta
+from typing import Any
 
 from app.model_server.starting.wanted import AT_ONCE, COUNTS_FOR, MOST, want, wanted
 from jobs.store import keys
@@ -40,7 +41,8 @@ def test_what_is_old_or_odd_counts_for_nothing(store: Store) -> None:
     assert wanted(store.facts, "a10g", clock.now() + COUNTS_FOR + timedelta(seconds=1)) == []
     at = store.facts.get(keys.wanted("a10g"))["models"][0]["at"]
     odd = [{"model": "../x", "at": at}, {"model": "a"}, 7, {"model": "tiny", "at": at}]
-    for fact in ({"models": odd}, {"models": None}, [], "x"):
+    facts: list[Any] = [{"models": odd}, {"models": None}, [], "x"]
+    for fact in facts:
         store.facts.put(keys.wanted("a10g"), fact)
         names = list(map(str, wanted(store.facts, "a10g", clock.now())))
         assert names == (["tiny:latest"] if fact == {"models": odd} else [])

@@ -13,6 +13,7 @@ from jobs.core.clock import SystemClock, isoformat
 from jobs.home.home import Home, LocalServer, Stack
 from jobs.ledger.job import Ending
 from jobs.store import keys
+from jobs.telemetry.cold_starts import PHASES, ColdStart, Kind
 from jobs.telemetry.nightly_report import NightJob, Ran, ReadShare
 from jobs.telemetry.usage import UsageRecorder, Use
 from tests.support.local_stack import Shell
@@ -66,6 +67,12 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
             for tier in TIERS:
                 recorder.add(Use(now, model, key, tier, "success", 10, 10_000, 0.1, 4_000.0))
     recorder.flush()
+    for n, (name, tier) in enumerate(zip((*MODELS, ""), (*TIERS, "a10g"), strict=True)):
+        kind: Kind = "load" if n == 1 else "start"
+        at = now - timedelta(minutes=n)
+        took = dict.fromkeys(PHASES if kind == "start" else PHASES[3:], 12.34 + n)
+        start = ColdStart(tier, "ta-01HZX4", n, kind, at, name, 20 << 30 if name else None, took)
+        store.facts.put(start.key, start.as_json())
     failed = [ended_job(store, name, Ending("failed", "network", WHY)) for name in MODELS]
     ran = Ran(
         now, now,
@@ -101,7 +108,7 @@ def fits(line: str, columns: int) -> bool:
 
 
 COMMANDS = (
-    "status", "ps", "cost", "night", "windows", "plan", "plan --fleet {fleet}", "jobs --dead", "jobs", "models",
+    "status", "ps", "cost", "cold", "night", "windows", "plan", "plan --fleet {fleet}", "jobs --dead", "jobs", "models",
     "retry --all --class disk", "job nope", "run llama3.2 hello", "prune --dry-run",
 )  # fmt: skip
 
@@ -118,6 +125,7 @@ def test_a_row_of_the_cost_stays_a_row(shell: Shell, columns: int) -> None:
     """Of many models and keys each has one line, with its key, its part of the name, and what it cost."""
     title, head, *rows = seen(shell, columns, "cost")
     assert title == "serving, by model and key:"
+    rows = rows[: rows.index("cold starts that were waited for, by phase:")]
     assert {"TIER", "MODEL", "KEY", "COST"} <= set(head.split())
     assert len(rows) == len(MODELS) * len(KEY_NAMES) * len(TIERS)
     for row in rows:
@@ -127,6 +135,22 @@ def test_a_row_of_the_cost_stays_a_row(shell: Shell, columns: int) -> None:
         assert any(model == name or is_shortened(model, name) for name in MODELS)
         assert any(tier == name or is_shortened(tier, name) for name in TIERS)
     assert len({tuple(row.split()[:3]) for row in rows}) == len(rows)  # each can be told from each other
+
+
+def test_a_cold_start_has_its_phases(shell: Shell, columns: int) -> None:
+    """When, on which tier, of which model, how long and by which phases: each start and load, the newest first, and
+    what they took in the median by tier."""
+    head, *rows = seen(shell, columns, "cold")
+    assert {"WHEN", "TIER", "MODEL", "TOOK", "PHASES"} <= set(head.split())
+    starts = shell.ask("cold")
+    assert [each["model"] for each in starts] == [*MODELS, ""]
+    said = " ".join(" ".join(rows).split())
+    for phase in PHASES:
+        assert f"{phase}=12.3" in said
+    assert "a10g: 2 cold, 0 of a load alone; in the median container 14 s" in said
+    days = [each for each in rows if re.match(r"(\d{4}-)?\d\d-\d\d \d\d:\d\d  ", each)]
+    assert len(days) == len(starts)
+    assert [each["total_seconds"] for each in starts][:2] == [pytest.approx(7 * 12.34), pytest.approx(4 * 13.34)]
 
 
 def is_shortened(text: str, name: str) -> bool:
