@@ -30,6 +30,7 @@ from app.gateway.cross_origin import allowed_origins
 from app.gateway.dashboard.plans import Plans
 from app.gateway.http_server import HttpServer, listening
 from app.gateway.inference.routing import Router
+from app.gateway.upstream.holding import HoldTiming
 from app.gateway.upstream.upstream_client import TierUpstream
 from app.logs import in_container
 from app.scheduler.absence import note_old_archive
@@ -40,7 +41,9 @@ from jobs.ledger.ledger import Ledger
 
 PORT = 8000
 OTHER_PORT = "OLLAMA_MODAL_GATEWAY_PORT"
-"""So that a trial run can have a port of its own."""
+OTHER_REFRESH = "OLLAMA_MODAL_REFRESH_SECONDS"
+OTHER_TRUST = "OLLAMA_MODAL_TRUST_SECONDS"
+"""So that a trial run can have a port of its own, and times of its own."""
 
 CPU_CORES = 0.25
 MEMORY_MIB = 512
@@ -131,13 +134,25 @@ def upstreams(fleet: Fleet, environ: Mapping[str, str]) -> dict[str, TierUpstrea
     }
 
 
+def refresh_every(environ: Mapping[str, str]) -> timedelta:
+    """How often the ledger is read; a trial run may be in more of a hurry."""
+    seconds = environ.get(OTHER_REFRESH)
+    return timedelta(seconds=float(seconds)) if seconds else REFRESH_EVERY
+
+
+def hold_timing(environ: Mapping[str, str]) -> HoldTiming:
+    """How callers are held; in a trial run a tier may count as asleep sooner after its last answer."""
+    seconds = environ.get(OTHER_TRUST)
+    return HoldTiming(trust_seconds=float(seconds)) if seconds else HoldTiming()
+
+
 class Service:
     """A gateway in its container, from its start to its end."""
 
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
-        self._known_state = KnownState(resources.ledger, models, clock, every=REFRESH_EVERY, aliases=fleet.named)
+        self._known_state = KnownState(resources.ledger, models, clock, every=refresh_every(environ), aliases=fleet.named)
         self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()
@@ -156,6 +171,7 @@ class Service:
                 registries=fleet.may_pull_from(),
                 origins=allowed_origins(environ, fleet),
                 fleet=fleet,
+                hold_timing=hold_timing(environ),
                 settings_in_manifests=True,
                 complaints=models.complaints,
                 thrown=models.thrown,

@@ -8,12 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from scripts.cold_rig.needs import NoRig
+
 SOURCE = Path(__file__).with_suffix(".c")
 COMPILER = "cc"
-
-
-class NoRig(Exception):
-    """What the rig needs is not here."""
 
 
 @dataclass(frozen=True)
