@@ -152,7 +152,9 @@ class Service:
     def __init__(self, environ: Mapping[str, str], clock: Clock, leave: Callable[[], None] = end_container) -> None:
         keys, fleet = keys_of(environ), declared()
         models = VolumeModels(Path(resources.MODELS), resources.volume.reload, clock)
-        self._known_state = KnownState(resources.ledger, models, clock, every=refresh_every(environ), aliases=fleet.named)
+        self._known_state = KnownState(
+            resources.ledger, models, clock, every=refresh_every(environ), aliases=fleet.named
+        )
         self._clock, self._leave = clock, leave
         #: Set by the thread that stops it, read by the one that watches the server.
         self._stopping = threading.Event()

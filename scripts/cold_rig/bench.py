@@ -1,6 +1,10 @@
-"""What a cold start takes, by how the bytes of a model come in: a real llama.cpp on a volume as slow as a network's.
+"""What a cold start takes: by how the bytes of a model come in, and what of it is our own share.
 
-    scripts/bench_cold [--gb 1.34] [--runs 3] [--background 12,256]
+    scripts/bench_cold [--gb 1.34] [--runs 3] [--background 12,256]     both, on this machine
+    scripts/bench_cold --only wakes [--wakes 200]                       our own share alone
+    scripts/bench_cold --url https://… --key …                          the cold starts of a real deployment
+
+The first is a real llama.cpp on a volume as slow as a network's; the second, the tests' control plane (`wakes`).
 
 The volume is a view by FUSE with a latency for each request, a rate for each stream and a rate in all; it is mounted
 anew for each start, so that nothing of it is in the page cache. The model has random weights, and the engine is the
@@ -10,19 +14,23 @@ is busy for all; figures are medians over rounds. Seconds count from the engine'
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from app.model_server.starting.bytes_read import taken_in
 from app.model_server.starting.memory_limit import memory_limit
 from app.model_server.starting.read_ahead import ReadAhead
 from jobs.core.clock import SystemClock
-from scripts.cold_rig.slow_volume import NoRig, VolumeSpeed, build, mounted
+from scripts.cold_rig import deployment, wakes
+from scripts.cold_rig.needs import NoRig
+from scripts.cold_rig.slow_volume import VolumeSpeed, build, mounted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools/cold"
@@ -144,8 +152,27 @@ def table(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[St
         yield f"{way.name:24}{ready:8.2f}s{first:10.2f}s{ratios}"
 
 
-def rig(options: argparse.Namespace) -> None:
-    """The whole of it.
+def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, list[Start]]) -> dict[str, Any]:
+    """The same, as a document."""
+    medians = {
+        way.name: {
+            "ready": round(statistics.median(one.ready for one in each), 3),
+            "first_token": round(statistics.median(one.first_token for one in each), 3),
+            "read_ahead": round(statistics.median(one.read_ahead for one in each)),
+        }
+        for way, each in starts.items()
+    }
+    return {
+        "bytes": size,
+        "volume": asdict(speed),
+        "floor": round(speed.floor(size), 3),
+        "alone": alone.first_token,
+        "medians": medians,
+    }
+
+
+def ways(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """How the bytes come in.
 
     Raises:
         NoRig: something that it needs is not here.
@@ -153,6 +180,7 @@ def rig(options: argparse.Namespace) -> None:
     """
     FOLDER.mkdir(parents=True, exist_ok=True)
     program, python = build(FOLDER), environment()
+    found = []
     with tempfile.TemporaryDirectory(prefix="ollama-modal-cold-") as scratch:
         model = Path(scratch, "models", "model.gguf")
         model.parent.mkdir()
@@ -165,26 +193,69 @@ def rig(options: argparse.Namespace) -> None:
             speed = replace(usual, background=background)
             starts = Rig(program, python, model).starts(speed, options.runs)
             print("\n".join(table(model.stat().st_size, speed, alone, starts)), flush=True)
+            found.append(ways_figures(model.stat().st_size, speed, alone, starts))
+    return found
+
+
+def own_share(options: argparse.Namespace) -> dict[str, Any]:
+    """What of a wake is our own.
+
+    Raises:
+        NoRig: something that it needs is not here.
+
+    """
+    script = wakes.Script(options.engine_seconds, options.load_seconds, options.ledger_ms / 1000)
+    found = wakes.figures(wakes.measured(options.wakes, script), script)
+    print("\n".join(wakes.table(found)), flush=True)
+    return found
+
+
+def parts(options: argparse.Namespace) -> dict[str, Any]:
+    """Each part that was asked for; one that cannot run here says why in a line, and the others go on."""
+    if options.url:
+        asked = deployment.asked(options.url, options.key, options.since)
+        print("\n".join(deployment.table(asked)), flush=True)
+        return {"deployment": deployment.figures(asked)}
+    found: dict[str, Any] = {}
+    for name, measure in (("ways", ways), ("wakes", own_share)):
+        if options.only in (name, "all"):
+            try:
+                found[name] = measure(options)
+            except NoRig as missing:
+                print(f"{name}: not measured here: {missing}", flush=True)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = VolumeSpeed()
-    parser.add_argument("--gb", type=float, default=1.34, help="the size of the model")
-    parser.add_argument("--runs", type=int, default=3, help="of each way")
-    parser.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
-    parser.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
-    parser.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")
-    parser.add_argument(
+    usual, script = VolumeSpeed(), wakes.Script()
+    parser.add_argument("--only", choices=("all", "ways", "wakes"), default="all", help="one part of it")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    here = parser.add_argument_group("how the bytes come in")
+    here.add_argument("--gb", type=float, default=1.34, help="the size of the model")
+    here.add_argument("--runs", type=int, default=3, help="of each way")
+    here.add_argument("--latency-ms", type=float, default=usual.latency_ms, help="of each request")
+    here.add_argument("--stream-mb", type=float, default=usual.stream_mb, help="megabytes a second of one request")
+    here.add_argument("--total-mb", type=float, default=usual.total_mb, help="megabytes a second of all")
+    here.add_argument(
         "--background",
         type=lambda text: [int(each) for each in text.split(",")],
         default=[usual.background, 256],
         help="requests that the kernel has under way for one who reads ahead: a volume for each number",
     )
-    try:
-        rig(parser.parse_args())
-    except NoRig as missing:
-        print(f"no rig here: {missing}")
+    own = parser.add_argument_group("our own share")
+    own.add_argument("--wakes", type=int, default=200, help="of a sleeping tier; each takes some seconds")
+    own.add_argument("--engine-seconds", type=float, default=script.engine, help="until the scripted engine answers")
+    own.add_argument("--load-seconds", type=float, default=script.load, help="that its loads take")
+    own.add_argument("--ledger-ms", type=float, default=20.0, help="that each round trip to the ledger takes")
+    real = parser.add_argument_group("a real deployment")
+    real.add_argument("--url", default="", help="its gateway: what it has recorded is told, nobody is woken")
+    real.add_argument("--key", default=os.environ.get("OLLAMA_MODAL_KEY", ""), help="or OLLAMA_MODAL_KEY")
+    real.add_argument("--since", default="7d", help="how far back")
+    options = parser.parse_args()
+    found = parts(options)
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
 
 
 if __name__ == "__main__":

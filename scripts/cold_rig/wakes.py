@@ -1,8 +1,8 @@
 """Wakes of a sleeping tier on the tests' control plane: how much of the wait is our own.
 
 All of it is real but for two: Modal is the control plane of `tests/modal/platform`, which starts real containers by
-Modal's own entrypoint, and the engine is `scripted_engine`, which says when it did what. What a caller waited, less what
-the platform took until the container's first line and what the engine's script takes, is our own share. Its parts:
+Modal's own entrypoint, and the engine is `scripted_engine`, which says when it did what. What a caller waited, less
+what the platform took until the container's first line and what the engine's script takes, is our own share. Its parts:
 
     asked      from the caller's request until the platform begins to start a container
     container  from the first line of our code there until the engine is started
@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import modal
 
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry.server import RegistryDouble
@@ -34,7 +33,7 @@ from scripts.cold_rig.processor import imports_cost
 from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform
-from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, modal_command, with_secrets
+from tests.support.deployments import ADMIN_KEY, APP, TOKEN, deploy, publish, with_secrets
 from tests.support.processes import free_port, nvidia_smi
 from tests.support.waiting import until
 
@@ -48,7 +47,7 @@ STORE_CALLS = ("DictGet", "DictUpdate", "DictPop", "DictContains", "DictContents
 
 @dataclass(frozen=True)
 class Script:
-    """What takes time that is not ours: seconds until the engine answers, of a load, and of one look into the ledger."""
+    """What is not ours, in seconds: until the engine answers, a load, and one look into the ledger."""
 
     engine: float = 0.5
     load: float = 0.5
@@ -192,10 +191,7 @@ def deployed(script: Script) -> Iterator[Plane]:
             os.environ["OLLAMA_MODAL_REGISTRY"] = registry.url
             with_secrets(platform)
             deploy(platform)
-            done = modal_command(platform, "deploy", "-m", "tests.modal.platform.sample_apps.publishing")
-            if done.returncode:
-                raise RuntimeError(done.stdout + done.stderr)
-            modal.Function.from_name("publishing", "publish", client=client).remote(MODEL, 1)
+            publish(platform, client, MODEL)
             url = platform.apps.server_urls[APP, "Gateway"] = f"http://127.0.0.1:{gateway}"
             [id_, secret] = TOKEN.values()
             platform.open_server(APP, SERVER, port=ollama, token=(id_, secret))
