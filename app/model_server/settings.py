@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Self
 
 from app.model_server.process import COMMAND
 from jobs.core.clock import Clock
@@ -76,3 +76,38 @@ class TierSettings:
     probe_every: timedelta = PROBE_EVERY
     readers_ahead: int = 0
     """How many read a model's blobs from the volume while the engine loads it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file that says it to a container, which then needs nothing that checks a fleet."""
+        return {
+            "tier": self.tier,
+            "gpu_promised": self.gpu_promised,
+            "environ": dict(self.environ),
+            "startup_seconds": self.startup.total_seconds(),
+            "dollars_per_hour": self.dollars_per_hour,
+            "warmed": [str(name) for name in self.warmed],
+            "models": [
+                {"name": str(name), "context": each.context, "parameters": each.parameters, "system": each.system}
+                for name, each in self.models.items()
+            ],
+            "probe_seconds": self.probe_every.total_seconds(),
+            "readers_ahead": self.readers_ahead,
+        }
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Self:
+        """What `as_json` wrote; it was checked then."""
+        return cls(
+            tier=document["tier"],
+            gpu_promised=document["gpu_promised"],
+            environ=document["environ"],
+            startup=timedelta(seconds=document["startup_seconds"]),
+            dollars_per_hour=document["dollars_per_hour"],
+            warmed=tuple(map(ModelName.parse, document["warmed"])),
+            models={
+                ModelName.parse(each["name"]): ModelSettings(each["context"], each["parameters"], each["system"])
+                for each in document["models"]
+            },
+            probe_every=timedelta(seconds=document["probe_seconds"]),
+            readers_ahead=document["readers_ahead"],
+        )

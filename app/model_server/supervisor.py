@@ -127,13 +127,18 @@ class ServerSupervisor:
         """
         phases = self._teller.begin_start(self._host.began_ago)
         # What holds nothing up goes on beside it: the ledger is far away, and a driver may think for a second.
-        beside = ThreadPoolExecutor(2, thread_name_prefix="start")
+        beside = ThreadPoolExecutor(3, thread_name_prefix="start")
+        waited_for = beside.submit(self._waited_for)
         said = beside.submit(self._report, state="waking")
         found = beside.submit(self._find_gpu)
-        beside.shutdown(wait=False)
+        names: list[ModelName] = []
+
+        def visible() -> None:
+            names.extend([*waited_for.result(), *self._settings.warmed])
+            self._readers.begin(names)
+
         try:
-            names = [*self._waited_for(), *self._settings.warmed]
-            self._weights_reload.prepare(visible=lambda: self._readers.begin(names))
+            self._weights_reload.prepare(visible)
             phases.ended("weights")
             self._daemon.start()
             self._gpu = found.result()
@@ -141,7 +146,9 @@ class ServerSupervisor:
             phases.ended("engine")
             self._load_first(phases, names)
             said.result()  # before anything else is said
-            self._require_gpu(self._running())
+            running = self._in_memory()
+            self._require_gpu(running)
+            beside.submit(self._report, running, share="cold")
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now
         except Exception as trouble:
@@ -160,6 +167,8 @@ class ServerSupervisor:
             self._teller.stop()
             self._report(state="ended")
             raise
+        finally:
+            beside.shutdown(wait=False)
         logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
         self._teller.end_start()
         self._thread.start()
@@ -361,10 +370,14 @@ class ServerSupervisor:
     # Checks and reports
 
     def _running(self) -> list[Running]:
-        with self._host.ollama() as ollama:
-            self._last_running = running = ollama.ps()
+        running = self._in_memory()
         self._report(running)
         return running
+
+    def _in_memory(self) -> list[Running]:
+        with self._host.ollama() as ollama:
+            self._last_running = ollama.ps()
+        return self._last_running
 
     def _server_view(self, running: list[Running]) -> ServerView:
         loaded = tuple(sorted((each.name, isoformat(each.expires_at)) for each in running))
@@ -398,11 +411,17 @@ class ServerSupervisor:
         return replace(Loaded.of(running), digest=self._models_view.published_digest(running.digest))
 
     def _report(
-        self, running: Sequence[Running] | None = None, *, state: str | None = "serving", why: str = ""
+        self,
+        running: Sequence[Running] | None = None,
+        *,
+        state: str | None = "serving",
+        why: str = "",
+        share: TimeShare | None = None,
     ) -> None:
         """Tell the ledger how this server is. `status` and the sweep read it; nobody has to ask the server.
 
-        Without a state only what is loaded and what goes on is news, and no time is counted.
+        Without a state only what is loaded and what goes on is news, and no time is counted. Without a share the time
+        since the last report went to whatever the server says it did.
         """
         report = Report(
             tier=self._settings.tier,
@@ -432,7 +451,7 @@ class ServerSupervisor:
             try:
                 self._host.facts.put(report.key, report.as_json())
                 if state is not None:
-                    self._meter.note(self._time_share())
+                    self._meter.note(share or self._time_share())
             except Exception as error:  # noqa: BLE001 - a ledger that cannot be reached is no reason to serve nobody
                 logger.warning("the report could not be written: {}: {}", type(error).__name__, error)
 

@@ -27,10 +27,10 @@ from typing import Any
 from app.model_server.starting.bytes_read import taken_in
 from app.model_server.starting.memory_limit import memory_limit
 from app.model_server.starting.read_ahead import ReadAhead
+from cold_rig import deployment, wakes
+from cold_rig.needs import NoRig
+from cold_rig.slow_volume import VolumeSpeed, build, mounted
 from jobs.core.clock import SystemClock
-from scripts.cold_rig import deployment, wakes
-from scripts.cold_rig.needs import NoRig
-from scripts.cold_rig.slow_volume import VolumeSpeed, build, mounted
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FOLDER = ROOT / ".tools/cold"

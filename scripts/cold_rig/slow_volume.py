@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.cold_rig.needs import NoRig
+from cold_rig.needs import NoRig
 
 SOURCE = Path(__file__).with_suffix(".c")
 COMPILER = "cc"

@@ -26,10 +26,10 @@ from typing import Any
 
 import httpx
 
+from cold_rig.needs import NoRig
+from cold_rig.processor import imports_cost
 from jobs.testing.models import LIBRARY
 from jobs.testing.registry.server import RegistryDouble
-from scripts.cold_rig.needs import NoRig
-from scripts.cold_rig.processor import imports_cost
 from tests.modal.platform.containers import Container, Settings
 from tests.modal.platform.isolation import unshare
 from tests.modal.platform.plane import Platform

@@ -20,8 +20,8 @@ class HoldTiming:
     """The times and numbers of waiting."""
 
     poke_seconds: float = 0.25
-    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once. Half of it is what
-    a start takes longer by our asking."""
+    """Between two questions whether a tier is awake; at zero containers each is answered 503 at once. Half of it is
+    what a start takes longer by our asking."""
     first_poll_seconds: float = 0.5
     longest_poll_seconds: float = 2.0
     """Between two tries to have a model loaded by a server that does not know it yet."""

@@ -206,7 +206,7 @@ def deployed(fleet: Fleet) -> dict[str, Any]:
         **_everywhere(fleet),
         **_night_and_alerts(fleet, rented=True),
         "asked of Modal": [{**each, "image": None, "volumes": None} for each in asked.values()],
-        "servers": [tier_settings(fleet, name, {}) for name in fleet.tiers],
+        "servers": [tier_settings(fleet, name) for name in fleet.tiers],
         "capacities": fleet.catalog_tiers(),
         "registries": fleet.may_pull_from(),
         "wakes": [Wakes({}, fleet).budget(name) for name in fleet.tiers],  # type: ignore[arg-type]
