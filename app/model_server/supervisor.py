@@ -145,9 +145,9 @@ class ServerSupervisor:
             self._version = self._daemon.wait_ready(self._settings.startup)
             phases.ended("engine")
             self._load_first(phases, names)
-            said.result()  # before anything else is said
             running = self._in_memory()
             self._require_gpu(running)
+            said.result()  # before anything else is said
             beside.submit(self._report, running, share="cold")
             self._is_ready = True
             self._daemon.require_alive("as soon as it had started")  # that it ended was nobody's business until now

@@ -129,6 +129,8 @@ class Case:
         )
         self.server = ServerSupervisor(settings, host)
         self.server.start()
+        # What it says beside its start is written a moment later.
+        until(lambda: not any(each.name.startswith("start_") for each in threading.enumerate()))
         return self.server
 
     def publish(self, *models: Any, generation: int) -> None:
@@ -414,19 +416,21 @@ def test_an_ollama_that_ends_at_the_end_of_its_start_is_no_start(case: Case, tmp
     """One that ends after its last check, before anybody watches it, is refused at once: no probe need miss it."""
 
     class Ending(SqliteDict):
-        """Has ollama end, and that noticed, before the last report of the start is written."""
+        """Writes the first report only when ollama has been asked for the last time, has ended, and that was noticed."""
 
         def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
-            if value.get("state") == "serving":
+            if isinstance(value, dict) and value.get("state") == "waking":
+                until(lambda: case.server is not None and case.server._last_running)
                 for child in case.children():
                     os.kill(child, signal.SIGKILL)
                 until(lambda: "ollama _await_end" not in {thread.name for thread in threading.enumerate()})
             return super().put(key, value, skip_if_exists=skip_if_exists)
 
     case.facts = Ending(tmp_path / "facts.sqlite")
+    case.publish(LLAMA, generation=1)
 
     with pytest.raises(ServerTrouble, match="ollama ended with -9 as soon as it had started"):
-        case.start()
+        case.start(warmed=("llama3.2",))
 
     assert case.report()["state"] == "refused"
     case.facts.close()
