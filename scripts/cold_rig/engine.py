@@ -1,7 +1,8 @@
 """One start of a real llama.cpp, by the wheel `xllamacpp`: prints seconds until it is ready, and to its first token.
 
 Runs in the rig's own environment:  python engine.py FILE mmap|none|dio
-The seconds count from the process's first line; what the import costs is told as well.
+The seconds count from the process's first line; what the import costs is told as well, and how many page faults had to
+wait for the volume.
 """
 
 import time
@@ -9,6 +10,7 @@ import time
 _BEGAN = time.monotonic()
 
 import json  # noqa: E402 - the clock comes first
+import resource  # noqa: E402
 import sys  # noqa: E402
 
 import xllamacpp  # noqa: E402
@@ -29,7 +31,9 @@ def main(path: str, mode: str) -> None:
     ready = time.monotonic() - _BEGAN
     server.handle_completions({"prompt": "hello", "n_predict": 1})
     first_token = time.monotonic() - _BEGAN
-    print(json.dumps({"imported": imported, "ready": ready, "first_token": first_token}), flush=True)
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    told = {"imported": imported, "ready": ready, "first_token": first_token, "major_faults": faults}
+    print(json.dumps(told), flush=True)
 
 
 if __name__ == "__main__":

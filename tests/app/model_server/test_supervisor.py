@@ -416,7 +416,7 @@ def test_an_ollama_that_ends_at_the_end_of_its_start_is_no_start(case: Case, tmp
     """One that ends after its last check, before anybody watches it, is refused at once: no probe need miss it."""
 
     class Ending(SqliteDict):
-        """Writes the first report only when ollama has been asked for the last time, has ended, and that was noticed."""
+        """Writes the first report when ollama has been asked for the last time, has ended, and that was noticed."""
 
         def put(self, key: str, value: Any, *, skip_if_exists: bool = False) -> bool:
             if isinstance(value, dict) and value.get("state") == "waking":
