@@ -60,13 +60,11 @@ WAYS = (
 
 @dataclass(frozen=True)
 class Start:
-    """One start: seconds to the engine's readiness and to its first token, bytes that the readers ahead had brought by
-    then, and the engine's own page faults that had to wait for the volume."""
+    """One start: seconds to the engine's readiness, to its first token, and what the readers ahead had done by then."""
 
     ready: float
     first_token: float
     read_ahead: int
-    major_faults: int
 
 
 def environment() -> Path:
@@ -115,7 +113,7 @@ def start(python: Path, model: Path, way: Way) -> Start:
     if engine.returncode:
         raise RuntimeError(f"the engine ended with {engine.returncode}: {err.strip()[-500:]}")
     told = json.loads(out.splitlines()[-1])
-    return Start(told["ready"], told["first_token"], ahead.progress().done, told["major_faults"])
+    return Start(told["ready"], told["first_token"], ahead.progress().done)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,6 @@ def ways_figures(size: int, speed: VolumeSpeed, alone: Start, starts: dict[Way, 
             "ready": round(statistics.median(one.ready for one in each), 3),
             "first_token": round(statistics.median(one.first_token for one in each), 3),
             "read_ahead": round(statistics.median(one.read_ahead for one in each)),
-            "major_faults": round(statistics.median(one.major_faults for one in each)),
         }
         for way, each in starts.items()
     }
