@@ -9,7 +9,6 @@ process            one `ollama serve` and all that it starts
 reload_policy      when new weights may be taken in: pure
 report             what a server says of itself in the ledger, on Modal and on one machine alike
 settings           what a container offers to its server, and what the tier asks of it: plain values
-starting           which model comes first into memory, and what is told of a start meanwhile
 start_failures     which starts of a tier were refused, and when the next one may be tried: pure
 supervisor         one server from start to end: checks, reports, ends the container
 weights_reload     how new weights get into a server that runs

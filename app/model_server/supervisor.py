@@ -24,7 +24,7 @@ from app.model_server.settings import ServerHost, TierSettings
 from app.model_server.starting.blob_readers import BlobReaders
 from app.model_server.starting.bytes_read import bytes_read
 from app.model_server.starting.phases import Phases
-from app.model_server.starting.teller import StartTeller, Weights
+from app.model_server.starting.start_reports import StartReports, Weights
 from app.model_server.starting.wanted import wanted
 from app.model_server.weights_reload import WeightsReload
 from jobs.core.clock import isoformat
@@ -50,7 +50,7 @@ class ServerSupervisor:
     """One server.
 
     The container's own thread starts and stops it. The supervisor's begins when the start is over and checks from then
-    on; beside it another loads what else is to be in memory. One tells of starts and loads (`StartTeller`), and one of
+    on; beside it another loads what else is to be in memory. One tells of starts and loads (`StartReports`), and one of
     the daemon says that the process has ended.
     """
 
@@ -64,7 +64,7 @@ class ServerSupervisor:
         self._readers = BlobReaders(
             host.clock, host.volume, readers=settings.readers_ahead, taken_in=self._engines_bytes
         )
-        self._teller = StartTeller(
+        self._start_reports = StartReports(
             host.facts,
             host.clock,
             settings.tier,
@@ -82,7 +82,7 @@ class ServerSupervisor:
             host.clock,
             on_death=self._daemon_died,
             command=host.command,
-            loads=(self._readers, self._teller),
+            loads=(self._readers, self._start_reports),
         )
         self._weights_reload = WeightsReload(host, self._models_view, self._daemon, self._stopping)
         self._started_at = host.clock.now()
@@ -125,7 +125,7 @@ class ServerSupervisor:
             ServerTrouble: Ollama did not come up.
 
         """
-        phases = self._teller.begin_start(self._host.began_ago)
+        phases = self._start_reports.begin_start(self._host.began_ago)
         # What holds nothing up goes on beside it: the ledger is far away, and a driver may think for a second.
         beside = ThreadPoolExecutor(3, thread_name_prefix="start")
         waited_for = beside.submit(self._waited_for)
@@ -156,7 +156,7 @@ class ServerSupervisor:
             said.result()
             self._daemon.stop()
             self._readers.stop()
-            self._teller.stop()
+            self._start_reports.stop()
             self._report(state="refused", why=str(trouble))
             raise
         except BaseException as taken:  # the container is taken away, which says nothing about the tier
@@ -164,13 +164,13 @@ class ServerSupervisor:
             said.result()
             self._daemon.stop()
             self._readers.stop()
-            self._teller.stop()
+            self._start_reports.stop()
             self._report(state="ended")
             raise
         finally:
             beside.shutdown(wait=False)
         logger.info("ollama {} answers; it has {}", self._version, counted(len(self._models_view.names()), "model"))
-        self._teller.end_start()
+        self._start_reports.end_start()
         self._thread.start()
         self._loader.start()
 
@@ -240,7 +240,7 @@ class ServerSupervisor:
         if self._thread.is_alive():
             self._thread.join(timeout=2)
         self._readers.stop()
-        self._teller.stop()
+        self._start_reports.stop()
         self._report(state="ended")
 
     def _drain(self) -> None:
@@ -439,7 +439,7 @@ class ServerSupervisor:
             generation=self._weights_reload.generation,
             pausing_until=self._pausing_until,
             dollars_per_hour=self._settings.dollars_per_hour,
-            progress=self._teller.progress(),
+            progress=self._start_reports.progress(),
         )
         with self._reporting:
             if self._has_reported_end:

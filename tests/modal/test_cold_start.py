@@ -81,8 +81,8 @@ class Case:
             starts = [each for each in read_cold_starts(self.facts) if each.container == server.id and each.n == 0]
             return [each for each in starts if "handover" in each.seconds or "first_token" in each.seconds]
 
-        (start,) = until(found, "the fact of the start")
-        return start
+        starts: list[ColdStart] = until(found, "the fact of the start")
+        return starts[0]
 
 
 def find_size(text: str) -> int:

@@ -8,7 +8,7 @@ import threading
 from datetime import timedelta
 
 from jobs.core.clock import Clock
-from jobs.telemetry.cold_starts import OF_THE_SERVER, Kind, Phase, Progress
+from jobs.telemetry.cold_starts import OF_THE_READ, OF_THE_SERVER, Kind, Phase, Progress
 
 
 class Phases:
@@ -46,6 +46,8 @@ class Phases:
             now = self._clock.monotonic()
             self._seconds[phase] = max(0.0, now - self._ended_at)
             self._ended_at = now
+            if phase in OF_THE_READ:
+                self._read = self._size
             after = OF_THE_SERVER[OF_THE_SERVER.index(phase) + 1 :]
             self._phase = after[0] if after else None
 

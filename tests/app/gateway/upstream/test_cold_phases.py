@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,10 @@ def streamed(running: RunningGateway, heard: list[str], client: httpx.Client | N
     return first
 
 
+def hears(lines: list[str], begin: str) -> bool:
+    return any(line.startswith(begin) for line in lines)
+
+
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 
@@ -82,14 +87,15 @@ def test_each_phase_is_told_in_the_stream_and_to_the_page(tmp_path: Path, pool: 
     with ScriptedServer(whole_answer, opening=held_server) as server, remote(tmp_path, server) as running:
         client = httpx.Client()  # to make one takes longer than what is measured
         answer = pool.submit(streamed, running, lines, client)
-        for phase, part in (
+        told: tuple[tuple[Phase, str], ...] = (
             ("weights", "a10g looks at the weights for llama3.2"),
             ("engine", "a10g starts its engine for llama3.2"),
             ("bytes", "a10g reads llama3.2, 1.1 of 2.0 GB"),
             ("memory", "a10g puts llama3.2 into memory"),
-        ):
-            tell(running, "ta-1", phase)  # type: ignore[arg-type]
-            until(lambda part=part: any(line.startswith(f": {part}") for line in lines), part)
+        )
+        for phase, part in told:
+            tell(running, "ta-1", phase)
+            until(partial(hears, lines, f": {part}"), part)
             coming = tier_entry(running)["coming"]
             assert isinstance(coming, dict)
             assert (coming["phase"], coming["model"], coming["words"]) == (phase, LLAMA, part)
@@ -105,9 +111,9 @@ def test_each_phase_is_told_in_the_stream_and_to_the_page(tmp_path: Path, pool: 
         assert tier_entry(running)["coming"] is None
         metrics = httpx.get(f"{running.url}/metrics").text
         assert 'ollama_modal_cold_seconds_count{phase="bytes",tier="a10g"} 1.0' in metrics
-        told = httpx.get(f"{running.url}/ops/v1/cold").json()
-        assert [each["total_seconds"] for each in told["starts"]] == [pytest.approx(start.total, abs=0.002)]
-        assert told["tiers"][0]["median_seconds"].keys() == set(PHASES)
+        listed = httpx.get(f"{running.url}/ops/v1/cold").json()
+        assert [each["total_seconds"] for each in listed["starts"]] == [pytest.approx(start.total, abs=0.002)]
+        assert listed["tiers"][0]["median_seconds"].keys() == set(PHASES)
 
 
 def test_who_asks_for_another_model_is_told_what_the_wait_is_for(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
@@ -313,7 +319,7 @@ def test_a_container_killed_in_each_phase(tmp_path: Path, pool: ThreadPoolExecut
     with ScriptedServer(killed.answer, opening=killed.opening) as server, remote(tmp_path, server) as running:
         answer = pool.submit(streamed, running, lines)
         if phase in OF_A_START[:3]:
-            tell(running, "ta-1", phase)  # type: ignore[arg-type]
+            tell(running, "ta-1", phase)
         elif phase == "container":
             tell(running, "ta-1", "weights")
         if phase in {"bytes", "memory", "first_token"}:

@@ -47,6 +47,7 @@ def test_a_start_by_its_phases() -> None:
 
     told = phases.progress()
     assert told.is_over
+    assert told.read == told.size
     assert told.seconds == {"weights": 2, "engine": 2, "memory": 4}
 
 

@@ -32,7 +32,7 @@ class Weights:
     size: int
 
 
-class StartTeller:
+class StartReports:
     """The server's own thread tells of its start, the one that reads the engine's output of loads; any may ask.
 
     Args:
@@ -80,7 +80,7 @@ class StartTeller:
         self._stopping = threading.Event()
         #: What was told last. The thread's own.
         self._told: tuple[Progress, ...] = ()
-        self._thread = threading.Thread(target=self._run, name="start teller", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="start reports", daemon=True)
 
     # Whoever works says
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from app.model_server.starting.bytes_read import bytes_read
-from app.model_server.starting.teller import GIVEN_UP_AFTER, StartTeller, Weights
+from app.model_server.starting.start_reports import GIVEN_UP_AFTER, StartReports, Weights
 from jobs.telemetry.cold_starts import Progress, read_cold_starts
 from jobs.testing.clock import HandClock
 from tests.support.stores import Store
@@ -18,29 +18,29 @@ class Case:
         self.clock = HandClock()
         self.store = store
         self.told: list[tuple[Progress, ...]] = []
-        self.teller = StartTeller(
+        self.start_reports = StartReports(
             store.facts,
             self.clock,
             "a10g",
             "ta-1",
-            tell=lambda: self.told.append(self.teller.progress()),
+            tell=lambda: self.told.append(self.start_reports.progress()),
             weights_of=lambda blob: Weights("qwen3:latest", 3 * GB) if blob == "sha256-1" else None,
             engines_bytes=read,
             read_ahead=lambda: None,
         )
 
     def started(self) -> None:
-        phases = self.teller.begin_start()
+        phases = self.start_reports.begin_start()
         self.clock.tick(1)
         phases.ended("weights")
         self.clock.tick(2)
         phases.ended("engine")
         phases.of("llama3.2:latest", 2 * GB)
         self.clock.tick(4)
-        self.teller.bytes_are_read()
+        self.start_reports.bytes_are_read()
         self.clock.tick(0.5)
-        self.teller.load_ended()
-        self.teller.end_start()
+        self.start_reports.load_ended()
+        self.start_reports.end_start()
 
 
 @pytest.fixture
@@ -51,14 +51,14 @@ def case(store: Store) -> Case:
 def test_a_start_and_a_load_are_facts(case: Case) -> None:
     """Each is written down once when it is over, with its phases, the model and the rate."""
     case.started()
-    case.teller.load_began("sha256-1")
-    case.teller.look()
+    case.start_reports.load_began("sha256-1")
+    case.start_reports.look()
     case.clock.tick(3)
-    case.teller.bytes_are_read()
+    case.start_reports.bytes_are_read()
     case.clock.tick(1)
-    case.teller.load_ended()
-    case.teller.look()
-    case.teller.stop()
+    case.start_reports.load_ended()
+    case.start_reports.look()
+    case.start_reports.stop()
 
     load, start = read_cold_starts(case.store.facts)
     assert (start.n, start.kind, start.model, start.rate) == (0, "start", "llama3.2:latest", GB / 2)
@@ -71,33 +71,33 @@ def test_a_gateways_fuller_word_stays(case: Case) -> None:
     """What a gateway has written of the same start already, which knows the whole, is not written over."""
     case.store.facts.put("cold/a10g/ta-1/0", {"fuller": True})
     case.started()
-    case.teller.look()
-    case.teller.stop()
+    case.start_reports.look()
+    case.start_reports.stop()
 
     assert case.store.facts.get("cold/a10g/ta-1/0") == {"fuller": True}
 
 
 def test_only_news_is_told(case: Case) -> None:
     """A look that finds nothing new writes nothing; the seconds that pass are no news."""
-    case.teller.begin_start()
-    case.teller.look()
+    case.start_reports.begin_start()
+    case.start_reports.look()
     told = len(case.told)
     for _ in range(5):
         case.clock.tick(3)
-        case.teller.look()
+        case.start_reports.look()
     assert len(case.told) == told
-    case.teller.stop()
+    case.start_reports.stop()
 
 
 def test_bytes_that_come_are_told(store: Store) -> None:
     """While the bytes come, each look tells how many have, as far as the kernel knows."""
     came = iter([1 * GB, 2 * GB])
     case = Case(store, lambda: next(came))
-    case.teller.begin_start().ended("engine")
-    case.teller.load_began("sha256-1")
+    case.start_reports.begin_start().ended("engine")
+    case.start_reports.load_began("sha256-1")
     for _ in range(2):
-        case.teller.look()
-    case.teller.stop()
+        case.start_reports.look()
+    case.start_reports.stop()
 
     assert [(each.model, each.read, each.size) for told in case.told for each in told][-2:] == [
         ("qwen3:latest", 1 * GB, 3 * GB),
@@ -108,12 +108,12 @@ def test_bytes_that_come_are_told(store: Store) -> None:
 def test_a_load_that_is_heard_of_no_more_is_over(case: Case) -> None:
     """One that failed says no end: after a while nobody is told any more that it goes on, and it is no fact."""
     case.started()
-    case.teller.load_began("sha256-1")
+    case.start_reports.load_began("sha256-1")
     case.clock.tick(GIVEN_UP_AFTER.total_seconds() + 1)
-    case.teller.look()
-    case.teller.stop()
+    case.start_reports.look()
+    case.start_reports.stop()
 
-    assert all(each.is_over for each in case.teller.progress())
+    assert all(each.is_over for each in case.start_reports.progress())
     assert [each.kind for each in read_cold_starts(case.store.facts)] == ["start"]
 
 
